@@ -1,0 +1,42 @@
+"""Time, injected: nothing in this library asks the operating system for it anywhere else."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from datetime import datetime, timezone
+from typing import Protocol, runtime_checkable
+
+import anyio
+
+__all__ = ["Clock", "SystemClock"]
+
+
+@runtime_checkable
+class Clock(Protocol):
+    """Where all time comes from (law L7)."""
+
+    def now(self) -> datetime:
+        """Return the current time as an aware UTC datetime."""
+        ...
+
+    def move_on_at(self, when: datetime | None) -> AbstractContextManager[anyio.CancelScope]:
+        """Return a cancel scope that is cancelled when the clock reaches `when`; `None` is never.
+
+        After the block, `scope.cancelled_caught` says whether the time ran out. A `when` in the past
+        cancels at the first checkpoint inside.
+        """
+        ...
+
+
+class SystemClock:
+    """The machine's wall clock, and the event loop's timers for waiting."""
+
+    def now(self) -> datetime:
+        """Return the current time as an aware UTC datetime."""
+        return datetime.now(timezone.utc)
+
+    def move_on_at(self, when: datetime | None) -> AbstractContextManager[anyio.CancelScope]:
+        """Return a cancel scope with its deadline at `when`; see `Clock.move_on_at`."""
+        if when is None:
+            return anyio.CancelScope()
+        return anyio.move_on_after((when - self.now()).total_seconds())

@@ -1,0 +1,66 @@
+"""`DeadlineHeap`: which of many things is due next, in O(log n) and without leftovers (law L8)."""
+
+from __future__ import annotations
+
+import heapq
+from datetime import datetime
+
+__all__ = ["DeadlineHeap"]
+
+_SMALL = 64
+"""Below this many entries leftovers are not worth clearing."""
+
+
+class DeadlineHeap:
+    """Names with a time each, by time.
+
+    `set` and `discard` only mark what they replace; the heap is rebuilt when marks outnumber names,
+    so each call costs O(log n) amortised and memory stays proportional to the names.
+    """
+
+    __slots__ = ("_due", "_heap")
+
+    def __init__(self) -> None:
+        self._due: dict[str, datetime] = {}
+        self._heap: list[tuple[datetime, str]] = []
+
+    def __len__(self) -> int:
+        return len(self._due)
+
+    def set(self, name: str, due: datetime | None) -> None:
+        """Set when a name is due; `None` forgets it."""
+        if due is None:
+            self.discard(name)
+        elif self._due.get(name) != due:
+            self._due[name] = due
+            heapq.heappush(self._heap, (due, name))
+            self._compact()
+
+    def discard(self, name: str) -> None:
+        """Forget a name, if it is known."""
+        if self._due.pop(name, None) is not None:
+            self._compact()
+
+    def next_due(self) -> datetime | None:
+        """Return the earliest time, or `None` when there is none."""
+        heap = self._heap
+        while heap:
+            due, name = heap[0]
+            if self._due.get(name) == due:
+                return due
+            heapq.heappop(heap)
+        return None
+
+    def pop_due(self, now: datetime) -> str | None:
+        """Remove and return the next name that is due at `now`, or return `None`."""
+        due = self.next_due()
+        if due is None or due > now:
+            return None
+        _, name = heapq.heappop(self._heap)
+        del self._due[name]
+        return name
+
+    def _compact(self) -> None:
+        if len(self._heap) > _SMALL and len(self._heap) > 2 * len(self._due):
+            self._heap = [(due, name) for name, due in self._due.items()]
+            heapq.heapify(self._heap)

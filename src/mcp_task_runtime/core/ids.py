@@ -1,0 +1,12 @@
+"""Identifiers: without a principal the id is the secret, so it must not be guessable (law L10)."""
+
+from __future__ import annotations
+
+import secrets
+
+__all__ = ["new_task_id"]
+
+
+def new_task_id() -> str:
+    """Return a new task identifier: 192 random bits as URL-safe text (wire rule A2)."""
+    return secrets.token_urlsafe(24)

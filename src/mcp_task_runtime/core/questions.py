@@ -1,0 +1,111 @@
+"""Asking a task's client, and keeping the task's status true while questions are open (law L5).
+
+Store and queue are two objects, maybe two processes apart, so status and questions cannot change in
+one step. Instead, whoever changes the set of open questions afterwards calls `settle_status`, which
+derives the status from the queue and writes it only if the task has not changed since it looked.
+Every settling writes, so of two that overlap the later one always sees both changes.
+"""
+
+from __future__ import annotations
+
+import anyio
+
+from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
+from mcp_task_runtime.core.store import TaskStore
+from mcp_task_runtime.core.transitions import is_terminal
+from mcp_task_runtime.core.types import TaskRecord
+from mcp_task_runtime.errors import InvalidTransitionError, RevisionConflictError, TaskNotFoundError
+
+__all__ = ["CLEANUP_SECONDS", "answer_question", "ask_question", "settle_status"]
+
+CLEANUP_SECONDS = 5.0
+"""Seconds that clean-up may take when it is shielded from cancellation: bounded, so nothing hangs."""
+
+
+async def settle_status(store: TaskStore, queue: TaskMessageQueue, task_id: str) -> TaskRecord | None:
+    """Make a live task `input_required` or `working`, by whether it has open questions.
+
+    Returns:
+        The task afterwards; an ended one unchanged; `None` if there is none.
+    """
+    while True:
+        record = await store.get_task(task_id)
+        if record is None or is_terminal(record.status):
+            return record
+        questions = await queue.outstanding(task_id)
+        try:
+            return await store.update_task(
+                task_id, status="input_required" if questions else "working", if_revision=record.revision
+            )
+        except (RevisionConflictError, InvalidTransitionError, TaskNotFoundError):
+            continue  # changed meanwhile: look again
+
+
+async def answer_question(
+    store: TaskStore, queue: TaskMessageQueue, task_id: str, key: str, answer: Answer
+) -> bool:
+    """Give a question its answer and settle the status. The first answer wins (law L5).
+
+    Cancelled, either nothing happened, or the answer counts and the status is settled.
+
+    Returns:
+        Whether this answer was taken; `False` for a key that is unknown or answered already.
+    """
+    with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
+        taken = await queue.answer(task_id, key, answer)
+        if taken:
+            await settle_status(store, queue, task_id)
+        return taken
+    raise TimeoutError("The store did not answer in time")
+
+
+async def ask_question(
+    store: TaskStore, queue: TaskMessageQueue, task_id: str, question: QueuedMessage
+) -> Answer | None:
+    """Put a question to the task's client and wait for its answer.
+
+    Cancelled while waiting, it withdraws the question and settles the status.
+
+    Returns:
+        The answer, or `None` if the task has had a question with this key before.
+
+    Raises:
+        InvalidTransitionError: The task has ended, before or while the question was open.
+        TaskNotFoundError: The task is unknown or has expired.
+        ValueError: The message is not a request.
+    """
+    key = question.key
+    if key is None:
+        raise ValueError("question must be a request")
+    finished = False
+    try:
+        if not await queue.enqueue(task_id, question):
+            finished = True
+            return None
+        record = await settle_status(store, queue, task_id)
+        if record is not None and not is_terminal(record.status):
+            try:
+                answer = await queue.wait_for_answer(task_id, key)
+            except TaskNotFoundError:  # the mailbox was cleared: the task has ended
+                record = await store.get_task(task_id)
+            else:
+                finished = True
+                record = await store.get_task(task_id)
+                if record is not None and record.status == "input_required":
+                    # The answering process may not have settled yet, or may have died.
+                    await settle_status(store, queue, task_id)
+                return answer
+    finally:
+        if not finished:
+            with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
+                await _withdraw(store, queue, task_id, key)
+    if record is None:
+        raise TaskNotFoundError(task_id)
+    raise InvalidTransitionError(task_id, current=record.status, requested="input_required")
+
+
+async def _withdraw(store: TaskStore, queue: TaskMessageQueue, task_id: str, key: str) -> None:
+    withdrawn = await queue.answer(task_id, key, Answer.withdrawn())
+    record = await settle_status(store, queue, task_id) if withdrawn else await store.get_task(task_id)
+    if record is None or is_terminal(record.status):
+        await queue.clear(task_id)  # nothing is kept for a task that has ended (law L8)

@@ -1,0 +1,60 @@
+"""`TaskSettings`: every number a server may want to change, with its bounds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["TaskSettings"]
+
+_SECOND = 1_000
+_DAY = 24 * 60 * 60 * _SECOND
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskSettings:
+    """Limits and defaults of a task runtime.
+
+    Attributes:
+        default_ttl_ms: TTL of a task when neither its tool nor its client names one, in milliseconds.
+        min_ttl_ms: Lowest TTL; a shorter one is raised to it.
+        max_ttl_ms: Highest TTL; a longer one, and an unlimited one, is lowered to it. `None` allows both.
+        retention_ms: How long an outcome can be fetched after the end, at the least, in milliseconds.
+        poll_interval_ms: How long clients are asked to wait between polls, in milliseconds.
+        shutdown_grace: Seconds that running work gets to end by itself when the runtime closes. Most
+            clients kill a stdio server two seconds after they closed its input.
+        max_answer_bytes: Size of the largest answer a client may give to one question, as JSON.
+
+    Raises:
+        ValueError: A value is out of range; the message names it.
+    """
+
+    default_ttl_ms: int | None = _DAY
+    min_ttl_ms: int = _SECOND
+    max_ttl_ms: int | None = 7 * _DAY
+    retention_ms: int = 10 * 60 * _SECOND
+    poll_interval_ms: int = 500
+    shutdown_grace: float = 1.0
+    max_answer_bytes: int = 1024 * 1024
+
+    def __post_init__(self) -> None:
+        if self.min_ttl_ms < 1:
+            raise ValueError("min_ttl_ms must be at least 1")
+        if self.max_ttl_ms is not None and self.max_ttl_ms < self.min_ttl_ms:
+            raise ValueError("max_ttl_ms must not be below min_ttl_ms")
+        if self.default_ttl_ms is not None and self.default_ttl_ms < 1:
+            raise ValueError("default_ttl_ms must be at least 1")
+        if self.retention_ms < 0:
+            raise ValueError("retention_ms must not be negative")
+        if self.poll_interval_ms < 1:
+            raise ValueError("poll_interval_ms must be at least 1")
+        if self.shutdown_grace < 0:
+            raise ValueError("shutdown_grace must not be negative")
+        if self.max_answer_bytes < 1:
+            raise ValueError("max_answer_bytes must be at least 1")
+
+    def clamp_ttl(self, ttl_ms: int | None) -> int | None:
+        """Return the TTL within its bounds; `None` is unlimited, where that is allowed."""
+        if ttl_ms is None:
+            return self.max_ttl_ms
+        bounded = max(ttl_ms, self.min_ttl_ms)
+        return bounded if self.max_ttl_ms is None else min(bounded, self.max_ttl_ms)

@@ -1,0 +1,155 @@
+"""Every error this library raises, under one base.
+
+`jsonrpc_code` is a hint for whoever renders the error on a wire; which code really goes out is the
+wire's decision. A message here is written for the client too: it never says whether somebody
+else has a task, and never carries the text of an exception that the work raised.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+__all__ = [
+    "CapabilityError",
+    "InvalidCursorError",
+    "InvalidTransitionError",
+    "LimitExceededError",
+    "ProtocolError",
+    "RevisionConflictError",
+    "SchemaVersionError",
+    "StoreClosedError",
+    "StoreError",
+    "StoreUnavailableError",
+    "TaskExistsError",
+    "TaskNotFoundError",
+    "TaskRuntimeError",
+]
+
+INVALID_REQUEST = -32600
+METHOD_NOT_FOUND = -32601
+INVALID_PARAMS = -32602
+INTERNAL_ERROR = -32603
+
+
+class TaskRuntimeError(Exception):
+    """Base of all errors of this library."""
+
+    jsonrpc_code: ClassVar[int] = INTERNAL_ERROR
+
+
+class TaskNotFoundError(TaskRuntimeError, LookupError, ValueError):
+    """The task is unknown, has expired, was deleted, or belongs to somebody else.
+
+    One error with one message for all four, so that nobody learns of a foreign task.
+    """
+
+    jsonrpc_code = INVALID_PARAMS
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__("Task not found")
+        self.task_id = task_id
+
+
+class TaskExistsError(TaskRuntimeError, ValueError):
+    """A task with this identifier exists already."""
+
+    jsonrpc_code = INVALID_PARAMS
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__("A task with this identifier exists already")
+        self.task_id = task_id
+
+
+class InvalidTransitionError(TaskRuntimeError, ValueError):
+    """The status table does not allow this step; nothing was changed."""
+
+    jsonrpc_code = INVALID_PARAMS
+
+    def __init__(self, task_id: str, *, current: str, requested: str) -> None:
+        super().__init__(f"A task that is {current!r} cannot become {requested!r}")
+        self.task_id = task_id
+        self.current = current
+        self.requested = requested
+
+
+class RevisionConflictError(TaskRuntimeError):
+    """The task changed since the revision that the caller named; nothing was written."""
+
+    def __init__(self, task_id: str, *, expected: int, current: int) -> None:
+        super().__init__(f"Expected revision {expected}, found {current}")
+        self.task_id = task_id
+        self.expected = expected
+        self.current = current
+
+
+class InvalidCursorError(TaskRuntimeError, ValueError):
+    """The cursor was not made by this store for this owner."""
+
+    jsonrpc_code = INVALID_PARAMS
+
+    def __init__(self) -> None:
+        super().__init__("Invalid cursor")
+
+
+class LimitExceededError(TaskRuntimeError):
+    """A configured limit was reached; nothing was changed or lost."""
+
+    jsonrpc_code = INVALID_REQUEST
+
+    def __init__(self, limit: str, maximum: int) -> None:
+        super().__init__(f"Limit reached: {limit} (at most {maximum})")
+        self.limit = limit
+        self.maximum = maximum
+
+
+class CapabilityError(TaskRuntimeError):
+    """The client lacks an ability that the work asked for: elicitation, sampling or tasks.
+
+    Raised by work and not handled there, it reaches the client as a JSON-RPC error with `code`.
+    """
+
+    jsonrpc_code = INVALID_REQUEST
+
+    def __init__(self, message: str, *, code: int = INVALID_REQUEST, data: Any = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.data = data
+
+
+class ProtocolError(TaskRuntimeError):
+    """A JSON-RPC error that travels verbatim: code, message and data.
+
+    Work raises it to answer its client with exactly this error. It is also what asking the client
+    raises when the client answers with an error.
+    """
+
+    def __init__(self, code: int, message: str, data: Any = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.data = data
+
+
+class StoreError(TaskRuntimeError):
+    """A store or message queue failed. The driver's exception, if any, is the `__cause__`."""
+
+
+class StoreUnavailableError(StoreError, OSError):
+    """The backend could not be reached; the operation may be tried again."""
+
+
+class StoreClosedError(StoreError):
+    """The store or queue was used after it was closed."""
+
+    def __init__(self) -> None:
+        super().__init__("The store is closed")
+
+
+class SchemaVersionError(StoreError):
+    """The stored data was written by a later version of this library, and is left alone."""
+
+    def __init__(self, *, found: int, supported: int) -> None:
+        super().__init__(f"Stored schema version {found} is newer than {supported}, the latest this version supports")
+        self.found = found
+        self.supported = supported

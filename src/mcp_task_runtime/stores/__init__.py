@@ -1,0 +1,1 @@
+"""Backends: in each module a `TaskStore` and the `TaskMessageQueue` of the same backend."""
