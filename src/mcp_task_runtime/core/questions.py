@@ -8,15 +8,22 @@ Every settling writes, so of two that overlap the later one always sees both cha
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import anyio
 
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
 from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.core.types import TaskRecord
-from mcp_task_runtime.errors import InvalidTransitionError, RevisionConflictError, TaskNotFoundError
+from mcp_task_runtime.errors import (
+    InvalidTransitionError,
+    RevisionConflictError,
+    StoreUnavailableError,
+    TaskNotFoundError,
+)
 
-__all__ = ["CLEANUP_SECONDS", "answer_question", "ask_question", "settle_status"]
+__all__ = ["CLEANUP_SECONDS", "answer_questions", "ask_question", "settle_status"]
 
 CLEANUP_SECONDS = 5.0
 """Seconds that clean-up may take when it is shielded from cancellation: bounded, so nothing hangs."""
@@ -41,22 +48,25 @@ async def settle_status(store: TaskStore, queue: TaskMessageQueue, task_id: str)
             continue  # changed meanwhile: look again
 
 
-async def answer_question(
-    store: TaskStore, queue: TaskMessageQueue, task_id: str, key: str, answer: Answer
-) -> bool:
-    """Give a question its answer and settle the status. The first answer wins (law L5).
+async def answer_questions(
+    store: TaskStore, queue: TaskMessageQueue, task_id: str, answers: Mapping[str, Answer]
+) -> frozenset[str]:
+    """Give questions their answers, then settle the status. The first answer to each wins (law L5).
 
-    Cancelled, either nothing happened, or the answer counts and the status is settled.
+    Cancelled, it still happens in full.
 
     Returns:
-        Whether this answer was taken; `False` for a key that is unknown or answered already.
+        The keys whose answer was taken: not those that are unknown or were answered already.
+
+    Raises:
+        StoreUnavailableError: The store did not answer in time; some answers may have been taken.
     """
     with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
-        taken = await queue.answer(task_id, key, answer)
+        taken = frozenset([key for key, answer in answers.items() if await queue.answer(task_id, key, answer)])
         if taken:
             await settle_status(store, queue, task_id)
         return taken
-    raise TimeoutError("The store did not answer in time")
+    raise StoreUnavailableError("The store did not answer in time")
 
 
 async def ask_question(

@@ -1,0 +1,526 @@
+"""`TaskRuntime`: store, queue and runner together; the one object an adapter holds."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from functools import partial
+from types import TracebackType
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+
+import anyio
+import anyio.lowlevel
+from typing_extensions import Self
+
+from mcp_task_runtime.core.answers import check_answer
+from mcp_task_runtime.core.context import outcome_of_exception
+from mcp_task_runtime.core.deadlines import DeadlineHeap
+from mcp_task_runtime.core.json import JSONValue
+from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
+from mcp_task_runtime.core.questions import CLEANUP_SECONDS, answer_questions
+from mcp_task_runtime.core.runner import InProcessRunner, TaskRunner
+from mcp_task_runtime.core.settings import TaskSettings
+from mcp_task_runtime.core.store import TaskStore
+from mcp_task_runtime.core.transitions import is_terminal
+from mcp_task_runtime.core.types import Outcome, Task, TaskPage, TaskRecord, TaskRequest
+from mcp_task_runtime.errors import (
+    INTERNAL_ERROR,
+    InvalidTransitionError,
+    ProtocolError,
+    StoreUnavailableError,
+    TaskNotFoundError,
+    TaskRuntimeError,
+)
+
+__all__ = ["Execution", "NewTask", "TaskRuntime", "TaskView"]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_LATEST_MARGIN = timedelta(seconds=1)
+_RETRY_SECONDS = 0.1
+_LONGEST_RETRY_SECONDS = 5.0
+_FINISH_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewTask:
+    """What a task is made with.
+
+    Attributes:
+        owner: Principal the task belongs to, if there is one (law L10).
+        ttl_ms: Wanted TTL in milliseconds, brought within the bounds of `TaskSettings`; `None` for the
+            default there.
+        poll_interval_ms: Milliseconds clients wait between polls; `None` for the default.
+        request: The request the task is made for.
+        client_capabilities_json: What the client declared, as JSON text.
+    """
+
+    owner: str | None = None
+    ttl_ms: int | None = None
+    poll_interval_ms: int | None = None
+    request: TaskRequest | None = None
+    client_capabilities_json: str = "{}"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskView:
+    """A task as its client is to see it: the record together with the open questions.
+
+    Attributes:
+        record: What the store has.
+        questions: The open questions in the order they were asked; none once the task has ended.
+    """
+
+    record: TaskRecord
+    questions: tuple[QueuedMessage, ...] = ()
+
+    @property
+    def task(self) -> Task:
+        """The snapshot, `input_required` exactly while there are questions (law L5)."""
+        task = self.record.task
+        if is_terminal(task.status):
+            return task
+        status = "input_required" if self.questions else "working"
+        return task if task.status == status else replace(task, status=status)
+
+
+@runtime_checkable
+class _BringsQueue(Protocol):
+    @property
+    def message_queue(self) -> TaskMessageQueue: ...
+
+
+class Execution(Generic[T]):
+    """One run of work. It is an ordinary call until `begin` makes it a task."""
+
+    __slots__ = ("_ended", "_error", "_home", "_on_cancel", "_runtime", "_scope", "_settled", "_value", "is_detached", "record")
+
+    def __init__(self, runtime: TaskRuntime, home: Hashable) -> None:
+        self.record: TaskRecord | None = None
+        self.is_detached = False
+        self._runtime = runtime
+        self._home = home
+        self._scope = anyio.CancelScope()
+        self._settled: anyio.Event | None = None
+        self._ended: anyio.Event | None = None
+        self._on_cancel: Callable[[], None] | None = None
+        self._value: T | None = None
+        self._error: BaseException | None = None
+
+    async def begin(self, new: NewTask) -> TaskRecord:
+        """Make this run a task, once; from now on it outlives its caller. Later calls return the same.
+
+        Cancelled before the task exists, there is none; cancelled meanwhile, it ends as `cancelled`.
+
+        Raises:
+            StoreError: The store could not create it.
+        """
+        if self.record is None:
+            await anyio.lowlevel.checkpoint_if_cancelled()
+            with anyio.CancelScope(shield=True):
+                self.record = await self._runtime._create(new, self)
+                if self._scope.cancel_called:
+                    await self._runtime._conclude(self.record.task_id, Outcome.cancelled())
+            await anyio.lowlevel.checkpoint_if_cancelled()
+            self._settle()
+        return self.record
+
+    def detach(self) -> None:
+        """Leave the task open when the work returns: something else ends it by its id (`TaskRuntime.finish`).
+
+        Work that raises still ends the task as `failed`. A shutdown leaves a detached task alone; its
+        TTL does not.
+        """
+        self.is_detached = True
+
+    def on_cancel(self, callback: Callable[[], None]) -> None:
+        """Call this when the work is to stop, just before its scope is cancelled (law L9)."""
+        self._on_cancel = callback
+
+    def _stop(self) -> None:
+        if self._on_cancel is not None:
+            self._on_cancel()
+        self._scope.cancel()
+
+    def _settle(self) -> None:
+        if self._settled is not None:
+            self._settled.set()
+            self._settled = None
+
+
+class TaskRuntime:
+    """Runs work as tasks, and serves them to whoever may see them.
+
+    A process-level async context manager: open it once for the server's life, never once for a
+    connection. Closing it gives running work `TaskSettings.shutdown_grace` seconds to end, then cancels
+    it; its tasks end as `failed`. It may be opened again afterwards.
+
+    Every method that takes `owner` raises `TaskNotFoundError` for a task of another owner, exactly as
+    for one that does not exist (law L10).
+    """
+
+    def __init__(
+        self,
+        store: TaskStore,
+        queue: TaskMessageQueue | None = None,
+        *,
+        runner: TaskRunner | None = None,
+        settings: TaskSettings | None = None,
+    ) -> None:
+        """Make a runtime. It closes neither store nor queue.
+
+        Args:
+            store: Where tasks are kept.
+            queue: Where questions are kept; the store's own when `None`.
+            runner: Where work runs; in this process when `None`.
+            settings: Limits and defaults.
+
+        Raises:
+            ValueError: `queue` is `None` and the store brings none.
+        """
+        if queue is None:
+            if not isinstance(store, _BringsQueue):
+                raise ValueError("queue is required with a store that has no message_queue of its own")
+            queue = store.message_queue
+        self.store = store
+        self.queue = queue
+        self.settings = TaskSettings() if settings is None else settings
+        self._runner: TaskRunner = InProcessRunner() if runner is None else runner
+        self._calls: set[Execution[Any]] = set()
+        self._running: dict[str, Execution[Any]] = {}
+        self._deadlines = DeadlineHeap()
+        self._deadline_changed = anyio.Event()
+        self._stack: AsyncExitStack | None = None
+        self._accepts = False
+
+    async def __aenter__(self) -> Self:
+        if self._stack is not None:
+            raise RuntimeError("The runtime is already open")
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._runner)
+            watch = anyio.CancelScope()
+            stack.callback(watch.cancel)
+            self._runner.start(self._watch_deadlines, watch)
+            self._stack = stack.pop_all()
+        self._accepts = True
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        stack = self._stack
+        assert stack is not None
+        self._accepts = False
+        try:
+            await self.drain()
+        finally:
+            try:
+                await stack.aclose()
+            finally:
+                self._stack = None
+
+    async def run(
+        self,
+        work: Callable[[Execution[T]], Awaitable[T]],
+        *,
+        outcome_of: Callable[[T], Outcome] = Outcome.completed,
+        home: Hashable = None,
+    ) -> T | TaskRecord:
+        """Run work apart from the caller until it has ended or has become a task.
+
+        The work decides: calling `Execution.begin` makes it a task. Work that ends before is an ordinary
+        call, and what it returned or raised comes back here. A caller that is cancelled while it waits
+        here cancels the work, and its task if there is one by then.
+
+        Args:
+            work: What to run; it gets its `Execution`.
+            outcome_of: Turns what the work returns into the task's outcome.
+            home: Whose resources the work uses; see `drain`.
+
+        Returns:
+            What the work returned, or the record of the task it became.
+
+        Raises:
+            RuntimeError: The runtime is not open.
+        """
+        execution: Execution[T] = Execution(self, home)
+        settled = execution._settled = anyio.Event()
+        self._launch(execution, work, outcome_of)
+        try:
+            await settled.wait()
+        except BaseException:
+            execution._stop()
+            if execution.record is not None:  # nobody will ever get its handle
+                with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
+                    await self._conclude(execution.record.task_id, Outcome.cancelled())
+            raise
+        if execution.record is not None:
+            return execution.record
+        if execution._error is not None:
+            raise execution._error
+        return execution._value  # type: ignore[return-value]  # the work has returned it
+
+    async def start(
+        self,
+        work: Callable[[Execution[T]], Awaitable[T]],
+        new: NewTask | None = None,
+        *,
+        outcome_of: Callable[[T], Outcome] = Outcome.completed,
+        home: Hashable = None,
+    ) -> TaskRecord:
+        """Create a task and run work for it; return as soon as the task exists (wire rule C4).
+
+        Cancelled, there is either no task, or one whose work runs.
+
+        Args:
+            work: What to run; it gets its `Execution`.
+            new: What the task is made with.
+            outcome_of: Turns what the work returns into the task's outcome.
+            home: Whose resources the work uses; see `drain`.
+
+        Raises:
+            RuntimeError: The runtime is not open.
+            StoreError: The store could not create the task.
+        """
+        if not self._accepts:
+            raise RuntimeError("The runtime is not open")
+        execution: Execution[T] = Execution(self, home)
+        with anyio.CancelScope(shield=True):
+            execution.record = await self._create(NewTask() if new is None else new, execution)
+            if not self._accepts:  # closed meanwhile
+                await self._conclude(execution.record.task_id, Outcome.cancelled())
+        self._launch(execution, work, outcome_of)
+        return execution.record
+
+    def _launch(
+        self,
+        execution: Execution[T],
+        work: Callable[[Execution[T]], Awaitable[T]],
+        outcome_of: Callable[[T], Outcome],
+    ) -> None:
+        if not self._accepts:
+            raise RuntimeError("The runtime is not open")
+        self._runner.start(partial(self._execute, execution, work, outcome_of), execution._scope)
+        self._calls.add(execution)
+
+    async def get(self, task_id: str, *, owner: str | None) -> TaskView:
+        """Return the task with its open questions.
+
+        Raises:
+            TaskNotFoundError: No such task, for this owner.
+        """
+        record = await self._owned(task_id, owner)
+        if is_terminal(record.status):
+            return TaskView(record)
+        return TaskView(record, await self.queue.outstanding(task_id))
+
+    async def result(self, task_id: str, *, owner: str | None) -> Outcome:
+        """Wait until the task has ended; return how.
+
+        Raises:
+            TaskNotFoundError: No such task, for this owner; or it expired meanwhile.
+        """
+        record = await self._owned(task_id, owner)
+        while record.outcome is None:
+            record = await self.store.wait_for_update(task_id, after=record.revision)
+        return record.outcome
+
+    async def list(self, *, owner: str | None, cursor: str | None = None, limit: int = 50) -> TaskPage:
+        """Return a page of the owner's tasks; see `TaskStore.list_tasks`."""
+        return await self.store.list_tasks(owner=owner, cursor=cursor, limit=limit)
+
+    async def answer(self, task_id: str, results: Mapping[str, JSONValue], *, owner: str | None) -> None:
+        """Answer questions by key (wire rule C8). Keys without an open question are ignored.
+
+        Either all answers are accepted or, if one of them is malformed, none is and all stay open.
+
+        Raises:
+            TaskNotFoundError: No such task, for this owner.
+            ProtocolError: An answer is malformed or too large.
+        """
+        view = await self.get(task_id, owner=owner)
+        accepted: dict[str, Answer] = {}
+        for question in view.questions:
+            key = question.key
+            if key is not None and key in results:
+                accepted[key] = check_answer(question, results[key], max_bytes=self.settings.max_answer_bytes)
+        if accepted:
+            await answer_questions(self.store, self.queue, task_id, accepted)
+
+    async def cancel(self, task_id: str, *, owner: str | None) -> TaskRecord:
+        """End the task as `cancelled`, then stop its work (law L9).
+
+        The work is cancelled at its next await and runs its clean-up; what it returns is dropped.
+
+        Raises:
+            TaskNotFoundError: No such task, for this owner.
+            InvalidTransitionError: The task has already ended (an error only in wire rule B8).
+        """
+        await self._owned(task_id, owner)
+        return await self.finish(task_id, Outcome.cancelled())
+
+    async def finish(self, task_id: str, outcome: Outcome) -> TaskRecord:
+        """End a task by its id, from anywhere; its work, if it still runs, is stopped.
+
+        For the server's own use: it asks for no owner. Cancelled, it happened in full or not at all.
+
+        Raises:
+            TaskNotFoundError: No such task.
+            InvalidTransitionError: The task has already ended; nothing changed.
+        """
+        with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
+            record = await self.store.finish_task(task_id, outcome)
+            execution = self._running.get(task_id)
+            if execution is not None:
+                execution._stop()
+            await self.queue.clear(task_id)
+            return record
+        raise StoreUnavailableError("The store did not answer in time")
+
+    async def drain(self, *, home: Hashable | None = None) -> None:
+        """Let running work end within the grace period, then stop it; its tasks end as `failed`.
+
+        Args:
+            home: Only work that was started with this home; `None` for all.
+        """
+        executions = [e for e in self._calls if home is None or e._home == home]
+        if not executions:
+            return
+        try:
+            clock = self.store.clock
+            with clock.move_on_at(clock.now() + timedelta(seconds=self.settings.shutdown_grace)):
+                await self._wait_for(executions)
+        finally:
+            await self._interrupt(executions)
+            with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
+                await self._wait_for(executions)
+
+    async def _owned(self, task_id: str, owner: str | None) -> TaskRecord:
+        record = await self.store.get_task(task_id)
+        if record is None or record.owner != owner:
+            raise TaskNotFoundError(task_id)
+        return record
+
+    async def _create(self, new: NewTask, execution: Execution[Any]) -> TaskRecord:
+        settings = self.settings
+        record = await self.store.create_task(
+            ttl_ms=settings.clamp_ttl(settings.default_ttl_ms if new.ttl_ms is None else new.ttl_ms),
+            poll_interval_ms=settings.poll_interval_ms if new.poll_interval_ms is None else new.poll_interval_ms,
+            owner=new.owner,
+            retention_ms=settings.retention_ms,
+            request=new.request,
+            client_capabilities_json=new.client_capabilities_json,
+        )
+        self._running[record.task_id] = execution
+        self._set_deadline(record.task)
+        logger.debug("Created a task")
+        return record
+
+    async def _execute(
+        self,
+        execution: Execution[T],
+        work: Callable[[Execution[T]], Awaitable[T]],
+        outcome_of: Callable[[T], Outcome],
+    ) -> None:
+        outcome: Outcome | None = None
+        try:
+            value = execution._value = await work(execution)
+            if execution.record is not None and not execution.is_detached:
+                outcome = outcome_of(value)
+        except (anyio.get_cancelled_exc_class(), KeyboardInterrupt):
+            execution._error = ProtocolError(INTERNAL_ERROR, "The call was interrupted")
+            outcome = Outcome.failed("The work was interrupted")
+            raise
+        except BaseException as error:
+            execution._error = error
+            if execution.record is not None:
+                outcome = outcome_of_exception(error)
+        finally:
+            if execution.record is not None and outcome is not None:
+                with anyio.move_on_after(_FINISH_SECONDS, shield=True):
+                    await self._conclude(execution.record.task_id, outcome)
+            self._forget(execution)
+
+    async def _conclude(self, task_id: str, outcome: Outcome) -> None:
+        """Record how work ended, unless its task has ended already: a late outcome is dropped (law L9)."""
+        delay = _RETRY_SECONDS
+        while True:
+            try:
+                await self.store.finish_task(task_id, outcome)
+            except (InvalidTransitionError, TaskNotFoundError):
+                logger.debug("Dropped the outcome of work whose task had ended")
+            except StoreUnavailableError:
+                logger.warning("The store is unavailable; an outcome waits to be written")
+                await anyio.sleep(delay)
+                delay = min(2 * delay, _LONGEST_RETRY_SECONDS)
+                continue
+            except TaskRuntimeError:
+                logger.exception("An outcome could not be written")
+                return
+            await self.queue.clear(task_id)
+            return
+
+    def _forget(self, execution: Execution[Any]) -> None:
+        record = execution.record
+        if record is not None:
+            self._running.pop(record.task_id, None)
+            if not execution.is_detached:
+                self._deadlines.discard(record.task_id)
+        self._calls.discard(execution)
+        execution._settle()
+        if execution._ended is not None:
+            execution._ended.set()
+
+    async def _interrupt(self, executions: Iterable[Execution[Any]]) -> None:
+        """Stop work that the shutdown did not wait for, and say so in its tasks."""
+        outcome = Outcome.failed("The server was shut down before the task ended")
+        remaining = [execution for execution in executions if execution in self._calls]
+        try:
+            with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
+                async with anyio.create_task_group() as group:
+                    for execution in remaining:
+                        if execution.record is not None and not execution.is_detached:
+                            group.start_soon(self._conclude, execution.record.task_id, outcome)
+        finally:
+            for execution in remaining:
+                execution._stop()
+
+    async def _wait_for(self, executions: Iterable[Execution[Any]]) -> None:
+        for execution in executions:
+            if execution in self._calls:
+                if execution._ended is None:
+                    execution._ended = anyio.Event()
+                await execution._ended.wait()
+
+    def _set_deadline(self, task: Task) -> None:
+        """Note when running work must stop: shortly before its task expires, so that its end is stored (law L7)."""
+        expires_at = task.expires_at
+        if expires_at is None:
+            return
+        deadline = expires_at - min(_LATEST_MARGIN, (expires_at - task.created_at) / 10)
+        next_due = self._deadlines.next_due()
+        self._deadlines.set(task.task_id, deadline)
+        if next_due is None or deadline < next_due:
+            self._deadline_changed.set()
+
+    async def _watch_deadlines(self) -> None:
+        clock = self.store.clock
+        while True:
+            while (task_id := self._deadlines.pop_due(clock.now())) is not None:
+                self._runner.start(partial(self._expire, task_id), anyio.CancelScope())
+            self._deadline_changed = anyio.Event()
+            with clock.move_on_at(self._deadlines.next_due()):
+                await self._deadline_changed.wait()
+
+    async def _expire(self, task_id: str) -> None:
+        try:
+            await self.finish(task_id, Outcome.failed("The task did not end within its time to live"))
+        except (InvalidTransitionError, TaskNotFoundError):
+            execution = self._running.get(task_id)
+            if execution is not None:
+                execution._stop()
