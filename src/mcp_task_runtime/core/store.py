@@ -42,6 +42,8 @@ class TaskStore(Protocol):
         retention_ms: int = 0,
         request: TaskRequest | None = None,
         client_capabilities_json: str = "{}",
+        worker: str | None = None,
+        lease_ms: int = 30_000,
     ) -> TaskRecord:
         """Create a task in status `working`, at revision 1 (wire rules A1, C4).
 
@@ -56,6 +58,9 @@ class TaskStore(Protocol):
             retention_ms: Milliseconds the outcome stays fetchable after the end, at the least.
             request: The request the task is made for.
             client_capabilities_json: What the client declared, as JSON text.
+            worker: Name of the process that runs the work: it holds the first lease (law L12). A store
+                that does not implement `TaskLeases` only records it.
+            lease_ms: How long that lease lasts, in milliseconds.
 
         Raises:
             TaskExistsError: `task_id` is taken.

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
-from mcp_task_runtime.core.types import LiveStatus, Outcome, Task, TaskRecord, TaskStatus
+from mcp_task_runtime.core.types import Lease, LiveStatus, Outcome, Task, TaskRecord, TaskStatus
 from mcp_task_runtime.errors import InvalidTransitionError, RevisionConflictError
 
 __all__ = ["TERMINAL_STATUSES", "TRANSITIONS", "finish_record", "is_expired", "is_terminal", "update_record"]
@@ -76,7 +76,7 @@ def update_record(
         task.ttl_ms,
         task.poll_interval_ms,
     )
-    return _replace_task(record, changed, record.outcome)
+    return _replace_task(record, changed, record.outcome, record.lease)
 
 
 def finish_record(record: TaskRecord, outcome: Outcome, *, now: datetime) -> TaskRecord:
@@ -103,10 +103,10 @@ def finish_record(record: TaskRecord, outcome: Outcome, *, now: datetime) -> Tas
         ttl_ms,
         task.poll_interval_ms,
     )
-    return _replace_task(record, changed, outcome)
+    return _replace_task(record, changed, outcome, None)
 
 
-def _replace_task(record: TaskRecord, task: Task, outcome: Outcome | None) -> TaskRecord:
+def _replace_task(record: TaskRecord, task: Task, outcome: Outcome | None, lease: Lease | None) -> TaskRecord:
     return TaskRecord(
         task,
         record.revision + 1,
@@ -115,4 +115,5 @@ def _replace_task(record: TaskRecord, task: Task, outcome: Outcome | None) -> Ta
         record.request,
         record.client_capabilities_json,
         outcome,
+        lease,
     )

@@ -10,6 +10,7 @@ from mcp_task_runtime.core.json import JSONObject, JSONValue, dump_json, load_js
 from mcp_task_runtime.errors import INTERNAL_ERROR
 
 __all__ = [
+    "Lease",
     "LiveStatus",
     "Outcome",
     "Task",
@@ -134,12 +135,14 @@ class TaskRequest:
         name: What was called: the tool's name.
         arguments_json: The arguments as JSON text.
         progress_token: The caller's progress token, valid for the task's life (wire rule B11).
+        rerunnable: Whether the work may be run again when the process that ran it is lost (law L12).
     """
 
     method: str = "tools/call"
     name: str = ""
     arguments_json: str = "{}"
     progress_token: str | int | None = None
+    rerunnable: bool = False
 
     @property
     def arguments(self) -> JSONObject:
@@ -149,6 +152,21 @@ class TaskRequest:
 
 
 _NO_REQUEST = TaskRequest()
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Who runs a task's work, and until when that holds unless it is renewed (law L12).
+
+    Attributes:
+        worker: Name of the process that runs the work, different for each.
+        expires_at: When the worker counts as lost.
+        attempt: 1 for the first run of the work, one more for each rerun.
+    """
+
+    worker: str
+    expires_at: datetime
+    attempt: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +181,7 @@ class TaskRecord:
         request: The request the task was made for.
         client_capabilities_json: What the client declared when it made the task, as JSON text.
         outcome: How the task ended; `None` exactly while it has not (law L2).
+        lease: Who runs the work of a live task; `None` where nobody must, as after `Execution.detach`.
     """
 
     task: Task
@@ -172,6 +191,7 @@ class TaskRecord:
     request: TaskRequest = field(default=_NO_REQUEST)
     client_capabilities_json: str = "{}"
     outcome: Outcome | None = None
+    lease: Lease | None = None
 
     @property
     def task_id(self) -> str:

@@ -6,6 +6,7 @@ State is gone with the process. Use it on one event loop at a time.
 from __future__ import annotations
 
 from bisect import bisect_right
+from datetime import timedelta
 from types import TracebackType
 from typing import Final
 
@@ -18,7 +19,7 @@ from mcp_task_runtime.core.deadlines import DeadlineHeap
 from mcp_task_runtime.core.ids import new_task_id
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
 from mcp_task_runtime.core.transitions import finish_record, update_record
-from mcp_task_runtime.core.types import LiveStatus, Outcome, Task, TaskPage, TaskRecord, TaskRequest
+from mcp_task_runtime.core.types import Lease, LiveStatus, Outcome, Task, TaskPage, TaskRecord, TaskRequest
 from mcp_task_runtime.errors import StoreClosedError, TaskExistsError, TaskNotFoundError
 
 __all__ = ["InMemoryTaskMessageQueue", "InMemoryTaskStore"]
@@ -127,6 +128,8 @@ class InMemoryTaskStore:
         retention_ms: int = 0,
         request: TaskRequest | None = None,
         client_capabilities_json: str = "{}",
+        worker: str | None = None,
+        lease_ms: int = 30_000,
     ) -> TaskRecord:
         """Create a task; see `TaskStore.create_task`."""
         self._purge()
@@ -137,7 +140,14 @@ class InMemoryTaskStore:
         now = self._clock.now()
         task = Task(task_id, "working", None, now, now, ttl_ms, poll_interval_ms)
         record = TaskRecord(
-            task, 1, owner, retention_ms, _NO_REQUEST if request is None else request, client_capabilities_json
+            task,
+            1,
+            owner,
+            retention_ms,
+            _NO_REQUEST if request is None else request,
+            client_capabilities_json,
+            None,
+            None if worker is None else Lease(worker, now + timedelta(milliseconds=lease_ms)),
         )
         self._sequence += 1
         entry = self._entries[task_id] = _Entry(record, self._sequence)

@@ -1,0 +1,93 @@
+"""Background tasks for MCP servers: durable, cancellable, able to ask their client.
+
+The adapters for the SDK lines are imported by name: `mcp_task_runtime.adapters.mcp_v2` and
+`mcp_task_runtime.adapters.mcp_v2_client`. Importing this package imports no SDK and no driver.
+"""
+
+from __future__ import annotations
+
+from mcp_task_runtime.adapters.messages import (
+    AcceptedElicitation,
+    CancelledElicitation,
+    CreateMessageResult,
+    DeclinedElicitation,
+    Elicitation,
+    ElicitResult,
+)
+from mcp_task_runtime.adapters.result_handler import TaskResultHandler
+from mcp_task_runtime.adapters.server_context import ServerTaskContext
+from mcp_task_runtime.adapters.session import TaskSession
+from mcp_task_runtime.core.clock import Clock, SystemClock
+from mcp_task_runtime.core.context import TaskContext, task_execution
+from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
+from mcp_task_runtime.core.resolver import Resolver
+from mcp_task_runtime.core.runner import InProcessRunner, TaskRunner
+from mcp_task_runtime.core.runtime import Execution, NewTask, TaskRuntime, TaskView
+from mcp_task_runtime.core.settings import TaskSettings
+from mcp_task_runtime.core.store import TaskStore
+from mcp_task_runtime.core.types import Outcome, Task, TaskPage, TaskRecord, TaskRequest, TaskStatus
+from mcp_task_runtime.errors import (
+    CapabilityError,
+    InvalidCursorError,
+    InvalidTransitionError,
+    LimitExceededError,
+    ProtocolError,
+    RevisionConflictError,
+    SchemaVersionError,
+    StoreClosedError,
+    StoreError,
+    StoreUnavailableError,
+    TaskExistsError,
+    TaskNotFoundError,
+    TaskRuntimeError,
+)
+from mcp_task_runtime.stores.memory import InMemoryTaskMessageQueue, InMemoryTaskStore
+
+__all__ = [
+    "AcceptedElicitation",
+    "Answer",
+    "CancelledElicitation",
+    "CapabilityError",
+    "Clock",
+    "CreateMessageResult",
+    "DeclinedElicitation",
+    "ElicitResult",
+    "Elicitation",
+    "Execution",
+    "InMemoryTaskMessageQueue",
+    "InMemoryTaskStore",
+    "InProcessRunner",
+    "InvalidCursorError",
+    "InvalidTransitionError",
+    "LimitExceededError",
+    "NewTask",
+    "Outcome",
+    "ProtocolError",
+    "QueuedMessage",
+    "Resolver",
+    "RevisionConflictError",
+    "SchemaVersionError",
+    "ServerTaskContext",
+    "StoreClosedError",
+    "StoreError",
+    "StoreUnavailableError",
+    "SystemClock",
+    "Task",
+    "TaskContext",
+    "TaskExistsError",
+    "TaskMessageQueue",
+    "TaskNotFoundError",
+    "TaskPage",
+    "TaskRecord",
+    "TaskRequest",
+    "TaskResultHandler",
+    "TaskRunner",
+    "TaskRuntime",
+    "TaskRuntimeError",
+    "TaskSession",
+    "TaskSettings",
+    "TaskStatus",
+    "TaskStore",
+    "TaskView",
+    "task_execution",
+]

@@ -1,0 +1,1 @@
+"""What connects the runtime to a server: any session object, or one of the SDK lines."""

@@ -1,0 +1,567 @@
+"""Tasks for servers on `mcp` 2.x: `MCPServer` and the low-level `Server`."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Any, ClassVar, TypeVar, cast
+
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+from mcp.server.extension import Extension, MethodBinding, compose_tool_call_handler
+from mcp.server.lowlevel import Server
+from mcp.server.mcpserver import MCPServer, authenticated_principal
+from mcp.shared.exceptions import MCPError
+from mcp.shared.inbound import decode_header_value
+from mcp.shared.message import ServerMessageMetadata
+from mcp_types import (
+    METHOD_NOT_FOUND,
+    CallToolRequestParams,
+    CallToolResult,
+    ErrorData,
+    Icon,
+    RequestParams,
+    ToolAnnotations,
+)
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+from pydantic import BaseModel
+from typing_extensions import Self
+
+from mcp_task_runtime.adapters.functions import ToolFunction
+from mcp_task_runtime.adapters.host import RuntimeHost
+from mcp_task_runtime.adapters.result_handler import TaskResultHandler
+from mcp_task_runtime.adapters.server_context import ServerTaskContext
+from mcp_task_runtime.core.json import JSONObject, dump_json, to_json_value
+from mcp_task_runtime.core.message_queue import TaskMessageQueue
+from mcp_task_runtime.core.runtime import Execution, NewTask, TaskRuntime
+from mcp_task_runtime.core.settings import TaskSettings
+from mcp_task_runtime.core.store import TaskStore
+from mcp_task_runtime.core.types import Outcome, TaskRecord, TaskRequest
+from mcp_task_runtime.errors import (
+    CapabilityError,
+    InvalidTransitionError,
+    ProtocolError,
+    TaskRuntimeError,
+)
+from mcp_task_runtime.stores.memory import InMemoryTaskStore
+from mcp_task_runtime.wire import v2026_07_28 as wire
+
+__all__ = ["Tasks"]
+
+T = TypeVar("T")
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+Context = ServerRequestContext[Any, Any]
+
+
+class _TaskIdParams(RequestParams):
+    task_id: str
+
+
+class _UpdateParams(_TaskIdParams):
+    input_responses: dict[str, Any]
+
+
+class Tasks(Extension):
+    """Background tasks for one server on `mcp` 2.x.
+
+    Install it in a server that exists (`install`), or hand it to a new one, with public API alone:
+
+        tasks = Tasks()
+        mcp = MCPServer("reports", extensions=[tasks], lifespan=tasks.lifespan())
+
+    Then make tools that run as tasks with `tool`, or `task` under `mcp.tool()`; in the handler of a
+    low-level server use `run`. The runtime is open while a lifespan of the server is. Where lifespans
+    come and go with clients (in process, SSE), `async with tasks:` around it all keeps tasks
+    running in between.
+    """
+
+    identifier: ClassVar[str] = wire.EXTENSION_ID  # type: ignore[misc]  # the base declares it without ClassVar
+
+    def __init__(
+        self,
+        store: TaskStore | None = None,
+        queue: TaskMessageQueue | None = None,
+        *,
+        settings: TaskSettings | None = None,
+    ) -> None:
+        """Make the tasks of one server.
+
+        Args:
+            store: Where tasks are kept; in memory when `None`. It stays yours to close.
+            queue: Where questions are kept; the store's own when `None`.
+            settings: Limits and defaults.
+
+        Raises:
+            ValueError: `queue` is `None` and the store brings none.
+        """
+        self.runtime = TaskRuntime(InMemoryTaskStore() if store is None else store, queue, settings=settings)
+        self._handler = TaskResultHandler(self.runtime.store, self.runtime.queue, settings=settings)
+        self._host = RuntimeHost(self.runtime)
+        self._homes: Counter[int] = Counter()
+        self._mcp: MCPServer[Any] | None = None
+        self._installed = False
+
+    # -- wiring
+
+    def install(self, server: MCPServer[Any] | Server[Any]) -> None:
+        """Add tasks to a server that exists.
+
+        A low-level server must have its `tools/call` handler already. For an `MCPServer` this reaches
+        for the low-level server inside it, the one private name this library uses of `mcp` 2.x;
+        the constructor arguments named above do without.
+
+        Raises:
+            RuntimeError: This object is installed already, or the server has the extension.
+        """
+        if self._installed:
+            raise RuntimeError("These Tasks are installed already; make one Tasks for each server")
+        low_level: Server[Any]
+        if isinstance(server, MCPServer):
+            self._mcp = server
+            low_level = server._lowlevel_server
+        else:
+            low_level = server
+        if self.identifier in low_level.extensions:
+            raise RuntimeError(f"The server has the extension {self.identifier!r} already")
+        for binding in self.methods():
+            low_level.add_request_handler(binding.method, binding.params_type, binding.handler)
+        entry = low_level.get_request_handler("tools/call")
+        if entry is not None:
+            low_level.add_request_handler(
+                "tools/call", CallToolRequestParams, compose_tool_call_handler([self], entry.handler)
+            )
+        low_level.extensions[self.identifier] = self.settings()
+        low_level.lifespan = self.lifespan(low_level.lifespan)
+
+    def lifespan(
+        self, lifespan: Callable[[Any], AbstractAsyncContextManager[Any]] | None = None
+    ) -> Callable[[Any], AbstractAsyncContextManager[Any]]:
+        """Return a lifespan for the server that holds the runtime open.
+
+        Work that was started under it ends before the wrapped lifespan closes what it opened.
+
+        Args:
+            lifespan: The server's own lifespan, to wrap.
+        """
+
+        @asynccontextmanager
+        async def holding(server: Any) -> AsyncIterator[Any]:
+            async with _no_lifespan() if lifespan is None else lifespan(server) as state, self._host:
+                home = id(state)
+                self._homes[home] += 1
+                try:
+                    yield state
+                finally:
+                    self._homes[home] -= 1
+                    if not self._homes[home]:
+                        del self._homes[home]
+                        if lifespan is not None and self._homes:  # the last one closes the runtime
+                            await self.runtime.drain(home=home)
+
+        return holding
+
+    async def __aenter__(self) -> Self:
+        """Hold the runtime open, whatever lifespans come and go."""
+        await self._host.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._host.__aexit__(exc_type, exc, traceback)
+
+    # -- tools
+
+    def tool(
+        self,
+        name: str | None = None,
+        title: str | None = None,
+        description: str | None = None,
+        annotations: ToolAnnotations | None = None,
+        icons: list[Icon] | None = None,
+        meta: dict[str, Any] | None = None,
+        structured_output: bool | None = None,
+        *,
+        required: bool = False,
+        ttl_ms: int | None = None,
+        poll_interval_ms: int | None = None,
+    ) -> Callable[[FunctionT], FunctionT]:
+        """Make a tool of the installed `MCPServer` that runs as a task.
+
+        The first arguments are those of `MCPServer.tool`, the last three those of `task`.
+
+        Raises:
+            RuntimeError: These Tasks are not installed in an `MCPServer`.
+        """
+        if callable(name):
+            raise TypeError("Use @tasks.tool() instead of @tasks.tool")
+        mcp = self._mcp
+        if mcp is None:
+            raise RuntimeError("tool() needs install(mcp); without it write @mcp.tool() above @tasks.task()")
+
+        def register(function: FunctionT) -> FunctionT:
+            body = self.task(required=required, ttl_ms=ttl_ms, poll_interval_ms=poll_interval_ms)(function)
+            mcp.add_tool(
+                body,
+                name=name,
+                title=title,
+                description=description,
+                annotations=annotations,
+                icons=icons,
+                meta=meta,
+                structured_output=structured_output,
+            )
+            return function
+
+        return register
+
+    def task(
+        self, *, required: bool = False, ttl_ms: int | None = None, poll_interval_ms: int | None = None
+    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Return a decorator, to stand under `mcp.tool()`, for functions that run as tasks.
+
+        A parameter annotated with `ServerTaskContext` gets the task's context and shows in no schema.
+        Async and plain functions work; a plain one runs in a thread, where `anyio.from_thread.run` calls
+        the context's methods, and `is_cancelled` says when to stop.
+
+        Args:
+            required: Whether a client must take a task. If not, a client without the extension gets the
+                result itself, and the work runs within its request.
+            ttl_ms: TTL of the tasks in milliseconds; the settings' default when `None`.
+            poll_interval_ms: Milliseconds clients wait between polls; the settings' default when `None`.
+        """
+        if ttl_ms is not None and ttl_ms < 1:
+            raise ValueError("ttl_ms must be at least 1")
+        if poll_interval_ms is not None and poll_interval_ms < 1:
+            raise ValueError("poll_interval_ms must be at least 1")
+
+        def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+            tool = ToolFunction(function)
+
+            async def body(**arguments: Any) -> Any:
+                return await self.run(
+                    functools.partial(tool.call, arguments),
+                    required=required,
+                    ttl_ms=ttl_ms,
+                    poll_interval_ms=poll_interval_ms,
+                )
+
+            return tool.disguise(body)
+
+        return decorate
+
+    async def run(
+        self,
+        work: Callable[[ServerTaskContext], Awaitable[T]],
+        *,
+        required: bool = False,
+        ttl_ms: int | None = None,
+        poll_interval_ms: int | None = None,
+    ) -> T:
+        """Run work as a task, from inside a tool call.
+
+        Returns what the work returns; the caller's client has its task handle long before. What a tool
+        does before this is part of the call, what it does afterwards is part of the task.
+
+        Args:
+            work: What to run; it gets the task's context.
+            required: As for `task`.
+            ttl_ms: As for `task`.
+            poll_interval_ms: As for `task`.
+
+        Raises:
+            MCPError: The client did not declare the extension, and it is required (wire rule C2); or the
+                work raised a `ProtocolError` or `CapabilityError`.
+            RuntimeError: This is no tool call of the server these Tasks are installed in.
+        """
+        call = _current_call.get()
+        if call is None or call.tasks is not self:
+            raise RuntimeError("run() works in a tool call of the server that these Tasks are installed in")
+        with _as_mcp_errors():
+            if call.execution is None:
+                if required:
+                    raise wire.missing_capability()
+                return await _run_within_request(call.ctx, work)
+            record = await call.execution.begin(
+                NewTask(
+                    owner=authenticated_principal(call.ctx),
+                    ttl_ms=ttl_ms,
+                    poll_interval_ms=poll_interval_ms,
+                    request=TaskRequest(name=call.params.name, arguments_json=dump_json(call.params.arguments or {})),
+                    client_capabilities_json=dump_json(_capabilities(call.ctx)),
+                )
+            )
+            context = ServerTaskContext(
+                task=record.task,
+                store=self.runtime.store,
+                session=_TaskClient(record),
+                queue=self.runtime.queue,
+                handler=self._handler,
+                execution=call.execution,
+            )
+            return await work(context)
+
+    async def complete(self, task_id: str, result: object) -> None:
+        """End a task as `completed`, from anywhere in the server.
+
+        Args:
+            task_id: The task, usually one that was detached.
+            result: A `CallToolResult` or its JSON object; any other text becomes its text content.
+
+        Raises:
+            TaskNotFoundError: No such task.
+            InvalidTransitionError: The task has already ended; nothing changed.
+        """
+        if isinstance(result, str):
+            result = {"content": [{"type": "text", "text": result}]}
+        await self.runtime.finish(task_id, Outcome.completed(_call_result(result)))
+
+    async def fail(self, task_id: str, error: str) -> None:
+        """End a task as `failed`, from anywhere in the server.
+
+        Args:
+            task_id: The task, usually one that was detached.
+            error: What went wrong. The client reads it.
+
+        Raises:
+            TaskNotFoundError: No such task.
+            InvalidTransitionError: The task has already ended; nothing changed.
+        """
+        await self.runtime.finish(task_id, Outcome.failed(error))
+
+    # -- what the SDK calls
+
+    def methods(self) -> Sequence[MethodBinding]:
+        """Return the methods of the extension; called by `MCPServer`."""
+        self._installed = True
+        return [
+            MethodBinding("tasks/get", _TaskIdParams, self._get),
+            MethodBinding("tasks/update", _UpdateParams, self._update),
+            MethodBinding("tasks/cancel", _TaskIdParams, self._cancel),
+        ]
+
+    async def intercept_tool_call(
+        self, params: CallToolRequestParams, ctx: Context, call_next: CallNext
+    ) -> HandlerResult:
+        """Run a tool call apart from its request, so that it can become a task; called by the SDK.
+
+        Argument validation, dependencies and multi-round-trip input stay part of the call (wire rule
+        C5), and result conversion and output validation stay the SDK's.
+        """
+        if not _declares_tasks(ctx):
+            with _calling(_Call(self, ctx, params, None)):
+                return await call_next(ctx)
+
+        async def work(execution: Execution[HandlerResult]) -> HandlerResult:
+            with _calling(_Call(self, ctx, params, execution)):
+                try:
+                    return await call_next(ctx)
+                except MCPError as error:
+                    if execution.record is None:
+                        raise
+                    raise ProtocolError(error.code, error.message, error.data) from error
+
+        result = await self.runtime.run(work, outcome_of=_outcome, home=id(ctx.lifespan_context))
+        return wire.render_handle(result) if isinstance(result, TaskRecord) else result
+
+    async def _get(self, ctx: Context, params: _TaskIdParams) -> HandlerResult:
+        with _as_mcp_errors():
+            _admit(ctx, params)
+            view = await self.runtime.get(params.task_id, owner=authenticated_principal(ctx))
+            return {"resultType": "complete", **wire.render_view(view)}
+
+    async def _update(self, ctx: Context, params: _UpdateParams) -> HandlerResult:
+        with _as_mcp_errors():
+            _admit(ctx, params)
+            await self.runtime.answer(params.task_id, params.input_responses, owner=authenticated_principal(ctx))
+            return wire.acknowledge()
+
+    async def _cancel(self, ctx: Context, params: _TaskIdParams) -> HandlerResult:
+        with _as_mcp_errors():
+            _admit(ctx, params)
+            try:
+                await self.runtime.cancel(params.task_id, owner=authenticated_principal(ctx))
+            except InvalidTransitionError:
+                pass  # it has ended: acknowledged all the same (wire rule C9)
+            return wire.acknowledge()
+
+
+class _Call:
+    """The tool call that is running in this context."""
+
+    __slots__ = ("ctx", "execution", "params", "tasks")
+
+    def __init__(
+        self, tasks: Tasks, ctx: Context, params: CallToolRequestParams, execution: Execution[Any] | None
+    ) -> None:
+        self.tasks = tasks
+        self.ctx = ctx
+        self.params = params
+        self.execution = execution
+
+
+_current_call: ContextVar[_Call | None] = ContextVar("mcp_task_runtime_call", default=None)
+
+
+@contextmanager
+def _calling(call: _Call) -> Iterator[None]:
+    token = _current_call.set(call)
+    try:
+        yield
+    finally:
+        _current_call.reset(token)
+
+
+@contextmanager
+def _as_mcp_errors() -> Iterator[None]:
+    """Turn this library's errors into the SDK's, with the code that belongs to them."""
+    try:
+        yield
+    except (ProtocolError, CapabilityError) as error:
+        raise MCPError(error.code, error.message, error.data) from error
+    except TaskRuntimeError as error:
+        raise MCPError(error.jsonrpc_code, str(error)) from error
+
+
+@asynccontextmanager
+async def _no_lifespan() -> AsyncIterator[dict[str, Any]]:
+    yield {}
+
+
+def _capabilities(ctx: Context) -> JSONObject:
+    capabilities: JSONObject | None = to_json_value(ctx.session.client_capabilities)
+    return capabilities or {}
+
+
+def _declares_tasks(ctx: Context) -> bool:
+    """Whether this very request declared the extension; a client of an older revision cannot (C1)."""
+    capabilities = ctx.session.client_capabilities
+    extensions = None if capabilities is None else capabilities.extensions
+    return ctx.protocol_version in MODERN_PROTOCOL_VERSIONS and bool(extensions) and Tasks.identifier in extensions
+
+
+def _admit(ctx: Context, params: _TaskIdParams) -> None:
+    """Check what every `tasks/*` request must fulfil.
+
+    Raises:
+        MCPError: The request is of an older protocol revision.
+        ProtocolError: The extension was not declared (C13), or the header names another task (C12).
+    """
+    if ctx.protocol_version not in MODERN_PROTOCOL_VERSIONS:
+        raise MCPError(METHOD_NOT_FOUND, "Method not found", ctx.method)
+    if not _declares_tasks(ctx):
+        raise wire.missing_capability()
+    headers: Mapping[str, str] | None = getattr(ctx.request, "headers", None)
+    name = None if headers is None else headers.get("mcp-name")
+    if name is not None and decode_header_value(name) != params.task_id:
+        raise ProtocolError(wire.HEADER_MISMATCH, "The Mcp-Name header does not name the task of the request")
+
+
+def _call_result(result: object) -> JSONObject:
+    """Return a tool's result in its wire form."""
+    value = to_json_value(result)
+    if not isinstance(value, dict):
+        raise ValueError("result must be a CallToolResult or its JSON object")
+    return value
+
+
+def _outcome(result: HandlerResult) -> Outcome:
+    if isinstance(result, ErrorData):
+        return Outcome.failed(result.message, code=result.code, data=result.data)
+    return Outcome.completed(_call_result(result))
+
+
+class _TaskClient:
+    """The `TaskSession` of a task: its request is over, so the client is reached through the task alone."""
+
+    can_send_request = False
+
+    def __init__(self, record: TaskRecord) -> None:
+        self.client_capabilities = record.client_capabilities
+
+    async def send_notification(self, method: str, params: JSONObject) -> None:
+        """Do nothing: the client sees the status when it polls."""
+
+    async def send_request(self, method: str, params: JSONObject) -> JSONObject:
+        """Refuse: under this protocol revision a server sends no requests."""
+        raise CapabilityError("This connection carries no requests to the client")
+
+
+class _RequestClient:
+    """The `TaskSession` of a call that runs within its request, over the SDK's own session."""
+
+    def __init__(self, ctx: Context) -> None:
+        self.client_capabilities = _capabilities(ctx)
+        self._ctx = ctx
+
+    @property
+    def can_send_request(self) -> bool:
+        """Whether this connection carries requests to the client."""
+        return self._ctx.session.can_send_request
+
+    async def send_notification(self, method: str, params: JSONObject) -> None:
+        """Send progress; a client that has no task is told nothing of one."""
+        if method == "notifications/progress":
+            await self._ctx.session.report_progress(params["progress"], params.get("total"), params.get("message"))
+
+    async def send_request(self, method: str, params: JSONObject) -> JSONObject:
+        """Send a request on the stream of the call."""
+        try:
+            result: Any = await self._ctx.session.send_request(
+                cast(Any, _RawMessage(method, params)),
+                cast(Any, _RawResult),
+                metadata=ServerMessageMetadata(related_request_id=self._ctx.request_id),
+            )
+        except MCPError as error:
+            raise ProtocolError(error.code, error.message, error.data) from error
+        return cast(JSONObject, result)
+
+
+class _RawMessage:
+    """A request the SDK sends as it is: it asks for no more than these two members."""
+
+    method = "raw"  # not the wire's method: under that name the SDK would validate the result
+
+    def __init__(self, method: str, params: JSONObject) -> None:
+        self._message = {"method": method, "params": params}
+
+    def model_dump(self, **_: Any) -> JSONObject:
+        return dict(self._message)
+
+
+class _RawResult:
+    """A result type that takes any result as it is."""
+
+    @staticmethod
+    def model_validate(value: Any, **_: Any) -> Any:
+        return value
+
+
+async def _run_within_request(ctx: Context, work: Callable[[ServerTaskContext], Awaitable[T]]) -> T:
+    """Run work for a client that takes no task: its task is a private one that ends with the call."""
+    session = _RequestClient(ctx)
+    async with InMemoryTaskStore() as store:
+        record = await store.create_task(ttl_ms=None)
+        handler = TaskResultHandler(
+            store,
+            store.message_queue,
+            undeliverable=None
+            if session.can_send_request
+            else "The client cannot be asked: it did not declare the tasks extension, "
+            "and its connection carries no requests",
+        )
+        context = ServerTaskContext(
+            task=record.task,
+            store=store,
+            session=session,
+            queue=store.message_queue,
+            handler=handler,
+            progress_token=None if ctx.meta is None else ctx.meta.get("progress_token"),
+        )
+        if not session.can_send_request:
+            return await work(context)
+        async with handler.delivering(record.task_id, session):
+            return await work(context)

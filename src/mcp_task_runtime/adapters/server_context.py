@@ -1,0 +1,471 @@
+"""`ServerTaskContext`: what work sees of its task and of the client it works for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Literal, TypeAlias, TypeVar, overload
+
+import anyio
+from pydantic import BaseModel, ValidationError
+
+from mcp_task_runtime.adapters.forms import form_schema
+from mcp_task_runtime.adapters.messages import (
+    AcceptedElicitation,
+    CancelledElicitation,
+    CreateMessageResult,
+    DeclinedElicitation,
+    Elicitation,
+    ElicitResult,
+)
+from mcp_task_runtime.adapters.result_handler import TaskResultHandler
+from mcp_task_runtime.adapters.sampling import check_tool_messages
+from mcp_task_runtime.adapters.session import TaskSession
+from mcp_task_runtime.core.context import TaskContext
+from mcp_task_runtime.core.json import JSONObject, JSONValue, to_json_value
+from mcp_task_runtime.core.message_queue import QueuedMessage, TaskMessageQueue
+from mcp_task_runtime.core.questions import CLEANUP_SECONDS, ask_question
+from mcp_task_runtime.core.runtime import Execution
+from mcp_task_runtime.core.store import TaskStore
+from mcp_task_runtime.core.types import Outcome, Task
+from mcp_task_runtime.errors import (
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    CapabilityError,
+    ProtocolError,
+)
+from mcp_task_runtime.wire.v2025_11_25 import STATUS_NOTIFICATION, render_task
+
+__all__ = ["ServerTaskContext"]
+
+MessageT = TypeVar("MessageT", bound=BaseModel)
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+JSONLike: TypeAlias = BaseModel | Mapping[str, Any]
+"""A JSON object, or a pydantic model of one, such as the SDK's own types."""
+
+_SHORTEST_POLL_SECONDS = 0.02
+_LONGEST_POLL_SECONDS = 30.0
+_ENDED = frozenset({"completed", "failed", "cancelled"})
+
+
+class ServerTaskContext:
+    """A task and its client, for the work of the task.
+
+    Say how the work goes (`update_status`, `report_progress`), ask the client (`elicit`, `create_message`
+    and their relatives), look whether to stop (`is_cancelled`). Questions go through the task's message
+    queue: the client answers them whenever it can, maybe on another connection or another server
+    process. While at least one is open the task is `input_required` (law L5).
+
+    Every asking method raises, besides what it names:
+
+    - `ProtocolError` if the client answers with an error,
+    - `InvalidTransitionError` if the task has ended,
+    - `RuntimeError` if the context has no handler.
+
+    Cancelled while it waits, it withdraws its question.
+    """
+
+    def __init__(
+        self,
+        *,
+        task: Task,
+        store: TaskStore,
+        session: TaskSession,
+        queue: TaskMessageQueue,
+        handler: TaskResultHandler | None = None,
+        progress_token: str | int | None = None,
+        execution: Execution[Any] | None = None,
+    ) -> None:
+        """Make the context of a task.
+
+        Args:
+            task: The task as it is now.
+            store: The store it is kept in.
+            session: The connection of the client that made it.
+            queue: The queue for its questions.
+            handler: Who delivers questions; without one nothing can be asked.
+            progress_token: The token the client gave for progress, if it did (wire rule B11).
+            execution: The run of work this context belongs to, if a runtime runs it.
+        """
+        self._ctx = TaskContext(task=task, store=store)
+        self._store = store
+        self._session = session
+        self._queue = queue
+        self._handler = handler
+        self._progress_token = progress_token
+        self._execution = execution
+        self._questions_asked = 0
+        if execution is not None:
+            execution.on_cancel(self.request_cancellation)
+
+    @property
+    def task_id(self) -> str:
+        """The task's identifier."""
+        return self._ctx.task_id
+
+    @property
+    def task(self) -> Task:
+        """The task as this context last saw it."""
+        return self._ctx.task
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the work is to stop. Async work is cancelled as well; look at this in a thread."""
+        return self._ctx.is_cancelled
+
+    def request_cancellation(self) -> None:
+        """Set `is_cancelled`, for work that looks at it. Ends nothing by itself."""
+        self._ctx.request_cancellation()
+
+    def detach(self) -> None:
+        """Leave the task open when the work returns, for something outside to end it by its id.
+
+        Whoever knows the id ends it with `Tasks.complete` or `Tasks.fail`. Until then only its TTL does.
+
+        Raises:
+            RuntimeError: This work is not run by a runtime, or not as a task.
+        """
+        if self._execution is None:
+            raise RuntimeError("detach() needs work that a runtime runs as a task")
+        self._execution.detach()
+
+    async def update_status(self, message: str, *, notify: bool = True) -> None:
+        """Set the status message.
+
+        Args:
+            message: Text for people to read.
+            notify: Whether to tell the client at once, where its protocol has a way to.
+
+        Raises:
+            InvalidTransitionError: The task has ended.
+            TaskNotFoundError: The task has expired or was deleted.
+        """
+        await self._ctx.update_status(message)
+        if notify:
+            await self._send_notification()
+
+    async def report_progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
+        """Report progress: as the status message, and to the caller's progress token if it gave one.
+
+        Args:
+            progress: How far the work is; more each time.
+            total: What `progress` will be at the end, if that is known.
+            message: What the work is doing.
+
+        Raises:
+            InvalidTransitionError: The task has ended.
+            TaskNotFoundError: The task has expired or was deleted.
+        """
+        count = f"{progress:g}" if total is None else f"{progress:g}/{total:g}"
+        await self.update_status(count if message is None else f"{message} ({count})")
+        if self._progress_token is not None:
+            params: JSONObject = {"progressToken": self._progress_token, "progress": progress}
+            if total is not None:
+                params["total"] = total
+            if message is not None:
+                params["message"] = message
+            await self._session.send_notification("notifications/progress", params)
+
+    async def complete(self, result: object, *, notify: bool = True) -> None:
+        """End the task as `completed`; see `TaskContext.complete`. Releases every open question."""
+        await self._finish(Outcome.completed(result), notify=notify)
+
+    async def fail(self, error: str, *, notify: bool = True) -> None:
+        """End the task as `failed`; see `TaskContext.fail`. Releases every open question."""
+        await self._finish(Outcome.failed(error), notify=notify)
+
+    async def _finish(self, outcome: Outcome, *, notify: bool) -> None:
+        with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
+            await self._ctx.finish(outcome)
+            await self._queue.clear(self.task_id)
+        if notify:
+            await self._send_notification(outcome)
+
+    async def _send_notification(self, outcome: Outcome | None = None) -> None:
+        await self._session.send_notification(STATUS_NOTIFICATION, render_task(self.task, outcome))
+
+    @overload
+    async def elicit(self, message: str, requested_schema: type[ModelT]) -> Elicitation[ModelT]: ...
+
+    @overload
+    async def elicit(self, message: str, requested_schema: Mapping[str, Any]) -> ElicitResult: ...
+
+    async def elicit(
+        self, message: str, requested_schema: type[BaseModel] | Mapping[str, Any]
+    ) -> Elicitation[Any] | ElicitResult:
+        """Ask the user to fill a form.
+
+        Args:
+            message: What to tell the user.
+            requested_schema: The form: a pydantic model class of flat primitive fields, or the JSON Schema
+                of such a form.
+
+        Returns:
+            For a model class, an answer whose `data` is a model where `action` is `accept`; for a schema,
+            the plain answer.
+
+        Raises:
+            CapabilityError: The client did not declare elicitation.
+            TypeError: The model class is no flat form.
+        """
+        self._require_elicitation("form")
+        self._require_handler("elicit")
+        answer = await self._ask("elicitation/create", _form_params(message, requested_schema))
+        return _read_elicitation(answer, requested_schema)
+
+    async def elicit_url(self, message: str, url: str, elicitation_id: str) -> ElicitResult:
+        """Ask the user to open a URL, for what must not pass through the client: logins, payments.
+
+        Args:
+            message: Why the user should open it.
+            url: What to open.
+            elicitation_id: Identifier of this elicitation, unique on the server.
+
+        Returns:
+            Whether the user agreed to open it; what happens there is not known here.
+
+        Raises:
+            CapabilityError: The client did not declare elicitation by URL.
+        """
+        self._require_elicitation("url")
+        self._require_handler("elicit_url")
+        answer = await self._ask(
+            "elicitation/create",
+            {"mode": "url", "message": message, "url": url, "elicitationId": elicitation_id},
+        )
+        return _read(ElicitResult, answer)
+
+    async def create_message(
+        self,
+        messages: Sequence[JSONLike],
+        *,
+        max_tokens: int,
+        system_prompt: str | None = None,
+        include_context: Literal["none", "thisServer", "allServers"] | None = None,
+        temperature: float | None = None,
+        stop_sequences: Sequence[str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        model_preferences: JSONLike | None = None,
+        tools: Sequence[JSONLike] | None = None,
+        tool_choice: JSONLike | None = None,
+    ) -> CreateMessageResult:
+        """Let the client's model write a message (sampling).
+
+        Messages, tools, tool choice and preferences are JSON objects or the SDK's own types.
+
+        Args:
+            messages: The conversation so far.
+            max_tokens: Tokens to write at the most.
+            system_prompt: System prompt to use.
+            include_context: Context of other servers to include.
+            temperature: Sampling temperature.
+            stop_sequences: Texts that end the message.
+            metadata: Passed on to the model's provider.
+            model_preferences: Which model to choose.
+            tools: Tools the model may use.
+            tool_choice: Whether it may or must use them.
+
+        Raises:
+            CapabilityError: The client did not declare sampling, or not sampling with tools.
+            ValueError: Tool uses and tool results in the messages do not match.
+        """
+        if self._capability("sampling") is None:
+            raise CapabilityError("Client does not support sampling capability")
+        params = self._sampling_params(
+            messages,
+            max_tokens=max_tokens,
+            system_prompt=system_prompt,
+            include_context=include_context,
+            temperature=temperature,
+            stop_sequences=stop_sequences,
+            metadata=metadata,
+            model_preferences=model_preferences,
+            tools=tools,
+            tool_choice=tool_choice,
+        )
+        self._require_handler("create_message")
+        return _read(CreateMessageResult, await self._ask("sampling/createMessage", params))
+
+    @overload
+    async def elicit_as_task(
+        self, message: str, requested_schema: type[ModelT], *, ttl: int = 60_000
+    ) -> Elicitation[ModelT]: ...
+
+    @overload
+    async def elicit_as_task(
+        self, message: str, requested_schema: Mapping[str, Any], *, ttl: int = 60_000
+    ) -> ElicitResult: ...
+
+    async def elicit_as_task(
+        self, message: str, requested_schema: type[BaseModel] | Mapping[str, Any], *, ttl: int = 60_000
+    ) -> Elicitation[Any] | ElicitResult:
+        """Ask the user to fill a form, as a task on the client's side (wire rule B12).
+
+        Args:
+            message: What to tell the user.
+            requested_schema: The form, as for `elicit`.
+            ttl: TTL of the client's task in milliseconds.
+
+        Raises:
+            CapabilityError: The client did not declare tasks for elicitation.
+            TypeError: The model class is no flat form.
+        """
+        if self._capability("tasks", "requests", "elicitation", "create") is None:
+            raise CapabilityError("Client does not support task-augmented elicitation")
+        self._require_handler("elicit_as_task")
+        params = {**_form_params(message, requested_schema), "task": {"ttl": ttl}}
+        return _read_elicitation(await self._ask_as_task("elicitation/create", params), requested_schema)
+
+    async def create_message_as_task(
+        self,
+        messages: Sequence[JSONLike],
+        *,
+        max_tokens: int,
+        ttl: int = 60_000,
+        system_prompt: str | None = None,
+        include_context: Literal["none", "thisServer", "allServers"] | None = None,
+        temperature: float | None = None,
+        stop_sequences: Sequence[str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        model_preferences: JSONLike | None = None,
+        tools: Sequence[JSONLike] | None = None,
+        tool_choice: JSONLike | None = None,
+    ) -> CreateMessageResult:
+        """Let the client's model write a message, as a task on the client's side (wire rule B12).
+
+        The arguments are those of `create_message`, and `ttl`: TTL of the client's task in milliseconds.
+
+        Raises:
+            CapabilityError: The client did not declare tasks for sampling, or not sampling with tools.
+            ValueError: Tool uses and tool results in the messages do not match.
+        """
+        if self._capability("tasks", "requests", "sampling", "createMessage") is None:
+            raise CapabilityError("Client does not support task-augmented sampling")
+        params = self._sampling_params(
+            messages,
+            max_tokens=max_tokens,
+            system_prompt=system_prompt,
+            include_context=include_context,
+            temperature=temperature,
+            stop_sequences=stop_sequences,
+            metadata=metadata,
+            model_preferences=model_preferences,
+            tools=tools,
+            tool_choice=tool_choice,
+        )
+        self._require_handler("create_message_as_task")
+        answer = await self._ask_as_task("sampling/createMessage", {**params, "task": {"ttl": ttl}})
+        return _read(CreateMessageResult, answer)
+
+    def _capability(self, *path: str) -> JSONValue:
+        value: JSONValue = self._session.client_capabilities
+        for name in path:
+            value = value.get(name) if isinstance(value, Mapping) else None
+        return value
+
+    def _require_elicitation(self, mode: Literal["form", "url"]) -> None:
+        declared = self._capability("elicitation")
+        if declared is None:
+            raise CapabilityError("Client does not support elicitation capability")
+        # An empty declaration means forms: they came first.
+        if mode not in declared and not (mode == "form" and not declared):
+            raise CapabilityError(f"Client does not support elicitation in {mode} mode")
+
+    def _require_handler(self, method: str) -> None:
+        if self._handler is None:
+            raise RuntimeError(f"handler is required for {method}(). Pass handler= to ServerTaskContext.")
+        if self._handler.undeliverable is not None:
+            raise CapabilityError(self._handler.undeliverable)
+
+    def _sampling_params(
+        self,
+        messages: Sequence[JSONLike],
+        *,
+        max_tokens: int,
+        system_prompt: str | None,
+        include_context: str | None,
+        temperature: float | None,
+        stop_sequences: Sequence[str] | None,
+        metadata: Mapping[str, Any] | None,
+        model_preferences: JSONLike | None,
+        tools: Sequence[JSONLike] | None,
+        tool_choice: JSONLike | None,
+    ) -> JSONObject:
+        wants_tools = tools is not None or tool_choice is not None
+        if wants_tools and self._capability("sampling", "tools") is None:
+            raise CapabilityError("Client does not support sampling tools capability", code=INVALID_PARAMS)
+        conversation = [to_json_value(message) for message in messages]
+        check_tool_messages(conversation)
+        optional = {
+            "systemPrompt": system_prompt,
+            "includeContext": include_context,
+            "temperature": temperature,
+            "stopSequences": None if stop_sequences is None else list(stop_sequences),
+            "metadata": metadata,
+            "modelPreferences": to_json_value(model_preferences),
+            "tools": None if tools is None else [to_json_value(tool) for tool in tools],
+            "toolChoice": to_json_value(tool_choice),
+        }
+        return {
+            "messages": conversation,
+            "maxTokens": max_tokens,
+            **{name: value for name, value in optional.items() if value is not None},
+        }
+
+    async def _ask(self, method: str, params: JSONObject) -> JSONObject:
+        while True:
+            # The n-th question of a task has the n-th key: unique for its life (wire rule C7).
+            self._questions_asked += 1
+            question = QueuedMessage.request(str(self._questions_asked), method, params)
+            answer = await ask_question(self._store, self._queue, self.task_id, question)
+            if answer is not None:
+                return answer.unwrap()
+
+    async def _ask_as_task(self, method: str, params: JSONObject) -> JSONObject:
+        if not self._session.can_send_request:
+            raise CapabilityError("The client's task cannot be followed: this connection carries no requests")
+        created = await self._ask(method, params)
+        task = created.get("task")
+        if not isinstance(task, dict):
+            return created  # the client answered at once
+        task_id = task.get("taskId")
+        if not isinstance(task_id, str):
+            raise ProtocolError(INTERNAL_ERROR, "The client's task has no taskId")
+        try:
+            while task.get("status") not in _ENDED:
+                await anyio.sleep(_poll_seconds(task.get("pollInterval")))
+                task = await self._session.send_request("tasks/get", {"taskId": task_id})
+            return await self._session.send_request("tasks/result", {"taskId": task_id})
+        except anyio.get_cancelled_exc_class():
+            with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
+                with suppress(Exception):  # at best: otherwise its TTL ends it
+                    await self._session.send_request("tasks/cancel", {"taskId": task_id})
+            raise
+
+
+def _poll_seconds(poll_interval_ms: JSONValue) -> float:
+    seconds = poll_interval_ms / 1000 if isinstance(poll_interval_ms, int | float) else 0.5
+    return min(max(seconds, _SHORTEST_POLL_SECONDS), _LONGEST_POLL_SECONDS)
+
+
+def _form_params(message: str, form: type[BaseModel] | Mapping[str, Any]) -> JSONObject:
+    return {"message": message, "requestedSchema": form_schema(form) if isinstance(form, type) else form}
+
+
+def _read(model: type[MessageT], answer: JSONObject) -> MessageT:
+    try:
+        return model.model_validate(answer)
+    except ValidationError as error:
+        raise ProtocolError(INVALID_PARAMS, "The client's answer is malformed") from error
+
+
+def _read_elicitation(
+    answer: JSONObject, form: type[BaseModel] | Mapping[str, Any]
+) -> Elicitation[Any] | ElicitResult:
+    result = _read(ElicitResult, answer)
+    if not isinstance(form, type):
+        return result
+    if result.action == "accept":
+        return AcceptedElicitation(_read(form, {} if result.content is None else result.content))
+    return DeclinedElicitation() if result.action == "decline" else CancelledElicitation()

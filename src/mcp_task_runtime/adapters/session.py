@@ -1,0 +1,37 @@
+"""`TaskSession`: all this library needs of a connection, in JSON terms."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from mcp_task_runtime.core.json import JSONObject
+
+__all__ = ["TaskSession"]
+
+
+@runtime_checkable
+class TaskSession(Protocol):
+    """A connection to one client. Anything with these four members is one."""
+
+    @property
+    def client_capabilities(self) -> JSONObject:
+        """What the client declared, as in `initialize` or in the request's `_meta`; `{}` for nothing."""
+        ...
+
+    @property
+    def can_send_request(self) -> bool:
+        """Whether a request can be sent to the client now."""
+        ...
+
+    async def send_notification(self, method: str, params: JSONObject) -> None:
+        """Send a notification. A client that has left is no error."""
+        ...
+
+    async def send_request(self, method: str, params: JSONObject) -> JSONObject:
+        """Send a request and return its result.
+
+        Raises:
+            ProtocolError: The client answered with a JSON-RPC error.
+            Exception: Anything else means that the client did not answer; the request may be sent again.
+        """
+        ...

@@ -1,0 +1,54 @@
+"""Counting work and leftovers instead of measuring time (law L8)."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import tracemalloc
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+__all__ = ["count_work", "measured_memory"]
+
+
+async def count_work(operation: Callable[[], Awaitable[Any]]) -> int:
+    """Return how many bytecode instructions this thread executes while an operation runs.
+
+    The same on a fast and a slow machine. What runs in C, in another thread or in a database is not
+    seen: a backend's own benchmarks have to show that.
+    """
+    work = 0
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal work
+        work += 1
+        frame.f_trace_opcodes = True
+        return trace
+
+    previous = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        await operation()
+    finally:
+        sys.settrace(previous)
+    return work
+
+
+@contextmanager
+def measured_memory() -> Iterator[Callable[[], int]]:
+    """Measure, during a block, the bytes that Python objects made in the block occupy."""
+    started = not tracemalloc.is_tracing()
+    if started:
+        tracemalloc.start()
+
+    def measure() -> int:
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    try:
+        yield measure
+    finally:
+        if started:
+            tracemalloc.stop()

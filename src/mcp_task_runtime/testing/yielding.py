@@ -1,0 +1,165 @@
+"""A store and a queue that give up control around every call, though what they wrap may never do so.
+
+In-memory operations never yield, so nothing can be cancelled or overtaken between them. In these
+wrappers everything that a database would allow to happen can happen: with the canceller and the
+interleaving driver they exercise the code above a store at each of its awaits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import TypeVar
+
+from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint
+
+from mcp_task_runtime.core.clock import Clock
+from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
+from mcp_task_runtime.core.store import TaskStore
+from mcp_task_runtime.core.types import LiveStatus, Outcome, TaskPage, TaskRecord, TaskRequest
+
+__all__ = ["YieldingTaskMessageQueue", "YieldingTaskStore"]
+
+T = TypeVar("T")
+
+
+async def _then_checkpoint(operation: Awaitable[T]) -> T:
+    result = await operation
+    await checkpoint()
+    return result
+
+
+class YieldingTaskStore:
+    """A `TaskStore` around another, with a checkpoint before and after each call."""
+
+    def __init__(self, store: TaskStore) -> None:
+        """Wrap a store, which stays the caller's to close."""
+        self._store = store
+
+    @property
+    def clock(self) -> Clock:
+        """The wrapped store's clock."""
+        return self._store.clock
+
+    async def create_task(
+        self,
+        *,
+        ttl_ms: int | None,
+        poll_interval_ms: int = 500,
+        task_id: str | None = None,
+        owner: str | None = None,
+        retention_ms: int = 0,
+        request: TaskRequest | None = None,
+        client_capabilities_json: str = "{}",
+    ) -> TaskRecord:
+        """Create a task; see `TaskStore.create_task`."""
+        await checkpoint()
+        return await _then_checkpoint(
+            self._store.create_task(
+                ttl_ms=ttl_ms,
+                poll_interval_ms=poll_interval_ms,
+                task_id=task_id,
+                owner=owner,
+                retention_ms=retention_ms,
+                request=request,
+                client_capabilities_json=client_capabilities_json,
+            )
+        )
+
+    async def get_task(self, task_id: str) -> TaskRecord | None:
+        """Return the task, or `None`; see `TaskStore.get_task`."""
+        await checkpoint()
+        return await _then_checkpoint(self._store.get_task(task_id))
+
+    async def update_task(
+        self,
+        task_id: str,
+        *,
+        status: LiveStatus | None = None,
+        status_message: str | None = None,
+        if_revision: int | None = None,
+    ) -> TaskRecord:
+        """Change a live task; see `TaskStore.update_task`."""
+        await checkpoint()
+        return await _then_checkpoint(
+            self._store.update_task(task_id, status=status, status_message=status_message, if_revision=if_revision)
+        )
+
+    async def finish_task(self, task_id: str, outcome: Outcome) -> TaskRecord:
+        """Record a terminal status and its outcome; see `TaskStore.finish_task`."""
+        await checkpoint()
+        return await _then_checkpoint(self._store.finish_task(task_id, outcome))
+
+    async def get_result(self, task_id: str) -> Outcome | None:
+        """Return how the task ended, or `None`; see `TaskStore.get_result`."""
+        await checkpoint()
+        return await _then_checkpoint(self._store.get_result(task_id))
+
+    async def list_tasks(self, *, owner: str | None, cursor: str | None = None, limit: int = 50) -> TaskPage:
+        """Return a page of one owner's tasks; see `TaskStore.list_tasks`."""
+        await checkpoint()
+        return await _then_checkpoint(self._store.list_tasks(owner=owner, cursor=cursor, limit=limit))
+
+    async def delete_task(self, task_id: str) -> bool:
+        """Delete the task; see `TaskStore.delete_task`."""
+        await checkpoint()
+        return await _then_checkpoint(self._store.delete_task(task_id))
+
+    async def wait_for_update(self, task_id: str, *, after: int) -> TaskRecord:
+        """Wait until the revision is greater than `after`; see `TaskStore.wait_for_update`."""
+        await checkpoint()
+        return await _then_checkpoint(self._store.wait_for_update(task_id, after=after))
+
+
+class YieldingTaskMessageQueue:
+    """A `TaskMessageQueue` around another, with a checkpoint before and after each call."""
+
+    def __init__(self, queue: TaskMessageQueue) -> None:
+        """Wrap a queue, which stays the caller's to close."""
+        self._queue = queue
+
+    async def enqueue(self, task_id: str, message: QueuedMessage) -> bool:
+        """Append a message; see `TaskMessageQueue.enqueue`."""
+        await checkpoint()
+        return await _then_checkpoint(self._queue.enqueue(task_id, message))
+
+    async def dequeue(self, task_id: str) -> QueuedMessage | None:
+        """Remove and return the oldest message; see `TaskMessageQueue.dequeue`."""
+        await checkpoint()
+        message = await self._queue.dequeue(task_id)
+        await cancel_shielded_checkpoint()  # cancelled here, the message would be neither queued nor returned
+        return message
+
+    async def peek(self, task_id: str) -> QueuedMessage | None:
+        """Return the oldest message; see `TaskMessageQueue.peek`."""
+        await checkpoint()
+        return await _then_checkpoint(self._queue.peek(task_id))
+
+    async def is_empty(self, task_id: str) -> bool:
+        """Whether no message is queued; see `TaskMessageQueue.is_empty`."""
+        await checkpoint()
+        return await _then_checkpoint(self._queue.is_empty(task_id))
+
+    async def clear(self, task_id: str) -> None:
+        """Forget everything of a task; see `TaskMessageQueue.clear`."""
+        await checkpoint()
+        await _then_checkpoint(self._queue.clear(task_id))
+
+    async def wait_for_message(self, task_id: str) -> None:
+        """Wait until a message is queued; see `TaskMessageQueue.wait_for_message`."""
+        await checkpoint()
+        await _then_checkpoint(self._queue.wait_for_message(task_id))
+
+    async def outstanding(self, task_id: str) -> tuple[QueuedMessage, ...]:
+        """Return the questions; see `TaskMessageQueue.outstanding`."""
+        await checkpoint()
+        return await _then_checkpoint(self._queue.outstanding(task_id))
+
+    async def answer(self, task_id: str, key: str, answer: Answer) -> bool:
+        """Answer a question; see `TaskMessageQueue.answer`."""
+        await checkpoint()
+        return await _then_checkpoint(self._queue.answer(task_id, key, answer))
+
+    async def wait_for_answer(self, task_id: str, key: str) -> Answer:
+        """Wait for the answer; see `TaskMessageQueue.wait_for_answer`."""
+        await checkpoint()
+        return await _then_checkpoint(self._queue.wait_for_answer(task_id, key))

@@ -1,0 +1,85 @@
+"""The extension `io.modelcontextprotocol/tasks` of protocol revision 2026-07-28 (wire rules C)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from mcp_task_runtime.core.json import JSONObject, JSONValue
+from mcp_task_runtime.core.runtime import TaskView
+from mcp_task_runtime.core.types import Task, TaskRecord
+from mcp_task_runtime.errors import ProtocolError
+from mcp_task_runtime.wire.timestamps import format_timestamp
+
+__all__ = [
+    "EXTENSION_ID",
+    "HEADER_MISMATCH",
+    "MISSING_CLIENT_CAPABILITY",
+    "PROTOCOL_VERSION",
+    "acknowledge",
+    "declares_tasks",
+    "missing_capability",
+    "render_handle",
+    "render_view",
+]
+
+PROTOCOL_VERSION: Final = "2026-07-28"
+EXTENSION_ID: Final = "io.modelcontextprotocol/tasks"
+MISSING_CLIENT_CAPABILITY: Final = -32021
+HEADER_MISMATCH: Final = -32020
+
+
+def declares_tasks(capabilities: Mapping[str, JSONValue]) -> bool:
+    """Whether a client that declared these capabilities takes task handles (C1, C2)."""
+    extensions = capabilities.get("extensions")
+    return isinstance(extensions, Mapping) and EXTENSION_ID in extensions
+
+
+def missing_capability() -> ProtocolError:
+    """Return the error for a request that needs the extension and did not declare it (C2, C11, C13)."""
+    return ProtocolError(
+        MISSING_CLIENT_CAPABILITY,
+        f"This needs the client extension {EXTENSION_ID!r}",
+        {"requiredCapabilities": {"extensions": {EXTENSION_ID: {}}}},
+    )
+
+
+def render_handle(record: TaskRecord) -> JSONObject:
+    """Return the answer to a call that became a task: the task and nothing of its outcome (C4)."""
+    return {"resultType": "task", **_render_task(record.task)}
+
+
+def render_view(view: TaskView) -> JSONObject:
+    """Return a task in detail: with its open questions, its result or its error, never two of them (C6)."""
+    task = view.task
+    rendered = _render_task(task)
+    outcome = view.record.outcome
+    if task.status == "input_required":
+        rendered["inputRequests"] = {
+            question.key: {"method": question.method, "params": question.params} for question in view.questions
+        }
+    elif outcome is not None:
+        if outcome.status == "completed":
+            rendered["result"] = outcome.result
+        elif outcome.status == "failed":
+            rendered["error"] = outcome.error
+    return rendered
+
+
+def acknowledge() -> JSONObject:
+    """Return the answer to `tasks/update` and `tasks/cancel` (C8, C9)."""
+    return {"resultType": "complete"}
+
+
+def _render_task(task: Task) -> JSONObject:
+    rendered: JSONObject = {
+        "taskId": task.task_id,
+        "status": task.status,
+        "createdAt": format_timestamp(task.created_at),
+        "lastUpdatedAt": format_timestamp(task.last_updated_at),
+        "ttlMs": task.ttl_ms,
+        "pollIntervalMs": task.poll_interval_ms,
+    }
+    if task.status_message is not None:
+        rendered["statusMessage"] = task.status_message
+    return rendered

@@ -1,0 +1,125 @@
+"""Run the tests: `python3 tests/run.py [--suite NAME] [pytest arguments]`.
+
+Needs nothing but Python 3.10 or newer with pip. It keeps an environment for each Python and suite under
+`.venvs`, and makes one anew whenever `pyproject.toml` or the table below has changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TESTS = ROOT / "tests"
+NO_TESTS_COLLECTED = 5  # pytest's exit code
+
+
+@dataclass(frozen=True)
+class Suite:
+    """An environment, and the tests that run in it."""
+
+    install: tuple[str, ...]
+    path: Path | None = TESTS  # None: an environment of tools, without tests
+    ignore: tuple[Path, ...] = ()
+
+    def holds(self, path: Path) -> bool:
+        """Whether the tests at `path` are this suite's."""
+        mine = self.path is not None and path.is_relative_to(self.path)
+        return mine and not any(map(path.is_relative_to, self.ignore))
+
+
+PROJECT = ("--editable", f"{ROOT}[testing]", "--group", f"{ROOT / 'pyproject.toml'}:test")
+
+# The two major versions of the SDK cannot stand in one environment.
+SUITES = {
+    "mcp2": Suite((*PROJECT, "mcp>=2,<3"), ignore=(TESTS / "mcp_v1",)),
+    "mcp1": Suite((*PROJECT, "mcp>=1.23,<2"), path=TESTS / "mcp_v1"),
+    "lint": Suite(("--group", f"{ROOT / 'pyproject.toml'}:lint"), path=None),
+}
+
+
+def say(message: str) -> None:
+    """Print to standard error: standard output is for pytest, or for the path that `--python` asks for."""
+    print(f"[tests/run.py] {message}", file=sys.stderr, flush=True)
+
+
+def prepare(name: str) -> Path:
+    """Return the Python of the suite's environment, after installing it where that is needed."""
+    suite = SUITES[name]
+    home = ROOT / ".venvs" / f"py{sys.version_info[0]}.{sys.version_info[1]}-{name}"
+    python = home / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    stamp = home / "installed"
+    wanted = hashlib.sha256(
+        repr((sys.version, sys.base_prefix, suite)).encode() + (ROOT / "pyproject.toml").read_bytes()
+    ).hexdigest()
+    if stamp.is_file() and stamp.read_text() == wanted:
+        say(f"{name}: environment {home.relative_to(ROOT)}")
+        return python
+    say(f"{name}: installing {home.relative_to(ROOT)}")
+    began = time.monotonic()
+    shutil.rmtree(home, ignore_errors=True)
+    subprocess.run([sys.executable, "-m", "venv", home], check=True)
+    pip: list[str | Path] = [python, "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
+    for what in (("pip>=25.1",), suite.install):  # pip knows --group since 25.1
+        subprocess.run([*pip, *what], check=True, stdout=sys.stderr, cwd=ROOT)
+    stamp.write_text(wanted)
+    say(f"{name}: installed in {time.monotonic() - began:.0f} s")
+    return python
+
+
+def test_path(argument: str) -> Path | None:
+    """Return the path of the tests that a pytest argument names, or None when it is no such argument."""
+    path = Path(argument.partition("::")[0]).resolve()
+    return path if path.is_relative_to(TESTS) and path.exists() else None
+
+
+def run(name: str, arguments: list[str]) -> int:
+    """Run one suite and return pytest's exit code."""
+    suite = SUITES[name]
+    mine = [argument for argument in arguments if (path := test_path(argument)) is None or suite.holds(path)]
+    if not any(map(test_path, mine)):
+        mine.append(str(suite.path))
+    ignores = [f"--ignore={path}" for path in suite.ignore]
+    return subprocess.run([prepare(name), "-m", "pytest", *ignores, *mine], cwd=ROOT).returncode
+
+
+def main() -> int:
+    """Run what the command line asks for."""
+    parser = argparse.ArgumentParser(
+        description="Run the tests with pytest.", usage="%(prog)s [options] [pytest arguments]", allow_abbrev=False
+    )
+    parser.add_argument("--suite", choices=SUITES, help="only this one")
+    parser.add_argument("--python", action="store_true", help="print the path of the suite's Python instead")
+    options, arguments = parser.parse_known_args()
+    if options.python:
+        if options.suite is None:
+            parser.error("--python needs --suite")
+        print(prepare(options.suite))
+        return 0
+    named = [path for path in map(test_path, arguments) if path]
+    chosen = [
+        name
+        for name, suite in SUITES.items()
+        if suite.path is not None
+        and suite.path.exists()
+        and (name == options.suite if options.suite else not named or any(map(suite.holds, named)))
+    ]
+    codes = {name: run(name, arguments) for name in chosen}
+    for name, code in codes.items():
+        say(f"{name}: {'passed' if code == 0 else f'pytest exit code {code}'}")
+    if all(code == NO_TESTS_COLLECTED for code in codes.values()):
+        say("no test was run")
+        return NO_TESTS_COLLECTED
+    # A filter such as -k may leave one suite without tests, as long as another has some.
+    return next((code for code in codes.values() if code not in (0, NO_TESTS_COLLECTED)), 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,143 @@
+"""The import law: who in `src` may import whom, and where an SDK or a driver may stand."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+PACKAGE = "mcp_task_runtime"
+SOURCE = Path(__file__).resolve().parent.parent / "src" / PACKAGE
+MODULES = sorted(path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*.py"))
+
+# Layer -> the layers it may import. A layer is a folder, or a module, at the top of the package.
+LAYERS = {
+    "errors": set[str](),
+    "core": {"core", "errors"},
+    "stores": {"core", "errors", "stores"},
+    "wire": {"core", "errors", "wire"},
+    "adapters": {"adapters", "core", "errors", "stores", "wire"},
+    "testing": {"adapters", "core", "errors", "stores", "testing"},
+    "__init__": {"adapters", "core", "errors", "stores", "wire"},
+}
+
+DEPENDENCIES = {"anyio", "pydantic", "pydantic_core", "typing_extensions"}
+
+# Modules -> what they may import beyond our dependencies.
+EXTRAS = {
+    "adapters/host.py": {"asyncio", "trio"},  # starts the one task that no task group of ours can hold
+    "adapters/mcp_v1*": {"mcp", "starlette"},
+    "adapters/mcp_v2*": {"mcp", "mcp_types", "starlette"},
+    "stores/redis.py": {"coredis"},
+    "stores/postgres.py": {"psycopg", "psycopg_pool"},
+    "testing/*": {"hypothesis"},
+}
+
+# We run on every event loop that anyio knows: whoever names one needs a line in the table above.
+EVENT_LOOPS = {"asyncio", "trio"}
+
+
+def imported_names(tree: ast.AST) -> Iterator[str]:
+    """Yield the dotted name of everything imported anywhere in a module, `from a import b` as `a.b`."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=names):
+                yield from (alias.name for alias in names)
+            case ast.ImportFrom(module=module, names=names, level=level):
+                assert level == 0, f"relative import in line {node.lineno}"
+                yield from (f"{module}.{alias.name}" for alias in names)
+            case ast.Call(
+                func=ast.Name(id="import_module" | "__import__") | ast.Attribute(attr="import_module"),
+                args=[ast.Constant(value=str(name)), *_],
+            ):
+                yield name
+
+
+def layer_of(module: str) -> str:
+    """Return the layer of a module, given by its path inside the package."""
+    return module.partition("/")[0].removesuffix(".py")
+
+
+def breaches(module: str, source: str) -> list[str]:
+    """Return what a module imports against the law."""
+    may_use = LAYERS[layer_of(module)]
+    extras = {name for pattern, names in EXTRAS.items() if fnmatch(module, pattern) for name in names}
+    found = []
+    for name in imported_names(ast.parse(source)):
+        top, *rest = name.split(".")
+        if top == PACKAGE:
+            # A name that is no layer is one of the package's public names, which `__init__` gathers.
+            layer = rest[0] if rest and rest[0] in LAYERS else "__init__"
+            allowed = layer in may_use
+        elif top in EVENT_LOOPS or top not in sys.stdlib_module_names | DEPENDENCIES:
+            allowed = top in extras
+        else:
+            allowed = True
+        if not allowed:
+            found.append(name)
+    return found
+
+
+def test_every_module_belongs_to_a_layer_of_the_table() -> None:
+    assert MODULES
+    assert {layer_of(module) for module in MODULES} <= LAYERS.keys()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_module_imports_only_what_its_layer_may(module: str) -> None:
+    assert breaches(module, (SOURCE / module).read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("errors.py", "import pydantic_settings"),
+        ("errors.py", f"from {PACKAGE} import core"),
+        ("core/store.py", f"from {PACKAGE}.stores.memory import InMemoryTaskStore"),
+        ("core/store.py", f"import {PACKAGE}.wire"),
+        ("core/store.py", f"from {PACKAGE} import TaskRuntime"),
+        ("core/store.py", "import asyncio"),
+        ("core/store.py", "def later():\n    from trio.lowlevel import checkpoint"),
+        ("core/store.py", "import importlib\nimportlib.import_module('mcp')"),
+        ("adapters/session.py", "import asyncio"),
+        ("stores/memory.py", f"from {PACKAGE}.adapters import session"),
+        ("stores/redis.py", "import psycopg"),
+        ("stores/postgres.py", "import coredis"),
+        ("wire/v2026_07_28.py", "from mcp_types import CallToolResult"),
+        ("adapters/session.py", "from mcp.server import Server"),
+        ("adapters/session.py", f"from {PACKAGE}.testing import clocks"),
+        ("adapters/mcp_v1.py", "import mcp_types"),
+        ("testing/contract.py", "import pytest"),
+        ("core/store.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import hypothesis"),
+    ],
+)
+def test_a_breach_is_found(module: str, source: str) -> None:
+    assert len(breaches(module, source)) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("core/store.py", f"import anyio, json\nfrom {PACKAGE} import errors\nfrom {PACKAGE}.core import ids"),
+        ("stores/redis.py", f"from coredis import Redis\nfrom {PACKAGE}.core.store import TaskStore"),
+        ("adapters/mcp_v2_client.py", f"import mcp.client, mcp_types\nfrom {PACKAGE}.wire import v2026_07_28"),
+        ("testing/machine.py", f"import hypothesis.stateful\nfrom {PACKAGE}.stores.memory import InMemoryTaskStore"),
+    ],
+)
+def test_a_lawful_import_is_not_taken_for_a_breach(module: str, source: str) -> None:
+    assert breaches(module, source) == []
+
+
+def test_importing_the_package_imports_no_sdk_and_no_driver() -> None:
+    """In a fresh interpreter, for this one has imported much more."""
+    code = f"import sys, {PACKAGE}; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stdout.split())
+    assert PACKAGE in loaded
+    assert loaded.isdisjoint({"httpx", "opentelemetry", "redis"}.union(*EXTRAS.values()) - sys.stdlib_module_names)

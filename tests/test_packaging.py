@@ -1,0 +1,61 @@
+"""What we ship, and what stands beside it in the repository."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+
+import mcp_task_runtime
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "src" / "mcp_task_runtime"
+
+
+def test_the_top_level_holds_nothing_but_the_agreed_files() -> None:
+    git = shutil.which("git")
+    if git is None or not (ROOT / ".git").exists():
+        pytest.skip("needs git and a checkout to tell the repository's files from others")
+    listing = subprocess.run([git, "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    names = {path.partition("/")[0] for path in listing.split("\0") if path}
+    allowed = {"CHANGELOG.md", "LICENSE", "README.md", "examples", "pyproject.toml", "src", "tests"}
+    assert {name for name in names if not name.startswith(".")} <= allowed
+
+
+def test_the_runtime_dependencies_are_exactly_three() -> None:
+    requirements = metadata.requires("mcp-task-runtime") or []
+    names = {re.split(r"[^\w-]", requirement)[0] for requirement in requirements if "extra ==" not in requirement}
+    assert names == {"anyio", "pydantic", "typing-extensions"}
+
+
+def test_the_wheel_holds_the_whole_package_its_types_and_its_licence(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(ZipFile(wheel).namelist())
+    modules = {path.relative_to(PACKAGE.parent).as_posix() for path in PACKAGE.rglob("*.py")}
+    assert {name for name in names if ".dist-info/" not in name} == modules | {"mcp_task_runtime/py.typed"}
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+
+
+def test_every_public_name_can_be_imported() -> None:
+    missing = [name for name in mcp_task_runtime.__all__ if not hasattr(mcp_task_runtime, name)]
+    assert missing == []
+
+
+def test_the_public_names_are_sorted_and_named_once() -> None:
+    # Constants first, as ruff sorts them.
+    names = mcp_task_runtime.__all__
+    assert list(names) == sorted(set(names), key=lambda name: (not name.isupper(), name))
+
+
+def test_every_module_that_needs_no_extra_can_be_imported() -> None:
+    for path in sorted(PACKAGE.glob("core/*.py")) + sorted(PACKAGE.glob("wire/*.py")):
+        importlib.import_module(f"mcp_task_runtime.{path.parent.name}.{path.stem}".removesuffix(".__init__"))
