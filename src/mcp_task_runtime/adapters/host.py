@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from types import TracebackType
 
 import anyio
@@ -46,13 +47,13 @@ class RuntimeHost:
 
     async def __aenter__(self) -> Self:
         """Open the runtime, unless it is open. An error while opening is raised in every holder."""
-        while (opening := self._opening) is not None and opening.loop == anyio.lowlevel.current_token():
-            if not opening.released.is_set():
-                break
+        opening = self._current()
+        while opening is not None and opening.released.is_set():
             await opening.closed.wait()
-        else:
+            opening = self._current()
+        if opening is None:
             opening = self._opening = _Opening()
-            _start_background_task(lambda: self._host(opening))
+            _start_background_task(partial(self._host, opening))
         opening.holders += 1
         try:
             await opening.opened.wait()
@@ -72,6 +73,11 @@ class RuntimeHost:
             return
         with anyio.move_on_after(self._runtime.settings.shutdown_grace + 2 * CLEANUP_SECONDS, shield=True):
             await opening.closed.wait()
+
+    def _current(self) -> _Opening | None:
+        """Return the opening on this event loop; one on another loop died with it."""
+        opening = self._opening
+        return opening if opening is not None and opening.loop == anyio.lowlevel.current_token() else None
 
     def _release(self, opening: _Opening) -> bool:
         opening.holders -= 1
@@ -116,4 +122,3 @@ def _start_background_task(function: Callable[[], Awaitable[None]]) -> None:
     task = loop.create_task(run())
     _background_tasks.add(task)
     task.add_done_callback(_background_tasks.discard)
-

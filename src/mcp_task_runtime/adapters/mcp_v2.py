@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, ClassVar, TypeVar, cast
@@ -20,14 +20,12 @@ from mcp.shared.message import ServerMessageMetadata
 from mcp_types import (
     METHOD_NOT_FOUND,
     CallToolRequestParams,
-    CallToolResult,
     ErrorData,
     Icon,
     RequestParams,
     ToolAnnotations,
 )
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
-from pydantic import BaseModel
 from typing_extensions import Self
 
 from mcp_task_runtime.adapters.functions import ToolFunction
@@ -309,14 +307,14 @@ class Tasks(Extension):
 
         Args:
             task_id: The task, usually one that was detached.
-            result: A `CallToolResult` or its JSON object; any other text becomes its text content.
+            result: A `CallToolResult` or its JSON object; or a text, for a tool that returns `str`.
 
         Raises:
             TaskNotFoundError: No such task.
             InvalidTransitionError: The task has already ended; nothing changed.
         """
         if isinstance(result, str):
-            result = {"content": [{"type": "text", "text": result}]}
+            result = {"content": [{"type": "text", "text": result}], "structuredContent": {"result": result}}
         await self.runtime.finish(task_id, Outcome.completed(_call_result(result)))
 
     async def fail(self, task_id: str, error: str) -> None:
@@ -382,10 +380,8 @@ class Tasks(Extension):
     async def _cancel(self, ctx: Context, params: _TaskIdParams) -> HandlerResult:
         with _as_mcp_errors():
             _admit(ctx, params)
-            try:
+            with suppress(InvalidTransitionError):  # it has ended: acknowledged all the same (wire rule C9)
                 await self.runtime.cancel(params.task_id, owner=authenticated_principal(ctx))
-            except InvalidTransitionError:
-                pass  # it has ended: acknowledged all the same (wire rule C9)
             return wire.acknowledge()
 
 
@@ -440,7 +436,7 @@ def _declares_tasks(ctx: Context) -> bool:
     """Whether this very request declared the extension; a client of an older revision cannot (C1)."""
     capabilities = ctx.session.client_capabilities
     extensions = None if capabilities is None else capabilities.extensions
-    return ctx.protocol_version in MODERN_PROTOCOL_VERSIONS and bool(extensions) and Tasks.identifier in extensions
+    return ctx.protocol_version in MODERN_PROTOCOL_VERSIONS and Tasks.identifier in (extensions or {})
 
 
 def _admit(ctx: Context, params: _TaskIdParams) -> None:

@@ -460,9 +460,7 @@ def _read(model: type[MessageT], answer: JSONObject) -> MessageT:
         raise ProtocolError(INVALID_PARAMS, "The client's answer is malformed") from error
 
 
-def _read_elicitation(
-    answer: JSONObject, form: type[BaseModel] | Mapping[str, Any]
-) -> Elicitation[Any] | ElicitResult:
+def _read_elicitation(answer: JSONObject, form: type[BaseModel] | Mapping[str, Any]) -> Elicitation[Any] | ElicitResult:
     result = _read(ElicitResult, answer)
     if not isinstance(form, type):
         return result

@@ -25,7 +25,7 @@ from mcp_task_runtime.core.runner import InProcessRunner, TaskRunner
 from mcp_task_runtime.core.settings import TaskSettings
 from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.core.transitions import is_terminal
-from mcp_task_runtime.core.types import Outcome, Task, TaskPage, TaskRecord, TaskRequest
+from mcp_task_runtime.core.types import Outcome, Task, TaskPage, TaskRecord, TaskRequest, TaskStatus
 from mcp_task_runtime.errors import (
     INTERNAL_ERROR,
     InvalidTransitionError,
@@ -85,7 +85,7 @@ class TaskView:
         task = self.record.task
         if is_terminal(task.status):
             return task
-        status = "input_required" if self.questions else "working"
+        status: TaskStatus = "input_required" if self.questions else "working"
         return task if task.status == status else replace(task, status=status)
 
 
@@ -98,7 +98,18 @@ class _BringsQueue(Protocol):
 class Execution(Generic[T]):
     """One run of work. It is an ordinary call until `begin` makes it a task."""
 
-    __slots__ = ("_ended", "_error", "_home", "_on_cancel", "_runtime", "_scope", "_settled", "_value", "is_detached", "record")
+    __slots__ = (
+        "_ended",
+        "_error",
+        "_home",
+        "_on_cancel",
+        "_runtime",
+        "_scope",
+        "_settled",
+        "_value",
+        "is_detached",
+        "record",
+    )
 
     def __init__(self, runtime: TaskRuntime, home: Hashable) -> None:
         self.record: TaskRecord | None = None
@@ -120,15 +131,16 @@ class Execution(Generic[T]):
         Raises:
             StoreError: The store could not create it.
         """
-        if self.record is None:
+        record = self.record
+        if record is None:
             await anyio.lowlevel.checkpoint_if_cancelled()
             with anyio.CancelScope(shield=True):
-                self.record = await self._runtime._create(new, self)
+                record = self.record = await self._runtime._create(new, self)
                 if self._scope.cancel_called:
-                    await self._runtime._conclude(self.record.task_id, Outcome.cancelled())
+                    await self._runtime._conclude(record.task_id, Outcome.cancelled())
             await anyio.lowlevel.checkpoint_if_cancelled()
             self._settle()
-        return self.record
+        return record
 
     def detach(self) -> None:
         """Leave the task open when the work returns: something else ends it by its id (`TaskRuntime.finish`).
@@ -291,11 +303,11 @@ class TaskRuntime:
             raise RuntimeError("The runtime is not open")
         execution: Execution[T] = Execution(self, home)
         with anyio.CancelScope(shield=True):
-            execution.record = await self._create(NewTask() if new is None else new, execution)
+            record = execution.record = await self._create(NewTask() if new is None else new, execution)
             if not self._accepts:  # closed meanwhile
-                await self._conclude(execution.record.task_id, Outcome.cancelled())
+                await self._conclude(record.task_id, Outcome.cancelled())
         self._launch(execution, work, outcome_of)
-        return execution.record
+        return record
 
     def _launch(
         self,

@@ -23,6 +23,8 @@ __all__ = ["Stepper", "quiesce"]
 
 T = TypeVar("T")
 
+_QUIESCE_SECONDS = 0.3
+
 
 class Stepper(Generic[T]):
     """An awaitable that runs an operation and counts the moments at which it yields to the event loop."""
@@ -81,11 +83,12 @@ class Stepper(Generic[T]):
 
 
 async def quiesce() -> None:
-    """Let every other task run until it waits for something.
+    """Let every other task run until it waits for something, or for a fraction of a second.
 
     A task that waits for a thread or a socket counts as waiting: with such a backend more may happen
     later, so nothing may depend on this but how strict a test is.
     """
     for _ in range(6):  # usually enough, and on asyncio `wait_all_tasks_blocked` sleeps when it is not
         await anyio.lowlevel.checkpoint()
-    await anyio.wait_all_tasks_blocked()
+    with anyio.move_on_after(_QUIESCE_SECONDS):
+        await anyio.wait_all_tasks_blocked()
