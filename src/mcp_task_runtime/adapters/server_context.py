@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Literal, TypeAlias, TypeVar, overload
 
 import anyio
@@ -23,7 +24,7 @@ from mcp_task_runtime.adapters.sampling import check_tool_messages
 from mcp_task_runtime.adapters.session import TaskSession
 from mcp_task_runtime.core.context import TaskContext
 from mcp_task_runtime.core.json import JSONObject, JSONValue, to_json_value
-from mcp_task_runtime.core.message_queue import QueuedMessage, TaskMessageQueue
+from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
 from mcp_task_runtime.core.questions import CLEANUP_SECONDS, ask_question
 from mcp_task_runtime.core.runtime import Execution
 from mcp_task_runtime.core.store import TaskStore
@@ -76,6 +77,7 @@ class ServerTaskContext:
         handler: TaskResultHandler | None = None,
         progress_token: str | int | None = None,
         execution: Execution[Any] | None = None,
+        attempt: int = 1,
     ) -> None:
         """Make the context of a task.
 
@@ -87,6 +89,8 @@ class ServerTaskContext:
             handler: Who delivers questions; without one nothing can be asked.
             progress_token: The token the client gave for progress, if it did (wire rule B11).
             execution: The run of work this context belongs to, if a runtime runs it.
+            attempt: More than 1 when the work runs again: its n-th question then has the answer that the
+                n-th question of the first run got, if it got one (law L12).
         """
         self._ctx = TaskContext(task=task, store=store)
         self._store = store
@@ -95,6 +99,7 @@ class ServerTaskContext:
         self._handler = handler
         self._progress_token = progress_token
         self._execution = execution
+        self._attempt = attempt
         self._questions_asked = 0
         if execution is not None:
             execution.on_cancel(self.request_cancellation)
@@ -418,9 +423,23 @@ class ServerTaskContext:
             # The n-th question of a task has the n-th key: unique for its life (wire rule C7).
             self._questions_asked += 1
             question = QueuedMessage.request(str(self._questions_asked), method, params)
-            answer = await ask_question(self._store, self._queue, self.task_id, question)
+            answer = await self._put(question)
+            if answer is not None and answer.type == "withdrawn":
+                # An earlier run gave this question up. Its key is used, and the later keys are taken.
+                answer = await self._put(replace(question, key=f"{question.key}.{self._attempt}"))
             if answer is not None:
                 return answer.unwrap()
+
+    async def _put(self, question: QueuedMessage) -> Answer | None:
+        execution = self._execution
+        return await ask_question(
+            self._store,
+            self._queue,
+            self.task_id,
+            question,
+            replays=self._attempt > 1,
+            stays_open=lambda: execution is not None and execution.is_released,
+        )
 
     async def _ask_as_task(self, method: str, params: JSONObject) -> JSONObject:
         if not self._session.can_send_request:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import secrets
 
-__all__ = ["new_task_id"]
+__all__ = ["new_task_id", "new_worker_name"]
 
 
 def new_task_id() -> str:
     """Return a new task identifier: 192 random bits as URL-safe text (wire rule A2)."""
     return secrets.token_urlsafe(24)
+
+
+def new_worker_name() -> str:
+    """Return a name for this process that no other process has: 96 random bits as text."""
+    return secrets.token_urlsafe(12)

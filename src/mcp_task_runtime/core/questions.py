@@ -8,7 +8,7 @@ Every settling writes, so of two that overlap the later one always sees both cha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import anyio
 
@@ -70,14 +70,29 @@ async def answer_questions(
 
 
 async def ask_question(
-    store: TaskStore, queue: TaskMessageQueue, task_id: str, question: QueuedMessage
+    store: TaskStore,
+    queue: TaskMessageQueue,
+    task_id: str,
+    question: QueuedMessage,
+    *,
+    replays: bool = False,
+    stays_open: Callable[[], bool] = bool,
 ) -> Answer | None:
     """Put a question to the task's client and wait for its answer.
 
     Cancelled while waiting, it withdraws the question and settles the status.
 
+    Args:
+        store: Where the task is kept.
+        queue: Where its questions are kept.
+        task_id: The task that asks.
+        question: A request to the client.
+        replays: Whether the work runs again: then a question that the task has had before is the same
+            one, and its answer is this one's.
+        stays_open: Whether a cancelled question is left open, for a rerun elsewhere to take up.
+
     Returns:
-        The answer, or `None` if the task has had a question with this key before.
+        The answer, or `None` if the task has had a question with this key before and nothing replays.
 
     Raises:
         InvalidTransitionError: The task has ended, before or while the question was open.
@@ -89,7 +104,7 @@ async def ask_question(
         raise ValueError("question must be a request")
     finished = False
     try:
-        if not await queue.enqueue(task_id, question):
+        if not await queue.enqueue(task_id, question) and not replays:
             finished = True
             return None
         record = await settle_status(store, queue, task_id)
@@ -106,7 +121,7 @@ async def ask_question(
                     await settle_status(store, queue, task_id)
                 return answer
     finally:
-        if not finished:
+        if not finished and not stays_open():
             with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
                 await _withdraw(store, queue, task_id, key)
     if record is None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from types import TracebackType
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import anyio
 import anyio.lowlevel
@@ -19,6 +19,8 @@ from mcp_task_runtime.core.answers import check_answer
 from mcp_task_runtime.core.context import outcome_of_exception
 from mcp_task_runtime.core.deadlines import DeadlineHeap
 from mcp_task_runtime.core.json import JSONValue
+from mcp_task_runtime.core.lease_keeper import LeaseKeeper
+from mcp_task_runtime.core.leases import TaskLeases
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
 from mcp_task_runtime.core.questions import CLEANUP_SECONDS, answer_questions
 from mcp_task_runtime.core.runner import InProcessRunner, TaskRunner
@@ -30,12 +32,13 @@ from mcp_task_runtime.errors import (
     INTERNAL_ERROR,
     InvalidTransitionError,
     ProtocolError,
+    StoreError,
     StoreUnavailableError,
     TaskNotFoundError,
     TaskRuntimeError,
 )
 
-__all__ = ["Execution", "NewTask", "TaskRuntime", "TaskView"]
+__all__ = ["Execution", "NewTask", "Rerun", "TaskRuntime", "TaskView"]
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +92,10 @@ class TaskView:
         return task if task.status == status else replace(task, status=status)
 
 
+Rerun: TypeAlias = "Callable[[Execution[Outcome]], Awaitable[Outcome]]"
+"""Work that is run again; see `TaskRuntime.rerun_with`."""
+
+
 @runtime_checkable
 class _BringsQueue(Protocol):
     @property
@@ -96,7 +103,13 @@ class _BringsQueue(Protocol):
 
 
 class Execution(Generic[T]):
-    """One run of work. It is an ordinary call until `begin` makes it a task."""
+    """One run of work. It is an ordinary call until `begin` makes it a task.
+
+    Attributes:
+        record: The task as it was when the run began, or `None` for a call.
+        is_detached: Whether the task stays open when the work returns; see `detach`.
+        is_released: Whether the work was stopped here so that another process runs it again.
+    """
 
     __slots__ = (
         "_ended",
@@ -107,16 +120,20 @@ class Execution(Generic[T]):
         "_scope",
         "_settled",
         "_value",
+        "_watch",
         "is_detached",
+        "is_released",
         "record",
     )
 
     def __init__(self, runtime: TaskRuntime, home: Hashable) -> None:
         self.record: TaskRecord | None = None
         self.is_detached = False
+        self.is_released = False
         self._runtime = runtime
         self._home = home
         self._scope = anyio.CancelScope()
+        self._watch: anyio.CancelScope | None = None
         self._settled: anyio.Event | None = None
         self._ended: anyio.Event | None = None
         self._on_cancel: Callable[[], None] | None = None
@@ -131,16 +148,16 @@ class Execution(Generic[T]):
         Raises:
             StoreError: The store could not create it.
         """
-        record = self.record
-        if record is None:
+        if self.record is None:
             await anyio.lowlevel.checkpoint_if_cancelled()
             with anyio.CancelScope(shield=True):
-                record = self.record = await self._runtime._create(new, self)
+                self.record = await self._runtime._create(new, self)
                 if self._scope.cancel_called:
-                    await self._runtime._conclude(record.task_id, Outcome.cancelled())
+                    await self._runtime._conclude(self.record.task_id, Outcome.cancelled())
             await anyio.lowlevel.checkpoint_if_cancelled()
             self._settle()
-        return record
+        assert self.record is not None
+        return self.record
 
     def detach(self) -> None:
         """Leave the task open when the work returns: something else ends it by its id (`TaskRuntime.finish`).
@@ -207,6 +224,20 @@ class TaskRuntime:
         self._running: dict[str, Execution[Any]] = {}
         self._deadlines = DeadlineHeap()
         self._deadline_changed = anyio.Event()
+        self._reruns: dict[str, Rerun] = {}
+        self._keeper = (
+            LeaseKeeper(
+                store,
+                store.clock,
+                lease_ms=self.settings.lease_ms,
+                running=self._leased,
+                stop=self._stop,
+                adopt=self._adopt,
+                adopts=lambda record: not record.request.rerunnable or record.request.name in self._reruns,
+            )
+            if isinstance(store, TaskLeases)
+            else None
+        )
         self._stack: AsyncExitStack | None = None
         self._accepts = False
 
@@ -215,9 +246,11 @@ class TaskRuntime:
             raise RuntimeError("The runtime is already open")
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._runner)
-            watch = anyio.CancelScope()
-            stack.callback(watch.cancel)
-            self._runner.start(self._watch_deadlines, watch)
+            duties = [self._watch_deadlines] if self._keeper is None else [self._watch_deadlines, self._keeper.run]
+            for duty in duties:
+                scope = anyio.CancelScope()
+                stack.callback(scope.cancel)
+                self._runner.start(duty, scope)
             self._stack = stack.pop_all()
         self._accepts = True
         return self
@@ -303,11 +336,24 @@ class TaskRuntime:
             raise RuntimeError("The runtime is not open")
         execution: Execution[T] = Execution(self, home)
         with anyio.CancelScope(shield=True):
-            record = execution.record = await self._create(NewTask() if new is None else new, execution)
+            execution.record = await self._create(NewTask() if new is None else new, execution)
             if not self._accepts:  # closed meanwhile
-                await self._conclude(record.task_id, Outcome.cancelled())
+                await self._conclude(execution.record.task_id, Outcome.cancelled())
         self._launch(execution, work, outcome_of)
-        return record
+        assert execution.record is not None
+        return execution.record
+
+    def rerun_with(self, name: str, rerun: Rerun) -> None:
+        """Say how to run the work of a tool again whose process was lost (law L12).
+
+        Only tasks made with `TaskRequest.rerunnable` are run again, and only with a store that implements
+        `TaskLeases`; any process that has the tool may do it.
+
+        Args:
+            name: `TaskRequest.name` of the tasks.
+            rerun: The work; its `Execution` has the task's record, and it returns the outcome.
+        """
+        self._reruns[name] = rerun
 
     def _launch(
         self,
@@ -327,6 +373,8 @@ class TaskRuntime:
             TaskNotFoundError: No such task, for this owner.
         """
         record = await self._owned(task_id, owner)
+        if self._keeper is not None and await self._keeper.take_over(record):
+            record = await self._owned(task_id, owner)
         if is_terminal(record.status):
             return TaskView(record)
         return TaskView(record, await self.queue.outstanding(task_id))
@@ -387,9 +435,7 @@ class TaskRuntime:
         """
         with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
             record = await self.store.finish_task(task_id, outcome)
-            execution = self._running.get(task_id)
-            if execution is not None:
-                execution._stop()
+            self._stop(task_id)
             await self.queue.clear(task_id)
             return record
         raise StoreUnavailableError("The store did not answer in time")
@@ -427,11 +473,52 @@ class TaskRuntime:
             retention_ms=settings.retention_ms,
             request=new.request,
             client_capabilities_json=new.client_capabilities_json,
+            worker=None if self._keeper is None else self._keeper.worker,
+            lease_ms=settings.lease_ms,
         )
-        self._running[record.task_id] = execution
-        self._set_deadline(record.task)
+        self._track(execution, record)
         logger.debug("Created a task")
         return record
+
+    def _track(self, execution: Execution[Any], record: TaskRecord) -> None:
+        self._running[record.task_id] = execution
+        self._set_deadline(record.task)
+        if self._keeper is not None:  # another process may end the task
+            execution._watch = anyio.CancelScope()
+            self._runner.start(partial(self._watch_end, record), execution._watch)
+
+    async def _watch_end(self, record: TaskRecord) -> None:
+        """Stop work whose task another process ended (law L9)."""
+        try:
+            while not is_terminal(record.status):
+                record = await self.store.wait_for_update(record.task_id, after=record.revision)
+        except TaskNotFoundError:
+            pass
+        except StoreError:
+            logger.debug("A task is no longer watched; its lease still is", exc_info=True)
+            return
+        self._stop(record.task_id)
+
+    def _stop(self, task_id: str) -> None:
+        execution = self._running.get(task_id)
+        if execution is not None:
+            execution._stop()
+
+    def _leased(self) -> Collection[str]:
+        return [task_id for task_id, execution in self._running.items() if not execution.is_detached]
+
+    async def _adopt(self, record: TaskRecord) -> None:
+        """Take over a task whose process was lost: run it again, or say what happened."""
+        rerun = self._reruns.get(record.request.name) if record.request.rerunnable else None
+        if rerun is None:
+            logger.warning("A task's worker was lost")
+            await self._conclude(record.task_id, Outcome.failed("The worker that ran this task was lost"))
+        elif self._accepts:
+            logger.warning("A task's worker was lost; its work runs again")
+            execution: Execution[Outcome] = Execution(self, None)
+            execution.record = record
+            self._track(execution, record)
+            self._launch(execution, rerun, _same_outcome)
 
     async def _execute(
         self,
@@ -453,9 +540,12 @@ class TaskRuntime:
             if execution.record is not None:
                 outcome = outcome_of_exception(error)
         finally:
-            if execution.record is not None and outcome is not None:
+            if execution.record is not None and not execution.is_released:
                 with anyio.move_on_after(_FINISH_SECONDS, shield=True):
-                    await self._conclude(execution.record.task_id, outcome)
+                    if outcome is not None:
+                        await self._conclude(execution.record.task_id, outcome)
+                    elif self._keeper is not None:
+                        await self._keeper.forget(execution.record.task_id)
             self._forget(execution)
 
     async def _conclude(self, task_id: str, outcome: Outcome) -> None:
@@ -484,6 +574,8 @@ class TaskRuntime:
             if not execution.is_detached:
                 self._deadlines.discard(record.task_id)
         self._calls.discard(execution)
+        if execution._watch is not None:
+            execution._watch.cancel()
         execution._settle()
         if execution._ended is not None:
             execution._ended.set()
@@ -496,7 +588,12 @@ class TaskRuntime:
             with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
                 async with anyio.create_task_group() as group:
                     for execution in remaining:
-                        if execution.record is not None and not execution.is_detached:
+                        if execution.record is None or execution.is_detached:
+                            continue
+                        if self._keeper is not None and execution.record.request.rerunnable:
+                            execution.is_released = True
+                            group.start_soon(self._keeper.release, execution.record.task_id)
+                        else:
                             group.start_soon(self._conclude, execution.record.task_id, outcome)
         finally:
             for execution in remaining:
@@ -533,6 +630,8 @@ class TaskRuntime:
         try:
             await self.finish(task_id, Outcome.failed("The task did not end within its time to live"))
         except (InvalidTransitionError, TaskNotFoundError):
-            execution = self._running.get(task_id)
-            if execution is not None:
-                execution._stop()
+            self._stop(task_id)
+
+
+def _same_outcome(outcome: Outcome) -> Outcome:
+    return outcome

@@ -22,6 +22,8 @@ class TaskSettings:
         poll_interval_ms: How long clients are asked to wait between polls, in milliseconds.
         shutdown_grace: Seconds that running work gets to end by itself when the runtime closes. Most
             clients kill a stdio server two seconds after they closed its input.
+        lease_ms: How long a process that runs a task may be silent before it counts as lost, in
+            milliseconds; for stores that several processes share. It renews its leases three times as often.
         max_answer_bytes: Size of the largest answer a client may give to one question, as JSON.
 
     Raises:
@@ -34,6 +36,7 @@ class TaskSettings:
     retention_ms: int = 10 * 60 * _SECOND
     poll_interval_ms: int = 500
     shutdown_grace: float = 1.0
+    lease_ms: int = 15 * _SECOND
     max_answer_bytes: int = 1024 * 1024
 
     def __post_init__(self) -> None:
@@ -49,6 +52,8 @@ class TaskSettings:
             raise ValueError("poll_interval_ms must be at least 1")
         if self.shutdown_grace < 0:
             raise ValueError("shutdown_grace must not be negative")
+        if self.lease_ms < 1:
+            raise ValueError("lease_ms must be at least 1")
         if self.max_answer_bytes < 1:
             raise ValueError("max_answer_bytes must be at least 1")
 

@@ -12,9 +12,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar
 
 import anyio
+from anyio.abc import TaskGroup
 
 from mcp_task_runtime.core.resolver import Resolver
 from mcp_task_runtime.testing.clock import FakeClock
@@ -28,9 +29,11 @@ __all__ = [
     "CheckReport",
     "Factory",
     "Footprint",
+    "LISTING",
     "require",
     "require_raises",
     "run_checks",
+    "start",
 ]
 
 T = TypeVar("T")
@@ -48,6 +51,9 @@ Capability: TypeAlias = Literal["durable", "listing", "mailbox", "shared"]
 - `listing`: `list_tasks` works.
 - `mailbox`: when the store removes a task, the queue beside it forgets the task's mailbox.
 """
+
+LISTING: Final[tuple[Capability, ...]] = ("listing",)
+"""What a store is able to do unless its author says otherwise."""
 
 Factory: TypeAlias = Callable[[FakeClock, str], AbstractAsyncContextManager[T]]
 """Opens what is to be checked: takes the clock to use and a location, and closes it on leaving.
@@ -111,10 +117,8 @@ class Bench(Generic[T]):
         The block begins when they had every chance to begin waiting. How each ends stands in its
         resolver: pass `resolver.wait()` to `within`.
         """
-        resolvers: list[Resolver[V]] = [Resolver() for _ in operations]
         async with anyio.create_task_group() as group:
-            for operation, resolver in zip(operations, resolvers, strict=True):
-                group.start_soon(_resolve, operation, resolver)
+            resolvers = [start(group, operation) for operation in operations]
             await quiesce()
             yield resolvers
             group.cancel_scope.cancel()
@@ -133,13 +137,20 @@ class Bench(Generic[T]):
         return endings
 
 
-async def _resolve(operation: Callable[[], Awaitable[V]], resolver: Resolver[V]) -> None:
-    try:
-        value = await operation()
-    except Exception as error:
-        resolver.set_exception(error)
-    else:
-        resolver.set_result(value)
+def start(group: TaskGroup, operation: Callable[[], Awaitable[V]]) -> Resolver[V]:
+    """Start an operation in a task group; how it ends goes into the resolver."""
+    resolver: Resolver[V] = Resolver()
+
+    async def run() -> None:
+        try:
+            value = await operation()
+        except Exception as error:
+            resolver.set_exception(error)
+        else:
+            resolver.set_result(value)
+
+    group.start_soon(run)
+    return resolver
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ async def check_cancellation(setup: Callable[[], Awaitable[Trial]], *, patience:
     uncancelled = await _run(trial, None, patience)
     after = await trial.observe()
     if uncancelled.leftovers:
-        raise AssertionError(f"the operation leaves {uncancelled.leftovers} waiter(s) behind even when it is not cancelled")
+        raise AssertionError(f"the operation leaves {uncancelled.leftovers} waiter(s) behind without being cancelled")
     for k in range(1, _MOST_AWAITS):
         trial = await setup()
         run = await _run(trial, k, patience)
@@ -83,6 +83,10 @@ async def check_cancellation(setup: Callable[[], Awaitable[Trial]], *, patience:
     raise AssertionError(f"the operation never ends: {_MOST_AWAITS} awaits")
 
 
+async def _awaited(operation: Callable[[], Awaitable[Any]]) -> None:
+    await operation()
+
+
 @dataclass(slots=True)
 class _Run:
     yields: int = 0
@@ -96,7 +100,7 @@ async def _run(trial: Trial, cancel_at: int | None, patience: float) -> _Run:
     with anyio.move_on_after(patience) as limit:
         async with anyio.create_task_group() as group:
             if trial.meanwhile is not None:
-                group.start_soon(trial.meanwhile)
+                group.start_soon(_awaited, trial.meanwhile)
             with anyio.CancelScope() as scope:
 
                 def on_yield(count: int) -> None:

@@ -8,11 +8,12 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, Final, TypeAlias
 
+import anyio
 import anyio.lowlevel
 
 from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.core.transitions import TERMINAL_STATUSES
-from mcp_task_runtime.core.types import LiveStatus, Outcome, TaskRecord, TaskRequest
+from mcp_task_runtime.core.types import Lease, LiveStatus, Outcome, TaskRecord, TaskRequest
 from mcp_task_runtime.errors import (
     InvalidCursorError,
     InvalidTransitionError,
@@ -23,6 +24,7 @@ from mcp_task_runtime.errors import (
 )
 from mcp_task_runtime.testing.bench import (
     BACKENDS,
+    LISTING,
     Bench,
     Capability,
     Check,
@@ -33,10 +35,12 @@ from mcp_task_runtime.testing.bench import (
     require,
     require_raises,
     run_checks,
+    start,
 )
 from mcp_task_runtime.testing.cancellation import Trial, check_cancellation
 from mcp_task_runtime.testing.cost import count_work, measured_memory
 from mcp_task_runtime.testing.interleaving import Race, check_interleavings
+from mcp_task_runtime.testing.stepping import quiesce
 
 __all__ = ["STORE_CHECKS", "check_task_store"]
 
@@ -58,7 +62,7 @@ _OUTCOMES: Final = (
 def check_task_store(
     factory: Factory[TaskStore],
     *,
-    capabilities: Collection[Capability] = ("listing",),
+    capabilities: Collection[Capability] = LISTING,
     backends: Collection[str] = BACKENDS,
     patience: float = 5.0,
     footprint: Footprint[TaskStore] | None = None,
@@ -148,6 +152,8 @@ async def a_created_task_is_working_at_revision_1_and_keeps_what_it_was_given(be
         retention_ms=1_000,
         request=request,
         client_capabilities_json='{"elicitation":{"form":{}}}',
+        worker="worker 1",
+        lease_ms=9_000,
     )
     task = created.task
     require((task.task_id, task.status, created.revision) == ("given", "working", 1), f"create_task returned {created}")
@@ -160,10 +166,14 @@ async def a_created_task_is_working_at_revision_1_and_keeps_what_it_was_given(be
     require(
         created.client_capabilities == {"elicitation": {"form": {}}}, "create_task changed the client's capabilities"
     )
+    lease = Lease("worker 1", now + timedelta(seconds=9))
+    require(created.lease == lease, f"create_task made the lease {created.lease} and not {lease}")
     require(await _read(store, "given") == created, "get_task returned something else than create_task did")
     require(await store.get_result("given") is None, "a new task has a result")
     plain = await store.create_task(ttl_ms=None)
-    require((plain.owner, plain.task.ttl_ms) == (None, None), "owner or ttl_ms is not None though none was given")
+    require(
+        plain.owner is plain.task.ttl_ms is plain.lease is None, "owner, ttl_ms or lease is not None though none was given"
+    )
     require(await _read(store, plain.task_id) == plain, "get_task returned something else than create_task did")
 
 
@@ -181,10 +191,11 @@ async def every_allowed_step_is_made_and_adds_one_to_the_revision(bench: _Bench)
     store = bench.subject
     for outcome in _OUTCOMES:
         previous = await store.create_task(ttl_ms=None)
-        for number, status in enumerate((None, "input_required", "input_required", "working", "working")):
+        steps: tuple[LiveStatus | None, ...] = (None, "input_required", "input_required", "working", "working")
+        for number, status in enumerate(steps):
             bench.clock.advance(1)
             message = None if number % 2 else f"step {number}"
-            changed = await store.update_task(previous.task_id, status=status, status_message=message)  # type: ignore[arg-type]
+            changed = await store.update_task(previous.task_id, status=status, status_message=message)
             expected = replace(
                 previous,
                 revision=previous.revision + 1,
@@ -456,13 +467,10 @@ async def a_waiter_is_woken_when_the_store_is_closed(bench: _Bench) -> None:
     async with anyio.create_task_group() as group:
         async with bench.open_again() as store:
             created = await store.create_task(ttl_ms=None)
-            waiting = bench.waiting(partial(store.wait_for_update, created.task_id, after=1))
-            waiters = await waiting.__aenter__()
-        try:
-            woken = bench.within(waiters[0].wait(), "a waiter was not woken when the store was closed")
-            await require_raises(StoreClosedError, woken, "waiting while the store is closed")
-        finally:
-            await waiting.__aexit__(None, None, None)
+            waiter = start(group, partial(store.wait_for_update, created.task_id, after=created.revision))
+            await quiesce()
+        woken = bench.within(waiter.wait(), "a waiter was not woken when the store was closed")
+        await require_raises(StoreClosedError, woken, "waiting while the store is closed")
         group.cancel_scope.cancel()
 
 

@@ -50,6 +50,8 @@ class YieldingTaskStore:
         retention_ms: int = 0,
         request: TaskRequest | None = None,
         client_capabilities_json: str = "{}",
+        worker: str | None = None,
+        lease_ms: int = 30_000,
     ) -> TaskRecord:
         """Create a task; see `TaskStore.create_task`."""
         await checkpoint()
@@ -62,6 +64,8 @@ class YieldingTaskStore:
                 retention_ms=retention_ms,
                 request=request,
                 client_capabilities_json=client_capabilities_json,
+                worker=worker,
+                lease_ms=lease_ms,
             )
         )
 
