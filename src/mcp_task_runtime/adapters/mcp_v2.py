@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from types import TracebackType
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, TypeVar
 
-from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+from mcp.server.context import CallNext, HandlerResult
 from mcp.server.extension import Extension, MethodBinding, compose_tool_call_handler
 from mcp.server.lowlevel import Server
 from mcp.server.mcpserver import MCPServer, authenticated_principal
+from mcp.server.mcpserver.exceptions import ToolError
 from mcp.shared.exceptions import MCPError
 from mcp.shared.inbound import decode_header_value
-from mcp.shared.message import ServerMessageMetadata
 from mcp_types import (
     METHOD_NOT_FOUND,
     CallToolRequestParams,
+    CallToolResult,
     ErrorData,
     Icon,
+    InputRequiredResult,
     RequestParams,
+    TextContent,
     ToolAnnotations,
 )
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
@@ -30,6 +34,15 @@ from typing_extensions import Self
 
 from mcp_task_runtime.adapters.functions import ToolFunction
 from mcp_task_runtime.adapters.host import RuntimeHost
+from mcp_task_runtime.adapters.mcp_v2_listen import serve_listen, wanted_task_ids
+from mcp_task_runtime.adapters.mcp_v2_support import (
+    Context,
+    RequestClient,
+    TaskClient,
+    as_mcp_errors,
+    capabilities,
+    declares_tasks,
+)
 from mcp_task_runtime.adapters.result_handler import TaskResultHandler
 from mcp_task_runtime.adapters.server_context import ServerTaskContext
 from mcp_task_runtime.core.json import JSONObject, dump_json, to_json_value
@@ -39,19 +52,18 @@ from mcp_task_runtime.core.settings import TaskSettings
 from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.core.types import Outcome, TaskRecord, TaskRequest
 from mcp_task_runtime.errors import (
-    CapabilityError,
     InvalidTransitionError,
     ProtocolError,
-    TaskRuntimeError,
 )
 from mcp_task_runtime.stores.memory import InMemoryTaskStore
 from mcp_task_runtime.wire import v2026_07_28 as wire
 
 __all__ = ["Tasks"]
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
-Context = ServerRequestContext[Any, Any]
 
 
 class _TaskIdParams(RequestParams):
@@ -68,7 +80,9 @@ class Tasks(Extension):
     Install it in a server that exists (`install`), or hand it to a new one, with public API alone:
 
         tasks = Tasks()
-        mcp = MCPServer("reports", extensions=[tasks], lifespan=tasks.lifespan())
+        mcp = MCPServer(
+            "reports", extensions=[tasks], middleware=[tasks.middleware], lifespan=tasks.lifespan()
+        )
 
     Then make tools that run as tasks with `tool`, or `task` under `mcp.tool()`; in the handler of a
     low-level server use `run`. The runtime is open while a lifespan of the server is. Where lifespans
@@ -132,6 +146,7 @@ class Tasks(Extension):
                 "tools/call", CallToolRequestParams, compose_tool_call_handler([self], entry.handler)
             )
         low_level.extensions[self.identifier] = self.settings()
+        low_level.middleware.append(self.middleware)
         low_level.lifespan = self.lifespan(low_level.lifespan)
 
     def lifespan(
@@ -186,10 +201,24 @@ class Tasks(Extension):
         required: bool = False,
         ttl_ms: int | None = None,
         poll_interval_ms: int | None = None,
+        rerunnable: bool = False,
     ) -> Callable[[FunctionT], FunctionT]:
         """Make a tool of the installed `MCPServer` that runs as a task.
 
-        The first arguments are those of `MCPServer.tool`, the last three those of `task`.
+        Args:
+            name: As for `MCPServer.tool`.
+            title: As for `MCPServer.tool`.
+            description: As for `MCPServer.tool`.
+            annotations: As for `MCPServer.tool`.
+            icons: As for `MCPServer.tool`.
+            meta: As for `MCPServer.tool`.
+            structured_output: As for `MCPServer.tool`.
+            required: As for `task`.
+            ttl_ms: As for `task`.
+            poll_interval_ms: As for `task`.
+            rerunnable: Whether the work may run again, with the same arguments, when the process that ran
+                it is lost; any process of the same server that shares the store does it. Its n-th
+                question then gets the answer that the n-th question got before. If not, the task fails.
 
         Raises:
             RuntimeError: These Tasks are not installed in an `MCPServer`.
@@ -201,7 +230,11 @@ class Tasks(Extension):
             raise RuntimeError("tool() needs install(mcp); without it write @mcp.tool() above @tasks.task()")
 
         def register(function: FunctionT) -> FunctionT:
-            body = self.task(required=required, ttl_ms=ttl_ms, poll_interval_ms=poll_interval_ms)(function)
+            body = self._task_body(
+                function, required=required, ttl_ms=ttl_ms, poll_interval_ms=poll_interval_ms, rerunnable=rerunnable
+            )
+            if rerunnable:
+                self.runtime.rerun_with(name or function.__name__, functools.partial(self._rerun, mcp))
             mcp.add_tool(
                 body,
                 name=name,
@@ -231,25 +264,39 @@ class Tasks(Extension):
             ttl_ms: TTL of the tasks in milliseconds; the settings' default when `None`.
             poll_interval_ms: Milliseconds clients wait between polls; the settings' default when `None`.
         """
+
+        def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+            return self._task_body(
+                function, required=required, ttl_ms=ttl_ms, poll_interval_ms=poll_interval_ms, rerunnable=False
+            )
+
+        return decorate
+
+    def _task_body(
+        self,
+        function: Callable[..., Any],
+        *,
+        required: bool,
+        ttl_ms: int | None,
+        poll_interval_ms: int | None,
+        rerunnable: bool,
+    ) -> Callable[..., Any]:
         if ttl_ms is not None and ttl_ms < 1:
             raise ValueError("ttl_ms must be at least 1")
         if poll_interval_ms is not None and poll_interval_ms < 1:
             raise ValueError("poll_interval_ms must be at least 1")
+        tool = ToolFunction(function)
 
-        def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-            tool = ToolFunction(function)
+        async def body(**arguments: Any) -> Any:
+            return await self._run(
+                functools.partial(tool.call, arguments),
+                required=required,
+                ttl_ms=ttl_ms,
+                poll_interval_ms=poll_interval_ms,
+                rerunnable=rerunnable,
+            )
 
-            async def body(**arguments: Any) -> Any:
-                return await self.run(
-                    functools.partial(tool.call, arguments),
-                    required=required,
-                    ttl_ms=ttl_ms,
-                    poll_interval_ms=poll_interval_ms,
-                )
-
-            return tool.disguise(body)
-
-        return decorate
+        return tool.disguise(body)
 
     async def run(
         self,
@@ -275,30 +322,53 @@ class Tasks(Extension):
                 work raised a `ProtocolError` or `CapabilityError`.
             RuntimeError: This is no tool call of the server these Tasks are installed in.
         """
+        return await self._run(
+            work, required=required, ttl_ms=ttl_ms, poll_interval_ms=poll_interval_ms, rerunnable=False
+        )
+
+    async def _run(
+        self,
+        work: Callable[[ServerTaskContext], Awaitable[T]],
+        *,
+        required: bool,
+        ttl_ms: int | None,
+        poll_interval_ms: int | None,
+        rerunnable: bool,
+    ) -> T:
         call = _current_call.get()
         if call is None or call.tasks is not self:
             raise RuntimeError("run() works in a tool call of the server that these Tasks are installed in")
-        with _as_mcp_errors():
-            if call.execution is None:
+        execution = call.execution
+        with as_mcp_errors():
+            if execution is None:
+                assert call.ctx is not None
                 if required:
                     raise wire.missing_capability()
                 return await _run_within_request(call.ctx, work)
-            record = await call.execution.begin(
-                NewTask(
-                    owner=authenticated_principal(call.ctx),
-                    ttl_ms=ttl_ms,
-                    poll_interval_ms=poll_interval_ms,
-                    request=TaskRequest(name=call.params.name, arguments_json=dump_json(call.params.arguments or {})),
-                    client_capabilities_json=dump_json(_capabilities(call.ctx)),
+            record = execution.record
+            if record is None:
+                assert call.ctx is not None
+                record = await execution.begin(
+                    NewTask(
+                        owner=authenticated_principal(call.ctx),
+                        ttl_ms=ttl_ms,
+                        poll_interval_ms=poll_interval_ms,
+                        request=TaskRequest(
+                            name=call.params.name,
+                            arguments_json=dump_json(call.params.arguments or {}),
+                            rerunnable=rerunnable,
+                        ),
+                        client_capabilities_json=dump_json(capabilities(call.ctx)),
+                    )
                 )
-            )
             context = ServerTaskContext(
                 task=record.task,
                 store=self.runtime.store,
-                session=_TaskClient(record),
+                session=TaskClient(record),
                 queue=self.runtime.queue,
                 handler=self._handler,
-                execution=call.execution,
+                execution=execution,
+                attempt=1 if record.lease is None else record.lease.attempt,
             )
             return await work(context)
 
@@ -349,7 +419,7 @@ class Tasks(Extension):
         Argument validation, dependencies and multi-round-trip input stay part of the call (wire rule
         C5), and result conversion and output validation stay the SDK's.
         """
-        if not _declares_tasks(ctx):
+        if not declares_tasks(ctx):
             with _calling(_Call(self, ctx, params, None)):
                 return await call_next(ctx)
 
@@ -365,20 +435,41 @@ class Tasks(Extension):
         result = await self.runtime.run(work, outcome_of=_outcome, home=id(ctx.lifespan_context))
         return wire.render_handle(result) if isinstance(result, TaskRecord) else result
 
+    async def middleware(self, ctx: Context, call_next: CallNext) -> HandlerResult:
+        """Serve what no handler of an extension can: push for tasks (wire rule C11); called by the SDK."""
+        task_ids = wanted_task_ids(ctx)
+        if task_ids is None:
+            return await call_next(ctx)
+        return await serve_listen(self.runtime, task_ids, ctx, call_next)
+
+    async def _rerun(self, mcp: MCPServer[Any], execution: Execution[Outcome]) -> Outcome:
+        """Run the work of a tool again whose process was lost (law L12)."""
+        record = execution.record
+        assert record is not None
+        params = CallToolRequestParams(name=record.request.name, arguments=record.request.arguments)
+        with _calling(_Call(self, None, params, execution)):
+            try:
+                return _outcome(await mcp.call_tool(params.name, params.arguments or {}))
+            except MCPError as error:
+                raise ProtocolError(error.code, error.message, error.data) from error
+            except ToolError as error:
+                logger.exception("A tool that was run again failed")
+                return _outcome(CallToolResult(content=[TextContent(text=str(error))], is_error=True))
+
     async def _get(self, ctx: Context, params: _TaskIdParams) -> HandlerResult:
-        with _as_mcp_errors():
+        with as_mcp_errors():
             _admit(ctx, params)
             view = await self.runtime.get(params.task_id, owner=authenticated_principal(ctx))
             return {"resultType": "complete", **wire.render_view(view)}
 
     async def _update(self, ctx: Context, params: _UpdateParams) -> HandlerResult:
-        with _as_mcp_errors():
+        with as_mcp_errors():
             _admit(ctx, params)
             await self.runtime.answer(params.task_id, params.input_responses, owner=authenticated_principal(ctx))
             return wire.acknowledge()
 
     async def _cancel(self, ctx: Context, params: _TaskIdParams) -> HandlerResult:
-        with _as_mcp_errors():
+        with as_mcp_errors():
             _admit(ctx, params)
             with suppress(InvalidTransitionError):  # it has ended: acknowledged all the same (wire rule C9)
                 await self.runtime.cancel(params.task_id, owner=authenticated_principal(ctx))
@@ -386,12 +477,12 @@ class Tasks(Extension):
 
 
 class _Call:
-    """The tool call that is running in this context."""
+    """The tool call that is running in this context; without a request when it runs again."""
 
     __slots__ = ("ctx", "execution", "params", "tasks")
 
     def __init__(
-        self, tasks: Tasks, ctx: Context, params: CallToolRequestParams, execution: Execution[Any] | None
+        self, tasks: Tasks, ctx: Context | None, params: CallToolRequestParams, execution: Execution[Any] | None
     ) -> None:
         self.tasks = tasks
         self.ctx = ctx
@@ -411,32 +502,9 @@ def _calling(call: _Call) -> Iterator[None]:
         _current_call.reset(token)
 
 
-@contextmanager
-def _as_mcp_errors() -> Iterator[None]:
-    """Turn this library's errors into the SDK's, with the code that belongs to them."""
-    try:
-        yield
-    except (ProtocolError, CapabilityError) as error:
-        raise MCPError(error.code, error.message, error.data) from error
-    except TaskRuntimeError as error:
-        raise MCPError(error.jsonrpc_code, str(error)) from error
-
-
 @asynccontextmanager
 async def _no_lifespan() -> AsyncIterator[dict[str, Any]]:
     yield {}
-
-
-def _capabilities(ctx: Context) -> JSONObject:
-    capabilities: JSONObject | None = to_json_value(ctx.session.client_capabilities)
-    return capabilities or {}
-
-
-def _declares_tasks(ctx: Context) -> bool:
-    """Whether this very request declared the extension; a client of an older revision cannot (C1)."""
-    capabilities = ctx.session.client_capabilities
-    extensions = None if capabilities is None else capabilities.extensions
-    return ctx.protocol_version in MODERN_PROTOCOL_VERSIONS and Tasks.identifier in (extensions or {})
 
 
 def _admit(ctx: Context, params: _TaskIdParams) -> None:
@@ -448,7 +516,7 @@ def _admit(ctx: Context, params: _TaskIdParams) -> None:
     """
     if ctx.protocol_version not in MODERN_PROTOCOL_VERSIONS:
         raise MCPError(METHOD_NOT_FOUND, "Method not found", ctx.method)
-    if not _declares_tasks(ctx):
+    if not declares_tasks(ctx):
         raise wire.missing_capability()
     headers: Mapping[str, str] | None = getattr(ctx.request, "headers", None)
     name = None if headers is None else headers.get("mcp-name")
@@ -467,78 +535,14 @@ def _call_result(result: object) -> JSONObject:
 def _outcome(result: HandlerResult) -> Outcome:
     if isinstance(result, ErrorData):
         return Outcome.failed(result.message, code=result.code, data=result.data)
+    if isinstance(result, InputRequiredResult):
+        return Outcome.failed("A task cannot ask by multi-round-trip input: it asks through its context")
     return Outcome.completed(_call_result(result))
-
-
-class _TaskClient:
-    """The `TaskSession` of a task: its request is over, so the client is reached through the task alone."""
-
-    can_send_request = False
-
-    def __init__(self, record: TaskRecord) -> None:
-        self.client_capabilities = record.client_capabilities
-
-    async def send_notification(self, method: str, params: JSONObject) -> None:
-        """Do nothing: the client sees the status when it polls."""
-
-    async def send_request(self, method: str, params: JSONObject) -> JSONObject:
-        """Refuse: under this protocol revision a server sends no requests."""
-        raise CapabilityError("This connection carries no requests to the client")
-
-
-class _RequestClient:
-    """The `TaskSession` of a call that runs within its request, over the SDK's own session."""
-
-    def __init__(self, ctx: Context) -> None:
-        self.client_capabilities = _capabilities(ctx)
-        self._ctx = ctx
-
-    @property
-    def can_send_request(self) -> bool:
-        """Whether this connection carries requests to the client."""
-        return self._ctx.session.can_send_request
-
-    async def send_notification(self, method: str, params: JSONObject) -> None:
-        """Send progress; a client that has no task is told nothing of one."""
-        if method == "notifications/progress":
-            await self._ctx.session.report_progress(params["progress"], params.get("total"), params.get("message"))
-
-    async def send_request(self, method: str, params: JSONObject) -> JSONObject:
-        """Send a request on the stream of the call."""
-        try:
-            result: Any = await self._ctx.session.send_request(
-                cast(Any, _RawMessage(method, params)),
-                cast(Any, _RawResult),
-                metadata=ServerMessageMetadata(related_request_id=self._ctx.request_id),
-            )
-        except MCPError as error:
-            raise ProtocolError(error.code, error.message, error.data) from error
-        return cast(JSONObject, result)
-
-
-class _RawMessage:
-    """A request the SDK sends as it is: it asks for no more than these two members."""
-
-    method = "raw"  # not the wire's method: under that name the SDK would validate the result
-
-    def __init__(self, method: str, params: JSONObject) -> None:
-        self._message = {"method": method, "params": params}
-
-    def model_dump(self, **_: Any) -> JSONObject:
-        return dict(self._message)
-
-
-class _RawResult:
-    """A result type that takes any result as it is."""
-
-    @staticmethod
-    def model_validate(value: Any, **_: Any) -> Any:
-        return value
 
 
 async def _run_within_request(ctx: Context, work: Callable[[ServerTaskContext], Awaitable[T]]) -> T:
     """Run work for a client that takes no task: its task is a private one that ends with the call."""
-    session = _RequestClient(ctx)
+    session = RequestClient(ctx)
     async with InMemoryTaskStore() as store:
         record = await store.create_task(ttl_ms=None)
         handler = TaskResultHandler(

@@ -246,7 +246,8 @@ class TasksClient(ClientExtension):
             MCPError: The server refused the call, or a callback refused what it asked beforehand.
             InvalidTaskResponseError: The server sent a malformed handle.
         """
-        token = _starting.set(_Start(self, client.session, anyio.get_current_task().id))
+        this = _Start(self, client.session, anyio.get_current_task().id)
+        token = _starting.set(this)
         try:
             return await client.call_tool(name, arguments, read_timeout_seconds, meta=meta)
         except _Started as started:
@@ -254,6 +255,7 @@ class TasksClient(ClientExtension):
         except ValidationError as error:
             raise InvalidTaskResponseError._because(f"tools/call: {_problems(error)}") from None
         finally:
+            this.under_way = False
             _starting.reset(token)
 
     def resume(self, client: Client, task_id: str) -> ClientTask:
@@ -279,16 +281,14 @@ class TasksClient(ClientExtension):
     async def _resolve(self, handle: _Handle, context: ClaimContext) -> CallToolResult:
         """Finish a call that became a task: the SDK calls this inside `Client.call_tool`."""
         start = _starting.get()
-        started = start is not None and (start.session, start.anyio_task_id) == (
-            context.session,
-            anyio.get_current_task().id,
-        )
+        if start is not None and not start.is_for(context.session):
+            start = None
         raw = handle.model_dump(by_alias=True)
         task_id = raw.get("taskId")
         if not isinstance(task_id, str) or not task_id:
             raise InvalidTaskResponseError._because("a task handle without a taskId")
         task = ClientTask(
-            start.tasks if start is not None and started else self,
+            self if start is None else start.tasks,
             context.session,
             task_id,
             tool_name=context.tool_name,
@@ -296,7 +296,7 @@ class TasksClient(ClientExtension):
         )
         try:
             task._handle = _parse_task(raw, task_id, "tools/call", detailed=False)
-            if started:
+            if start is not None:
                 raise _Started(task)
             final = await _Following(task).run()
         except (anyio.get_cancelled_exc_class(), InvalidTaskResponseError):
@@ -430,7 +430,7 @@ class ClientTask:
         with anyio.move_on_after(self._tasks._cancel_timeout, shield=True):
             try:
                 await self.cancel()
-            except TaskError:
+            except Exception:  # whatever it is, it must not hide why the task was given up
                 logger.debug("A task that was given up could not be cancelled", exc_info=True)
 
     async def _report(self, snapshot: TaskSnapshot) -> None:
@@ -791,17 +791,23 @@ def _poll_seconds(suggested_ms: int | None) -> float:
     return min(max(wanted, MIN_POLL_INTERVAL_MS), MAX_POLL_INTERVAL_MS) / 1000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class _Start:
-    """A `TasksClient.start` that is under way.
-
-    `Client.call_tool` resolves a handle in the anyio task that called it, so this tells that call from
-    others inside it: a callback's, in a task of its own, or an in-process server's, on another session.
-    """
+    """A `TasksClient.start` that is, or was, under way."""
 
     tasks: TasksClient
     session: ClientSession
     anyio_task_id: int
+    under_way: bool = True
+
+    def is_for(self, session: ClientSession) -> bool:
+        """Whether the handle that is being resolved now, on this session, is the one `start` waits for.
+
+        `Client.call_tool` resolves it in the anyio task that called it. Other calls inherit the context:
+        a callback's, in a task of its own, an in-process server's, on another session, and those of
+        whatever the two leave running.
+        """
+        return self.under_way and session is self.session and anyio.get_current_task().id == self.anyio_task_id
 
 
 class _Started(Exception):  # no error: the way out of `Client.call_tool` with a task

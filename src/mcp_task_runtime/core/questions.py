@@ -110,12 +110,14 @@ async def ask_question(
         record = await settle_status(store, queue, task_id)
         if record is not None and not is_terminal(record.status):
             try:
-                answer = await queue.wait_for_answer(task_id, key)
+                # A queue knows no time: nobody may be there to clear it when the task expires (law L7).
+                with store.clock.move_on_at(record.task.expires_at):
+                    answer = await queue.wait_for_answer(task_id, key)
+                    finished = True
             except TaskNotFoundError:  # the mailbox was cleared: the task has ended
-                record = await store.get_task(task_id)
-            else:
-                finished = True
-                record = await store.get_task(task_id)
+                pass
+            record = await store.get_task(task_id)
+            if finished:
                 if record is not None and record.status == "input_required":
                     # The answering process may not have settled yet, or may have died.
                     await settle_status(store, queue, task_id)

@@ -78,6 +78,8 @@ async def require_raises(error: type[E], operation: Awaitable[Any], what: str) -
         value = await operation
     except error as raised:
         return raised
+    except AssertionError:
+        raise
     except Exception as raised:
         raise AssertionError(f"{what} raised {type(raised).__name__} and not {error.__name__}") from raised
     raise AssertionError(f"{what} returned {value!r} and did not raise {error.__name__}")

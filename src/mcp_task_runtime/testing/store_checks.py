@@ -171,9 +171,8 @@ async def a_created_task_is_working_at_revision_1_and_keeps_what_it_was_given(be
     require(await _read(store, "given") == created, "get_task returned something else than create_task did")
     require(await store.get_result("given") is None, "a new task has a result")
     plain = await store.create_task(ttl_ms=None)
-    require(
-        plain.owner is plain.task.ttl_ms is plain.lease is None, "owner, ttl_ms or lease is not None though none was given"
-    )
+    unset = (plain.owner, plain.task.ttl_ms, plain.lease)
+    require(unset == (None, None, None), f"without owner, ttl_ms and worker a task has {unset}")
     require(await _read(store, plain.task_id) == plain, "get_task returned something else than create_task did")
 
 

@@ -15,6 +15,7 @@ __all__ = [
     "EXTENSION_ID",
     "HEADER_MISMATCH",
     "MISSING_CLIENT_CAPABILITY",
+    "NOTIFICATION",
     "PROTOCOL_VERSION",
     "acknowledge",
     "declares_tasks",
@@ -27,6 +28,7 @@ PROTOCOL_VERSION: Final = "2026-07-28"
 EXTENSION_ID: Final = "io.modelcontextprotocol/tasks"
 MISSING_CLIENT_CAPABILITY: Final = -32021
 HEADER_MISMATCH: Final = -32020
+NOTIFICATION: Final = "notifications/tasks"
 
 
 def declares_tasks(capabilities: Mapping[str, JSONValue]) -> bool:

@@ -1,0 +1,65 @@
+"""Servers as processes of their own, over Streamable HTTP."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from types import TracebackType
+
+from tests.mcp_v2.raw_client import PATIENCE
+
+
+class HTTPServerProcess:
+    """A Python program that serves MCP at `/mcp` of a free port, which uvicorn prints when it was asked for port 0."""
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        self._lines: list[str] = []
+        self._listens = threading.Event()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        if not self._listens.wait(PATIENCE) or not self.url:
+            self.stop()
+            raise RuntimeError(f"The server did not start: {self.errors}")
+
+    url = ""
+
+    @property
+    def errors(self) -> str:
+        """What the server has written to stderr."""
+        return "".join(self._lines)
+
+    def __enter__(self) -> HTTPServerProcess:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> int:
+        """Ask the server to stop, and wait until it has; return its exit code."""
+        assert self._process.stderr is not None
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            return self._process.wait(PATIENCE)
+        finally:
+            self._process.kill()
+            self._reader.join(PATIENCE)
+            self._process.stderr.close()
+
+    def _read(self) -> None:
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            self._lines.append(line)
+            found = re.search(r"running on (http://\S+)", line)
+            if found:
+                self.url = f"{found[1]}/mcp"
+                self._listens.set()
+        self._listens.set()
