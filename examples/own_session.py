@@ -12,15 +12,15 @@ from typing import Any
 
 import anyio
 
-from mcp_task_runtime import InMemoryTaskStore, ServerTaskContext, TaskResultHandler, TaskRuntime
-from mcp_task_runtime.core.runtime import Execution
+from mcp_task_runtime import Execution, InMemoryTaskStore, ServerTaskContext, TaskResultHandler, TaskRuntime
 
 
 class ConsoleSession:
     """A connection to a client that confirms everything."""
 
-    client_capabilities: dict[str, Any] = {"elicitation": {}}
-    can_send_request = True
+    def __init__(self) -> None:
+        self.client_capabilities: dict[str, Any] = {"elicitation": {}}
+        self.can_send_request = True
 
     async def send_notification(self, method: str, params: dict[str, Any]) -> None:
         print(f"  {method}: {params['status']} {params.get('statusMessage', '')}")

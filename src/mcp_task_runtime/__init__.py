@@ -19,10 +19,11 @@ from mcp_task_runtime.adapters.server_context import ServerTaskContext
 from mcp_task_runtime.adapters.session import TaskSession
 from mcp_task_runtime.core.clock import Clock, SystemClock
 from mcp_task_runtime.core.context import TaskContext, task_execution
+from mcp_task_runtime.core.execution import Execution, NewTask
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
 from mcp_task_runtime.core.resolver import Resolver
 from mcp_task_runtime.core.runner import InProcessRunner, TaskRunner
-from mcp_task_runtime.core.runtime import Execution, NewTask, TaskRuntime, TaskView
+from mcp_task_runtime.core.runtime import TaskRuntime, TaskView
 from mcp_task_runtime.core.settings import TaskSettings
 from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.core.types import Outcome, Task, TaskPage, TaskRecord, TaskRequest, TaskStatus

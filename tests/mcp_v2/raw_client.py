@@ -156,6 +156,15 @@ class RawClient:
                 assert task["status"] in ("working", "input_required"), task
                 await anyio.sleep(0.01)
 
+    async def said(self, task_id: str, message: str) -> Wire:
+        """Poll a task until it has this status message; return it."""
+        with anyio.fail_after(PATIENCE):
+            while True:
+                task = await self.get(task_id)
+                if task.get("statusMessage") == message:
+                    return task
+                await anyio.sleep(0.01)
+
     async def asked(self, task_id: str, questions: int = 1) -> Wire:
         """Poll a task until it has so many open questions; return them."""
         with anyio.fail_after(PATIENCE):

@@ -395,6 +395,21 @@ async def test_a_withdrawn_prompt_that_fails_while_it_is_cleared_away_does_no_ha
     assert scripted.methods == ["tools/call"]
 
 
+async def test_a_prompt_that_fails_while_it_is_cleared_away_does_not_hide_why_the_call_ended() -> None:
+    scripted = ScriptedServer(asking(a=elicit()), error(types.INVALID_PARAMS, "Task not found"))
+
+    async def clumsy(context: Any, params: Any) -> ElicitResult:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            raise ValueError("the window was gone")
+
+    async with connected(scripted, elicitation_callback=clumsy) as client:
+        with pytest.raises(UnknownTaskError):
+            await client.call_tool("work")
+    assert scripted.methods == ["tools/call"]
+
+
 async def test_a_question_that_was_withdrawn_unanswered_and_comes_back_is_asked_again() -> None:
     scripted = ScriptedServer(asking(a=elicit("first")))
     prompt = Prompt()
@@ -593,6 +608,24 @@ async def test_a_refused_answer_is_looked_into_without_waiting_for_the_next_poll
     async with connected(scripted, elicitation_callback=accept) as client:
         with pytest.raises(TaskError, match="No"):
             await client.call_tool("work")
+
+
+async def test_after_a_refused_answer_polling_rests_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mcp_v2_client, "MIN_POLL_INTERVAL_MS", 3_600_000)
+    scripted = ScriptedServer(asking(consent=elicit()))
+
+    async def refuse(request: Received) -> None:
+        if request.method == "tasks/update":
+            scripted.show(working())
+            raise error(types.INVALID_PARAMS, "Somebody else was faster")
+
+    scripted.reply = refuse
+    async with connected(scripted, elicitation_callback=accept) as client, anyio.create_task_group() as group:
+        group.start_soon(client.call_tool, "work")
+        await scripted.saw("tasks/get", 2)
+        await anyio.wait_all_tasks_blocked()
+        assert len(scripted.of("tasks/get")) == 2
+        group.cancel_scope.cancel()
 
 
 async def test_an_answer_that_got_lost_is_sent_again_without_asking_again() -> None:

@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 from mcp.server.context import CallNext, HandlerResult
 from mcp.server.extension import Extension, MethodBinding, compose_tool_call_handler
@@ -35,6 +36,7 @@ from typing_extensions import Self
 from mcp_task_runtime.adapters.functions import ToolFunction
 from mcp_task_runtime.adapters.host import RuntimeHost
 from mcp_task_runtime.adapters.mcp_v2_listen import serve_listen, wanted_task_ids
+from mcp_task_runtime.adapters.mcp_v2_promotion import PromotingSession
 from mcp_task_runtime.adapters.mcp_v2_support import (
     Context,
     RequestClient,
@@ -45,9 +47,10 @@ from mcp_task_runtime.adapters.mcp_v2_support import (
 )
 from mcp_task_runtime.adapters.result_handler import TaskResultHandler
 from mcp_task_runtime.adapters.server_context import ServerTaskContext
+from mcp_task_runtime.core.execution import Execution, NewTask
 from mcp_task_runtime.core.json import JSONObject, dump_json, to_json_value
 from mcp_task_runtime.core.message_queue import TaskMessageQueue
-from mcp_task_runtime.core.runtime import Execution, NewTask, TaskRuntime
+from mcp_task_runtime.core.runtime import TaskRuntime
 from mcp_task_runtime.core.settings import TaskSettings
 from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.core.types import Outcome, TaskRecord, TaskRequest
@@ -98,6 +101,7 @@ class Tasks(Extension):
         queue: TaskMessageQueue | None = None,
         *,
         settings: TaskSettings | None = None,
+        promote_after: float | None = None,
     ) -> None:
         """Make the tasks of one server.
 
@@ -105,10 +109,14 @@ class Tasks(Extension):
             store: Where tasks are kept; in memory when `None`. It stays yours to close.
             queue: Where questions are kept; the store's own when `None`.
             settings: Limits and defaults.
+            promote_after: Seconds after which any tool call becomes a task by itself, if its client takes
+                tasks; `None` for never. Such a call becomes a task at once when its tool asks the client.
 
         Raises:
-            ValueError: `queue` is `None` and the store brings none.
+            ValueError: `queue` is `None` and the store brings none; or `promote_after` is negative.
         """
+        _check_seconds("promote_after", promote_after)
+        self._promote_after = promote_after
         self.runtime = TaskRuntime(InMemoryTaskStore() if store is None else store, queue, settings=settings)
         self._handler = TaskResultHandler(self.runtime.store, self.runtime.queue, settings=settings)
         self._host = RuntimeHost(self.runtime)
@@ -201,6 +209,7 @@ class Tasks(Extension):
         required: bool = False,
         ttl_ms: int | None = None,
         poll_interval_ms: int | None = None,
+        promote_after: float | None = None,
         rerunnable: bool = False,
     ) -> Callable[[FunctionT], FunctionT]:
         """Make a tool of the installed `MCPServer` that runs as a task.
@@ -216,6 +225,7 @@ class Tasks(Extension):
             required: As for `task`.
             ttl_ms: As for `task`.
             poll_interval_ms: As for `task`.
+            promote_after: As for `task`.
             rerunnable: Whether the work may run again, with the same arguments, when the process that ran
                 it is lost; any process of the same server that shares the store does it. Its n-th
                 question then gets the answer that the n-th question got before. If not, the task fails.
@@ -230,9 +240,8 @@ class Tasks(Extension):
             raise RuntimeError("tool() needs install(mcp); without it write @mcp.tool() above @tasks.task()")
 
         def register(function: FunctionT) -> FunctionT:
-            body = self._task_body(
-                function, required=required, ttl_ms=ttl_ms, poll_interval_ms=poll_interval_ms, rerunnable=rerunnable
-            )
+            options = _Options(required, ttl_ms, poll_interval_ms, promote_after, rerunnable)
+            body = self._task_body(function, options)
             if rerunnable:
                 self.runtime.rerun_with(name or function.__name__, functools.partial(self._rerun, mcp))
             mcp.add_tool(
@@ -250,7 +259,12 @@ class Tasks(Extension):
         return register
 
     def task(
-        self, *, required: bool = False, ttl_ms: int | None = None, poll_interval_ms: int | None = None
+        self,
+        *,
+        required: bool = False,
+        ttl_ms: int | None = None,
+        poll_interval_ms: int | None = None,
+        promote_after: float | None = None,
     ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Return a decorator, to stand under `mcp.tool()`, for functions that run as tasks.
 
@@ -263,38 +277,20 @@ class Tasks(Extension):
                 result itself, and the work runs within its request.
             ttl_ms: TTL of the tasks in milliseconds; the settings' default when `None`.
             poll_interval_ms: Milliseconds clients wait between polls; the settings' default when `None`.
+            promote_after: Seconds to wait for the result before the client gets a task instead of it;
+                `None` to give it a task at once. A question to the client ends the wait.
+
+        Raises:
+            ValueError: A number is out of range; the message names it.
         """
+        options = _Options(required, ttl_ms, poll_interval_ms, promote_after, False)
+        return lambda function: self._task_body(function, options)
 
-        def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-            return self._task_body(
-                function, required=required, ttl_ms=ttl_ms, poll_interval_ms=poll_interval_ms, rerunnable=False
-            )
-
-        return decorate
-
-    def _task_body(
-        self,
-        function: Callable[..., Any],
-        *,
-        required: bool,
-        ttl_ms: int | None,
-        poll_interval_ms: int | None,
-        rerunnable: bool,
-    ) -> Callable[..., Any]:
-        if ttl_ms is not None and ttl_ms < 1:
-            raise ValueError("ttl_ms must be at least 1")
-        if poll_interval_ms is not None and poll_interval_ms < 1:
-            raise ValueError("poll_interval_ms must be at least 1")
+    def _task_body(self, function: Callable[..., Any], options: _Options) -> Callable[..., Any]:
         tool = ToolFunction(function)
 
         async def body(**arguments: Any) -> Any:
-            return await self._run(
-                functools.partial(tool.call, arguments),
-                required=required,
-                ttl_ms=ttl_ms,
-                poll_interval_ms=poll_interval_ms,
-                rerunnable=rerunnable,
-            )
+            return await self._run(functools.partial(tool.call, arguments), options)
 
         return tool.disguise(body)
 
@@ -305,6 +301,7 @@ class Tasks(Extension):
         required: bool = False,
         ttl_ms: int | None = None,
         poll_interval_ms: int | None = None,
+        promote_after: float | None = None,
     ) -> T:
         """Run work as a task, from inside a tool call.
 
@@ -316,61 +313,45 @@ class Tasks(Extension):
             required: As for `task`.
             ttl_ms: As for `task`.
             poll_interval_ms: As for `task`.
+            promote_after: As for `task`.
 
         Raises:
             MCPError: The client did not declare the extension, and it is required (wire rule C2); or the
                 work raised a `ProtocolError` or `CapabilityError`.
             RuntimeError: This is no tool call of the server these Tasks are installed in.
+            ValueError: A number is out of range; the message names it.
         """
-        return await self._run(
-            work, required=required, ttl_ms=ttl_ms, poll_interval_ms=poll_interval_ms, rerunnable=False
-        )
+        return await self._run(work, _Options(required, ttl_ms, poll_interval_ms, promote_after, False))
 
-    async def _run(
-        self,
-        work: Callable[[ServerTaskContext], Awaitable[T]],
-        *,
-        required: bool,
-        ttl_ms: int | None,
-        poll_interval_ms: int | None,
-        rerunnable: bool,
-    ) -> T:
+    async def _run(self, work: Callable[[ServerTaskContext], Awaitable[T]], options: _Options) -> T:
         call = _current_call.get()
         if call is None or call.tasks is not self:
             raise RuntimeError("run() works in a tool call of the server that these Tasks are installed in")
-        execution = call.execution
         with as_mcp_errors():
-            if execution is None:
-                assert call.ctx is not None
-                if required:
+            if call.execution is None:
+                if options.required:
                     raise wire.missing_capability()
-                return await _run_within_request(call.ctx, work)
-            record = execution.record
-            if record is None:
                 assert call.ctx is not None
-                record = await execution.begin(
-                    NewTask(
-                        owner=authenticated_principal(call.ctx),
-                        ttl_ms=ttl_ms,
-                        poll_interval_ms=poll_interval_ms,
-                        request=TaskRequest(
-                            name=call.params.name,
-                            arguments_json=dump_json(call.params.arguments or {}),
-                            rerunnable=rerunnable,
-                        ),
-                        client_capabilities_json=dump_json(capabilities(call.ctx)),
-                    )
-                )
-            context = ServerTaskContext(
-                task=record.task,
-                store=self.runtime.store,
-                session=TaskClient(record),
-                queue=self.runtime.queue,
-                handler=self._handler,
-                execution=execution,
-                attempt=1 if record.lease is None else record.lease.attempt,
-            )
-            return await work(context)
+                return await _run_within_request(call.ctx, work)
+            if call.execution.record is None:
+                new = call.new_task(options)
+                if options.promote_after is not None:
+                    call.execution.promote_after(options.promote_after, new)
+                await call.execution.begin(new, quietly=options.promote_after is not None)
+            return await work(self._context(call.execution))
+
+    def _context(self, execution: Execution[Any]) -> ServerTaskContext:
+        record = execution.record
+        assert record is not None
+        return ServerTaskContext(
+            task=record.task,
+            store=self.runtime.store,
+            session=TaskClient(record),
+            queue=self.runtime.queue,
+            handler=self._handler,
+            execution=execution,
+            attempt=1 if record.lease is None else record.lease.attempt,
+        )
 
     async def complete(self, task_id: str, result: object) -> None:
         """End a task as `completed`, from anywhere in the server.
@@ -424,9 +405,15 @@ class Tasks(Extension):
                 return await call_next(ctx)
 
         async def work(execution: Execution[HandlerResult]) -> HandlerResult:
-            with _calling(_Call(self, ctx, params, execution)):
+            call = _Call(self, ctx, params, execution)
+            inner = ctx
+            if self._promote_after is not None:
+                execution.promote_after(self._promote_after, call.new_task(_DEFAULT_OPTIONS))
+                session = PromotingSession(ctx.session, execution, call.context)
+                inner = replace(ctx, session=cast(Any, session))
+            with _calling(call):
                 try:
-                    return await call_next(ctx)
+                    return await call_next(inner)
                 except MCPError as error:
                     if execution.record is None:
                         raise
@@ -476,18 +463,61 @@ class Tasks(Extension):
             return wire.acknowledge()
 
 
+def _check_seconds(name: str, seconds: float | None) -> None:
+    if seconds is not None and not seconds >= 0:
+        raise ValueError(f"{name} must not be negative")
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """How a tool's calls become tasks; the fields are the arguments of `Tasks.tool`."""
+
+    required: bool = False
+    ttl_ms: int | None = None
+    poll_interval_ms: int | None = None
+    promote_after: float | None = None
+    rerunnable: bool = False
+
+    def __post_init__(self) -> None:
+        if self.ttl_ms is not None and self.ttl_ms < 1:
+            raise ValueError("ttl_ms must be at least 1")
+        if self.poll_interval_ms is not None and self.poll_interval_ms < 1:
+            raise ValueError("poll_interval_ms must be at least 1")
+        _check_seconds("promote_after", self.promote_after)
+
+
+_DEFAULT_OPTIONS = _Options()
+
+
+@dataclass(frozen=True, slots=True)
 class _Call:
     """The tool call that is running in this context; without a request when it runs again."""
 
-    __slots__ = ("ctx", "execution", "params", "tasks")
+    tasks: Tasks
+    ctx: Context | None
+    params: CallToolRequestParams
+    execution: Execution[Any] | None
 
-    def __init__(
-        self, tasks: Tasks, ctx: Context | None, params: CallToolRequestParams, execution: Execution[Any] | None
-    ) -> None:
-        self.tasks = tasks
-        self.ctx = ctx
-        self.params = params
-        self.execution = execution
+    def new_task(self, options: _Options) -> NewTask:
+        """Return what a task for this call is made with."""
+        assert self.ctx is not None
+        return NewTask(
+            owner=authenticated_principal(self.ctx),
+            ttl_ms=options.ttl_ms,
+            poll_interval_ms=options.poll_interval_ms,
+            request=TaskRequest(
+                name=self.params.name,
+                arguments_json=dump_json(self.params.arguments or {}),
+                rerunnable=options.rerunnable,
+            ),
+            client_capabilities_json=dump_json(capabilities(self.ctx)),
+        )
+
+    async def context(self) -> ServerTaskContext:
+        """Make this call a task, if it is none, and return the task's context."""
+        assert self.execution is not None
+        await self.execution.begin(self.new_task(_DEFAULT_OPTIONS))
+        return self.tasks._context(self.execution)
 
 
 _current_call: ContextVar[_Call | None] = ContextVar("mcp_task_runtime_call", default=None)

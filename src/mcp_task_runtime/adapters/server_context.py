@@ -26,7 +26,7 @@ from mcp_task_runtime.core.context import TaskContext
 from mcp_task_runtime.core.json import JSONObject, JSONValue, to_json_value
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
 from mcp_task_runtime.core.questions import CLEANUP_SECONDS, ask_question
-from mcp_task_runtime.core.runtime import Execution
+from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.core.types import Outcome, Task
 from mcp_task_runtime.errors import (
@@ -216,7 +216,7 @@ class ServerTaskContext:
         """
         self._require_elicitation("form")
         self._require_handler("elicit")
-        answer = await self._ask("elicitation/create", _form_params(message, requested_schema))
+        answer = await self.ask("elicitation/create", _form_params(message, requested_schema))
         return _read_elicitation(answer, requested_schema)
 
     async def elicit_url(self, message: str, url: str, elicitation_id: str) -> ElicitResult:
@@ -235,7 +235,7 @@ class ServerTaskContext:
         """
         self._require_elicitation("url")
         self._require_handler("elicit_url")
-        answer = await self._ask(
+        answer = await self.ask(
             "elicitation/create",
             {"mode": "url", "message": message, "url": url, "elicitationId": elicitation_id},
         )
@@ -290,7 +290,7 @@ class ServerTaskContext:
             tool_choice=tool_choice,
         )
         self._require_handler("create_message")
-        return _read(CreateMessageResult, await self._ask("sampling/createMessage", params))
+        return _read(CreateMessageResult, await self.ask("sampling/createMessage", params))
 
     @overload
     async def elicit_as_task(
@@ -418,7 +418,15 @@ class ServerTaskContext:
             **{name: value for name, value in optional.items() if value is not None},
         }
 
-    async def _ask(self, method: str, params: JSONObject) -> JSONObject:
+    async def ask(self, method: str, params: JSONObject) -> JSONObject:
+        """Put any request to the client, such as `roots/list`, and return its result.
+
+        The other asking methods check the client's capabilities and give typed answers; this one does
+        neither.
+        """
+        self._require_handler("ask")
+        if self._execution is not None:
+            self._execution.announce()  # the client cannot answer a task it has not heard of
         while True:
             # The n-th question of a task has the n-th key: unique for its life (wire rule C7).
             self._questions_asked += 1
@@ -444,7 +452,7 @@ class ServerTaskContext:
     async def _ask_as_task(self, method: str, params: JSONObject) -> JSONObject:
         if not self._session.can_send_request:
             raise CapabilityError("The client's task cannot be followed: this connection carries no requests")
-        created = await self._ask(method, params)
+        created = await self.ask(method, params)
         task = created.get("task")
         if not isinstance(task, dict):
             return created  # the client answered at once

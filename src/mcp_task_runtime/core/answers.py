@@ -51,13 +51,36 @@ def _problem(question: QueuedMessage, result: JSONValue) -> str | None:
             return "role must be 'user' or 'assistant'"
         if not isinstance(result.get("model"), str):
             return "model must be a string"
+        if not isinstance(result.get("stopReason"), str | None):
+            return "stopReason must be a string"
         content = result.get("content")
-        blocks = content if isinstance(content, list) else [content]
-        if not all(isinstance(block, dict) and isinstance(block.get("type"), str) for block in blocks):
-            return "content must be a content block or a list of them"
+        if not all(map(_is_block, content if isinstance(content, list) else [content])):
+            return "content must be a block of text, image, audio or tool_use, or a list of them"
     elif question.method == "roots/list" and not isinstance(result.get("roots"), list):
         return "roots must be a list"
     return None
+
+
+_BLOCKS: Mapping[str, Mapping[str, type]] = {
+    "text": {"text": str},
+    "image": {"data": str, "mimeType": str},
+    "audio": {"data": str, "mimeType": str},
+    "tool_use": {"id": str, "name": str, "input": dict},
+}
+
+
+def _is_block(block: JSONValue) -> bool:
+    if not isinstance(block, dict):
+        return False
+    kind = block.get("type")
+    fields = _BLOCKS.get(kind) if isinstance(kind, str) else None
+    return fields is not None and all(isinstance(block.get(name), wanted) for name, wanted in fields.items())
+
+
+def _is_field(value: JSONValue) -> bool:
+    if isinstance(value, list):
+        return all(isinstance(item, str) for item in value)
+    return isinstance(value, str | int | float | bool | None)
 
 
 def _elicitation_problem(question: QueuedMessage, result: Mapping[str, JSONValue]) -> str | None:
@@ -67,6 +90,8 @@ def _elicitation_problem(question: QueuedMessage, result: Mapping[str, JSONValue
     content = result.get("content")
     if content is not None and not isinstance(content, dict):
         return "content must be an object"
+    if content is not None and not all(map(_is_field, content.values())):
+        return "content must have only strings, numbers, booleans and lists of strings"
     params = question.params
     if action != "accept" or params.get("mode", "form") != "form":
         return None

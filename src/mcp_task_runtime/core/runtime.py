@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from types import TracebackType
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import anyio
 import anyio.lowlevel
@@ -18,6 +18,7 @@ from typing_extensions import Self
 from mcp_task_runtime.core.answers import check_answer
 from mcp_task_runtime.core.context import outcome_of_exception
 from mcp_task_runtime.core.deadlines import DeadlineHeap
+from mcp_task_runtime.core.execution import Execution, NewTask
 from mcp_task_runtime.core.json import JSONValue
 from mcp_task_runtime.core.lease_keeper import LeaseKeeper
 from mcp_task_runtime.core.leases import TaskLeases
@@ -27,7 +28,7 @@ from mcp_task_runtime.core.runner import InProcessRunner, TaskRunner
 from mcp_task_runtime.core.settings import TaskSettings
 from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.core.transitions import is_terminal
-from mcp_task_runtime.core.types import Outcome, Task, TaskPage, TaskRecord, TaskRequest, TaskStatus
+from mcp_task_runtime.core.types import Outcome, Task, TaskPage, TaskRecord, TaskStatus
 from mcp_task_runtime.errors import (
     INTERNAL_ERROR,
     InvalidTransitionError,
@@ -38,7 +39,7 @@ from mcp_task_runtime.errors import (
     TaskRuntimeError,
 )
 
-__all__ = ["Execution", "NewTask", "Rerun", "TaskRuntime", "TaskView"]
+__all__ = ["Rerun", "TaskRuntime", "TaskView"]
 
 logger = logging.getLogger(__name__)
 
@@ -48,26 +49,6 @@ _LATEST_MARGIN = timedelta(seconds=1)
 _RETRY_SECONDS = 0.1
 _LONGEST_RETRY_SECONDS = 5.0
 _FINISH_SECONDS = 60.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewTask:
-    """What a task is made with.
-
-    Attributes:
-        owner: Principal the task belongs to, if there is one (law L10).
-        ttl_ms: Wanted TTL in milliseconds, brought within the bounds of `TaskSettings`; `None` for the
-            default there.
-        poll_interval_ms: Milliseconds clients wait between polls; `None` for the default.
-        request: The request the task is made for.
-        client_capabilities_json: What the client declared, as JSON text.
-    """
-
-    owner: str | None = None
-    ttl_ms: int | None = None
-    poll_interval_ms: int | None = None
-    request: TaskRequest | None = None
-    client_capabilities_json: str = "{}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,86 +81,6 @@ Rerun: TypeAlias = "Callable[[Execution[Outcome]], Awaitable[Outcome]]"
 class _BringsQueue(Protocol):
     @property
     def message_queue(self) -> TaskMessageQueue: ...
-
-
-class Execution(Generic[T]):
-    """One run of work. It is an ordinary call until `begin` makes it a task.
-
-    Attributes:
-        record: The task as it was when the run began, or `None` for a call.
-        is_detached: Whether the task stays open when the work returns; see `detach`.
-        is_released: Whether the work was stopped here so that another process runs it again.
-    """
-
-    __slots__ = (
-        "_ended",
-        "_error",
-        "_home",
-        "_on_cancel",
-        "_runtime",
-        "_scope",
-        "_settled",
-        "_value",
-        "_watch",
-        "is_detached",
-        "is_released",
-        "record",
-    )
-
-    def __init__(self, runtime: TaskRuntime, home: Hashable) -> None:
-        self.record: TaskRecord | None = None
-        self.is_detached = False
-        self.is_released = False
-        self._runtime = runtime
-        self._home = home
-        self._scope = anyio.CancelScope()
-        self._watch: anyio.CancelScope | None = None
-        self._settled: anyio.Event | None = None
-        self._ended: anyio.Event | None = None
-        self._on_cancel: Callable[[], None] | None = None
-        self._value: T | None = None
-        self._error: BaseException | None = None
-
-    async def begin(self, new: NewTask) -> TaskRecord:
-        """Make this run a task, once; from now on it outlives its caller. Later calls return the same.
-
-        Cancelled before the task exists, there is none; cancelled meanwhile, it ends as `cancelled`.
-
-        Raises:
-            StoreError: The store could not create it.
-        """
-        if self.record is None:
-            await anyio.lowlevel.checkpoint_if_cancelled()
-            with anyio.CancelScope(shield=True):
-                self.record = await self._runtime._create(new, self)
-                if self._scope.cancel_called:
-                    await self._runtime._conclude(self.record.task_id, Outcome.cancelled())
-            await anyio.lowlevel.checkpoint_if_cancelled()
-            self._settle()
-        assert self.record is not None
-        return self.record
-
-    def detach(self) -> None:
-        """Leave the task open when the work returns: something else ends it by its id (`TaskRuntime.finish`).
-
-        Work that raises still ends the task as `failed`. A shutdown leaves a detached task alone; its
-        TTL does not.
-        """
-        self.is_detached = True
-
-    def on_cancel(self, callback: Callable[[], None]) -> None:
-        """Call this when the work is to stop, just before its scope is cancelled (law L9)."""
-        self._on_cancel = callback
-
-    def _stop(self) -> None:
-        if self._on_cancel is not None:
-            self._on_cancel()
-        self._scope.cancel()
-
-    def _settle(self) -> None:
-        if self._settled is not None:
-            self._settled.set()
-            self._settled = None
 
 
 class TaskRuntime:
@@ -335,6 +236,7 @@ class TaskRuntime:
         if not self._accepts:
             raise RuntimeError("The runtime is not open")
         execution: Execution[T] = Execution(self, home)
+        execution._announced = True
         with anyio.CancelScope(shield=True):
             execution.record = await self._create(NewTask() if new is None else new, execution)
             if not self._accepts:  # closed meanwhile
@@ -517,6 +419,7 @@ class TaskRuntime:
             logger.warning("A task's worker was lost; its work runs again")
             execution: Execution[Outcome] = Execution(self, None)
             execution.record = record
+            execution._announced = True
             self._track(execution, record)
             self._launch(execution, rerun, _same_outcome)
 
@@ -529,7 +432,7 @@ class TaskRuntime:
         outcome: Outcome | None = None
         try:
             value = execution._value = await work(execution)
-            if execution.record is not None and not execution.is_detached:
+            if execution._announced and not execution.is_detached:
                 outcome = outcome_of(value)
         except (anyio.get_cancelled_exc_class(), KeyboardInterrupt):
             execution._error = ProtocolError(INTERNAL_ERROR, "The call was interrupted")
@@ -537,16 +440,30 @@ class TaskRuntime:
             raise
         except BaseException as error:
             execution._error = error
-            if execution.record is not None:
+            if execution._announced:
                 outcome = outcome_of_exception(error)
         finally:
+            execution._is_over = True
             if execution.record is not None and not execution.is_released:
                 with anyio.move_on_after(_FINISH_SECONDS, shield=True):
-                    if outcome is not None:
-                        await self._conclude(execution.record.task_id, outcome)
-                    elif self._keeper is not None:
-                        await self._keeper.forget(execution.record.task_id)
+                    await self._end(execution, execution.record, outcome)
             self._forget(execution)
+
+    async def _end(self, execution: Execution[Any], record: TaskRecord, outcome: Outcome | None) -> None:
+        if not execution._announced:  # its caller waits for the result itself
+            execution.record = None
+            await self._discard(record)
+        elif outcome is not None:
+            await self._conclude(record.task_id, outcome)
+        elif self._keeper is not None:
+            await self._keeper.forget(record.task_id)
+
+    async def _discard(self, record: TaskRecord) -> None:
+        """Leave nothing of a task that nobody has heard of."""
+        self._running.pop(record.task_id, None)
+        self._deadlines.discard(record.task_id)
+        await self.store.delete_task(record.task_id)
+        await self.queue.clear(record.task_id)
 
     async def _conclude(self, task_id: str, outcome: Outcome) -> None:
         """Record how work ended, unless its task has ended already: a late outcome is dropped (law L9)."""
@@ -574,11 +491,7 @@ class TaskRuntime:
             if not execution.is_detached:
                 self._deadlines.discard(record.task_id)
         self._calls.discard(execution)
-        if execution._watch is not None:
-            execution._watch.cancel()
-        execution._settle()
-        if execution._ended is not None:
-            execution._ended.set()
+        execution._close()
 
     async def _interrupt(self, executions: Iterable[Execution[Any]]) -> None:
         """Stop work that the shutdown did not wait for, and say so in its tasks."""

@@ -8,6 +8,8 @@ __all__ = ["TaskSettings"]
 
 _SECOND = 1_000
 _DAY = 24 * 60 * 60 * _SECOND
+_LONGEST = 100 * 365 * _DAY
+"""A time that is still one of the calendar when it is added to now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,7 +19,8 @@ class TaskSettings:
     Attributes:
         default_ttl_ms: TTL of a task when neither its tool nor its client names one, in milliseconds.
         min_ttl_ms: Lowest TTL; a shorter one is raised to it.
-        max_ttl_ms: Highest TTL; a longer one, and an unlimited one, is lowered to it. `None` allows both.
+        max_ttl_ms: Highest TTL; a longer one, and an unlimited one, is lowered to it. `None` allows
+            both, within a hundred years.
         retention_ms: How long an outcome can be fetched after the end, at the least, in milliseconds.
         poll_interval_ms: How long clients are asked to wait between polls, in milliseconds.
         shutdown_grace: Seconds that running work gets to end by itself when the runtime closes. Most
@@ -46,12 +49,12 @@ class TaskSettings:
             raise ValueError("max_ttl_ms must not be below min_ttl_ms")
         if self.default_ttl_ms is not None and self.default_ttl_ms < 1:
             raise ValueError("default_ttl_ms must be at least 1")
-        if self.retention_ms < 0:
-            raise ValueError("retention_ms must not be negative")
+        if not 0 <= self.retention_ms <= _LONGEST:
+            raise ValueError("retention_ms must not be negative, nor above a hundred years")
         if self.poll_interval_ms < 1:
             raise ValueError("poll_interval_ms must be at least 1")
-        if self.shutdown_grace < 0:
-            raise ValueError("shutdown_grace must not be negative")
+        if not 0 <= self.shutdown_grace <= _LONGEST / _SECOND:  # false for NaN, too
+            raise ValueError("shutdown_grace must not be negative, nor above a hundred years")
         if self.lease_ms < 1:
             raise ValueError("lease_ms must be at least 1")
         if self.max_answer_bytes < 1:
@@ -59,7 +62,7 @@ class TaskSettings:
 
     def clamp_ttl(self, ttl_ms: int | None) -> int | None:
         """Return the TTL within its bounds; `None` is unlimited, where that is allowed."""
-        if ttl_ms is None:
-            return self.max_ttl_ms
-        bounded = max(ttl_ms, self.min_ttl_ms)
-        return bounded if self.max_ttl_ms is None else min(bounded, self.max_ttl_ms)
+        if ttl_ms is None and self.max_ttl_ms is None:
+            return None
+        longest = _LONGEST if self.max_ttl_ms is None else min(self.max_ttl_ms, _LONGEST)
+        return longest if ttl_ms is None else min(max(ttl_ms, self.min_ttl_ms), longest)

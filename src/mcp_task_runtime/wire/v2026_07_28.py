@@ -62,7 +62,8 @@ def render_view(view: TaskView) -> JSONObject:
         }
     elif outcome is not None:
         if outcome.status == "completed":
-            rendered["result"] = outcome.result
+            # A result that came from elsewhere than the SDK may lack what the protocol requires.
+            rendered["result"] = {"resultType": "complete", **(outcome.result or {})}
         elif outcome.status == "failed":
             rendered["error"] = outcome.error
     return rendered

@@ -1,0 +1,180 @@
+"""`Execution`: one run of work, from an ordinary call to a task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import anyio
+import anyio.lowlevel
+
+from mcp_task_runtime.core.types import Outcome, TaskRecord, TaskRequest
+
+if TYPE_CHECKING:
+    from mcp_task_runtime.core.runtime import TaskRuntime
+
+__all__ = ["Execution", "NewTask"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewTask:
+    """What a task is made with.
+
+    Attributes:
+        owner: Principal the task belongs to, if there is one (law L10).
+        ttl_ms: Wanted TTL in milliseconds, brought within the bounds of `TaskSettings`; `None` for the
+            default there.
+        poll_interval_ms: Milliseconds clients wait between polls; `None` for the default.
+        request: The request the task is made for.
+        client_capabilities_json: What the client declared, as JSON text.
+    """
+
+    owner: str | None = None
+    ttl_ms: int | None = None
+    poll_interval_ms: int | None = None
+    request: TaskRequest | None = None
+    client_capabilities_json: str = "{}"
+
+
+class Execution(Generic[T]):
+    """One run of work. It is an ordinary call until it becomes a task.
+
+    Attributes:
+        record: The task as it was when the run became one, or `None` for a call.
+        is_detached: Whether the task stays open when the work returns; see `detach`.
+        is_released: Whether the work was stopped here so that another process runs it again.
+    """
+
+    __slots__ = (
+        "_announced",
+        "_creating",
+        "_ended",
+        "_error",
+        "_home",
+        "_is_over",
+        "_on_cancel",
+        "_runtime",
+        "_scope",
+        "_settled",
+        "_timer",
+        "_value",
+        "_watch",
+        "is_detached",
+        "is_released",
+        "record",
+    )
+
+    def __init__(self, runtime: TaskRuntime, home: Hashable) -> None:
+        self.record: TaskRecord | None = None
+        self.is_detached = False
+        self.is_released = False
+        self._runtime = runtime
+        self._home = home
+        self._scope = anyio.CancelScope()
+        self._announced = False
+        self._is_over = False
+        self._settled: anyio.Event | None = None  # until the caller of `run` may go on
+        self._creating: anyio.Event | None = None
+        self._ended: anyio.Event | None = None
+        self._timer: anyio.CancelScope | None = None
+        self._watch: anyio.CancelScope | None = None
+        self._on_cancel: Callable[[], None] | None = None
+        self._value: T | None = None
+        self._error: BaseException | None = None
+
+    async def begin(self, new: NewTask, *, quietly: bool = False) -> TaskRecord:
+        """Make this run a task, once; later calls return the same.
+
+        From then on it outlives its caller, who gets the task's record. Cancelled before the task exists,
+        there is none; cancelled meanwhile, it ends as `cancelled`.
+
+        Args:
+            new: What the task is made with.
+            quietly: Do not tell the caller yet, until `announce`. Work that ends before is an ordinary
+                call for its caller, and leaves no task.
+
+        Raises:
+            StoreError: The store could not create it.
+        """
+        while self._creating is not None:
+            await self._creating.wait()
+        if self.record is None:
+            await anyio.lowlevel.checkpoint_if_cancelled()
+            self._creating = anyio.Event()
+            try:
+                with anyio.CancelScope(shield=True):
+                    record = await self._runtime._create(new, self)
+                    if self._is_over:  # it ended as an ordinary call meanwhile
+                        await self._runtime._discard(record)
+                        return record
+                    self.record = record
+                    if self._scope.cancel_called:
+                        self._announced = True
+                        await self._runtime._conclude(record.task_id, Outcome.cancelled())
+            finally:
+                self._creating.set()
+                self._creating = None
+            await anyio.lowlevel.checkpoint_if_cancelled()
+        if not quietly:
+            self.announce()
+        assert self.record is not None
+        return self.record
+
+    def announce(self) -> None:
+        """Tell the caller that this run is a task, unless it is over."""
+        if self.record is not None and not self._is_over:
+            self._announced = True
+            self._settle()
+
+    def promote_after(self, seconds: float, new: NewTask) -> None:
+        """Make this run a task, and announce it, if it has not ended in so many seconds.
+
+        A later call replaces an earlier one.
+        """
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = anyio.CancelScope()
+        self._runtime._runner.start(partial(self._promote, seconds, new), self._timer)
+
+    async def _promote(self, seconds: float, new: NewTask) -> None:
+        clock = self._runtime.store.clock
+        with clock.move_on_at(clock.now() + timedelta(seconds=seconds)):
+            await anyio.sleep_forever()
+        await self.begin(new)
+
+    def detach(self) -> None:
+        """Leave the task open when the work returns: something else ends it by its id (`TaskRuntime.finish`).
+
+        Work that raises still ends the task as `failed`. A shutdown leaves a detached task alone; its
+        TTL does not.
+        """
+        self.is_detached = True
+        self.announce()
+
+    def on_cancel(self, callback: Callable[[], None]) -> None:
+        """Call this when the work is to stop, just before its scope is cancelled (law L9)."""
+        self._on_cancel = callback
+
+    def _stop(self) -> None:
+        if self._on_cancel is not None:
+            self._on_cancel()
+        self._scope.cancel()
+
+    def _settle(self) -> None:
+        if self._settled is not None:
+            self._settled.set()
+            self._settled = None
+
+    def _close(self) -> None:
+        """Stop what belongs to the run: it has ended."""
+        for scope in (self._timer, self._watch):
+            if scope is not None:
+                scope.cancel()
+        self._settle()
+        if self._ended is not None:
+            self._ended.set()

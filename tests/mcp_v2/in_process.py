@@ -1,0 +1,99 @@
+"""Servers in this process: over streams in memory with the same JSON as over stdio, or over HTTP in a thread."""
+
+from __future__ import annotations
+
+import json
+import queue
+import socket
+import threading
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import anyio
+import uvicorn
+from mcp.server import MCPServer, Server
+from mcp.shared.memory import create_client_server_memory_streams
+from mcp.shared.message import SessionMessage
+from mcp_types import jsonrpc_message_adapter
+
+from tests.mcp_v2.raw_client import PATIENCE, RawClient, Reply
+from tests.mcp_v2.schemas import Wire
+
+
+class _MemoryExchange:
+    def __init__(self, send: Callable[[SessionMessage], Any]) -> None:
+        self._send = send
+        self._replies: dict[str, Wire] = {}
+        self._notifications: dict[str, list[Wire]] = {}
+        self._arrived = anyio.Event()
+
+    def receive(self, message: Wire) -> None:
+        if "id" in message:
+            self._replies[message["id"]] = message
+        else:
+            self._notifications.setdefault(message["params"]["progressToken"], []).append(message)
+        arrived, self._arrived = self._arrived, anyio.Event()
+        arrived.set()
+
+    async def __call__(self, message: Wire, headers: Mapping[str, str | None]) -> Reply:
+        await self._send(SessionMessage(jsonrpc_message_adapter.validate_json(json.dumps(message), by_name=False)))
+        while message["id"] not in self._replies:
+            await self._arrived.wait()
+        token = message["params"]["_meta"].get("progressToken")
+        return Reply(self._replies.pop(message["id"]), self._notifications.pop(token, []))
+
+
+@asynccontextmanager
+async def memory_client(server: MCPServer[Any] | Server[Any]) -> AsyncGenerator[RawClient, None]:
+    """Connect a raw client to a server in this process, which it serves as it serves stdio."""
+    low_level = server._lowlevel_server if isinstance(server, MCPServer) else server
+    async with create_client_server_memory_streams() as ((read, write), server_streams):
+        exchange = _MemoryExchange(write.send)
+
+        async def receive() -> None:
+            async for item in read:
+                assert isinstance(item, SessionMessage)
+                exchange.receive(json.loads(item.message.model_dump_json(by_alias=True, exclude_unset=True)))
+
+        async def serve() -> None:
+            await low_level.run(*server_streams, low_level.create_initialization_options())
+
+        failure: BaseException | None = None
+        async with anyio.create_task_group() as group:
+            group.start_soon(receive)
+            group.start_soon(serve)
+            try:
+                yield RawClient(exchange)
+            except BaseException as error:  # the group would wrap it
+                failure = error
+            await write.aclose()
+            with anyio.move_on_after(PATIENCE, shield=True):
+                await server_streams[1].aclose()
+        if failure is not None:
+            raise failure
+
+
+@contextmanager
+def served_over_http(make: Callable[[], MCPServer[Any]], **options: Any) -> Generator[str, None, None]:
+    """Serve in a thread of its own, where the server is made as well: uvicorn runs on asyncio alone."""
+    made: queue.Queue[uvicorn.Server] = queue.Queue()
+
+    def serve() -> None:
+        app = make().streamable_http_app(**options)
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
+        made.put(server)
+        server.run(sockets=[listener])
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        server = made.get(timeout=PATIENCE)
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}/mcp"
+        finally:
+            server.should_exit = True
+            thread.join(PATIENCE)
+            assert not thread.is_alive(), "the server did not stop"
