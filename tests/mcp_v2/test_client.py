@@ -970,7 +970,7 @@ async def test_a_task_that_cannot_be_cancelled_does_not_hide_why_it_was_given_up
 async def test_a_task_is_cancelled_by_no_other_message_than_tasks_cancel_c14() -> None:
     scripted = ScriptedServer(working(pollIntervalMs=60_000))
     sent: list[Wire] = []
-    async with Client(scripted.tapped(sent), extensions=[TasksClient()]) as client:
+    async with Client(scripted.tapped(sent), extensions=[TasksClient(push=False)]) as client:
         with anyio.fail_after(PATIENCE):
             async with anyio.create_task_group() as group:
                 group.start_soon(client.call_tool, "work")

@@ -23,7 +23,7 @@ class ToolFunction:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
-        self._hints = get_type_hints(function, include_extras=True)
+        self._hints = get_type_hints(_code(function), include_extras=True)
         contexts = [name for name, hint in self._hints.items() if hint is ServerTaskContext and name != "return"]
         if len(contexts) > 1:
             raise TypeError(f"More than one parameter is a ServerTaskContext: {', '.join(contexts)}")
@@ -58,7 +58,11 @@ class ToolFunction:
 
 
 def _is_async(function: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(_code(function))
+
+
+def _code(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what runs when this is called: under a partial, or in a callable object."""
     while isinstance(function, functools.partial):
         function = function.func
-    call = type(function).__call__ if not inspect.isroutine(function) else function
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
+    return function if inspect.isroutine(function) else type(function).__call__

@@ -10,7 +10,8 @@ What holds for everything here:
 - A user is asked each question once, and the answer is kept until the server has it.
 - A task is cancelled with `tasks/cancel` and by no other message (wire rule C14). It is cancelled when
   this side gives up on it, never because the connection failed: then it can be resumed.
-- Only `_Looks` knows when to look at a task again.
+- Only `_Looks` knows when to look at a task again. A push from the server makes that now, and nothing
+  more: without it, or when it is lost, polling sees the same a little later.
 """
 
 from __future__ import annotations
@@ -25,7 +26,15 @@ from typing import Any, ClassVar, Final, Literal, TypeAlias
 import anyio
 import anyio.abc
 import mcp_types as types
-from mcp.client import ClaimContext, Client, ClientExtension, ClientRequestContext, ClientSession, ResultClaim
+from mcp.client import (
+    ClaimContext,
+    Client,
+    ClientExtension,
+    ClientRequestContext,
+    ClientSession,
+    NotificationBinding,
+    ResultClaim,
+)
 from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
@@ -36,11 +45,12 @@ from mcp_task_runtime.core.json import JSONObject, JSONValue, dump_json, load_js
 from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.core.types import TaskStatus
 from mcp_task_runtime.errors import TaskRuntimeError
-from mcp_task_runtime.wire.v2026_07_28 import EXTENSION_ID
+from mcp_task_runtime.wire.v2026_07_28 import EXTENSION_ID, NOTIFICATION
 
 __all__ = [
     "DEFAULT_POLL_INTERVAL_MS",
     "MAX_FAILED_REQUESTS",
+    "MAX_LISTEN_STREAMS",
     "MAX_POLL_INTERVAL_MS",
     "MIN_POLL_INTERVAL_MS",
     "ClientTask",
@@ -54,6 +64,9 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+
+MAX_LISTEN_STREAMS: Final = 16
+"""Tasks that one `TasksClient` has pushed to it at once; more are polled alone."""
 
 MIN_POLL_INTERVAL_MS: Final = 50
 """Milliseconds between two polls at the least, also where a server suggests 0 or less."""
@@ -192,6 +205,7 @@ class TasksClient(ClientExtension):
             time-out. A lower `read_timeout_seconds` of the client counts as well.
         cancel_timeout: Seconds that `tasks/cancel` may take when this side gives up. The caller waits
             for it, also when the caller was cancelled.
+        push: Whether to have changes pushed by servers that do so, besides polling (wire rule C11).
 
     Raises:
         ValueError: A value is out of range; the message names it.
@@ -205,6 +219,7 @@ class TasksClient(ClientExtension):
         on_update: Callable[[TaskSnapshot], Awaitable[None]] | None = None,
         request_timeout: float = 30.0,
         cancel_timeout: float = 5.0,
+        push: bool = True,
     ) -> None:
         if not request_timeout > 0:
             raise ValueError("request_timeout must be positive")
@@ -213,6 +228,36 @@ class TasksClient(ClientExtension):
         self._on_update = on_update
         self._request_timeout = request_timeout
         self._cancel_timeout = cancel_timeout
+        self._push = push
+        self._listening: dict[str, set[_Looks]] = {}
+        self._streams = 0
+
+    def notifications(self) -> Sequence[NotificationBinding[Any]]:
+        """Return the binding for pushed changes; the SDK calls this."""
+        return (NotificationBinding(method=NOTIFICATION, params_type=_Pushed, handler=self._on_push),)
+
+    async def _on_push(self, pushed: _Pushed) -> None:
+        for looks in self._listening.get(pushed.task_id, ()):
+            looks.wake()
+
+    async def _listen(self, task: ClientTask, looks: _Looks) -> None:
+        """Have a task's changes pushed, if the server does that, until this is cancelled."""
+        if not self._push or self._streams >= MAX_LISTEN_STREAMS:
+            return
+        self._streams += 1
+        self._listening.setdefault(task.task_id, set()).add(looks)
+        try:
+            wanted = types.SubscriptionFilter.model_validate({"taskIds": [task.task_id]})
+            params = types.SubscriptionsListenRequestParams(notifications=wanted)
+            await task._session.send_request(types.SubscriptionsListenRequest(params=params), _RawResult)
+        except (MCPError, ValidationError, OSError, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            logger.debug("The server does not push changes; polling goes on", exc_info=True)
+        finally:
+            self._streams -= 1
+            others = self._listening[task.task_id]
+            others.discard(looks)
+            if not others:
+                del self._listening[task.task_id]
 
     def claims(self) -> Sequence[ResultClaim[Any]]:
         """Return the claim on `resultType: "task"`; the SDK calls this."""
@@ -551,6 +596,7 @@ class _Following:
         """
         final: TaskSnapshot | None = None
         async with anyio.create_task_group() as self._beside:
+            self._beside.start_soon(self._task._tasks._listen, self._task, self._looks)
             try:
                 final = await self._until_end()
             except Exception as error:  # raised below: from here it would come out in an exception group
@@ -639,6 +685,12 @@ class _Handle(types.Result):
     model_config = ConfigDict(extra="allow")
 
     result_type: Literal["task"] = "task"
+
+
+class _Pushed(BaseModel):
+    """A pushed change: it only says that there is something new to see."""
+
+    task_id: StrictStr = Field(alias="taskId")
 
 
 class _TaskParams(types.RequestParams):

@@ -1,27 +1,64 @@
-"""`TaskResultHandler`: brings a task's questions to its client and the answers back."""
+"""`TaskResultHandler`: brings a task's questions to its client and the answers back.
+
+Whoever waits for a task in this process is a *stream* of it. Each open question is in the hands of at most
+one stream at a time. It is free again when that stream ends or turns out to be dead, and goes to the
+next one that is there or comes (law L5, wire rule B6).
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+from functools import partial
 
 import anyio
 import anyio.abc
 
 from mcp_task_runtime.adapters.session import TaskSession
 from mcp_task_runtime.core.answers import check_answer
+from mcp_task_runtime.core.deadlines import DeadlineHeap
+from mcp_task_runtime.core.json import JSONObject, JSONValue
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
 from mcp_task_runtime.core.questions import answer_questions
 from mcp_task_runtime.core.settings import TaskSettings
 from mcp_task_runtime.core.store import TaskStore
-from mcp_task_runtime.core.types import Outcome
-from mcp_task_runtime.errors import ProtocolError, TaskNotFoundError
-from mcp_task_runtime.wire.v2025_11_25 import with_related_task
+from mcp_task_runtime.core.transitions import is_terminal
+from mcp_task_runtime.core.types import Outcome, TaskRecord
+from mcp_task_runtime.errors import INTERNAL_ERROR, ProtocolError, StoreError, TaskNotFoundError
+from mcp_task_runtime.wire.v2025_11_25 import related_task_id, with_related_task
 
 __all__ = ["TaskResultHandler"]
 
 logger = logging.getLogger(__name__)
+
+_SHORTEST_POLL_SECONDS = 0.02
+_LONGEST_POLL_SECONDS = 30.0
+_DEFAULT_POLL_SECONDS = 0.5
+_FAREWELL_SECONDS = 1.0
+_RECHECK = timedelta(seconds=5)
+"""How often a stream asks whether another one, which has a question in hand, is still alive."""
+
+
+class _Stream:
+    """One client that waits for a task in this process."""
+
+    __slots__ = ("group", "in_hand", "is_alive", "is_broken", "scope", "session", "wait", "woken")
+
+    def __init__(self, session: TaskSession, is_alive: Callable[[], Awaitable[bool]] | None) -> None:
+        self.session = session
+        self.is_alive = is_alive
+        self.is_broken = False
+        self.in_hand: dict[str, anyio.CancelScope] = {}
+        self.group: anyio.abc.TaskGroup | None = None
+        self.wait: anyio.CancelScope | None = None
+        self.woken = False
+
+    def wake(self) -> None:
+        self.woken = True
+        if self.wait is not None:
+            self.wait.cancel()
 
 
 class TaskResultHandler:
@@ -48,76 +85,270 @@ class TaskResultHandler:
         self._store = store
         self._queue = queue
         self._settings = TaskSettings() if settings is None else settings
+        self._streams: dict[str, list[_Stream]] = {}
+        self._client_tasks: dict[str, dict[str, str]] = {}
+        self._client_tasks_expiry = DeadlineHeap()
 
-    async def handle(self, task_id: str, session: TaskSession) -> Outcome:
+    async def handle(
+        self, task_id: str, session: TaskSession, *, is_alive: Callable[[], Awaitable[bool]] | None = None
+    ) -> Outcome:
         """Serve one client that waits for a task: put its questions, wait for its end, return how it ended.
 
         Every open question is sent, also one that was sent before on a connection that broke (law L5,
-        wire rule B6). Waits without polling. Cancelled, it leaves open what is not answered.
+        wire rule B6), but none that another stream in this process has in hand. Waits without polling.
+        Cancelled, it leaves open what is not answered.
+
+        Args:
+            task_id: The task.
+            session: Where its questions go.
+            is_alive: Whether the client still reads this stream; for transports whose streams end without
+                a word. Asked only when another stream could take over.
 
         Raises:
             TaskNotFoundError: The task is unknown, or expires while this waits.
+            StoreError: The store failed.
         """
-        async with anyio.create_task_group() as group:
-            group.start_soon(self._deliver, task_id, session)
-            outcome = await self._wait(task_id)
-            group.cancel_scope.cancel()
-        if outcome is None:
-            raise TaskNotFoundError(task_id)
-        return outcome
+        async with self._stream(task_id, session, is_alive) as stream:
+            return await self._serve(task_id, stream, related=True)
 
     @asynccontextmanager
-    async def delivering(self, task_id: str, session: TaskSession) -> AsyncIterator[None]:
-        """Put a task's questions to a client for as long as the block runs."""
-        failure: BaseException | None = None
-        async with anyio.create_task_group() as group:
-            group.start_soon(self._deliver, task_id, session)
+    async def delivering(
+        self, task_id: str, session: TaskSession, *, related: bool = True
+    ) -> AsyncGenerator[None, None]:
+        """Put a task's questions to a client for as long as the block runs.
+
+        Args:
+            task_id: The task.
+            session: Where its questions go.
+            related: Whether the questions say which task they belong to; not where the client knows of none.
+        """
+
+        async def serve(stream: _Stream) -> None:
             try:
-                yield
-            except BaseException as error:  # the group would wrap it
-                failure = error
-            group.cancel_scope.cancel()
+                await self._serve(task_id, stream, related=related)
+            except TaskNotFoundError:
+                pass
+            except StoreError:
+                logger.exception("Questions of a task are no longer delivered")
+
+        async with self._stream(task_id, session, None) as stream:
+            assert stream.group is not None
+            stream.group.start_soon(serve, stream)
+            yield
+
+    async def notify(self, task_id: str, method: str, params: JSONObject) -> bool:
+        """Send a notification on the newest stream of a task; return whether there is one in this process."""
+        for stream in reversed(self._streams.get(task_id, ())):
+            if not stream.is_broken:
+                await stream.session.send_notification(method, params)
+                return True
+        return False
+
+    @asynccontextmanager
+    async def _stream(
+        self, task_id: str, session: TaskSession, is_alive: Callable[[], Awaitable[bool]] | None
+    ) -> AsyncGenerator[_Stream, None]:
+        stream = _Stream(session, is_alive)
+        failure: BaseException | None = None
+        self._streams.setdefault(task_id, []).append(stream)
+        try:
+            async with anyio.create_task_group() as group:
+                stream.group = group
+                try:
+                    yield stream
+                except BaseException as error:  # the group would wrap it
+                    failure = error
+                group.cancel_scope.cancel()
+        finally:
+            streams = self._streams[task_id]
+            streams.remove(stream)
+            if not streams:
+                del self._streams[task_id]
+            for other in streams:
+                other.wake()
         if failure is not None:
             raise failure
 
-    async def _wait(self, task_id: str) -> Outcome | None:
-        try:
-            record = await self._store.get_task(task_id)
-            while record is not None and record.outcome is None:
+    async def _serve(self, task_id: str, stream: _Stream, *, related: bool) -> Outcome:
+        record = await self._store.get_task(task_id)
+        assert stream.group is not None
+        stream.group.start_soon(self._pass_on_notifications, task_id, stream)
+        while True:
+            if record is None:
+                raise TaskNotFoundError(task_id)
+            if record.outcome is not None:
+                return record.outcome
+            stream.woken = False
+            recheck = await self._take_questions(record, stream, related=related)
+            if stream.woken:
+                continue
+            # Each question that is asked, answered or withdrawn gives the task a new revision.
+            clock = self._store.clock
+            with clock.move_on_at(clock.now() + _RECHECK if recheck else None) as stream.wait:
                 record = await self._store.wait_for_update(task_id, after=record.revision)
-        except TaskNotFoundError:
-            return None
-        return None if record is None else record.outcome
+            stream.wait = None
 
-    async def _deliver(self, task_id: str, session: TaskSession) -> None:
-        async with anyio.create_task_group() as group:
-            sent: set[str | None] = set()
-            for question in await self._queue.outstanding(task_id):
-                sent.add(question.key)
-                group.start_soon(self._put, task_id, question, session)
-            try:
-                while True:
-                    await self._queue.wait_for_message(task_id)
-                    message = await self._queue.dequeue(task_id)
-                    if message is None or message.key in sent:
-                        continue
-                    if message.type == "notification":
-                        await session.send_notification(message.method, with_related_task(message.params, task_id))
-                    else:
-                        sent.add(message.key)
-                        group.start_soon(self._put, task_id, message, session)
-            except TaskNotFoundError:
-                return  # the mailbox was cleared: the task has ended
+    async def _take_questions(self, record: TaskRecord, stream: _Stream, *, related: bool) -> bool:
+        """Send what is open and in nobody's hands; drop what is no longer open.
 
-    async def _put(self, task_id: str, question: QueuedMessage, session: TaskSession) -> None:
-        key = question.key
-        assert key is not None
+        Returns:
+            Whether to look again after a while: another stream has a question in hand and may be dead.
+        """
+        if stream.is_broken or (record.status != "input_required" and not stream.in_hand):
+            return False
+        questions = {question.key or "": question for question in await self._queue.outstanding(record.task_id)}
+        for key, scope in list(stream.in_hand.items()):
+            if key not in questions:  # answered elsewhere, or withdrawn
+                scope.cancel()
+        recheck = False
+        others = [other for other in self._streams[record.task_id] if other is not stream]
+        for key, question in questions.items():
+            holder = next((other for other in others if key in other.in_hand), None)
+            if holder is not None and holder.is_alive is not None:
+                if await holder.is_alive():
+                    recheck = True
+                else:
+                    _break(holder)
+                    holder = None
+            if holder is None and not any(key in each.in_hand for each in self._streams[record.task_id]):
+                scope = stream.in_hand[key] = anyio.CancelScope()
+                assert stream.group is not None
+                stream.group.start_soon(partial(self._put, record, question, stream, scope, related=related))
+        return recheck
+
+    async def _put(
+        self, record: TaskRecord, question: QueuedMessage, stream: _Stream, scope: anyio.CancelScope, *, related: bool
+    ) -> None:
+        key = question.key or ""
+        task_id = record.task_id
         try:
-            result = await session.send_request(question.method, with_related_task(question.params, task_id))
-            answer = check_answer(question, result, max_bytes=self._settings.max_answer_bytes)
+            with scope:
+                answer = await self._answer(record, question, stream, related=related)
+                if answer is not None:
+                    await answer_questions(self._store, self._queue, task_id, {key: answer})
+        except StoreError:
+            logger.exception("An answer could not be stored; its question stays open")
+        finally:
+            if stream.in_hand.get(key) is scope:
+                del stream.in_hand[key]
+
+    async def _answer(
+        self, record: TaskRecord, question: QueuedMessage, stream: _Stream, *, related: bool
+    ) -> Answer | None:
+        """Ask the client and return its answer, or `None` if there is none: the question stays open."""
+        task_id = record.task_id
+        params = with_related_task(question.params, task_id) if related else question.params
+        try:
+            while True:
+                result = await self._request(record, question, params, stream)
+                if related_task_id(result) in (None, task_id):
+                    return check_answer(question, result, max_bytes=self._settings.max_answer_bytes)
+                logger.warning("A client answered for another task than it was asked for; it is asked again")
         except ProtocolError as error:  # from the client, or about what it sent
-            answer = Answer.error(error.code, error.message, error.data)
+            return Answer.error(error.code, error.message, error.data)
         except Exception:
             logger.debug("A question could not be delivered and stays open", exc_info=True)
-            return
-        await answer_questions(self._store, self._queue, task_id, {key: answer})
+            _break(stream)
+            for other in self._streams.get(task_id, ()):
+                other.wake()
+            return None
+
+    async def _request(
+        self, record: TaskRecord, question: QueuedMessage, params: JSONObject, stream: _Stream
+    ) -> JSONObject:
+        """Send a question; where the client answers with a task of its own, follow that (wire rule B12)."""
+        if "task" not in params:
+            return await stream.session.send_request(question.method, params)
+        key = question.key or ""
+        client_task_id = self._client_tasks.get(record.task_id, {}).get(key)
+        if client_task_id is not None:  # it was asked before, on a stream that broke
+            try:
+                task = await stream.session.send_request("tasks/get", {"taskId": client_task_id})
+            except ProtocolError:
+                logger.debug("The client no longer has its task; it is asked again")
+            else:
+                return await self._follow(record, key, {**task, "taskId": client_task_id}, stream)
+        result = await stream.session.send_request(question.method, params)
+        task = result.get("task")
+        if not isinstance(task, dict):
+            return result  # it answered at once
+        if not isinstance(task.get("taskId"), str):
+            raise ProtocolError(INTERNAL_ERROR, "The client's task has no taskId")
+        return await self._follow(record, key, task, stream)
+
+    async def _follow(self, record: TaskRecord, key: str, task: JSONObject, stream: _Stream) -> JSONObject:
+        """Poll a client's task at its own interval until it ends, and fetch what it ended with."""
+        session = stream.session
+        reference = {"taskId": task["taskId"]}
+        self._remember(record, key, task["taskId"])
+        try:
+            while task.get("status") not in ("completed", "failed", "input_required"):
+                if task.get("status") == "cancelled":
+                    raise ProtocolError(INTERNAL_ERROR, "The client cancelled its task")
+                await anyio.sleep(_poll_seconds(task.get("pollInterval")))
+                task = await session.send_request("tasks/get", reference)
+            result = await session.send_request("tasks/result", reference)
+        except anyio.get_cancelled_exc_class():
+            with anyio.move_on_after(_FAREWELL_SECONDS, shield=True):
+                with suppress(Exception):  # at best: otherwise the TTL of the client's task ends it
+                    if await self._is_given_up(record.task_id, key):
+                        self._forget(record.task_id, key)
+                        await session.send_request("tasks/cancel", reference)
+            raise
+        except ProtocolError:
+            self._forget(record.task_id, key)
+            raise
+        self._forget(record.task_id, key)
+        answer = {name: value for name, value in result.items() if name != "_meta"}  # which names the client's task
+        if task.get("status") == "failed" and not answer:
+            reason = task.get("statusMessage", "no reason given")
+            raise ProtocolError(INTERNAL_ERROR, f"The client's task failed: {reason}")
+        return answer
+
+    async def _is_given_up(self, task_id: str, key: str) -> bool:
+        """Whether nobody wants the answer any more; otherwise only this stream has ended."""
+        record = await self._store.get_task(task_id)
+        if record is None or is_terminal(record.status):
+            return True
+        return all(question.key != key for question in await self._queue.outstanding(task_id))
+
+    def _remember(self, record: TaskRecord, key: str, client_task_id: str) -> None:
+        """Keep the id of a client's task for the next stream, but not longer than our task lives (law L8)."""
+        now = self._store.clock.now()
+        while (expired := self._client_tasks_expiry.pop_due(now)) is not None:
+            self._client_tasks.pop(expired, None)
+        if record.task.expires_at is not None:
+            self._client_tasks.setdefault(record.task_id, {})[key] = client_task_id
+            self._client_tasks_expiry.set(record.task_id, record.task.expires_at)
+
+    def _forget(self, task_id: str, key: str) -> None:
+        kept = self._client_tasks.get(task_id)
+        if kept is not None:
+            kept.pop(key, None)
+            if not kept:
+                del self._client_tasks[task_id]
+                self._client_tasks_expiry.discard(task_id)
+
+    async def _pass_on_notifications(self, task_id: str, stream: _Stream) -> None:
+        """Send what is queued for the client besides questions, which are delivered by `_take_questions`."""
+        try:
+            while True:
+                await self._queue.wait_for_message(task_id)
+                message = await self._queue.dequeue(task_id)
+                if message is not None and message.type == "notification":
+                    await stream.session.send_notification(message.method, with_related_task(message.params, task_id))
+        except (TaskNotFoundError, StoreError):
+            return  # the mailbox was cleared: the task has ended
+
+
+def _break(stream: _Stream) -> None:
+    """Take everything out of the hands of a stream that cannot deliver."""
+    stream.is_broken = True
+    for scope in stream.in_hand.values():
+        scope.cancel()
+    stream.in_hand.clear()
+
+
+def _poll_seconds(poll_interval_ms: JSONValue) -> float:
+    seconds = poll_interval_ms / 1000 if isinstance(poll_interval_ms, int | float) else _DEFAULT_POLL_SECONDS
+    return min(max(seconds, _SHORTEST_POLL_SECONDS), _LONGEST_POLL_SECONDS)

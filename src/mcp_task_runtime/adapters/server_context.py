@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Literal, TypeAlias, TypeVar, overload
 
@@ -30,7 +29,6 @@ from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.core.types import Outcome, Task
 from mcp_task_runtime.errors import (
-    INTERNAL_ERROR,
     INVALID_PARAMS,
     CapabilityError,
     ProtocolError,
@@ -44,10 +42,6 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 JSONLike: TypeAlias = BaseModel | Mapping[str, Any]
 """A JSON object, or a pydantic model of one, such as the SDK's own types."""
-
-_SHORTEST_POLL_SECONDS = 0.02
-_LONGEST_POLL_SECONDS = 30.0
-_ENDED = frozenset({"completed", "failed", "cancelled"})
 
 
 class ServerTaskContext:
@@ -275,6 +269,7 @@ class ServerTaskContext:
             CapabilityError: The client did not declare sampling, or not sampling with tools.
             ValueError: Tool uses and tool results in the messages do not match.
         """
+        self._require_deliverable()
         if self._capability("sampling") is None:
             raise CapabilityError("Client does not support sampling capability")
         params = self._sampling_params(
@@ -316,11 +311,12 @@ class ServerTaskContext:
             CapabilityError: The client did not declare tasks for elicitation.
             TypeError: The model class is no flat form.
         """
+        self._require_deliverable()
         if self._capability("tasks", "requests", "elicitation", "create") is None:
             raise CapabilityError("Client does not support task-augmented elicitation")
         self._require_handler("elicit_as_task")
         params = {**_form_params(message, requested_schema), "task": {"ttl": ttl}}
-        return _read_elicitation(await self._ask_as_task("elicitation/create", params), requested_schema)
+        return _read_elicitation(await self.ask("elicitation/create", params), requested_schema)
 
     async def create_message_as_task(
         self,
@@ -345,6 +341,7 @@ class ServerTaskContext:
             CapabilityError: The client did not declare tasks for sampling, or not sampling with tools.
             ValueError: Tool uses and tool results in the messages do not match.
         """
+        self._require_deliverable()
         if self._capability("tasks", "requests", "sampling", "createMessage") is None:
             raise CapabilityError("Client does not support task-augmented sampling")
         params = self._sampling_params(
@@ -360,7 +357,7 @@ class ServerTaskContext:
             tool_choice=tool_choice,
         )
         self._require_handler("create_message_as_task")
-        answer = await self._ask_as_task("sampling/createMessage", {**params, "task": {"ttl": ttl}})
+        answer = await self.ask("sampling/createMessage", {**params, "task": {"ttl": ttl}})
         return _read(CreateMessageResult, answer)
 
     def _capability(self, *path: str) -> JSONValue:
@@ -369,7 +366,13 @@ class ServerTaskContext:
             value = value.get(name) if isinstance(value, Mapping) else None
         return value
 
+    def _require_deliverable(self) -> None:
+        # Before the capabilities: a connection that carries no questions often declared none either.
+        if self._handler is not None and self._handler.undeliverable is not None:
+            raise CapabilityError(self._handler.undeliverable)
+
     def _require_elicitation(self, mode: Literal["form", "url"]) -> None:
+        self._require_deliverable()
         declared = self._capability("elicitation")
         if declared is None:
             raise CapabilityError("Client does not support elicitation capability")
@@ -380,8 +383,7 @@ class ServerTaskContext:
     def _require_handler(self, method: str) -> None:
         if self._handler is None:
             raise RuntimeError(f"handler is required for {method}(). Pass handler= to ServerTaskContext.")
-        if self._handler.undeliverable is not None:
-            raise CapabilityError(self._handler.undeliverable)
+        self._require_deliverable()
 
     def _sampling_params(
         self,
@@ -448,32 +450,6 @@ class ServerTaskContext:
             replays=self._attempt > 1,
             stays_open=lambda: execution is not None and execution.is_released,
         )
-
-    async def _ask_as_task(self, method: str, params: JSONObject) -> JSONObject:
-        if not self._session.can_send_request:
-            raise CapabilityError("The client's task cannot be followed: this connection carries no requests")
-        created = await self.ask(method, params)
-        task = created.get("task")
-        if not isinstance(task, dict):
-            return created  # the client answered at once
-        task_id = task.get("taskId")
-        if not isinstance(task_id, str):
-            raise ProtocolError(INTERNAL_ERROR, "The client's task has no taskId")
-        try:
-            while task.get("status") not in _ENDED:
-                await anyio.sleep(_poll_seconds(task.get("pollInterval")))
-                task = await self._session.send_request("tasks/get", {"taskId": task_id})
-            return await self._session.send_request("tasks/result", {"taskId": task_id})
-        except anyio.get_cancelled_exc_class():
-            with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
-                with suppress(Exception):  # at best: otherwise its TTL ends it
-                    await self._session.send_request("tasks/cancel", {"taskId": task_id})
-            raise
-
-
-def _poll_seconds(poll_interval_ms: JSONValue) -> float:
-    seconds = poll_interval_ms / 1000 if isinstance(poll_interval_ms, int | float) else 0.5
-    return min(max(seconds, _SHORTEST_POLL_SECONDS), _LONGEST_POLL_SECONDS)
 
 
 def _form_params(message: str, form: type[BaseModel] | Mapping[str, Any]) -> JSONObject:

@@ -29,7 +29,8 @@ class Trial:
     Attributes:
         operation: The operation to cancel.
         observe: Returns the state the operation is about, comparable between runs: leave out what
-            differs from run to run, such as random ids. What clean-up must restore belongs into it.
+            differs from run to run, such as random ids. What clean-up must restore belongs into it. Called
+            once a world, at its end, so it may use the state up.
         meanwhile: Runs beside the operation, for one that waits: makes come true what it waits for. It is
             cancelled when the operation has ended.
         leftovers: Counts waiters, tasks, open scopes; must give the same number afterwards.
@@ -61,8 +62,8 @@ async def check_cancellation(setup: Callable[[], Awaitable[Trial]], *, patience:
     Raises:
         AssertionError: A run broke law L6; the message says at which await, and how.
     """
+    before = await (await setup()).observe()
     trial = await setup()
-    before = await trial.observe()
     uncancelled = await _run(trial, None, patience)
     after = await trial.observe()
     if uncancelled.leftovers:

@@ -3,8 +3,9 @@
 Each operation runs in a task of its own under a `Stepper` that holds it before each step, a step being
 what it does between two moments at which it yields to the event loop. A scheduler lets exactly one
 operation make one step, waits until everything is still, and picks the next. The sequence of picks *is*
-the order of awaits, so an order can be run again, and all of them can be enumerated: depth first, up
-to a limit, then at random from a seed.
+the order of awaits, so an order can be run again, and all of them can be enumerated: first those in
+which no operation interrupts another, then those with one interruption, then with two, and so on, up to
+a limit; most faults need no more than one or two. Beyond the limit, orders are drawn at random.
 
 With operations that wait for threads or sockets the picks do not decide everything; the driver is then a
 seeded stress test.
@@ -12,6 +13,7 @@ seeded stress test.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -66,8 +68,7 @@ async def explore_interleavings(
 
     Args:
         setup: Makes a fresh world and returns the race in it; called once an order.
-        limit: Most orders to run. All there are, if they are no more than half of it; otherwise the other
-            half is drawn at random.
+        limit: Most orders to run: all there are if they are no more, otherwise a quarter is drawn at random.
         seed: Where the random draws begin.
         patience: Seconds to wait for operations that do not get on.
 
@@ -75,14 +76,16 @@ async def explore_interleavings(
         AssertionError: Some operations wait for ever in one of the orders; the message says which.
     """
     found: list[Interleaving] = []
-    picks: list[int] | None = []
-    while picks is not None and len(found) < max(1, limit // 2):
-        schedule = _Schedule(picks, None)
-        found.append(await _run(await setup(), schedule, patience))
-        picks = schedule.next_picks()
     random = Random(seed)
-    while picks is not None and len(found) < limit:
-        found.append(await _run(await setup(), _Schedule([], random), patience))
+    todo: deque[dict[int, int]] = deque([{}])
+    while todo and len(found) < max(1, limit * 3 // 4):
+        schedule = _Schedule(todo.popleft(), None)
+        found.append(await _run(await setup(), schedule, patience))
+        further = schedule.with_one_more_interruption()
+        random.shuffle(further)  # so that a limit cuts off no particular part of the operations
+        todo.extend(further)
+    while todo and len(found) < limit:
+        found.append(await _run(await setup(), _Schedule({}, random), patience))
     return found
 
 
@@ -130,31 +133,30 @@ async def check_interleavings(
 
 
 class _Schedule:
-    """The picks of one run: some given, the rest the first choice, or a random one."""
+    """The picks of one run: the first choice, but where an interruption is given or drawn at random."""
 
-    def __init__(self, given: list[int], random: Random | None) -> None:
-        self._given = given
+    def __init__(self, interruptions: dict[int, int], random: Random | None) -> None:
+        self._interruptions = interruptions
         self._random = random
-        self._picks: list[tuple[int, int]] = []
+        self._choices: list[int] = []
 
     def pick(self, choices: int) -> int:
-        """Return one of `range(choices)`."""
+        """Return one of `range(choices)`, where 0 is to go on with the operation that made the last step."""
+        at = len(self._choices)
+        self._choices.append(choices)
         if self._random is not None:
-            return self._random.randrange(choices)
-        at = len(self._picks)
+            return self._random.randrange(choices) if self._random.random() < 0.4 else 0
         # Beyond a backend's control a rerun may offer fewer choices than the run it repeats.
-        chosen = min(self._given[at], choices - 1) if at < len(self._given) else 0
-        self._picks.append((chosen, choices))
-        return chosen
+        return min(self._interruptions.get(at, 0), choices - 1)
 
-    def next_picks(self) -> list[int] | None:
-        """Return the picks of the next run, depth first, or `None` after the last."""
-        picks = list(self._picks)
-        while picks:
-            chosen, choices = picks.pop()
-            if chosen + 1 < choices:
-                return [earlier for earlier, _ in picks] + [chosen + 1]
-        return None
+    def with_one_more_interruption(self) -> list[dict[int, int]]:
+        """Return the runs that differ from this one by one interruption after its last one."""
+        begin = max(self._interruptions, default=-1) + 1
+        return [
+            {**self._interruptions, at: choice}
+            for at in range(begin, len(self._choices))
+            for choice in range(1, self._choices[at])
+        ]
 
 
 class _Lane:
@@ -209,6 +211,7 @@ async def _run(race: Race, schedule: _Schedule, patience: float) -> Interleaving
                     group.cancel_scope.cancel()
                     break
                 continue
+            ready.sort(key=lambda index: index != (steps[-1] if steps else 0))
             index = ready[schedule.pick(len(ready))]
             steps.append(index)
             turn = lanes[index].turn

@@ -30,6 +30,9 @@ __all__ = [
 ]
 
 
+_NO_REQUEST = TaskRequest()
+
+
 @dataclass(frozen=True)
 class Create:
     """`create_task` with an identifier."""
@@ -37,12 +40,12 @@ class Create:
     ttl_ms: int | None = None
     owner: str | None = None
     retention_ms: int = 0
-    request: TaskRequest = TaskRequest()  # noqa: RUF009 - frozen
+    request: TaskRequest = _NO_REQUEST
 
 
 @dataclass(frozen=True)
 class Update:
-    """`update_task`; `behind` is how far below the current revision `if_revision` is, `None` for none."""
+    """`update_task`."""
 
     status: LiveStatus | None = None
     message: str | None = None
@@ -198,9 +201,9 @@ class Model:
         task = self.tasks.get(task_id)
         if task is None:
             return None
-        names = ("status", "status_message", "created_at", "last_updated_at", "ttl_ms")
+        fields = ("status", "status_message", "created_at", "last_updated_at", "ttl_ms")
         return TaskRecord(
-            Task(task_id, *[task[name] for name in names], 500),
+            Task(task_id, **{field: task[field] for field in fields}, poll_interval_ms=500),
             task["revision"],
             task["owner"],
             task["retention_ms"],

@@ -377,16 +377,12 @@ async def a_cancelled_change_happened_in_full_or_not_at_all(bench: _Bench) -> No
             count += 1
             task_id = f"task {count}"
             await _enqueue(queue, task_id, _question("old"), _NOTE)
-            return Trial(partial(change, task_id), partial(_peek_view, queue, task_id))
+            return Trial(partial(change, task_id), partial(_view, queue, task_id))
 
         try:
             await check_cancellation(setup, patience=bench.patience)
         except AssertionError as error:
             raise AssertionError(f"of {name}: {error}") from error
-
-
-async def _peek_view(queue: TaskMessageQueue, task_id: str) -> tuple[Any, ...]:
-    return tuple(question.key for question in await queue.outstanding(task_id)), await queue.peek(task_id)
 
 
 @_check("L6", "L5")
@@ -422,10 +418,10 @@ async def a_cancelled_wait_changes_nothing(bench: _Bench) -> None:
         await _enqueue(queue, task_id, _question("k"))
         if for_answer:
             wait: Callable[[], Awaitable[Any]] = partial(queue.wait_for_answer, task_id, "k")
-            return Trial(wait, partial(_peek_view, queue, task_id), partial(queue.answer, task_id, "k", _ANSWERS[0]))
+            return Trial(wait, partial(_view, queue, task_id), partial(queue.answer, task_id, "k", _ANSWERS[0]))
         await queue.dequeue(task_id)
         wait = partial(queue.wait_for_message, task_id)
-        return Trial(wait, partial(_peek_view, queue, task_id), partial(queue.enqueue, task_id, _NOTE))
+        return Trial(wait, partial(_view, queue, task_id), partial(queue.enqueue, task_id, _NOTE))
 
     for for_answer in (True, False):
         await check_cancellation(partial(setup, for_answer), patience=bench.patience)

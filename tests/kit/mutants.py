@@ -1,0 +1,1056 @@
+"""Backends with one fault each, to show that the kit finds it.
+
+A mutant is the in-memory backend, or the code above it, with as little changed as makes the fault. Those that
+carry a number have that fault of the field report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from typing import Any, ClassVar
+
+import anyio
+import anyio.lowlevel
+
+from mcp_task_runtime.core.context import TaskContext
+from mcp_task_runtime.core.cursor import encode_cursor
+from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
+from mcp_task_runtime.core.questions import settle_status
+from mcp_task_runtime.core.store import TaskStore
+from mcp_task_runtime.core.transitions import is_terminal
+from mcp_task_runtime.core.types import LiveStatus, Outcome, Task, TaskPage, TaskRecord
+from mcp_task_runtime.errors import (
+    InvalidCursorError,
+    InvalidTransitionError,
+    RevisionConflictError,
+    TaskNotFoundError,
+)
+from mcp_task_runtime.stores.memory import InMemoryTaskMessageQueue, InMemoryTaskStore
+from mcp_task_runtime.testing.clock import FakeClock
+from mcp_task_runtime.testing.question_checks import TaskBackend
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A faulty backend.
+
+    Attributes:
+        name: What is wrong with it.
+        kind: What it is a mutant of: `store`, `queue` or `backend`.
+        killers: The checks that must find the fault.
+        factory: Opens it.
+        fault: Its number in the field report.
+    """
+
+    name: str
+    kind: str
+    killers: tuple[str, ...]
+    factory: Callable[[FakeClock, str], AbstractAsyncContextManager[Any]]
+    fault: int | None = None
+
+    def __str__(self) -> str:
+        return self.name
+
+
+MUTANTS: list[Mutant] = []
+
+
+def store_mutant(*killers: str, fault: int | None = None) -> Callable[[type[InMemoryTaskStore]], type[InMemoryTaskStore]]:
+    def register(mutant: type[InMemoryTaskStore]) -> type[InMemoryTaskStore]:
+        MUTANTS.append(
+            Mutant(mutant.__name__, "store", killers, lambda clock, location: mutant(clock=clock), fault)
+        )
+        return mutant
+
+    return register
+
+
+def queue_mutant(
+    *killers: str, fault: int | None = None
+) -> Callable[[type[InMemoryTaskMessageQueue]], type[InMemoryTaskMessageQueue]]:
+    def register(mutant: type[InMemoryTaskMessageQueue]) -> type[InMemoryTaskMessageQueue]:
+        MUTANTS.append(Mutant(mutant.__name__, "queue", killers, lambda clock, location: mutant(), fault))
+        return mutant
+
+    return register
+
+
+def backend_mutant(name: str, *killers: str, fault: int | None = None, **replaced: Any) -> None:
+    @asynccontextmanager
+    async def factory(clock: FakeClock, location: str) -> AsyncIterator[TaskBackend]:
+        async with InMemoryTaskStore(clock=clock) as store:
+            yield TaskBackend(store, store.message_queue, **replaced)
+
+    MUTANTS.append(Mutant(name, "backend", killers, factory, fault))
+
+
+# --- store: status and endings ------------------------------------------------------------------------
+
+
+@store_mutant("a_refused_step_raises_and_changes_nothing")
+class AnEndedTaskCanBeUpdated(InMemoryTaskStore):
+    async def update_task(self, task_id: str, **changes: Any) -> TaskRecord:
+        entry = self._live_entry(task_id)
+        record = entry.record
+        if record.outcome is None:
+            return await super().update_task(task_id, **changes)
+        entry.record = replace(record, revision=record.revision + 1)
+        return entry.record
+
+
+@store_mutant("a_refused_step_raises_and_changes_nothing")
+class ARefusedUpdateAddsToTheRevision(InMemoryTaskStore):
+    async def update_task(self, task_id: str, **changes: Any) -> TaskRecord:
+        entry = self._live_entry(task_id)
+        try:
+            return await super().update_task(task_id, **changes)
+        except InvalidTransitionError:
+            entry.record = replace(entry.record, revision=entry.record.revision + 1)
+            raise
+
+
+@store_mutant("a_conditional_update_happens_at_its_revision_only")
+class ARefusedUpdateStampsTheTask(InMemoryTaskStore):
+    async def update_task(self, task_id: str, **changes: Any) -> TaskRecord:
+        entry = self._live_entry(task_id)
+        try:
+            return await super().update_task(task_id, **changes)
+        except RevisionConflictError:
+            task = replace(entry.record.task, last_updated_at=self._clock.now())
+            entry.record = replace(entry.record, task=task)
+            raise
+
+
+@store_mutant("a_refused_step_raises_and_changes_nothing")
+class AnUpdateCanEndATask(InMemoryTaskStore):
+    async def update_task(self, task_id: str, **changes: Any) -> TaskRecord:
+        entry = self._live_entry(task_id)
+        if changes.get("status") in ("completed", "failed", "cancelled") and entry.record.outcome is None:
+            task = replace(entry.record.task, status=changes["status"])
+            entry.record = replace(entry.record, task=task, revision=entry.record.revision + 1)
+            return entry.record
+        return await super().update_task(task_id, **changes)
+
+
+@store_mutant("a_conditional_update_happens_at_its_revision_only")
+class TheExpectedRevisionIsIgnored(InMemoryTaskStore):
+    async def update_task(self, task_id: str, **changes: Any) -> TaskRecord:
+        changes.pop("if_revision", None)
+        return await super().update_task(task_id, **changes)
+
+
+@store_mutant("a_conditional_update_happens_at_its_revision_only")
+class TheExpectedRevisionIsCheckedTooEarly(InMemoryTaskStore):
+    async def update_task(self, task_id: str, *, if_revision: int | None = None, **changes: Any) -> TaskRecord:
+        record = self._live_entry(task_id).record
+        if if_revision is not None and record.revision != if_revision:
+            raise RevisionConflictError(task_id, expected=if_revision, current=record.revision)
+        await anyio.lowlevel.checkpoint()
+        return await super().update_task(task_id, **changes)
+
+
+@store_mutant("a_taken_identifier_is_refused_and_changes_nothing")
+class CreatingOverwrites(InMemoryTaskStore):
+    async def create_task(self, *, task_id: str | None = None, **fields: Any) -> TaskRecord:
+        if task_id in self._entries:
+            await self.delete_task(task_id or "")
+        return await super().create_task(task_id=task_id, **fields)
+
+
+@store_mutant("last_updated_at_never_goes_back")
+class LastUpdatedAtGoesBack(InMemoryTaskStore):
+    async def update_task(self, task_id: str, **changes: Any) -> TaskRecord:
+        record = await super().update_task(task_id, **changes)
+        entry = self._live_entry(task_id)
+        entry.record = replace(record, task=replace(record.task, last_updated_at=self._clock.now()))
+        return entry.record
+
+
+@store_mutant("of_many_that_finish_a_task_exactly_one_wins", "changes_that_overlap_have_the_effect_of_some_sequence")
+class EveryFinisherThatLookedInTimeWins(InMemoryTaskStore):
+    async def finish_task(self, task_id: str, outcome: Outcome) -> TaskRecord:
+        before = self._live_entry(task_id).record
+        await anyio.lowlevel.checkpoint()
+        entry = self._live_entry(task_id)
+        if before.outcome is None:
+            entry.record = replace(before, revision=entry.record.revision)
+        return await super().finish_task(task_id, outcome)
+
+
+@store_mutant(
+    "nobody_sees_an_end_without_its_outcome", "a_cancelled_change_happened_in_full_or_not_at_all", fault=8
+)
+class TheResultIsWrittenBeforeTheStatus(InMemoryTaskStore):
+    async def finish_task(self, task_id: str, outcome: Outcome) -> TaskRecord:
+        entry = self._live_entry(task_id)
+        if not is_terminal(entry.record.status):
+            entry.record = replace(entry.record, outcome=outcome)
+        await anyio.lowlevel.checkpoint()
+        return await super().finish_task(task_id, outcome)
+
+
+@store_mutant(
+    "nobody_sees_an_end_without_its_outcome", "a_cancelled_change_happened_in_full_or_not_at_all", fault=8
+)
+class TheStatusIsWrittenBeforeTheResult(InMemoryTaskStore):
+    async def finish_task(self, task_id: str, outcome: Outcome) -> TaskRecord:
+        record = await super().finish_task(task_id, outcome)
+        entry = self._live_entry(task_id)
+        entry.record = replace(record, outcome=None)
+        await anyio.lowlevel.checkpoint()
+        entry.record = record
+        return record
+
+
+# --- store: waiting -----------------------------------------------------------------------------------
+
+
+@store_mutant("every_waiter_wakes_when_the_task_changes", fault=1)
+class OnlyTheLastWaiterWakes(InMemoryTaskStore):
+    async def wait_for_update(self, task_id: str, *, after: int) -> TaskRecord:
+        if self._live_entry(task_id).record.revision <= after:
+            self._live_entry(task_id).changed = None  # the new event takes the place of the one others wait for
+        return await super().wait_for_update(task_id, after=after)
+
+
+@store_mutant("a_change_before_the_wait_counts", fault=2)
+class AChangeBeforeTheWaitIsLost(InMemoryTaskStore):
+    async def wait_for_update(self, task_id: str, *, after: int) -> TaskRecord:
+        return await super().wait_for_update(task_id, after=self._live_entry(task_id).record.revision)
+
+
+@store_mutant("every_waiter_wakes_when_the_task_changes")
+class TheEndWakesNobody(InMemoryTaskStore):
+    async def finish_task(self, task_id: str, outcome: Outcome) -> TaskRecord:
+        entry = self._live_entry(task_id)
+        entry.changed, waited_for = None, entry.changed
+        try:
+            return await super().finish_task(task_id, outcome)
+        finally:
+            entry.changed = waited_for
+
+
+@store_mutant("every_waiter_wakes_when_the_task_changes")
+class WaitingReturnsAtOnce(InMemoryTaskStore):
+    async def wait_for_update(self, task_id: str, *, after: int) -> TaskRecord:
+        await anyio.lowlevel.checkpoint()
+        return self._live_entry(task_id).record
+
+
+@store_mutant("a_waiter_is_woken_by_deletion")
+class DeletionWakesNobody(InMemoryTaskStore):
+    async def delete_task(self, task_id: str) -> bool:
+        entry = self._entries.get(task_id)
+        if entry is not None:
+            entry.changed = None
+        return await super().delete_task(task_id)
+
+
+@store_mutant("a_waiter_is_woken_by_expiry", fault=20)
+class ExpiryWakesNobody(InMemoryTaskStore):
+    async def wait_for_update(self, task_id: str, *, after: int) -> TaskRecord:
+        while True:
+            entry = self._live_entry(task_id)
+            if entry.record.revision > after:
+                return entry.record
+            entry.changed = entry.changed or anyio.Event()
+            await entry.changed.wait()
+
+
+@store_mutant("a_waiter_outlasts_a_deadline_that_moved")
+class AWaiterKeepsTheFirstDeadline(InMemoryTaskStore):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._first: dict[str, datetime | None] = {}
+
+    async def create_task(self, **fields: Any) -> TaskRecord:
+        record = await super().create_task(**fields)
+        self._first[record.task_id] = record.task.expires_at
+        return record
+
+    async def wait_for_update(self, task_id: str, *, after: int) -> TaskRecord:
+        with self._clock.move_on_at(self._first.get(task_id)):
+            return await super().wait_for_update(task_id, after=after)
+        raise TaskNotFoundError(task_id)
+
+
+@store_mutant("a_waiter_is_woken_when_the_store_is_closed")
+class ClosingWakesNobody(InMemoryTaskStore):
+    async def aclose(self) -> None:
+        for entry in self._entries.values():
+            entry.changed = None
+        await super().aclose()
+
+
+@store_mutant("a_cancelled_waiter_takes_nobody_with_it")
+class ACancelledWaiterTakesTheEventWithIt(InMemoryTaskStore):
+    async def wait_for_update(self, task_id: str, *, after: int) -> TaskRecord:
+        try:
+            return await super().wait_for_update(task_id, after=after)
+        finally:
+            entry = self._entries.get(task_id)
+            if entry is not None:
+                entry.changed = None
+
+
+# --- store: snapshots and cancellation ----------------------------------------------------------------
+
+
+@store_mutant("what_a_store_returned_never_changes")
+class LiveReferencesAreReturned(InMemoryTaskStore):
+    async def update_task(self, task_id: str, **changes: Any) -> TaskRecord:
+        held = self._live_entry(task_id).record
+        changed = await super().update_task(task_id, **changes)
+        object.__setattr__(held, "task", changed.task)
+        object.__setattr__(held, "revision", changed.revision)
+        self._live_entry(task_id).record = held
+        return held
+
+
+class _SharedOutcome(Outcome):
+    __slots__ = ("parsed",)
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        if not hasattr(self, "parsed"):
+            object.__setattr__(self, "parsed", self._payload())
+        shared: dict[str, Any] | None = self.parsed  # type: ignore[attr-defined]
+        return shared
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Outcome) and self.payload_json == other.payload_json
+
+    __hash__ = Outcome.__hash__
+
+
+@store_mutant("changing_what_a_store_returned_changes_nothing")
+class OneResultIsSharedByAllReaders(InMemoryTaskStore):
+    async def finish_task(self, task_id: str, outcome: Outcome) -> TaskRecord:
+        shared = _SharedOutcome(outcome.status, outcome.payload_json, outcome.status_message)
+        return await super().finish_task(task_id, shared)
+
+
+@store_mutant("a_cancelled_change_happened_in_full_or_not_at_all")
+class AnUpdateIsWrittenInTwoSteps(InMemoryTaskStore):
+    async def update_task(
+        self,
+        task_id: str,
+        *,
+        status: LiveStatus | None = None,
+        status_message: str | None = None,
+        if_revision: int | None = None,
+    ) -> TaskRecord:
+        if status is not None and status_message is not None:
+            record = await super().update_task(task_id, status=status, if_revision=if_revision)
+            await anyio.lowlevel.checkpoint()
+            entry = self._live_entry(task_id)
+            entry.record = replace(record, task=replace(record.task, status_message=status_message))
+            return entry.record
+        return await super().update_task(
+            task_id, status=status, status_message=status_message, if_revision=if_revision
+        )
+
+
+@store_mutant("a_cancelled_operation_leaves_the_store_usable")
+class ACancelledReadKeepsTheLock(InMemoryTaskStore):
+    _locked = False
+
+    async def get_task(self, task_id: str) -> TaskRecord | None:
+        while self._locked:
+            await anyio.lowlevel.checkpoint()
+        self._locked = True
+        await anyio.lowlevel.checkpoint()
+        self._locked = False
+        return await super().get_task(task_id)
+
+
+@store_mutant("a_cancelled_wait_leaves_nothing_behind")
+class ACancelledWaitLeavesItsTimer(InMemoryTaskStore):
+    async def wait_for_update(self, task_id: str, *, after: int) -> TaskRecord:
+        clock = self._clock
+        assert isinstance(clock, FakeClock)
+        scope = anyio.CancelScope()
+        clock._deadlines[scope] = datetime(9999, 1, 1, tzinfo=timezone.utc)
+        record = await super().wait_for_update(task_id, after=after)
+        del clock._deadlines[scope]
+        return record
+
+
+# --- store: time --------------------------------------------------------------------------------------
+
+
+@store_mutant("all_time_comes_from_the_injected_clock")
+class TheMachinesClockIsUsed(InMemoryTaskStore):
+    async def create_task(self, **fields: Any) -> TaskRecord:
+        record = await super().create_task(**fields)
+        entry = self._live_entry(record.task_id)
+        now = datetime.now(timezone.utc)
+        entry.record = replace(record, task=replace(record.task, created_at=now, last_updated_at=now))
+        return entry.record
+
+
+@store_mutant("an_expired_task_is_gone_for_every_caller_at_once")
+class AnExpiredTaskCanStillBeRead(InMemoryTaskStore):
+    _kept: ClassVar[dict[str, TaskRecord]] = {}
+
+    async def get_task(self, task_id: str) -> TaskRecord | None:
+        entry = self._entries.get(task_id)
+        return entry.record if entry is not None else await super().get_task(task_id)
+
+
+@store_mutant("an_expired_task_is_not_listed", "an_expired_task_is_gone_for_every_caller_at_once")
+class ExpiredTasksAreHiddenFromReadingOnly(InMemoryTaskStore):
+    def _purge(self) -> None: ...
+
+    async def get_task(self, task_id: str) -> TaskRecord | None:
+        record = await super().get_task(task_id)
+        expires_at = None if record is None else record.task.expires_at
+        return None if expires_at is not None and expires_at <= self._clock.now() else record
+
+
+@store_mutant("an_expired_task_is_gone_for_every_caller_at_once")
+class ATaskOutlivesItsDeadline(InMemoryTaskStore):
+    async def create_task(self, *, ttl_ms: int | None, **fields: Any) -> TaskRecord:
+        record = await super().create_task(ttl_ms=None if ttl_ms is None else ttl_ms + 1, **fields)
+        entry = self._live_entry(record.task_id)
+        entry.record = replace(record, task=replace(record.task, ttl_ms=ttl_ms))
+        return entry.record
+
+
+@store_mutant("an_outcome_can_be_fetched_for_the_retention_time", "a_waiter_outlasts_a_deadline_that_moved")
+class FinishingDoesNotExtendTheTTL(InMemoryTaskStore):
+    async def create_task(self, *, retention_ms: int = 0, **fields: Any) -> TaskRecord:
+        return await super().create_task(**fields)
+
+
+@store_mutant("an_outcome_can_be_fetched_for_the_retention_time")
+class FinishingExtendsTheTTLInTheAnswerOnly(InMemoryTaskStore):
+    async def finish_task(self, task_id: str, outcome: Outcome) -> TaskRecord:
+        due = self._live_entry(task_id).record.task.expires_at
+        record = await super().finish_task(task_id, outcome)
+        self._expiry.set(task_id, due)
+        return record
+
+
+@store_mutant("a_task_without_a_ttl_never_expires")
+class EveryTaskExpires(InMemoryTaskStore):
+    async def create_task(self, *, ttl_ms: int | None, **fields: Any) -> TaskRecord:
+        record = await super().create_task(ttl_ms=ttl_ms if ttl_ms is not None else 86_400_000, **fields)
+        entry = self._live_entry(record.task_id)
+        entry.record = replace(record, task=replace(record.task, ttl_ms=ttl_ms))
+        return entry.record
+
+
+@store_mutant("an_unknown_or_deleted_task_is_not_found_by_any_method")
+class AnUnknownTaskHasNoResult(InMemoryTaskStore):
+    async def get_result(self, task_id: str) -> Outcome | None:
+        try:
+            return await super().get_result(task_id)
+        except TaskNotFoundError:
+            return None
+
+
+# --- store: cost --------------------------------------------------------------------------------------
+
+
+@store_mutant("no_operation_costs_more_when_there_are_many_tasks", fault=21)
+class CleanUpLooksAtEveryTask(InMemoryTaskStore):
+    def _purge(self) -> None:
+        super()._purge()
+        now = self._clock.now()
+        for task_id in [task_id for task_id, entry in self._entries.items() if _is_over(entry.record.task, now)]:
+            self._remove(task_id)
+
+
+def _is_over(task: Task, now: datetime) -> bool:
+    return task.expires_at is not None and task.expires_at <= now
+
+
+@store_mutant("nothing_is_kept_of_tasks_that_are_gone", fault=12)
+class EventsAreKeptForEver(InMemoryTaskStore):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._events: dict[str, anyio.Event] = {}
+
+    async def wait_for_update(self, task_id: str, *, after: int) -> TaskRecord:
+        self._events.setdefault(task_id, anyio.Event())
+        return await super().wait_for_update(task_id, after=after)
+
+
+@store_mutant("nothing_is_kept_of_tasks_that_are_gone")
+class IdentifiersOfDeletedTasksAreKept(InMemoryTaskStore):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._deleted: set[str] = set()
+
+    async def delete_task(self, task_id: str) -> bool:
+        self._deleted.add(task_id)
+        return await super().delete_task(task_id)
+
+
+@store_mutant("nothing_is_kept_of_tasks_that_are_gone")
+class OwnersAreKeptForEver(InMemoryTaskStore):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._counts: dict[str | None, int] = {}
+
+    async def create_task(self, *, owner: str | None = None, **fields: Any) -> TaskRecord:
+        self._counts[owner] = self._counts.get(owner, 0) + 1
+        return await super().create_task(owner=owner, **fields)
+
+
+# --- store: lists -------------------------------------------------------------------------------------
+
+
+@store_mutant("a_cursor_that_the_store_did_not_make_for_this_owner_is_refused", fault=13)
+class AGarbageCursorIsAccepted(InMemoryTaskStore):
+    async def list_tasks(self, *, owner: str | None, cursor: str | None = None, limit: int = 50) -> TaskPage:
+        try:
+            return await super().list_tasks(owner=owner, cursor=cursor, limit=limit)
+        except InvalidCursorError:
+            return await super().list_tasks(owner=owner, limit=limit)
+
+
+@store_mutant("walking_the_pages_survives_what_comes_and_goes_meanwhile", fault=13)
+class ACursorOfADeletedTaskIsAnError(InMemoryTaskStore):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._made_at: dict[str, str] = {}
+
+    async def list_tasks(self, *, owner: str | None, cursor: str | None = None, limit: int = 50) -> TaskPage:
+        if cursor is not None and self._made_at.get(cursor) not in self._entries:
+            raise InvalidCursorError
+        page = await super().list_tasks(owner=owner, cursor=cursor, limit=limit)
+        if page.next_cursor is not None:
+            self._made_at[page.next_cursor] = page.records[-1].task_id
+        return page
+
+
+@store_mutant("a_cursor_that_the_store_did_not_make_for_this_owner_is_refused")
+class AnotherOwnersCursorIsAccepted(InMemoryTaskStore):
+    async def list_tasks(self, *, owner: str | None, cursor: str | None = None, limit: int = 50) -> TaskPage:
+        for other in ("ada", "bob", None):
+            try:
+                page = await super().list_tasks(owner=other, cursor=cursor, limit=limit)
+            except InvalidCursorError:
+                continue
+            if other != owner and cursor is not None:
+                return page
+        return await super().list_tasks(owner=owner, cursor=cursor, limit=limit)
+
+
+@store_mutant("walking_the_pages_survives_what_comes_and_goes_meanwhile")
+class ACursorIsAnOffset(InMemoryTaskStore):
+    async def list_tasks(self, *, owner: str | None, cursor: str | None = None, limit: int = 50) -> TaskPage:
+        offset = 0 if cursor is None else int(cursor)
+        mine = [entry.record for entry in self._entries.values() if entry.record.owner == owner]
+        more = len(mine) > offset + limit
+        return TaskPage(tuple(mine[offset : offset + limit]), str(offset + limit) if more else None)
+
+
+@store_mutant("a_page_costs_what_is_on_it")
+class APageLooksAtEveryTask(InMemoryTaskStore):
+    async def list_tasks(self, *, owner: str | None, cursor: str | None = None, limit: int = 50) -> TaskPage:
+        [entry for entry in self._entries.values() if entry.record.owner == owner]
+        return await super().list_tasks(owner=owner, cursor=cursor, limit=limit)
+
+
+@store_mutant("listing_shows_each_task_of_one_owner_once_oldest_first")
+class EveryoneSeesTasksWithoutAnOwner(InMemoryTaskStore):
+    async def list_tasks(self, *, owner: str | None, cursor: str | None = None, limit: int = 50) -> TaskPage:
+        page = await super().list_tasks(owner=owner, cursor=cursor, limit=limit)
+        return page if page.records or cursor else await super().list_tasks(owner=None, limit=limit)
+
+
+@store_mutant("listing_shows_each_task_of_one_owner_once_oldest_first")
+class TheLastPageHasACursor(InMemoryTaskStore):
+    async def list_tasks(self, *, owner: str | None, cursor: str | None = None, limit: int = 50) -> TaskPage:
+        page = await super().list_tasks(owner=owner, cursor=cursor, limit=limit)
+        if page.next_cursor is None and len(page.records) == limit:
+            return replace(page, next_cursor=encode_cursor(10**9, owner))
+        return page
+
+
+@store_mutant("made_identifiers_are_long_random_and_plain")
+class IdentifiersAreNumbered(InMemoryTaskStore):
+    async def create_task(self, *, task_id: str | None = None, **fields: Any) -> TaskRecord:
+        return await super().create_task(task_id=task_id or f"task-{self._sequence:020}", **fields)
+
+
+# --- queue --------------------------------------------------------------------------------------------
+
+
+@queue_mutant("messages_of_a_task_are_first_in_first_out_and_its_own")
+class TheLastMessageComesFirst(InMemoryTaskMessageQueue):
+    async def dequeue(self, task_id: str) -> QueuedMessage | None:
+        mailbox = self._mailbox(task_id)
+        if mailbox is not None:
+            mailbox.messages.reverse()
+        return await super().dequeue(task_id)
+
+
+@queue_mutant("messages_of_a_task_are_first_in_first_out_and_its_own")
+class PeekRemovesTheMessage(InMemoryTaskMessageQueue):
+    async def peek(self, task_id: str) -> QueuedMessage | None:
+        return await self.dequeue(task_id)
+
+
+@queue_mutant("each_message_goes_to_one_of_many_that_dequeue")
+class OneMessageGoesToTwo(InMemoryTaskMessageQueue):
+    async def dequeue(self, task_id: str) -> QueuedMessage | None:
+        message = await self.peek(task_id)
+        await anyio.lowlevel.checkpoint()
+        await super().dequeue(task_id)
+        return message
+
+
+@queue_mutant("a_question_stays_one_until_it_is_answered", fault=10)
+class ADequeuedQuestionIsNoMoreOutstanding(InMemoryTaskMessageQueue):
+    async def outstanding(self, task_id: str) -> tuple[QueuedMessage, ...]:
+        mailbox = self._mailbox(task_id)
+        return () if mailbox is None else tuple(m for m in mailbox.messages if m.key is not None)
+
+
+@queue_mutant("a_message_is_queued_or_returned_when_dequeue_is_cancelled", fault=10)
+class ACancelledDequeueLosesTheMessage(InMemoryTaskMessageQueue):
+    async def dequeue(self, task_id: str) -> QueuedMessage | None:
+        message = await super().dequeue(task_id)
+        await anyio.lowlevel.checkpoint()
+        return message
+
+
+@queue_mutant("a_question_stays_one_until_it_is_answered")
+class AnAnsweredQuestionStaysInTheQueue(InMemoryTaskMessageQueue):
+    async def answer(self, task_id: str, key: str, answer: Answer) -> bool:
+        mailbox = self._mailbox(task_id)
+        messages = None if mailbox is None else mailbox.messages
+        taken = await super().answer(task_id, key, answer)
+        if mailbox is not None and messages is not None:
+            mailbox.messages = messages
+        return taken
+
+
+@queue_mutant("a_key_is_never_used_again", fault=15)
+class AKeyCanBeUsedAgain(InMemoryTaskMessageQueue):
+    async def enqueue(self, task_id: str, message: QueuedMessage) -> bool:
+        mailbox = self._mailbox(task_id)
+        if mailbox is not None and message.key is not None:
+            mailbox.answers.pop(message.key, None)
+        return await super().enqueue(task_id, message)
+
+
+@queue_mutant("a_key_is_never_used_again")
+class ARefusedQuestionIsQueuedAllTheSame(InMemoryTaskMessageQueue):
+    async def enqueue(self, task_id: str, message: QueuedMessage) -> bool:
+        taken = await super().enqueue(task_id, message)
+        mailbox = self._mailbox(task_id)
+        if not taken and mailbox is not None:
+            mailbox.messages.append(message)
+        return taken
+
+
+@queue_mutant("the_first_answer_wins")
+class TheSecondAnswerOverwrites(InMemoryTaskMessageQueue):
+    async def answer(self, task_id: str, key: str, answer: Answer) -> bool:
+        taken = await super().answer(task_id, key, answer)
+        mailbox = self._mailbox(task_id)
+        if not taken and mailbox is not None and key in mailbox.answers:
+            mailbox.answers[key] = answer
+        return taken
+
+
+@queue_mutant("the_first_answer_wins")
+class EveryAnswerIsSaidToBeTaken(InMemoryTaskMessageQueue):
+    async def answer(self, task_id: str, key: str, answer: Answer) -> bool:
+        await super().answer(task_id, key, answer)
+        return True
+
+
+@queue_mutant("answers_to_nothing_are_ignored", fault=15)
+class AnAnswerFindsAQuestionOfAnotherTask(InMemoryTaskMessageQueue):
+    async def answer(self, task_id: str, key: str, answer: Answer) -> bool:
+        for other, mailbox in self._mailboxes.items():
+            if key in mailbox.questions:
+                return await super().answer(other, key, answer)
+        return False
+
+
+@queue_mutant("answers_to_nothing_are_ignored")
+class WaitingForAnUnknownAnswerNeverEnds(InMemoryTaskMessageQueue):
+    async def wait_for_answer(self, task_id: str, key: str) -> Answer:
+        try:
+            return await super().wait_for_answer(task_id, key)
+        except TaskNotFoundError:
+            await anyio.sleep_forever()
+            raise
+
+
+@queue_mutant("every_waiter_wakes_when_a_message_comes", fault=1)
+class OnlyTheLastListenerWakes(InMemoryTaskMessageQueue):
+    async def wait_for_message(self, task_id: str) -> None:
+        mailbox = self._mailbox(task_id)
+        if mailbox is not None and not mailbox.messages:
+            mailbox.arrived = None
+        await super().wait_for_message(task_id)
+
+
+@queue_mutant("every_waiter_wakes_when_a_message_comes", fault=2)
+class AMessageBeforeTheWaitIsLost(InMemoryTaskMessageQueue):
+    async def wait_for_message(self, task_id: str) -> None:
+        mailbox = self._mailbox(task_id)
+        if mailbox is None:
+            return await super().wait_for_message(task_id)
+        mailbox.arrived = mailbox.arrived or anyio.Event()
+        await mailbox.arrived.wait()
+        return None
+
+
+@queue_mutant("every_asker_gets_the_answer", fault=1)
+class OnlyTheLastAskerWakes(InMemoryTaskMessageQueue):
+    async def wait_for_answer(self, task_id: str, key: str) -> Answer:
+        mailbox = self._mailbox(task_id)
+        if mailbox is not None:
+            mailbox.settled.pop(key, None)
+        return await super().wait_for_answer(task_id, key)
+
+
+@queue_mutant("clearing_releases_everyone_who_waits", fault=6)
+class ClearLeavesThoseWhoWait(InMemoryTaskMessageQueue):
+    def forget(self, task_id: str) -> None:
+        self._mailboxes.pop(task_id, None)
+
+
+@queue_mutant("clearing_forgets_everything_of_one_task")
+class ClearKeepsTheAnswers(InMemoryTaskMessageQueue):
+    def forget(self, task_id: str) -> None:
+        mailbox = self._mailboxes.get(task_id)
+        answers = {} if mailbox is None else mailbox.answers
+        super().forget(task_id)
+        if answers and mailbox is not None:
+            mailbox.messages, mailbox.questions = [], {}
+            self._mailboxes[task_id] = mailbox
+
+
+@queue_mutant("clearing_forgets_everything_of_one_task")
+class ClearForgetsEveryTask(InMemoryTaskMessageQueue):
+    def forget(self, task_id: str) -> None:
+        for other in list(self._mailboxes):
+            super().forget(other)
+
+
+@queue_mutant("everyone_who_waits_is_woken_when_the_queue_is_closed")
+class ClosingTheQueueWakesNobody(InMemoryTaskMessageQueue):
+    async def aclose(self) -> None:
+        self._closed = True
+
+
+@queue_mutant("a_cancelled_waiter_takes_nobody_with_it")
+class ACancelledListenerTakesTheEventWithIt(InMemoryTaskMessageQueue):
+    async def wait_for_message(self, task_id: str) -> None:
+        try:
+            await super().wait_for_message(task_id)
+        finally:
+            mailbox = self._mailboxes.get(task_id)
+            if mailbox is not None:
+                mailbox.arrived = None
+
+
+@queue_mutant("what_a_queue_returned_never_changes")
+class TheLiveQuestionsAreReturned(InMemoryTaskMessageQueue):
+    async def outstanding(self, task_id: str) -> tuple[QueuedMessage, ...]:
+        mailbox = self._mailbox(task_id)
+        return () if mailbox is None else mailbox.questions.values()  # type: ignore[return-value]
+
+
+@queue_mutant("a_cancelled_change_happened_in_full_or_not_at_all")
+class AQuestionIsWrittenInTwoSteps(InMemoryTaskMessageQueue):
+    async def enqueue(self, task_id: str, message: QueuedMessage) -> bool:
+        taken = await super().enqueue(task_id, message)
+        mailbox = self._mailbox(task_id)
+        if taken and message.key is not None and mailbox is not None:
+            mailbox.questions.pop(message.key)
+            await anyio.lowlevel.checkpoint()
+            mailbox.questions[message.key] = message
+        return taken
+
+
+@queue_mutant("a_cancelled_change_happened_in_full_or_not_at_all")
+class AnAnswerIsWrittenInTwoSteps(InMemoryTaskMessageQueue):
+    async def answer(self, task_id: str, key: str, answer: Answer) -> bool:
+        mailbox = self._mailbox(task_id)
+        messages = [] if mailbox is None else mailbox.messages
+        taken = await super().answer(task_id, key, answer)
+        if taken and mailbox is not None:
+            mailbox.messages, left = messages, mailbox.messages
+            await anyio.lowlevel.checkpoint()
+            mailbox.messages = left
+        return taken
+
+
+@queue_mutant("changes_that_overlap_have_the_effect_of_some_sequence", "the_first_answer_wins")
+class EveryAnswerThatLookedInTimeIsTaken(InMemoryTaskMessageQueue):
+    async def answer(self, task_id: str, key: str, answer: Answer) -> bool:
+        mailbox = self._mailbox(task_id)
+        is_open = mailbox is not None and key in mailbox.questions
+        await anyio.lowlevel.checkpoint()
+        await super().answer(task_id, key, answer)
+        return is_open
+
+
+@queue_mutant("no_operation_costs_more_when_there_are_many_tasks", fault=21)
+class EachCallLooksAtEveryMailbox(InMemoryTaskMessageQueue):
+    def _check_open(self) -> None:
+        super()._check_open()
+        for mailbox in self._mailboxes.values():
+            mailbox.is_blank()
+
+
+@queue_mutant("nothing_is_kept_of_mailboxes_that_are_gone", fault=12)
+class MailboxesOfThoseWhoOnlyLookedAreKept(InMemoryTaskMessageQueue):
+    def _drop_if_blank(self, task_id: str, mailbox: Any) -> None: ...
+
+
+@queue_mutant("nothing_is_kept_of_mailboxes_that_are_gone", fault=12)
+class KeysAreKeptForEver(InMemoryTaskMessageQueue):
+    def __init__(self) -> None:
+        super().__init__()
+        self._keys: set[tuple[str, str]] = set()
+
+    async def enqueue(self, task_id: str, message: QueuedMessage) -> bool:
+        if message.key is not None:
+            self._keys.add((task_id, message.key))
+        return await super().enqueue(task_id, message)
+
+
+# --- questions ----------------------------------------------------------------------------------------
+
+
+async def _ask(
+    store: TaskStore,
+    queue: TaskMessageQueue,
+    task_id: str,
+    question: QueuedMessage,
+    *,
+    restore: Callable[[], Awaitable[object]] | None = None,
+    release: bool = True,
+    expire: bool = True,
+) -> Answer | None:
+    """What `ask_question` does, with places to go wrong in."""
+    key = question.key or ""
+    if not await queue.enqueue(task_id, question):
+        return None
+    try:
+        record = await settle_status(store, queue, task_id)
+        if record is None or record.outcome is not None:
+            raise TaskNotFoundError(task_id)
+        with store.clock.move_on_at(record.task.expires_at if expire else None):
+            try:
+                answer = await queue.wait_for_answer(task_id, key)
+            except TaskNotFoundError:
+                if not release:
+                    await anyio.sleep_forever()
+                ended = await store.get_task(task_id)
+                if ended is None:
+                    raise
+                raise InvalidTransitionError(task_id, current=ended.status, requested="input_required") from None
+            return answer
+        raise TaskNotFoundError(task_id)
+    except BaseException:
+        if restore is None:
+            with anyio.CancelScope(shield=True):
+                await queue.answer(task_id, key, Answer.withdrawn())
+                await settle_status(store, queue, task_id)
+        else:
+            await restore()
+        raise
+
+
+async def _ask_and_restore_unshielded(
+    store: TaskStore, queue: TaskMessageQueue, task_id: str, question: QueuedMessage
+) -> Answer | None:
+    async def restore() -> None:
+        await queue.answer(task_id, question.key or "", Answer.withdrawn())
+        await settle_status(store, queue, task_id)
+
+    return await _ask(store, queue, task_id, question, restore=restore)
+
+
+async def _ask_and_never_withdraw(
+    store: TaskStore, queue: TaskMessageQueue, task_id: str, question: QueuedMessage
+) -> Answer | None:
+    async def restore() -> None:
+        with anyio.CancelScope(shield=True):
+            await store.update_task(task_id, status="working")
+
+    return await _ask(store, queue, task_id, question, restore=restore)
+
+
+async def _ask_for_ever(
+    store: TaskStore, queue: TaskMessageQueue, task_id: str, question: QueuedMessage
+) -> Answer | None:
+    return await _ask(store, queue, task_id, question, release=False)
+
+
+async def _ask_beyond_the_ttl(
+    store: TaskStore, queue: TaskMessageQueue, task_id: str, question: QueuedMessage
+) -> Answer | None:
+    return await _ask(store, queue, task_id, question, expire=False)
+
+
+async def _ask_and_say_nothing(
+    store: TaskStore, queue: TaskMessageQueue, task_id: str, question: QueuedMessage
+) -> Answer | None:
+    await queue.enqueue(task_id, question)
+    return await queue.wait_for_answer(task_id, question.key or "")
+
+
+async def _answer_results_only(
+    store: TaskStore, queue: TaskMessageQueue, task_id: str, answers: Mapping[str, Answer]
+) -> frozenset[str]:
+    taken = frozenset([key for key, answer in answers.items() if await queue.answer(task_id, key, answer)])
+    if any(answers[key].type == "result" for key in taken):
+        await settle_status(store, queue, task_id)
+    return taken
+
+
+async def _ask_and_trust_the_answerer(
+    store: TaskStore, queue: TaskMessageQueue, task_id: str, question: QueuedMessage
+) -> Answer | None:
+    return await _ask(store, queue, task_id, question)
+
+
+async def _answer_and_resume(
+    store: TaskStore, queue: TaskMessageQueue, task_id: str, answers: Mapping[str, Answer]
+) -> frozenset[str]:
+    taken = frozenset([key for key, answer in answers.items() if await queue.answer(task_id, key, answer)])
+    if taken:
+        await store.update_task(task_id, status="working")
+    return taken
+
+
+async def _answer_unshielded(
+    store: TaskStore, queue: TaskMessageQueue, task_id: str, answers: Mapping[str, Answer]
+) -> frozenset[str]:
+    taken = frozenset([key for key, answer in answers.items() if await queue.answer(task_id, key, answer)])
+    if taken:
+        await settle_status(store, queue, task_id)
+    return taken
+
+
+async def _settle_without_revision(
+    store: TaskStore, queue: TaskMessageQueue, task_id: str, answers: Mapping[str, Answer]
+) -> frozenset[str]:
+    with anyio.CancelScope(shield=True):
+        taken = frozenset([key for key, answer in answers.items() if await queue.answer(task_id, key, answer)])
+        record = await store.get_task(task_id)
+        if taken and record is not None and record.outcome is None:
+            questions = await queue.outstanding(task_id)
+            try:
+                await store.update_task(task_id, status="input_required" if questions else "working")
+            except (InvalidTransitionError, TaskNotFoundError):
+                pass
+        return taken
+
+
+backend_mutant(
+    "AnErrorAnswerLeavesInputRequired",
+    "an_error_answer_raises_in_the_asker_and_closes_the_question",
+    fault=3,
+    answer=_answer_results_only,
+    ask=_ask_and_trust_the_answerer,
+)
+backend_mutant(
+    "AnsweringOneOfTwoFlipsToWorking",
+    "a_task_is_input_required_exactly_while_a_question_is_open",
+    fault=4,
+    answer=_answer_and_resume,
+)
+backend_mutant(
+    "AnAskerWaitsForEverWhenItsTaskIsCancelled",
+    "ending_the_task_releases_every_asker",
+    fault=6,
+    ask=_ask_for_ever,
+)
+backend_mutant(
+    "TheStatusIsRestoredUnshielded",
+    "a_cancelled_asker_withdraws_its_question",
+    fault=7,
+    ask=_ask_and_restore_unshielded,
+)
+backend_mutant("ACancelledAskerLeavesItsQuestion", "a_cancelled_asker_withdraws_its_question", ask=_ask_and_never_withdraw)
+backend_mutant("AnAnswerIsSettledUnshielded", "a_cancelled_answer_counts_in_full_or_not_at_all", answer=_answer_unshielded)
+backend_mutant(
+    "TheStatusIsDerivedFromAnOldLook",
+    "overlapping_questions_and_answers_leave_the_status_true",
+    answer=_settle_without_revision,
+)
+backend_mutant(
+    "AnAskerOutlivesItsTask", "a_task_that_expires_releases_every_asker_by_itself", fault=18, ask=_ask_beyond_the_ttl
+)
+backend_mutant(
+    "AskingDoesNotShowInTheStatus",
+    "a_task_is_input_required_exactly_while_a_question_is_open",
+    ask=_ask_and_say_nothing,
+)
+
+
+# --- the work's view ----------------------------------------------------------------------------------
+
+
+class _FinishesQuietly(TaskContext):
+    async def finish(self, outcome: Outcome) -> None:
+        try:
+            await super().finish(outcome)
+        except InvalidTransitionError:
+            self._task = replace(self._task, status=outcome.status)
+
+
+class _SaysThenEnds(TaskContext):
+    async def complete(self, result: object) -> None:
+        await self.update_status("about to end")
+        await super().complete(result)
+
+    async def finish(self, outcome: Outcome) -> None:
+        if outcome.status == "failed":
+            await super().finish(Outcome("failed", None, "it broke"))
+        else:
+            await super().finish(outcome)
+
+
+@asynccontextmanager
+async def _execute_and_tell(task_id: str, store: TaskStore) -> AsyncIterator[TaskContext]:
+    record = await store.get_task(task_id)
+    assert record is not None
+    context = TaskContext(task=record.task, store=store)
+    try:
+        yield context
+    except Exception as error:
+        await context.fail(str(error))
+
+
+@asynccontextmanager
+async def _execute_unshielded(task_id: str, store: TaskStore) -> AsyncIterator[TaskContext]:
+    record = await store.get_task(task_id)
+    assert record is not None
+    context = TaskContext(task=record.task, store=store)
+    try:
+        yield context
+    except BaseException:
+        await context.fail("interrupted")
+        raise
+
+
+backend_mutant("ALateEndIsSwallowed", "work_ends_its_task_once", context=_FinishesQuietly)
+backend_mutant("AFailureHasNoError", "work_ends_its_task_once", context=_SaysThenEnds)
+backend_mutant(
+    "TheTextOfAnExceptionIsTold",
+    "what_work_raises_is_told_only_if_it_is_a_protocol_error",
+    fault=11,
+    execute=_execute_and_tell,
+)
+backend_mutant(
+    "InterruptedWorkEndsItsTaskUnshielded", "interrupted_work_ends_its_task", fault=7, execute=_execute_unshielded
+)

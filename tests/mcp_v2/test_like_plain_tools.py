@@ -1,0 +1,368 @@
+"""A tool that runs as a task is, but for that, the same tool: schemas, results, errors are the SDK's own."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+import anyio
+import mcp_types as types
+import pytest
+from mcp import Client
+from mcp.server import MCPServer
+from mcp.server.mcpserver import Context, Image
+from mcp.server.mcpserver.exceptions import ResourceError, ToolError
+from mcp.shared.exceptions import MCPError
+from mcp_types import SERVER_INFO_META_KEY, CallToolResult, ErrorData, TextContent
+from pydantic import BaseModel, Field
+from typing_extensions import TypedDict
+
+from mcp_task_runtime import ServerTaskContext
+from mcp_task_runtime.adapters import mcp_v2_client
+from mcp_task_runtime.adapters.mcp_v2 import Tasks
+from mcp_task_runtime.adapters.mcp_v2_client import TasksClient
+from tests.mcp_v2.raw_client import PATIENCE
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(autouse=True)
+def polls_are_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test waits longer than it must."""
+    monkeypatch.setattr(mcp_v2_client, "MAX_POLL_INTERVAL_MS", 10)
+
+
+class Point(BaseModel):
+    x: int
+    y: int = 0
+
+
+class Entry(TypedDict):
+    name: str
+    size: int
+
+
+class Detailed(Exception):
+    def __str__(self) -> str:
+        return "secret"
+
+
+async def text(a: int, b: str = "x") -> str:
+    """Return a text."""
+    return f"{a}{b}"
+
+
+def plain_function(a: int) -> str:
+    return str(a)
+
+
+async def described(
+    size: Annotated[int, Field(description="How large", ge=1, le=9)],
+    kind: Literal["red", "green"] = "red",
+    point: Point | None = None,
+    names: list[str] | None = None,
+) -> str:
+    return f"{size} {kind} {point} {names}"
+
+
+async def aliased(value: Annotated[str, Field(alias="theValue")]) -> str:
+    return value
+
+
+async def model(x: int) -> Point:
+    return Point(x=x)
+
+
+async def typed_dict(x: int) -> Entry:
+    return {"name": "n", "size": x}
+
+
+async def mapping(x: int) -> dict[str, int]:
+    return {"x": x}
+
+
+async def numbers(x: int) -> list[int]:
+    return [x, x]
+
+
+async def optional(x: int) -> int | None:
+    return x or None
+
+
+async def nothing(x: int) -> None:
+    return None
+
+
+async def untyped(x):  # type: ignore[no-untyped-def]
+    return {"x": x}
+
+
+async def picture(x: int) -> Image:
+    return Image(data=bytes([x]), format="png")
+
+
+async def several(x: int) -> list[Any]:
+    return ["a", x, Image(data=b"1", format="png")]
+
+
+async def whole_result(x: int) -> CallToolResult:
+    return CallToolResult(
+        content=[TextContent(text="t")], structured_content={"x": x}, is_error=x < 0, _meta={"example.org/key": [1]}
+    )
+
+
+async def checked_result(x: int) -> Annotated[CallToolResult, Point]:
+    return CallToolResult(content=[], structured_content={"x": x if x > 0 else "no number"})
+
+
+async def lying(x: int) -> int:
+    return "no number"  # type: ignore[return-value]
+
+
+async def crashing(x: int) -> str:
+    raise Detailed
+
+
+async def failing_on_purpose(x: int) -> str:
+    raise ToolError("on purpose")
+
+
+async def failing_resource(x: int) -> str:
+    raise ResourceError("no such resource")
+
+
+async def protocol_error(x: int) -> str:
+    raise MCPError(-32099, "protocol", {"x": [x, None]})
+
+
+async def protocol_error_without_data(x: int) -> str:
+    raise MCPError(-32602, "protocol")
+
+
+async def error_of_a_group(x: int) -> str:
+    async with anyio.create_task_group() as group:
+        group.start_soon(crashing, x)
+    return "unreachable"
+
+
+async def exiting(x: int) -> str:
+    raise SystemExit(3)
+
+
+async def with_context(x: int, ctx: Context) -> str:
+    return f"{x} {ctx.request_context.method} {bool(ctx.request_id)}"
+
+
+async def with_default_context(x: int, ctx: Context | None = None) -> str:
+    return f"{x} {ctx is not None}"
+
+
+class Bound:
+    async def method(self, x: int) -> str:
+        """Have a docstring."""
+        return f"bound {x}"
+
+    def plain(self, x: int) -> str:
+        return f"plain {x}"
+
+    @staticmethod
+    async def static(x: int) -> str:
+        return f"static {x}"
+
+    @classmethod
+    async def of_class(cls, x: int) -> str:
+        return f"class {x}"
+
+
+class Callable_:
+    __name__ = "callable_object"
+
+    async def __call__(self, x: int) -> str:
+        return f"object {x}"
+
+
+FUNCTIONS: list[Callable[..., Any]] = [
+    text,
+    plain_function,
+    described,
+    aliased,
+    model,
+    typed_dict,
+    mapping,
+    numbers,
+    optional,
+    nothing,
+    untyped,
+    picture,
+    several,
+    whole_result,
+    checked_result,
+    lying,
+    crashing,
+    failing_on_purpose,
+    failing_resource,
+    protocol_error,
+    protocol_error_without_data,
+    error_of_a_group,
+    with_context,
+    with_default_context,
+    Bound().method,
+    Bound().plain,
+    Bound.static,
+    Bound.of_class,
+    Callable_(),
+]
+ARGUMENTS: list[dict[str, Any]] = [
+    {},
+    {"x": 1},
+    {"x": 0},
+    {"x": "no number"},
+    {"x": -1, "unknown": True},
+    {"a": 1},
+    {"a": None, "b": []},
+    {"value": "by name"},
+    {"theValue": "by alias"},
+    {"size": 1, "point": {"x": "1"}, "names": ["a"]},
+    {"size": 10},
+    {"size": "3", "kind": "blue"},
+    {"size": 1, "point": '{"x": 5}', "names": '["a"]'},
+]
+
+
+def plain_server(function: Callable[..., Any], **options: Any) -> MCPServer[Any]:
+    """Return a server with the function as a plain tool."""
+    mcp: MCPServer[Any] = MCPServer("same")
+    mcp.add_tool(function, **options)
+    return mcp
+
+
+def task_server(function: Callable[..., Any], **options: Any) -> MCPServer[Any]:
+    """Return a server with the function as a tool that runs as a task."""
+    mcp: MCPServer[Any] = MCPServer("same")
+    tasks = Tasks()
+    tasks.install(mcp)
+    tasks.tool(**options)(function)
+    return mcp
+
+
+async def called(client: Client, name: str, arguments: dict[str, Any]) -> CallToolResult | ErrorData | str:
+    try:
+        result = await client.call_tool(name, arguments)
+        meta = {key: value for key, value in (result.meta or {}).items() if key != SERVER_INFO_META_KEY}
+        return result.model_copy(update={"meta": meta})
+    except MCPError as error:
+        return error.error
+    except RuntimeError as error:  # the client's own check of the output schema
+        return str(error)
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    return str(getattr(function, "__name__", function))
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=name_of)
+async def test_a_tool_that_runs_as_a_task_has_the_schemas_results_and_errors_of_a_plain_one(
+    function: Callable[..., Any],
+) -> None:
+    plain, other = plain_server(function), task_server(function)
+    name = name_of(function)
+    with anyio.fail_after(PATIENCE):
+        async with Client(plain) as expected, Client(other, extensions=[TasksClient()]) as client:
+            assert (await client.list_tools()).tools == (await expected.list_tools()).tools
+            for arguments in ARGUMENTS:
+                assert await called(client, name, arguments) == await called(expected, name, arguments), arguments
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=name_of)
+async def test_the_same_holds_for_a_client_that_takes_no_tasks(function: Callable[..., Any]) -> None:
+    plain, other = plain_server(function), task_server(function)
+    name = name_of(function)
+    with anyio.fail_after(PATIENCE):
+        async with Client(plain, mode="legacy") as expected, Client(other, mode="legacy") as client:
+            assert (await client.list_tools()).tools == (await expected.list_tools()).tools
+            for arguments in ARGUMENTS:
+                assert await called(client, name, arguments) == await called(expected, name, arguments), arguments
+
+
+async def test_options_of_the_sdk_reach_the_tool() -> None:
+    options: dict[str, Any] = {
+        "name": "other",
+        "title": "Other",
+        "description": "Described elsewhere.",
+        "annotations": types.ToolAnnotations(read_only_hint=True),
+        "icons": [types.Icon(src="data:,")],
+        "meta": {"example.org/key": 1},
+        "structured_output": False,
+    }
+    plain, other = plain_server(text, **options), task_server(text, **options)
+    async with Client(plain) as expected, Client(other, extensions=[TasksClient()]) as client:
+        assert (await client.list_tools()).tools == (await expected.list_tools()).tools
+        assert await called(client, "other", {"a": 1}) == await called(expected, "other", {"a": 1})
+
+
+async def test_a_partial_runs_as_it_does_as_a_plain_tool() -> None:
+    part = functools.partial(text, b="fixed")
+    plain = plain_server(part, name="part", description="x")
+    other = task_server(part, name="part", description="x")
+    async with Client(plain) as expected, Client(other, extensions=[TasksClient()]) as client:
+        assert (await client.list_tools()).tools == (await expected.list_tools()).tools
+        for arguments in [{"a": 1}, {"a": 1, "b": "y"}, {}]:
+            assert await called(client, "part", arguments) == await called(expected, "part", arguments)
+
+
+async def with_task(
+    task: ServerTaskContext, size: Annotated[int, Field(description="How large")], point: Point | None = None
+) -> Point:
+    """Return a point."""
+    await task.update_status("working")
+    return point or Point(x=size)
+
+
+async def without_task(size: Annotated[int, Field(description="How large")], point: Point | None = None) -> Point:
+    """Return a point."""
+    return point or Point(x=size)
+
+
+@pytest.mark.parametrize("arguments", [{"size": 1}, {"size": 1, "point": {"x": 2}}, {}, {"size": 1, "task": "x"}])
+async def test_the_context_parameter_shows_in_no_schema_and_can_be_passed_by_no_client(
+    arguments: dict[str, Any],
+) -> None:
+    plain, other = plain_server(without_task, name="tool"), task_server(with_task, name="tool")
+    async with Client(plain) as expected, Client(other, extensions=[TasksClient()]) as client:
+        wanted, shown = (await expected.list_tools()).tools[0], (await client.list_tools()).tools[0]
+        assert {**wanted.input_schema, "title": ...} == {**shown.input_schema, "title": ...}  # the function's name
+        assert wanted.output_schema == shown.output_schema
+        expectation, result = await called(expected, "tool", arguments), await called(client, "tool", arguments)
+        assert str(result).replace("with_task", "without_task") == str(expectation)
+
+
+async def test_decorating_under_mcp_tool_makes_the_same_tool() -> None:
+    tasks = Tasks()
+    mcp = MCPServer("same", extensions=[tasks], lifespan=tasks.lifespan())
+    mcp.tool(name="tool")(tasks.task()(with_task))
+    other = task_server(with_task, name="tool")
+    async with Client(mcp, extensions=[TasksClient()]) as client, Client(other, extensions=[TasksClient()]) as same:
+        assert (await client.list_tools()).tools == (await same.list_tools()).tools
+        assert await called(client, "tool", {"size": 1}) == await called(same, "tool", {"size": 1})
+
+
+async def test_a_decorated_function_is_still_the_authors_function() -> None:
+    tasks = Tasks()
+    tasks.install(MCPServer("x"))
+    assert tasks.tool()(text) is text
+    assert await text(1) == "1x"
+
+
+async def test_work_that_exits_ends_its_task_and_not_the_server() -> None:
+    mcp: MCPServer[Any] = MCPServer("exits")
+    tasks = Tasks()
+    tasks.install(mcp)
+    tasks.tool()(exiting)
+    tasks.tool()(text)
+    with anyio.fail_after(PATIENCE):
+        async with Client(mcp, extensions=[TasksClient()]) as client:
+            error = await called(client, "exiting", {"x": 1})
+            assert isinstance(error, ErrorData)
+            assert error.code == -32603
+            assert isinstance(await called(client, "text", {"a": 1}), CallToolResult)
