@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -299,16 +298,6 @@ async def test_options_of_the_sdk_reach_the_tool() -> None:
     async with Client(plain) as expected, Client(other, extensions=[TasksClient()]) as client:
         assert (await client.list_tools()).tools == (await expected.list_tools()).tools
         assert await called(client, "other", {"a": 1}) == await called(expected, "other", {"a": 1})
-
-
-async def test_a_partial_runs_as_it_does_as_a_plain_tool() -> None:
-    part = functools.partial(text, b="fixed")
-    plain = plain_server(part, name="part", description="x")
-    other = task_server(part, name="part", description="x")
-    async with Client(plain) as expected, Client(other, extensions=[TasksClient()]) as client:
-        assert (await client.list_tools()).tools == (await expected.list_tools()).tools
-        for arguments in [{"a": 1}, {"a": 1, "b": "y"}, {}]:
-            assert await called(client, "part", arguments) == await called(expected, "part", arguments)
 
 
 async def with_task(

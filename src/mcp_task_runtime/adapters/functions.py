@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, cast, get_type_hints
 
+import anyio
 import anyio.to_thread
 
 from mcp_task_runtime.adapters.server_context import ServerTaskContext
@@ -35,7 +36,12 @@ class ToolFunction:
             arguments = {**arguments, self._parameter: context}
         if _is_async(self._function):
             return await self._function(**arguments)
-        return await anyio.to_thread.run_sync(functools.partial(self._function, **arguments), abandon_on_cancel=True)
+        return await anyio.to_thread.run_sync(
+            functools.partial(self._function, **arguments),
+            abandon_on_cancel=True,
+            # Not the common pool, which a stdio server reads its input with: work may hold its thread for hours.
+            limiter=anyio.CapacityLimiter(1),
+        )
 
     def disguise(self, body: Callable[..., Any]) -> Callable[..., Any]:
         """Return `body` looking like the function without its context parameter, annotations resolved.

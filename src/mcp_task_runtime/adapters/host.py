@@ -7,9 +7,7 @@ by the task that entered it. So the runtime lives in a background task of its ow
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Awaitable, Callable
 from functools import partial
 from types import TracebackType
 
@@ -17,6 +15,7 @@ import anyio
 import anyio.lowlevel
 from typing_extensions import Self
 
+from mcp_task_runtime.core.background import start_background_task
 from mcp_task_runtime.core.questions import CLEANUP_SECONDS
 from mcp_task_runtime.core.runtime import TaskRuntime
 
@@ -31,7 +30,9 @@ class _Opening:
     def __init__(self) -> None:
         self.loop = anyio.lowlevel.current_token()
         self.holders = 0
+        self.is_kept = False
         self.error: BaseException | None = None
+        self.group: anyio.abc.TaskGroup | None = None
         self.opened = anyio.Event()
         self.released = anyio.Event()
         self.closed = anyio.Event()
@@ -47,13 +48,42 @@ class RuntimeHost:
 
     async def __aenter__(self) -> Self:
         """Open the runtime, unless it is open. An error while opening is raised in every holder."""
+        await self._hold()
+        return self
+
+    async def keep_open(self) -> None:
+        """Open the runtime, unless it is open, until the event loop ends or the last holder lets go.
+
+        For servers without a lifespan of their own: the first use opens the runtime, and no connection's
+        end closes it.
+        """
+        opening = self._current()
+        if opening is not None and opening.is_kept and opening.opened.is_set() and not opening.released.is_set():
+            return
+        opening = await self._hold()
+        if opening.is_kept:
+            opening.holders -= 1
+        opening.is_kept = True
+
+    def start_soon(self, function: Callable[[], Awaitable[None]]) -> None:
+        """Start something beside the runtime that is cancelled when the runtime has closed. It must not raise.
+
+        Raises:
+            RuntimeError: The runtime is not open.
+        """
+        opening = self._current()
+        if opening is None or opening.group is None:
+            raise RuntimeError("The runtime is not open")
+        opening.group.start_soon(function)
+
+    async def _hold(self) -> _Opening:
         opening = self._current()
         while opening is not None and opening.released.is_set():
             await opening.closed.wait()
             opening = self._current()
         if opening is None:
             opening = self._opening = _Opening()
-            _start_background_task(partial(self._host, opening))
+            start_background_task(partial(self._host, opening))
         opening.holders += 1
         try:
             await opening.opened.wait()
@@ -62,7 +92,7 @@ class RuntimeHost:
             raise
         if opening.error is not None:
             raise opening.error
-        return self
+        return opening
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
@@ -81,16 +111,18 @@ class RuntimeHost:
 
     def _release(self, opening: _Opening) -> bool:
         opening.holders -= 1
-        if opening.holders == 0:
+        if opening.holders <= opening.is_kept:
             opening.released.set()
             return True
         return False
 
     async def _host(self, opening: _Opening) -> None:
         try:
-            async with self._runtime:
-                opening.opened.set()
-                await opening.released.wait()
+            async with anyio.create_task_group() as opening.group:
+                async with self._runtime:
+                    opening.opened.set()
+                    await opening.released.wait()
+                opening.group.cancel_scope.cancel()
         except Exception as error:
             opening.error = error
             logger.exception("The task runtime could not be opened or closed")
@@ -100,25 +132,3 @@ class RuntimeHost:
             opening.released.set()
             opening.opened.set()
             opening.closed.set()
-
-
-_background_tasks: set[asyncio.Task[None]] = set()
-"""asyncio itself keeps only weak references to tasks."""
-
-
-def _start_background_task(function: Callable[[], Awaitable[None]]) -> None:
-    """Start a task that no task group owns; the event loop cancels it when it ends."""
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:  # the only other event loop of anyio
-        import trio
-
-        trio.lowlevel.spawn_system_task(function)
-        return
-
-    async def run() -> None:
-        await function()
-
-    task = loop.create_task(run())
-    _background_tasks.add(task)
-    task.add_done_callback(_background_tasks.discard)

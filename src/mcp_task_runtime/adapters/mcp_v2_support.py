@@ -12,6 +12,7 @@ from mcp.shared.exceptions import MCPError
 from mcp.shared.message import ServerMessageMetadata
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
+from mcp_task_runtime.core.context import sole_cause
 from mcp_task_runtime.core.json import JSONObject, to_json_value
 from mcp_task_runtime.core.types import TaskRecord
 from mcp_task_runtime.errors import INTERNAL_ERROR, CapabilityError, ProtocolError, StoreError, TaskRuntimeError
@@ -45,6 +46,11 @@ def as_mcp_errors() -> Iterator[None]:
         raise MCPError(INTERNAL_ERROR, "The task store failed") from error
     except TaskRuntimeError as error:
         raise MCPError(error.jsonrpc_code, str(error)) from error
+    except Exception as error:  # work that asks in a task group raises groups
+        cause = sole_cause(error)
+        if not isinstance(cause, ProtocolError | CapabilityError):
+            raise
+        raise MCPError(cause.code, cause.message, cause.data) from error
 
 
 def capabilities(ctx: Context) -> JSONObject:

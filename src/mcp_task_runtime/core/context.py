@@ -20,7 +20,7 @@ from mcp_task_runtime.errors import (
     TaskNotFoundError,
 )
 
-__all__ = ["TaskContext", "outcome_of_exception", "task_execution"]
+__all__ = ["TaskContext", "outcome_of_exception", "sole_cause", "task_execution"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,13 +31,21 @@ def outcome_of_exception(error: BaseException) -> Outcome:
     A `ProtocolError` or `CapabilityError`, also when it is the only one in an exception group, keeps
     its code, message and data. Anything else is logged in full and becomes -32603 without its text.
     """
-    cause = error
-    while isinstance(inner := getattr(cause, "exceptions", None), tuple) and len(inner) == 1:
-        cause = inner[0]
+    cause = sole_cause(error)
     if isinstance(cause, ProtocolError | CapabilityError):
-        return Outcome.failed(cause.message, code=cause.code, data=cause.data)
+        try:
+            return Outcome.failed(cause.message, code=cause.code, data=cause.data)
+        except ValueError:
+            pass  # it has no JSON form
     logger.error("The work of a task raised an exception", exc_info=error)
     return Outcome.failed("Internal error", code=INTERNAL_ERROR)
+
+
+def sole_cause(error: BaseException) -> BaseException:
+    """Return the only exception in a group, however deep; an exception that is no such group as it is."""
+    while isinstance(inner := getattr(error, "exceptions", None), tuple) and len(inner) == 1:
+        error = inner[0]
+    return error
 
 
 class TaskContext:
@@ -145,7 +153,8 @@ async def task_execution(task_id: str, store: TaskStore) -> AsyncIterator[TaskCo
     try:
         yield context
     except Exception as error:
-        await _finish_quietly(context, outcome_of_exception(error))
+        with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
+            await _finish_quietly(context, outcome_of_exception(error))
     except BaseException:
         with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
             await _finish_quietly(context, Outcome.failed("The work was interrupted"))

@@ -51,6 +51,10 @@ class DeadlineHeap:
             heapq.heappop(heap)
         return None
 
+    def is_due(self, now: datetime) -> bool:
+        """Whether `pop_due` may have something to return: a quick look, which a leftover can fool."""
+        return bool(self._heap) and self._heap[0][0] <= now
+
     def pop_due(self, now: datetime) -> str | None:
         """Remove and return the next name that is due at `now`, or return `None`."""
         due = self.next_due()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from mcp_task_runtime.core.runtime import TaskRuntime
 
 __all__ = ["Execution", "NewTask"]
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -161,9 +164,14 @@ class Execution(Generic[T]):
         self._on_cancel = callback
 
     def _stop(self) -> None:
-        if self._on_cancel is not None:
-            self._on_cancel()
-        self._scope.cancel()
+        callback, self._on_cancel = self._on_cancel, None  # once is enough
+        try:
+            if callback is not None:
+                callback()
+        except Exception:
+            logger.exception("A callback of on_cancel raised an exception")
+        finally:
+            self._scope.cancel()
 
     def _settle(self) -> None:
         if self._settled is not None:

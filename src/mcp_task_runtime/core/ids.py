@@ -8,8 +8,8 @@ __all__ = ["new_task_id", "new_worker_name"]
 
 
 def new_task_id() -> str:
-    """Return a new task identifier: 192 random bits as URL-safe text (wire rule A2)."""
-    return secrets.token_urlsafe(24)
+    """Return a new task identifier: 192 random bits as hexadecimal text (wire rule A2)."""
+    return secrets.token_bytes(24).hex()
 
 
 def new_worker_name() -> str:

@@ -49,6 +49,7 @@ _LATEST_MARGIN = timedelta(seconds=1)
 _RETRY_SECONDS = 0.1
 _LONGEST_RETRY_SECONDS = 5.0
 _FINISH_SECONDS = 60.0
+_INTERRUPTED = Outcome.failed("The work was interrupted")
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,6 +338,7 @@ class TaskRuntime:
         """
         with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
             record = await self.store.finish_task(task_id, outcome)
+            self._deadlines.discard(task_id)
             self._stop(task_id)
             await self.queue.clear(task_id)
             return record
@@ -436,18 +438,21 @@ class TaskRuntime:
                 outcome = outcome_of(value)
         except (anyio.get_cancelled_exc_class(), KeyboardInterrupt):
             execution._error = ProtocolError(INTERNAL_ERROR, "The call was interrupted")
-            outcome = Outcome.failed("The work was interrupted")
+            outcome = None if execution.is_detached else _INTERRUPTED
             raise
         except BaseException as error:
             execution._error = error
             if execution._announced:
-                outcome = outcome_of_exception(error)
+                ended = isinstance(error, InvalidTransitionError | TaskNotFoundError) and execution._scope.cancel_called
+                outcome = _INTERRUPTED if ended else outcome_of_exception(error)
         finally:
             execution._is_over = True
-            if execution.record is not None and not execution.is_released:
-                with anyio.move_on_after(_FINISH_SECONDS, shield=True):
-                    await self._end(execution, execution.record, outcome)
-            self._forget(execution)
+            try:
+                if execution.record is not None and not execution.is_released:
+                    with anyio.move_on_after(_FINISH_SECONDS, shield=True):
+                        await self._end(execution, execution.record, outcome)
+            finally:  # whatever the store raises
+                self._forget(execution)
 
     async def _end(self, execution: Execution[Any], record: TaskRecord, outcome: Outcome | None) -> None:
         if not execution._announced:  # its caller waits for the result itself
@@ -481,6 +486,7 @@ class TaskRuntime:
             except TaskRuntimeError:
                 logger.exception("An outcome could not be written")
                 return
+            self._deadlines.discard(task_id)
             await self.queue.clear(task_id)
             return
 
@@ -507,10 +513,20 @@ class TaskRuntime:
                             execution.is_released = True
                             group.start_soon(self._keeper.release, execution.record.task_id)
                         else:
-                            group.start_soon(self._conclude, execution.record.task_id, outcome)
+                            group.start_soon(self._cut_short, execution.record.task_id, outcome)
         finally:
             for execution in remaining:
                 execution._stop()
+
+    async def _cut_short(self, task_id: str, outcome: Outcome) -> None:
+        try:
+            await self.finish(task_id, outcome)
+        except (InvalidTransitionError, TaskNotFoundError):
+            logger.debug("A task had ended before it was cut short")
+        except Exception:  # whatever a store raises
+            logger.exception("The end of a task could not be written")
+        finally:
+            self._stop(task_id)
 
     async def _wait_for(self, executions: Iterable[Execution[Any]]) -> None:
         for execution in executions:
@@ -540,10 +556,7 @@ class TaskRuntime:
                 await self._deadline_changed.wait()
 
     async def _expire(self, task_id: str) -> None:
-        try:
-            await self.finish(task_id, Outcome.failed("The task did not end within its time to live"))
-        except (InvalidTransitionError, TaskNotFoundError):
-            self._stop(task_id)
+        await self._cut_short(task_id, Outcome.failed("The task did not end within its time to live"))
 
 
 def _same_outcome(outcome: Outcome) -> Outcome:

@@ -30,6 +30,9 @@ TERMINAL_STATUSES: Final[frozenset[TaskStatus]] = frozenset(s for s, following i
 """The statuses that nothing follows."""
 
 
+_MILLISECOND = timedelta(milliseconds=1)
+
+
 def is_terminal(status: TaskStatus) -> bool:
     """Whether a task in this status has ended."""
     return status in TERMINAL_STATUSES
@@ -37,7 +40,7 @@ def is_terminal(status: TaskStatus) -> bool:
 
 def is_expired(task: Task, now: datetime) -> bool:
     """Whether the task is gone at this time (law L7)."""
-    return task.ttl_ms is not None and now >= task.created_at + timedelta(milliseconds=task.ttl_ms)
+    return task.ttl_ms is not None and now >= task.created_at + task.ttl_ms * _MILLISECOND
 
 
 def _check(record: TaskRecord, requested: TaskStatus) -> None:
@@ -92,7 +95,7 @@ def finish_record(record: TaskRecord, outcome: Outcome, *, now: datetime) -> Tas
     ended_at = max(now, task.last_updated_at)
     ttl_ms = task.ttl_ms
     if ttl_ms is not None:
-        lived_ms = -((task.created_at - ended_at) // timedelta(milliseconds=1))
+        lived_ms = -((task.created_at - ended_at) // _MILLISECOND)
         ttl_ms = max(ttl_ms, lived_ms + record.retention_ms)
     changed = Task(
         task.task_id,

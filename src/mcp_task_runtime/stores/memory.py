@@ -6,7 +6,7 @@ State is gone with the process. Use it on one event loop at a time.
 from __future__ import annotations
 
 from bisect import bisect_right
-from datetime import timedelta
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Final
 
@@ -132,12 +132,11 @@ class InMemoryTaskStore:
         lease_ms: int = 30_000,
     ) -> TaskRecord:
         """Create a task; see `TaskStore.create_task`."""
-        self._purge()
+        now = self._purge()
         if task_id is None:
             task_id = new_task_id()
         elif task_id in self._entries:
             raise TaskExistsError(task_id)
-        now = self._clock.now()
         task = Task(task_id, "working", None, now, now, ttl_ms, poll_interval_ms)
         record = TaskRecord(
             task,
@@ -173,10 +172,11 @@ class InMemoryTaskStore:
         if_revision: int | None = None,
     ) -> TaskRecord:
         """Change a live task; see `TaskStore.update_task`."""
-        entry = self._live_entry(task_id)
+        now = self._purge()
+        entry = self._entry(task_id)
         entry.record = update_record(
             entry.record,
-            now=self._clock.now(),
+            now=now,
             status=status,
             status_message=status_message,
             if_revision=if_revision,
@@ -186,15 +186,19 @@ class InMemoryTaskStore:
 
     async def finish_task(self, task_id: str, outcome: Outcome) -> TaskRecord:
         """Record a terminal status and its outcome; see `TaskStore.finish_task`."""
-        entry = self._live_entry(task_id)
-        entry.record = finish_record(entry.record, outcome, now=self._clock.now())
-        self._expiry.set(task_id, entry.record.task.expires_at)
+        now = self._purge()
+        entry = self._entry(task_id)
+        ttl_ms = entry.record.task.ttl_ms
+        entry.record = finish_record(entry.record, outcome, now=now)
+        if entry.record.task.ttl_ms != ttl_ms:
+            self._expiry.set(task_id, entry.record.task.expires_at)
         entry.wake()
         return entry.record
 
     async def get_result(self, task_id: str) -> Outcome | None:
         """Return how the task ended, or `None`; see `TaskStore.get_result`."""
-        return self._live_entry(task_id).record.outcome
+        self._purge()
+        return self._entry(task_id).record.outcome
 
     async def list_tasks(self, *, owner: str | None, cursor: str | None = None, limit: int = 50) -> TaskPage:
         """Return a page of one owner's tasks; see `TaskStore.list_tasks`."""
@@ -221,7 +225,8 @@ class InMemoryTaskStore:
     async def wait_for_update(self, task_id: str, *, after: int) -> TaskRecord:
         """Wait until the revision is greater than `after`; see `TaskStore.wait_for_update`."""
         while True:
-            entry = self._live_entry(task_id)
+            self._purge()
+            entry = self._entry(task_id)
             if entry.record.revision > after:
                 return entry.record
             if entry.changed is None:
@@ -229,21 +234,21 @@ class InMemoryTaskStore:
             with self._clock.move_on_at(entry.record.task.expires_at):
                 await entry.changed.wait()
 
-    def _live_entry(self, task_id: str) -> _Entry:
-        self._purge()
+    def _entry(self, task_id: str) -> _Entry:
         entry = self._entries.get(task_id)
         if entry is None:
             raise TaskNotFoundError(task_id)
         return entry
 
-    def _purge(self) -> None:
-        """Drop what has expired: each task once, so the cost is part of its creation's."""
+    def _purge(self) -> datetime:
+        """Drop what has expired, each task once, so that the cost is part of its creation's; return the time."""
         if self._closed:
             raise StoreClosedError
-        if len(self._expiry):
-            now = self._clock.now()
+        now = self._clock.now()
+        if self._expiry.is_due(now):
             while (task_id := self._expiry.pop_due(now)) is not None:
                 self._remove(task_id)
+        return now
 
     def _remove(self, task_id: str) -> None:
         entry = self._entries.pop(task_id)

@@ -20,6 +20,7 @@ whose wait is over. If that takes long, because thousands wait, it is done less 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sqlite3
 import time
@@ -37,7 +38,12 @@ import anyio
 import anyio.lowlevel
 
 from mcp_task_runtime.core.clock import Clock
-from mcp_task_runtime.errors import StoreClosedError, StoreError, StoreUnavailableError, TaskRuntimeError
+from mcp_task_runtime.errors import (
+    StoreClosedError,
+    StoreError,
+    StoreUnavailableError,
+    TaskRuntimeError,
+)
 from mcp_task_runtime.stores.sqlite_schema import Synchronous, open_database, to_stamp
 
 __all__ = ["WATCH_SECONDS", "Engine", "Look", "Transaction"]
@@ -51,7 +57,7 @@ WATCH_SECONDS: Final = 0.025
 
 _BUSY_SECONDS: Final = 5.0
 _BUSY_PAUSE: Final = (0.0005, 0.0035)  # seconds: from, to
-_BUSY_TRIES: Final = int(2 * _BUSY_SECONDS / sum(_BUSY_PAUSE))
+_BUSY_TRIES: Final = int(_BUSY_SECONDS / (sum(_BUSY_PAUSE) / 2))
 _IDLE_SECONDS: Final = 10.0
 _SCAN_SHARE: Final = 4
 _BATCH: Final = 256
@@ -67,16 +73,14 @@ class Transaction:
         execute: Runs one statement.
         now: The time of the transaction.
         stamp: The same time in its stored form.
-        durable: Set this when the transaction wrote what a power failure must not take back.
     """
 
-    __slots__ = ("durable", "execute", "now", "stamp")
+    __slots__ = ("execute", "now", "stamp")
 
     def __init__(self, execute: Callable[..., sqlite3.Cursor], now: datetime) -> None:
         self.execute = execute
         self.now = now
         self.stamp = to_stamp(now)
-        self.durable = False
 
 
 Operation: TypeAlias = Callable[[Transaction], T]
@@ -89,6 +93,7 @@ anything: then it wrote nothing. One that only reads is a single statement.
 Look: TypeAlias = Callable[[Transaction], tuple[T | None, datetime | None]]
 """A read that somebody waits for: what it found, or `None` and the time to look again at the latest."""
 
+_Execute: TypeAlias = Callable[..., sqlite3.Cursor]
 _Post: TypeAlias = Callable[..., object]
 _Wake: TypeAlias = tuple[_Post, anyio.Event]
 
@@ -119,11 +124,12 @@ def _wake_all(wakes: Iterable[_Wake]) -> None:
 class _Request:
     """One operation on its way to a thread and back."""
 
-    __slots__ = ("_ticket", "done", "error", "operation", "post", "task_id", "value")
+    __slots__ = ("_ticket", "done", "error", "lasting", "operation", "post", "task_id", "value")
 
-    def __init__(self, operation: Operation[Any], task_id: str | None) -> None:
+    def __init__(self, operation: Operation[Any], task_id: str | None = None, lasting: bool = False) -> None:
         self.operation = operation
         self.task_id = task_id
+        self.lasting = lasting
         self.value: Any = None
         self.error: Exception | None = None
         self.done = anyio.Event()
@@ -240,7 +246,12 @@ class _Lane:
     def _run(self) -> None:
         try:
             while not (self._is_closed and self._queue.empty()):
-                self._serve([request for request in self._take() if request.take()])
+                requests = [request for request in self._take() if request.take()]
+                try:
+                    self._serve(requests)
+                except Exception as error:  # a fault of this module: nobody may hang for it
+                    logger.exception("A database thread failed")
+                    self._fail(requests, error)
         finally:
             self._disconnect()
             if self._when_closed is not None:
@@ -271,6 +282,12 @@ class _Lane:
         if connection is None:
             connection = self._connection = self._connect()
         return connection
+
+    def _fail(self, requests: list[_Request], error: Exception) -> None:
+        self._disconnect()
+        for request in requests:
+            request.error = _translated(error)
+        _wake_all([(request.post, request.done) for request in requests])
 
     def _disconnect(self) -> None:
         """Close the connection, which rolls back; the next request opens another. So every fault heals."""
@@ -356,13 +373,14 @@ class _Writer(_Lane):
         self._purge = purge
         self._since_purge = 0
         self._has_more_to_purge = False
+        self._next_purge = 0.0
         self._next_watch = 0.0
         self._version: int | None = None
+        self._current_synchronous: Synchronous | None = None
 
     def _connected(self) -> sqlite3.Connection:
         if self._connection is None:
-            self._version = None
-            super()._connected().execute("PRAGMA busy_timeout = 0")  # _begin waits, in shorter steps
+            self._version = self._current_synchronous = None
         return super()._connected()
 
     def _patience(self) -> float | None:
@@ -373,20 +391,19 @@ class _Writer(_Lane):
     def _serve(self, requests: list[_Request]) -> None:
         if requests:
             self._write(requests)
-        elif self._has_more_to_purge or not self._waiters:
+        elif self._has_more_to_purge or time.monotonic() >= self._next_purge:
             self._purge_idly()
         if self._waiters:
             self._watch()
 
     def _write(self, requests: list[_Request]) -> None:
         try:
-            connection = self._connected()
-            self._begin(connection)
+            execute = self._begin(any(request.lasting for request in requests))
         except Exception as error:
             self._fail(requests, error)
             return
         try:
-            purged = self._do(connection, requests)
+            purged = self._do(execute, requests)
         except Exception as error:
             if len(requests) == 1:
                 self._fail(requests, error)
@@ -398,22 +415,8 @@ class _Writer(_Lane):
         changed = [request.task_id for request in requests if request.error is None and request.task_id is not None]
         _wake_all([(request.post, request.done) for request in requests] + self._waiters.of([*changed, *purged]))
 
-    def _begin(self, connection: sqlite3.Connection) -> None:
-        # SQLite's own waiting takes up to 100 ms a step: beside a busy process that rarely gets a turn.
-        for _ in range(_BUSY_TRIES):
-            try:
-                connection.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError as error:
-                if not _is_busy(error):
-                    raise
-                last = error
-                time.sleep(uniform(*_BUSY_PAUSE))
-            else:
-                return
-        raise last
-
-    def _do(self, connection: sqlite3.Connection, requests: list[_Request]) -> Collection[str]:
-        transaction = Transaction(connection.execute, self._clock.now())
+    def _do(self, execute: _Execute, requests: list[_Request]) -> Collection[str]:
+        transaction = Transaction(execute, self._clock.now())
         purged: Collection[str] = ()
         self._since_purge += len(requests)
         if self._since_purge >= _PURGE_EVERY:
@@ -424,31 +427,34 @@ class _Writer(_Lane):
                 request.value = request.operation(transaction)
             except TaskRuntimeError as error:
                 request.error = error
-        self._commit(transaction)
+        execute("COMMIT")
         return purged
 
-    def _commit(self, transaction: Transaction) -> None:
-        if transaction.durable or self._synchronous == "normal":
-            transaction.execute("COMMIT")
-            return
-        # Nothing worth waiting for the disk; the next durable commit takes it along.
-        transaction.execute("COMMIT")
+    def _begin(self, lasting: bool) -> _Execute:
+        """Begin a transaction; what is not `lasting` is committed without waiting for the disk."""
+        execute = self._connected().execute
+        synchronous = self._synchronous if lasting else "normal"
+        if synchronous != self._current_synchronous:
+            execute(f"PRAGMA synchronous = {synchronous}")
+            self._current_synchronous = synchronous
+        _patiently(partial(execute, "BEGIN IMMEDIATE"))
+        return execute
 
     def _purge_some(self, transaction: Transaction) -> Collection[str]:
         self._since_purge = 0
+        self._next_purge = time.monotonic() + _IDLE_SECONDS
         purged = self._purge(transaction, _PURGE_MOST)
         self._has_more_to_purge = len(purged) == _PURGE_MOST
         return purged
 
     def _purge_idly(self) -> None:
         try:
-            connection = self._connected()
-            self._begin(connection)
-            transaction = Transaction(connection.execute, self._clock.now())
-            purged = self._purge_some(transaction)
-            self._commit(transaction)
+            execute = self._begin(lasting=False)
+            purged = self._purge_some(Transaction(execute, self._clock.now()))
+            execute("COMMIT")
         except Exception:
             self._has_more_to_purge = False
+            self._next_purge = time.monotonic() + _IDLE_SECONDS
             self._disconnect()
             logger.debug("Expired tasks could not be removed now", exc_info=True)
         else:
@@ -468,12 +474,6 @@ class _Writer(_Lane):
                 self._reader.scan()
         self._next_watch = now + max(WATCH_SECONDS, self._waiters.rest)
 
-    def _fail(self, requests: list[_Request], error: Exception) -> None:
-        self._disconnect()
-        for request in requests:
-            request.error = _translated(error)
-        _wake_all([(request.post, request.done) for request in requests])
-
 
 _UNAVAILABLE: Final = {
     "database is locked": "The database stayed locked by another process",
@@ -492,8 +492,6 @@ _UNUSABLE: Final = {
 def _translated(error: Exception) -> Exception:
     """Return an error of this library for whatever was raised, a new one for each caller."""
     text = str(error).lower()
-    if isinstance(error, SchemaVersionError):
-        return SchemaVersionError(found=error.found, supported=error.supported)
     if isinstance(error, TaskRuntimeError):
         return error
     translated: StoreError
@@ -505,9 +503,154 @@ def _translated(error: Exception) -> Exception:
     return translated
 
 
-def _is_busy(error: sqlite3.Error) -> bool:
-    return "locked" in str(error)
+def _patiently(operation: Callable[[], T]) -> T:
+    """Do something again while another process holds a lock, for a few seconds.
+
+    SQLite's own waiting takes up to 100 ms a step: beside a busy process that rarely gets a turn.
+    """
+    for _ in range(_BUSY_TRIES):
+        try:
+            return operation()
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error):
+                raise
+        time.sleep(uniform(*_BUSY_PAUSE))
+    return operation()
+
+
+def _connect(path: str, synchronous: Synchronous) -> sqlite3.Connection:
+    return _patiently(partial(open_database, path, synchronous=synchronous))
+
+
+def _do_nothing(_: Transaction) -> None:
+    pass
+
+
+def _close_lanes(*lanes: _Lane) -> None:
+    for lane in lanes:
+        lane.close()
 
 
 class Engine:
-    """One database file, as the stores and queues of one process share it."""
+    """One database file, as a store and its queue share it.
+
+    It opens when it is first used, and then serves whatever event loop calls. Not closed, it closes
+    itself when nothing refers to it any more.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        clock: Clock,
+        synchronous: Synchronous,
+        purge: Callable[[Transaction, int], Collection[str]],
+    ) -> None:
+        """Make an engine; nothing is opened yet.
+
+        Args:
+            path: The database file, on a local disk.
+            clock: Where time comes from; `now` is called in threads.
+            synchronous: How safe a commit is.
+            purge: Removes what has expired, up to a number of tasks, and returns their ids.
+
+        Raises:
+            ValueError: `path` is no file's, or `synchronous` is unknown.
+        """
+        name = os.fspath(path)
+        if name in ("", ":memory:"):
+            raise ValueError("path must name a file; use InMemoryTaskStore for tasks in memory")
+        if synchronous not in ("full", "normal"):
+            raise ValueError("synchronous must be 'full' or 'normal'")
+        self.clock = clock
+        self._waiters = _Waiters()
+        connect = partial(_connect, os.path.abspath(name), synchronous)
+        self._reader = _Reader(connect, clock, self._waiters)
+        self._writer = _Writer(connect, clock, self._waiters, self._reader, synchronous, purge)
+        weakref.finalize(self, _close_lanes, self._writer, self._reader)
+
+    async def open(self) -> None:
+        """Open the file, make sure that it can be written, and migrate it; the first use does so as well."""
+        await self.write(_do_nothing, lasting=False)
+
+    async def write(self, operation: Operation[T], *, task_id: str | None = None, lasting: bool = True) -> T:
+        """Do something in a transaction that is committed, maybe together with others, before this returns.
+
+        Cancelled, it is withdrawn if it has not begun. Otherwise this returns what came of it as soon as
+        that is known, and the cancellation comes at the next checkpoint: so it is never done later on,
+        and no result is lost.
+
+        Args:
+            operation: What to do; it runs in a thread.
+            task_id: The task it changes: whoever waits for that task is woken.
+            lasting: Whether a power failure must not take it back.
+        """
+        request = _Request(operation, task_id, lasting)
+        self._writer.put(request)
+        try:
+            await request.done.wait()
+        except BaseException as interruption:
+            if request.take():
+                raise
+            with anyio.CancelScope(shield=True):
+                await request.done.wait()
+            if not _comes_again(interruption):
+                raise
+        result: T = request.result()
+        return result
+
+    async def read(self, operation: Operation[T]) -> T:
+        """Do something that changes nothing."""
+        request = _Request(operation)
+        self._reader.put(request)
+        try:
+            await request.done.wait()
+        except BaseException:
+            request.take()
+            raise
+        result: T = request.result()
+        return result
+
+    async def wait(self, task_id: str, look: Look[T]) -> T:
+        """Return what a look finds as soon as it finds something; look when the task has changed, and in time."""
+        waiter = _Waiter(task_id, look)
+        if self._waiters.add(waiter):
+            self._writer.put(None)  # it has to watch from now on
+        try:
+            while True:
+                waiter.event = anyio.Event()  # before the look: a change after it sets this one
+                found, until = await self.read(look)
+                if found is not None:
+                    return found
+                with self.clock.move_on_at(until):
+                    await waiter.event.wait()
+        finally:
+            self._waiters.discard(waiter)
+
+    def wake_waiters(self) -> None:
+        """Have everybody who waits look again."""
+        _wake_all([(waiter.post, waiter.event) for waiter in self._waiters.everybody()])
+
+    async def aclose(self) -> None:
+        """Do what was asked for, close the file, and wake whoever waits with `StoreClosedError`. Never cancelled."""
+        post = _poster()
+        closing: list[tuple[Thread, anyio.Event]] = []
+        for lane in (self._writer, self._reader):
+            closed = anyio.Event()
+            thread = lane.close(partial(_wake_all, [(post, closed)]))
+            if thread is not None:
+                closing.append((thread, closed))
+        self.wake_waiters()  # after the lanes are closed, so that nobody begins to wait again
+        with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
+            for thread, closed in closing:
+                await closed.wait()
+                thread.join()  # it has nothing left to do
+
+
+def _comes_again(interruption: BaseException) -> bool:
+    """Whether an interruption is a cancellation that the next checkpoint raises again, and so may be dropped.
+
+    That of a cancel scope is; asyncio's own `Task.cancel` is not.
+    """
+    is_cancelled = isinstance(interruption, anyio.get_cancelled_exc_class())
+    return is_cancelled and anyio.current_effective_deadline() == -math.inf

@@ -229,15 +229,15 @@ def record_of(row: Sequence[Any]) -> TaskRecord:
     )
 
 
-def open_database(path: str, *, synchronous: Synchronous, busy_seconds: float) -> sqlite3.Connection:
+def open_database(path: str, *, synchronous: Synchronous) -> sqlite3.Connection:
     """Open the file, make it if there is none, and bring its schema up to date.
 
     Raises:
         SchemaVersionError: A later version of this library wrote it.
         StoreError: It belongs to another application, or cannot be used with a write-ahead log.
-        sqlite3.Error: It cannot be opened, or is no database.
+        sqlite3.Error: It cannot be opened, is locked, or is no database.
     """
-    connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None)
+    connection = sqlite3.connect(path, timeout=0.0, isolation_level=None)
     try:
         if _missing(connection):
             _make_write_ahead(connection)

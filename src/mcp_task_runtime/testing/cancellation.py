@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 
 from mcp_task_runtime.testing.stepping import Stepper
 
@@ -84,7 +85,9 @@ async def check_cancellation(setup: Callable[[], Awaitable[Trial]], *, patience:
     raise AssertionError(f"the operation never ends: {_MOST_AWAITS} awaits")
 
 
-async def _awaited(operation: Callable[[], Awaitable[Any]]) -> None:
+async def _later(operation: Callable[[], Awaitable[Any]]) -> None:
+    for _ in range(5):  # let the cancellation be first, where the operation waits for what this makes true
+        await anyio.lowlevel.checkpoint()
     await operation()
 
 
@@ -101,7 +104,7 @@ async def _run(trial: Trial, cancel_at: int | None, patience: float) -> _Run:
     with anyio.move_on_after(patience) as limit:
         async with anyio.create_task_group() as group:
             if trial.meanwhile is not None:
-                group.start_soon(_awaited, trial.meanwhile)
+                group.start_soon(_later, trial.meanwhile)
             with anyio.CancelScope() as scope:
 
                 def on_yield(count: int) -> None:

@@ -39,6 +39,7 @@ from mcp_task_runtime.testing.bench import (
 from mcp_task_runtime.testing.cancellation import Trial, check_cancellation
 from mcp_task_runtime.testing.cost import measured_memory
 from mcp_task_runtime.testing.interleaving import Race, explore_interleavings
+from mcp_task_runtime.testing.stepping import quiesce
 from mcp_task_runtime.testing.yielding import YieldingTaskMessageQueue, YieldingTaskStore
 
 __all__ = ["QUESTION_CHECKS", "TaskBackend", "check_task_backend"]
@@ -267,6 +268,7 @@ async def a_question_survives_its_deliverer(bench: _Bench) -> None:
             await backend.queue.outstanding(task_id) == (_question("k"),),
             "a question that was taken and not delivered is lost: reconnecting does not bring it back",
         )
+        await quiesce()
         require(not asker.done(), "an asker was released when its question was taken")
         taken = await backend.answer(backend.store, backend.queue, task_id, {"k": _YES})
         require(taken == frozenset({"k"}), "a question that was delivered twice cannot be answered")

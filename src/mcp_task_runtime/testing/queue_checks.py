@@ -254,6 +254,7 @@ async def every_waiter_wakes_when_a_message_comes(bench: _Bench) -> None:
         wait = partial(queue.wait_for_message, task_id)
         async with bench.waiting(wait, wait, wait) as waiters:
             await _enqueue(queue, "another task", _note(number))
+            await quiesce()
             for waiter in waiters:
                 require(not waiter.done(), "wait_for_message returned with no message")
             await _enqueue(queue, task_id, message)
@@ -277,6 +278,7 @@ async def every_asker_gets_the_answer(bench: _Bench) -> None:
             for place, waiter in enumerate(waiters[:3], 1):
                 got = await bench.within(waiter.wait(), f"waiter {place} of 3 was not woken by the answer")
                 require(got == answer, f"a waiter was given {got}, not {answer}")
+            await quiesce()
             require(not waiters[3].done(), "an answer woke who waits for another one")
         got = await bench.within(wait(), "an answer that came before the wait began was lost")
         require(got == answer, "an answer changed after it was read")

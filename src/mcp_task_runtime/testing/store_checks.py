@@ -455,6 +455,7 @@ async def a_waiter_outlasts_a_deadline_that_moved(bench: _Bench) -> None:
     async with bench.waiting(partial(store.wait_for_update, created.task_id, after=ended.revision)) as (waiter,):
         bench.clock.advance(10)
         await _read(store, created.task_id)
+        await quiesce()
         require(not waiter.done(), "a waiter was woken at the task's old deadline, though the end had moved it")
         bench.clock.advance(50)
         woken = bench.within(waiter.wait(), "a waiter was not woken at the task's new deadline")
