@@ -66,6 +66,10 @@ class World:
                 return [question.key or "" for question in questions]
             await self.memory.wait_for_update(task_id, after=record.revision)
 
+    async def until_idle(self) -> None:
+        """Wait until no work runs."""
+        await self.runtime._wait_for(list(self.runtime._calls))
+
     async def ask(self, execution: Execution[Any], key: str = "1") -> Answer:
         """Put a question from inside the work of a task."""
         assert execution.record is not None

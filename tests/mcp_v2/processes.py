@@ -43,10 +43,10 @@ class HTTPServerProcess:
     ) -> None:
         self.stop()
 
-    def stop(self) -> int:
+    def stop(self, sent: signal.Signals = signal.SIGTERM) -> int:
         """Ask the server to stop, and wait until it has; return its exit code."""
         assert self._process.stderr is not None
-        self._process.send_signal(signal.SIGTERM)
+        self._process.send_signal(sent)
         try:
             return self._process.wait(PATIENCE)
         finally:

@@ -261,7 +261,7 @@ class StdioServer:
     ) -> None:
         self.close()
 
-    def close(self) -> tuple[int, str]:
+    def close(self, patience: float = PATIENCE) -> tuple[int, str]:
         """Close the server's input and wait until it has ended; return its exit code and stderr."""
         stdin, stdout, stderr = self._process.stdin, self._process.stdout, self._process.stderr
         assert stdin is not None
@@ -269,9 +269,10 @@ class StdioServer:
         assert stderr is not None
         stdin.close()
         try:
-            code = self._process.wait(PATIENCE)
+            code = self._process.wait(patience)
         finally:
             self._process.kill()
+            self._process.wait(PATIENCE)
             for reader in self._readers:
                 reader.join(PATIENCE)
             stdout.close()

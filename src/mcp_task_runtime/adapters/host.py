@@ -7,11 +7,14 @@ by the task that entered it. So the runtime lives in a background task of its ow
 
 from __future__ import annotations
 
+import contextvars
 import logging
+from collections.abc import Awaitable, Callable
 from functools import partial
 from types import TracebackType
 
 import anyio
+import anyio.abc
 import anyio.lowlevel
 from typing_extensions import Self
 
@@ -83,7 +86,8 @@ class RuntimeHost:
             opening = self._current()
         if opening is None:
             opening = self._opening = _Opening()
-            start_background_task(partial(self._host, opening))
+            # In a context of its own: the first caller's request must not live as long as the runtime.
+            contextvars.Context().run(start_background_task, partial(self._host, opening))
         opening.holders += 1
         try:
             await opening.opened.wait()
@@ -119,13 +123,14 @@ class RuntimeHost:
     async def _host(self, opening: _Opening) -> None:
         try:
             async with anyio.create_task_group() as opening.group:
-                async with self._runtime:
-                    opening.opened.set()
-                    await opening.released.wait()
+                try:
+                    async with self._runtime:
+                        opening.opened.set()
+                        await opening.released.wait()
+                except Exception as error:
+                    opening.error = error
+                    logger.exception("The task runtime could not be opened or closed")
                 opening.group.cancel_scope.cancel()
-        except Exception as error:
-            opening.error = error
-            logger.exception("The task runtime could not be opened or closed")
         finally:
             if self._opening is opening:
                 self._opening = None

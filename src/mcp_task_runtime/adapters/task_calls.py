@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Generator, Hashable, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 import anyio
@@ -40,6 +41,7 @@ __all__ = [
     "ToolModes",
     "augmented_call",
     "calling",
+    "http_manager",
     "listed_mode",
     "run_within_request",
 ]
@@ -53,6 +55,8 @@ JSON_RESPONSES: Final = "The client cannot be asked: the server answers with JSO
 
 _BEGIN_SECONDS: Final = 0.1
 """How long a tool may take to say with which options it runs as a task; then it runs with the default ones."""
+
+_DEEPEST_MIDDLEWARE: Final = 16
 
 _NOTIFY_SECONDS: Final = 5.0
 """How long a client may take to read a notification before it misses it."""
@@ -96,6 +100,22 @@ class ConnectionScopes:
             scope = self._scopes[key] = f"session:{secrets.token_urlsafe(24)}"
             weakref.finalize(anchor, self._scopes.pop, key, None)
         return scope
+
+
+def http_manager(request: object) -> Any:
+    """Return the SDK's manager of Streamable HTTP sessions that a request came through, or `None`.
+
+    Its public `stateless` and `json_response` are told to no handler otherwise. It stands behind the
+    endpoint that Starlette noted: under middleware, or as the owner of a method.
+    """
+    scope = getattr(request, "scope", None)
+    application: Any = scope.get("endpoint") if isinstance(scope, Mapping) else None
+    for _ in range(_DEEPEST_MIDDLEWARE):
+        if isinstance(getattr(application, "json_response", None), bool):
+            return application
+        inner = (getattr(application, name, None) for name in ("session_manager", "__self__", "app"))
+        application = next((each for each in inner if each is not None), None)
+    return None
 
 
 # Which tools run as tasks
@@ -299,7 +319,7 @@ class TaskMethods:
 
         def announce(record: TaskRecord) -> TaskSession:
             client = _TaskConnection(record, connection, self._handler)
-            self._host.start_soon(client.announce, self._runtime)
+            self._host.start_soon(partial(client.announce, self._runtime))
             return client
 
         async def work(execution: Execution[JSONObject]) -> JSONObject:

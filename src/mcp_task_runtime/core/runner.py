@@ -55,12 +55,13 @@ class InProcessRunner:
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> bool | None:
+    ) -> None:
         group = self._group
         assert group is not None
         try:
-            # Not this block's exception: the group would cancel the work and wrap it.
-            return await group.__aexit__(None, None, None)
+            # Not this block's exception: the group would cancel the work and wrap it. Nor its answer: on trio
+            # it says that the exception, which it never saw, was dealt with.
+            await group.__aexit__(None, None, None)
         finally:
             self._group = None
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
@@ -126,6 +126,7 @@ class TaskRuntime:
         self._running: dict[str, Execution[Any]] = {}
         self._deadlines = DeadlineHeap()
         self._deadline_changed = anyio.Event()
+        self._watched_until: datetime | None = None
         self._reruns: dict[str, Rerun] = {}
         self._keeper = (
             LeaseKeeper(
@@ -241,6 +242,7 @@ class TaskRuntime:
         with anyio.CancelScope(shield=True):
             execution.record = await self._create(NewTask() if new is None else new, execution)
             if not self._accepts:  # closed meanwhile
+                self._forget(execution)
                 await self._conclude(execution.record.task_id, Outcome.cancelled())
         self._launch(execution, work, outcome_of)
         assert execution.record is not None
@@ -541,9 +543,8 @@ class TaskRuntime:
         if expires_at is None:
             return
         deadline = expires_at - min(_LATEST_MARGIN, (expires_at - task.created_at) / 10)
-        next_due = self._deadlines.next_due()
         self._deadlines.set(task.task_id, deadline)
-        if next_due is None or deadline < next_due:
+        if self._watched_until is None or deadline < self._watched_until:
             self._deadline_changed.set()
 
     async def _watch_deadlines(self) -> None:
@@ -552,7 +553,8 @@ class TaskRuntime:
             while (task_id := self._deadlines.pop_due(clock.now())) is not None:
                 self._runner.start(partial(self._expire, task_id), anyio.CancelScope())
             self._deadline_changed = anyio.Event()
-            with clock.move_on_at(self._deadlines.next_due()):
+            self._watched_until = self._deadlines.next_due()
+            with clock.move_on_at(self._watched_until):
                 await self._deadline_changed.wait()
 
     async def _expire(self, task_id: str) -> None:

@@ -233,6 +233,8 @@ class InMemoryTaskStore:
                 entry.changed = anyio.Event()
             with self._clock.move_on_at(entry.record.task.expires_at):
                 await entry.changed.wait()
+            if entry.removed:  # a new task may have the identifier by now
+                raise TaskNotFoundError(task_id)
 
     def _entry(self, task_id: str) -> _Entry:
         entry = self._entries.get(task_id)
@@ -407,6 +409,8 @@ class InMemoryTaskMessageQueue:
             if event is None:
                 event = mailbox.settled[key] = anyio.Event()
             await event.wait()
+            if self._mailbox(task_id) is not mailbox:  # cleared, though there may be a new one by now
+                raise TaskNotFoundError(task_id)
 
     def _check_open(self) -> None:
         if self._closed:

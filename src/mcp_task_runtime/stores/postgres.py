@@ -33,8 +33,9 @@ import anyio.to_thread
 import psycopg
 from psycopg import Connection, Cursor, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.errors import DeadlockDetected, ForeignKeyViolation, SerializationFailure
 from psycopg.rows import TupleRow, tuple_row
-from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
+from psycopg_pool import ConnectionPool, PoolTimeout
 from typing_extensions import Self
 
 from mcp_task_runtime.core.clock import Clock, SystemClock
@@ -52,7 +53,7 @@ from mcp_task_runtime.errors import (
     TaskExistsError,
     TaskNotFoundError,
 )
-from mcp_task_runtime.stores import postgres_schema as schema
+from mcp_task_runtime.stores import postgres_schema as stored
 
 __all__ = ["PostgresTaskMessageQueue", "PostgresTaskStore"]
 
@@ -62,6 +63,9 @@ T = TypeVar("T")
 
 _Execute: TypeAlias = Callable[..., Cursor[TupleRow]]
 """Runs a statement of `postgres_schema` with its parameters."""
+
+_Post: TypeAlias = Callable[[Callable[[], None]], Any]
+"""Calls a function on an event loop, from any thread."""
 
 _Topic: TypeAlias = Literal["task", "message", "answer"]
 
@@ -76,6 +80,7 @@ _TOPICS: Final[dict[str, tuple[_Topic, ...]]] = {
 
 _NO_REQUEST: Final = TaskRequest()
 
+_OLDEST_SERVER: Final = 14_00_00
 _PURGE_EVERY: Final = 16
 _PURGE_MOST: Final = 8 * _PURGE_EVERY
 _LARGEST_PAGE: Final = 10_000
@@ -244,7 +249,8 @@ class _Listener:
                     return
                 delay = min(2 * delay, _LONGEST_RETRY_SECONDS)
         finally:
-            self._ended = True
+            with self._lock:
+                self._ended = True
             if connection is not None:
                 connection.close()
             self._close_sockets()
@@ -293,31 +299,40 @@ class _Database:
         database: str | ConnectionPool[Any],
         *,
         clock: Clock | None,
-        schema_name: str,
+        schema: str,
         max_connections: int,
         timeout: float,
     ) -> None:
-        if not 0 < len(schema_name.encode()) < 64 or "\0" in schema_name:
-            raise ValueError("schema must be the name of a database schema: 1 to 63 bytes")
+        if not 0 < len(schema.encode()) < 64 or "\0" in schema:
+            raise ValueError("schema must be the name of a database schema, of at most 63 bytes")
         if max_connections < 1:
             raise ValueError("max_connections must be at least 1")
         if not timeout > 0:
-            raise ValueError("timeout must be more than 0")
+            raise ValueError("timeout must be above 0")
         self.clock: Clock = SystemClock() if clock is None else clock
         self.signals = _Signals()
-        self.post: Callable[[Callable[[], None]], Any] = _drop
-        self._schema = schema_name
+        self._schema = schema
         self._timeout = timeout
         self._queries: dict[str, bytes] = {}
-        self._opening = anyio.Lock()
-        self._opened = False
-        self._closed = False
-        self._listener: _Listener | None = None
         self._owns_pool = isinstance(database, str)
-        self._pool = _pool(database, max_connections, timeout) if isinstance(database, str) else database
-        # A connection is there for whoever got a slot, unless somebody else uses the pool, too.
+        self._pool = _make_pool(database, max_connections) if isinstance(database, str) else database
+        # Whoever has a slot finds a connection, unless somebody else uses the pool, too.
         self._slots = anyio.Semaphore(self._pool.max_size, fast_acquire=True)
         self._threads = anyio.CapacityLimiter(math.inf)
+        self._opening = anyio.Lock()
+        self._opened = self._closed = False
+        self._listener: _Listener | None = None
+        self._post: _Post | None = None
+
+    def query(self, template: str) -> bytes:
+        """Return a statement of `postgres_schema` with the names of this database."""
+        query = self._queries.get(template)
+        if query is None:
+            names = {name: sql.Identifier(self._schema, name) for name in ("tasks", "messages", "schema_migrations")}
+            template_sql = sql.SQL(template)  # type: ignore[arg-type]  # they are literals
+            query = template_sql.format(channel=sql.Literal(self._schema), **names).as_bytes(None)
+            self._queries[template] = query
+        return query
 
     async def open(self) -> None:
         """Connect and bring the schema up to date, unless that was done."""
@@ -328,7 +343,7 @@ class _Database:
                 self._opened = True
 
     async def aclose(self) -> None:
-        """Close; whoever waits is woken with `StoreClosedError`."""
+        """Close: whoever waits is woken with `StoreClosedError`."""
         self._closed = True
         self.signals.fire_all()
         with anyio.CancelScope(shield=True):
@@ -336,44 +351,643 @@ class _Database:
                 await anyio.to_thread.run_sync(self._close, limiter=self._threads)
 
     async def run(self, work: Callable[[_Execute], T], *, repeatable: bool = False) -> T:
-        """Do work in one transaction, or none if it has one statement only, and return what it returns.
+        """Return what work returns that is done with a connection, in a thread.
 
-        Cancelled, it waits for the work's end once that has begun, so it happens in full or not at all (law L6).
+        Each statement is a transaction of its own. Cancelled before work has a connection, nothing happens;
+        cancelled later, this waits for the end of the work, so that it happens in full (law L6).
 
         Args:
-            work: Called in a thread; anything but its result is thrown away with the transaction.
-            repeatable: Whether it may be done again when it is not known if it was done.
+            work: What to do.
+            repeatable: Whether it may be done again when nobody knows whether it was done.
 
         Raises:
             StoreClosedError: The store is closed.
-            StoreUnavailableError: The server did not answer.
+            StoreUnavailableError: The server could not be reached, or did not answer in time.
             StoreError: The server refused.
         """
         if not self._opened:
             await self.open()
         attempt = partial(self._attempt, work, repeatable)
-        give_up_at: float | None = None
+        give_up_at = anyio.current_time() + self._timeout
+        reason: BaseException | None = None
         while True:
             self._check_open()
             async with self._slots:
-                with anyio.move_on_after(self._timeout, shield=True):
+                with anyio.move_on_after(self._timeout, shield=True) as limit:
                     try:
-                        return await anyio.to_thread.run_sync(
-                            attempt, abandon_on_cancel=True, limiter=self._threads
-                        )
+                        return await anyio.to_thread.run_sync(attempt, abandon_on_cancel=True, limiter=self._threads)
                     except _TryAgainError as error:
                         reason = error.__cause__
-                        if give_up_at is not None and anyio.current_time() >= give_up_at:
-                            raise StoreUnavailableError("PostgreSQL could not be reached in time") from reason
-                    # not reached again unless there was no connection
-                if give_up_at is None:
-                    give_up_at = anyio.current_time() + self._timeout
+            if limit.cancelled_caught or anyio.current_time() >= give_up_at:
+                raise StoreUnavailableError("PostgreSQL did not answer in time") from reason
             await anyio.lowlevel.checkpoint()
 
-    def query(self, template: str) -> bytes:
-        query = self._queries.get(template)
-        if query is None:
-            names = {name: sql.Identifier(self._schema, name) for name in ("schema_migrations", "tasks", "messages")}
-            composed = sql.SQL(template).format(channel=sql.Literal(self._schema), **names)  # type: ignore[arg-type]
-            query = self._queries[template] = composed.as_bytes(None)
-        return query
+    async def wait(self, topic: _Topic, task_id: str, look: Callable[[_Execute], T | _NotYet]) -> T:
+        """Look, and look again whenever something may have changed, until there is no reason to wait (law L3).
+
+        An outage does not end the wait, only the first look must succeed.
+
+        Args:
+            topic: What kind of change is waited for.
+            task_id: Of which task, in its stored form.
+            look: Reads what is waited for.
+
+        Raises:
+            TaskNotFoundError: The task is gone, or its mailbox was cleared.
+            StoreClosedError: The store was closed.
+        """
+        self._check_open()
+        seen: T | _NotYet | None = None
+        since: int | None = None
+        with self.signals.watch(topic, task_id) as signal:
+            clears = signal.clears
+            await self._listen()
+            while True:
+                event = signal.event
+                try:
+                    seen = await self.run(look, repeatable=True)
+                except StoreUnavailableError:
+                    if not isinstance(seen, _NotYet):
+                        raise
+                    with anyio.move_on_after(_LONGEST_RETRY_SECONDS):
+                        await event.wait()
+                    continue
+                if not isinstance(seen, _NotYet):
+                    return seen
+                since = seen.since if since is None else since
+                if since is not None and (signal.clears != clears or signal.cleared_by >= since):
+                    raise TaskNotFoundError(stored.from_text(task_id))
+                with self.clock.move_on_at(seen.until):
+                    await event.wait()
+
+    def post(self, function: Callable[[], None]) -> None:
+        """Call a function on the event loop, from a thread."""
+        try:
+            if self._post is not None:
+                self._post(function)
+        except RuntimeError:
+            logger.debug("The event loop has ended, and with it everybody who waited")
+
+    async def _listen(self) -> None:
+        """Make sure that somebody listens from now on."""
+        self._post = _poster()
+        if self._listener is None or not self._listener.is_listening():
+            if not self._opened:
+                await self.open()
+            async with self._opening:
+                self._check_open()
+                if self._listener is None or not self._listener.is_listening():
+                    self._listener = await anyio.to_thread.run_sync(self._start_listening, limiter=self._threads)
+
+    def _start_listening(self) -> _Listener:
+        try:
+            return _Listener(self._connect, self._schema, self)
+        except psycopg.Error as error:
+            raise _translated(error) from error
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreClosedError
+
+    def _connect(self) -> Connection[Any]:
+        """Return a connection beside the pool, to the same server."""
+        pool = self._pool
+        conninfo = pool.conninfo() if callable(pool.conninfo) else pool.conninfo
+        kwargs = pool.kwargs() if callable(pool.kwargs) else pool.kwargs
+        connection: Connection[Any] = pool.connection_class.connect(conninfo, **{**(kwargs or {}), "autocommit": True})
+        return connection
+
+    def _open(self) -> None:
+        try:
+            if self._owns_pool:
+                with self._connect() as connection:  # says at once why it cannot connect; a pool would try on
+                    self._migrate(connection)
+                self._pool.open()
+            else:
+                with self._pool.connection(self._timeout) as connection:
+                    self._migrate(connection)
+        except psycopg.Error as error:
+            raise _translated(error) from error
+
+    def _close(self) -> None:
+        if self._listener is not None:
+            self._listener.stop()
+        if self._owns_pool:
+            self._pool.close(_CLOSE_SECONDS)
+
+    def _attempt(self, work: Callable[[_Execute], T], repeatable: bool) -> T:
+        connection: Connection[Any] | None = None
+        try:
+            connection = self._check_out()
+            with connection:
+                cursor = Cursor(connection, row_factory=tuple_row)  # whatever kind the owner of a pool likes
+
+                def execute(template: str, parameters: dict[str, Any]) -> Cursor[TupleRow]:
+                    return cursor.execute(self.query(template), parameters, binary=True)
+
+                return work(execute)
+        except (PoolTimeout, SerializationFailure, DeadlockDetected) as error:
+            raise _TryAgainError from error
+        except psycopg.Error as error:
+            if repeatable and connection is not None and connection.closed:
+                raise _TryAgainError from error
+            if self._closed:
+                raise StoreClosedError from error
+            raise _translated(error) from error
+        finally:
+            if connection is not None:
+                self._pool.putconn(connection)
+
+    def _check_out(self) -> Connection[Any]:
+        """Return a connection that the server has not closed while it was idle. Costs no round trip."""
+        while True:
+            connection: Connection[Any] = self._pool.getconn(_CHECKOUT_SECONDS)
+            try:
+                connection.pgconn.consume_input()  # what the server said last
+                connection.pgconn.consume_input()  # that it hung up
+            except psycopg.Error:
+                self._pool.putconn(connection)
+            except BaseException:
+                self._pool.putconn(connection)
+                raise
+            else:
+                return connection
+
+    def _migrate(self, connection: Connection[Any]) -> None:
+        """Bring the schema up to date, one process at a time. Nothing is ever dropped."""
+        if connection.info.server_version < _OLDEST_SERVER:
+            raise StoreError(f"PostgreSQL {_OLDEST_SERVER // 10_000} or later is needed")
+        cursor = Cursor(connection, row_factory=tuple_row)
+        autocommit = connection.autocommit
+        connection.autocommit = True
+        try:
+            if self._version(cursor) < len(stored.MIGRATIONS):
+                self._apply_migrations(connection, cursor)
+        finally:
+            if not connection.closed:
+                connection.autocommit = autocommit
+
+    def _apply_migrations(self, connection: Connection[Any], cursor: Cursor[TupleRow]) -> None:
+        lock = int.from_bytes(blake2b(self._schema.encode(), digest_size=8, person=b"mcp-task-runtime").digest(), "big")
+        with connection.transaction():
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [lock - 2**63])
+            version = self._version(cursor)  # again: another process may have been first
+            if version == 0:
+                self._make_schema(cursor)
+            for number, statements in list(enumerate(stored.MIGRATIONS, 1))[version:]:
+                try:
+                    cursor.execute(self.query(statements))
+                except psycopg.errors.DuplicateTable as error:
+                    raise StoreError(f"The schema {self._schema!r} has tables of another application") from error
+                cursor.execute(self.query(stored.MIGRATED), {"version": number, "now": self.clock.now()})
+
+    def _make_schema(self, cursor: Cursor[TupleRow]) -> None:
+        # Who may use the schema need not be allowed to make one, not even IF NOT EXISTS.
+        cursor.execute("SELECT FROM pg_namespace WHERE nspname = %s", [self._schema])
+        if cursor.fetchone() is None:
+            cursor.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(self._schema)))
+        cursor.execute(self.query(stored.MAKE_MIGRATIONS))
+
+    def _version(self, cursor: Cursor[TupleRow]) -> int:
+        """Return the version of the schema, 0 when there is none."""
+        latest = len(stored.MIGRATIONS)
+        table = sql.Identifier(self._schema, "schema_migrations").as_string(None)
+        if cursor.execute("SELECT to_regclass(%s)", [table]).fetchone() == (None,):
+            return 0
+        try:
+            row = cursor.execute(self.query(stored.VERSION)).fetchone()
+        except psycopg.ProgrammingError as error:
+            raise StoreError(f"The version of the schema {self._schema!r} cannot be read") from error
+        version = None if row is None else row[0]
+        if type(version) is not int or version < 1:
+            raise StoreError(f"The schema {self._schema!r} does not say which version it has")
+        if version > latest:
+            raise SchemaVersionError(found=version, supported=latest)
+        return version
+
+
+def _make_pool(database: str, max_connections: int) -> ConnectionPool[Any]:
+    try:
+        parameters = {**_CONNECTION_DEFAULTS, **conninfo_to_dict(database)}
+    except psycopg.Error:
+        raise ValueError("database must be a PostgreSQL URL or connection string") from None  # it may hold a password
+    return ConnectionPool(
+        make_conninfo(**parameters),
+        kwargs={"autocommit": True},
+        min_size=1,
+        max_size=max_connections,
+        open=False,
+        reconnect_timeout=0,  # whoever needs a connection tries again, at once and not at growing intervals
+        name="mcp-task-runtime",
+    )
+
+
+def _poster() -> _Post:
+    """Return what calls a function on the running event loop from any thread."""
+    token = anyio.lowlevel.current_token()
+    loop: Any = getattr(token, "native_token", token)  # older versions of anyio return the loop itself
+    post: _Post | None = getattr(loop, "call_soon_threadsafe", None)
+    return loop.run_sync_soon if post is None else post
+
+
+def _translated(error: psycopg.Error) -> StoreError:
+    """Return what is raised in place of a driver's error."""
+    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+        return StoreUnavailableError("PostgreSQL could not be reached")
+    return StoreError("PostgreSQL refused the operation")
+
+
+class _Opened:
+    """What is opened and closed: a store or a queue, with its database."""
+
+    def __init__(self, database: _Database) -> None:
+        self._database = database
+
+    @property
+    def clock(self) -> Clock:
+        """The clock that stamps and expires tasks."""
+        return self._database.clock
+
+    async def __aenter__(self) -> Self:
+        """Connect, and bring the schema up to date.
+
+        Raises:
+            StoreUnavailableError: The server cannot be reached.
+            SchemaVersionError: A later version of this library wrote the schema.
+            StoreError: The schema is another application's, or cannot be read.
+        """
+        await self._database.open()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the store and its queue, which are one: whoever waits is woken with `StoreClosedError`.
+
+        A pool that was handed in stays open.
+        """
+        await self._database.aclose()
+
+
+class PostgresTaskStore(_Opened):
+    """A `TaskStore` with `TaskLeases` in PostgreSQL. It connects when it is first used, or by `async with`."""
+
+    def __init__(
+        self,
+        database: str | ConnectionPool[Any],
+        *,
+        clock: Clock | None = None,
+        schema: str = "mcp_task_runtime",
+        max_connections: int = 10,
+        timeout: float = 10.0,
+    ) -> None:
+        """Make a store.
+
+        Args:
+            database: URL or connection string of a database; or a pool, which stays the caller's to open and
+                close. One more connection, made like the pool's, listens while somebody waits.
+            clock: Where time comes from; the system's when `None`. All processes' clocks should agree.
+            schema: Name of the database schema that holds the tables; made if there is none.
+            max_connections: The most connections of the pool, unless one was handed in.
+            timeout: Seconds that an operation waits for a connection, and for the server to answer.
+
+        Raises:
+            ValueError: An argument makes no sense; the message names it.
+        """
+        super().__init__(
+            _Database(database, clock=clock, schema=schema, max_connections=max_connections, timeout=timeout)
+        )
+        self._queue = PostgresTaskMessageQueue._beside(self._database)
+        self._created = 0
+
+    @property
+    def message_queue(self) -> PostgresTaskMessageQueue:
+        """The queue that belongs to this store, on the same pool: a task's mailbox goes when the task goes."""
+        return self._queue
+
+    async def create_task(
+        self,
+        *,
+        ttl_ms: int | None,
+        poll_interval_ms: int = 500,
+        task_id: str | None = None,
+        owner: str | None = None,
+        retention_ms: int = 0,
+        request: TaskRequest | None = None,
+        client_capabilities_json: str = "{}",
+        worker: str | None = None,
+        lease_ms: int = 30_000,
+    ) -> TaskRecord:
+        """Create a task; see `TaskStore.create_task`.
+
+        Raises:
+            ValueError: `task_id` or `owner` is longer than 1024 bytes.
+        """
+        now = self.clock.now()
+        record = TaskRecord(
+            Task(
+                new_task_id() if task_id is None else task_id,
+                "working",
+                None,
+                now,
+                now,
+                ttl_ms,
+                poll_interval_ms,
+            ),
+            1,
+            owner,
+            retention_ms,
+            _NO_REQUEST if request is None else request,
+            client_capabilities_json,
+            None,
+            None if worker is None else Lease(worker, now + timedelta(milliseconds=lease_ms)),
+        )
+        parameters = stored.create_parameters(record)
+        purges = self._created % _PURGE_EVERY == 0
+        self._created += 1
+
+        def create(execute: _Execute) -> TaskRecord:
+            if purges:
+                execute(stored.PURGE, {"now": now, "limit": _PURGE_MOST})
+            while not execute(stored.CREATE, parameters).rowcount:
+                if not execute(stored.DELETE_EXPIRED, parameters).rowcount:
+                    raise TaskExistsError(record.task_id)
+            return record
+
+        return await self._database.run(create)
+
+    async def get_task(self, task_id: str) -> TaskRecord | None:
+        """Return the task, or `None`; see `TaskStore.get_task`."""
+        return await self._database.run(partial(self._get, task_id), repeatable=True)
+
+    async def update_task(
+        self,
+        task_id: str,
+        *,
+        status: LiveStatus | None = None,
+        status_message: str | None = None,
+        if_revision: int | None = None,
+    ) -> TaskRecord:
+        """Change a live task; see `TaskStore.update_task`."""
+        now = self.clock.now()
+        parameters = {
+            "task_id": stored.to_text(task_id),
+            "now": now,
+            "status": status,
+            "status_message": stored.to_text(status_message),
+            "if_revision": if_revision,
+            "sources": [] if status in TERMINAL_STATUSES else stored.sources(status),
+        }
+        apply = partial(update_record, now=now, status=status, status_message=status_message, if_revision=if_revision)
+        return await self._change(task_id, stored.UPDATE, parameters, apply)
+
+    async def finish_task(self, task_id: str, outcome: Outcome) -> TaskRecord:
+        """Record a terminal status and its outcome; see `TaskStore.finish_task`."""
+        now = self.clock.now()
+        parameters = {
+            "task_id": stored.to_text(task_id),
+            "now": now,
+            "status": outcome.status,
+            "status_message": stored.to_text(outcome.status_message),
+            "outcome": outcome.payload_json,
+            "sources": stored.sources(outcome.status),
+        }
+        return await self._change(task_id, stored.FINISH, parameters, partial(finish_record, outcome=outcome, now=now))
+
+    async def get_result(self, task_id: str) -> Outcome | None:
+        """Return how the task ended, or `None`; see `TaskStore.get_result`."""
+        record = await self.get_task(task_id)
+        if record is None:
+            raise TaskNotFoundError(task_id)
+        return record.outcome
+
+    async def list_tasks(self, *, owner: str | None, cursor: str | None = None, limit: int = 50) -> TaskPage:
+        """Return a page of one owner's tasks; see `TaskStore.list_tasks`."""
+        if limit < 1:
+            raise ValueError("limit must be at least 1")
+        limit = min(limit, _LARGEST_PAGE)
+        after = 0 if cursor is None else decode_cursor(cursor, owner)
+        if not 0 <= after <= _LARGEST_POSITION:
+            raise InvalidCursorError
+        statement = stored.LIST_OF_NOBODY if owner is None else stored.LIST_OF_OWNER
+        parameters = {"owner": stored.to_text(owner), "after": after, "limit": limit + 1, "now": self.clock.now()}
+        rows = await self._database.run(lambda execute: execute(statement, parameters).fetchall(), repeatable=True)
+        page = tuple(stored.record_of(row[1:]) for row in rows[:limit])
+        return TaskPage(page, encode_cursor(rows[limit - 1][0], owner) if len(rows) > limit else None)
+
+    async def delete_task(self, task_id: str) -> bool:
+        """Delete the task; see `TaskStore.delete_task`."""
+        parameters = {"task_id": stored.to_text(task_id), "now": self.clock.now()}
+        deleted = await self._database.run(lambda execute: execute(stored.DELETE, parameters).rowcount > 0)
+        if deleted:
+            self._database.signals.fire_cleared(parameters["task_id"])
+        return deleted
+
+    async def wait_for_update(self, task_id: str, *, after: int) -> TaskRecord:
+        """Wait until the revision is greater than `after`; see `TaskStore.wait_for_update`."""
+
+        def look(execute: _Execute) -> TaskRecord | _NotYet:
+            record = self._get(task_id, execute)
+            if record is None:
+                raise TaskNotFoundError(task_id)
+            return record if record.revision > after else _NotYet(record.task.expires_at)
+
+        return await self._database.wait("task", stored.to_text(task_id), look)
+
+    async def renew_leases(self, worker: str, task_ids: Collection[str], *, lease_ms: int) -> frozenset[str]:
+        """Extend leases of a worker; see `TaskLeases.renew_leases`."""
+        now = self.clock.now()
+        parameters = {
+            "worker": stored.to_text(worker),
+            "task_ids": [stored.to_text(task_id) for task_id in task_ids],
+            "now": now,
+            "lease_expires_at": now + timedelta(milliseconds=lease_ms),
+        }
+        rows = await self._database.run(
+            lambda execute: execute(stored.RENEW_LEASES, parameters).fetchall(), repeatable=True
+        )
+        return frozenset(stored.from_text(task_id) for (task_id,) in rows)
+
+    async def drop_leases(self, worker: str, task_ids: Collection[str], *, lapse: bool) -> None:
+        """Give up leases of a worker; see `TaskLeases.drop_leases`."""
+        parameters = {
+            "worker": stored.to_text(worker),
+            "task_ids": [stored.to_text(task_id) for task_id in task_ids],
+            "lapse": lapse,
+            "now": self.clock.now(),
+        }
+        await self._database.run(lambda execute: execute(stored.DROP_LEASES, parameters), repeatable=True)
+
+    async def list_lapsed(self, *, limit: int = 100) -> tuple[TaskRecord, ...]:
+        """Return live tasks whose lease has lapsed; see `TaskLeases.list_lapsed`."""
+        parameters = {"now": self.clock.now(), "limit": min(limit, _LARGEST_PAGE)}
+        rows = await self._database.run(
+            lambda execute: execute(stored.LIST_LAPSED, parameters).fetchall(), repeatable=True
+        )
+        return tuple(stored.record_of(row) for row in rows)
+
+    async def claim_task(self, task_id: str, *, worker: str, lease_ms: int) -> TaskRecord | None:
+        """Take over a live task whose lease has lapsed; see `TaskLeases.claim_task`."""
+        now = self.clock.now()
+        parameters = {
+            "task_id": stored.to_text(task_id),
+            "worker": stored.to_text(worker),
+            "now": now,
+            "lease_expires_at": now + timedelta(milliseconds=lease_ms),
+        }
+        row = await self._database.run(lambda execute: execute(stored.CLAIM, parameters).fetchone())
+        return None if row is None else stored.record_of(row)
+
+    def _get(self, task_id: str, execute: _Execute) -> TaskRecord | None:
+        row = execute(stored.GET, {"task_id": stored.to_text(task_id), "now": self.clock.now()}).fetchone()
+        return None if row is None else stored.record_of(row)
+
+    async def _change(
+        self, task_id: str, statement: str, parameters: dict[str, Any], apply: Callable[[TaskRecord], TaskRecord]
+    ) -> TaskRecord:
+        def change(execute: _Execute) -> TaskRecord:
+            row = execute(statement, parameters).fetchone()
+            if row is not None:
+                return stored.record_of(row)
+            record = self._get(task_id, execute)
+            if record is None:
+                raise TaskNotFoundError(task_id)
+            apply(record)  # raises what refused it
+            raise _TryAgainError  # unless it was changed in between
+
+        return await self._database.run(change)
+
+
+class PostgresTaskMessageQueue(_Opened):
+    """A `TaskMessageQueue` in PostgreSQL, alone or beside a `PostgresTaskStore`.
+
+    The mailbox of a task in the same schema goes when that goes, also if it expires. Any other one is kept
+    until `clear` is called for it.
+    """
+
+    def __init__(
+        self,
+        database: str | ConnectionPool[Any],
+        *,
+        clock: Clock | None = None,
+        schema: str = "mcp_task_runtime",
+        max_connections: int = 10,
+        timeout: float = 10.0,
+    ) -> None:
+        """Make a queue; the arguments are those of `PostgresTaskStore`."""
+        super().__init__(
+            _Database(database, clock=clock, schema=schema, max_connections=max_connections, timeout=timeout)
+        )
+
+    @classmethod
+    def _beside(cls, database: _Database) -> Self:
+        queue = cls.__new__(cls)
+        super(PostgresTaskMessageQueue, queue).__init__(database)
+        return queue
+
+    async def enqueue(self, task_id: str, message: QueuedMessage) -> bool:
+        """Append a message; see `TaskMessageQueue.enqueue`.
+
+        Raises:
+            ValueError: `task_id` or the message's key is longer than 1024 bytes.
+        """
+        parameters = {
+            "task_id": stored.to_key("task_id", task_id),
+            "key": None if message.key is None else stored.to_key("key", message.key),
+            "method": stored.to_text(message.method),
+            "params": message.params_json,
+        }
+
+        def enqueue(execute: _Execute) -> bool:
+            try:
+                return execute(stored.ENQUEUE, parameters).rowcount > 0
+            except ForeignKeyViolation as error:  # the task was deleted at this moment
+                raise _TryAgainError from error
+
+        return await self._database.run(enqueue)
+
+    async def dequeue(self, task_id: str) -> QueuedMessage | None:
+        """Remove and return the oldest message; see `TaskMessageQueue.dequeue`."""
+        return await self._first(stored.DEQUEUE, task_id, repeatable=False)
+
+    async def peek(self, task_id: str) -> QueuedMessage | None:
+        """Return the oldest message; see `TaskMessageQueue.peek`."""
+        return await self._first(stored.PEEK, task_id, repeatable=True)
+
+    async def is_empty(self, task_id: str) -> bool:
+        """Whether no message is queued; see `TaskMessageQueue.is_empty`."""
+        return await self.peek(task_id) is None
+
+    async def clear(self, task_id: str) -> None:
+        """Forget everything of a task; see `TaskMessageQueue.clear`.
+
+        Raises:
+            ValueError: `task_id` is longer than 1024 bytes.
+        """
+        key = stored.to_key("task_id", task_id)
+        await self._database.run(lambda execute: execute(stored.CLEAR, {"task_id": key}), repeatable=True)
+        self._database.signals.fire_cleared(key)
+
+    async def wait_for_message(self, task_id: str) -> None:
+        """Wait until a message is queued; see `TaskMessageQueue.wait_for_message`."""
+        had_task = False
+
+        def look(execute: _Execute) -> _NotYet | None:
+            nonlocal had_task
+            row = execute(stored.LOOK_FOR_MESSAGE, {"task_id": stored.to_text(task_id)}).fetchone()
+            assert row is not None
+            is_queued, has_task, expires_at, since = row
+            if (had_task and not has_task) or (expires_at is not None and expires_at <= self.clock.now()):
+                raise TaskNotFoundError(task_id)
+            had_task = has_task
+            return None if is_queued else _NotYet(expires_at, since)
+
+        await self._database.wait("message", stored.to_text(task_id), look)
+
+    async def outstanding(self, task_id: str) -> tuple[QueuedMessage, ...]:
+        """Return the questions; see `TaskMessageQueue.outstanding`."""
+        parameters = {"task_id": stored.to_text(task_id), "now": self.clock.now()}
+        rows = await self._database.run(
+            lambda execute: execute(stored.OUTSTANDING, parameters).fetchall(), repeatable=True
+        )
+        return tuple(_message(row) for row in rows)
+
+    async def answer(self, task_id: str, key: str, answer: Answer) -> bool:
+        """Answer a question; see `TaskMessageQueue.answer`."""
+        parameters = {
+            "task_id": stored.to_text(task_id),
+            "now": self.clock.now(),
+            "key": stored.to_text(key),
+            "answer_type": answer.type,
+            "answer": answer.payload_json,
+        }
+        return await self._database.run(lambda execute: execute(stored.ANSWER, parameters).rowcount > 0)
+
+    async def wait_for_answer(self, task_id: str, key: str) -> Answer:
+        """Wait for the answer; see `TaskMessageQueue.wait_for_answer`."""
+        parameters: dict[str, Any] = {"task_id": stored.to_text(task_id), "key": stored.to_text(key)}
+
+        def look(execute: _Execute) -> Answer | _NotYet:
+            row = execute(stored.LOOK_FOR_ANSWER, {**parameters, "now": self.clock.now()}).fetchone()
+            if row is None:
+                raise TaskNotFoundError(task_id)
+            answer_type, answer, expires_at = row
+            return _NotYet(expires_at) if answer_type is None else Answer(answer_type, answer)
+
+        return await self._database.wait("answer", parameters["task_id"], look)
+
+    async def _first(self, statement: str, task_id: str, *, repeatable: bool) -> QueuedMessage | None:
+        parameters = {"task_id": stored.to_text(task_id), "now": self.clock.now()}
+        row = await self._database.run(lambda execute: execute(statement, parameters).fetchone(), repeatable=repeatable)
+        return None if row is None else _message(row)
+
+
+def _message(row: TupleRow) -> QueuedMessage:
+    _, key, method, params = row
+    return QueuedMessage(
+        "notification" if key is None else "request", stored.from_text(method), params, stored.from_text(key)
+    )

@@ -58,20 +58,23 @@ __all__ = [
     "FINISH",
     "GET",
     "KEY_BYTES",
+    "LIST_LAPSED",
     "LIST_OF_NOBODY",
     "LIST_OF_OWNER",
     "LIVE_STATUSES",
     "LOOK_FOR_ANSWER",
     "LOOK_FOR_MESSAGE",
+    "MAKE_MIGRATIONS",
+    "MIGRATED",
     "MIGRATIONS",
     "OUTSTANDING",
     "PEEK",
     "PURGE",
     "RENEW_LEASES",
     "UPDATE",
+    "VERSION",
     "create_parameters",
     "from_text",
-    "LIST_LAPSED",
     "record_of",
     "sources",
     "to_key",
@@ -125,6 +128,12 @@ MIGRATIONS: Final = (
     """,
 )
 """The statements that lead from each version to the next; the first from an empty schema to version 1."""
+
+MAKE_MIGRATIONS: Final = (
+    "CREATE TABLE {schema_migrations} (version integer PRIMARY KEY, applied_at timestamptz NOT NULL)"
+)
+MIGRATED: Final = "INSERT INTO {schema_migrations} (version, applied_at) VALUES (%(version)s, %(now)s)"
+VERSION: Final = "SELECT max(version) FROM {schema_migrations}"
 
 KEY_BYTES: Final = 1024
 """The longest identifier, owner or key: PostgreSQL indexes no text of more than some 2,700 bytes."""
@@ -232,8 +241,8 @@ DROP_LEASES: Final = """
     WHERE task_id = ANY(%(task_ids)s) AND lease_worker = %(worker)s"""
 
 _LAPSED: Final = "lease_expires_at <= %(now)s AND " + _ALIVE
-LIST_LAPSED: Final = "SELECT " + _COLUMNS + " FROM {tasks} WHERE " + _LAPSED + (
-    " ORDER BY lease_expires_at LIMIT %(limit)s"
+LIST_LAPSED: Final = (
+    "SELECT " + _COLUMNS + " FROM {tasks} WHERE " + _LAPSED + (" ORDER BY lease_expires_at LIMIT %(limit)s")
 )
 
 CLAIM: Final = (

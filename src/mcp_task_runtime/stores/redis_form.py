@@ -8,7 +8,7 @@ the task's tag: its identifier, or a digest of it when that holds anything but l
 | `P:{T}:task` | hash | the record, field by field; see `FIELDS` |
 | `P:{T}:queue` | list | messages that wait, oldest first: JSON |
 | `P:{T}:asked` | list | questions without an answer, as they were asked: JSON |
-| `P:{T}:answers` | hash | `k` + key -> `q` + operation + space + the question, or `a` + operation + space + its answer |
+| `P:{T}:answers` | hash | `k` + key -> `q` + operation + space + question, or `a` + operation + space + answer |
 | `P:{T}:taken` | hash | operation -> message that it took, until its caller has it |
 | `P:{owner:D}:tasks` | sorted set | one owner's tasks in order of creation: `mark` + space + `T` by place |
 | `P:{owner:D}:expiry` | sorted set | the same members by the latest time at which the task can expire |
@@ -192,10 +192,9 @@ def load_record(values: Sequence[bytes | None]) -> TaskRecord | None:
 
 
 def _load_record(values: Sequence[Any]) -> TaskRecord:
-    (
-        *(_, _, task_id, status, status_message, created_at, last_updated_at, ttl_ms, poll_interval_ms, revision),
-        *(owner, retention_ms, request, capabilities, payload, outcome_message, worker, lease_expires_at, attempt),
-    ) = values
+    _, _, task_id, status, status_message, created_at, last_updated_at, ttl_ms, poll_interval_ms, *others = values
+    revision, owner, retention_ms, request, capabilities, payload, outcome_message, *leased = others
+    worker, lease_expires_at, attempt = leased
     task = Task(
         _unpack(task_id),
         status.decode(),

@@ -66,7 +66,9 @@ _TASK: Final = f"""
     local function tell(what) redis.call('PUBLISH', channel, what .. op) end
     local function later(a, b) if tonumber(a) > tonumber(b) then return a end return b end
     local function digits(number) return string.format('%.0f', number) end
-    local function keep(ms) for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, digits(math.min(ms, 1e14))) end end
+    local function keep(ms)
+        for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, digits(math.min(tonumber(ms), 1e14))) end
+    end
     local function forget() redis.call('DEL', unpack(KEYS)) tell('x') end
     local expired = @v and @ttl_ms and tonumber(now) >= tonumber(@created_at) + 1000 * tonumber(@ttl_ms)
     if expired then forget() end
@@ -83,10 +85,11 @@ _CREATE: Final = """
         return {'taken'}
     end
     redis.call('HSET', KEYS[1], unpack(ARGV, 5))
-    if ARGV[4] ~= '' then
-        keep(tonumber(ARGV[4]))
-    else
+    if redis.call('EXISTS', KEYS[2], KEYS[3], KEYS[4]) > 0 then
         for _, key in ipairs(KEYS) do redis.call('PERSIST', key) end
+        if ARGV[4] ~= '' then keep(ARGV[4]) end
+    elseif ARGV[4] ~= '' then
+        redis.call('PEXPIRE', KEYS[1], ARGV[4])
     end
     return {'ok', expired and @owner, expired and @mark}
 """

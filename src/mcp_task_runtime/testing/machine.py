@@ -312,6 +312,10 @@ class TaskBackendMachine(RuleBasedStateMachine):
     @rule(task=_tasks, operations=_races())
     def race(self, task: str, operations: list[Operation]) -> None:
         """Several operations at once: they must have the effect that some order of them has."""
+        asking = any(asked == task for asked, _ in self.askers)
+        if asking and any(isinstance(one, Enqueue) for one in operations):
+            # A key that is cleared and asked again at once cannot be told from the first by every backend.
+            operations = [one for one in operations if not isinstance(one, Clear | Delete)]
         revision = self.model.tasks.get(task, {}).get("revision", 1)
         racing: list[Operation] = [
             replace(one, if_revision=revision) if isinstance(one, Update) and one.if_revision == 0 else one
@@ -329,13 +333,12 @@ class TaskBackendMachine(RuleBasedStateMachine):
                     group.start_soon(run, number)
             return await self._state(self.backend, task)
 
-        touched_by_askers = any(asked == task for asked, _ in self.askers)
         state = self._call(run_all)
         for order in permutations(range(len(racing))):
             model = self.model.copy()
             expected = {number: model.apply(task, racing[number], self.clock.now()) for number in order}
             if all(expected[number] == ending for number, ending in enumerate(endings)):
-                if touched_by_askers or model.state(task) == state:
+                if asking or model.state(task) == state:
                     self.model = model
                     return
         raise AssertionError(f"{racing} raced on {task} and ended as {endings}, leaving {state}: no order gives that")
@@ -584,7 +587,10 @@ class TaskBackendMachine(RuleBasedStateMachine):
         for listener in self.listeners:
             if self.model.mail.get(listener.task_id, {}).get("queue"):
                 ending = await listener.wait(self.patience)
-                require(ending is None, f"who waited for a message of {listener.task_id} got {ending!r}")
+                require(
+                    ending is None or type(ending) is TaskNotFoundError,  # cleared first, in a race
+                    f"who waited for a message of {listener.task_id} got {ending!r}",
+                )
             elif not listener.ended:
                 listening.append(listener)
         self.listeners = listening

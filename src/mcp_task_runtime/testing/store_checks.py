@@ -599,8 +599,9 @@ async def a_cancelled_operation_leaves_the_store_usable(bench: _Bench) -> None:
         with anyio.CancelScope() as scope:
             scope.cancel()
             await operation()
-    await bench.within(store.finish_task(task_id, _OUTCOMES[0]), "after cancelled operations the store does not answer")
-    _require_whole(await _read(store, task_id))
+    unusable = "after cancelled operations the store does not answer"
+    await bench.within(store.finish_task(task_id, _OUTCOMES[0]), unusable)
+    _require_whole(await bench.within(_read(store, task_id), unusable))
 
 
 # --- L7: time -----------------------------------------------------------------------------------------

@@ -1,0 +1,277 @@
+"""A store in memory that two runtimes share as two processes share a database, and how one of them is cut off."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+
+from mcp_task_runtime import InMemoryTaskStore, TaskRuntime, TaskSettings
+from mcp_task_runtime.adapters.result_handler import TaskResultHandler
+from mcp_task_runtime.adapters.server_context import ServerTaskContext
+from mcp_task_runtime.core.clock import Clock
+from mcp_task_runtime.core.execution import Execution
+from mcp_task_runtime.core.json import JSONObject
+from mcp_task_runtime.core.leases import TaskLeases
+from mcp_task_runtime.core.message_queue import QueuedMessage
+from mcp_task_runtime.core.transitions import is_terminal, update_record
+from mcp_task_runtime.core.types import Lease, TaskRecord
+from mcp_task_runtime.errors import StoreUnavailableError
+from mcp_task_runtime.testing.clock import FakeClock
+
+PATIENCE = 20.0
+"""Seconds that something which must happen may take, on a machine that many share."""
+
+LEASE_SECONDS = 15
+TURN_SECONDS = LEASE_SECONDS / 3
+"""How often a process renews its leases and looks for lapsed ones."""
+
+SETTINGS = TaskSettings(lease_ms=LEASE_SECONDS * 1000, shutdown_grace=0)
+
+
+class LeasedTaskStore(InMemoryTaskStore):
+    """An `InMemoryTaskStore` that implements `TaskLeases`, in O(n): it is for tests."""
+
+    def record(self, task_id: str) -> TaskRecord:
+        """Return a task that has not been removed, without looking at the clock."""
+        return self._entries[task_id].record
+
+    async def renew_leases(self, worker: str, task_ids: Collection[str], *, lease_ms: int) -> frozenset[str]:
+        """Extend leases of a worker; see `TaskLeases.renew_leases`."""
+        self._purge()
+        held = [task_id for task_id in task_ids if self._lease(task_id, worker) is not None]
+        for task_id in held:
+            lease = self._lease(task_id, worker)
+            assert lease is not None
+            self._set_lease(task_id, replace(lease, expires_at=self._from_now(lease_ms)))
+        return frozenset(held)
+
+    async def drop_leases(self, worker: str, task_ids: Collection[str], *, lapse: bool) -> None:
+        """Give up leases of a worker; see `TaskLeases.drop_leases`."""
+        self._purge()
+        for task_id in task_ids:
+            lease = self._lease(task_id, worker)
+            if lease is not None:
+                self._set_lease(task_id, replace(lease, expires_at=self.clock.now()) if lapse else None)
+
+    async def list_lapsed(self, *, limit: int = 100) -> tuple[TaskRecord, ...]:
+        """Return live tasks whose lease has lapsed; see `TaskLeases.list_lapsed`."""
+        self._purge()
+        leased = [(entry.record.lease, entry.record) for entry in self._entries.values()]
+        lapsed = [(lease, record) for lease, record in leased if lease and lease.expires_at <= self.clock.now()]
+        return tuple([record for _, record in sorted(lapsed, key=lambda both: both[0].expires_at)[:limit]])
+
+    async def claim_task(self, task_id: str, *, worker: str, lease_ms: int) -> TaskRecord | None:
+        """Take over a live task whose lease has lapsed; see `TaskLeases.claim_task`."""
+        self._purge()
+        entry = self._entries.get(task_id)
+        lease = None if entry is None else entry.record.lease
+        if entry is None or lease is None or lease.expires_at > self.clock.now():
+            return None
+        taken = Lease(worker, self._from_now(lease_ms), lease.attempt + 1)
+        entry.record = replace(update_record(entry.record, now=self.clock.now()), lease=taken)
+        entry.wake()
+        return entry.record
+
+    def _lease(self, task_id: str, worker: str) -> Lease | None:
+        entry = self._entries.get(task_id)
+        lease = None if entry is None or is_terminal(entry.record.status) else entry.record.lease
+        return lease if lease is not None and lease.worker == worker else None
+
+    def _set_lease(self, task_id: str, lease: Lease | None) -> None:
+        entry = self._entries[task_id]
+        entry.record = replace(entry.record, lease=lease)
+
+    def _from_now(self, lease_ms: int) -> Any:
+        return self.clock.now() + timedelta(milliseconds=lease_ms)
+
+
+class Link:
+    """One process's connection to a store: it can be cut, and every call gives the others a chance to run.
+
+    Attributes:
+        is_cut: Whether every call fails. One that waits fails as soon as it would have returned.
+        fails: Names of methods that fail while the others work.
+        calls: Every call that was made, by name.
+    """
+
+    def __init__(self, store: InMemoryTaskStore, *, name: str = "") -> None:
+        self.is_cut = False
+        self.fails: set[str] = set()
+        self.calls: list[str] = []
+        self.before: Callable[[str], Any] | None = None
+        self._target: Any = store
+        self.clock: Clock = store.clock
+        self.message_queue: Any = _LinkedQueue(self, store.message_queue)
+
+    async def _call(self, target: Any, name: str, *args: Any, **kwargs: Any) -> Any:
+        self.calls.append(name)
+        await anyio.lowlevel.checkpoint()
+        self._check(name)
+        if self.before is not None:
+            await self.before(name)
+        result = await getattr(target, name)(*args, **kwargs)
+        if name.startswith("wait_"):
+            self._check(name)
+        await anyio.lowlevel.cancel_shielded_checkpoint()
+        return result
+
+    def _check(self, name: str) -> None:
+        if self.is_cut or name in self.fails:
+            raise StoreUnavailableError("The connection is cut")
+
+
+class _LinkedQueue:
+    def __init__(self, link: Link, queue: Any) -> None:
+        self._link = link
+        self._target = queue
+
+    async def _call(self, target: Any, name: str, *args: Any, **kwargs: Any) -> Any:
+        return await self._link._call(target, name, *args, **kwargs)
+
+
+def _forward(cls: type[Any], *names: str) -> None:
+    for name in names:
+
+        async def method(self: Any, *args: Any, _name: str = name, **kwargs: Any) -> Any:
+            return await self._call(self._target, _name, *args, **kwargs)
+
+        setattr(cls, name, method)
+
+
+_forward(Link, "create_task", "get_task", "update_task", "finish_task", "get_result", "list_tasks", "delete_task")
+_forward(Link, "wait_for_update", "renew_leases", "drop_leases", "list_lapsed", "claim_task")
+_forward(_LinkedQueue, "enqueue", "dequeue", "peek", "is_empty", "clear", "wait_for_message", "outstanding")
+_forward(_LinkedQueue, "answer", "wait_for_answer")
+
+
+class Client:
+    """A client that can do everything, out of reach but for the task's questions."""
+
+    client_capabilities: JSONObject = {"elicitation": {"form": {}}, "sampling": {}}  # noqa: RUF012
+    can_send_request = False
+
+    async def send_notification(self, method: str, params: JSONObject) -> None:
+        """Drop it."""
+
+    async def send_request(self, method: str, params: JSONObject) -> JSONObject:
+        """Never called."""
+        raise AssertionError
+
+
+@dataclass
+class Process:
+    """A runtime with a connection of its own.
+
+    Attributes:
+        link: Its connection.
+        runtime: The runtime.
+    """
+
+    link: Link
+    runtime: TaskRuntime
+
+    @property
+    def worker(self) -> str:
+        """Its name in leases."""
+        assert self.runtime._keeper is not None
+        return self.runtime._keeper.worker
+
+    @property
+    def running(self) -> set[str]:
+        """The tasks whose work runs here."""
+        return set(self.runtime._running)
+
+    def context(self, execution: Execution[Any]) -> ServerTaskContext:
+        """Return what work here sees of its task."""
+        record = execution.record
+        assert record is not None
+        store, queue = self.runtime.store, self.runtime.queue
+        return ServerTaskContext(
+            task=record.task,
+            store=store,
+            session=Client(),
+            queue=queue,
+            handler=TaskResultHandler(store, queue),
+            execution=execution,
+            attempt=1 if record.lease is None else record.lease.attempt,
+        )
+
+
+class Cluster:
+    """Processes that share a store, and its clock."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.store = LeasedTaskStore(clock=self.clock)
+        self.processes: list[Process] = []
+
+    def process(self, settings: TaskSettings = SETTINGS) -> Process:
+        """Make a process whose runtime is not open."""
+        link: Any = Link(self.store)
+        assert isinstance(link, TaskLeases)
+        process = Process(link, TaskRuntime(link, settings=settings))
+        self.processes.append(process)
+        return process
+
+    async def settle(self) -> None:
+        """Wait until everybody waits for something that only the test can bring."""
+        quiet, seen = 0, -1
+        while quiet < 60:
+            calls = sum(len(process.link.calls) for process in self.processes)
+            quiet, seen = (quiet + 1 if calls == seen else 0), calls
+            await anyio.lowlevel.checkpoint()
+
+    async def pass_time(self, seconds: float) -> None:
+        """Let time pass in steps in which every process that can renews its leases."""
+        while seconds > 0:
+            step = min(seconds, TURN_SECONDS)
+            self.clock.advance(step)
+            await self.settle()
+            seconds -= step
+
+    async def questions(self, task_id: str) -> list[QueuedMessage]:
+        """Return the open questions of a task."""
+        return list(await self.store.message_queue.outstanding(task_id))
+
+    async def until_asked(self, task_id: str, *keys: str) -> None:
+        """Wait until exactly these questions are open, and the status says so."""
+        while [question.key for question in await self.questions(task_id)] != list(keys) or (
+            self.store.record(task_id).status != "input_required"
+        ):
+            await anyio.lowlevel.checkpoint()
+
+    async def until_ended(self, task_id: str) -> TaskRecord:
+        """Wait until the task has ended."""
+        record = self.store.record(task_id)
+        while not is_terminal(record.status):
+            record = await self.store.wait_for_update(task_id, after=record.revision)
+        return record
+
+
+@asynccontextmanager
+async def open_cluster(
+    size: int = 2, *, settings: TaskSettings = SETTINGS
+) -> AsyncIterator[tuple[Cluster, list[Process]]]:
+    """Open processes for a block; afterwards nothing may be left of them."""
+    cluster = Cluster()
+    processes = [cluster.process(settings) for _ in range(size)]
+    with anyio.fail_after(PATIENCE):
+        async with AsyncExitStack() as stack:
+            for process in processes:
+                await stack.enter_async_context(process.runtime)
+            await cluster.settle()  # the first turn is over
+            yield cluster, processes
+            for process in processes:
+                process.link.is_cut = False
+                process.link.fails.clear()
+        for process in processes:
+            assert process.running == set()
+            assert not process.runtime._calls
+            assert not len(process.runtime._deadlines)
+    assert cluster.clock.waiting == 0, "somebody still waits"
