@@ -6,6 +6,7 @@ python examples/everything_server.py --port 8000
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 from typing import Annotated
 
 from mcp.server import MCPServer
@@ -65,7 +66,8 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     options = parser.parse_args()
-    make_server().run("streamable-http", host=options.host, port=options.port)
+    with suppress(KeyboardInterrupt):  # Ctrl-C has stopped the server by then
+        make_server().run("streamable-http", host=options.host, port=options.port)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ async def sdk_cycles(store: SDKTaskStore, count: int) -> None:
         await store.store_result(task.taskId, RESULT)
         await store.update_task(task.taskId, status="completed")
         await store.get_task(task.taskId)
-        await store.delete_task(task.taskId)  # so that the store stays as full as it was
 
 
 async def our_cycles(store: InMemoryTaskStore, count: int) -> None:
@@ -32,16 +31,20 @@ async def our_cycles(store: InMemoryTaskStore, count: int) -> None:
         await store.update_task(record.task_id, status_message="working on it")
         await store.finish_task(record.task_id, Outcome.completed(RESULT_JSON))
         await store.get_task(record.task_id)
-        await store.delete_task(record.task_id)
 
 
 async def main() -> None:
-    empty = await rates(
-        {"sdk": partial(sdk_cycles, SDKTaskStore(), 2000), "ours": partial(our_cycles, InMemoryTaskStore(), 2000)},
-        operations=2000,
-    )
+    async def sdk_from_empty() -> None:
+        for _ in range(20):
+            await sdk_cycles(SDKTaskStore(), 100)
+
+    async def ours_from_empty() -> None:
+        for _ in range(20):
+            await our_cycles(InMemoryTaskStore(), 100)
+
+    empty = await rates({"sdk": sdk_from_empty, "ours": ours_from_empty}, operations=2000)
     row(
-        "In-memory store, empty: our rate of cycles / that of `mcp` 1.x",
+        "In-memory store, the first 100 cycles from empty: our rate / that of `mcp` 1.x",
         "≥ 3",
         f"{empty['ours'] / empty['sdk']:.1f} ({empty['ours']:,.0f} / {empty['sdk']:,.0f} a second)",
     )

@@ -18,10 +18,10 @@ import anyio.lowlevel
 from mcp_task_runtime.core.context import TaskContext
 from mcp_task_runtime.core.cursor import encode_cursor
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
-from mcp_task_runtime.core.questions import settle_status
+from mcp_task_runtime.core.questions import ask_question, settle_status
 from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.core.transitions import is_terminal
-from mcp_task_runtime.core.types import LiveStatus, Outcome, Task, TaskPage, TaskRecord
+from mcp_task_runtime.core.types import LiveStatus, Outcome, Task, TaskPage, TaskRecord, TaskRequest
 from mcp_task_runtime.errors import (
     InvalidCursorError,
     InvalidTransitionError,
@@ -150,6 +150,21 @@ class TheExpectedRevisionIsCheckedTooEarly(InMemoryTaskStore):
             raise RevisionConflictError(task_id, expected=if_revision, current=record.revision)
         await anyio.lowlevel.checkpoint()
         return await super().update_task(task_id, **changes)
+
+
+@store_mutant("a_created_task_is_working_at_revision_1_and_keeps_what_it_was_given")
+class TheProgressTokenIsDropped(InMemoryTaskStore):
+    async def create_task(self, *, request: TaskRequest | None = None, **fields: Any) -> TaskRecord:
+        return await super().create_task(request=request and replace(request, progress_token=None), **fields)
+
+
+@store_mutant("every_allowed_step_is_made_and_adds_one_to_the_revision")
+class AnUpdateWithoutAMessageDropsTheMessage(InMemoryTaskStore):
+    async def update_task(self, task_id: str, *, status_message: str | None = None, **changes: Any) -> TaskRecord:
+        record = await super().update_task(task_id, status_message=status_message, **changes)
+        entry = self._live_entry(task_id)
+        entry.record = replace(record, task=replace(record.task, status_message=status_message))
+        return entry.record
 
 
 @store_mutant("a_taken_identifier_is_refused_and_changes_nothing")
@@ -800,6 +815,18 @@ class EveryAnswerThatLookedInTimeIsTaken(InMemoryTaskMessageQueue):
         return is_open
 
 
+@queue_mutant("a_cancelled_wait_changes_nothing")
+class ACancelledAskerForgetsItsQuestion(InMemoryTaskMessageQueue):
+    async def wait_for_answer(self, task_id: str, key: str) -> Answer:
+        try:
+            return await super().wait_for_answer(task_id, key)
+        except anyio.get_cancelled_exc_class():
+            mailbox = self._mailbox(task_id)
+            if mailbox is not None:
+                mailbox.questions.pop(key, None)
+            raise
+
+
 @queue_mutant("no_operation_costs_more_when_there_are_many_tasks", fault=21)
 class EachCallLooksAtEveryMailbox(InMemoryTaskMessageQueue):
     def _check_open(self) -> None:
@@ -997,6 +1024,54 @@ backend_mutant(
 )
 
 
+async def _answer_and_always_settle(
+    store: TaskStore, queue: TaskMessageQueue, task_id: str, answers: Mapping[str, Answer]
+) -> frozenset[str]:
+    with anyio.CancelScope(shield=True):
+        taken = frozenset([key for key, answer in answers.items() if await queue.answer(task_id, key, answer)])
+        await settle_status(store, queue, task_id)
+        return taken
+
+
+async def _ask_again_and_withdraw(
+    store: TaskStore, queue: TaskMessageQueue, task_id: str, question: QueuedMessage
+) -> Answer | None:
+    try:
+        return await ask_question(store, queue, task_id, question)
+    finally:
+        await queue.answer(task_id, question.key or "", Answer.withdrawn())
+
+
+class _LosesDeliveredQuestions(InMemoryTaskMessageQueue):
+    async def dequeue(self, task_id: str) -> QueuedMessage | None:
+        message = await super().dequeue(task_id)
+        mailbox = self._mailbox(task_id)
+        if message is not None and message.key is not None and mailbox is not None:
+            mailbox.questions.pop(message.key)
+        return message
+
+
+@asynccontextmanager
+async def _loses_delivered_questions(clock: FakeClock, location: str) -> AsyncIterator[TaskBackend]:
+    async with InMemoryTaskStore(clock=clock) as store, _LosesDeliveredQuestions() as queue:
+        yield TaskBackend(store, queue)
+
+
+backend_mutant(
+    "AnIgnoredAnswerShowsAsAnUpdate", "unknown_late_and_repeated_answers_are_ignored", answer=_answer_and_always_settle
+)
+backend_mutant("ARefusedQuestionWithdrawsTheFirst", "a_key_that_was_used_asks_nothing", ask=_ask_again_and_withdraw)
+MUTANTS.append(
+    Mutant(
+        "AQuestionIsLostWithItsDeliverer",
+        "backend",
+        ("a_question_survives_its_deliverer",),
+        _loses_delivered_questions,
+        fault=10,
+    )
+)
+
+
 # --- the work's view ----------------------------------------------------------------------------------
 
 
@@ -1043,6 +1118,18 @@ async def _execute_unshielded(task_id: str, store: TaskStore) -> AsyncIterator[T
         raise
 
 
+class _CancelsFirst(TaskContext):
+    async def finish(self, outcome: Outcome) -> None:
+        try:
+            await anyio.lowlevel.checkpoint()
+        except anyio.get_cancelled_exc_class():
+            with anyio.CancelScope(shield=True):
+                await self._store.finish_task(self.task_id, Outcome.cancelled())
+            raise
+        await super().finish(outcome)
+
+
+backend_mutant("CancelledCompletionEndsTheTaskOtherwise", "cancelled_work_leaves_its_task_whole", context=_CancelsFirst)
 backend_mutant("ALateEndIsSwallowed", "work_ends_its_task_once", context=_FinishesQuietly)
 backend_mutant("AFailureHasNoError", "work_ends_its_task_once", context=_SaysThenEnds)
 backend_mutant(

@@ -6,7 +6,6 @@ import importlib
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
@@ -31,7 +30,11 @@ from tests.mcp_v2.in_process import served_over_http
 from tests.mcp_v2.processes import HTTPServerProcess
 from tests.mcp_v2.raw_client import PATIENCE, RawClient, StdioServer, http_client
 
-pytestmark = pytest.mark.anyio
+pytestmark = [
+    pytest.mark.anyio,
+    # Where the SDK's client leaves a stream before its end, its HTTP library leaves generators to trio to close.
+    pytest.mark.filterwarnings("ignore:Async generator '(httpx2|httpcore2|httpx_sse|mcp)[._]:ResourceWarning"),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -194,7 +197,9 @@ async def test_a_call_that_is_aborted_while_it_runs_within_its_request_harms_nob
         assert (await client.call("greet", {"name": "Ada"})).result["resultType"] == "complete"
 
 
-# Servers that stop
+# Servers that stop: processes, to which it is all one what event loop this side runs
+
+one_event_loop = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 
 
 @asynccontextmanager
@@ -212,6 +217,7 @@ def assert_clean(errors: str) -> None:
     assert "never awaited" not in errors, errors
 
 
+@one_event_loop
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT], ids=lambda sent: sent.name)
 async def test_an_http_server_stops_promptly_and_cleanly_in_the_middle_of_tasks(
     sent: signal.Signals, anyio_backend: str
@@ -223,9 +229,10 @@ async def test_an_http_server_stops_promptly_and_cleanly_in_the_middle_of_tasks(
         code = await anyio.to_thread.run_sync(server.stop, sent)
         assert time.monotonic() - began < 6
     assert code in (0, -sent)  # uvicorn ends by the signal that it got
-    assert_clean(server.errors.replace("KeyboardInterrupt", ""))
+    assert_clean(server.errors)
 
 
+@one_event_loop
 async def test_a_stdio_server_stops_promptly_and_cleanly_in_the_middle_of_tasks(anyio_backend: str) -> None:
     with StdioServer([ENTRY, "stdio"]) as server:
         async with busy(RawClient(server)):
@@ -264,6 +271,7 @@ def blocking_program(tmp_path: Path) -> str:
     return str(program)
 
 
+@one_event_loop
 async def test_an_http_server_stops_although_a_plain_function_does_not(
     blocking_program: str, anyio_backend: str
 ) -> None:
@@ -276,6 +284,7 @@ async def test_an_http_server_stops_although_a_plain_function_does_not(
     assert_clean(server.errors)
 
 
+@one_event_loop
 @pytest.mark.xfail(
     strict=True,
     reason="Python waits for the thread of a plain function that is still running when a stdio server has ended",
@@ -285,7 +294,7 @@ async def test_a_stdio_server_stops_although_a_plain_function_does_not(
 ) -> None:
     with StdioServer([blocking_program, "stdio"]) as server:
         await RawClient(server).start("block")
-        await anyio.to_thread.run_sync(server.close, 6)
+        await anyio.to_thread.run_sync(server.close, 4)
 
 
 # Examples
@@ -299,7 +308,3 @@ def test_an_example_runs_with_one_command_and_prints_how_it_goes(program: str) -
     assert done.returncode == 0, done.stderr
     assert "completed" in done.stdout
     assert "Traceback" not in done.stderr
-
-
-def test_no_thread_of_a_server_is_left_behind() -> None:
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("mcp-task-runtime")]

@@ -445,7 +445,7 @@ class TaskRuntime:
         except BaseException as error:
             execution._error = error
             if execution._announced:
-                ended = isinstance(error, InvalidTransitionError | TaskNotFoundError) and execution._scope.cancel_called
+                ended = execution._scope.cancel_called and _says_ended(error)
                 outcome = _INTERRUPTED if ended else outcome_of_exception(error)
         finally:
             execution._is_over = True
@@ -559,6 +559,13 @@ class TaskRuntime:
 
     async def _expire(self, task_id: str) -> None:
         await self._cut_short(task_id, Outcome.failed("The task did not end within its time to live"))
+
+
+def _says_ended(error: BaseException) -> bool:
+    """Whether all that went wrong is that the task has ended, which stops its work anyway."""
+    if isinstance(inner := getattr(error, "exceptions", None), tuple):
+        return all(map(_says_ended, inner))
+    return isinstance(error, InvalidTransitionError | TaskNotFoundError | anyio.get_cancelled_exc_class())
 
 
 def _same_outcome(outcome: Outcome) -> Outcome:

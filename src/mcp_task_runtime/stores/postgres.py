@@ -329,7 +329,7 @@ class _Database:
         query = self._queries.get(template)
         if query is None:
             names = {name: sql.Identifier(self._schema, name) for name in ("tasks", "messages", "schema_migrations")}
-            template_sql = sql.SQL(template)  # type: ignore[arg-type]  # they are literals
+            template_sql = sql.SQL(template)
             query = template_sql.format(channel=sql.Literal(self._schema), **names).as_bytes(None)
             self._queries[template] = query
         return query
@@ -569,7 +569,7 @@ class _Database:
 
 def _make_pool(database: str, max_connections: int) -> ConnectionPool[Any]:
     try:
-        parameters = {**_CONNECTION_DEFAULTS, **conninfo_to_dict(database)}
+        parameters: dict[str, Any] = {**_CONNECTION_DEFAULTS, **conninfo_to_dict(database)}
     except psycopg.Error:
         raise ValueError("database must be a PostgreSQL URL or connection string") from None  # it may hold a password
     return ConnectionPool(
@@ -781,7 +781,7 @@ class PostgresTaskStore(_Opened):
 
     async def delete_task(self, task_id: str) -> bool:
         """Delete the task; see `TaskStore.delete_task`."""
-        parameters = {"task_id": stored.to_text(task_id), "now": self.clock.now()}
+        parameters: dict[str, Any] = {"task_id": stored.to_text(task_id), "now": self.clock.now()}
         deleted = await self._database.run(lambda execute: execute(stored.DELETE, parameters).rowcount > 0)
         if deleted:
             self._database.signals.fire_cleared(parameters["task_id"])

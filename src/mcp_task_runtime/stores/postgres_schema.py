@@ -274,8 +274,11 @@ DEQUEUE: Final = (
     "WITH head AS ("
     + _HEAD
     + """ FOR UPDATE),
-    taken AS (UPDATE {messages} AS q SET queued = false FROM head WHERE q.position = head.position AND q.key IS NOT NULL),
-    gone AS (DELETE FROM {messages} AS q USING head WHERE q.position = head.position AND q.key IS NULL)
+    taken AS (
+        UPDATE {messages} AS m SET queued = false FROM head WHERE m.position = head.position AND m.key IS NOT NULL
+    ), gone AS (
+        DELETE FROM {messages} AS m USING head WHERE m.position = head.position AND m.key IS NULL
+    )
     SELECT position, key, method, params FROM head"""
 )
 

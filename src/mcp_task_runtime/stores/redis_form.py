@@ -249,6 +249,8 @@ def load_answer(data: bytes) -> Answer:
 
 def _load_parts(data: bytes) -> list[Any]:
     try:
+        version: int
+        parts: list[Any]
         version, *parts = load_json(data.decode())
         newer = version > SCHEMA_VERSION
     except (TypeError, ValueError) as error:

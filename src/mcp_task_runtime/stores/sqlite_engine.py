@@ -31,7 +31,7 @@ from datetime import datetime
 from functools import partial
 from queue import Empty, SimpleQueue
 from random import uniform
-from threading import Lock, Thread
+from threading import Lock, RLock, Thread
 from typing import Any, Final, TypeAlias, TypeVar
 
 import anyio
@@ -209,7 +209,7 @@ class _Lane:
         self._clock = clock
         self._waiters = waiters
         self._queue: SimpleQueue[_Request | None] = SimpleQueue()
-        self._lock = Lock()
+        self._lock = RLock()  # the garbage collector may close a lane in the middle of `put`
         self._thread: Thread | None = None
         self._connection: sqlite3.Connection | None = None
         self._is_closed = False
@@ -306,6 +306,11 @@ class _Reader(_Lane):
         with suppress(StoreClosedError):
             self.put(None)
 
+    def _connected(self) -> sqlite3.Connection:
+        if self._connection is None:  # a reader waits only while the log is recovered after a crash
+            super()._connected().execute(f"PRAGMA busy_timeout = {int(_BUSY_SECONDS * 1000)}")
+        return super()._connected()
+
     def _serve(self, requests: list[_Request]) -> None:
         if requests:
             is_one_snapshot = len(requests) > 1  # so that SQLite takes and frees its locks once
@@ -314,8 +319,10 @@ class _Reader(_Lane):
             self._end_snapshot()
             _wake_all([(request.post, request.done) for request in requests])
         if self._waiters.is_scanning:
-            self._scan()
-            self._waiters.is_scanning = False
+            try:
+                self._scan()
+            finally:
+                self._waiters.is_scanning = False
 
     def _transaction(self, is_snapshot: bool) -> Transaction:
         connection = self._connected()
@@ -391,7 +398,7 @@ class _Writer(_Lane):
     def _serve(self, requests: list[_Request]) -> None:
         if requests:
             self._write(requests)
-        elif self._has_more_to_purge or time.monotonic() >= self._next_purge:
+        elif not self._is_closed and (self._has_more_to_purge or time.monotonic() >= self._next_purge):
             self._purge_idly()
         if self._waiters:
             self._watch()

@@ -4,5 +4,57 @@ Needs `pip install mcp-task-runtime[testing]`, and no particular test runner. A 
 
     check_task_store(lambda clock, location: MyTaskStore(location, clock=clock), capabilities=["listing"])
 
-and is told with a sentence which law is broken, and how.
+and is told with a sentence which law is broken, and how. `check_task_message_queue` does the same for a
+queue, `check_task_backend` for both together, and `check_task_store_machine` drives both through random
+stories in lock-step with a model. For a test runner that wants a test for each check there are
+`STORE_CHECKS`, `QUEUE_CHECKS` and `QUESTION_CHECKS`: `await check.run(factory)`.
+
+For code above a backend there are the `FakeClock`, the checkpoint canceller `check_cancellation`, the
+interleaving driver `check_interleavings`, wrappers that make an in-memory backend yield like a remote one,
+and `strategies` for Hypothesis.
 """
+
+from __future__ import annotations
+
+from mcp_task_runtime.testing import strategies
+from mcp_task_runtime.testing.bench import BACKENDS, Bench, Capability, Check, CheckReport, Factory, Footprint
+from mcp_task_runtime.testing.cancellation import Trial, check_cancellation
+from mcp_task_runtime.testing.clock import FakeClock
+from mcp_task_runtime.testing.interleaving import Interleaving, Race, check_interleavings, explore_interleavings
+from mcp_task_runtime.testing.machine import PROFILES, TaskBackendMachine, check_task_store_machine
+from mcp_task_runtime.testing.question_checks import QUESTION_CHECKS, TaskBackend, check_task_backend
+from mcp_task_runtime.testing.queue_checks import QUEUE_CHECKS, check_task_message_queue
+from mcp_task_runtime.testing.stepping import quiesce
+from mcp_task_runtime.testing.store_checks import STORE_CHECKS, check_task_store
+from mcp_task_runtime.testing.yielding import YieldingTaskMessageQueue, YieldingTaskStore
+
+__all__ = [
+    "BACKENDS",
+    "PROFILES",
+    "QUESTION_CHECKS",
+    "QUEUE_CHECKS",
+    "STORE_CHECKS",
+    "Bench",
+    "Capability",
+    "Check",
+    "CheckReport",
+    "Factory",
+    "FakeClock",
+    "Footprint",
+    "Interleaving",
+    "Race",
+    "TaskBackend",
+    "TaskBackendMachine",
+    "Trial",
+    "YieldingTaskMessageQueue",
+    "YieldingTaskStore",
+    "check_cancellation",
+    "check_interleavings",
+    "check_task_backend",
+    "check_task_message_queue",
+    "check_task_store",
+    "check_task_store_machine",
+    "explore_interleavings",
+    "quiesce",
+    "strategies",
+]

@@ -546,6 +546,7 @@ class TaskBackendMachine(RuleBasedStateMachine):
         self._call(self._compare)
 
     async def _compare(self) -> None:
+        await self._release_askers()
         for task, _ in list(self.askers):  # whoever ends a task clears its mailbox, as the runtime does
             if task in self.model.tasks and self.model.tasks[task]["outcome"] is not None:
                 await self.backend.queue.clear(task)

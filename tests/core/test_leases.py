@@ -1,0 +1,794 @@
+"""Leases: a task outlives the process that ran it, and nothing runs where it should not (law L12)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+
+import anyio
+import pytest
+
+from mcp_task_runtime import Answer, Execution, NewTask, Outcome, TaskNotFoundError, TaskRecord, TaskSettings
+from mcp_task_runtime.core.json import dump_json
+from mcp_task_runtime.core.types import TaskRequest
+from mcp_task_runtime.errors import ProtocolError
+from tests.core.leased_store import (
+    LEASE_SECONDS,
+    PATIENCE,
+    TURN_SECONDS,
+    Cluster,
+    Process,
+    open_cluster,
+)
+
+pytestmark = pytest.mark.anyio
+
+Result = dict[str, Any]
+Work = Callable[[Execution[Any]], Awaitable[Any]]
+FORM = {"type": "object", "properties": {}}
+RERUNNABLE = NewTask(request=TaskRequest(name="tool", arguments_json=dump_json({"n": 7}), rerunnable=True))
+"""A task whose work may run again in any process that calls `rerun_with("tool", …)`."""
+
+
+async def forever(execution: Execution[Any]) -> Any:
+    await anyio.sleep_forever()
+
+
+def accepted(**content: Any) -> Answer:
+    return Answer.result({"action": "accept", "content": content})
+
+
+class Questions:
+    """Work that asks one question after the other, and returns what was answered.
+
+    Attributes:
+        runs: The processes it ran in, and the attempts.
+        stopped: Those whose run was cancelled.
+        heard: The answers each run got so far.
+    """
+
+    def __init__(self, *messages: str) -> None:
+        self.messages = messages
+        self.runs: list[tuple[Process, int]] = []
+        self.stopped: list[Process] = []
+        self.heard: list[list[Any]] = []
+
+    def of(self, process: Process) -> Work:
+        async def work(execution: Execution[Any]) -> Outcome:
+            context = process.context(execution)
+            assert execution.record is not None
+            assert execution.record.lease is not None
+            self.runs.append((process, execution.record.lease.attempt))
+            heard: list[Any] = []
+            self.heard.append(heard)
+            try:
+                for message in self.messages:
+                    heard.append((await context.elicit(message, FORM)).content)
+            except anyio.get_cancelled_exc_class():
+                self.stopped.append(process)
+                raise
+            return Outcome.completed({"heard": heard, **execution.record.request.arguments})
+
+        return work
+
+    def offer(self, *processes: Process) -> None:
+        for process in processes:
+            process.runtime.rerun_with("tool", self.of(process))
+
+    async def start(self, process: Process) -> str:
+        record = await process.runtime.start(self.of(process), RERUNNABLE, outcome_of=lambda outcome: outcome)
+        return record.task_id
+
+
+async def lost_task(cluster: Cluster, new: NewTask = NewTask(), *, ttl_ms: int | None = None) -> str:
+    """Return a task whose process was killed: nobody renews its lease."""
+    record = await cluster.store.create_task(
+        ttl_ms=ttl_ms, request=new.request, owner=new.owner, worker="killed", lease_ms=LEASE_SECONDS * 1000
+    )
+    return record.task_id
+
+
+async def started(process: Process, new: NewTask | None = None) -> str:
+    return (await process.runtime.start(forever, new)).task_id
+
+
+# --- heartbeat -------------------------------------------------------------------------------------------------
+
+
+async def test_renewals_keep_a_task_for_as_long_as_its_process_lives() -> None:
+    async with open_cluster() as (cluster, (a, b)):
+        task_id = await started(a)
+        await cluster.pass_time(20 * LEASE_SECONDS)
+        record = cluster.store.record(task_id)
+        assert (record.status, record.revision) == ("working", 1), "a renewal changes nothing that a client sees"
+        assert record.lease is not None
+        assert (record.lease.worker, record.lease.attempt) == (a.worker, 1)
+        assert "claim_task" not in b.link.calls
+
+
+async def test_a_task_that_ends_has_no_lease_and_is_renewed_no_more() -> None:
+    async with open_cluster() as (cluster, (a, _)):
+        task_id = await started(a)
+        await a.runtime.cancel(task_id, owner=None)
+        assert cluster.store.record(task_id).lease is None
+        await cluster.settle()
+        a.link.calls.clear()
+        await cluster.pass_time(LEASE_SECONDS)
+        assert "renew_leases" not in a.link.calls
+
+
+async def test_a_process_renews_its_leases_while_the_store_answers_again_before_they_lapse() -> None:
+    async with open_cluster() as (cluster, (a, b)):
+        task_id = await started(a)
+        a.link.is_cut = True
+        await cluster.pass_time(2 * TURN_SECONDS)
+        a.link.is_cut = False
+        await cluster.pass_time(5 * LEASE_SECONDS)
+        record = cluster.store.record(task_id)
+        assert record.status == "working"
+        assert record.lease is not None
+        assert (record.lease.worker, record.lease.attempt) == (a.worker, 1)
+        assert a.running == {task_id}
+        assert b.running == set()
+
+
+async def test_a_lease_that_lapsed_while_the_store_was_away_for_everybody_is_still_the_workers() -> None:
+    async with open_cluster() as (cluster, (a, b)):
+        task_id = await started(a)
+        a.link.is_cut = b.link.is_cut = True
+        await cluster.pass_time(3 * LEASE_SECONDS)
+        a.link.is_cut = False
+        await cluster.pass_time(TURN_SECONDS)
+        b.link.is_cut = False
+        await cluster.pass_time(LEASE_SECONDS)
+        record = cluster.store.record(task_id)
+        assert (record.status, record.lease and record.lease.attempt) == ("working", 1)
+        assert a.running == {task_id}
+
+
+@pytest.mark.parametrize("rerunnable", [False, True])
+async def test_a_process_never_takes_its_own_running_work_for_lost(rerunnable: bool) -> None:
+    """An event loop that stood still, or a store that was away: the lease lapsed, but the work runs."""
+    async with open_cluster(1) as (cluster, (a,)):
+        a.runtime.rerun_with("tool", forever)
+        await cluster.pass_time(1)  # out of step with the heartbeat
+        task_id = await started(a, RERUNNABLE if rerunnable else NewTask())
+        a.link.fails = {"renew_leases"}
+        await cluster.pass_time(LEASE_SECONDS + 2)
+        a.link.fails = set()
+        view = await a.runtime.get(task_id, owner=None)
+        assert view.task.status == "working", view.record.outcome
+        await cluster.pass_time(LEASE_SECONDS)
+        record = cluster.store.record(task_id)
+        assert (record.status, record.lease and record.lease.attempt) == ("working", 1)
+        assert len(a.runtime._calls) == 1
+
+
+# --- lost work that may not run again ------------------------------------------------------------------------------
+
+
+async def test_the_task_of_a_silent_process_ends_failed_and_says_that_its_worker_was_lost() -> None:
+    async with open_cluster() as (cluster, _):
+        task_id = await lost_task(cluster)
+        await cluster.pass_time(LEASE_SECONDS - 1)
+        assert cluster.store.record(task_id).status == "working"
+        await cluster.pass_time(TURN_SECONDS)
+        record = cluster.store.record(task_id)
+        assert record.status == "failed"
+        assert record.outcome is not None
+        assert record.outcome.error is not None
+        assert "worker" in record.outcome.error["message"]
+        assert "lost" in record.outcome.error["message"]
+        assert record.task.status_message is not None
+        assert "lost" in record.task.status_message
+
+
+async def test_get_notices_a_lost_worker_before_the_next_turn_of_any_reaper() -> None:
+    async with open_cluster() as (cluster, (_, b)):
+        await cluster.pass_time(1)
+        task_id = await lost_task(cluster, NewTask(owner="me"))
+        await cluster.pass_time(LEASE_SECONDS)
+        assert cluster.store.record(task_id).status == "working", "no reaper had its turn yet"
+        with pytest.raises(TaskNotFoundError):
+            await b.runtime.get(task_id, owner="somebody else")
+        assert cluster.store.record(task_id).status == "working"
+        view = await b.runtime.get(task_id, owner="me")
+        assert view.task.status == "failed"
+        assert view.questions == ()
+
+
+async def test_exactly_one_of_many_processes_takes_a_lost_task_over() -> None:
+    async with open_cluster(5) as (cluster, processes):
+        questions = Questions("?")
+        questions.offer(*processes)
+        failed = [await lost_task(cluster) for _ in range(3)]
+        rerun = [await lost_task(cluster, RERUNNABLE) for _ in range(3)]
+        await cluster.pass_time(LEASE_SECONDS)
+        for task_id in failed:
+            assert (cluster.store.record(task_id).status, cluster.store.record(task_id).revision) == ("failed", 3)
+        assert len(questions.runs) == 3
+        for task_id in rerun:
+            lease = cluster.store.record(task_id).lease
+            assert lease is not None
+            assert lease.attempt == 2
+            assert [process.worker for process in processes if task_id in process.running] == [lease.worker]
+            await processes[0].runtime.cancel(task_id, owner=None)
+
+
+async def test_questions_of_lost_work_are_released_when_it_fails() -> None:
+    """Laws L5 and L8."""
+    async with open_cluster() as (cluster, (a, _)):
+        task_id = await lost_task(cluster)
+
+        async def ask(execution: Execution[Any]) -> Any:
+            execution.record = cluster.store.record(task_id)
+            await a.context(execution).elicit("?", FORM)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(ask, Execution(a.runtime, None))
+            await cluster.until_asked(task_id, "1")
+            group.cancel_scope.cancel()
+        await cluster.pass_time(LEASE_SECONDS)
+        assert await cluster.questions(task_id) == []
+        assert not cluster.store.message_queue._mailboxes
+
+
+# --- lost work that runs again --------------------------------------------------------------------------------------
+
+
+async def test_rerunnable_work_runs_again_in_the_other_process_with_the_arguments_of_the_record() -> None:
+    async with open_cluster() as (cluster, (_, b)):
+        questions = Questions()
+        questions.offer(b)
+        task_id = await lost_task(cluster, RERUNNABLE)
+        await cluster.pass_time(LEASE_SECONDS)
+        record = await cluster.until_ended(task_id)
+        assert questions.runs == [(b, 2)]
+        assert record.outcome is not None
+        assert record.outcome.result == {"heard": [], "n": 7}
+
+
+async def test_get_starts_the_rerun_at_once_and_shows_the_task_as_live() -> None:
+    async with open_cluster() as (cluster, (_, b)):
+        questions = Questions("?")
+        questions.offer(b)
+        await cluster.pass_time(1)
+        task_id = await lost_task(cluster, RERUNNABLE)
+        await cluster.pass_time(LEASE_SECONDS)
+        assert questions.runs == []
+        view = await b.runtime.get(task_id, owner=None)
+        assert view.task.status in ("working", "input_required")
+        await cluster.until_asked(task_id, "1")
+        assert questions.runs == [(b, 2)]
+        await b.runtime.answer(task_id, {"1": {"action": "accept", "content": {}}}, owner=None)
+        assert (await b.runtime.result(task_id, owner=None)).status == "completed"
+
+
+async def test_work_is_left_to_a_process_that_knows_how_to_run_it() -> None:
+    async with open_cluster() as (cluster, (a, b)):
+        task_id = await lost_task(cluster, RERUNNABLE)
+        await cluster.pass_time(3 * LEASE_SECONDS)
+        record = cluster.store.record(task_id)
+        assert (record.status, record.lease and record.lease.attempt) == ("working", 1)
+        assert "claim_task" not in a.link.calls + b.link.calls
+        questions = Questions()
+        questions.offer(b)
+        await cluster.pass_time(TURN_SECONDS)
+        assert (await cluster.until_ended(task_id)).status == "completed"
+
+
+async def test_the_nth_question_of_a_rerun_gets_the_nth_answer_and_an_open_one_stays_open() -> None:
+    """The client is asked each question once, whatever happens to the process."""
+    async with open_cluster() as (cluster, (a, b)):
+        questions = Questions("first?", "second?", "third?")
+        questions.offer(a, b)
+        task_id = await questions.start(a)
+        await cluster.until_asked(task_id, "1")
+        await b.runtime.answer(task_id, {"1": {"action": "accept", "content": {"n": 1}}}, owner=None)
+        await cluster.until_asked(task_id, "2")
+        asked_before = await cluster.questions(task_id)
+
+        a.link.is_cut = True
+        await cluster.pass_time(LEASE_SECONDS)
+        assert questions.runs == [(a, 1), (b, 2)]
+        assert questions.heard[1] == [{"n": 1}]
+        assert await cluster.questions(task_id) == asked_before, "the same question, under the same key"
+        assert cluster.store.record(task_id).status == "input_required"
+
+        await b.runtime.answer(task_id, {"2": {"action": "accept", "content": {"n": 2}}}, owner=None)
+        await cluster.until_asked(task_id, "3")
+        await b.runtime.answer(task_id, {"3": {"action": "accept", "content": {"n": 3}}}, owner=None)
+        record = await cluster.until_ended(task_id)
+        assert record.outcome is not None
+        assert record.outcome.result == {"heard": [{"n": 1}, {"n": 2}, {"n": 3}], "n": 7}
+
+
+async def test_an_error_answer_is_replayed_as_the_same_error() -> None:
+    async with open_cluster() as (cluster, (a, b)):
+        errors: list[tuple[Process, int]] = []
+
+        def of(process: Process) -> Work:
+            async def work(execution: Execution[Any]) -> Outcome:
+                context = process.context(execution)
+                with pytest.raises(ProtocolError, match="no") as caught:
+                    await context.elicit("?", FORM)
+                errors.append((process, caught.value.code))
+                await anyio.sleep_forever()
+                raise AssertionError
+
+            return work
+
+        b.runtime.rerun_with("tool", of(b))
+        task_id = (await a.runtime.start(of(a), RERUNNABLE, outcome_of=lambda outcome: outcome)).task_id
+        await cluster.until_asked(task_id, "1")
+        await cluster.store.message_queue.answer(task_id, "1", Answer.error(-32042, "no"))
+        await cluster.settle()
+        a.link.is_cut = True
+        await cluster.pass_time(LEASE_SECONDS)
+        assert errors == [(a, -32042), (b, -32042)]
+
+
+def impatient(process: Process, asked: list[str]) -> Work:
+    """Return work that gives its first question up after a second, and then asks another."""
+
+    async def work(execution: Execution[Any]) -> Outcome:
+        context = process.context(execution)
+        clock = process.link.clock
+        with clock.move_on_at(clock.now() + timedelta(seconds=1)):
+            asked.append("first")
+            answer = await context.elicit("first?", FORM)
+            asked.append(f"first answered {answer.content}")
+        answer = await context.elicit("second?", FORM)
+        return Outcome.completed({"second": answer.content})
+
+    return work
+
+
+async def test_a_question_that_was_withdrawn_is_asked_anew_under_a_new_key() -> None:
+    """Wire rule C7: the old key is used up for ever."""
+    async with open_cluster() as (cluster, (a, b)):
+        asked: list[str] = []
+        b.runtime.rerun_with("tool", impatient(b, asked))
+        new = RERUNNABLE
+        task_id = (await a.runtime.start(impatient(a, asked), new, outcome_of=lambda outcome: outcome)).task_id
+        await cluster.until_asked(task_id, "1")
+        await cluster.pass_time(1)
+        await cluster.until_asked(task_id, "2")
+        a.link.is_cut = True
+        await cluster.pass_time(LEASE_SECONDS)
+        (key_of_first, key_of_second) = sorted((q.key or "" for q in await cluster.questions(task_id)), reverse=True)
+        assert key_of_first not in ("1", "2")
+        assert key_of_second == "2"
+        await b.runtime.answer(task_id, {key_of_first: {"action": "accept", "content": {"late": 1}}}, owner=None)
+        await cluster.settle()
+        assert asked == ["first", "first", "first answered {'late': 1}"]
+        await b.runtime.answer(task_id, {"2": {"action": "accept", "content": {"x": 2}}}, owner=None)
+        record = await cluster.until_ended(task_id)
+        assert record.outcome is not None
+        assert record.outcome.result == {"second": {"x": 2}}
+
+
+async def test_a_third_run_gets_the_answer_to_what_the_second_had_to_ask_anew() -> None:
+    """Laws L5 and L12: nobody is asked twice, and no question stays open that nobody waits for."""
+    async with open_cluster(3) as (cluster, (a, b, c)):
+        asked: list[str] = []
+        b.runtime.rerun_with("tool", impatient(b, asked))
+        task_id = (await a.runtime.start(impatient(a, asked), RERUNNABLE, outcome_of=lambda outcome: outcome)).task_id
+        await cluster.until_asked(task_id, "1")
+        await cluster.pass_time(1)
+        await cluster.until_asked(task_id, "2")
+        a.link.is_cut = True
+        await cluster.pass_time(LEASE_SECONDS)
+        open_before = await cluster.questions(task_id)
+        assert len(open_before) == 2
+        c.runtime.rerun_with("tool", impatient(c, asked))
+        b.link.is_cut = True
+        cluster.clock.advance(0.5)  # the question of the second run is still open
+        await cluster.pass_time(LEASE_SECONDS)
+        lease = cluster.store.record(task_id).lease
+        assert lease is not None
+        assert (lease.worker, lease.attempt) == (c.worker, 3)
+        assert await cluster.questions(task_id) == open_before, "the third run asks what the second asked"
+
+
+# --- giving up, and losing -------------------------------------------------------------------------------------------
+
+
+async def test_a_graceful_shutdown_releases_rerunnable_work_at_once_and_leaves_its_question_open() -> None:
+    async with open_cluster(1) as (cluster, (b,)):
+        questions = Questions("first?", "second?")
+        a = cluster.process()
+        questions.offer(a, b)
+        async with a.runtime:
+            task_id = await questions.start(a)
+            await cluster.until_asked(task_id, "1")
+            await b.runtime.answer(task_id, {"1": {"action": "accept", "content": {"n": 1}}}, owner=None)
+            await cluster.until_asked(task_id, "2")
+            revision = cluster.store.record(task_id).revision
+        record = cluster.store.record(task_id)
+        assert (record.status, record.revision) == ("input_required", revision), "nobody saw it go"
+        assert [question.key for question in await cluster.questions(task_id)] == ["2"]
+        assert questions.stopped == [a]
+        await b.runtime.get(task_id, owner=None)  # the next poll of any client is enough
+        await cluster.settle()
+        assert questions.runs == [(a, 1), (b, 2)]
+        assert [question.key for question in await cluster.questions(task_id)] == ["2"]
+        await b.runtime.answer(task_id, {"2": {"action": "accept", "content": {"n": 2}}}, owner=None)
+        record = await cluster.until_ended(task_id)
+        assert record.outcome is not None
+        assert record.outcome.result == {"heard": [{"n": 1}, {"n": 2}], "n": 7}
+
+
+async def test_a_shutdown_fails_the_work_that_may_not_run_again() -> None:
+    async with open_cluster(1) as (cluster, _):
+        a = cluster.process()
+        async with a.runtime:
+            task_id = await started(a)
+        outcome = cluster.store.record(task_id).outcome
+        assert outcome is not None
+        assert outcome.status == "failed"
+        assert "shut down" in str(outcome.error)
+
+
+async def test_a_process_that_is_closing_takes_over_nothing_that_it_cannot_run() -> None:
+    """Otherwise what it has just released would wait a whole lease for its next runner."""
+    async with open_cluster(1) as (cluster, (b,)):
+        a = cluster.process(TaskSettings(lease_ms=LEASE_SECONDS * 1000, shutdown_grace=2 * LEASE_SECONDS))
+        a.runtime.rerun_with("tool", forever)
+        async with anyio.create_task_group() as group:
+            release, closing = anyio.Event(), anyio.Event()
+
+            async def work(execution: Execution[Any]) -> Result:
+                await release.wait()
+                return {}
+
+            async def live() -> None:
+                async with a.runtime:
+                    await a.runtime.start(work)
+                    await cluster.settle()
+                closing.set()
+
+            group.start_soon(live)
+            await cluster.settle()
+            task_id = await lost_task(cluster, RERUNNABLE)
+            await cluster.pass_time(LEASE_SECONDS + TURN_SECONDS)
+            assert not closing.is_set(), "its grace period is not over"
+            record = cluster.store.record(task_id)
+            assert (record.lease and record.lease.worker, record.lease and record.lease.attempt) == ("killed", 1)
+            release.set()
+            await closing.wait()
+        b.runtime.rerun_with("tool", Questions().of(b))
+        await b.runtime.get(task_id, owner=None)
+        assert (await cluster.until_ended(task_id)).status == "completed"
+
+
+async def test_a_lease_that_cannot_be_released_at_a_shutdown_keeps_nobody_else_from_ending() -> None:
+    async with open_cluster(1) as (cluster, _):
+        a = cluster.process()
+        async with a.runtime:
+            rerunnable = await started(a, RERUNNABLE)
+            plain = [await started(a) for _ in range(3)]
+            a.link.fails = {"drop_leases"}
+        assert [cluster.store.record(task_id).status for task_id in plain] == ["failed"] * 3
+        assert cluster.store.record(rerunnable).status == "working", "it lapses by itself"
+        assert not a.runtime._calls
+
+
+async def test_a_heartbeat_does_not_take_back_what_a_shutdown_has_released() -> None:
+    async with open_cluster(1) as (cluster, (b,)):
+        a = cluster.process()
+        tidy = anyio.Event()
+
+        async def work(execution: Execution[Any]) -> Result:
+            try:
+                await anyio.sleep_forever()
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await tidy.wait()
+            raise AssertionError
+
+        async with anyio.create_task_group() as group:
+            task_ids: list[str] = []
+
+            async def live() -> None:
+                async with a.runtime:
+                    task_ids.append((await a.runtime.start(work, RERUNNABLE)).task_id)
+                    await cluster.settle()
+
+            group.start_soon(live)
+            await cluster.settle()
+            (task_id,) = task_ids
+            assert await cluster.store.list_lapsed() != ()
+            await cluster.pass_time(TURN_SECONDS)
+            assert [record.task_id for record in await cluster.store.list_lapsed()] == [task_id]
+            questions = Questions()
+            questions.offer(b)
+            await b.runtime.get(task_id, owner=None)
+            tidy.set()
+        record = await cluster.until_ended(task_id)
+        assert record.status == "completed", "the end of the old run says nothing of the new one"
+
+
+async def test_the_loser_of_a_lease_stops_its_work_and_leaves_the_task_to_the_winner() -> None:
+    """Laws L2 and L5: it neither fails the task nor withdraws the question that the rerun waits for."""
+    async with open_cluster() as (cluster, (a, b)):
+        questions = Questions("first?", "second?")
+        questions.offer(a, b)
+        task_id = await questions.start(a)
+        await cluster.until_asked(task_id, "1")
+        await b.runtime.answer(task_id, {"1": {"action": "accept", "content": {"n": 1}}}, owner=None)
+        await cluster.until_asked(task_id, "2")
+        a.link.is_cut = True
+        await cluster.pass_time(LEASE_SECONDS)
+        assert questions.runs == [(a, 1), (b, 2)]
+        a.link.is_cut = False
+        await cluster.pass_time(TURN_SECONDS)
+        assert questions.stopped == [a]
+        assert (a.running, b.running) == (set(), {task_id})
+        record = cluster.store.record(task_id)
+        assert record.status == "input_required", record.outcome
+        assert [question.key for question in await cluster.questions(task_id)] == ["2"]
+        await b.runtime.answer(task_id, {"2": {"action": "accept", "content": {"n": 2}}}, owner=None)
+        record = await cluster.until_ended(task_id)
+        assert record.outcome is not None
+        assert record.outcome.result == {"heard": [{"n": 1}, {"n": 2}], "n": 7}
+
+
+async def test_a_loser_that_returns_after_the_winner_has_ended_changes_nothing() -> None:
+    """Law L2."""
+    async with open_cluster() as (cluster, (a, b)):
+        release = anyio.Event()
+
+        async def slow(execution: Execution[Any]) -> Outcome:
+            await release.wait()
+            return Outcome.completed({"by": "a"})
+
+        async def quick(execution: Execution[Any]) -> Outcome:
+            return Outcome.completed({"by": "b"})
+
+        b.runtime.rerun_with("tool", quick)
+        task_id = (await a.runtime.start(slow, RERUNNABLE, outcome_of=lambda outcome: outcome)).task_id
+        a.link.is_cut = True
+        await cluster.pass_time(LEASE_SECONDS)
+        assert cluster.store.record(task_id).status == "completed"
+        a.link.is_cut = False
+        release.set()
+        await cluster.settle()
+        outcome = cluster.store.record(task_id).outcome
+        assert outcome is not None
+        assert outcome.result == {"by": "b"}
+        assert a.running == set()
+
+
+async def test_a_runtime_that_is_cancelled_from_outside_leaves_rerunnable_work_for_others() -> None:
+    async with open_cluster(1) as (cluster, (b,)):
+        a = cluster.process()
+        task_ids: list[str] = []
+
+        async def live() -> None:
+            async with a.runtime:
+                task_ids.append(await started(a, RERUNNABLE))
+                await anyio.sleep_forever()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(live)
+            await cluster.settle()
+            group.cancel_scope.cancel()
+        (task_id,) = task_ids
+        assert cluster.store.record(task_id).status == "working", cluster.store.record(task_id).outcome
+        Questions().offer(b)
+        await cluster.pass_time(LEASE_SECONDS)
+        assert cluster.store.record(task_id).status == "completed"
+
+
+# --- what another process does to a task ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["cancel", "finish", "delete", "expire"])
+async def test_what_ends_a_task_elsewhere_stops_its_work_here(how: str) -> None:
+    """Law L9: on whichever process it runs."""
+    async with open_cluster() as (cluster, (a, b)):
+        stopped: list[bool] = []
+
+        async def work(execution: Execution[Any]) -> Result:
+            context = a.context(execution)
+            try:
+                await anyio.sleep_forever()
+            finally:
+                stopped.append(context.is_cancelled)
+            raise AssertionError
+
+        record = await a.runtime.start(work, NewTask(ttl_ms=60_000))
+        task_id = record.task_id
+        await cluster.settle()
+        if how == "cancel":
+            await b.runtime.cancel(task_id, owner=None)
+        elif how == "finish":
+            await b.runtime.finish(task_id, Outcome.completed({"by": "b"}))
+        elif how == "delete":
+            await b.link._call(cluster.store, "delete_task", task_id)
+        else:
+            a.runtime._deadlines.discard(task_id)  # as if this process's clock were late
+            await cluster.pass_time(60)
+        await cluster.settle()
+        assert stopped == [True]
+        assert a.running == set()
+        if how in ("cancel", "finish"):
+            assert cluster.store.record(task_id).status == {"cancel": "cancelled", "finish": "completed"}[how]
+
+
+async def test_a_rerun_is_cancelled_like_any_other_work() -> None:
+    async with open_cluster(3) as (cluster, (a, b, _)):
+        questions = Questions("?")
+        questions.offer(b)
+        task_id = await lost_task(cluster, RERUNNABLE)
+        await cluster.pass_time(LEASE_SECONDS)
+        await cluster.until_asked(task_id, "1")
+        record = await a.runtime.cancel(task_id, owner=None)
+        assert record.status == "cancelled"
+        await cluster.settle()
+        assert questions.stopped == [b]
+        assert await cluster.questions(task_id) == []
+
+
+async def test_a_rerun_is_stopped_at_the_deadline_of_its_task() -> None:
+    """Law L7: the time of the first run counts."""
+    async with open_cluster() as (cluster, (_, b)):
+        questions = Questions("?")
+        questions.offer(b)
+        task_id = await lost_task(cluster, RERUNNABLE, ttl_ms=60_000)
+        await cluster.pass_time(LEASE_SECONDS)
+        await cluster.until_asked(task_id, "1")
+        await cluster.pass_time(60 - LEASE_SECONDS - 0.5)
+        record = await cluster.until_ended(task_id)
+        assert record.outcome is not None
+        assert "time to live" in str(record.outcome.error)
+        assert questions.stopped == [b]
+
+
+async def test_a_rerun_that_raises_fails_its_task_without_its_text(caplog: pytest.LogCaptureFixture) -> None:
+    """Law L11."""
+    async with open_cluster() as (cluster, (_, b)):
+
+        async def work(execution: Execution[Outcome]) -> Outcome:
+            raise RuntimeError("a secret")
+
+        b.runtime.rerun_with("tool", work)
+        task_id = await lost_task(cluster, RERUNNABLE)
+        with caplog.at_level(logging.ERROR):
+            await cluster.pass_time(LEASE_SECONDS)
+        record = await cluster.until_ended(task_id)
+        assert record.outcome is not None
+        assert record.outcome.error == {"code": -32603, "message": "Internal error"}
+        assert "a secret" in caplog.text
+
+
+async def test_a_rerun_is_renewed_too_and_lost_in_its_turn() -> None:
+    async with open_cluster(3) as (cluster, (_, b, c)):
+        questions = Questions("?")
+        questions.offer(b)
+        task_id = await lost_task(cluster, RERUNNABLE)
+        await cluster.pass_time(5 * LEASE_SECONDS)
+        assert questions.runs == [(b, 2)]
+        questions.offer(c)
+        b.link.is_cut = True
+        await cluster.pass_time(LEASE_SECONDS + TURN_SECONDS)
+        assert questions.runs == [(b, 2), (c, 3)]
+        assert [question.key for question in await cluster.questions(task_id)] == ["1"]
+
+
+# --- detached work -------------------------------------------------------------------------------------------------
+
+
+async def test_a_detached_task_has_no_lease_and_is_nobodys_to_take_over() -> None:
+    async with open_cluster() as (cluster, (a, b)):
+
+        async def work(execution: Execution[Any]) -> Result:
+            execution.detach()
+            return {}
+
+        task_id = (await a.runtime.start(work)).task_id
+        await cluster.settle()
+        assert cluster.store.record(task_id).lease is None
+        await cluster.pass_time(5 * LEASE_SECONDS)
+        assert cluster.store.record(task_id).status == "working"
+        await b.runtime.finish(task_id, Outcome.completed({"by": "b"}))
+        assert cluster.store.record(task_id).status == "completed"
+
+
+async def test_work_that_runs_on_after_it_detached_is_not_taken_for_lost() -> None:
+    async with open_cluster() as (cluster, (a, _)):
+        release = anyio.Event()
+
+        async def work(execution: Execution[Any]) -> Result:
+            execution.detach()
+            await release.wait()  # hands the job over, which takes its time
+            return {}
+
+        task_id = (await a.runtime.start(work)).task_id
+        await cluster.pass_time(3 * LEASE_SECONDS)
+        record = cluster.store.record(task_id)
+        assert record.status == "working", record.outcome
+        release.set()
+        await cluster.settle()
+        assert cluster.store.record(task_id).lease is None
+        await cluster.pass_time(3 * LEASE_SECONDS)
+        assert cluster.store.record(task_id).status == "working"
+
+
+async def test_a_shutdown_leaves_a_detached_task_alone_even_while_its_work_still_runs() -> None:
+    async with open_cluster(1) as (cluster, _):
+        a = cluster.process()
+
+        async def work(execution: Execution[Any]) -> Result:
+            execution.detach()
+            await anyio.sleep_forever()
+            raise AssertionError
+
+        async with a.runtime:
+            task_id = (await a.runtime.start(work)).task_id
+            await cluster.settle()
+        await cluster.pass_time(3 * LEASE_SECONDS)
+        record = cluster.store.record(task_id)
+        assert (record.status, record.lease) == ("working", None), record.outcome
+
+
+# --- a store that is away ------------------------------------------------------------------------------------------
+
+
+async def test_the_reaper_goes_on_after_a_store_was_away(caplog: pytest.LogCaptureFixture) -> None:
+    async with open_cluster(1) as (cluster, (a,)):
+        task_id = await lost_task(cluster)
+        a.link.is_cut = True
+        with caplog.at_level(logging.WARNING):
+            await cluster.pass_time(4 * LEASE_SECONDS)
+        assert cluster.store.record(task_id).status == "working"
+        assert "Leases could not be renewed" in caplog.text
+        a.link.is_cut = False
+        await cluster.pass_time(TURN_SECONDS)
+        assert cluster.store.record(task_id).status == "failed"
+
+
+async def test_a_lost_task_whose_failure_cannot_be_written_is_written_later() -> None:
+    """Law L12: no task stays `working` for ever."""
+    async with open_cluster() as (cluster, (a, b)):
+        task_id = await lost_task(cluster)
+        a.link.fails = {"finish_task"}
+        b.link.fails = {"claim_task"}
+        await cluster.pass_time(LEASE_SECONDS)
+        assert cluster.store.record(task_id).status == "working"
+        b.link.fails = set()
+        await cluster.pass_time(2 * LEASE_SECONDS)
+        assert cluster.store.record(task_id).status == "failed"
+        a.link.fails = set()
+
+
+async def test_a_runtime_can_be_opened_again_and_keeps_leases_then_as_well() -> None:
+    async with open_cluster(1) as (cluster, _):
+        a = cluster.process()
+        for _ in range(2):
+            async with a.runtime:
+                task_id = await started(a)
+                await cluster.pass_time(3 * LEASE_SECONDS)
+                assert cluster.store.record(task_id).status == "working"
+            assert cluster.store.record(task_id).status == "failed"
+
+
+async def test_two_thousand_leases_are_renewed_in_batches() -> None:
+    """Law L8: one call for many."""
+    async with open_cluster(1) as (cluster, (a,)):
+        task_ids = [await started(a) for _ in range(2000)]
+        a.link.calls.clear()
+        cluster.clock.advance(TURN_SECONDS)
+        await cluster.settle()
+        assert a.link.calls.count("renew_leases") == 4
+        leases = [cluster.store.record(task_id).lease for task_id in task_ids]
+        until = cluster.clock.now() + timedelta(seconds=LEASE_SECONDS)
+        assert all(lease is not None and lease.expires_at == until for lease in leases)
+
+
+def test_patience_is_longer_than_a_test_takes() -> None:
+    assert PATIENCE > LEASE_SECONDS
+    assert isinstance(TaskRecord, type)

@@ -1,0 +1,25 @@
+"""How the kit opens the in-memory backend."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from mcp_task_runtime.core.message_queue import TaskMessageQueue
+from mcp_task_runtime.core.store import TaskStore
+from mcp_task_runtime.stores.memory import InMemoryTaskMessageQueue, InMemoryTaskStore
+from mcp_task_runtime.testing import FakeClock, TaskBackend
+
+
+def memory_store(clock: FakeClock, location: str) -> AbstractAsyncContextManager[TaskStore]:
+    return InMemoryTaskStore(clock=clock)
+
+
+def memory_queue(clock: FakeClock, location: str) -> AbstractAsyncContextManager[TaskMessageQueue]:
+    return InMemoryTaskMessageQueue()
+
+
+@asynccontextmanager
+async def memory_backend(clock: FakeClock, location: str) -> AsyncIterator[TaskBackend]:
+    async with InMemoryTaskStore(clock=clock) as store:
+        yield TaskBackend(store, store.message_queue)

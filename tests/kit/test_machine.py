@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+
+import pytest
+from hypothesis import given, settings
+
+from mcp_task_runtime.core.transitions import is_terminal
+from mcp_task_runtime.core.types import TaskRecord
+from mcp_task_runtime.stores.memory import InMemoryTaskMessageQueue, InMemoryTaskStore
+from mcp_task_runtime.testing import PROFILES, FakeClock, TaskBackend, check_task_store_machine, strategies
+from tests.kit.memory import memory_backend
+from tests.kit.mutants import MUTANTS, Mutant
+
+PROFILE = PROFILES[os.environ.get("MCP_TASK_RUNTIME_PROFILE", "ci")]
+LOOPS = pytest.mark.parametrize("loop", ["asyncio", "trio"])
+
+
+@LOOPS
+def test_the_in_memory_backend_and_the_model_agree(loop: str) -> None:
+    check_task_store_machine(
+        memory_backend, capabilities=["listing", "mailbox"], backends=[loop], settings=PROFILE
+    )
+
+
+@LOOPS
+def test_they_agree_when_reopened_and_shared_by_two_processes(loop: str) -> None:
+    kept: dict[str, InMemoryTaskStore] = {}
+
+    def factory(clock: FakeClock, location: str) -> AbstractAsyncContextManager[TaskBackend]:
+        if location not in kept:
+            kept.clear()
+        store = kept.setdefault(location, InMemoryTaskStore(clock=clock))
+        return nullcontext(TaskBackend(store, store.message_queue))
+
+    capabilities = ("durable", "listing", "mailbox", "shared")
+    check_task_store_machine(factory, capabilities=capabilities, backends=[loop], settings=PROFILE)
+
+
+FOUND_BY_STORIES = {
+    "OnlyTheLastWaiterWakes",
+    "AChangeBeforeTheWaitIsLost",
+    "FinishingExtendsTheTTLInTheAnswerOnly",
+    "ACursorIsAnOffset",
+    "AKeyCanBeUsedAgain",
+    "TheSecondAnswerOverwrites",
+    "ADequeuedQuestionIsNoMoreOutstanding",
+    "AnsweringOneOfTwoFlipsToWorking",
+    "ACancelledAskerLeavesItsQuestion",
+    "EveryFinisherThatLookedInTimeWins",
+}
+
+
+@pytest.mark.parametrize("mutant", [one for one in MUTANTS if one.name in FOUND_BY_STORIES], ids=str)
+def test_a_story_is_found_that_shows_the_fault(mutant: Mutant) -> None:
+    @asynccontextmanager
+    async def factory(clock: FakeClock, location: str) -> AsyncIterator[TaskBackend]:
+        async with mutant.factory(clock, location) as opened:
+            match opened:
+                case TaskBackend():
+                    yield opened
+                case InMemoryTaskMessageQueue():
+                    async with InMemoryTaskStore(clock=clock) as store:
+                        yield TaskBackend(store, opened)
+                case store:
+                    yield TaskBackend(store, store.message_queue)
+
+    with pytest.raises(Exception) as failure:  # noqa: PT011 - an assertion, or a group of them
+        check_task_store_machine(
+            factory, backends=["asyncio"], settings=settings(PROFILES["ci"], max_examples=200), patience=0.1
+        )
+    notes = "\n".join(getattr(failure.value, "__notes__", ["state.create("]))
+    assert "state.create(" in notes
+
+
+@given(strategies.task_records())
+def test_each_task_of_the_strategy_could_have_been_kept_by_a_store(record: TaskRecord) -> None:
+    assert (record.outcome is not None) == is_terminal(record.status)
+    assert record.task.last_updated_at >= record.task.created_at
+    assert record.revision >= 1

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+
+import pytest
+
+from mcp_task_runtime.core.message_queue import TaskMessageQueue
+from mcp_task_runtime.core.store import TaskStore
+from mcp_task_runtime.stores.memory import InMemoryTaskMessageQueue, InMemoryTaskStore
+from mcp_task_runtime.testing import (
+    QUESTION_CHECKS,
+    QUEUE_CHECKS,
+    STORE_CHECKS,
+    Check,
+    FakeClock,
+    TaskBackend,
+    YieldingTaskMessageQueue,
+    YieldingTaskStore,
+    check_task_backend,
+    check_task_message_queue,
+    check_task_store,
+)
+from tests.kit.memory import memory_backend, memory_queue, memory_store
+
+MISSING = {"durable", "shared"}
+
+
+@pytest.mark.parametrize("check", [check for check in STORE_CHECKS if not check.needs & MISSING], ids=str)
+async def test_the_store_keeps_the_law(check: Check[TaskStore]) -> None:
+    await check.run(memory_store)
+
+
+@pytest.mark.parametrize("check", [check for check in QUEUE_CHECKS if not check.needs & MISSING], ids=str)
+async def test_the_queue_keeps_the_law(check: Check[TaskMessageQueue]) -> None:
+    await check.run(memory_queue)
+
+
+@pytest.mark.parametrize("check", [check for check in QUESTION_CHECKS if not check.needs & MISSING], ids=str)
+async def test_store_and_queue_keep_the_law_together(check: Check[TaskBackend]) -> None:
+    await check.run(memory_backend)
+
+
+@asynccontextmanager
+async def yielding_store(clock: FakeClock, location: str) -> AsyncIterator[TaskStore]:
+    async with InMemoryTaskStore(clock=clock) as store:
+        yield YieldingTaskStore(store)
+
+
+@asynccontextmanager
+async def yielding_queue(clock: FakeClock, location: str) -> AsyncIterator[TaskMessageQueue]:
+    async with InMemoryTaskMessageQueue() as queue:
+        yield YieldingTaskMessageQueue(queue)
+
+
+@pytest.mark.parametrize("check", [check for check in STORE_CHECKS if not check.needs & MISSING], ids=str)
+async def test_the_checks_do_not_mind_a_store_that_yields(check: Check[TaskStore]) -> None:
+    await check.run(yielding_store)
+
+
+@pytest.mark.parametrize("check", [check for check in QUEUE_CHECKS if not check.needs & MISSING], ids=str)
+async def test_the_checks_do_not_mind_a_queue_that_yields(check: Check[TaskMessageQueue]) -> None:
+    await check.run(yielding_queue)
+
+
+# What lives in one process's memory is durable and shared as long as the process keeps it: enough to run the
+# checks that need more than `InMemoryTaskStore` can.
+
+
+class Kept:
+    """Stores by location, kept when they are closed."""
+
+    def __init__(self) -> None:
+        self._stores: dict[str, InMemoryTaskStore] = {}
+
+    def store(self, clock: FakeClock, location: str) -> AbstractAsyncContextManager[TaskStore]:
+        return nullcontext(self._stores.setdefault(location, InMemoryTaskStore(clock=clock)))
+
+    def queue(self, clock: FakeClock, location: str) -> AbstractAsyncContextManager[TaskMessageQueue]:
+        return nullcontext(self._stores.setdefault(location, InMemoryTaskStore(clock=clock)).message_queue)
+
+    def backend(self, clock: FakeClock, location: str) -> AbstractAsyncContextManager[TaskBackend]:
+        store = self._stores.setdefault(location, InMemoryTaskStore(clock=clock))
+        return nullcontext(TaskBackend(store, store.message_queue))
+
+
+@pytest.mark.parametrize("check", [check for check in STORE_CHECKS if check.needs & MISSING], ids=str)
+async def test_a_store_that_is_kept_is_durable_and_shared(check: Check[TaskStore]) -> None:
+    await check.run(Kept().store)
+
+
+@pytest.mark.parametrize("check", [check for check in QUEUE_CHECKS if check.needs & MISSING], ids=str)
+async def test_a_queue_that_is_kept_is_durable_and_shared(check: Check[TaskMessageQueue]) -> None:
+    await check.run(Kept().queue)
+
+
+@pytest.mark.parametrize("check", [check for check in QUESTION_CHECKS if check.needs & MISSING], ids=str)
+async def test_a_backend_that_is_kept_is_durable_and_shared(check: Check[TaskBackend]) -> None:
+    await check.run(Kept().backend)
+
+
+@pytest.mark.parametrize(
+    ("check", "factory"),
+    [(check, memory_store) for check in STORE_CHECKS if check.needs & MISSING]
+    + [(check, memory_queue) for check in QUEUE_CHECKS if check.needs & MISSING],
+)
+async def test_a_store_that_is_neither_durable_nor_shared_is_found_out(check: Check[object], factory: object) -> None:
+    with pytest.raises(AssertionError, match="broken"):
+        await check.run(factory, patience=0.1)  # type: ignore[arg-type]
+
+
+def test_the_whole_contract_is_one_call_that_reports_what_it_left_out() -> None:
+    report = check_task_store(memory_store, capabilities=["listing"])
+    assert {backend for _, backend in report.passed} == {"asyncio", "trio"}
+    assert ("a_reopened_store_has_every_task_as_it_was", ("durable",)) in report.left_out
+    assert len(report.passed) == 2 * (len(STORE_CHECKS) - len(report.left_out))
+    assert "left out: a_waiter_is_woken_by_another_process (needs shared)" in str(report)
+
+    without_lists = check_task_store(memory_store, capabilities=[], backends=["asyncio"])
+    assert {needs for _, needs in without_lists.left_out} >= {("listing",), ("durable", "listing")}
+
+    assert check_task_message_queue(memory_queue, backends=["trio"]).passed
+    assert check_task_backend(memory_backend, capabilities=["mailbox"], backends=["trio"]).passed

