@@ -13,7 +13,6 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import everything_tools
 import uvicorn
 from mcp.server import MCPServer
 from starlette.applications import Starlette
@@ -21,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 
+import everything_tools
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
 from mcp_task_runtime.stores.url import open_store
 

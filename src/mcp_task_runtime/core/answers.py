@@ -7,6 +7,7 @@ elicitation allows. Keywords outside that subset are not checked here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from mcp_task_runtime.core.json import JSONValue
@@ -80,7 +81,7 @@ def _is_block(block: JSONValue) -> bool:
 def _is_field(value: JSONValue) -> bool:
     if isinstance(value, list):
         return all(isinstance(item, str) for item in value)
-    return isinstance(value, str | int | float | bool | None)
+    return isinstance(value, str | int | bool | None) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _elicitation_problem(question: QueuedMessage, result: Mapping[str, JSONValue]) -> str | None:
@@ -98,6 +99,9 @@ def _elicitation_problem(question: QueuedMessage, result: Mapping[str, JSONValue
     return _schema_problem(params.get("requestedSchema"), {} if content is None else content, "content")
 
 
+_LARGEST_EXACT = 2**53
+"""Up to here a double holds every integer."""
+
 _TYPES: Mapping[str, type | tuple[type, ...]] = {
     "string": str,
     "number": (int, float),
@@ -112,11 +116,20 @@ _TYPES: Mapping[str, type | tuple[type, ...]] = {
 def _has_type(value: JSONValue, name: JSONValue) -> bool:
     if not isinstance(name, str) or name not in _TYPES:
         return True
-    if isinstance(value, bool) and name in ("number", "integer"):
-        return False
-    if name == "integer" and isinstance(value, float) and not value.is_integer():
-        return False
+    if name in ("number", "integer"):
+        return isinstance(value, int | float) and _is_number(value, whole=name == "integer")
     return isinstance(value, _TYPES[name])
+
+
+def _is_number(value: float, *, whole: bool) -> bool:
+    """Whether a double holds it, which is what `number` means to most of the world; parsers let more through."""
+    try:
+        as_double = float(value)
+    except OverflowError:
+        return False
+    if isinstance(value, bool) or not math.isfinite(as_double):
+        return False
+    return not whole or isinstance(value, int) or (value.is_integer() and abs(value) <= _LARGEST_EXACT)
 
 
 def _schema_problem(schema: JSONValue, value: JSONValue, where: str) -> str | None:
@@ -138,6 +151,11 @@ def _schema_problem(schema: JSONValue, value: JSONValue, where: str) -> str | No
     if isinstance(value, str):
         return _bounds_problem(schema, len(value), where, "minLength", "maxLength", "characters")
     if isinstance(value, int | float) and not isinstance(value, bool):
+        above, below = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
+        if isinstance(above, int | float) and value <= above:
+            return f"{where} must be above {above}"
+        if isinstance(below, int | float) and value >= below:
+            return f"{where} must be below {below}"
         return _bounds_problem(schema, value, where, "minimum", "maximum", "")
     if isinstance(value, list):
         return _array_problem(schema, value, where)

@@ -28,7 +28,7 @@ from mcp_task_runtime.core.clock import Clock
 from mcp_task_runtime.core.cursor import decode_cursor, encode_cursor
 from mcp_task_runtime.core.ids import new_task_id
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
-from mcp_task_runtime.core.transitions import is_expired, is_terminal
+from mcp_task_runtime.core.transitions import is_expired
 from mcp_task_runtime.core.types import Lease, LiveStatus, Outcome, Task, TaskPage, TaskRecord, TaskRequest
 from mcp_task_runtime.errors import (
     InvalidTransitionError,
@@ -105,7 +105,7 @@ class RedisTaskStore:
         return self._queue
 
     async def __aenter__(self) -> Self:
-        await self._backend.send(Call(b"PING", ()))
+        await self._backend.connect()
         return self
 
     async def __aexit__(
@@ -412,7 +412,7 @@ class RedisTaskMessageQueue:
         self._closed = False
 
     async def __aenter__(self) -> Self:
-        await self._backend.send(Call(b"PING", ()))
+        await self._backend.connect()
         return self
 
     async def __aexit__(
@@ -431,85 +431,84 @@ class RedisTaskMessageQueue:
     async def enqueue(self, task_id: str, message: QueuedMessage) -> bool:
         """Append a message; see `TaskMessageQueue.enqueue`."""
         field = b"" if message.key is None else b"k" + pack(message.key)
-        accepted, _ = await self._use("enqueue", task_id, _UNOWNED_MS, field, dump_message(message))
-        return bool(accepted)
+        return bool(await self._use("enqueue", task_id, _UNOWNED_MS, field, dump_message(message)))
 
     async def dequeue(self, task_id: str) -> QueuedMessage | None:
         """Remove and return the oldest message; see `TaskMessageQueue.dequeue`."""
         operation = self._backend.new_operation()
         with anyio.CancelScope(shield=True):  # a message that is no longer queued must be returned
-            taken, _ = await self._use("dequeue", task_id, operation=operation)
+            taken = await self._use("dequeue", task_id, operation=operation)
         if taken is None:
             return None
-        stem = self._keys.of_task(self._keys.tag(task_id))
-        self._backend.post(Call(b"HDEL", stem[4:], (operation,)))
+        keys = self._keys.of_task(self._keys.tag(task_id))
+        self._backend.post(Call(b"HDEL", keys[4:5], (operation,)))
         return load_message(taken)
 
     async def peek(self, task_id: str) -> QueuedMessage | None:
         """Return the oldest message; see `TaskMessageQueue.peek`."""
-        message, _ = await self._use("peek", task_id)
+        message = await self._use("peek", task_id)
         return None if message is None else load_message(message)
 
     async def is_empty(self, task_id: str) -> bool:
         """Whether no message is queued; see `TaskMessageQueue.is_empty`."""
-        length, _ = await self._use("look", task_id)
-        return not length
+        return not await self._use("length", task_id)
 
     async def clear(self, task_id: str) -> None:
         """Forget everything of a task; see `TaskMessageQueue.clear`."""
         tag, operation = self._keys.tag(task_id), self._backend.new_operation()
         await self._send(self._backend.task_call("clear", tag, operation))
-        (await self._backend.signals()).tell(self._keys.channel(tag), operation.encode())
 
     async def wait_for_message(self, task_id: str) -> None:
         """Wait until a message is queued; see `TaskMessageQueue.wait_for_message`."""
-        channel = self._keys.channel(self._keys.tag(task_id))
-        look = partial(self._use, "look", task_id)
-        with (await self._backend.signals()).listen(channel, b"mx") as listener:
-            length, before = await look()
-            while not length:
-                await listener.wait()
-                length, now = await self._backend.look_again(look)
-                if not length and (listener.cleared or _was_cleared(before, now, missed=listener.reconnected)):
-                    raise TaskNotFoundError(task_id)
+        tag, mark = self._keys.tag(task_id), self._backend.new_operation()
+        look = partial(self._use, "look", task_id, _UNOWNED_MS, mark)
+        length = 0
+        with (await self._backend.signals()).listen(self._keys.channel(tag), b"mx") as listener:
+            try:
+                length = await look(1)
+                while length == 0:
+                    await listener.wait()
+                    length = await self._backend.look_again(partial(look, 0))
+            finally:
+                if length == 0:
+                    self._backend.post(Call(b"HDEL", self._keys.of_task(tag)[5:], (mark,)))
+        if length < 0:
+            raise TaskNotFoundError(task_id)
 
     async def outstanding(self, task_id: str) -> tuple[QueuedMessage, ...]:
         """Return the questions; see `TaskMessageQueue.outstanding`."""
-        questions, _ = await self._use("outstanding", task_id)
+        questions = await self._use("outstanding", task_id)
         return tuple(load_message(question) for question in questions)
 
     async def answer(self, task_id: str, key: str, answer: Answer) -> bool:
         """Answer a question; see `TaskMessageQueue.answer`."""
-        taken, _ = await self._use("answer", task_id, b"k" + pack(key), dump_answer(answer))
-        return bool(taken)
+        return bool(await self._use("answer", task_id, b"k" + pack(key), dump_answer(answer)))
 
     async def wait_for_answer(self, task_id: str, key: str) -> Answer:
         """Wait for the answer; see `TaskMessageQueue.wait_for_answer`."""
         channel = self._keys.channel(self._keys.tag(task_id))
         look = partial(self._use, "answer_of", task_id, b"k" + pack(key))
         with (await self._backend.signals()).listen(channel, b"ax") as listener:
-            state, _ = await look()
+            state = await look()
             while state is not None and state.startswith(b"q"):
                 await listener.wait()
-                state, _ = await self._backend.look_again(look)
+                state = await self._backend.look_again(look)
         if state is None:
             raise TaskNotFoundError(task_id)
         return load_answer(state.partition(b" ")[2])
 
-    async def _use(
-        self, script: str, task_id: str, *arguments: bytes | int | str, operation: str | None = None
-    ) -> tuple[Any, Any]:
-        """Run a script on a mailbox; return the value and what else it says."""
+    async def _use(self, script: str, task_id: str, *arguments: bytes | int | str, operation: str | None = None) -> Any:
+        """Run a script on a mailbox; return what it says."""
         tag = self._keys.tag(task_id)
         if operation is None:
             operation = self._backend.new_operation()
         reply = await self._send(self._backend.task_call(script, tag, operation, *arguments))
         if reply[0] == b"schema":
             raise _schema_error(reply[1])
-        _, value, owner, mark, more = (*reply, None, None, None)[:5]
-        if mark is not None:
-            self._backend.forget(tag, owner, mark)
-        return value, more
+        _, value, *gone = reply
+        if gone[1] is not None:
+            self._backend.forget(tag, *gone)
+        return value
 
     async def _send(self, call: Call) -> Any:
         if self._closed:
@@ -539,11 +538,3 @@ def _lapsed_at(record: TaskRecord) -> float:
 
 def _schema_error(version: bytes) -> SchemaVersionError:
     return SchemaVersionError(found=int(version), supported=SCHEMA_VERSION)
-
-
-def _was_cleared(before: list[Any], now: list[Any], *, missed: bool) -> bool:
-    """Return whether a mailbox was cleared between two looks, by what is there: the message may have been missed."""
-    (status_before, known_before), (status, known) = before, now
-    if status_before is not None and status is None:
-        return True
-    return bool(known_before and not known) or (missed and status is not None and is_terminal(status.decode()))

@@ -10,6 +10,7 @@ the task's tag: its identifier, or a digest of it when that holds anything but l
 | `P:{T}:asked` | list | questions without an answer, as they were asked: JSON |
 | `P:{T}:answers` | hash | `k` + key -> `q` + operation + space + question, or `a` + operation + space + answer |
 | `P:{T}:taken` | hash | operation -> message that it took, until its caller has it |
+| `P:{T}:waiting` | hash | a field for each process that waits for a message |
 | `P:{owner:D}:tasks` | sorted set | one owner's tasks in order of creation: `mark` + space + `T` by place |
 | `P:{owner:D}:expiry` | sorted set | the same members by the latest time at which the task can expire |
 | `P:{leases:}` | sorted set | `T` by a time that is never later than the one at which the task's lease lapses |
@@ -126,10 +127,10 @@ class Keys:
         """Return what stands for a task in the names of its keys."""
         return task_id.encode() if _PLAIN.fullmatch(task_id) else b"~" + _digest(task_id)
 
-    def of_task(self, tag: bytes) -> tuple[bytes, bytes, bytes, bytes, bytes]:
-        """Return the keys of one task: record, queue, open questions, answers, taken messages."""
-        stem = self.opening + tag
-        return stem + b"}:task", stem + b"}:queue", stem + b"}:asked", stem + b"}:answers", stem + b"}:taken"
+    def of_task(self, tag: bytes) -> tuple[bytes, bytes, bytes, bytes, bytes, bytes]:
+        """Return the keys of one task: record, queue, open questions, answers, taken messages, who waits."""
+        stem = self.opening + tag + b"}:"
+        return stem + b"task", stem + b"queue", stem + b"asked", stem + b"answers", stem + b"taken", stem + b"waiting"
 
     def channel(self, tag: bytes) -> bytes:
         """Return the channel on which everything about one task is told."""

@@ -275,7 +275,7 @@ class _ClusterLink:
 class _Listener:
     """Somebody who waits for something to happen to one task."""
 
-    __slots__ = ("channel", "cleared", "event", "is_subscribed", "kinds", "reconnected", "signals")
+    __slots__ = ("channel", "event", "is_subscribed", "kinds", "signals")
 
     def __init__(self, signals: _Signals, channel: bytes, kinds: bytes) -> None:
         self.signals = signals
@@ -283,14 +283,6 @@ class _Listener:
         self.kinds = kinds
         self.event = anyio.Event()
         self.is_subscribed = False
-        self.cleared = False
-        self.reconnected = False
-
-    def notify(self, kind: bytes) -> None:
-        if kind == b"x":
-            self.cleared = True
-        if kind in self.kinds:
-            self.event.set()
 
     async def wait(self) -> None:
         """Wait until it is worth to look again. It always is when the subscription begins."""
@@ -308,7 +300,6 @@ class _Signals:
         self._listeners: dict[bytes, set[_Listener]] = {}
         self._subscribers: dict[bytes, int] = {}
         self._active: set[bytes] = set()
-        self._told: dict[bytes, None] = {}
         self._connection: BaseConnection | None = None
         self._needed = anyio.Event()
 
@@ -343,14 +334,6 @@ class _Signals:
         elif channel in self._active:
             listener.event.set()
 
-    def tell(self, channel: bytes, operation: bytes) -> None:
-        """Say at once that everything of a task is gone; what Redis says of it later is no news then."""
-        if channel in self._active:
-            self._told[operation] = None
-            if len(self._told) > _BATCH:
-                del self._told[next(iter(self._told))]
-        self._notify(channel, b"x")
-
     def wake_all(self) -> None:
         for listeners in self._listeners.values():
             for listener in listeners:
@@ -381,21 +364,15 @@ class _Signals:
 
     def _received(self, kind: bytes, channel: bytes, content: Any) -> None:
         if kind == b"message":
-            content = _bytes(content)
-            event, operation = content[:1], content[1:]
-            if operation in self._told:
-                del self._told[operation]
-            else:
-                self._notify(channel, event)
+            event = _bytes(content)
+            for listener in self._listeners.get(channel, ()):
+                if event in listener.kinds:
+                    listener.event.set()
         elif kind == b"subscribe":
             if channel in self._subscribers:
                 self._active.add(channel)
             for listener in self._listeners.get(channel, ()):
                 listener.event.set()
-
-    def _notify(self, channel: bytes, event: bytes) -> None:
-        for listener in self._listeners.get(channel, ()):
-            listener.notify(event)
 
     def _command(self, command: bytes, channels: list[bytes]) -> None:
         connection = self._connection
@@ -408,10 +385,6 @@ class _Signals:
             self._connection.invalidate("No longer used")
             self._connection = None
         self._active.clear()
-        self._told.clear()
-        for listeners in self._listeners.values():
-            for listener in listeners:
-                listener.reconnected = True
 
 
 def _bytes(data: Any) -> bytes:
@@ -471,9 +444,20 @@ class Backend:
                 raise StoreClosedError
         return opening
 
+    async def connect(self) -> None:
+        """Make sure that Redis is there."""
+        try:
+            await self.send(Call(b"PING", ()))
+        except BaseException:
+            await self._disconnect()
+            raise
+
     async def aclose(self) -> None:
-        """Wake whoever waits, and give up the connections."""
+        """Close for good: wake whoever waits, and give up the connections."""
         self.is_closed = True
+        await self._disconnect()
+
+    async def _disconnect(self) -> None:
         opening = self._opening
         if opening is None or opening.loop != anyio.lowlevel.current_token():
             return

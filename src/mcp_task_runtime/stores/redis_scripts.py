@@ -4,7 +4,7 @@ The scripts apply the rules of `core.transitions` where the data is. The status 
 written down here a second time: `FOLLOWS` is made of it and goes to the scripts as an argument. Time is
 the caller's clock's, always an argument (law L7).
 
-Scripts about one task get its five keys (`redis_form`), and the arguments now, operation and channel
+Scripts about one task get its six keys (`redis_form`), and the arguments now, operation and channel
 before their own. The operation names one call, so a call that is sent again because its reply was lost is
 recognised and has its effect once. Nothing from a client is ever part of a script.
 """
@@ -63,7 +63,7 @@ _TASK: Final = f"""
     local head = redis.call('HMGET', KEYS[1], {", ".join(f"'{name}'" for name in _HEAD)})
     if @v and tonumber(@v) > {SCHEMA_VERSION} then return {{'schema', @v}} end
     local function all() return redis.call('HMGET', KEYS[1], $ALL) end
-    local function tell(what) redis.call('PUBLISH', channel, what .. op) end
+    local function tell(what) redis.call('PUBLISH', channel, what) end
     local function later(a, b) if tonumber(a) > tonumber(b) then return a end return b end
     local function digits(number) return string.format('%.0f', number) end
     local function keep(ms)
@@ -165,7 +165,18 @@ _CLAIM: Final = """
 
 # A mailbox may exist without its task, as when the tasks are kept elsewhere. One whose task has expired is blank.
 _BOX: Final = """
-    local function done(value, more) return {'ok', value, expired and @owner, expired and @mark, more} end
+    local function done(value) return {'ok', value, expired and @owner, expired and @mark} end
+    local function fit(first, last, unowned)
+        local left = redis.call('PTTL', KEYS[1])
+        if left == -2 then left = tonumber(unowned) end
+        for number = first, last do
+            if left == -1 then
+                redis.call('PERSIST', KEYS[number])
+            else
+                redis.call('PEXPIRE', KEYS[number], math.max(left, 1))
+            end
+        end
+    end
 """
 
 _ENQUEUE: Final = """
@@ -176,15 +187,7 @@ _ENQUEUE: Final = """
         redis.call('RPUSH', KEYS[3], ARGV[6])
     end
     redis.call('RPUSH', KEYS[2], ARGV[6])
-    local left = redis.call('PTTL', KEYS[1])
-    if left == -2 then left = tonumber(ARGV[4]) end
-    for number = 2, 4 do
-        if left == -1 then
-            redis.call('PERSIST', KEYS[number])
-        else
-            redis.call('PEXPIRE', KEYS[number], math.max(left, 1))
-        end
-    end
+    fit(2, 4, ARGV[4])
     tell('m')
     return done(1)
 """
@@ -212,13 +215,23 @@ _ANSWER: Final = """
     return done(1)
 """
 
+# Who waits leaves a mark, which goes with everything else when the mailbox is cleared: so whoever missed the
+# message of that sees it all the same (law L3). Arguments: milliseconds, mark, whether the wait begins.
 _LOOK: Final = """
-    return done(redis.call('LLEN', KEYS[2]), {@v and @status, redis.call('EXISTS', KEYS[4])})
+    local length = redis.call('LLEN', KEYS[2])
+    if length > 0 then return done(length) end
+    if ARGV[6] == '1' then
+        redis.call('HSET', KEYS[6], ARGV[5], '')
+        fit(6, 6, ARGV[4])
+    elseif redis.call('HEXISTS', KEYS[6], ARGV[5]) == 0 then
+        return done(-1)
+    end
+    return done(0)
 """
 
 _CLEAR: Final = """
-    redis.call('DEL', KEYS[2], KEYS[3], KEYS[4], KEYS[5])
-    redis.call('PUBLISH', ARGV[3], 'x' .. ARGV[2])
+    redis.call('DEL', KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6])
+    redis.call('PUBLISH', ARGV[3], 'x')
     return {'ok'}
 """
 
@@ -324,6 +337,7 @@ SCRIPTS: Final[Mapping[str, Script]] = {
     "peek": _script(_TASK, _BOX, "return done(redis.call('LINDEX', KEYS[2], 0))"),
     "outstanding": _script(_TASK, _BOX, "return done(redis.call('LRANGE', KEYS[3], 0, -1))"),
     "answer_of": _script(_TASK, _BOX, "return done(redis.call('HGET', KEYS[4], ARGV[4]))"),
+    "length": _script(_TASK, _BOX, "return done(redis.call('LLEN', KEYS[2]))"),
     "look": _script(_TASK, _BOX, _LOOK),
     "clear": _script(_CLEAR),
     "index": _script(_FIT_INDEX, _INDEX),

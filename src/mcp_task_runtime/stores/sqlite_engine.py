@@ -220,14 +220,22 @@ class _Lane:
 
         Raises:
             StoreClosedError: The lane is closed.
+            StoreUnavailableError: There are too many threads.
         """
         with self._lock:
             if self._is_closed:
                 raise StoreClosedError
             if self._thread is None:
-                self._thread = Thread(target=self._run, name=f"mcp-task-runtime-{self.name}", daemon=True)
-                self._thread.start()
+                self._thread = self._start()
             self._queue.put(request)
+
+    def _start(self) -> Thread:
+        thread = Thread(target=self._run, name=f"mcp-task-runtime-{self.name}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            raise StoreUnavailableError("No thread could be started") from error
+        return thread
 
     def close(self, when_closed: Callable[[], None] | None = None) -> Thread | None:
         """Accept no more requests; when those there are have been served, close the connection and call back.

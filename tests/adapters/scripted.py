@@ -1,0 +1,171 @@
+"""A client that does what a test tells it to, and a task with everything around it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+
+from mcp_task_runtime import (
+    InMemoryTaskStore,
+    ServerTaskContext,
+    TaskMessageQueue,
+    TaskResultHandler,
+    TaskSettings,
+    TaskStore,
+)
+from mcp_task_runtime.testing.clock import FakeClock
+from mcp_task_runtime.testing.yielding import YieldingTaskMessageQueue, YieldingTaskStore
+
+PATIENCE = 6.0
+"""Seconds that something which must happen may take, on a machine that many share."""
+
+JSON = dict[str, Any]
+Answerer = Callable[[str, JSON], Awaitable[JSON]]
+
+EVERYTHING: JSON = {
+    "elicitation": {"form": {}, "url": {}},
+    "sampling": {"tools": {}},
+    "tasks": {"requests": {"elicitation": {"create": {}}, "sampling": {"createMessage": {}}}},
+}
+FORM: JSON = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
+ACCEPT: JSON = {"action": "accept", "content": {"ok": True}}
+DECLINE: JSON = {"action": "decline"}
+MESSAGE: JSON = {"role": "assistant", "model": "m", "content": {"type": "text", "text": "hi"}, "stopReason": "endTurn"}
+
+
+async def never(method: str, params: JSON) -> JSON:
+    await anyio.sleep_forever()
+    raise AssertionError
+
+
+def answers(result: JSON) -> Answerer:
+    async def answer(method: str, params: JSON) -> JSON:
+        return result
+
+    return answer
+
+
+def raises(error: Exception) -> Answerer:
+    async def answer(method: str, params: JSON) -> JSON:
+        raise error
+
+    return answer
+
+
+class ScriptedSession:
+    """A `TaskSession` that notes what it is sent."""
+
+    def __init__(self, answer: Answerer = never, capabilities: Any = None) -> None:
+        self.client_capabilities: JSON = EVERYTHING if capabilities is None else capabilities
+        self.can_send_request = True
+        self.answer = answer
+        self.requests: list[tuple[str, JSON]] = []
+        self.notifications: list[tuple[str, JSON]] = []
+        self.cancelled = 0
+        self._arrived = anyio.Event()
+
+    async def send_notification(self, method: str, params: JSON) -> None:
+        self.notifications.append((method, params))
+
+    async def send_request(self, method: str, params: JSON) -> JSON:
+        self.requests.append((method, params))
+        self._arrived.set()
+        try:
+            return await self.answer(method, params)
+        except anyio.get_cancelled_exc_class():
+            self.cancelled += 1
+            raise
+
+    async def until_requested(self, count: int = 1) -> None:
+        """Wait until so many requests have come."""
+        while len(self.requests) < count:
+            self._arrived = anyio.Event()
+            await self._arrived.wait()
+
+    @property
+    def methods(self) -> list[str]:
+        """What was requested, in order."""
+        return [method for method, _ in self.requests]
+
+
+class Desk:
+    """One task, its context, and who delivers its questions."""
+
+    def __init__(self, session: ScriptedSession, *, yielding: bool = False, max_answer_bytes: int = 10_000) -> None:
+        self.clock = FakeClock()
+        self.memory = InMemoryTaskStore(clock=self.clock)
+        self.mailboxes = self.memory.message_queue
+        self.store: TaskStore = YieldingTaskStore(self.memory) if yielding else self.memory
+        self.queue: TaskMessageQueue = YieldingTaskMessageQueue(self.mailboxes) if yielding else self.mailboxes
+        self.handler = TaskResultHandler(
+            self.store, self.queue, settings=TaskSettings(max_answer_bytes=max_answer_bytes)
+        )
+        self.session = session
+        self.task_id = ""
+        self.context: ServerTaskContext
+
+    async def open(self, *, ttl_ms: int | None = 60_000, with_handler: bool = True, **more: Any) -> None:
+        """Create the task."""
+        record = await self.memory.create_task(ttl_ms=ttl_ms)
+        self.task_id = record.task_id
+        self.context = self.another_context(handler=self.handler if with_handler else None, **more)
+
+    def another_context(self, **more: Any) -> ServerTaskContext:
+        """Make one more context of the task, as it is now."""
+        task = self.memory._entries[self.task_id].record.task
+        arguments = {"handler": self.handler, **more}
+        return ServerTaskContext(task=task, store=self.store, session=self.session, queue=self.queue, **arguments)
+
+    async def status(self) -> str:
+        """Return the task's status in the store."""
+        record = await self.memory.get_task(self.task_id)
+        return "gone" if record is None else record.status
+
+    async def open_keys(self) -> list[str]:
+        """Return the keys of the open questions."""
+        return [question.key or "" for question in await self.mailboxes.outstanding(self.task_id)]
+
+    async def state(self) -> tuple[str, list[str]]:
+        """Return what must agree: the status and the open questions."""
+        return await self.status(), await self.open_keys()
+
+    async def until_asked(self, count: int = 1) -> None:
+        """Wait until so many questions are open."""
+        while True:
+            record = await self.memory.get_task(self.task_id)
+            assert record is not None
+            if len(await self.open_keys()) >= count and record.status == "input_required":
+                return
+            await self.memory.wait_for_update(self.task_id, after=record.revision)
+
+    def waiters(self) -> int:
+        """Count who waits, and what the handler keeps."""
+        waiting = sum(mailbox.waiting for mailbox in self.mailboxes._mailboxes.values())
+        return waiting + self.clock.waiting + len(self.handler._streams) + len(self.handler._client_tasks)
+
+
+@asynccontextmanager
+async def open_desk(
+    answer: Answerer = never,
+    *,
+    capabilities: Any = None,
+    yielding: bool = False,
+    max_answer_bytes: int = 10_000,
+    ttl_ms: int | None = 60_000,
+    delivering: bool = True,
+    with_handler: bool = True,
+    **more: Any,
+) -> AsyncIterator[Desk]:
+    """Make a task whose questions go to a scripted client for as long as the block runs."""
+    desk = Desk(ScriptedSession(answer, capabilities), yielding=yielding, max_answer_bytes=max_answer_bytes)
+    await desk.open(ttl_ms=ttl_ms, with_handler=with_handler, **more)
+    with anyio.fail_after(PATIENCE):
+        if delivering:
+            async with desk.handler.delivering(desk.task_id, desk.session):
+                yield desk
+        else:
+            yield desk
+    assert desk.waiters() == 0, "somebody still waits"

@@ -1,0 +1,62 @@
+"""Clients of revision 2025-11-25 on `mcp` 2.x: what `tests/mcp_v1` proves of an `mcp` 1.x server holds here too."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import pytest
+from mcp.server import MCPServer
+from mcp.shared.memory import create_client_server_memory_streams
+from mcp.shared.message import SessionMessage
+from mcp_types import jsonrpc_message_adapter
+
+from mcp_task_runtime import TaskSettings
+from mcp_task_runtime.adapters.mcp_v2 import Tasks
+from tests.mcp_v1.raw_client import Answer, RawClient, never, stream_client
+from tests.mcp_v1.scenarios import SCENARIOS, World, add_tools, greet
+from tests.mcp_v1.schemas import Wire
+
+
+def make_world() -> World:
+    """Return a server with all the tools, to connect to in memory."""
+    mcp = MCPServer("world")
+    tasks = Tasks(settings=TaskSettings(shutdown_grace=0.05))
+    tasks.install(mcp)
+    mcp.tool()(greet)
+    low_level = mcp._lowlevel_server
+
+    @asynccontextmanager
+    async def connect(
+        *, answer: Answer = never, capabilities: Wire | None = None, hello: list[Wire] | None = None
+    ) -> AsyncGenerator[RawClient, None]:
+        async with create_client_server_memory_streams() as ((read, write), (server_read, server_write)):
+
+            async def serve() -> None:
+                await low_level.run(server_read, server_write, low_level.create_initialization_options())
+
+            async def send(message: Wire) -> None:
+                await write.send(SessionMessage(jsonrpc_message_adapter.validate_json(json.dumps(message))))
+
+            async def receive() -> Wire:
+                received: Any = await read.receive()
+                wire: Wire = json.loads(received.message.model_dump_json(by_alias=True, exclude_unset=True))
+                return wire
+
+            async with stream_client(
+                serve, send, receive, write.aclose, answer=answer, capabilities=capabilities, hello=hello
+            ) as client:
+                yield client
+
+    world = World(tasks, connect)
+    add_tools(world)
+    return world
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=SCENARIOS.keys())
+async def test_it_holds_that(scenario: Callable[[World], Awaitable[None]]) -> None:
+    world = make_world()
+    async with cast(Tasks, world.tasks):
+        await scenario(world)

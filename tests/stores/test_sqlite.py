@@ -1,0 +1,1104 @@
+"""`SQLiteTaskStore` and `SQLiteTaskMessageQueue`: the shipped kit, and what is SQLite's own."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, contextmanager
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from mcp_task_runtime.core.cursor import encode_cursor
+from mcp_task_runtime.core.leases import TaskLeases
+from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
+from mcp_task_runtime.core.store import TaskStore
+from mcp_task_runtime.core.types import Lease, Outcome, Task, TaskRecord, TaskRequest
+from mcp_task_runtime.errors import (
+    InvalidCursorError,
+    SchemaVersionError,
+    StoreClosedError,
+    StoreError,
+    StoreUnavailableError,
+    TaskExistsError,
+    TaskNotFoundError,
+)
+from mcp_task_runtime.stores import sqlite, sqlite_engine, sqlite_schema
+from mcp_task_runtime.stores.sqlite import SQLiteTaskMessageQueue, SQLiteTaskStore
+from mcp_task_runtime.testing.bench import Capability, Check
+from mcp_task_runtime.testing.clock import FakeClock
+from mcp_task_runtime.testing.machine import check_task_store_machine
+from mcp_task_runtime.testing.question_checks import QUESTION_CHECKS, TaskBackend
+from mcp_task_runtime.testing.queue_checks import QUEUE_CHECKS
+from mcp_task_runtime.testing.stepping import quiesce
+from mcp_task_runtime.testing.store_checks import STORE_CHECKS
+
+CAPABILITIES: tuple[Capability, ...] = ("durable", "listing", "mailbox", "shared")
+PATIENCE = 20.0
+DONE = Outcome.completed({"content": [{"type": "text", "text": "grüß 🌍"}]})
+NOTE = QueuedMessage.notification("notifications/message", {"text": "grüß 🌍"})
+QUESTION = QueuedMessage.request("k", "elicitation/create", {"message": "Sure?"})
+NASTY = ("x'; DROP TABLE tasks; --", 'a"b', "nul\0inside", "grüß\u2028🌍", "\ud800 alone", "%_?", "")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "tasks.db"
+
+
+# --- the shipped kit ----------------------------------------------------------------------------------
+
+
+class Opener:
+    """Opens at the kit's locations: each is a file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def store(self, clock: FakeClock, location: str) -> AbstractAsyncContextManager[TaskStore]:
+        return SQLiteTaskStore(self.folder / location, clock=clock, synchronous="normal")
+
+    def queue(self, clock: FakeClock, location: str) -> AbstractAsyncContextManager[TaskMessageQueue]:
+        return SQLiteTaskMessageQueue(self.folder / location, clock=clock, synchronous="normal")
+
+    @asynccontextmanager
+    async def backend(self, clock: FakeClock, location: str) -> Any:
+        async with SQLiteTaskStore(self.folder / location, clock=clock, synchronous="normal") as store:
+            yield TaskBackend(store, store.message_queue)
+
+    async def count_rows(self, kept: object) -> int:
+        (path,) = [path for path in self.folder.iterdir() if not path.name.endswith(("-wal", "-shm"))]
+        return sum(query(path, f"SELECT count(*) FROM {table}")[0][0] for table in ("tasks", "messages"))
+
+
+@pytest.fixture
+def opener(tmp_path: Path) -> Opener:
+    return Opener(tmp_path)
+
+
+@pytest.mark.parametrize("check", STORE_CHECKS, ids=str)
+async def test_the_store_keeps_the_laws(check: Check[TaskStore], opener: Opener) -> None:
+    await check.run(opener.store, footprint=opener.count_rows)
+
+
+@pytest.mark.parametrize("check", QUEUE_CHECKS, ids=str)
+async def test_the_queue_keeps_the_laws(check: Check[TaskMessageQueue], opener: Opener) -> None:
+    await check.run(opener.queue, footprint=opener.count_rows)
+
+
+@pytest.mark.parametrize("check", QUESTION_CHECKS, ids=str)
+async def test_store_and_queue_keep_the_laws_together(check: Check[TaskBackend], opener: Opener) -> None:
+    await check.run(opener.backend, footprint=opener.count_rows)
+
+
+async def test_nothing_is_kept_in_memory_of_what_is_gone(opener: Opener) -> None:
+    for check in STORE_CHECKS:
+        if check.name.startswith("nothing_is_kept"):
+            await check.run(opener.store)
+
+
+@pytest.mark.parametrize("event_loop", ["asyncio", "trio"])
+def test_random_stories_go_as_the_model_says(event_loop: str, opener: Opener) -> None:
+    check_task_store_machine(opener.backend, capabilities=CAPABILITIES, backends=[event_loop])
+
+
+# --- helpers ------------------------------------------------------------------------------------------
+
+
+def query(path: Path, statement: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute(statement, parameters).fetchall()
+
+
+def run_script(path: Path, statements: str) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(statements)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the write lock of a file, as another process does while it commits."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+        connection.execute("ROLLBACK")
+
+
+@pytest.fixture
+def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return the sizes of all transactions that writers begin."""
+    sizes: list[int] = []
+    original = sqlite_engine._Writer._do
+
+    def do(self: sqlite_engine._Writer, execute: Any, requests: list[Any]) -> Any:
+        sizes.append(len(requests))
+        return original(self, execute, requests)
+
+    monkeypatch.setattr(sqlite_engine._Writer, "_do", do)
+    return sizes
+
+
+def our_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("mcp-task-runtime")]
+
+
+async def until(condition: Callable[[], object]) -> None:
+    with anyio.fail_after(PATIENCE):
+        while not condition():  # it comes true in another thread, which tells nobody
+            await anyio.sleep(0.005)  # noqa: ASYNC110
+
+
+CHILD = """
+import sys, time, anyio
+from datetime import datetime, timezone
+from mcp_task_runtime.core.message_queue import *
+from mcp_task_runtime.core.types import *
+from mcp_task_runtime.stores.sqlite import SQLiteTaskStore
+
+def say(*words):
+    print(*words, flush=True)
+
+async def main(store, queue):
+{body}
+
+async def run():
+    async with SQLiteTaskStore(sys.argv[1]) as store:
+        await main(store, store.message_queue)
+
+anyio.run(run)
+"""
+
+
+@contextmanager
+def child(path: Path, body: str) -> Iterator[subprocess.Popen[str]]:
+    """Run code with `store` and `queue` in another process: it says and reads lines."""
+    source = CHILD.format(body="\n".join(f"    {line}" for line in body.strip().splitlines()))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", source, str(path)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+async def hear(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    with anyio.fail_after(PATIENCE):
+        return (await anyio.to_thread.run_sync(process.stdout.readline)).strip()
+
+
+def tell(process: subprocess.Popen[str], line: str) -> None:
+    assert process.stdin is not None
+    process.stdin.write(line + "\n")
+    process.stdin.flush()
+
+
+# --- what it is ---------------------------------------------------------------------------------------
+
+
+def test_it_implements_the_protocols(path: Path) -> None:
+    store = SQLiteTaskStore(path)
+    assert isinstance(store, TaskStore)
+    assert isinstance(store, TaskLeases)
+    assert isinstance(store.message_queue, TaskMessageQueue)
+
+
+@pytest.mark.parametrize("name", ["", ":memory:"])
+def test_a_path_that_is_no_file_is_refused(name: str) -> None:
+    for kind in (SQLiteTaskStore, SQLiteTaskMessageQueue):
+        with pytest.raises(ValueError, match="path"):
+            kind(name)
+
+
+def test_an_unknown_synchronous_is_refused(path: Path) -> None:
+    with pytest.raises(ValueError, match="synchronous"):
+        SQLiteTaskStore(path, synchronous="off")  # type: ignore[arg-type]
+
+
+# --- stored form --------------------------------------------------------------------------------------
+
+# Never change what follows: files of version 1 exist. A later version adds a migration and a test of its own.
+SCHEMA_1 = """
+CREATE TABLE tasks ( sequence INTEGER PRIMARY KEY AUTOINCREMENT, task_id TEXT NOT NULL UNIQUE, owner TEXT,
+ status TEXT NOT NULL, status_message TEXT, created_at INTEGER NOT NULL, last_updated_at INTEGER NOT NULL,
+ ttl_ms INTEGER, poll_interval_ms INTEGER NOT NULL, expires_at INTEGER, revision INTEGER NOT NULL,
+ retention_ms INTEGER NOT NULL, method TEXT NOT NULL, name TEXT NOT NULL, arguments TEXT NOT NULL,
+ progress_token TEXT, rerunnable INTEGER NOT NULL, client_capabilities TEXT NOT NULL, outcome_payload TEXT,
+ outcome_message TEXT, lease_worker TEXT, lease_expires_at INTEGER, lease_attempt INTEGER );
+CREATE INDEX tasks_by_owner ON tasks (owner, sequence);
+CREATE INDEX tasks_by_expiry ON tasks (expires_at) WHERE expires_at IS NOT NULL;
+CREATE INDEX tasks_by_lease ON tasks (lease_expires_at) WHERE lease_expires_at IS NOT NULL;
+CREATE TABLE messages ( position INTEGER PRIMARY KEY, task_id TEXT NOT NULL, type TEXT NOT NULL,
+ method TEXT NOT NULL, params TEXT NOT NULL, key TEXT, queued INTEGER NOT NULL DEFAULT 1, answer_type TEXT,
+ answer_payload TEXT, UNIQUE (task_id, key) );
+CREATE INDEX messages_queued ON messages (task_id, position) WHERE queued = 1;
+CREATE INDEX messages_open ON messages (task_id, position) WHERE key IS NOT NULL AND answer_type IS NULL;
+CREATE TABLE clears (number INTEGER PRIMARY KEY, task_id TEXT NOT NULL);
+"""
+# fmt: off
+ROWS_1: list[tuple[Any, ...]] = [
+    (1, "live", "ada", "input_required", "asked", 1767225600000000, 1767225601500000, 60000, 250, 1767225660000000, 2,
+     5000, "tools/call", "report", '{"topic":"rain"}', '"token"', 1, '{"sampling":{}}', None, None, "worker",
+     1767225630000000, 1),
+    (2, "ended", None, "failed", "no", 1767225600000000, 1767225601500000, None, 500, None, 2, 0, "tools/call", "",
+     "{}", None, 0, "{}", '{"code":-32603,"message":"no"}', "no", None, None, None),
+]
+# fmt: on
+MESSAGES_1: list[tuple[Any, ...]] = [
+    (1, "live", "request", "elicitation/create", '{"message":"Sure?"}', "k", 0, None, None),
+    (2, "live", "request", "sampling/createMessage", "{}", "k2", 0, "result", '{"role":"user"}'),
+    (3, "live", "notification", "notifications/message", '{"text":"grüß 🌍"}', None, 1, None, None),
+]
+START = datetime(2026, 1, 1, tzinfo=timezone.utc)
+LATER = START + timedelta(seconds=1.5)
+RECORDS_1 = [
+    TaskRecord(
+        Task("live", "input_required", "asked", START, LATER, 60_000, 250),
+        2,
+        "ada",
+        5_000,
+        TaskRequest("tools/call", "report", '{"topic":"rain"}', "token", rerunnable=True),
+        '{"sampling":{}}',
+        None,
+        Lease("worker", START + timedelta(seconds=30)),
+    ),
+    TaskRecord(Task("ended", "failed", "no", START, LATER, None, 500), 2, outcome=Outcome.failed("no")),
+]
+
+
+async def test_a_file_of_version_1_is_read(path: Path) -> None:
+    run_script(path, f"{SCHEMA_1} PRAGMA user_version = 1; PRAGMA application_id = 0x4D435054;")
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for table, rows in (("tasks", ROWS_1), ("messages", MESSAGES_1)):
+            connection.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' * len(rows[0]))})", rows)
+    async with SQLiteTaskStore(path, clock=FakeClock()) as store:
+        for record in RECORDS_1:
+            assert await store.get_task(record.task_id) == record
+        queue = store.message_queue
+        assert await queue.outstanding("live") == (QUESTION,)
+        assert await queue.wait_for_answer("live", "k2") == Answer.result({"role": "user"})
+        assert await queue.dequeue("live") == NOTE
+
+
+async def test_the_stored_form_is_that_of_version_1(path: Path) -> None:
+    clock = FakeClock()
+    async with SQLiteTaskStore(path, clock=clock) as store:
+        queue = store.message_queue
+        request = RECORDS_1[0].request
+        await store.create_task(
+            ttl_ms=60_000,
+            poll_interval_ms=250,
+            task_id="live",
+            owner="ada",
+            retention_ms=5_000,
+            request=request,
+            client_capabilities_json='{"sampling":{}}',
+            worker="worker",
+        )
+        await store.create_task(ttl_ms=None, task_id="ended", worker="worker")
+        clock.advance(1.5)
+        await store.update_task("live", status="input_required", status_message="asked")
+        await store.finish_task("ended", Outcome.failed("no"))
+        for message in (QUESTION, QueuedMessage("request", "sampling/createMessage", '{"x":1}', "k2"), NOTE):
+            await queue.enqueue("live", message)
+        await queue.dequeue("live")
+        await queue.answer("live", "k2", Answer.result({"role": "user"}))
+    assert query(path, "SELECT * FROM tasks") == ROWS_1
+    assert query(path, "SELECT * FROM messages") == MESSAGES_1
+    found = query(path, "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%'")
+    assert [" ".join(sql.split()) for (sql,) in found] == [" ".join(sql.split()) for sql in SCHEMA_1.split(";")[:-1]]
+    assert query(path, "PRAGMA user_version") == [(1,)]
+    assert query(path, "PRAGMA application_id") == [(0x4D435054,)]
+    assert query(path, "PRAGMA journal_mode") == [("wal",)]
+
+
+async def test_any_text_and_token_comes_back_as_it_was(path: Path) -> None:
+    async with SQLiteTaskStore(path, clock=FakeClock()) as store:
+        records = []
+        for number, text in enumerate(NASTY):
+            token = 10**30 + number if number % 2 else text.replace("\ud800", "")
+            request = TaskRequest("tools/call", text, '{"a":1}', token)
+            created = await store.create_task(
+                ttl_ms=None, task_id=f"id {text}", owner=text, request=request, worker=text
+            )
+            with pytest.raises(TaskExistsError):
+                await store.create_task(ttl_ms=None, task_id=f"id {text}")
+            records.append(await store.update_task(created.task_id, status_message=text))
+            question = QueuedMessage("request", text, '{"b":2}', text)
+            assert await store.message_queue.enqueue(text, question)
+            assert await store.message_queue.outstanding(text) == (question,)
+            assert await store.renew_leases(text, [created.task_id], lease_ms=30_000) == {created.task_id}
+    async with SQLiteTaskStore(path, clock=FakeClock()) as store:
+        for text, record in zip(NASTY, records, strict=True):
+            assert await store.get_task(record.task_id) == record
+            assert (await store.list_tasks(owner=text)).records == (record,)
+            assert await store.get_task(text) is None
+            assert await store.message_queue.answer(text, text, Answer.result({}))
+            assert await store.delete_task(record.task_id)
+
+
+async def test_what_cannot_be_stored_is_an_error_of_ours_and_changes_nothing(path: Path) -> None:
+    async with SQLiteTaskStore(path) as store:
+        with pytest.raises(StoreError) as caught:
+            await store.create_task(ttl_ms=None, request=TaskRequest(progress_token=object()))  # type: ignore[arg-type]
+        assert isinstance(caught.value.__cause__, ValueError)
+        with pytest.raises(StoreError):
+            await store.create_task(ttl_ms=None, retention_ms=2**70)
+        assert (await store.list_tasks(owner=None)).records == ()
+
+
+async def test_a_forged_cursor_is_refused_whatever_its_number(path: Path) -> None:
+    async with SQLiteTaskStore(path) as store:
+        for position in (-1, 2**63, 10**30):
+            with pytest.raises(InvalidCursorError):
+                await store.list_tasks(owner=None, cursor=encode_cursor(position, None))
+        assert (await store.list_tasks(owner=None, limit=10**30)).records == ()
+
+
+# --- opening and migrating ----------------------------------------------------------------------------
+
+
+def content_of(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+def write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+async def refusal_of(path: Path) -> StoreError:
+    """Return the error that opening a file is refused with."""
+    store = SQLiteTaskStore(path)
+    with pytest.raises(StoreError) as caught:
+        await store.__aenter__()
+    await store.aclose()
+    return caught.value
+
+
+async def test_a_newer_file_is_refused_and_left_alone(path: Path) -> None:
+    async with SQLiteTaskStore(path) as store:
+        await store.create_task(ttl_ms=None, task_id="kept")
+    run_script(path, "PRAGMA user_version = 99")
+    before = content_of(path)
+    error = await refusal_of(path)
+    assert isinstance(error, SchemaVersionError)
+    assert (error.found, error.supported) == (99, 1)
+    store = SQLiteTaskStore(path)
+    with pytest.raises(SchemaVersionError):
+        await store.get_task("kept")
+    await store.aclose()
+    assert content_of(path) == before
+    run_script(path, "PRAGMA user_version = 1")
+    async with SQLiteTaskStore(path) as store:
+        assert await store.get_task("kept") is not None
+
+
+@pytest.mark.parametrize("content", [b"this is not a database, however long it may be\n" * 100, b"\0" * 5000])
+async def test_a_file_that_is_no_database_is_refused_and_left_alone(path: Path, content: bytes) -> None:
+    write(path, content)
+    error = await refusal_of(path)
+    assert str(error) == "The file is not a SQLite database"
+    assert isinstance(error.__cause__, sqlite3.DatabaseError)
+    assert content_of(path) == content
+
+
+@pytest.mark.parametrize("mark", ["", "PRAGMA user_version = 1;", "PRAGMA application_id = 7;"])
+async def test_a_database_of_somebody_else_is_refused_and_left_alone(path: Path, mark: str) -> None:
+    run_script(path, f"CREATE TABLE tasks (mine); INSERT INTO tasks VALUES (1); {mark}")
+    before = content_of(path)
+    error = await refusal_of(path)
+    assert str(error) == "The database file belongs to another application"
+    assert content_of(path) == before
+
+
+async def test_a_file_that_cannot_be_opened_is_unavailable_until_it_can(tmp_path: Path) -> None:
+    store = SQLiteTaskStore(tmp_path / "missing" / "tasks.db")
+    for _ in range(2):
+        with pytest.raises(StoreUnavailableError, match="cannot be opened") as caught:
+            await store.create_task(ttl_ms=None)
+        assert isinstance(caught.value.__cause__, sqlite3.OperationalError)
+    (tmp_path / "missing").mkdir()
+    created = await store.create_task(ttl_ms=None)
+    assert await store.get_task(created.task_id) == created
+    await store.aclose()
+
+
+async def test_a_migration_happens_in_full_or_not_at_all(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with SQLiteTaskStore(path, clock=FakeClock()) as store:
+        created = await store.create_task(ttl_ms=None)
+    first = sqlite_schema.MIGRATIONS[0]
+    second = ("ALTER TABLE tasks ADD COLUMN added TEXT", "CREATE TABLE tasks (again)")
+    monkeypatch.setattr(sqlite_schema, "MIGRATIONS", (first, second))
+    assert isinstance((await refusal_of(path)).__cause__, sqlite3.OperationalError)
+    assert query(path, "PRAGMA user_version") == [(1,)]
+    assert "added" not in [row[1] for row in query(path, "PRAGMA table_info(tasks)")]
+    monkeypatch.setattr(sqlite_schema, "MIGRATIONS", (first, second[:1]))
+    async with SQLiteTaskStore(path, clock=FakeClock()) as store:
+        assert await store.get_task(created.task_id) == created
+    assert query(path, "PRAGMA user_version") == [(2,)]
+    assert "added" in [row[1] for row in query(path, "PRAGMA table_info(tasks)")]
+
+
+async def test_many_that_open_a_new_file_at_once_make_it_once(path: Path) -> None:
+    stores = [SQLiteTaskStore(path) for _ in range(8)]
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as group:
+            for store in stores:
+                group.start_soon(partial(store.create_task, ttl_ms=None))
+    assert len((await stores[0].list_tasks(owner=None)).records) == 8
+    for store in stores:
+        await store.aclose()
+
+
+# --- one connection for many: lifecycle, threads, event loops -----------------------------------------
+
+
+async def test_it_opens_when_it_is_first_used(path: Path) -> None:
+    store = SQLiteTaskStore(path)
+    assert os.listdir(path.parent) == []
+    assert not our_threads()
+    assert await store.get_task("unknown") is None
+    await store.aclose()
+    assert os.listdir(path.parent) == [path.name]
+
+
+async def test_a_closed_store_and_its_queue_refuse_every_use(path: Path) -> None:
+    async with SQLiteTaskStore(path) as store:
+        await store.create_task(ttl_ms=None, task_id="a")
+    await store.aclose()
+    queue = store.message_queue
+    uses: list[Callable[[], Awaitable[Any]]] = [
+        store.__aenter__,
+        partial(store.create_task, ttl_ms=None),
+        partial(store.get_task, "a"),
+        partial(store.update_task, "a"),
+        partial(store.finish_task, "a", DONE),
+        partial(store.get_result, "a"),
+        partial(store.list_tasks, owner=None),
+        partial(store.delete_task, "a"),
+        partial(store.wait_for_update, "a", after=0),
+        partial(store.renew_leases, "w", ["a"], lease_ms=1),
+        partial(store.drop_leases, "w", ["a"], lapse=True),
+        store.list_lapsed,
+        partial(store.claim_task, "a", worker="w", lease_ms=1),
+        partial(queue.enqueue, "a", NOTE),
+        partial(queue.dequeue, "a"),
+        partial(queue.peek, "a"),
+        partial(queue.is_empty, "a"),
+        partial(queue.clear, "a"),
+        partial(queue.wait_for_message, "a"),
+        partial(queue.outstanding, "a"),
+        partial(queue.answer, "a", "k", Answer.withdrawn()),
+        partial(queue.wait_for_answer, "a", "k"),
+    ]
+    for use in uses:
+        with pytest.raises(StoreClosedError):
+            await use()
+
+
+async def test_closing_the_queue_of_a_store_leaves_the_store_open(path: Path) -> None:
+    async with SQLiteTaskStore(path) as store:
+        async with anyio.create_task_group() as group:
+
+            async def wait() -> None:
+                with pytest.raises(StoreClosedError):
+                    await store.message_queue.wait_for_message("a")
+
+            group.start_soon(wait)
+            await quiesce()
+            async with store.message_queue:
+                pass
+        with pytest.raises(StoreClosedError):
+            await store.message_queue.peek("a")
+        await store.create_task(ttl_ms=None)
+
+
+async def test_closing_finishes_what_was_asked_for_and_ends_the_threads(path: Path) -> None:
+    store = SQLiteTaskStore(path)
+    async with anyio.create_task_group() as group:
+        for number in range(30):
+            group.start_soon(partial(store.create_task, ttl_ms=None, task_id=str(number)))
+        for _ in range(3):
+            await anyio.lowlevel.checkpoint()
+        await store.aclose()
+        assert not our_threads()
+    assert len(query(path, "SELECT 1 FROM tasks")) == 30
+    assert not list(path.parent.glob("*-wal"))
+
+
+async def test_a_store_that_nobody_closed_ends_its_threads_when_it_is_gone(path: Path) -> None:
+    store = SQLiteTaskStore(path)
+    await store.create_task(ttl_ms=None)
+    await store.list_tasks(owner=None)
+    assert len(our_threads()) == 2
+    del store
+    gc.collect()
+    await until(lambda: not our_threads())
+
+
+def test_event_loops_may_use_a_store_one_after_the_other(path: Path) -> None:
+    store = SQLiteTaskStore(path)
+
+    async def use() -> int:
+        created = await store.create_task(ttl_ms=None)
+        with anyio.move_on_after(0.05):
+            await store.wait_for_update(created.task_id, after=1)
+        await store.finish_task(created.task_id, DONE)
+        await store.wait_for_update(created.task_id, after=1)
+        return len((await store.list_tasks(owner=None)).records)
+
+    assert [anyio.run(use, backend=backend) for backend in ("asyncio", "trio", "asyncio")] == [1, 2, 3]
+    anyio.run(store.aclose, backend="trio")
+
+
+def test_event_loops_may_use_a_store_at_the_same_time(path: Path) -> None:
+    store = SQLiteTaskStore(path)
+    ended: list[str] = []
+
+    async def ping(mine: str, other: str) -> None:
+        with anyio.fail_after(PATIENCE):
+            for _ in range(20):
+                await store.message_queue.enqueue(other, NOTE)
+                await store.message_queue.wait_for_message(mine)
+                assert await store.message_queue.dequeue(mine) == NOTE
+        ended.append(mine)
+
+    async def in_thread(backend: str, mine: str, other: str) -> None:
+        await anyio.to_thread.run_sync(lambda: anyio.run(ping, mine, other, backend=backend))
+
+    async def both() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(in_thread, "asyncio", "a", "b")
+            group.start_soon(in_thread, "trio", "b", "a")
+        await store.aclose()
+
+    anyio.run(both)
+    assert sorted(ended) == ["a", "b"]
+
+
+# --- group commit -------------------------------------------------------------------------------------
+
+
+async def test_writes_that_wait_share_one_commit(path: Path, batches: list[int]) -> None:
+    async with SQLiteTaskStore(path) as store:
+        batches.clear()
+        async with anyio.create_task_group() as group:
+            with locked(path):
+                for _ in range(100):
+                    group.start_soon(partial(store.create_task, ttl_ms=None))
+                await quiesce()
+        assert sum(batches) == 100
+        assert len(batches) <= 3
+        assert len((await store.list_tasks(owner=None, limit=1000)).records) == 100
+
+
+async def test_what_fails_among_others_fails_alone(path: Path, batches: list[int]) -> None:
+    async with SQLiteTaskStore(path) as store:
+        await store.create_task(ttl_ms=None, task_id="taken")
+        endings: dict[str, Any] = {}
+
+        async def create(task_id: str, **options: Any) -> None:
+            try:
+                endings[task_id] = await store.create_task(ttl_ms=None, task_id=task_id, **options)
+            except StoreError as error:
+                endings[task_id] = "impossible", type(error)
+            except TaskExistsError as error:
+                endings[task_id] = "taken", type(error)
+
+        batches.clear()
+        async with anyio.create_task_group() as group:
+            with locked(path):
+                group.start_soon(create, "first")
+                await quiesce()
+                group.start_soon(create, "a")
+                group.start_soon(create, "taken")
+                group.start_soon(partial(create, "impossible", retention_ms=2**70))
+                group.start_soon(create, "b")
+                await quiesce()
+        assert 4 in batches
+        assert endings["impossible"] == ("impossible", StoreError)
+        assert endings["taken"] == ("taken", TaskExistsError)
+        for task_id in ("first", "a", "b"):
+            assert await store.get_task(task_id) == endings[task_id]
+        assert await store.get_task("impossible") is None
+
+
+async def test_commits_wait_for_the_disk_unless_told_otherwise(path: Path) -> None:
+    def level(transaction: sqlite_engine.Transaction) -> int:
+        found: int = transaction.execute("PRAGMA synchronous").fetchone()[0]
+        return found
+
+    async with SQLiteTaskStore(path) as store:
+        assert await store._engine.write(level) == 2
+        assert await store._engine.write(level, lasting=False) == 1
+        assert await store._engine.write(level) == 2
+    async with SQLiteTaskStore(path, synchronous="normal") as store:
+        assert await store._engine.write(level) == 1
+
+
+# --- cancellation -------------------------------------------------------------------------------------
+
+
+async def test_a_storm_of_cancellations_leaves_each_write_done_or_not_and_nothing_behind(path: Path) -> None:
+    async with SQLiteTaskStore(path) as store:
+        returned: list[str] = []
+
+        async def live(number: int) -> None:
+            with anyio.move_on_after(0.0005 * (number % 40)):
+                created = await store.create_task(ttl_ms=None, task_id=str(number), owner="storm")
+                returned.append(created.task_id)
+                await store.message_queue.enqueue(created.task_id, QUESTION)
+                with anyio.move_on_after(0.001):
+                    await store.message_queue.wait_for_answer(created.task_id, "k")
+                await store.finish_task(created.task_id, DONE)
+                await store.wait_for_update(created.task_id, after=10)
+
+        with anyio.fail_after(PATIENCE):
+            async with anyio.create_task_group() as group:
+                for number in range(200):
+                    group.start_soon(live, number)
+        page = await store.list_tasks(owner="storm", limit=1000)
+        assert set(returned) <= {record.task_id for record in page.records}
+        for record in page.records:
+            assert (record.revision, record.outcome) in [(1, None), (2, DONE)]
+        assert not store._engine._waiters
+        assert store._engine._writer._queue.empty()
+
+
+async def test_a_message_is_never_lost_between_queue_and_a_cancelled_caller(path: Path) -> None:
+    async with SQLiteTaskMessageQueue(path) as queue:
+        messages = [QueuedMessage.notification("n", {"number": number}) for number in range(60)]
+        for message in messages:
+            await queue.enqueue("a", message)
+        taken: list[QueuedMessage] = []
+
+        async def take(number: int) -> None:
+            with anyio.move_on_after(0.0002 * number):
+                message = await queue.dequeue("a")
+                assert message is not None
+                taken.append(message)
+
+        with anyio.fail_after(PATIENCE):
+            async with anyio.create_task_group() as group:
+                for number in range(50):
+                    group.start_soon(take, number)
+            while (left := await queue.dequeue("a")) is not None:
+                taken.append(left)
+        assert sorted(m.params["number"] for m in taken) == list(range(60))
+
+
+async def test_a_write_that_waits_for_its_turn_is_withdrawn_when_it_is_cancelled(path: Path) -> None:
+    async with SQLiteTaskStore(path) as store:
+        with anyio.fail_after(PATIENCE):
+            async with anyio.create_task_group() as group:
+                with locked(path):
+                    group.start_soon(partial(store.create_task, ttl_ms=None, task_id="begun"))
+                    await quiesce()
+                    with anyio.move_on_after(0.01) as scope:
+                        await store.create_task(ttl_ms=None, task_id="withdrawn")
+                    assert scope.cancelled_caught
+        assert await store.get_task("begun") is not None
+        assert await store.get_task("withdrawn") is None
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_the_cancellation_of_an_asyncio_task_is_not_swallowed(path: Path) -> None:
+    import asyncio
+
+    async with SQLiteTaskStore(path) as store:
+        with locked(path):
+            task = asyncio.ensure_future(store.create_task(ttl_ms=None, task_id="begun"))
+            await quiesce()
+            task.cancel()
+            await quiesce()
+            assert not task.done()  # it has begun: what came of it is not known yet
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await store.get_task("begun") is not None
+
+
+# --- several processes --------------------------------------------------------------------------------
+
+
+async def test_who_waits_is_woken_by_another_process_at_once(path: Path) -> None:
+    delays: list[float] = []
+    async with SQLiteTaskStore(path) as store:
+        await store.create_task(ttl_ms=None, task_id="a")
+        body = """
+say("ready")
+for line in sys.stdin:
+    await store.update_task("a", status_message="from afar")
+    say(time.time())
+"""
+        with child(path, body) as process:
+            assert await hear(process) == "ready"
+            for revision in range(1, 8):
+                woken: list[float] = []
+
+                async def wait(revision: int = revision, woken: list[float] = woken) -> None:
+                    await store.wait_for_update("a", after=revision)
+                    woken.append(time.time())
+
+                with anyio.fail_after(PATIENCE):
+                    async with anyio.create_task_group() as group:
+                        group.start_soon(wait)
+                        await anyio.sleep(0.06)
+                        tell(process, "go")
+                        committed = float(await hear(process))
+                delays.append(woken[0] - committed)
+    assert sorted(delays)[3] < 0.06, delays
+
+
+async def test_questions_and_answers_cross_processes(path: Path) -> None:
+    body = """
+await queue.wait_for_message("a")
+question = await queue.dequeue("a")
+await queue.answer("a", question.key, Answer.result({"you": "asked " + question.params["message"]}))
+await queue.wait_for_message("b")
+"""
+    async with SQLiteTaskStore(path) as store:
+        with child(path, body), anyio.fail_after(PATIENCE):
+            await anyio.sleep(0.3)
+            await store.message_queue.enqueue("a", QUESTION)
+            answer = await store.message_queue.wait_for_answer("a", "k")
+    assert answer.unwrap() == {"you": "asked Sure?"}
+
+
+async def test_waiting_is_no_busy_loop(path: Path) -> None:
+    async with SQLiteTaskStore(path) as store:
+        await store.create_task(ttl_ms=None, task_id="a")
+        before = time.process_time()
+        with anyio.move_on_after(1):
+            await store.wait_for_update("a", after=1)
+        assert time.process_time() - before < 0.15
+        before = time.process_time()
+        await anyio.sleep(0.5)
+        assert time.process_time() - before < 0.05
+
+
+async def test_what_was_acknowledged_outlives_a_kill(path: Path) -> None:
+    body = """
+say("ready")
+while True:
+    record = await store.create_task(ttl_ms=None, worker="lost", lease_ms=1)
+    await store.update_task(record.task_id, status_message="begun")
+    say(record.task_id)
+"""
+    with child(path, body) as process:
+        assert await hear(process) == "ready"
+        acknowledged = [await hear(process) for _ in range(50)]
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        acknowledged += [line.strip() for line in process.stdout if line.endswith("\n")]
+    async with SQLiteTaskStore(path) as store:
+        for task_id in acknowledged:
+            record = await store.get_task(task_id)
+            assert record is not None
+            assert record.task.status_message == "begun"
+        assert {record.task_id for record in await store.list_lapsed(limit=10_000)} >= set(acknowledged)
+
+
+async def test_processes_that_write_all_the_time_take_turns(path: Path) -> None:
+    body = """
+say("ready")
+while True:
+    await store.create_task(ttl_ms=None, owner="other")
+"""
+    async with SQLiteTaskStore(path) as store:
+        with child(path, body) as process:
+            assert await hear(process) == "ready"
+            with anyio.fail_after(PATIENCE):
+                for _ in range(100):
+                    await store.create_task(ttl_ms=None, owner="mine")
+        assert len((await store.list_tasks(owner="mine", limit=1000)).records) == 100
+
+
+async def test_a_lock_that_is_not_released_is_an_error_and_nothing_is_lost(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with SQLiteTaskStore(path) as store:
+        await store.create_task(ttl_ms=None, task_id="before")
+        monkeypatch.setattr(sqlite_engine, "_BUSY_TRIES", 5)
+        with locked(path):
+            with pytest.raises(StoreUnavailableError, match="locked"):
+                await store.create_task(ttl_ms=None, task_id="refused")
+            assert await store.get_task("before") is not None
+        monkeypatch.undo()
+        assert await store.get_task("refused") is None
+        await store.create_task(ttl_ms=None, task_id="after")
+
+
+# --- leases -------------------------------------------------------------------------------------------
+
+
+async def test_leases_are_renewed_by_their_worker_only(path: Path) -> None:
+    clock = FakeClock()
+    async with SQLiteTaskStore(path, clock=clock) as store:
+        mine = await store.create_task(ttl_ms=None, worker="me", lease_ms=10_000)
+        assert mine.lease == Lease("me", clock.now() + timedelta(seconds=10), 1)
+        theirs = await store.create_task(ttl_ms=None, worker="them", lease_ms=10_000)
+        nobodys = await store.create_task(ttl_ms=None)
+        ended = await store.create_task(ttl_ms=None, worker="me", lease_ms=10_000)
+        assert (await store.finish_task(ended.task_id, DONE)).lease is None
+        dying = await store.create_task(ttl_ms=11_000, worker="me", lease_ms=10_000)
+        clock.advance(11)
+        ids = [record.task_id for record in (mine, theirs, nobodys, ended, dying)]
+        assert await store.renew_leases("me", [*ids, "unknown"], lease_ms=20_000) == {mine.task_id}
+        renewed = await store.get_task(mine.task_id)
+        assert renewed == replace(mine, lease=Lease("me", clock.now() + timedelta(seconds=20), 1))
+        assert await store.get_task(theirs.task_id) == theirs
+        assert await store.renew_leases("me", [], lease_ms=1) == frozenset()
+
+
+async def test_lapsed_leases_are_listed_the_longest_lapsed_first(path: Path) -> None:
+    clock = FakeClock()
+    async with SQLiteTaskStore(path, clock=clock) as store:
+        for task_id, lease_ms in (("c", 3_000), ("a", 1_000), ("b", 2_000), ("later", 4_001)):
+            await store.create_task(ttl_ms=None, task_id=task_id, worker="w", lease_ms=lease_ms)
+        await store.create_task(ttl_ms=4_000, task_id="gone", worker="w", lease_ms=1_000)
+        assert await store.list_lapsed() == ()
+        clock.advance(4)
+        assert [record.task_id for record in await store.list_lapsed()] == ["a", "b", "c"]
+        assert [record.task_id for record in await store.list_lapsed(limit=2)] == ["a", "b"]
+        await store.finish_task("a", DONE)
+        await store.update_task("b", status="input_required")
+        assert [(record.task_id, record.status) for record in await store.list_lapsed()] == [
+            ("b", "input_required"),
+            ("c", "working"),
+        ]
+        with pytest.raises(ValueError, match="limit"):
+            await store.list_lapsed(limit=0)
+
+
+async def test_dropped_leases_lapse_at_once_or_are_gone(path: Path) -> None:
+    clock = FakeClock()
+    async with SQLiteTaskStore(path, clock=clock) as store:
+        for task_id in ("lapses", "detached", "kept"):
+            await store.create_task(ttl_ms=None, task_id=task_id, worker="me")
+        await store.drop_leases("somebody else", ["lapses", "detached", "kept"], lapse=True)
+        await store.drop_leases("somebody else", ["lapses", "detached", "kept"], lapse=False)
+        assert await store.list_lapsed() == ()
+        await store.drop_leases("me", ["lapses", "unknown"], lapse=True)
+        await store.drop_leases("me", ["detached"], lapse=False)
+        assert [record.task_id for record in await store.list_lapsed()] == ["lapses"]
+        detached = await store.get_task("detached")
+        assert detached is not None
+        assert (detached.lease, detached.revision) == (None, 1)
+        assert await store.renew_leases("me", ["lapses", "detached"], lease_ms=5) == {"lapses"}
+
+
+async def test_of_many_that_claim_a_task_in_several_stores_exactly_one_gets_it(path: Path) -> None:
+    clock = FakeClock()
+    async with SQLiteTaskStore(path, clock=clock) as store, SQLiteTaskStore(path, clock=clock) as other:
+        created = await store.create_task(ttl_ms=None, task_id="a", worker="lost", lease_ms=1_000)
+        await store.update_task("a", status="input_required", status_message="asked")
+        assert await store.claim_task("a", worker="early", lease_ms=1) is None
+        clock.advance(1)
+        won: list[TaskRecord] = []
+
+        async def claim(side: SQLiteTaskStore, worker: str) -> None:
+            record = await side.claim_task("a", worker=worker, lease_ms=30_000)
+            if record is not None:
+                won.append(record)
+
+        async def wait() -> None:
+            await other.wait_for_update("a", after=2)
+
+        with anyio.fail_after(PATIENCE):
+            async with anyio.create_task_group() as group:
+                group.start_soon(wait)
+                for number in range(6):
+                    group.start_soon(claim, (store, other)[number % 2], str(number))
+        (record,) = won
+        assert record.lease is not None
+        assert record.lease == Lease(record.lease.worker, clock.now() + timedelta(seconds=30), 2)
+        assert (record.revision, record.status, record.task.status_message) == (3, "input_required", "asked")
+        assert await other.get_task("a") == record
+        assert await store.renew_leases("lost", ["a"], lease_ms=1) == frozenset()
+        await store.finish_task("a", DONE)
+        clock.advance(60)
+        for task_id in ("a", "unknown"):
+            assert await store.claim_task(task_id, worker="late", lease_ms=1) is None
+        assert created.revision == 1
+
+
+# --- faults -------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Let no file grow beyond a size, as on a full disk."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+async def test_a_disk_that_takes_no_more_loses_nothing_and_recovers_by_itself(path: Path) -> None:
+    big = Outcome.completed({"text": "x" * 100_000})
+    async with SQLiteTaskStore(path) as store:
+        acknowledged = [(await store.create_task(ttl_ms=None)).task_id]
+        refusals: list[StoreError] = []
+        with largest_file(500_000):
+            for _ in range(40):
+                try:
+                    record = await store.create_task(ttl_ms=None)
+                    acknowledged.append(record.task_id)
+                    await store.finish_task(record.task_id, big)
+                except StoreUnavailableError as error:
+                    refusals.append(error)
+            assert len(refusals) > 20
+            assert all(isinstance(error.__cause__, sqlite3.Error) for error in refusals)
+            for task_id in acknowledged:
+                assert await store.get_task(task_id) is not None
+        for task_id in acknowledged:
+            record = await store.get_task(task_id) or pytest.fail("lost")
+            if record.outcome is None:
+                record = await store.finish_task(task_id, big)
+            assert record.outcome == big
+
+
+async def test_a_full_disk_is_told_by_name(path: Path) -> None:
+    def shrink(transaction: sqlite_engine.Transaction) -> None:
+        (pages,) = transaction.execute("PRAGMA page_count").fetchone()
+        transaction.execute(f"PRAGMA max_page_count = {pages}")
+
+    async with SQLiteTaskStore(path) as store:
+        created = await store.create_task(ttl_ms=None)
+        await store._engine.write(shrink)
+        with pytest.raises(StoreUnavailableError, match="disk is full"):
+            await store.finish_task(created.task_id, Outcome.completed({"text": "x" * 50_000}))
+        assert await store.get_task(created.task_id) == created
+        await store.finish_task(created.task_id, DONE)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs POSIX permissions")
+async def test_a_read_only_file_can_be_read_and_says_why_it_cannot_be_written() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tasks.db"
+        async with SQLiteTaskStore(path) as store:
+            created = await store.create_task(ttl_ms=None)
+        with read_only(path):
+            store = SQLiteTaskStore(path)
+            with pytest.raises(StoreUnavailableError) as caught:
+                await store.create_task(ttl_ms=None)
+            assert isinstance(caught.value.__cause__, sqlite3.OperationalError)
+            assert str(caught.value) in ("The database is read-only", "The database file cannot be opened")
+        await store.finish_task(created.task_id, DONE)
+        assert await store.get_result(created.task_id) == DONE
+        await store.aclose()
+
+
+@contextmanager
+def read_only(path: Path) -> Iterator[None]:
+    """Let nobody write a file: permissions do not stop root, so root becomes somebody else."""
+    is_root = os.geteuid() == 0
+    path.chmod(0o444)
+    path.parent.chmod(0o555)
+    if is_root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
+        path.parent.chmod(0o755)
+        path.chmod(0o644)
+
+
+# --- cost ---------------------------------------------------------------------------------------------
+
+
+async def test_no_statement_reads_a_whole_table(path: Path) -> None:
+    await SQLiteTaskStore(path).get_task("a")
+    statements = [
+        value
+        for name, value in vars(sqlite).items()
+        if isinstance(value, str) and value.startswith(("SELECT", "UPDATE", "DELETE"))
+    ]
+    statements += ["DELETE FROM messages WHERE task_id = ?", "DELETE FROM tasks WHERE task_id = ?"]
+    assert len(statements) >= 14
+    for statement in statements:
+        names = {"task_id": "a", "seen": 1}
+        values: Any = names if ":task_id" in statement else (1,) * statement.count("?")
+        with closing(sqlite3.connect(path)) as connection:
+            plan = [row[-1] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
+        # The clears are few, and those a waiter has seen are passed over; `max` takes the last.
+        assert not [step for step in plan if step.startswith("SCAN") and "CONSTANT ROW" not in step], (statement, plan)
+        assert not [step for step in plan if "TEMP B-TREE" in step], (statement, plan)
+
+
+async def test_expired_tasks_and_their_mailboxes_are_removed_by_the_way(path: Path) -> None:
+    clock = FakeClock()
+    async with SQLiteTaskStore(path, clock=clock) as store:
+        for number in range(300):
+            await store.create_task(ttl_ms=1_000, task_id=f"{number}")
+            await store.message_queue.enqueue(f"{number}", QUESTION)
+        clock.advance(1)
+        for _ in range(2 * sqlite_engine._PURGE_EVERY):
+            await store.delete_task("unknown")
+        await until(lambda: query(path, "SELECT count(*) FROM tasks") == [(0,)])
+        assert query(path, "SELECT count(*) FROM messages") == [(0,)]
+
+
+async def test_expired_tasks_are_removed_when_nothing_happens(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_engine, "_IDLE_SECONDS", 0.01)
+    clock = FakeClock()
+    async with SQLiteTaskStore(path, clock=clock) as store:
+        await store.create_task(ttl_ms=1_000)
+        await store.create_task(ttl_ms=None)
+        clock.advance(1)
+        await until(lambda: query(path, "SELECT count(*) FROM tasks") == [(1,)])
+
+
+async def test_the_mailbox_of_an_expired_task_is_gone_before_it_is_removed(path: Path) -> None:
+    clock = FakeClock()
+    async with SQLiteTaskStore(path, clock=clock) as store:
+        queue = store.message_queue
+        await store.create_task(ttl_ms=1_000, task_id="a")
+        await queue.enqueue("a", QUESTION)
+        async with anyio.create_task_group() as group:
+
+            async def wait(operation: Callable[[], Awaitable[Any]]) -> None:
+                with pytest.raises(TaskNotFoundError):
+                    await operation()
+
+            await queue.enqueue("a", replace(QUESTION, key="k2"))
+            await queue.dequeue("a")
+            await queue.dequeue("a")
+            group.start_soon(wait, partial(queue.wait_for_answer, "a", "k"))
+            group.start_soon(wait, partial(queue.wait_for_message, "a"))
+            await until(lambda: clock.waiting == 2)
+            clock.advance(1)
+        assert await queue.outstanding("a") == ()
+        assert not await queue.answer("a", "k", Answer.withdrawn())
+        assert await queue.enqueue("a", QUESTION)  # a mailbox of its own, as for any id
+        assert await queue.outstanding("a") == (QUESTION,)
+
+
+async def test_only_so_many_cleared_mailboxes_are_remembered(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "KEPT_CLEARS", 5)
+    async with SQLiteTaskMessageQueue(path) as queue:
+        for number in range(12):
+            await queue.clear(f"{number}")
+        assert query(path, "SELECT task_id FROM clears") == [(f"{number}",) for number in range(7, 12)]
