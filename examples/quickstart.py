@@ -11,6 +11,7 @@ import sys
 import anyio
 from mcp import Client, StdioServerParameters
 from mcp.client import ClientRequestContext
+from mcp.client.stdio import stdio_client
 from mcp.server import MCPServer
 from mcp_types import ElicitRequestParams, ElicitResult
 from pydantic import BaseModel
@@ -46,7 +47,7 @@ async def answer_yes(context: ClientRequestContext, params: ElicitRequestParams)
 
 
 async def main() -> None:
-    server = StdioServerParameters(command=sys.executable, args=[__file__, "serve"])
+    server = stdio_client(StdioServerParameters(command=sys.executable, args=[__file__, "serve"]))
     async with Client(server, extensions=[TasksClient(on_update=show)], elicitation_callback=answer_yes) as client:
         print("calling build_report")
         result = await client.call_tool("build_report", {"topic": "Bees"})

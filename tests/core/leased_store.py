@@ -228,12 +228,17 @@ class Cluster:
             await anyio.lowlevel.checkpoint()
 
     async def pass_time(self, seconds: float) -> None:
-        """Let time pass in steps in which every process that can renews its leases."""
+        """Let time pass second by second: everybody who waits wakes at the right one."""
         while seconds > 0:
-            step = min(seconds, TURN_SECONDS)
+            step = min(seconds, 1.0)
             self.clock.advance(step)
             await self.settle()
             seconds -= step
+
+    async def pass_time_until_taken(self, task_id: str, process: Process) -> None:
+        """Let time pass until a process has claimed the task, and no longer."""
+        while task_id not in process.running:
+            await self.pass_time(1)
 
     async def questions(self, task_id: str) -> list[QueuedMessage]:
         """Return the open questions of a task."""
@@ -266,12 +271,13 @@ async def open_cluster(
             for process in processes:
                 await stack.enter_async_context(process.runtime)
             await cluster.settle()  # the first turn is over
-            yield cluster, processes
-            for process in processes:
-                process.link.is_cut = False
-                process.link.fails.clear()
+            try:
+                yield cluster, processes
+            finally:
+                for process in cluster.processes:
+                    process.link.is_cut = False
+                    process.link.fails.clear()
         for process in processes:
             assert process.running == set()
             assert not process.runtime._calls
-            assert not len(process.runtime._deadlines)
     assert cluster.clock.waiting == 0, "somebody still waits"

@@ -100,7 +100,7 @@ async def started(process: Process, new: NewTask | None = None) -> str:
 async def test_renewals_keep_a_task_for_as_long_as_its_process_lives() -> None:
     async with open_cluster() as (cluster, (a, b)):
         task_id = await started(a)
-        await cluster.pass_time(20 * LEASE_SECONDS)
+        await cluster.pass_time(5 * LEASE_SECONDS)
         record = cluster.store.record(task_id)
         assert (record.status, record.revision) == ("working", 1), "a renewal changes nothing that a client sees"
         assert record.lease is not None
@@ -357,7 +357,7 @@ async def test_a_question_that_was_withdrawn_is_asked_anew_under_a_new_key() -> 
         await cluster.pass_time(1)
         await cluster.until_asked(task_id, "2")
         a.link.is_cut = True
-        await cluster.pass_time(LEASE_SECONDS)
+        await cluster.pass_time_until_taken(task_id, b)
         (key_of_first, key_of_second) = sorted((q.key or "" for q in await cluster.questions(task_id)), reverse=True)
         assert key_of_first not in ("1", "2")
         assert key_of_second == "2"
@@ -380,13 +380,12 @@ async def test_a_third_run_gets_the_answer_to_what_the_second_had_to_ask_anew() 
         await cluster.pass_time(1)
         await cluster.until_asked(task_id, "2")
         a.link.is_cut = True
-        await cluster.pass_time(LEASE_SECONDS)
+        await cluster.pass_time_until_taken(task_id, b)
         open_before = await cluster.questions(task_id)
         assert len(open_before) == 2
         c.runtime.rerun_with("tool", impatient(c, asked))
-        b.link.is_cut = True
-        cluster.clock.advance(0.5)  # the question of the second run is still open
-        await cluster.pass_time(LEASE_SECONDS)
+        b.link.is_cut = True  # it cannot withdraw its question any more
+        await cluster.pass_time_until_taken(task_id, c)
         lease = cluster.store.record(task_id).lease
         assert lease is not None
         assert (lease.worker, lease.attempt) == (c.worker, 3)
@@ -451,13 +450,15 @@ async def test_a_process_that_is_closing_takes_over_nothing_that_it_cannot_run()
                 closing.set()
 
             group.start_soon(live)
-            await cluster.settle()
-            task_id = await lost_task(cluster, RERUNNABLE)
-            await cluster.pass_time(LEASE_SECONDS + TURN_SECONDS)
-            assert not closing.is_set(), "its grace period is not over"
-            record = cluster.store.record(task_id)
-            assert (record.lease and record.lease.worker, record.lease and record.lease.attempt) == ("killed", 1)
-            release.set()
+            try:
+                await cluster.settle()
+                task_id = await lost_task(cluster, RERUNNABLE)
+                await cluster.pass_time(LEASE_SECONDS + TURN_SECONDS)
+                assert not closing.is_set(), "its grace period is not over"
+                record = cluster.store.record(task_id)
+                assert (record.lease and record.lease.worker, record.lease and record.lease.attempt) == ("killed", 1)
+            finally:
+                release.set()
             await closing.wait()
         b.runtime.rerun_with("tool", Questions().of(b))
         await b.runtime.get(task_id, owner=None)
@@ -498,15 +499,17 @@ async def test_a_heartbeat_does_not_take_back_what_a_shutdown_has_released() -> 
                     await cluster.settle()
 
             group.start_soon(live)
-            await cluster.settle()
-            (task_id,) = task_ids
-            assert await cluster.store.list_lapsed() != ()
-            await cluster.pass_time(TURN_SECONDS)
-            assert [record.task_id for record in await cluster.store.list_lapsed()] == [task_id]
-            questions = Questions()
-            questions.offer(b)
-            await b.runtime.get(task_id, owner=None)
-            tidy.set()
+            try:
+                await cluster.settle()
+                (task_id,) = task_ids
+                assert await cluster.store.list_lapsed() != ()
+                await cluster.pass_time(TURN_SECONDS)
+                assert [record.task_id for record in await cluster.store.list_lapsed()] == [task_id]
+                questions = Questions()
+                questions.offer(b)
+                await b.runtime.get(task_id, owner=None)
+            finally:
+                tidy.set()
         record = await cluster.until_ended(task_id)
         assert record.status == "completed", "the end of the old run says nothing of the new one"
 

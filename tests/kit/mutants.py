@@ -58,6 +58,11 @@ class Mutant:
 MUTANTS: list[Mutant] = []
 
 
+def _live(store: InMemoryTaskStore, task_id: str) -> Any:
+    store._purge()
+    return store._entry(task_id)
+
+
 def store_mutant(*killers: str, fault: int | None = None) -> Callable[[type[InMemoryTaskStore]], type[InMemoryTaskStore]]:
     def register(mutant: type[InMemoryTaskStore]) -> type[InMemoryTaskStore]:
         MUTANTS.append(
@@ -93,7 +98,7 @@ def backend_mutant(name: str, *killers: str, fault: int | None = None, **replace
 @store_mutant("a_refused_step_raises_and_changes_nothing")
 class AnEndedTaskCanBeUpdated(InMemoryTaskStore):
     async def update_task(self, task_id: str, **changes: Any) -> TaskRecord:
-        entry = self._live_entry(task_id)
+        entry = _live(self, task_id)
         record = entry.record
         if record.outcome is None:
             return await super().update_task(task_id, **changes)
@@ -104,7 +109,7 @@ class AnEndedTaskCanBeUpdated(InMemoryTaskStore):
 @store_mutant("a_refused_step_raises_and_changes_nothing")
 class ARefusedUpdateAddsToTheRevision(InMemoryTaskStore):
     async def update_task(self, task_id: str, **changes: Any) -> TaskRecord:
-        entry = self._live_entry(task_id)
+        entry = _live(self, task_id)
         try:
             return await super().update_task(task_id, **changes)
         except InvalidTransitionError:
@@ -115,7 +120,7 @@ class ARefusedUpdateAddsToTheRevision(InMemoryTaskStore):
 @store_mutant("a_conditional_update_happens_at_its_revision_only")
 class ARefusedUpdateStampsTheTask(InMemoryTaskStore):
     async def update_task(self, task_id: str, **changes: Any) -> TaskRecord:
-        entry = self._live_entry(task_id)
+        entry = _live(self, task_id)
         try:
             return await super().update_task(task_id, **changes)
         except RevisionConflictError:
@@ -127,7 +132,7 @@ class ARefusedUpdateStampsTheTask(InMemoryTaskStore):
 @store_mutant("a_refused_step_raises_and_changes_nothing")
 class AnUpdateCanEndATask(InMemoryTaskStore):
     async def update_task(self, task_id: str, **changes: Any) -> TaskRecord:
-        entry = self._live_entry(task_id)
+        entry = _live(self, task_id)
         if changes.get("status") in ("completed", "failed", "cancelled") and entry.record.outcome is None:
             task = replace(entry.record.task, status=changes["status"])
             entry.record = replace(entry.record, task=task, revision=entry.record.revision + 1)
@@ -145,7 +150,7 @@ class TheExpectedRevisionIsIgnored(InMemoryTaskStore):
 @store_mutant("a_conditional_update_happens_at_its_revision_only")
 class TheExpectedRevisionIsCheckedTooEarly(InMemoryTaskStore):
     async def update_task(self, task_id: str, *, if_revision: int | None = None, **changes: Any) -> TaskRecord:
-        record = self._live_entry(task_id).record
+        record = _live(self, task_id).record
         if if_revision is not None and record.revision != if_revision:
             raise RevisionConflictError(task_id, expected=if_revision, current=record.revision)
         await anyio.lowlevel.checkpoint()
@@ -162,7 +167,7 @@ class TheProgressTokenIsDropped(InMemoryTaskStore):
 class AnUpdateWithoutAMessageDropsTheMessage(InMemoryTaskStore):
     async def update_task(self, task_id: str, *, status_message: str | None = None, **changes: Any) -> TaskRecord:
         record = await super().update_task(task_id, status_message=status_message, **changes)
-        entry = self._live_entry(task_id)
+        entry = _live(self, task_id)
         entry.record = replace(record, task=replace(record.task, status_message=status_message))
         return entry.record
 
@@ -179,7 +184,7 @@ class CreatingOverwrites(InMemoryTaskStore):
 class LastUpdatedAtGoesBack(InMemoryTaskStore):
     async def update_task(self, task_id: str, **changes: Any) -> TaskRecord:
         record = await super().update_task(task_id, **changes)
-        entry = self._live_entry(task_id)
+        entry = _live(self, task_id)
         entry.record = replace(record, task=replace(record.task, last_updated_at=self._clock.now()))
         return entry.record
 
@@ -187,9 +192,9 @@ class LastUpdatedAtGoesBack(InMemoryTaskStore):
 @store_mutant("of_many_that_finish_a_task_exactly_one_wins", "changes_that_overlap_have_the_effect_of_some_sequence")
 class EveryFinisherThatLookedInTimeWins(InMemoryTaskStore):
     async def finish_task(self, task_id: str, outcome: Outcome) -> TaskRecord:
-        before = self._live_entry(task_id).record
+        before = _live(self, task_id).record
         await anyio.lowlevel.checkpoint()
-        entry = self._live_entry(task_id)
+        entry = _live(self, task_id)
         if before.outcome is None:
             entry.record = replace(before, revision=entry.record.revision)
         return await super().finish_task(task_id, outcome)
@@ -200,7 +205,7 @@ class EveryFinisherThatLookedInTimeWins(InMemoryTaskStore):
 )
 class TheResultIsWrittenBeforeTheStatus(InMemoryTaskStore):
     async def finish_task(self, task_id: str, outcome: Outcome) -> TaskRecord:
-        entry = self._live_entry(task_id)
+        entry = _live(self, task_id)
         if not is_terminal(entry.record.status):
             entry.record = replace(entry.record, outcome=outcome)
         await anyio.lowlevel.checkpoint()
@@ -213,7 +218,7 @@ class TheResultIsWrittenBeforeTheStatus(InMemoryTaskStore):
 class TheStatusIsWrittenBeforeTheResult(InMemoryTaskStore):
     async def finish_task(self, task_id: str, outcome: Outcome) -> TaskRecord:
         record = await super().finish_task(task_id, outcome)
-        entry = self._live_entry(task_id)
+        entry = _live(self, task_id)
         entry.record = replace(record, outcome=None)
         await anyio.lowlevel.checkpoint()
         entry.record = record
@@ -226,21 +231,21 @@ class TheStatusIsWrittenBeforeTheResult(InMemoryTaskStore):
 @store_mutant("every_waiter_wakes_when_the_task_changes", fault=1)
 class OnlyTheLastWaiterWakes(InMemoryTaskStore):
     async def wait_for_update(self, task_id: str, *, after: int) -> TaskRecord:
-        if self._live_entry(task_id).record.revision <= after:
-            self._live_entry(task_id).changed = None  # the new event takes the place of the one others wait for
+        if _live(self, task_id).record.revision <= after:
+            _live(self, task_id).changed = None  # the new event takes the place of the one others wait for
         return await super().wait_for_update(task_id, after=after)
 
 
 @store_mutant("a_change_before_the_wait_counts", fault=2)
 class AChangeBeforeTheWaitIsLost(InMemoryTaskStore):
     async def wait_for_update(self, task_id: str, *, after: int) -> TaskRecord:
-        return await super().wait_for_update(task_id, after=self._live_entry(task_id).record.revision)
+        return await super().wait_for_update(task_id, after=_live(self, task_id).record.revision)
 
 
 @store_mutant("every_waiter_wakes_when_the_task_changes")
 class TheEndWakesNobody(InMemoryTaskStore):
     async def finish_task(self, task_id: str, outcome: Outcome) -> TaskRecord:
-        entry = self._live_entry(task_id)
+        entry = _live(self, task_id)
         entry.changed, waited_for = None, entry.changed
         try:
             return await super().finish_task(task_id, outcome)
@@ -252,7 +257,7 @@ class TheEndWakesNobody(InMemoryTaskStore):
 class WaitingReturnsAtOnce(InMemoryTaskStore):
     async def wait_for_update(self, task_id: str, *, after: int) -> TaskRecord:
         await anyio.lowlevel.checkpoint()
-        return self._live_entry(task_id).record
+        return _live(self, task_id).record
 
 
 @store_mutant("a_waiter_is_woken_by_deletion")
@@ -268,7 +273,7 @@ class DeletionWakesNobody(InMemoryTaskStore):
 class ExpiryWakesNobody(InMemoryTaskStore):
     async def wait_for_update(self, task_id: str, *, after: int) -> TaskRecord:
         while True:
-            entry = self._live_entry(task_id)
+            entry = _live(self, task_id)
             if entry.record.revision > after:
                 return entry.record
             entry.changed = entry.changed or anyio.Event()
@@ -317,11 +322,11 @@ class ACancelledWaiterTakesTheEventWithIt(InMemoryTaskStore):
 @store_mutant("what_a_store_returned_never_changes")
 class LiveReferencesAreReturned(InMemoryTaskStore):
     async def update_task(self, task_id: str, **changes: Any) -> TaskRecord:
-        held = self._live_entry(task_id).record
+        held = _live(self, task_id).record
         changed = await super().update_task(task_id, **changes)
         object.__setattr__(held, "task", changed.task)
         object.__setattr__(held, "revision", changed.revision)
-        self._live_entry(task_id).record = held
+        _live(self, task_id).record = held
         return held
 
 
@@ -361,7 +366,7 @@ class AnUpdateIsWrittenInTwoSteps(InMemoryTaskStore):
         if status is not None and status_message is not None:
             record = await super().update_task(task_id, status=status, if_revision=if_revision)
             await anyio.lowlevel.checkpoint()
-            entry = self._live_entry(task_id)
+            entry = _live(self, task_id)
             entry.record = replace(record, task=replace(record.task, status_message=status_message))
             return entry.record
         return await super().update_task(
@@ -401,7 +406,7 @@ class ACancelledWaitLeavesItsTimer(InMemoryTaskStore):
 class TheMachinesClockIsUsed(InMemoryTaskStore):
     async def create_task(self, **fields: Any) -> TaskRecord:
         record = await super().create_task(**fields)
-        entry = self._live_entry(record.task_id)
+        entry = _live(self, record.task_id)
         now = datetime.now(timezone.utc)
         entry.record = replace(record, task=replace(record.task, created_at=now, last_updated_at=now))
         return entry.record
@@ -418,7 +423,8 @@ class AnExpiredTaskCanStillBeRead(InMemoryTaskStore):
 
 @store_mutant("an_expired_task_is_not_listed", "an_expired_task_is_gone_for_every_caller_at_once")
 class ExpiredTasksAreHiddenFromReadingOnly(InMemoryTaskStore):
-    def _purge(self) -> None: ...
+    def _purge(self) -> datetime:
+        return self._clock.now()
 
     async def get_task(self, task_id: str) -> TaskRecord | None:
         record = await super().get_task(task_id)
@@ -430,7 +436,7 @@ class ExpiredTasksAreHiddenFromReadingOnly(InMemoryTaskStore):
 class ATaskOutlivesItsDeadline(InMemoryTaskStore):
     async def create_task(self, *, ttl_ms: int | None, **fields: Any) -> TaskRecord:
         record = await super().create_task(ttl_ms=None if ttl_ms is None else ttl_ms + 1, **fields)
-        entry = self._live_entry(record.task_id)
+        entry = _live(self, record.task_id)
         entry.record = replace(record, task=replace(record.task, ttl_ms=ttl_ms))
         return entry.record
 
@@ -444,7 +450,7 @@ class FinishingDoesNotExtendTheTTL(InMemoryTaskStore):
 @store_mutant("an_outcome_can_be_fetched_for_the_retention_time")
 class FinishingExtendsTheTTLInTheAnswerOnly(InMemoryTaskStore):
     async def finish_task(self, task_id: str, outcome: Outcome) -> TaskRecord:
-        due = self._live_entry(task_id).record.task.expires_at
+        due = _live(self, task_id).record.task.expires_at
         record = await super().finish_task(task_id, outcome)
         self._expiry.set(task_id, due)
         return record
@@ -454,7 +460,7 @@ class FinishingExtendsTheTTLInTheAnswerOnly(InMemoryTaskStore):
 class EveryTaskExpires(InMemoryTaskStore):
     async def create_task(self, *, ttl_ms: int | None, **fields: Any) -> TaskRecord:
         record = await super().create_task(ttl_ms=ttl_ms if ttl_ms is not None else 86_400_000, **fields)
-        entry = self._live_entry(record.task_id)
+        entry = _live(self, record.task_id)
         entry.record = replace(record, task=replace(record.task, ttl_ms=ttl_ms))
         return entry.record
 
@@ -473,11 +479,11 @@ class AnUnknownTaskHasNoResult(InMemoryTaskStore):
 
 @store_mutant("no_operation_costs_more_when_there_are_many_tasks", fault=21)
 class CleanUpLooksAtEveryTask(InMemoryTaskStore):
-    def _purge(self) -> None:
-        super()._purge()
-        now = self._clock.now()
+    def _purge(self) -> datetime:
+        now = super()._purge()
         for task_id in [task_id for task_id, entry in self._entries.items() if _is_over(entry.record.task, now)]:
             self._remove(task_id)
+        return now
 
 
 def _is_over(task: Task, now: datetime) -> bool:

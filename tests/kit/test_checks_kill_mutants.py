@@ -21,8 +21,10 @@ PATIENCE = 0.25  # what never happens is waited for this long
 async def test_each_fault_is_found_by_the_checks_made_for_it(mutant: Mutant) -> None:
     for killer in mutant.killers:
         check = CHECKS[mutant.kind][killer]
-        with pytest.raises(AssertionError, match=rf"^{' and '.join(check.laws)} broken \({killer}\): "):
+        with pytest.raises(AssertionError, match=rf"^{' and '.join(check.laws)} broken \({killer}\): ") as found:
             await check.run(mutant.factory, patience=PATIENCE)
+        # Found by the fault, and not because the mutant no longer fits the class it changes.
+        assert not isinstance(found.value.__cause__, AttributeError | NameError | TypeError)
 
 
 @pytest.mark.parametrize("law", [f"L{number}" for number in range(1, 9)])

@@ -50,6 +50,7 @@ class RawClient:
         self.questions: list[Wire] = []
         self.notifications: list[Wire] = []
         self.group = group
+        self.protocol_version = "2025-11-25"
         self.changed = anyio.Event()
         self._responses: dict[Any, Wire] = {}
         self._requests: dict[Any, Wire] = {}
@@ -106,6 +107,7 @@ class RawClient:
             "clientInfo": {"name": "raw", "version": "1"},
         }
         result = await self.result("initialize", hello)
+        self.protocol_version = result["protocolVersion"]  # mcp 1.23.0 has tasks, and knows 2025-06-18 only
         await self.notify("notifications/initialized")
         return result
 
@@ -191,7 +193,7 @@ class HTTPClient(RawClient):
         sent = {
             "accept": "application/json, text/event-stream",
             "content-type": "application/json",
-            "mcp-protocol-version": "2025-11-25",
+            "mcp-protocol-version": self.protocol_version,
         }
         return sent if self.session_id is None else {**sent, "mcp-session-id": self.session_id}
 
@@ -239,13 +241,14 @@ async def http_client(
     capabilities: Wire | None = None,
     initialize: bool = True,
     headers: dict[str, str] | None = None,
-    session_id: str | None = None,
+    resumes: HTTPClient | None = None,
 ) -> AsyncGenerator[HTTPClient, None]:
-    """Connect to a server that listens at a URL."""
+    """Connect to a server that listens at a URL, maybe in the session of a client whose connection was lost."""
     async with httpx.AsyncClient(timeout=PATIENCE, headers=headers) as http, anyio.create_task_group() as group:
         client = HTTPClient(group, answer, http, url)
-        client.session_id = session_id
-        if initialize:
+        if resumes is not None:
+            client.session_id, client.protocol_version = resumes.session_id, resumes.protocol_version
+        elif initialize:
             await client.initialize(ALL_CAPABILITIES if capabilities is None else capabilities)
         try:
             yield client

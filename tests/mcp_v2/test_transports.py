@@ -15,6 +15,7 @@ from typing import Any
 import anyio
 import pytest
 from mcp import Client, StdioServerParameters
+from mcp.client.stdio import stdio_client
 from mcp.server import MCPServer
 from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, CreateMessageResult, ElicitResult, TextContent
@@ -79,7 +80,7 @@ def everything(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     if request.param == "memory":
         yield make_server()
     elif request.param == "stdio":
-        yield StdioServerParameters(command=sys.executable, args=[ENTRY, "stdio"])
+        yield stdio_client(StdioServerParameters(command=sys.executable, args=[ENTRY, "stdio"]))
     else:
         with served_over_http(make_server, **OPTIONS[request.param]) as url:
             yield url

@@ -157,8 +157,8 @@ def our_threads() -> list[threading.Thread]:
 
 async def until(condition: Callable[[], object]) -> None:
     with anyio.fail_after(PATIENCE):
-        while not condition():  # it comes true in another thread, which tells nobody
-            await anyio.sleep(0.005)  # noqa: ASYNC110
+        while not condition():  # noqa: ASYNC110 - it comes true in another thread, which tells nobody
+            await anyio.sleep(0.005)
 
 
 CHILD = """
@@ -626,6 +626,7 @@ async def test_what_fails_among_others_fails_alone(path: Path, batches: list[int
             with locked(path):
                 group.start_soon(create, "first")
                 await quiesce()
+                await until(store._engine._writer._queue.empty)
                 group.start_soon(create, "a")
                 group.start_soon(create, "taken")
                 group.start_soon(partial(create, "impossible", retention_ms=2**70))
@@ -705,32 +706,69 @@ async def test_a_message_is_never_lost_between_queue_and_a_cancelled_caller(path
 
 async def test_a_write_that_waits_for_its_turn_is_withdrawn_when_it_is_cancelled(path: Path) -> None:
     async with SQLiteTaskStore(path) as store:
+        with anyio.fail_after(PATIENCE), locked(path):
+            async with anyio.create_task_group() as group:
+                for number in range(3):
+                    group.start_soon(partial(store.create_task, ttl_ms=None, task_id=str(number)))
+                    await quiesce()
+                await until(store._engine._writer._queue.empty)
+                group.start_soon(partial(store.create_task, ttl_ms=None))
+                group.cancel_scope.cancel()
+        await store.create_task(ttl_ms=None, task_id="after")
+        assert query(path, "SELECT task_id FROM tasks") == [("after",)]
+
+
+class SlowWrite:
+    """A write that has begun and goes on when it is told to."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.go_on = threading.Event()
+
+    def __call__(self, transaction: sqlite_engine.Transaction) -> str:
+        transaction.execute("INSERT INTO clears (task_id) VALUES ('slow')")
+        self.begun.set()
+        assert self.go_on.wait(PATIENCE)
+        return "done"
+
+
+async def test_a_write_that_has_begun_returns_what_came_of_it_when_it_is_cancelled(path: Path) -> None:
+    slow, returned = SlowWrite(), []
+
+    async with SQLiteTaskStore(path) as store:
         with anyio.fail_after(PATIENCE):
             async with anyio.create_task_group() as group:
-                with locked(path):
-                    group.start_soon(partial(store.create_task, ttl_ms=None, task_id="begun"))
+
+                async def write() -> None:
+                    returned.append(await store._engine.write(slow))
+                    await anyio.lowlevel.checkpoint()
+                    returned.append("not reached")
+
+                group.start_soon(write)
+                await until(slow.begun.is_set)
+                group.cancel_scope.cancel()
+                with anyio.CancelScope(shield=True):
                     await quiesce()
-                    with anyio.move_on_after(0.01) as scope:
-                        await store.create_task(ttl_ms=None, task_id="withdrawn")
-                    assert scope.cancelled_caught
-        assert await store.get_task("begun") is not None
-        assert await store.get_task("withdrawn") is None
+                slow.go_on.set()
+    assert returned == ["done"]
+    assert query(path, "SELECT task_id FROM clears") == [("slow",)]
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_the_cancellation_of_an_asyncio_task_is_not_swallowed(path: Path) -> None:
+async def test_the_cancellation_of_an_asyncio_task_is_raised_once_it_is_known_what_came_of_it(path: Path) -> None:
     import asyncio
 
+    slow = SlowWrite()
     async with SQLiteTaskStore(path) as store:
-        with locked(path):
-            task = asyncio.ensure_future(store.create_task(ttl_ms=None, task_id="begun"))
-            await quiesce()
-            task.cancel()
-            await quiesce()
-            assert not task.done()  # it has begun: what came of it is not known yet
+        task = asyncio.ensure_future(store._engine.write(slow))
+        await until(slow.begun.is_set)
+        task.cancel()
+        await quiesce()
+        assert not task.done()
+        slow.go_on.set()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert await store.get_task("begun") is not None
+        assert query(path, "SELECT task_id FROM clears") == [("slow",)]
 
 
 # --- several processes --------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from pydantic import BaseModel
+from pydantic import BaseModel, RootModel
 
 from mcp_task_runtime.core.json import JSONObject, JSONValue
 
@@ -21,9 +21,11 @@ def form_schema(model: type[BaseModel]) -> JSONObject:
     returned object is shared: do not change it.
 
     Raises:
-        TypeError: A field is not a string, number, boolean, enumeration of strings, or list of one.
+        TypeError: The model is recursive or no object, or a field is not a string, number, boolean, enumeration of strings, or list of one.
     """
     schema = model.model_json_schema()
+    if issubclass(model, RootModel) or schema.get("type") != "object":
+        raise TypeError(f"{model.__name__}: a form is a flat object with fields")
     definitions = schema.get("$defs", {})
     properties = {
         name: _field_schema(model, name, field, definitions) for name, field in schema.get("properties", {}).items()

@@ -42,6 +42,9 @@ __all__ = ["LegacyClients"]
 
 logger = logging.getLogger(__name__)
 
+_PROTOCOL_VERSIONS = frozenset({wire.PROTOCOL_VERSION, "2025-06-18"})
+"""The revision with tasks, and the one before: `mcp` 1.23.0 has tasks, and cannot say the later one's name."""
+
 _SESSION_HEADER = "mcp-session-id"
 
 
@@ -67,7 +70,7 @@ class LegacyClients:
         with as_mcp_errors():
             if ctx.method == "tools/call":
                 return await self._call(ctx, call_next)
-            if ctx.protocol_version != wire.PROTOCOL_VERSION:
+            if ctx.protocol_version not in _PROTOCOL_VERSIONS:
                 return await call_next(ctx)
             requestor = self._requestor(ctx)
             if ctx.method == "tools/list":
@@ -84,7 +87,7 @@ class LegacyClients:
 
     async def _initialize(self, ctx: Context, call_next: CallNext) -> HandlerResult:
         result = await _as_object(call_next(ctx))
-        if result.get("protocolVersion") == wire.PROTOCOL_VERSION and "tools" in result.get("capabilities", {}):
+        if result.get("protocolVersion") in _PROTOCOL_VERSIONS and "tools" in result.get("capabilities", {}):
             can_list = authenticated_principal(ctx) is not None or not _is_stateless(ctx)
             tasks = wire.render_capability(can_list=can_list)
             result["capabilities"] = {**result["capabilities"], "tasks": tasks}
@@ -119,7 +122,7 @@ class LegacyClients:
         if not isinstance(name, str):
             return await call_next(ctx)  # the SDK refuses it
         mode = await self._mode_of(name, ctx, call_next)
-        if ctx.protocol_version != wire.PROTOCOL_VERSION or params.get("task") is None:
+        if ctx.protocol_version not in _PROTOCOL_VERSIONS or params.get("task") is None:
             if mode == "required":
                 raise wire.task_required(name)
             with calling(None):

@@ -58,6 +58,7 @@ class Execution(Generic[T]):
         "_creating",
         "_ended",
         "_error",
+        "_has_turn",
         "_home",
         "_is_over",
         "_on_cancel",
@@ -80,6 +81,7 @@ class Execution(Generic[T]):
         self._home = home
         self._scope = anyio.CancelScope()
         self._announced = False
+        self._has_turn = False
         self._is_over = False
         self._settled: anyio.Event | None = None  # until the caller of `run` may go on
         self._creating: anyio.Event | None = None
@@ -90,7 +92,7 @@ class Execution(Generic[T]):
         self._value: T | None = None
         self._error: BaseException | None = None
 
-    async def begin(self, new: NewTask, *, quietly: bool = False) -> TaskRecord:
+    async def begin(self, new: NewTask, *, quietly: bool = False, is_work: bool = True) -> TaskRecord:
         """Make this run a task, once; later calls return the same.
 
         From then on it outlives its caller, who gets the task's record. Cancelled before the task exists,
@@ -100,8 +102,11 @@ class Execution(Generic[T]):
             new: What the task is made with.
             quietly: Do not tell the caller yet, until `announce`. Work that ends before is an ordinary
                 call for its caller, and leaves no task.
+            is_work: Whether the work itself calls this; then it waits for its turn where
+                `TaskSettings.max_running` asks for that.
 
         Raises:
+            LimitExceededError: The owner has as many tasks as it may have.
             StoreError: The store could not create it.
         """
         while self._creating is not None:
@@ -125,6 +130,8 @@ class Execution(Generic[T]):
             await anyio.lowlevel.checkpoint_if_cancelled()
         if not quietly:
             self.announce()
+        if is_work:
+            await self._runtime._take_turn(self)
         assert self.record is not None
         return self.record
 
@@ -148,7 +155,7 @@ class Execution(Generic[T]):
         clock = self._runtime.store.clock
         with clock.move_on_at(clock.now() + timedelta(seconds=seconds)):
             await anyio.sleep_forever()
-        await self.begin(new)
+        await self.begin(new, is_work=False)
 
     def detach(self) -> None:
         """Leave the task open when the work returns: something else ends it by its id (`TaskRuntime.finish`).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
@@ -32,6 +33,7 @@ from mcp_task_runtime.core.types import Outcome, Task, TaskPage, TaskRecord, Tas
 from mcp_task_runtime.errors import (
     INTERNAL_ERROR,
     InvalidTransitionError,
+    LimitExceededError,
     ProtocolError,
     StoreError,
     StoreUnavailableError,
@@ -127,6 +129,8 @@ class TaskRuntime:
         self._deadlines = DeadlineHeap()
         self._deadline_changed = anyio.Event()
         self._watched_until: datetime | None = None
+        self._live_of: Counter[str | None] = Counter()
+        self._turns: anyio.CapacityLimiter | None = None
         self._reruns: dict[str, Rerun] = {}
         self._keeper = (
             LeaseKeeper(
@@ -155,6 +159,8 @@ class TaskRuntime:
                 stack.callback(scope.cancel)
                 self._runner.start(duty, scope)
             self._stack = stack.pop_all()
+        if self.settings.max_running is not None:
+            self._turns = anyio.CapacityLimiter(self.settings.max_running)
         self._accepts = True
         return self
 
@@ -372,6 +378,9 @@ class TaskRuntime:
 
     async def _create(self, new: NewTask, execution: Execution[Any]) -> TaskRecord:
         settings = self.settings
+        limit = settings.max_tasks_per_owner
+        if limit is not None and self._live_of[new.owner] >= limit:
+            raise LimitExceededError("tasks at once", limit)
         record = await self.store.create_task(
             ttl_ms=settings.clamp_ttl(settings.default_ttl_ms if new.ttl_ms is None else new.ttl_ms),
             poll_interval_ms=settings.poll_interval_ms if new.poll_interval_ms is None else new.poll_interval_ms,
@@ -388,10 +397,23 @@ class TaskRuntime:
 
     def _track(self, execution: Execution[Any], record: TaskRecord) -> None:
         self._running[record.task_id] = execution
+        self._live_of[record.owner] += 1
         self._set_deadline(record.task)
         if self._keeper is not None:  # another process may end the task
             execution._watch = anyio.CancelScope()
             self._runner.start(partial(self._watch_end, record), execution._watch)
+
+    def _untrack(self, record: TaskRecord) -> None:
+        if self._running.pop(record.task_id, None) is not None:
+            self._live_of[record.owner] -= 1
+            if not self._live_of[record.owner]:
+                del self._live_of[record.owner]
+
+    async def _take_turn(self, execution: Execution[Any]) -> None:
+        """Wait until this work may run beside the others; it gives its place back when it has ended."""
+        if self._turns is not None and not execution._has_turn:
+            await self._turns.acquire_on_behalf_of(execution)
+            execution._has_turn = True
 
     async def _watch_end(self, record: TaskRecord) -> None:
         """Stop work whose task another process ended (law L9)."""
@@ -435,6 +457,8 @@ class TaskRuntime:
     ) -> None:
         outcome: Outcome | None = None
         try:
+            if execution.record is not None:
+                await self._take_turn(execution)
             value = execution._value = await work(execution)
             if execution._announced and not execution.is_detached:
                 outcome = outcome_of(value)
@@ -467,7 +491,7 @@ class TaskRuntime:
 
     async def _discard(self, record: TaskRecord) -> None:
         """Leave nothing of a task that nobody has heard of."""
-        self._running.pop(record.task_id, None)
+        self._untrack(record)
         self._deadlines.discard(record.task_id)
         await self.store.delete_task(record.task_id)
         await self.queue.clear(record.task_id)
@@ -495,9 +519,11 @@ class TaskRuntime:
     def _forget(self, execution: Execution[Any]) -> None:
         record = execution.record
         if record is not None:
-            self._running.pop(record.task_id, None)
+            self._untrack(record)
             if not execution.is_detached:
                 self._deadlines.discard(record.task_id)
+        if execution._has_turn and self._turns is not None:
+            self._turns.release_on_behalf_of(execution)
         self._calls.discard(execution)
         execution._close()
 

@@ -27,6 +27,10 @@ class TaskSettings:
             clients kill a stdio server two seconds after they closed its input.
         lease_ms: How long a process that runs a task may be silent before it counts as lost, in
             milliseconds; for stores that several processes share. It renews its leases three times as often.
+        max_tasks_per_owner: Live tasks that one owner may have in this process; those without an owner count
+            together. One more is refused with `LimitExceededError`. `None` for no limit.
+        max_running: Tasks whose work runs in this process at once; the work of others waits until one has
+            ended. Work that waits for an answer counts as running. `None` for no limit.
         max_answer_bytes: Size of the largest answer a client may give to one question, as JSON.
 
     Raises:
@@ -40,6 +44,8 @@ class TaskSettings:
     poll_interval_ms: int = 500
     shutdown_grace: float = 1.0
     lease_ms: int = 15 * _SECOND
+    max_tasks_per_owner: int | None = 100_000
+    max_running: int | None = None
     max_answer_bytes: int = 1024 * 1024
 
     def __post_init__(self) -> None:
@@ -57,6 +63,10 @@ class TaskSettings:
             raise ValueError("shutdown_grace must not be negative, nor above a hundred years")
         if self.lease_ms < 1:
             raise ValueError("lease_ms must be at least 1")
+        if self.max_tasks_per_owner is not None and self.max_tasks_per_owner < 1:
+            raise ValueError("max_tasks_per_owner must be at least 1")
+        if self.max_running is not None and self.max_running < 1:
+            raise ValueError("max_running must be at least 1")
         if self.max_answer_bytes < 1:
             raise ValueError("max_answer_bytes must be at least 1")
 

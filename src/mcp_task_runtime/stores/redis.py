@@ -142,33 +142,35 @@ class RedisTaskStore:
             None,
             None if worker is None else Lease(worker, now + timedelta(milliseconds=lease_ms)),
         )
-        tag = self._keys.tag(record.task_id)
-        mark = self._backend.new_operation()
-        calls = self._creation(record, tag, mark)
-        (status, *rest), *_ = await self._backend.send(*calls, in_order=True)
+        tag, mark = self._keys.tag(record.task_id), self._backend.new_operation()
+        (status, *rest), *_ = await self._backend.send(*self._creation(record, tag, mark), in_order=True)
         if status == b"ok":
             if rest and rest[1] is not None:  # it took the place of one that had expired
                 self._backend.forget(tag, *rest)
             return record
-        self._backend.unindex(owner, [_member(mark, tag)])
+        if self._backend.is_cluster:
+            self._backend.unindex(owner, [_member(mark, tag)])
         if status == b"schema":
             raise _schema_error(rest[0])
         raise TaskExistsError(record.task_id)
 
     def _creation(self, record: TaskRecord, tag: bytes, mark: str) -> list[Call]:
-        """Return the calls that store a task and, after it, its entries in the indexes."""
-        backend, ttl_ms, now = self._backend, record.task.ttl_ms, to_micros(record.task.created_at)
-        left: int | str = "" if ttl_ms is None else max(ttl_ms, 0) + backend.margin_ms
+        """Return the call that stores a task with its entries in the indexes, or on a cluster the calls."""
+        ttl_ms, margin_ms, now = record.task.ttl_ms, self._backend.margin_ms, to_micros(record.task.created_at)
+        left: int | str = "" if ttl_ms is None else max(ttl_ms, 0) + margin_ms
+        at_most: int | str = "" if ttl_ms is None else max(ttl_ms, 0) + record.retention_ms + 1 + margin_ms
         latest: int | str = "" if ttl_ms is None else now + 1_000 * (ttl_ms + record.retention_ms + 1)
-        fields = dump_record(record, mark)
-        member = _member(mark, tag)
-        calls = [
-            backend.task_call("create", tag, mark, left, *fields),
-            script_call("index", self._keys.of_owner(record.owner), now, backend.margin_ms, member, latest),
-        ]
+        lapses: int | str = "" if record.lease is None else to_micros(record.lease.expires_at)
+        indexed = (margin_ms, _member(mark, tag), latest)
+        create = self._backend.task_call(
+            "create", tag, mark, left, *indexed, lapses, at_most, *dump_record(record, mark)
+        )
+        index = self._keys.of_owner(record.owner)
+        if not self._backend.is_cluster:
+            return [create._replace(keys=(*create.keys, *index))]
+        calls = [create, script_call("index", index, now, *indexed)]
         if record.lease is not None:
-            keep = "" if ttl_ms is None else ttl_ms + record.retention_ms + backend.margin_ms
-            calls.append(script_call("lease", (self._keys.leases,), tag, to_micros(record.lease.expires_at), keep))
+            calls.append(script_call("lease", (self._keys.leases,), tag, lapses, at_most))
         return calls
 
     async def get_task(self, task_id: str) -> TaskRecord | None:
@@ -205,13 +207,11 @@ class RedisTaskStore:
         """Record a terminal status and its outcome; see `TaskStore.finish_task`."""
         status, margin_ms = outcome.status, self._backend.margin_ms
         payload, message = _optional(outcome.payload_json), _optional(outcome.status_message)
-        tag, (reply, *rest) = await self._change(
+        _, (reply, *rest) = await self._change(
             task_id, "finish", FOLLOWS.get(status, b" "), status, payload, message, margin_ms
         )
         if reply == b"refused":
             raise InvalidTransitionError(task_id, current=rest[0].decode(), requested=status)
-        if rest[1] is not None:
-            self._backend.unlease(tag)
         return _loaded(rest[0])
 
     async def get_result(self, task_id: str) -> Outcome | None:
@@ -272,24 +272,14 @@ class RedisTaskStore:
         """Extend leases of a worker; see `TaskLeases.renew_leases`."""
         until = self._backend.now() + 1_000 * lease_ms
         held = await self._change_leases("renew", worker, task_ids, until)
-        if held:
-            entries = [part for tag in held for part in (until, tag)]
-            self._backend.post(Call(b"ZADD", (self._keys.leases,), (b"XX", *entries)))
+        self._move_lapses(b"GT", until, held)
         return frozenset(held.values())
 
     async def drop_leases(self, worker: str, task_ids: Collection[str], *, lapse: bool) -> None:
         """Give up leases of a worker; see `TaskLeases.drop_leases`."""
-        tags = [self._keys.tag(task_id) for task_id in task_ids]
-        if not lapse:
-            dropped = await self._change_leases("drop", worker, task_ids, 0)
-            if dropped:
-                self._backend.unlease(*dropped)
-        elif tags:
-            # An entry of the index may well be too early, so those of other workers' tasks may be lowered as well.
-            now = self._backend.now()
-            entries = [part for tag in tags for part in (now, tag)]
-            lower = Call(b"ZADD", (self._keys.leases,), (b"XX", b"LT", *entries))
-            await self._change_leases("drop", worker, task_ids, 1, lower)
+        dropped = await self._change_leases("drop", worker, task_ids, 1 if lapse else 0)
+        if lapse:
+            self._move_lapses(b"LT", self._backend.now(), dropped)
 
     async def list_lapsed(self, *, limit: int = 100) -> tuple[TaskRecord, ...]:
         """Return live tasks whose lease has lapsed; see `TaskLeases.list_lapsed`."""
@@ -317,7 +307,7 @@ class RedisTaskStore:
         tag, (reply, *rest) = await self._change(task_id, "claim", pack(worker), until, missing=b"absent")
         if reply != b"ok":
             return None
-        self._backend.post(Call(b"ZADD", (self._keys.leases,), (b"XX", until, tag)))
+        self._move_lapses(b"GT", until, [tag])
         return _loaded(rest[0])
 
     async def _change(
@@ -338,17 +328,23 @@ class RedisTaskStore:
             return tag, [b"absent"]
         return tag, reply
 
+    def _move_lapses(self, how: bytes, when: int, tags: Collection[bytes]) -> None:
+        """Move entries of the index of leases where the scripts cannot do it: on a cluster, and some time."""
+        if self._backend.is_cluster and tags:
+            entries = [part for tag in tags for part in (when, tag)]
+            self._backend.post(Call(b"ZADD", (self._keys.leases,), (b"XX", how, *entries)))
+
     async def _change_leases(
-        self, script: str, worker: str, task_ids: Collection[str], argument: int, *more: Call
+        self, script: str, worker: str, task_ids: Collection[str], argument: int
     ) -> dict[bytes, str]:
         """Run a script on the leases of a worker; return tag and identifier of those tasks that it changed."""
         tags = {self._keys.tag(task_id): task_id for task_id in task_ids}
         operation, name = self._backend.new_operation(), pack(worker)
         calls = [self._backend.task_call(script, tag, operation, name, argument) for tag in tags]
-        replies = await self._backend.send(*calls, *more) if calls else []
+        replies = await self._backend.send(*calls) if calls else []
         return {
             tag: task_id
-            for (tag, task_id), reply in zip(tags.items(), replies, strict=False)
+            for (tag, task_id), reply in zip(tags.items(), replies, strict=True)
             if self._exists(tag, reply) and reply[0] == b"ok"
         }
 
@@ -364,10 +360,7 @@ class RedisTaskStore:
         self, index: bytes, lowest: str, highest: str, limit: int
     ) -> list[tuple[bytes, int, bytes, TaskRecord | None]]:
         """Return entries of an index: member, score, and the task's mark and record."""
-        link = (await self._backend.open()).link
-        ends: tuple[bytes, bytes] = (b"", b"")
-        if link is not None and link.reads_any_key:
-            ends = self._keys.opening, b"}:task"
+        ends = (b"", b"") if self._backend.is_cluster else (self._keys.opening, b"}:task")
         (page,) = await self._backend.send(script_call("page", (index,), lowest, highest, limit, *ends))
         if page and not ends[0]:
             tags = [member.rpartition(b" ")[2] for member, *_ in page]

@@ -16,7 +16,7 @@ from contextlib import aclosing, contextmanager
 from functools import partial
 from itertools import count
 from secrets import token_hex
-from typing import Any, ClassVar, Final, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import anyio
 import anyio.abc
@@ -94,8 +94,6 @@ def script_call(name: str, keys: tuple[bytes, ...], *arguments: bytes | int | st
 class _Link(Protocol):
     """The way to a server or a cluster."""
 
-    reads_any_key: ClassVar[bool]
-
     async def send(self, calls: Sequence[Call], *, in_order: bool = False) -> list[Any]:
         """Send calls at once; return their replies."""
         ...
@@ -124,8 +122,6 @@ class _NotConnectedError(Exception):
 
 class _ServerLink:
     """One connection to one server, shared by all calls: replies come in the order of the calls."""
-
-    reads_any_key: ClassVar[bool] = True
 
     def __init__(self, pool: ConnectionPool[Any], group: anyio.abc.TaskGroup, timeout: float) -> None:
         self._pool = pool
@@ -214,8 +210,6 @@ class _ServerLink:
 
 class _ClusterLink:
     """A caller's client of a cluster, which knows which node serves which key."""
-
-    reads_any_key: ClassVar[bool] = False
 
     def __init__(self, client: RedisCluster[Any], group: anyio.abc.TaskGroup, timeout: float) -> None:
         self._client = client
@@ -418,6 +412,7 @@ class Backend:
             raise ValueError("timeout must be positive")
         self._timeout = timeout
         self._source = _pool_of(source)
+        self.is_cluster = isinstance(self._source, RedisCluster)
         self._opening: _Opening | None = None
         self._name = token_hex(8)
         self._numbers = count(1)
@@ -518,7 +513,10 @@ class Backend:
 
     def task_call(self, name: str, tag: bytes, operation: str, *arguments: bytes | int | str) -> Call:
         """Return the call of a script about one task."""
-        return script_call(name, self.keys.of_task(tag), self.now(), operation, self.keys.channel(tag), *arguments)
+        keys: tuple[bytes, ...] = self.keys.of_task(tag)
+        if not self.is_cluster:
+            keys = (*keys, self.keys.leases)
+        return script_call(name, keys, self.now(), operation, self.keys.channel(tag), *arguments)
 
     def unindex(self, owner: str | None, members: Sequence[bytes]) -> None:
         """Remove entries of an owner's index, some time."""
@@ -526,15 +524,10 @@ class Backend:
         for start in range(0, len(members), _BATCH):
             self.post(script_call("unindex", keys, self.now(), self.margin_ms, *members[start : start + _BATCH]))
 
-    def unlease(self, *tags: bytes) -> None:
-        """Remove entries of the index of leases, some time."""
-        self.post(Call(b"ZREM", (self.keys.leases,), tags))
-
     def forget(self, tag: bytes, owner: bytes | None, mark: bytes) -> None:
-        """Remove from the indexes a task that a script found expired or deleted."""
+        """Remove from its owner's index a task that a script found expired, or deleted."""
         name = None if owner is None else owner.decode("utf-8", "surrogatepass")
         self.unindex(name, [mark + b" " + tag])
-        self.unlease(tag)
 
     async def purge(self, tag: bytes) -> None:
         """Remove all of a task if it has expired."""

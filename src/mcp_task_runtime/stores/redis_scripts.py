@@ -4,9 +4,10 @@ The scripts apply the rules of `core.transitions` where the data is. The status 
 written down here a second time: `FOLLOWS` is made of it and goes to the scripts as an argument. Time is
 the caller's clock's, always an argument (law L7).
 
-Scripts about one task get its six keys (`redis_form`), and the arguments now, operation and channel
-before their own. The operation names one call, so a call that is sent again because its reply was lost is
-recognised and has its effect once. Nothing from a client is ever part of a script.
+Scripts about one task get its six keys (`redis_form`), on one server also that of the index of leases, and
+the arguments now, operation and channel before their own. The operation names one call, so a call that is sent
+again because its reply was lost is recognised and has its effect once. Nothing from a client is ever part of a
+script.
 """
 
 from __future__ import annotations
@@ -53,23 +54,73 @@ class Script:
 
 def _script(*parts: str) -> Script:
     """Return the script of these parts; `@name` in them is a field of the task as it was read."""
-    source = "\n".join(parts).replace("$ALL", ", ".join(f"'{name}'" for name in FIELDS))
+    source = "\n".join(parts).replace("$SCHEMA", str(SCHEMA_VERSION))
+    for name, fields in (("$ALL", FIELDS), ("$HEAD", _HEAD)):
+        source = source.replace(name, ", ".join(f"'{field}'" for field in fields))
     source = re.sub(r"@([a-z_]+)", lambda match: f"head[{_HEAD.index(match[1]) + 1}]", source)
     return Script(re.sub(r"^ +", "", source, flags=re.MULTILINE).strip().encode())
 
 
-_TASK: Final = f"""
+# An owner's index lives as long as the last of its tasks, and for ever as long as one of them does.
+_INDEXES: Final = """
+    local function fit_index(tasks, expiry, now, margin)
+        if redis.call('ZCARD', tasks) > redis.call('ZCARD', expiry) then
+            redis.call('PERSIST', tasks)
+            redis.call('PERSIST', expiry)
+            return
+        end
+        local last = redis.call('ZREVRANGE', expiry, 0, 0, 'WITHSCORES')
+        if last[2] then
+            local left = math.max((last[2] - now) / 1000 + margin, 1)
+            left = string.format('%.0f', math.min(math.ceil(left), 1e14))
+            redis.call('PEXPIRE', tasks, left)
+            redis.call('PEXPIRE', expiry, left)
+        end
+    end
+    local function index(tasks, expiry, now, margin, member, latest)
+        if redis.call('ZSCORE', tasks, member) then return end
+        local due = redis.call('ZRANGEBYSCORE', expiry, '-inf', now, 'LIMIT', 0, 8)
+        if #due > 0 then -- some of what has expired makes room for what comes
+            redis.call('ZREM', tasks, unpack(due))
+            redis.call('ZREM', expiry, unpack(due))
+        end
+        local last = redis.call('ZREVRANGE', tasks, 0, 0, 'WITHSCORES')
+        local place = now
+        if last[2] and tonumber(last[2]) >= tonumber(now) then place = string.format('%.0f', last[2] + 1) end
+        redis.call('ZADD', tasks, place, member)
+        if latest ~= '' then redis.call('ZADD', expiry, latest, member) end
+        fit_index(tasks, expiry, now, margin)
+    end
+    local function lease(leases, tag, lapses, keep)
+        local left = redis.call('PTTL', leases)
+        redis.call('ZADD', leases, 'NX', lapses, tag)
+        if keep == '' then
+            redis.call('PERSIST', leases)
+        elseif left ~= -1 and tonumber(keep) > left then
+            redis.call('PEXPIRE', leases, keep)
+        end
+    end
+"""
+
+_TASK: Final = """
     local now, op, channel = ARGV[1], ARGV[2], ARGV[3]
-    local head = redis.call('HMGET', KEYS[1], {", ".join(f"'{name}'" for name in _HEAD)})
-    if @v and tonumber(@v) > {SCHEMA_VERSION} then return {{'schema', @v}} end
+    local head = redis.call('HMGET', KEYS[1], $HEAD)
+    if @v and tonumber(@v) > $SCHEMA then return {'schema', @v} end
     local function all() return redis.call('HMGET', KEYS[1], $ALL) end
     local function tell(what) redis.call('PUBLISH', channel, what) end
     local function later(a, b) if tonumber(a) > tonumber(b) then return a end return b end
     local function digits(number) return string.format('%.0f', number) end
     local function keep(ms)
-        for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, digits(math.min(tonumber(ms), 1e14))) end
+        for number = 1, 6 do redis.call('PEXPIRE', KEYS[number], digits(math.min(tonumber(ms), 1e14))) end
     end
-    local function forget() redis.call('DEL', unpack(KEYS)) tell('x') end
+    local tag = string.match(channel, '{([^}]*)}$')
+    local function unlease() if KEYS[7] then redis.call('ZREM', KEYS[7], tag) end end
+    local function relapse(how, lapses) if KEYS[7] then redis.call('ZADD', KEYS[7], 'XX', how, lapses, tag) end end
+    local function forget()
+        redis.call('DEL', unpack(KEYS, 1, 6))
+        unlease()
+        tell('x')
+    end
     local expired = @v and @ttl_ms and tonumber(now) >= tonumber(@created_at) + 1000 * tonumber(@ttl_ms)
     if expired then forget() end
 """
@@ -79,17 +130,23 @@ _EXISTING: Final = """
     if expired then return {'expired', @owner, @mark} end
 """
 
+# On one server the indexes are written in the same step. Arguments: milliseconds to keep the task, or nothing; those of
+# `index`; those of `lease`, nothing for a task without one; fields and values.
 _CREATE: Final = """
     if @v and not expired then
         if @op == op then return {'ok'} end
         return {'taken'}
     end
-    redis.call('HSET', KEYS[1], unpack(ARGV, 5))
+    redis.call('HSET', KEYS[1], unpack(ARGV, 10))
     if redis.call('EXISTS', KEYS[2], KEYS[3], KEYS[4]) > 0 then
-        for _, key in ipairs(KEYS) do redis.call('PERSIST', key) end
+        for number = 1, 6 do redis.call('PERSIST', KEYS[number]) end
         if ARGV[4] ~= '' then keep(ARGV[4]) end
     elseif ARGV[4] ~= '' then
         redis.call('PEXPIRE', KEYS[1], ARGV[4])
+    end
+    if KEYS[7] then
+        index(KEYS[8], KEYS[9], now, ARGV[5], ARGV[6], ARGV[7])
+        if ARGV[8] ~= '' then lease(KEYS[7], tag, ARGV[8], ARGV[9]) end
     end
     return {'ok', expired and @owner, expired and @mark}
 """
@@ -107,7 +164,6 @@ _UPDATE: Final = """
 """
 
 _FINISH: Final = """
-    local worker = @worker
     if @op ~= op then
         if not string.find(ARGV[4], ' ' .. @status .. ' ', 1, true) then return {'refused', @status} end
         local ended = later(now, @last_updated_at)
@@ -118,7 +174,10 @@ _FINISH: Final = """
             local message = string.sub(ARGV[7], 2)
             redis.call('HSET', KEYS[1], 'status_message', message, 'outcome_message', message)
         end
-        if worker then redis.call('HDEL', KEYS[1], 'worker', 'lease_expires_at', 'attempt') end
+        if @worker then
+            redis.call('HDEL', KEYS[1], 'worker', 'lease_expires_at', 'attempt')
+            unlease()
+        end
         if @ttl_ms then
             local ttl = math.ceil((ended - @created_at) / 1000) + @retention_ms
             if ttl > tonumber(@ttl_ms) then
@@ -128,17 +187,18 @@ _FINISH: Final = """
         end
         tell('t')
     end
-    return {'ok', all(), worker}
+    return {'ok', all()}
 """
 
 _DELETE: Final = """
     forget()
-    return {'ok', @owner, @mark, @worker}
+    return {'ok', @owner, @mark}
 """
 
 _RENEW: Final = """
     if @worker ~= ARGV[4] then return {'no'} end
     redis.call('HSET', KEYS[1], 'lease_expires_at', ARGV[5])
+    relapse('GT', ARGV[5])
     return {'ok'}
 """
 
@@ -146,8 +206,10 @@ _DROP: Final = """
     if @worker ~= ARGV[4] then return {'no'} end
     if ARGV[5] == '1' then
         if later(@lease_expires_at, now) ~= now then redis.call('HSET', KEYS[1], 'lease_expires_at', now) end
+        relapse('LT', now)
     else
         redis.call('HDEL', KEYS[1], 'worker', 'lease_expires_at', 'attempt')
+        unlease()
     end
     return {'ok'}
 """
@@ -158,6 +220,7 @@ _CLAIM: Final = """
         redis.call('HSET', KEYS[1], 'op', op, 'revision', digits(@revision + 1),
             'last_updated_at', later(now, @last_updated_at),
             'worker', ARGV[4], 'lease_expires_at', ARGV[5], 'attempt', digits(@attempt + 1))
+        relapse('GT', ARGV[5])
         tell('t')
     end
     return {'ok', all()}
@@ -229,54 +292,17 @@ _LOOK: Final = """
     return done(0)
 """
 
-_CLEAR: Final = """
-    redis.call('DEL', KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6])
-    redis.call('PUBLISH', ARGV[3], 'x')
-    return {'ok'}
-"""
-
-# Of an owner: as long as one task never expires the index must not either, and else as long as the last of them.
-_FIT_INDEX: Final = """
-    local function fit(now, margin)
-        if redis.call('ZCARD', KEYS[1]) > redis.call('ZCARD', KEYS[2]) then
-            redis.call('PERSIST', KEYS[1])
-            redis.call('PERSIST', KEYS[2])
-            return
-        end
-        local last = redis.call('ZREVRANGE', KEYS[2], 0, 0, 'WITHSCORES')
-        if last[2] then
-            local left = math.max((last[2] - now) / 1000 + margin, 1)
-            left = string.format('%.0f', math.min(math.ceil(left), 1e14))
-            redis.call('PEXPIRE', KEYS[1], left)
-            redis.call('PEXPIRE', KEYS[2], left)
-        end
-    end
-"""
-
-# Arguments: now, margin, member, latest expiry or nothing. Some of what has expired makes room for what comes.
-_INDEX: Final = """
-    local now, member = ARGV[1], ARGV[3]
-    if redis.call('ZSCORE', KEYS[1], member) then return 1 end
-    local due = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, 8)
-    if #due > 0 then
-        redis.call('ZREM', KEYS[1], unpack(due))
-        redis.call('ZREM', KEYS[2], unpack(due))
-    end
-    local last = redis.call('ZREVRANGE', KEYS[1], 0, 0, 'WITHSCORES')
-    local place = now
-    if last[2] and tonumber(last[2]) >= tonumber(now) then place = string.format('%.0f', last[2] + 1) end
-    redis.call('ZADD', KEYS[1], place, member)
-    if ARGV[4] ~= '' then redis.call('ZADD', KEYS[2], ARGV[4], member) end
-    fit(now, ARGV[2])
-    return 1
-"""
-
 # Arguments: now, margin, members.
 _UNINDEX: Final = """
     redis.call('ZREM', KEYS[1], unpack(ARGV, 3))
     redis.call('ZREM', KEYS[2], unpack(ARGV, 3))
-    fit(ARGV[1], ARGV[2])
-    return 1
+    fit_index(KEYS[1], KEYS[2], ARGV[1], ARGV[2])
+"""
+
+_CLEAR: Final = """
+    redis.call('DEL', KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6])
+    redis.call('PUBLISH', ARGV[3], 'x')
+    return {'ok'}
 """
 
 # Arguments: lowest and highest score, limit, how a record's key begins and ends. With neither, records are not
@@ -295,18 +321,6 @@ _PAGE: Final = """
     return page
 """
 
-# Arguments: tag, when the lease lapses, milliseconds for which the task can exist or nothing.
-_LEASE: Final = """
-    local left = redis.call('PTTL', KEYS[1])
-    redis.call('ZADD', KEYS[1], 'NX', ARGV[2], ARGV[1])
-    if ARGV[3] == '' then
-        redis.call('PERSIST', KEYS[1])
-    elseif left ~= -1 and tonumber(ARGV[3]) > left then
-        redis.call('PEXPIRE', KEYS[1], ARGV[3])
-    end
-    return 1
-"""
-
 # Arguments, three for each: tag, the score that was found wrong, the right one or nothing.
 _CORRECT: Final = """
     for number = 1, #ARGV, 3 do
@@ -323,7 +337,7 @@ _CORRECT: Final = """
 """
 
 SCRIPTS: Final[Mapping[str, Script]] = {
-    "create": _script(_TASK, _CREATE),
+    "create": _script(_INDEXES, _TASK, _CREATE),
     "update": _script(_TASK, _EXISTING, _UPDATE),
     "finish": _script(_TASK, _EXISTING, _FINISH),
     "delete": _script(_TASK, _EXISTING, _DELETE),
@@ -340,10 +354,10 @@ SCRIPTS: Final[Mapping[str, Script]] = {
     "length": _script(_TASK, _BOX, "return done(redis.call('LLEN', KEYS[2]))"),
     "look": _script(_TASK, _BOX, _LOOK),
     "clear": _script(_CLEAR),
-    "index": _script(_FIT_INDEX, _INDEX),
-    "unindex": _script(_FIT_INDEX, _UNINDEX),
+    "index": _script(_INDEXES, "return index(KEYS[1], KEYS[2], unpack(ARGV))"),
+    "lease": _script(_INDEXES, "return lease(KEYS[1], unpack(ARGV))"),
+    "unindex": _script(_INDEXES, _UNINDEX),
     "page": _script(_PAGE),
-    "lease": _script(_LEASE),
     "correct": _script(_CORRECT),
 }
 """All scripts, by name."""

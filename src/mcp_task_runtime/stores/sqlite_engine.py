@@ -124,7 +124,7 @@ def _wake_all(wakes: Iterable[_Wake]) -> None:
 class _Request:
     """One operation on its way to a thread and back."""
 
-    __slots__ = ("_ticket", "done", "error", "lasting", "operation", "post", "task_id", "value")
+    __slots__ = ("_ticket", "done", "error", "is_answered", "lasting", "operation", "post", "task_id", "value")
 
     def __init__(self, operation: Operation[Any], task_id: str | None = None, lasting: bool = False) -> None:
         self.operation = operation
@@ -132,6 +132,7 @@ class _Request:
         self.lasting = lasting
         self.value: Any = None
         self.error: Exception | None = None
+        self.is_answered = False
         self.done = anyio.Event()
         self.post = _poster()
         self._ticket = [None]
@@ -254,7 +255,7 @@ class _Lane:
     def _run(self) -> None:
         try:
             while not (self._is_closed and self._queue.empty()):
-                requests = [request for request in self._take() if request.take()]
+                requests = self._take()
                 try:
                     self._serve(requests)
                 except Exception as error:  # a fault of this module: nobody may hang for it
@@ -291,11 +292,19 @@ class _Lane:
             connection = self._connection = self._connect()
         return connection
 
-    def _fail(self, requests: list[_Request], error: Exception) -> None:
-        self._disconnect()
+    def _answer(self, requests: Iterable[_Request], others: Iterable[_Wake] = ()) -> None:
+        wakes = list(others)
         for request in requests:
+            request.is_answered = True
+            wakes.append((request.post, request.done))
+        _wake_all(wakes)
+
+    def _fail(self, requests: Iterable[_Request], error: Exception) -> None:
+        self._disconnect()
+        unanswered = [request for request in requests if not request.is_answered]
+        for request in unanswered:
             request.error = _translated(error)
-        _wake_all([(request.post, request.done) for request in requests])
+        self._answer(unanswered)
 
     def _disconnect(self) -> None:
         """Close the connection, which rolls back; the next request opens another. So every fault heals."""
@@ -320,12 +329,13 @@ class _Reader(_Lane):
         return super()._connected()
 
     def _serve(self, requests: list[_Request]) -> None:
-        if requests:
-            is_one_snapshot = len(requests) > 1  # so that SQLite takes and frees its locks once
-            for request in requests:
-                self._read(request, is_one_snapshot)
+        wanted = [request for request in requests if request.take()]
+        is_one_snapshot = len(wanted) > 1  # so that SQLite takes and frees its locks once
+        for request in wanted:
+            self._read(request, is_one_snapshot)
+        if wanted:
             self._end_snapshot()
-            _wake_all([(request.post, request.done) for request in requests])
+            self._answer(wanted)
         if self._waiters.is_scanning:
             try:
                 self._scan()
@@ -415,20 +425,31 @@ class _Writer(_Lane):
         try:
             execute = self._begin(any(request.lasting for request in requests))
         except Exception as error:
-            self._fail(requests, error)
-            return
+            self._fail([request for request in requests if request.take()], error)
+        else:  # taken only now: while another process holds the lock they can still be withdrawn
+            self._do_or_retry(execute, [request for request in requests if request.take()])
+
+    def _do_or_retry(self, execute: _Execute, requests: list[_Request]) -> None:
         try:
             purged = self._do(execute, requests)
         except Exception as error:
-            if len(requests) == 1:
+            if len(requests) < 2:
                 self._fail(requests, error)
                 return
             self._disconnect()
             for request in requests:
-                self._write([request])
-            return
-        changed = [request.task_id for request in requests if request.error is None and request.task_id is not None]
-        _wake_all([(request.post, request.done) for request in requests] + self._waiters.of([*changed, *purged]))
+                self._retry(request)
+        else:
+            changed = [r.task_id for r in requests if r.error is None and r.task_id is not None]
+            self._answer(requests, self._waiters.of([*changed, *purged]))
+
+    def _retry(self, request: _Request) -> None:
+        try:
+            execute = self._begin(request.lasting)
+        except Exception as error:
+            self._fail([request], error)
+        else:
+            self._do_or_retry(execute, [request])
 
     def _do(self, execute: _Execute, requests: list[_Request]) -> Collection[str]:
         transaction = Transaction(execute, self._clock.now())
@@ -591,9 +612,9 @@ class Engine:
     async def write(self, operation: Operation[T], *, task_id: str | None = None, lasting: bool = True) -> T:
         """Do something in a transaction that is committed, maybe together with others, before this returns.
 
-        Cancelled, it is withdrawn if it has not begun. Otherwise this returns what came of it as soon as
-        that is known, and the cancellation comes at the next checkpoint: so it is never done later on,
-        and no result is lost.
+        Cancelled, it is withdrawn if its transaction has not begun. Otherwise this returns what came of it
+        as soon as that is known, and the cancellation comes at the next checkpoint: so it is never done
+        later on, and no result is lost.
 
         Args:
             operation: What to do; it runs in a thread.

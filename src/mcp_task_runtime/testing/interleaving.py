@@ -7,7 +7,7 @@ the order of awaits, so an order can be run again, and all of them can be enumer
 which no operation interrupts another, then those with one interruption, then with two, and so on, up to
 a limit; most faults need no more than one or two. Beyond the limit, orders are drawn at random.
 
-With operations that wait for threads or sockets the picks do not decide everything; the driver is then a
+Only the operation's own task is stepped; tasks that it starts run freely. With operations that wait for threads or sockets the picks do not decide everything; the driver is then a
 seeded stress test.
 """
 
@@ -177,13 +177,16 @@ async def _ending(operation: Callable[[], Awaitable[Any]]) -> Ending:
 async def _run(race: Race, schedule: _Schedule, patience: float) -> Interleaving:
     lanes = [_Lane() for _ in race.operations]
     steps: list[int] = []
+    waiting: list[int] = []
     arrived = anyio.Event()
+    given_up = False
 
     async def held(lane: _Lane) -> None:
+        if given_up:
+            return
         lane.turn = anyio.Event()
         arrived.set()
         await lane.turn.wait()
-        lane.turn = None
 
     async def drive(lane: _Lane, operation: Callable[[], Awaitable[Any]]) -> None:
         stepper = Stepper(operation, before_resume=partial(held, lane))
@@ -197,31 +200,39 @@ async def _run(race: Race, schedule: _Schedule, patience: float) -> Interleaving
     async with anyio.create_task_group() as group:
         for lane, operation in zip(lanes, race.operations, strict=True):
             group.start_soon(drive, lane, operation)
-        while True:
-            await _still(lanes)
-            if all(lane.ending is not None for lane in lanes):
-                break
-            ready = [index for index, lane in enumerate(lanes) if lane.turn is not None]
-            if not ready:
-                arrived = anyio.Event()
-                with anyio.move_on_after(patience) as scope:
-                    await arrived.wait()
-                if scope.cancelled_caught:
-                    waiting = [index for index, lane in enumerate(lanes) if lane.ending is None]
-                    group.cancel_scope.cancel()
+        try:
+            while True:
+                await _still(lanes)
+                if all(lane.ending is not None for lane in lanes):
                     break
-                continue
-            ready.sort(key=lambda index: index != (steps[-1] if steps else 0))
-            index = ready[schedule.pick(len(ready))]
-            steps.append(index)
-            turn = lanes[index].turn
-            assert turn is not None
-            lanes[index].turn = None
-            turn.set()
+                ready = [index for index, lane in enumerate(lanes) if lane.turn is not None]
+                if not ready:
+                    arrived = anyio.Event()
+                    with anyio.move_on_after(patience) as scope:
+                        await arrived.wait()
+                    if scope.cancelled_caught:
+                        waiting = [index for index, lane in enumerate(lanes) if lane.ending is None]
+                        group.cancel_scope.cancel()
+                        break
+                    continue
+                ready.sort(key=lambda index: index != (steps[-1] if steps else 0))
+                index = ready[schedule.pick(len(ready))]
+                steps.append(index)
+                _give_turn(lanes[index])
+        finally:  # whoever is held must be able to end
+            given_up = True
+            for lane in lanes:
+                _give_turn(lane)
     endings = tuple(lane.ending for lane in lanes if lane.ending is not None)
-    if len(endings) < len(lanes):
+    if waiting:
         raise AssertionError(f"operations {waiting} wait for ever after the steps {steps}")
     return Interleaving(tuple(steps), endings, await race.observe())
+
+
+def _give_turn(lane: _Lane) -> None:
+    if lane.turn is not None:
+        lane.turn.set()
+        lane.turn = None
 
 
 async def _still(lanes: list[_Lane]) -> None:

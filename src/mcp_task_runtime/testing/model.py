@@ -190,11 +190,17 @@ class Model:
         return True
 
     def state(self, task_id: str) -> tuple[Any, ...]:
-        """Return what can be read of a task and its mailbox: record, outcome, questions, next message."""
+        """Return what can be read of a task and its mailbox: record, outcome, questions, next message, answers."""
         record = self.record(task_id)
-        box = self.mail.get(task_id, {"queue": [], "open": {}})
+        box = self.mail.get(task_id, {"queue": [], "open": {}, "answers": {}})
         outcome = "gone" if record is None else record.outcome
-        return record, outcome, tuple(box["open"].values()), box["queue"][0] if box["queue"] else None
+        return (
+            record,
+            outcome,
+            tuple(box["open"].values()),
+            box["queue"][0] if box["queue"] else None,
+            dict(box["answers"]),
+        )
 
     def record(self, task_id: str) -> TaskRecord | None:
         """Return the record that the store should return."""

@@ -13,6 +13,7 @@ from mcp_task_runtime.core.transitions import finish_record, update_record
 from mcp_task_runtime.core.types import LiveStatus, Outcome, Task, TaskRecord, TaskRequest
 
 __all__ = [
+    "KEYS",
     "Step",
     "answers",
     "json_objects",
@@ -33,6 +34,9 @@ __all__ = [
 
 Step: TypeAlias = "tuple[LiveStatus | None, str | None] | Outcome"
 """One change of a task: the new status and message of an update, or the outcome it ends with."""
+
+KEYS = ("k1", "k2", "k3")
+"""The keys of questions that the strategies make."""
 
 _START = datetime(2026, 1, 1, tzinfo=timezone.utc)
 
@@ -98,7 +102,7 @@ def requests() -> st.SearchStrategy[TaskRequest]:
 
 def keys() -> st.SearchStrategy[str]:
     """Return one of a few keys, so that they collide."""
-    return st.sampled_from(["k1", "k2", "k3"])
+    return st.sampled_from(KEYS)
 
 
 def questions() -> st.SearchStrategy[QueuedMessage]:

@@ -1,0 +1,157 @@
+"""`ToolFunction`: an author's function, with its context parameter found, hidden and filled."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+from collections.abc import Callable
+from typing import Annotated, Any, get_type_hints
+
+import anyio
+import pytest
+from pydantic import Field
+
+from mcp_task_runtime import ServerTaskContext
+from mcp_task_runtime.adapters.functions import ToolFunction
+from tests.adapters.scripted import PATIENCE, Desk, ScriptedSession
+
+
+async def make_context() -> ServerTaskContext:
+    desk = Desk(ScriptedSession())
+    await desk.open()
+    return desk.context
+
+
+Count = Annotated[int, Field(ge=1)]
+
+
+async def report(topic: str, task: ServerTaskContext, count: Count = 3) -> list[str]:
+    """Write a report."""
+    return [topic, task.task_id, str(count)]
+
+
+def report_in_thread(topic: str, *, task: ServerTaskContext) -> tuple[str, str, bool]:
+    return topic, task.task_id, threading.current_thread() is threading.main_thread()
+
+
+class Reporter:
+    async def method(self, topic: str, task: ServerTaskContext) -> str:
+        return topic + task.task_id
+
+    async def __call__(self, topic: str, task: ServerTaskContext) -> str:
+        return topic + task.task_id
+
+
+async def body(**arguments: Any) -> Any:
+    return arguments
+
+
+async def test_an_async_function_gets_its_context_under_the_name_it_gave_it() -> None:
+    context = await make_context()
+    assert await ToolFunction(report).call({"topic": "x"}, context) == ["x", context.task_id, "3"]
+
+
+async def test_a_plain_function_runs_in_a_thread() -> None:
+    context = await make_context()
+    with anyio.fail_after(PATIENCE):
+        assert await ToolFunction(report_in_thread).call({"topic": "x"}, context) == ("x", context.task_id, False)
+
+
+async def test_a_function_without_a_context_is_called_without_one() -> None:
+    async def plain(topic: str) -> str:
+        return topic
+
+    assert await ToolFunction(plain).call({"topic": "x"}, await make_context()) == "x"
+
+
+@pytest.mark.parametrize(
+    "function",
+    [Reporter().method, Reporter(), functools.partial(report, topic="x"), functools.partial(Reporter().method, "x")],
+    ids=["method", "callable object", "partial", "partial of a method"],
+)
+async def test_every_kind_of_callable_gets_its_context(function: Callable[..., Any]) -> None:
+    context = await make_context()
+    arguments = {} if isinstance(function, functools.partial) else {"topic": "x"}
+    result = await ToolFunction(function).call(arguments, context)
+    assert context.task_id in (result if isinstance(result, list) else result.removeprefix("x"))
+
+
+async def test_a_partial_of_a_plain_function_runs_in_a_thread_too() -> None:
+    context = await make_context()
+    function = functools.partial(report_in_thread, "x")
+    with anyio.fail_after(PATIENCE):
+        assert (await ToolFunction(function).call({}, context))[2] is False
+
+
+def test_two_contexts_are_one_too_many() -> None:
+    async def greedy(one: ServerTaskContext, two: ServerTaskContext) -> None:
+        raise AssertionError
+
+    with pytest.raises(TypeError, match="one, two"):
+        ToolFunction(greedy)
+
+
+def test_a_disguised_body_looks_like_the_function_without_its_context() -> None:
+    """An SDK derives its schemas from signature and hints: what the client may pass, and nothing else."""
+    wrapper = ToolFunction(report).disguise(body)
+    signature = inspect.signature(wrapper)
+    assert list(signature.parameters) == ["topic", "count"]
+    assert signature.parameters["topic"].annotation is str
+    assert signature.parameters["count"].default == 3
+    assert signature.parameters["count"].annotation is Count
+    assert signature.return_annotation == list[str]
+    assert get_type_hints(wrapper) == {"topic": str, "count": int, "return": list[str]}
+    assert (wrapper.__name__, wrapper.__doc__) == ("report", "Write a report.")
+    assert not hasattr(wrapper, "__wrapped__")
+    assert inspect.iscoroutinefunction(wrapper)
+
+
+def test_a_function_without_annotations_keeps_its_parameters() -> None:
+    def bare(a, b=1):  # type: ignore[no-untyped-def]
+        raise AssertionError
+
+    assert str(inspect.signature(ToolFunction(bare).disguise(body))) == "(a, b=1)"
+
+
+async def test_a_cancelled_plain_function_is_left_to_end_by_itself_and_can_see_it() -> None:
+    """L9: a thread cannot be stopped; it can look at `is_cancelled`."""
+    context = await make_context()
+    entered, release = threading.Event(), threading.Event()
+    seen: list[bool] = []
+    ended = threading.Event()
+
+    def slow(task: ServerTaskContext) -> None:
+        entered.set()
+        release.wait(10)
+        seen.append(task.is_cancelled)
+        ended.set()
+
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as group:
+            group.start_soon(ToolFunction(slow).call, {}, context)
+            await anyio.to_thread.run_sync(entered.wait, 5)
+            context.request_cancellation()
+            group.cancel_scope.cancel()
+        release.set()
+        await anyio.to_thread.run_sync(ended.wait, 5)
+    assert seen == [True]
+
+
+async def test_plain_functions_that_block_do_not_use_up_the_threads_of_others() -> None:
+    """L13: a hundred slow tools, and the server's own threads are still free."""
+    context = await make_context()
+    release = threading.Event()
+
+    def slow() -> None:
+        release.wait(10)
+
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as group:
+            for _ in range(60):
+                group.start_soon(ToolFunction(slow).call, {}, context)
+            await anyio.lowlevel.checkpoint()
+            try:
+                assert await anyio.to_thread.run_sync(lambda: "free") == "free"
+            finally:
+                release.set()

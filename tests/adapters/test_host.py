@@ -1,0 +1,238 @@
+"""`RuntimeHost`: one runtime for everybody who holds it, open from the first to the last."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import pytest
+
+from mcp_task_runtime import Execution, InMemoryTaskStore, TaskRecord, TaskRuntime, TaskSettings
+from mcp_task_runtime.adapters.host import RuntimeHost
+from mcp_task_runtime.testing.clock import FakeClock
+from tests.adapters.scripted import PATIENCE
+
+JSON = dict[str, Any]
+
+
+def make_runtime() -> TaskRuntime:
+    return TaskRuntime(InMemoryTaskStore(clock=FakeClock()), settings=TaskSettings(shutdown_grace=0))
+
+
+async def forever(execution: Execution[JSON]) -> JSON:
+    await anyio.sleep_forever()
+    raise AssertionError
+
+
+async def is_open(runtime: TaskRuntime) -> bool:
+    try:
+        record = await runtime.start(forever)
+    except RuntimeError:
+        return False
+    await runtime.cancel(record.task_id, owner=None)
+    return True
+
+
+async def hold(host: RuntimeHost, held: anyio.Event, release: anyio.Event) -> None:
+    async with host:
+        held.set()
+        await release.wait()
+
+
+async def test_holders_may_come_and_go_in_any_order() -> None:
+    """F17: sessions overlap; none of them owns the runtime, whichever came first."""
+    runtime = make_runtime()
+    host = RuntimeHost(runtime)
+    events = [(anyio.Event(), anyio.Event()) for _ in range(3)]
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as group:
+            for held, release in events:
+                group.start_soon(hold, host, held, release)
+                await held.wait()
+            for _, release in events[:2]:
+                release.set()
+                await anyio.wait_all_tasks_blocked()
+                assert await is_open(runtime)
+            events[2][1].set()
+        assert not await is_open(runtime)
+
+
+async def test_work_outlives_the_holder_that_was_there_when_it_began() -> None:
+    """L13, F17: even if that holder is cancelled."""
+    runtime = make_runtime()
+    host = RuntimeHost(runtime)
+    record: Any = None
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as first:
+            held = anyio.Event()
+            first.start_soon(hold, host, held, anyio.Event())
+            await held.wait()
+            async with host:
+                record = await runtime.start(forever)
+                first.cancel_scope.cancel()
+                with anyio.CancelScope(shield=True):
+                    await anyio.wait_all_tasks_blocked()
+                    assert (await runtime.get(record.task_id, owner=None)).task.status == "working"
+        assert (await runtime.get(record.task_id, owner=None)).task.status == "failed"
+
+
+async def test_the_last_holder_waits_until_the_runtime_has_closed() -> None:
+    """L12: after it, no task is `working`."""
+    runtime = make_runtime()
+    with anyio.fail_after(PATIENCE):
+        async with RuntimeHost(runtime):
+            record = await runtime.start(forever)
+        assert (await runtime.get(record.task_id, owner=None)).task.status == "failed"
+        assert runtime._calls == set()
+
+
+async def test_a_host_can_be_entered_again_also_while_it_closes() -> None:
+    runtime = make_runtime()
+    host = RuntimeHost(runtime)
+    opened: list[bool] = []
+
+    async def visit() -> None:
+        async with host:
+            opened.append(await is_open(runtime))
+
+    with anyio.fail_after(PATIENCE):
+        for _ in range(3):
+            await visit()
+        async with anyio.create_task_group() as group:
+            for _ in range(10):
+                group.start_soon(visit)
+                await anyio.lowlevel.checkpoint()
+    assert opened == [True] * 13
+
+
+@pytest.mark.parametrize("backends", [("asyncio", "trio"), ("trio", "asyncio", "asyncio")])
+def test_a_host_can_be_used_on_one_event_loop_after_another(backends: tuple[str, ...]) -> None:
+    runtime = make_runtime()
+    host = RuntimeHost(runtime)
+
+    async def life() -> None:
+        with anyio.fail_after(PATIENCE):
+            async with host:
+                assert await is_open(runtime)
+
+    for backend in backends:
+        anyio.run(life, backend=backend)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_runtime_left_open_by_a_loop_that_died_can_be_opened_on_the_next(backend: str) -> None:
+    runtime = make_runtime()
+    host = RuntimeHost(runtime)
+    records: list[TaskRecord] = []
+
+    async def forget_to_close() -> None:
+        await host.__aenter__()
+        records.append(await runtime.start(forever))
+        await anyio.wait_all_tasks_blocked()
+
+    async def life() -> None:
+        with anyio.fail_after(PATIENCE):
+            async with host:
+                assert await is_open(runtime)
+                assert (await runtime.get(records[0].task_id, owner=None)).task.status == "failed"
+
+    anyio.run(forget_to_close, backend=backend)
+    anyio.run(life, backend=backend)
+
+
+async def test_an_error_while_opening_is_raised_in_every_holder_and_the_next_one_tries_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Runner:
+        tries = 0
+
+        async def __aenter__(self) -> Any:
+            self.tries += 1
+            await anyio.lowlevel.checkpoint()
+            raise LookupError("no runner")
+
+        async def __aexit__(self, *_: object) -> None:
+            raise AssertionError
+
+        def start(self, *_: object) -> None:
+            raise AssertionError
+
+    runner = Runner()
+    host = RuntimeHost(TaskRuntime(InMemoryTaskStore(), runner=runner))
+    raised: list[str] = []
+
+    async def enter() -> None:
+        with pytest.raises(LookupError, match="no runner") as caught:
+            await host.__aenter__()
+        raised.append(str(caught.value))
+
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as group:
+            for _ in range(3):
+                group.start_soon(enter)
+        assert runner.tries == 1
+        await enter()
+    assert raised == ["no runner"] * 4
+    assert runner.tries == 2
+    assert "could not be opened" in caplog.text
+
+
+async def test_a_holder_cancelled_while_the_runtime_opens_holds_nothing() -> None:
+    """L6: and the other one still gets it."""
+    runtime = make_runtime()
+    host = RuntimeHost(runtime)
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as group:
+            held, release = anyio.Event(), anyio.Event()
+            group.start_soon(hold, host, held, release)
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await host.__aenter__()
+            assert scope.cancelled_caught
+            await held.wait()
+            assert await is_open(runtime)
+            release.set()
+        assert not await is_open(runtime)
+        with anyio.CancelScope() as scope:  # the only one
+            scope.cancel()
+            await host.__aenter__()
+        await anyio.wait_all_tasks_blocked()
+        assert not await is_open(runtime)
+
+
+async def test_leaving_a_host_that_nobody_holds_does_nothing() -> None:
+    await RuntimeHost(make_runtime()).__aexit__(None, None, None)
+
+
+async def test_a_host_kept_open_stays_open_between_holders_and_closes_with_the_last() -> None:
+    """Servers without a lifespan: the first use opens the runtime, and no connection's end closes it."""
+    runtime = make_runtime()
+    host = RuntimeHost(runtime)
+    with anyio.fail_after(PATIENCE):
+        await host.keep_open()
+        await host.keep_open()
+        assert await is_open(runtime)
+        async with host:
+            pass
+        assert not await is_open(runtime)
+
+
+async def test_what_runs_beside_the_runtime_ends_with_it() -> None:
+    runtime = make_runtime()
+    host = RuntimeHost(runtime)
+    ended: list[str] = []
+
+    async def beside() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            ended.append("cancelled")
+
+    with pytest.raises(RuntimeError, match="not open"):
+        host.start_soon(beside)
+    with anyio.fail_after(PATIENCE):
+        async with host:
+            host.start_soon(beside)
+            await anyio.wait_all_tasks_blocked()
+            assert ended == []
+    assert ended == ["cancelled"]

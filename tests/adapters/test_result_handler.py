@@ -1,0 +1,463 @@
+"""`TaskResultHandler`: questions reach whoever can answer, and survive whoever cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+import anyio
+import pytest
+
+from mcp_task_runtime import (
+    Answer,
+    ElicitResult,
+    InvalidTransitionError,
+    Outcome,
+    ProtocolError,
+    QueuedMessage,
+    StoreClosedError,
+    StoreUnavailableError,
+    TaskNotFoundError,
+)
+from mcp_task_runtime.core.questions import answer_questions
+from mcp_task_runtime.testing.cancellation import Trial, check_cancellation
+from tests.adapters.scripted import (
+    ACCEPT,
+    FORM,
+    JSON,
+    PATIENCE,
+    Desk,
+    ScriptedSession,
+    answers,
+    never,
+    open_desk,
+    raises,
+)
+
+RELATED = "io.modelcontextprotocol/related-task"
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until something is true that nothing announces."""
+    while not condition():
+        await anyio.wait_all_tasks_blocked()
+        await anyio.lowlevel.checkpoint()
+
+
+# --- waiting for the end ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("outcome", [Outcome.completed({"n": 1}), Outcome.failed("x", code=-5), Outcome.cancelled()])
+@pytest.mark.parametrize("before", [True, False])
+async def test_every_waiter_gets_the_outcome_whether_it_came_before_or_after(outcome: Outcome, before: bool) -> None:
+    """L3, F1, F2, F9, wire rule B5: results, errors and cancellations alike."""
+    async with open_desk(delivering=False, yielding=True) as desk:
+        got: list[Outcome] = []
+
+        async def wait() -> None:
+            got.append(await desk.handler.handle(desk.task_id, ScriptedSession()))
+
+        if before:
+            await desk.memory.finish_task(desk.task_id, outcome)
+        async with anyio.create_task_group() as group:
+            for _ in range(10):
+                group.start_soon(wait)
+            if not before:
+                await anyio.wait_all_tasks_blocked()
+                assert got == []
+                await desk.memory.finish_task(desk.task_id, outcome)
+        assert got == [outcome] * 10
+
+
+async def test_an_unknown_task_is_not_found() -> None:
+    async with open_desk(delivering=False) as desk:
+        with pytest.raises(TaskNotFoundError):
+            await desk.handler.handle("unknown", desk.session)
+
+
+@pytest.mark.parametrize("how", ["expires", "is deleted"])
+async def test_whoever_waits_for_a_task_that_goes_is_told_so(how: str) -> None:
+    """L3, L7, F20: the error itself, not a group of it."""
+    async with open_desk(delivering=False, yielding=True, ttl_ms=10_000) as desk:
+        raised: list[str] = []
+
+        async def wait() -> None:
+            with pytest.raises(TaskNotFoundError) as caught:
+                await desk.handler.handle(desk.task_id, desk.session)
+            raised.append(type(caught.value).__name__)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(wait)
+            await anyio.wait_all_tasks_blocked()
+            if how == "expires":
+                desk.clock.advance(10)
+            else:
+                await desk.memory.delete_task(desk.task_id)
+        assert raised == ["TaskNotFoundError"]
+
+
+async def test_a_store_that_closes_or_fails_is_the_error_itself() -> None:
+    desk = Desk(ScriptedSession())
+    await desk.open()
+    raised: list[str] = []
+
+    async def wait() -> None:
+        with pytest.raises(StoreClosedError) as caught:
+            await desk.handler.handle(desk.task_id, desk.session)
+        raised.append(type(caught.value).__name__)
+
+    async def down(task_id: str) -> None:
+        raise StoreUnavailableError("down")
+
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as group:
+            group.start_soon(wait)
+            await anyio.wait_all_tasks_blocked()
+            await desk.memory.aclose()
+        assert raised == ["StoreClosedError"]
+        setattr(desk.memory, "get_task", down)  # noqa: B010
+        with pytest.raises(StoreUnavailableError):
+            await desk.handler.handle(desk.task_id, desk.session)
+    assert desk.waiters() == 0
+
+
+async def test_the_error_of_a_block_that_delivers_is_the_one_that_leaves_it() -> None:
+    desk = Desk(ScriptedSession())
+    await desk.open()
+
+    async def serve() -> None:
+        async with desk.handler.delivering(desk.task_id, desk.session):
+            await anyio.lowlevel.checkpoint()
+            raise LookupError("mine")
+
+    with anyio.fail_after(PATIENCE):
+        with pytest.raises(LookupError, match="mine"):
+            await serve()
+    assert desk.waiters() == 0
+
+
+# --- delivering ------------------------------------------------------------------------------------------------
+
+
+async def ask_and_note(desk: Desk, got: list[Any], message: str = "?") -> None:
+    try:
+        got.append(await desk.context.elicit(message, FORM))
+    except (InvalidTransitionError, ProtocolError) as error:
+        got.append(error)
+
+
+@pytest.mark.parametrize("asked_first", [True, False])
+async def test_questions_asked_before_and_after_the_stream_opened_are_delivered(asked_first: bool) -> None:
+    """Wire rule B6."""
+    async with open_desk(delivering=False, yielding=True) as desk:
+        got: list[Any] = []
+        session = ScriptedSession(answers(ACCEPT))
+        async with anyio.create_task_group() as group:
+            if asked_first:
+                group.start_soon(ask_and_note, desk, got)
+                await desk.until_asked()
+            group.start_soon(desk.handler.handle, desk.task_id, session)
+            await anyio.wait_all_tasks_blocked()
+            if not asked_first:
+                group.start_soon(ask_and_note, desk, got)
+            await until(lambda: bool(got))
+            await desk.memory.finish_task(desk.task_id, Outcome.cancelled())
+        assert isinstance(got[0], ElicitResult)
+        assert session.requests[0][1]["_meta"] == {RELATED: {"taskId": desk.task_id}}
+        assert len(session.requests) == 1
+
+
+async def test_a_question_that_was_never_answered_is_put_again_on_the_next_stream() -> None:
+    """L5, F10, wire rule B6: the first client vanished in mid-delivery, without a word or with an error."""
+    async with open_desk(delivering=False, yielding=True) as desk:
+        got: list[Any] = []
+        async with anyio.create_task_group() as group:
+            group.start_soon(ask_and_note, desk, got)
+            vanished = ScriptedSession(never)
+            async with anyio.create_task_group() as connection:
+                connection.start_soon(desk.handler.handle, desk.task_id, vanished)
+                await vanished.until_requested()
+                connection.cancel_scope.cancel()
+            assert vanished.cancelled == 1
+            assert await desk.state() == ("input_required", ["1"])
+
+            broken = ScriptedSession(raises(ConnectionResetError("gone")))
+            async with anyio.create_task_group() as connection:
+                connection.start_soon(desk.handler.handle, desk.task_id, broken)
+                await broken.until_requested()
+                await anyio.wait_all_tasks_blocked()
+                connection.cancel_scope.cancel()
+            assert await desk.state() == ("input_required", ["1"])
+            assert got == []
+
+            async with desk.handler.delivering(desk.task_id, ScriptedSession(answers(ACCEPT))):
+                await until(lambda: bool(got))
+        assert isinstance(got[0], ElicitResult)
+        assert await desk.state() == ("working", [])
+
+
+async def test_a_stream_cancelled_at_any_await_leaves_the_question_open_or_answered() -> None:
+    """L5, L6."""
+
+    async def setup() -> Trial:
+        desk = Desk(ScriptedSession(answers(ACCEPT)), yielding=True)
+        await desk.open()
+        await desk.mailboxes.enqueue(
+            desk.task_id, QueuedMessage.request("1", "elicitation/create", {"message": "?", "requestedSchema": FORM})
+        )
+        await desk.memory.update_task(desk.task_id, status="input_required")
+
+        async def operation() -> None:
+            async with desk.handler.delivering(desk.task_id, desk.session):
+                while await desk.open_keys():
+                    await anyio.lowlevel.checkpoint()
+
+        return Trial(operation, desk.state, leftovers=desk.waiters)
+
+    with anyio.fail_after(2 * PATIENCE):
+        assert await check_cancellation(setup) > 3
+
+
+async def test_a_second_stream_takes_over_what_a_broken_one_had_in_hand() -> None:
+    """L5: a client that came back before its old connection was found dead."""
+    gone = anyio.Event()
+
+    async def breaks(method: str, params: JSON) -> JSON:
+        await gone.wait()
+        raise ConnectionResetError
+
+    async with open_desk(delivering=False, yielding=True) as desk:
+        got: list[Any] = []
+        first, second = ScriptedSession(breaks), ScriptedSession(answers(ACCEPT))
+        async with anyio.create_task_group() as group:
+            group.start_soon(desk.handler.handle, desk.task_id, first)
+            await anyio.wait_all_tasks_blocked()
+            group.start_soon(ask_and_note, desk, got)
+            await first.until_requested()
+            group.start_soon(desk.handler.handle, desk.task_id, second)
+            await anyio.wait_all_tasks_blocked()
+            assert second.requests == [], "the user is not asked twice at once"
+            gone.set()
+            await until(lambda: bool(got))
+            group.start_soon(ask_and_note, desk, got, "again")
+            await until(lambda: len(got) == 2)
+            await desk.memory.finish_task(desk.task_id, Outcome.cancelled())
+        assert [params["message"] for _, params in second.requests] == ["?", "again"]
+        assert len(first.requests) == 1
+
+
+async def test_a_stream_that_ends_hands_its_question_to_another_that_waits() -> None:
+    """L5."""
+    async with open_desk(delivering=False, yielding=True) as desk:
+        got: list[Any] = []
+        first, second = ScriptedSession(never), ScriptedSession(answers(ACCEPT))
+        async with anyio.create_task_group() as group:
+            async with anyio.create_task_group() as connection:
+                connection.start_soon(desk.handler.handle, desk.task_id, first)
+                await anyio.wait_all_tasks_blocked()
+                group.start_soon(ask_and_note, desk, got)
+                await first.until_requested()
+                group.start_soon(desk.handler.handle, desk.task_id, second)
+                await anyio.wait_all_tasks_blocked()
+                connection.cancel_scope.cancel()
+            await until(lambda: bool(got))
+            await desk.memory.finish_task(desk.task_id, Outcome.cancelled())
+        assert isinstance(got[0], ElicitResult)
+
+
+@pytest.mark.parametrize("alive", [True, False])
+async def test_a_stream_that_no_longer_answers_is_asked_whether_it_lives(alive: bool) -> None:
+    """L5, L7: transports whose streams end without a word; looked at again after five seconds of our clock."""
+    living = True
+
+    async def is_alive() -> bool:
+        return living
+
+    async with open_desk(delivering=False, yielding=True) as desk:
+        got: list[Any] = []
+        first, second = ScriptedSession(never), ScriptedSession(answers(ACCEPT))
+        async with anyio.create_task_group() as group:
+            group.start_soon(partial(desk.handler.handle, desk.task_id, first, is_alive=is_alive))
+            await anyio.wait_all_tasks_blocked()
+            group.start_soon(ask_and_note, desk, got)
+            await first.until_requested()
+            group.start_soon(desk.handler.handle, desk.task_id, second)
+            await anyio.wait_all_tasks_blocked()
+            living = alive
+            desk.clock.advance(5)
+            await anyio.wait_all_tasks_blocked()
+            assert len(second.requests) == (not alive)
+            assert len(got) == (not alive)
+            await desk.memory.finish_task(desk.task_id, Outcome.cancelled())
+            await desk.queue.clear(desk.task_id)
+
+
+async def test_a_question_answered_elsewhere_is_taken_back_from_the_stream() -> None:
+    """L5: two eras, two connections, one answer."""
+    async with open_desk(never, yielding=True) as desk:
+        got: list[Any] = []
+        async with anyio.create_task_group() as group:
+            group.start_soon(ask_and_note, desk, got)
+            await desk.session.until_requested()
+            await answer_questions(desk.store, desk.queue, desk.task_id, {"1": Answer.result(ACCEPT)})
+        await until(lambda: desk.session.cancelled == 1)
+        assert isinstance(got[0], ElicitResult)
+
+
+async def test_a_withdrawn_question_is_taken_back_from_the_stream() -> None:
+    async with open_desk(never, yielding=True) as desk:
+        async with anyio.create_task_group() as group:
+            group.start_soon(ask_and_note, desk, [])
+            await desk.session.until_requested()
+            group.cancel_scope.cancel()
+        await until(lambda: desk.session.cancelled == 1)
+        assert await desk.state() == ("working", [])
+
+
+async def test_one_question_that_nobody_answers_does_not_hold_up_the_next() -> None:
+    """L13."""
+
+    async def answer(method: str, params: JSON) -> JSON:
+        if params["message"] == "slow":
+            await anyio.sleep_forever()
+        return ACCEPT
+
+    async with open_desk(answer, yielding=True) as desk:
+        got: list[Any] = []
+        async with anyio.create_task_group() as group:
+            group.start_soon(ask_and_note, desk, got, "slow")
+            await desk.session.until_requested()
+            group.start_soon(ask_and_note, desk, got, "quick")
+            await until(lambda: bool(got))
+            assert await desk.state() == ("input_required", ["1"])
+            group.cancel_scope.cancel()
+
+
+async def test_an_answer_that_names_another_task_is_not_taken() -> None:
+    """L10, F15."""
+    replies = [{**ACCEPT, "_meta": {RELATED: {"taskId": "another"}}}, ACCEPT]
+
+    async def answer(method: str, params: JSON) -> JSON:
+        return replies.pop(0)
+
+    async with open_desk(answer) as desk:
+        assert (await desk.context.elicit("?", FORM)).action == "accept"
+        assert len(desk.session.requests) == 2
+
+
+@pytest.mark.parametrize("named", [True, False])
+async def test_an_answer_may_name_its_own_task_or_none(named: bool) -> None:
+    """Wire rule B6."""
+    async with open_desk() as desk:
+        meta = {"_meta": {RELATED: {"taskId": desk.task_id}}} if named else {}
+        desk.session.answer = answers({**ACCEPT, **meta})
+        assert (await desk.context.elicit("?", FORM)).action == "accept"
+        assert len(desk.session.requests) == 1
+
+
+async def test_an_answer_that_comes_after_the_end_is_dropped() -> None:
+    """L9, L13: neither the task nor the stream notices."""
+    release = anyio.Event()
+
+    async def answer(method: str, params: JSON) -> JSON:
+        with anyio.CancelScope(shield=True):
+            await release.wait()
+        return ACCEPT
+
+    async with open_desk(answer, delivering=False, yielding=True) as desk:
+        got: list[Any] = []
+        outcomes: list[Outcome] = []
+
+        async def wait() -> None:
+            outcomes.append(await desk.handler.handle(desk.task_id, desk.session))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(wait)
+            group.start_soon(ask_and_note, desk, got)
+            await desk.session.until_requested()
+            await desk.context.complete({"n": 1})
+            await anyio.wait_all_tasks_blocked()
+            release.set()
+        assert outcomes == [Outcome.completed({"n": 1})]
+        assert isinstance(got[0], InvalidTransitionError)
+        assert desk.mailboxes._mailboxes == {}
+
+
+async def test_a_store_that_fails_when_an_answer_comes_leaves_the_question_open() -> None:
+    """L5, L13."""
+    async with open_desk(answers(ACCEPT), yielding=True) as desk:
+        got: list[Any] = []
+        answer = desk.mailboxes.answer
+        tried = anyio.Event()
+
+        async def down(*_: Any) -> bool:
+            tried.set()
+            raise StoreUnavailableError("down")
+
+        setattr(desk.mailboxes, "answer", down)  # noqa: B010
+        async with anyio.create_task_group() as group:
+            group.start_soon(ask_and_note, desk, got)
+            await tried.wait()
+            await anyio.wait_all_tasks_blocked()
+            setattr(desk.mailboxes, "answer", answer)  # noqa: B010
+            assert await desk.open_keys() == ["1"]
+            async with desk.handler.delivering(desk.task_id, ScriptedSession(answers(ACCEPT))):
+                await until(lambda: bool(got))
+
+
+# --- notifications ---------------------------------------------------------------------------------------------
+
+
+async def test_notifications_in_the_queue_go_to_the_client_with_their_task() -> None:
+    async with open_desk() as desk:
+        await desk.queue.enqueue(desk.task_id, QueuedMessage.notification("notifications/message", {"data": 1}))
+        await until(lambda: bool(desk.session.notifications))
+        assert desk.session.notifications == [
+            ("notifications/message", {"data": 1, "_meta": {RELATED: {"taskId": desk.task_id}}})
+        ]
+
+
+async def test_a_notification_goes_to_the_newest_stream_that_works_or_nowhere() -> None:
+    async with open_desk(delivering=False) as desk:
+        notify: Callable[[], Awaitable[bool]] = partial(desk.handler.notify, desk.task_id, "n", {})
+        assert not await notify()
+        older, newer = ScriptedSession(), ScriptedSession()
+        async with desk.handler.delivering(desk.task_id, older):
+            async with desk.handler.delivering(desk.task_id, newer):
+                assert await notify()
+            assert await notify()
+        assert not await notify()
+        assert (len(older.notifications), len(newer.notifications)) == (1, 1)
+
+
+async def test_a_session_that_breaks_the_protocol_harms_its_own_stream_only() -> None:
+    """L13: a session must not raise when its client has left, but one of your own may."""
+
+    class Raising(ScriptedSession):
+        async def send_notification(self, method: str, params: JSON) -> None:
+            raise ConnectionResetError
+
+    async with open_desk(delivering=False) as desk:
+        raised: list[BaseException] = []
+
+        async def wait() -> None:
+            try:
+                await desk.handler.handle(desk.task_id, Raising())
+            except Exception as error:
+                raised.append(error)
+
+        outcomes: list[Outcome] = []
+
+        async def wait_well() -> None:
+            outcomes.append(await desk.handler.handle(desk.task_id, ScriptedSession()))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(wait)
+            await anyio.wait_all_tasks_blocked()
+            await desk.queue.enqueue(desk.task_id, QueuedMessage.notification("m", {}))
+            await anyio.wait_all_tasks_blocked()
+            group.start_soon(wait_well)
+            await anyio.wait_all_tasks_blocked()
+            await desk.memory.finish_task(desk.task_id, Outcome.cancelled())
+        assert outcomes == [Outcome.cancelled()]

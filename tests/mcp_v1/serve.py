@@ -1,0 +1,51 @@
+"""The tools of the scenarios as a program: `python serve.py stdio`, or `http` with options, on a free port."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from mcp.server.auth.provider import AccessToken
+from mcp.server.auth.settings import AuthSettings
+from mcp.server.fastmcp import FastMCP
+from pydantic import AnyHttpUrl
+
+from mcp_task_runtime.adapters.mcp_v1 import Tasks
+from tests.mcp_v1.scenarios import World, add_tools, greet
+
+
+class Verifier:
+    """Takes any token for the name of its bearer."""
+
+    async def verify_token(self, token: str) -> AccessToken | None:
+        return AccessToken(token=token, client_id=f"app-of-{token}", scopes=[])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("transport", choices=["stdio", "http"])
+    parser.add_argument("--json-response", action="store_true")
+    parser.add_argument("--stateless-http", action="store_true")
+    parser.add_argument("--auth", action="store_true")
+    options = parser.parse_args()
+    more: dict[str, Any] = {}
+    if options.auth:
+        url = AnyHttpUrl("http://127.0.0.1")
+        more = {"auth": AuthSettings(issuer_url=url, resource_server_url=url), "token_verifier": Verifier()}
+        more["auth"] = AuthSettings(issuer_url=url, resource_server_url=None)
+    mcp: FastMCP[Any] = FastMCP(
+        "world", port=0, json_response=options.json_response, stateless_http=options.stateless_http, **more
+    )
+    tasks = Tasks()
+    tasks.install(mcp)
+    mcp.tool()(greet)
+    add_tools(World(tasks, None))  # type: ignore[arg-type]  # nobody connects from in here
+    mcp.run("stdio" if options.transport == "stdio" else "streamable-http")
+
+
+if __name__ == "__main__":
+    main()

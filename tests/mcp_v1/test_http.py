@@ -1,0 +1,199 @@
+"""Tasks over Streamable HTTP on `mcp` 1.x: streams that drop, principals, servers without sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from tests.mcp_v1.raw_client import ALL_CAPABILITIES, HTTPClient, accept, http_client
+from tests.mcp_v1.scenarios import ClientTasks
+from tests.mcp_v1.schemas import RELATED, Wire
+from tests.mcp_v2.processes import HTTPServerProcess
+
+SERVE = str(Path(__file__).with_name("serve.py"))
+ALICE = {"authorization": "Bearer alice"}
+BOB = {"authorization": "Bearer bob"}
+
+
+@pytest.fixture(scope="module")
+def url() -> Generator[str, None, None]:
+    with HTTPServerProcess([SERVE, "http"]) as server:
+        yield server.url
+
+
+@pytest.fixture(scope="module")
+def url_with_auth() -> Generator[str, None, None]:
+    with HTTPServerProcess([SERVE, "http", "--auth"]) as server:
+        yield server.url
+
+
+@pytest.fixture(scope="module")
+def url_with_json() -> Generator[str, None, None]:
+    with HTTPServerProcess([SERVE, "http", "--json-response"]) as server:
+        yield server.url
+
+
+@pytest.fixture(scope="module")
+def url_without_sessions() -> Generator[str, None, None]:
+    with HTTPServerProcess([SERVE, "http", "--stateless-http"]) as server:
+        yield server.url
+
+
+@pytest.fixture(scope="module")
+def url_without_sessions_with_auth() -> Generator[str, None, None]:
+    with HTTPServerProcess([SERVE, "http", "--stateless-http", "--auth"]) as server:
+        yield server.url
+
+
+async def say_yes(question: Wire) -> Wire | None:
+    return accept(ok=True)
+
+
+async def test_b6_a_question_rides_the_result_stream_and_the_rest_the_connections_own(url: str) -> None:
+    async with http_client(url, answer=say_yes) as client:
+        await client.listen()
+        task_id = await client.start("ask")
+        assert await client.text(task_id) == "Sure? accept True"
+        await client.notified("notifications/tasks/status", taskId=task_id, status="completed")
+
+
+async def test_b6_b11_questions_and_progress_need_no_stream_of_the_connection(url: str) -> None:
+    async with http_client(url) as client:
+        task_id = await client.start("progress", _meta={"progressToken": 7})
+        waiting = await client.start_request("tasks/result", {"taskId": task_id})
+        question = await client.asked()
+        await client.send({"jsonrpc": "2.0", "id": question["id"], **accept(ok=True)})
+        assert "result" in await client.response(waiting)
+        progress = await client.notified("notifications/progress", progressToken=7, progress=2)
+        assert progress["_meta"][RELATED] == {"taskId": task_id}
+
+
+async def test_b12_a_client_task_is_followed_on_the_result_stream(url: str) -> None:
+    answered = {"result": {"action": "accept", "content": {"ok": True}, "_meta": {RELATED: {"taskId": "client-1"}}}}
+    async with http_client(url, answer=ClientTasks(["working", "completed"], answered)) as client:
+        assert await client.text(await client.start("ask_as_task")) == "accept"
+
+
+async def test_b6_fault_10_a_stream_that_drops_without_a_word_loses_no_question(url: str) -> None:
+    async with http_client(url) as client:
+        task_id = await client.start("ask")
+        for drops in range(1, 4):
+            lost = await client.start_request("tasks/result", {"taskId": task_id})
+            await client.asked(drops)
+            client.drop(lost)
+        client.answer = say_yes
+        assert await client.text(task_id) == "Sure? accept True"
+        assert len({question["id"] for question in client.questions}) == 4
+
+
+async def test_b6_two_live_streams_get_a_question_once(url: str) -> None:
+    async with http_client(url) as client:
+        task_id = await client.start("ask")
+        first = await client.start_request("tasks/result", {"taskId": task_id})
+        question = await client.asked()
+        second = await client.start_request("tasks/result", {"taskId": task_id})
+        await anyio.sleep(0.2)
+        assert len(client.questions) == 1
+        await client.send({"jsonrpc": "2.0", "id": question["id"], **accept(ok=True)})
+        assert "result" in await client.response(first)
+        assert "result" in await client.response(second)
+
+
+async def test_fault_15_an_answer_to_an_old_sessions_question_fits_none_of_a_new_one(url: str) -> None:
+    async with http_client(url) as old, http_client(url) as new:
+        await old.start_request("tasks/result", {"taskId": await old.start("ask")})
+        question = await old.asked()
+        task_id = await new.start("ask")
+        waiting = await new.start_request("tasks/result", {"taskId": task_id})
+        asked = await new.asked()
+        assert asked["id"] != question["id"]
+        await new.send({"jsonrpc": "2.0", "id": question["id"], **accept(ok=False)})
+        await new.send({"jsonrpc": "2.0", "id": asked["id"], **accept(ok=True)})
+        assert (await new.response(waiting))["result"]["content"][0]["text"] == "Sure? accept True"
+
+
+async def test_fault_19_without_principals_each_session_is_its_own(url: str) -> None:
+    async with http_client(url) as owner, http_client(url) as other:
+        task_id = await owner.start("ask")
+        assert (await other.error("tasks/get", {"taskId": task_id}))["code"] == -32602
+        assert (await other.result("tasks/list"))["tasks"] == []
+        # The same session again, after everything of the connection was lost.
+        async with http_client(url, resumes=owner, answer=say_yes) as again:
+            assert await again.text(task_id) == "Sure? accept True"
+
+
+async def test_a5_a_principal_finds_its_tasks_again_and_nobody_else_does(url_with_auth: str) -> None:
+    async with http_client(url_with_auth, headers=ALICE) as client:
+        task_id = await client.start("ask")
+        await client.start_request("tasks/result", {"taskId": task_id})
+        await client.asked()
+    async with http_client(url_with_auth, headers=BOB) as other:
+        for method in ("tasks/get", "tasks/result", "tasks/cancel"):
+            assert (await other.error(method, {"taskId": task_id}))["code"] == -32602
+    async with http_client(url_with_auth, headers=ALICE, answer=say_yes) as again:
+        assert task_id in [task["taskId"] for task in (await again.result("tasks/list"))["tasks"]]
+        assert await again.text(task_id) == "Sure? accept True"
+
+
+async def test_b1_without_sessions_and_principals_listing_is_not_offered(url_without_sessions: str) -> None:
+    async with http_client(url_without_sessions, initialize=False) as client:
+        hello = await client.initialize(ALL_CAPABILITIES)
+        assert hello["capabilities"]["tasks"] == {"cancel": {}, "requests": {"tools": {"call": {}}}}
+        assert (await client.error("tasks/list"))["code"] == -32601
+        assert await client.text(await client.start("double", {"x": 2})) == "4", "the id is the secret"
+
+
+async def test_without_sessions_a_question_fails_and_says_why(url_without_sessions: str) -> None:
+    async with http_client(url_without_sessions) as client:
+        error = (await client.outcome(await client.start("ask")))["error"]
+        assert "stateless" in error["message"]
+        assert await client.error("tools/call", {"name": "either", "arguments": {}}) == error
+
+
+async def test_without_sessions_a_principal_has_tasks_of_its_own(url_without_sessions_with_auth: str) -> None:
+    url = url_without_sessions_with_auth
+    async with http_client(url, headers=ALICE, initialize=False) as client:
+        hello = await client.initialize(ALL_CAPABILITIES)
+        assert "list" in hello["capabilities"]["tasks"]
+        task_id = await client.start("double", {"x": 2})
+        assert await client.text(task_id) == "4"
+        assert task_id in [task["taskId"] for task in (await client.result("tasks/list"))["tasks"]]
+    async with http_client(url, headers=BOB) as other:
+        assert (await other.error("tasks/get", {"taskId": task_id}))["code"] == -32602
+        assert (await other.result("tasks/list"))["tasks"] == []
+
+
+async def test_with_json_responses_a_question_fails_and_says_why(url_with_json: str) -> None:
+    async with http_client(url_with_json) as client:
+        error = (await client.outcome(await client.start("ask")))["error"]
+        assert "JSON" in error["message"]
+        assert await client.text(await client.start("double", {"x": 2})) == "4"
+
+
+async def test_a_hundred_clients_at_once_of_whom_twenty_leave_in_mid_question_and_come_back(url: str) -> None:
+    ended: list[str] = []
+
+    async def wait_for(client: HTTPClient, number: int, task_id: str) -> None:
+        client.answer = say_yes
+        ended.append(await client.text(task_id))
+        assert ended[-1] == f"{number}? accept True"
+
+    async def one(number: int) -> None:
+        async with http_client(url, capabilities={"elicitation": {}}) as client:
+            task_id = await client.start("ask", {"question": f"{number}?"})
+            if number % 5:
+                await wait_for(client, number, task_id)
+                return
+            await client.start_request("tasks/result", {"taskId": task_id})
+            await client.asked()
+        async with http_client(url, resumes=client) as again:
+            await wait_for(again, number, task_id)
+
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as group:
+            for number in range(100):
+                group.start_soon(one, number)
+    assert len(ended) == 100

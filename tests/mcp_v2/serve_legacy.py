@@ -1,0 +1,35 @@
+"""The tools of `tests/mcp_v1/scenarios.py` on `mcp` 2.x, as a program: `python serve_legacy.py stdio`, or `http`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from mcp.server import MCPServer
+
+from mcp_task_runtime.adapters.mcp_v2 import Tasks
+from tests.mcp_v1.scenarios import World, add_tools, greet
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("transport", choices=["stdio", "http"])
+    parser.add_argument("--json-response", action="store_true")
+    parser.add_argument("--stateless-http", action="store_true")
+    options = parser.parse_args()
+    mcp = MCPServer("world")
+    tasks = Tasks()
+    tasks.install(mcp)
+    mcp.tool()(greet)
+    add_tools(World(tasks, None))  # type: ignore[arg-type]  # nobody connects from in here
+    if options.transport == "stdio":
+        mcp.run("stdio")
+    else:
+        mcp.run("streamable-http", port=0, json_response=options.json_response, stateless_http=options.stateless_http)
+
+
+if __name__ == "__main__":
+    main()
