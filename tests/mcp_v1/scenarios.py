@@ -136,6 +136,15 @@ def add_tools(world: World) -> None:
         world.tell()
         return "nobody answered"
 
+    @tasks.tool(required=True)
+    async def gives_up(task: ServerTaskContext) -> str:
+        with anyio.move_on_after(0.1):
+            await task.elicit("Quick!", Choice)
+        world.entered += 1
+        world.tell()
+        await anyio.sleep_forever()
+        return "never"
+
     @tasks.tool()
     async def boom(task: ServerTaskContext) -> str:
         raise RuntimeError("a secret of the server")
@@ -493,6 +502,45 @@ async def b8_fault_16_work_that_returns_after_cancel_harms_nobody(world: World) 
             await anyio.sleep(0.005)
             assert (await client.task(task_id))["status"] == "cancelled"
         assert await client.text(await client.start("double", {"x": 1})) == "2"
+
+
+async def b8_fault_8_a_cancelled_task_never_gets_a_result(world: World) -> None:
+    async with world.connect() as client:
+        task_id = await client.start("stubborn")
+        await world.until(lambda: world.entered == 1)
+        await client.result("tasks/cancel", {"taskId": task_id})
+        await world.until(lambda: world.left == 1)
+        await anyio.sleep(0.05)
+        assert "error" in await client.outcome(task_id)
+
+
+async def fault_7_a_question_given_up_leaves_the_task_working(world: World) -> None:
+    async with world.connect() as client:
+        task_id = await client.start("gives_up")
+        waiting = await client.start_request("tasks/result", {"taskId": task_id})
+        question = await client.asked()
+        await world.until(lambda: world.entered == 1)
+        assert (await client.task(task_id))["status"] == "working"
+        await client.send({"jsonrpc": "2.0", "id": question["id"], **accept(ok=True)})
+        assert (await client.task(task_id))["status"] == "working"
+        await client.result("tasks/cancel", {"taskId": task_id})
+        assert "error" in await client.response(waiting)
+
+
+async def fault_14_18_work_that_outlives_its_ttl_ends_as_failed(world: World) -> None:
+    async with world.connect() as client:
+        task_id = await client.start("wait", task={"ttl": 1_000})
+        task = await client.until(task_id, "failed")
+        assert "time to live" in task["statusMessage"]
+        await world.until(lambda: world.left == 1)
+
+
+async def fault_20_waiting_for_a_task_ends_with_its_ttl(world: World) -> None:
+    async with world.connect() as client:
+        task_id = await client.start("ask", task={"ttl": 1_000})
+        waiting = await client.start_request("tasks/result", {"taskId": task_id})
+        await client.asked()
+        assert "time to live" in (await client.response(waiting))["error"]["message"]
 
 
 async def b8_a_task_that_has_ended_cannot_be_cancelled(world: World) -> None:

@@ -711,7 +711,7 @@ async def test_a_write_that_waits_for_its_turn_is_withdrawn_when_it_is_cancelled
                 for number in range(3):
                     group.start_soon(partial(store.create_task, ttl_ms=None, task_id=str(number)))
                     await quiesce()
-                await until(store._engine._writer._queue.empty)
+                await until(lambda: store._engine._writer._queue.qsize() < 3)  # it waits for the lock
                 group.start_soon(partial(store.create_task, ttl_ms=None))
                 group.cancel_scope.cancel()
         await store.create_task(ttl_ms=None, task_id="after")

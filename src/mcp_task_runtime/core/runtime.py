@@ -381,23 +381,27 @@ class TaskRuntime:
         limit = settings.max_tasks_per_owner
         if limit is not None and self._live_of[new.owner] >= limit:
             raise LimitExceededError("tasks at once", limit)
-        record = await self.store.create_task(
-            ttl_ms=settings.clamp_ttl(settings.default_ttl_ms if new.ttl_ms is None else new.ttl_ms),
-            poll_interval_ms=settings.poll_interval_ms if new.poll_interval_ms is None else new.poll_interval_ms,
-            owner=new.owner,
-            retention_ms=settings.retention_ms,
-            request=new.request,
-            client_capabilities_json=new.client_capabilities_json,
-            worker=None if self._keeper is None else self._keeper.worker,
-            lease_ms=settings.lease_ms,
-        )
+        self._live_of[new.owner] += 1  # before the store is asked: others may be on their way too
+        try:
+            record = await self.store.create_task(
+                ttl_ms=settings.clamp_ttl(settings.default_ttl_ms if new.ttl_ms is None else new.ttl_ms),
+                poll_interval_ms=settings.poll_interval_ms if new.poll_interval_ms is None else new.poll_interval_ms,
+                owner=new.owner,
+                retention_ms=settings.retention_ms,
+                request=new.request,
+                client_capabilities_json=new.client_capabilities_json,
+                worker=None if self._keeper is None else self._keeper.worker,
+                lease_ms=settings.lease_ms,
+            )
+        except BaseException:
+            self._count_down(new.owner)
+            raise
         self._track(execution, record)
         logger.debug("Created a task")
         return record
 
     def _track(self, execution: Execution[Any], record: TaskRecord) -> None:
         self._running[record.task_id] = execution
-        self._live_of[record.owner] += 1
         self._set_deadline(record.task)
         if self._keeper is not None:  # another process may end the task
             execution._watch = anyio.CancelScope()
@@ -405,9 +409,12 @@ class TaskRuntime:
 
     def _untrack(self, record: TaskRecord) -> None:
         if self._running.pop(record.task_id, None) is not None:
-            self._live_of[record.owner] -= 1
-            if not self._live_of[record.owner]:
-                del self._live_of[record.owner]
+            self._count_down(record.owner)
+
+    def _count_down(self, owner: str | None) -> None:
+        self._live_of[owner] -= 1
+        if not self._live_of[owner]:
+            del self._live_of[owner]
 
     async def _take_turn(self, execution: Execution[Any]) -> None:
         """Wait until this work may run beside the others; it gives its place back when it has ended."""
@@ -446,6 +453,7 @@ class TaskRuntime:
             execution: Execution[Outcome] = Execution(self, None)
             execution.record = record
             execution._announced = True
+            self._live_of[record.owner] += 1
             self._track(execution, record)
             self._launch(execution, rerun, _same_outcome)
 

@@ -220,8 +220,9 @@ class TaskBackendMachine(RuleBasedStateMachine):
 
     def _call(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
         async def limited() -> T:
-            with anyio.fail_after(12 * self.patience):
+            with anyio.move_on_after(12 * self.patience):
                 return await function(*args)
+            raise AssertionError("an operation that need not wait did not end")
 
         return self.portal.call(limited)
 
@@ -365,13 +366,11 @@ class TaskBackendMachine(RuleBasedStateMachine):
             require(isinstance(ending, Exception), f"asking for an ended task ended as {ending!r}")
             self.model.mail.pop(task, None)
         else:
-            with anyio.fail_after(self.patience):
-                revision = 0
-                while True:
-                    record = await backend.store.wait_for_update(task, after=revision)
-                    if record.revision > self.model.tasks[task]["revision"]:
-                        break
-                    revision = record.revision
+            record = None
+            with anyio.move_on_after(self.patience):
+                record = await backend.store.wait_for_update(task, after=self.model.tasks[task]["revision"])
+            if record is None:
+                raise AssertionError(f"a question was asked and {task} did not change")
             require(record.status == "input_required", f"a question is open and the task is {record.status} (L5)")
             self.askers[task, key] = asker
             await self._adopt(task)

@@ -1,0 +1,267 @@
+"""The low-level `Server` of `mcp` 1.x: `tasks.run` in its handler, modes in its own list, connections that come and go."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Literal
+
+import anyio
+import pytest
+from mcp import types
+from mcp.server.fastmcp import FastMCP
+from mcp.server.lowlevel import Server
+from mcp.shared.memory import create_client_server_memory_streams
+from mcp.shared.message import SessionMessage
+
+from mcp_task_runtime import CapabilityError, InMemoryTaskStore, ServerTaskContext, TaskSettings
+from mcp_task_runtime.adapters.mcp_v1 import Tasks
+from tests.mcp_v1.raw_client import PATIENCE, Answer, RawClient, accept, never, stream_client
+from tests.mcp_v1.schemas import Wire
+
+FORM = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
+
+Work = Callable[[ServerTaskContext], Awaitable[Any]]
+
+
+def make_server(tasks: Tasks, tools: dict[str, Any]) -> Server[Any, Any]:
+    """Return a server with these tools: each has a mode and a handler without arguments."""
+    server: Server[Any, Any] = Server("low")
+
+    @server.list_tools()  # type: ignore[no-untyped-call,untyped-decorator]
+    async def list_tools() -> list[types.Tool]:
+        return [
+            types.Tool(
+                name=name,
+                inputSchema={"type": "object"},
+                execution=None if mode is None else types.ToolExecution(taskSupport=mode),
+            )
+            for name, (mode, _) in tools.items()
+        ]
+
+    @server.call_tool()  # type: ignore[untyped-decorator]
+    async def call_tool(name: str, arguments: dict[str, Any]) -> Any:
+        return await tools[name][1]()
+
+    tasks.install(server)
+    return server
+
+
+def text(value: str) -> list[types.TextContent]:
+    return [types.TextContent(type="text", text=value)]
+
+
+@asynccontextmanager
+async def connect(server: Server[Any, Any], answer: Answer = never) -> AsyncGenerator[RawClient, None]:
+    async with create_client_server_memory_streams() as ((read, write), served):
+
+        async def serve() -> None:
+            await server.run(*served, server.create_initialization_options())
+
+        async def send(message: Wire) -> None:
+            await write.send(SessionMessage(types.JSONRPCMessage.model_validate(message)))
+
+        async def receive() -> Wire:
+            received = await read.receive()
+            assert isinstance(received, SessionMessage)
+            wire: Wire = json.loads(received.message.model_dump_json(by_alias=True, exclude_none=True))
+            return wire
+
+        async with stream_client(serve, send, receive, write.aclose, answer=answer) as client:
+            yield client
+
+
+def quick() -> Tasks:
+    return Tasks(settings=TaskSettings(shutdown_grace=0.05))
+
+
+async def test_run_makes_the_call_a_task_with_an_immediate_response_for_the_model() -> None:
+    tasks = quick()
+
+    async def work(task: ServerTaskContext) -> list[types.TextContent]:
+        answer = await task.elicit("Sure?", FORM)
+        return text(f"{answer.action} {answer.content}")
+
+    async def handler() -> Any:
+        return await tasks.run(
+            work, required=True, ttl_ms=90_000, poll_interval_ms=50, model_immediate_response="It is on its way"
+        )
+
+    async def yes(question: Wire) -> Wire | None:
+        return accept(ok=True)
+
+    async with tasks, connect(make_server(tasks, {"ask": ("required", handler)}), yes) as client:
+        created = await client.result("tools/call", {"name": "ask", "arguments": {}, "task": {}})
+        assert created["_meta"] == {"io.modelcontextprotocol/model-immediate-response": "It is on its way"}
+        assert (created["task"]["ttl"], created["task"]["pollInterval"]) == (90_000, 50)
+        assert await client.text(created["task"]["taskId"]) == "accept {'ok': True}"
+        assert (await client.error("tools/call", {"name": "ask", "arguments": {}}))["code"] == -32601
+
+
+@pytest.mark.parametrize("mode", ["optional", "required"])
+async def test_b3_a_slow_handler_that_never_calls_run_is_a_task_all_the_same(
+    mode: Literal["optional", "required"],
+) -> None:
+    tasks = quick()
+    go_on = anyio.Event()
+
+    async def handler() -> Any:
+        await go_on.wait()
+        return text("slow")
+
+    async with tasks, connect(make_server(tasks, {"slow": (mode, handler)})) as client:
+        task_id = await client.start("slow")
+        assert (await client.task(task_id))["status"] == "working"
+        go_on.set()
+        assert await client.text(task_id) == "slow"
+
+
+async def test_b2_what_the_list_does_not_show_is_forbidden() -> None:
+    tasks = quick()
+    called = 0
+
+    async def handler() -> Any:
+        nonlocal called
+        called += 1
+        return text("plain")
+
+    async with tasks, connect(make_server(tasks, {"plain": (None, handler)})) as client:
+        for name in ("plain", "unknown"):
+            error = await client.error("tools/call", {"name": name, "arguments": {}, "task": {}})
+            assert error["code"] == -32601
+        assert not called
+        assert (await client.result("tools/call", {"name": "plain", "arguments": {}}))["content"][0]["text"] == "plain"
+
+
+async def test_b2_a_plain_call_may_find_out_in_run_that_it_has_to_be_a_task() -> None:
+    tasks = quick()
+
+    async def work(task: ServerTaskContext) -> Any:
+        raise AssertionError("it does not run")
+
+    async def handler() -> Any:
+        return await tasks.run(work, required=True)
+
+    async with tasks, connect(make_server(tasks, {"late": ("optional", handler)})) as client:
+        assert (await client.error("tools/call", {"name": "late", "arguments": {}}))["code"] == -32601
+
+
+async def test_a_handler_may_catch_what_its_work_raised() -> None:
+    tasks = quick()
+
+    async def work(task: ServerTaskContext) -> Any:
+        raise CapabilityError("not today")
+
+    async def handler() -> Any:
+        try:
+            return await tasks.run(work)
+        except CapabilityError as error:
+            return text(f"caught: {error}")
+
+    async with tasks, connect(make_server(tasks, {"careful": ("optional", handler)})) as client:
+        assert await client.text(await client.start("careful")) == "caught: not today"
+
+
+async def test_a_task_lives_on_when_its_connection_ends_and_nothing_holds_the_runtime() -> None:
+    """The runtime is opened by the first use; no `async with tasks` stands around it."""
+    store = InMemoryTaskStore()
+    tasks = Tasks(store, settings=TaskSettings(shutdown_grace=0.05))
+    go_on, done = anyio.Event(), anyio.Event()
+    task_ids: list[str] = []
+
+    async def work(task: ServerTaskContext) -> Any:
+        task_ids.append(task.task_id)
+        await go_on.wait()
+        await task.update_status("nobody listens")
+        done.set()
+        return text("done")
+
+    async def handler() -> Any:
+        return await tasks.run(work)
+
+    server = make_server(tasks, {"work": ("optional", handler)})
+    async with connect(server) as client:
+        await client.start("work")
+    async with connect(server) as client:
+        go_on.set()
+        with anyio.fail_after(PATIENCE):
+            await done.wait()
+            record = await store.get_task(task_ids[0])
+            while record is not None and record.outcome is None:
+                record = await store.wait_for_update(task_ids[0], after=record.revision)
+        assert record is not None
+        assert record.status == "completed"
+    async with tasks:
+        pass  # closes what the first use has opened
+    async with connect(server) as client:
+        assert await client.text(await client.start("work")) == "done"  # and it opens again
+
+
+async def test_a_tool_that_calls_its_own_server_makes_no_task_of_the_inner_call() -> None:
+    tasks = quick()
+    server: Server[Any, Any]
+
+    async def inner_work(task: ServerTaskContext) -> Any:
+        return text("inner")
+
+    async def inner() -> Any:
+        return await tasks.run(inner_work)
+
+    async def outer_work(task: ServerTaskContext) -> Any:
+        async with connect(server) as client:
+            result = await client.result("tools/call", {"name": "inner", "arguments": {}})
+        return text(f"outer and {result['content'][0]['text']}")
+
+    async def outer() -> Any:
+        return await tasks.run(outer_work)
+
+    server = make_server(tasks, {"inner": ("optional", inner), "outer": ("optional", outer)})
+    async with tasks, connect(server) as client:
+        assert await client.text(await client.start("outer")) == "outer and inner"
+        assert len((await client.result("tasks/list"))["tasks"]) == 1
+
+
+async def test_a_connection_is_forgotten_when_it_ends() -> None:
+    tasks = quick()
+
+    async def handler() -> Any:
+        return text("plain")
+
+    server = make_server(tasks, {"plain": ("optional", handler)})
+    async with tasks:
+        for _ in range(3):
+            async with connect(server) as client:
+                await client.text(await client.start("plain"))
+        import gc
+
+        gc.collect()
+        assert len(tasks._scopes._scopes) <= 1
+
+
+def test_wrong_use_says_what_to_do() -> None:
+    tasks = Tasks()
+    with pytest.raises(RuntimeError, match="install"):
+        tasks.tool()
+    with pytest.raises(TypeError, match="@tasks.tool()"):
+        tasks.tool(lambda: None)  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="list_tools and call_tool"):
+        tasks.install(Server("empty"))
+    mcp: FastMCP[Any] = FastMCP("x")
+    tasks.install(mcp)
+    with pytest.raises(RuntimeError, match="installed already"):
+        tasks.install(mcp)
+    with pytest.raises(RuntimeError, match="has tasks already"):
+        Tasks().install(mcp)
+    with pytest.raises(ValueError, match="ttl_ms"):
+        tasks.tool(ttl_ms=0)(make_server)
+    with pytest.raises(ValueError, match="poll_interval_ms"):
+        tasks.tool(poll_interval_ms=0)(make_server)
+
+
+async def test_run_outside_a_tool_call_says_so() -> None:
+    async def work(task: ServerTaskContext) -> None:
+        return None
+
+    with pytest.raises(RuntimeError, match="tool call"):
+        await Tasks().run(work)
