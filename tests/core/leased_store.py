@@ -6,18 +6,17 @@ from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import anyio.lowlevel
 
-from mcp_task_runtime import InMemoryTaskStore, TaskRuntime, TaskSettings
+from mcp_task_runtime import InMemoryTaskStore, TaskRuntime, TaskSettings, TaskStore
 from mcp_task_runtime.adapters.result_handler import TaskResultHandler
 from mcp_task_runtime.adapters.server_context import ServerTaskContext
 from mcp_task_runtime.core.clock import Clock
 from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.json import JSONObject
-from mcp_task_runtime.core.leases import TaskLeases
 from mcp_task_runtime.core.message_queue import QueuedMessage
 from mcp_task_runtime.core.transitions import is_terminal, update_record
 from mcp_task_runtime.core.types import Lease, TaskRecord
@@ -213,9 +212,9 @@ class Cluster:
 
     def process(self, settings: TaskSettings = SETTINGS) -> Process:
         """Make a process whose runtime is not open."""
-        link: Any = Link(self.store)
-        assert isinstance(link, TaskLeases)
-        process = Process(link, TaskRuntime(link, settings=settings))
+        link = Link(self.store)
+        process = Process(link, TaskRuntime(cast(TaskStore, link), settings=settings))
+        assert process.runtime._keeper is not None, "the link brings leases"
         self.processes.append(process)
         return process
 
@@ -226,6 +225,11 @@ class Cluster:
             calls = sum(len(process.link.calls) for process in self.processes)
             quiet, seen = (quiet + 1 if calls == seen else 0), calls
             await anyio.lowlevel.checkpoint()
+
+    async def cut(self, process: Process) -> None:
+        """Cut a process off, when it has done all it can."""
+        await self.settle()
+        process.link.is_cut = True
 
     async def pass_time(self, seconds: float) -> None:
         """Let time pass second by second: everybody who waits wakes at the right one."""

@@ -95,9 +95,9 @@ async def asking(
 
     with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as group:
-            for one in asks:
+            for one in asks:  # one after the other: trio starts tasks in any order
                 group.start_soon(run, one)
-            await anyio.wait_all_tasks_blocked()
+                await anyio.wait_all_tasks_blocked()
             yield got, group.cancel_scope
 
 

@@ -7,7 +7,7 @@ carry a number have that fault of the field report.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any, ClassVar
@@ -28,7 +28,7 @@ from mcp_task_runtime.errors import (
     RevisionConflictError,
     TaskNotFoundError,
 )
-from mcp_task_runtime.stores.memory import InMemoryTaskMessageQueue, InMemoryTaskStore
+from mcp_task_runtime.stores.memory import InMemoryTaskMessageQueue, InMemoryTaskStore, _Entry
 from mcp_task_runtime.testing.clock import FakeClock
 from mcp_task_runtime.testing.question_checks import TaskBackend
 
@@ -58,16 +58,16 @@ class Mutant:
 MUTANTS: list[Mutant] = []
 
 
-def _live(store: InMemoryTaskStore, task_id: str) -> Any:
+def _live(store: InMemoryTaskStore, task_id: str) -> _Entry:
     store._purge()
     return store._entry(task_id)
 
 
-def store_mutant(*killers: str, fault: int | None = None) -> Callable[[type[InMemoryTaskStore]], type[InMemoryTaskStore]]:
+def store_mutant(
+    *killers: str, fault: int | None = None
+) -> Callable[[type[InMemoryTaskStore]], type[InMemoryTaskStore]]:
     def register(mutant: type[InMemoryTaskStore]) -> type[InMemoryTaskStore]:
-        MUTANTS.append(
-            Mutant(mutant.__name__, "store", killers, lambda clock, location: mutant(clock=clock), fault)
-        )
+        MUTANTS.append(Mutant(mutant.__name__, "store", killers, lambda clock, location: mutant(clock=clock), fault))
         return mutant
 
     return register
@@ -200,9 +200,7 @@ class EveryFinisherThatLookedInTimeWins(InMemoryTaskStore):
         return await super().finish_task(task_id, outcome)
 
 
-@store_mutant(
-    "nobody_sees_an_end_without_its_outcome", "a_cancelled_change_happened_in_full_or_not_at_all", fault=8
-)
+@store_mutant("nobody_sees_an_end_without_its_outcome", "a_cancelled_change_happened_in_full_or_not_at_all", fault=8)
 class TheResultIsWrittenBeforeTheStatus(InMemoryTaskStore):
     async def finish_task(self, task_id: str, outcome: Outcome) -> TaskRecord:
         entry = _live(self, task_id)
@@ -212,9 +210,7 @@ class TheResultIsWrittenBeforeTheStatus(InMemoryTaskStore):
         return await super().finish_task(task_id, outcome)
 
 
-@store_mutant(
-    "nobody_sees_an_end_without_its_outcome", "a_cancelled_change_happened_in_full_or_not_at_all", fault=8
-)
+@store_mutant("nobody_sees_an_end_without_its_outcome", "a_cancelled_change_happened_in_full_or_not_at_all", fault=8)
 class TheStatusIsWrittenBeforeTheResult(InMemoryTaskStore):
     async def finish_task(self, task_id: str, outcome: Outcome) -> TaskRecord:
         record = await super().finish_task(task_id, outcome)
@@ -369,9 +365,7 @@ class AnUpdateIsWrittenInTwoSteps(InMemoryTaskStore):
             entry = _live(self, task_id)
             entry.record = replace(record, task=replace(record.task, status_message=status_message))
             return entry.record
-        return await super().update_task(
-            task_id, status=status, status_message=status_message, if_revision=if_revision
-        )
+        return await super().update_task(task_id, status=status, status_message=status_message, if_revision=if_revision)
 
 
 @store_mutant("a_cancelled_operation_leaves_the_store_usable")
@@ -981,11 +975,9 @@ async def _settle_without_revision(
         record = await store.get_task(task_id)
         if taken and record is not None and record.outcome is None:
             questions = await queue.outstanding(task_id)
-            try:
+            with suppress(InvalidTransitionError, TaskNotFoundError):
                 await store.update_task(task_id, status="input_required" if questions else "working")
-            except (InvalidTransitionError, TaskNotFoundError):
-                pass
-        return taken
+    return taken
 
 
 backend_mutant(
@@ -1013,8 +1005,12 @@ backend_mutant(
     fault=7,
     ask=_ask_and_restore_unshielded,
 )
-backend_mutant("ACancelledAskerLeavesItsQuestion", "a_cancelled_asker_withdraws_its_question", ask=_ask_and_never_withdraw)
-backend_mutant("AnAnswerIsSettledUnshielded", "a_cancelled_answer_counts_in_full_or_not_at_all", answer=_answer_unshielded)
+backend_mutant(
+    "ACancelledAskerLeavesItsQuestion", "a_cancelled_asker_withdraws_its_question", ask=_ask_and_never_withdraw
+)
+backend_mutant(
+    "AnAnswerIsSettledUnshielded", "a_cancelled_answer_counts_in_full_or_not_at_all", answer=_answer_unshielded
+)
 backend_mutant(
     "TheStatusIsDerivedFromAnOldLook",
     "overlapping_questions_and_answers_leave_the_status_true",
@@ -1036,7 +1032,7 @@ async def _answer_and_always_settle(
     with anyio.CancelScope(shield=True):
         taken = frozenset([key for key, answer in answers.items() if await queue.answer(task_id, key, answer)])
         await settle_status(store, queue, task_id)
-        return taken
+    return taken
 
 
 async def _ask_again_and_withdraw(

@@ -146,9 +146,11 @@ class RawClient:
     async def until(self, task_id: str, *statuses: str) -> Wire:
         """Poll a task until it has one of these statuses."""
         with anyio.fail_after(PATIENCE):
-            while (task := await self.task(task_id))["status"] not in statuses:
+            while True:
+                task = await self.task(task_id)
+                if task["status"] in statuses:
+                    return task
                 await anyio.sleep(0.01)
-        return task
 
     async def outcome(self, task_id: str) -> Wire:
         """Return the response to `tasks/result`."""

@@ -170,8 +170,7 @@ def add_tools(world: World) -> None:
         world.entered += 1
         world.tell()
         with anyio.CancelScope(shield=True):
-            while not task.is_cancelled:
-                await anyio.sleep(0.01)
+            await anyio.sleep(0.1)
         world.left += 1
         world.tell()
         return "too late"
@@ -614,7 +613,7 @@ class ClientTasks:
         self.statuses = statuses
         self.result = result
         self.polls = 0
-        self.cancelled = 0
+        self.was_cancelled = anyio.Event()
         self.asked_for: Wire = {}
 
     async def __call__(self, question: Wire) -> Wire | None:
@@ -628,7 +627,7 @@ class ClientTasks:
         if method == "tasks/result":
             return self.result
         if method == "tasks/cancel":
-            self.cancelled += 1
+            self.was_cancelled.set()
             return {"result": self._task("cancelled")}
         self.asked_for = params
         return {"result": {"task": self._task("working")}}
@@ -687,8 +686,7 @@ async def b12_cancelling_our_task_cancels_the_clients(world: World) -> None:
         await client.result("tasks/cancel", {"taskId": task_id})
         assert "error" in await client.response(waiting)
         with anyio.fail_after(PATIENCE):
-            while not client_tasks.cancelled:
-                await anyio.sleep(0.005)
+            await client_tasks.was_cancelled.wait()
 
 
 async def b12_the_next_stream_follows_the_same_task_of_the_client(world: World) -> None:
@@ -704,7 +702,7 @@ async def b12_the_next_stream_follows_the_same_task_of_the_client(world: World) 
         assert await client.text(task_id) == "decline"
         asked = [question for question in client.questions if question["method"] == "elicitation/create"]
         assert len(asked) == 1
-        assert not client_tasks.cancelled
+        assert not client_tasks.was_cancelled.is_set()
 
 
 async def b12_a_client_that_did_not_declare_it_is_not_asked_for_a_task(world: World) -> None:

@@ -93,9 +93,10 @@ async def test_every_tool_of_the_everything_server_does_as_it_says(everything: A
         ("confirm_delete", (("filename", "a.txt"),)): "Deleted a.txt",
         ("multi_input", ()): "Written by Ann, edited by Eve",
         ("write_haiku", (("topic", "bees"),)): "a haiku",
-        ("external_job", (("job_id", "7"),)): "job 7 done",
         ("test_tool_with_task", ()): "Done for Ada",
     }
+    if not isinstance(everything, str):  # it takes a second, and over HTTP the wire rules prove it
+        expected["external_job", (("job_id", "7"),)] = "job 7 done"
     texts: dict[Any, str] = {}
     with anyio.fail_after(PATIENCE):
         async with Client(
@@ -295,7 +296,7 @@ async def test_a_stdio_server_stops_although_a_plain_function_does_not(
 ) -> None:
     with StdioServer([blocking_program, "stdio"]) as server:
         await RawClient(server).start("block")
-        await anyio.to_thread.run_sync(server.close, 4)
+        await anyio.to_thread.run_sync(server.close, 3)
 
 
 # Examples

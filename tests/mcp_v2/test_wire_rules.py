@@ -107,8 +107,11 @@ async def test_a4_times_are_rfc_3339_in_utc_and_durations_integer_milliseconds(c
     handle = (await client.call("slow_compute", {"seconds": 0.02})).result
     final = await client.until(handle["taskId"], "completed")
     for task in (handle, final):
-        created, updated = (datetime.fromisoformat(task[name]) for name in ("createdAt", "lastUpdatedAt"))
-        assert created.utcoffset() == updated.utcoffset() == timedelta(0)
+        assert task["createdAt"][-1] == task["lastUpdatedAt"][-1] == "Z"
+        created, updated = (
+            datetime.fromisoformat(task[name].replace("Z", "+00:00"))  # Python 3.10 reads no Z
+            for name in ("createdAt", "lastUpdatedAt")
+        )
         assert before - timedelta(seconds=1) <= created <= updated <= datetime.now(timezone.utc)
         assert type(task["ttlMs"]) is int
         assert type(task["pollIntervalMs"]) is int

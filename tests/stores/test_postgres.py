@@ -1,4 +1,4 @@
-"""`PostgresTaskStore` and `PostgresTaskMessageQueue` on a real server: the shipped kit, and what is PostgreSQL's own."""
+"""The PostgreSQL store and queue on a real server: the shipped kit, and what is PostgreSQL's own."""
 
 from __future__ import annotations
 

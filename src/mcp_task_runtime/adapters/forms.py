@@ -21,7 +21,8 @@ def form_schema(model: type[BaseModel]) -> JSONObject:
     returned object is shared: do not change it.
 
     Raises:
-        TypeError: The model is recursive or no object, or a field is not a string, number, boolean, enumeration of strings, or list of one.
+        TypeError: The model is recursive or no object, or a field is not a string, number, boolean,
+            enumeration of strings, or list of one.
     """
     schema = model.model_json_schema()
     if issubclass(model, RootModel) or schema.get("type") != "object":

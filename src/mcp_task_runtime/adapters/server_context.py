@@ -437,9 +437,11 @@ class ServerTaskContext:
             self._questions_asked += 1
             question = QueuedMessage.request(str(self._questions_asked), method, params)
             answer = await self._put(question)
-            if answer is not None and answer.type == "withdrawn":
+            again = 1
+            while answer is not None and answer.type == "withdrawn":
                 # An earlier run gave this question up. Its key is used, and the later keys are taken.
-                answer = await self._put(replace(question, key=f"{question.key}.{self._attempt}"))
+                again += 1
+                answer = await self._put(replace(question, key=f"{question.key}.{again}"))
             if answer is not None:
                 return answer.unwrap()
 

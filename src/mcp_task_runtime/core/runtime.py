@@ -138,9 +138,9 @@ class TaskRuntime:
                 store.clock,
                 lease_ms=self.settings.lease_ms,
                 running=self._leased,
-                stop=self._stop,
+                stop=self._lose,
                 adopt=self._adopt,
-                adopts=lambda record: not record.request.rerunnable or record.request.name in self._reruns,
+                adopts=self._adopts,
             )
             if isinstance(store, TaskLeases)
             else None
@@ -440,7 +440,20 @@ class TaskRuntime:
             execution._stop()
 
     def _leased(self) -> Collection[str]:
-        return [task_id for task_id, execution in self._running.items() if not execution.is_detached]
+        return [task_id for task_id, execution in self._running.items() if not execution.is_released]
+
+    def _lose(self, task_id: str) -> None:
+        """Stop work whose lease is another's by now, or gone with its task: how it ends concerns nobody any more."""
+        execution = self._running.get(task_id)
+        if execution is not None:
+            execution.is_released = True
+            execution._stop()
+
+    def _adopts(self, record: TaskRecord) -> bool:
+        """Whether a lost task is for this process: it must not run here, late as its lease may be."""
+        if record.task_id in self._running:
+            return False
+        return not record.request.rerunnable or (self._accepts and record.request.name in self._reruns)
 
     async def _adopt(self, record: TaskRecord) -> None:
         """Take over a task whose process was lost: run it again, or say what happened."""
@@ -489,9 +502,12 @@ class TaskRuntime:
                 self._forget(execution)
 
     async def _end(self, execution: Execution[Any], record: TaskRecord, outcome: Outcome | None) -> None:
+        cut_short = execution._scope.cancel_called
         if not execution._announced:  # its caller waits for the result itself
             execution.record = None
             await self._discard(record)
+        elif self._keeper is not None and outcome is _INTERRUPTED and record.request.rerunnable and not cut_short:
+            await self._keeper.release(record.task_id)  # the event loop itself ends: it may run again elsewhere
         elif outcome is not None:
             await self._conclude(record.task_id, outcome)
         elif self._keeper is not None:
@@ -547,12 +563,18 @@ class TaskRuntime:
                             continue
                         if self._keeper is not None and execution.record.request.rerunnable:
                             execution.is_released = True
-                            group.start_soon(self._keeper.release, execution.record.task_id)
+                            group.start_soon(self._release, self._keeper, execution.record.task_id)
                         else:
                             group.start_soon(self._cut_short, execution.record.task_id, outcome)
         finally:
             for execution in remaining:
                 execution._stop()
+
+    async def _release(self, keeper: LeaseKeeper, task_id: str) -> None:
+        try:
+            await keeper.release(task_id)
+        except StoreError:
+            logger.warning("A lease could not be released; it will lapse", exc_info=True)
 
     async def _cut_short(self, task_id: str, outcome: Outcome) -> None:
         try:

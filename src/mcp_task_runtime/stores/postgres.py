@@ -5,8 +5,10 @@ refused is looked at again by `core.transitions`, which knows what to say. The s
 `postgres_schema`.
 
 Whoever waits is woken by NOTIFY, sent in the transaction that makes the change. A process listens while
-somebody waits in it, on one connection beside the pool, in one thread. When that connection breaks, it is
-made anew and everybody who waits looks again: waiting is level-triggered, so nothing is missed.
+somebody waits in it, on one connection beside the pool. When that connection breaks, it is made anew and
+everybody who waits looks again: waiting is level-triggered, so nothing is missed. PostgreSQL commits
+transactions that notify one after the other, so a task knows which processes wait for it
+(`tasks.watchers`), and a change notifies only if there are others than the one that makes it.
 
 Use a store on one event loop at a time.
 """
@@ -15,9 +17,7 @@ from __future__ import annotations
 
 import logging
 import math
-import selectors
-import socket
-import threading
+import secrets
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,6 +38,7 @@ from psycopg.rows import TupleRow, tuple_row
 from psycopg_pool import ConnectionPool, PoolTimeout
 from typing_extensions import Self
 
+from mcp_task_runtime.core.background import start_background_task
 from mcp_task_runtime.core.clock import Clock, SystemClock
 from mcp_task_runtime.core.cursor import decode_cursor, encode_cursor
 from mcp_task_runtime.core.ids import new_task_id
@@ -63,9 +64,6 @@ T = TypeVar("T")
 
 _Execute: TypeAlias = Callable[..., Cursor[TupleRow]]
 """Runs a statement of `postgres_schema` with its parameters."""
-
-_Post: TypeAlias = Callable[[Callable[[], None]], Any]
-"""Calls a function on an event loop, from any thread."""
 
 _Topic: TypeAlias = Literal["task", "message", "answer"]
 
@@ -98,8 +96,9 @@ _CONNECTION_DEFAULTS: Final = {
 }
 
 _CHECKOUT_SECONDS: Final = 0.5
-_RETRY_SECONDS: Final = 0.1
-_LONGEST_RETRY_SECONDS: Final = 5.0
+_RECONNECT_SECONDS: Final = 0.25
+_LOOK_AGAIN_SECONDS: Final = 5.0
+_DOUBTFUL_SECONDS: Final = 60.0
 _IDLE_SECONDS: Final = 30.0
 _CLOSE_SECONDS: Final = 2.0
 
@@ -157,6 +156,11 @@ class _Signals:
             if not signal.waiters:
                 del self._signals[topic, task_id]
 
+    def fire(self, topic: _Topic, task_id: str) -> None:
+        signal = self._signals.get((topic, task_id))
+        if signal is not None:
+            signal.fire()
+
     def fire_all(self) -> None:
         for signal in self._signals.values():
             signal.fire()
@@ -168,127 +172,26 @@ class _Signals:
             signal.clears += 1
             signal.fire()
 
-    def concerned(self, payload: str) -> list[_Topic]:
-        """Return the topics of a notification that somebody waits for. May be called from any thread."""
+    def notify(self, payload: str) -> None:
+        """Wake whom a notification concerns."""
         head, _, task_id = payload.partition(":")
-        return [topic for topic in _TOPICS.get(head[:1], ()) if (topic, task_id) in self._signals]
-
-    def notify(self, payloads: Collection[str]) -> None:
-        for payload in payloads:
-            head, _, task_id = payload.partition(":")
-            for topic in self.concerned(payload):
-                signal = self._signals[topic, task_id]
+        for topic in _TOPICS.get(head[:1], ()):
+            signal = self._signals.get((topic, task_id))
+            if signal is not None:
                 if len(head) > 1:
                     signal.cleared_by = max(signal.cleared_by, int(head[1:]))
                 signal.fire()
 
 
-class _Listener:
-    """A thread that listens for notifications on a connection of its own, for as long as somebody waits."""
+class _Listening:
+    """One time that somebody listens, on one event loop."""
 
-    def __init__(self, connect: Callable[[], Connection[Any]], channel: str, database: _Database) -> None:
-        """Begin to listen. Whatever is committed once this returns will be heard of.
-
-        Raises:
-            psycopg.Error: The server cannot be reached.
-        """
-        self._connect = connect
-        self._listen = sql.SQL("LISTEN {}").format(sql.Identifier(channel))
-        self._database = database
-        self._lock = threading.Lock()
-        self._ended = False
-        self._waker, self._woken = socket.socketpair()
-        try:
-            connection = self._open()
-        except BaseException:
-            self._close_sockets()
-            raise
-        self._thread = threading.Thread(target=self._run, args=[connection], name="mcp-task-runtime listener")
-        self._thread.daemon = True
-        self._thread.start()
-
-    def is_listening(self) -> bool:
-        """Whether the thread will look at the signals once more; ask after a signal is in place."""
-        with self._lock:
-            return not self._ended
-
-    def stop(self) -> None:
-        """End the thread, and wait for that."""
-        with self._lock:
-            if not self._ended:
-                self._ended = True
-                self._waker.send(b"\0")
-        self._thread.join(_CLOSE_SECONDS)
-
-    def _open(self) -> Connection[Any]:
-        connection = self._connect()
-        try:
-            connection.execute(self._listen)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    def _run(self, connection: Connection[Any] | None) -> None:
-        delay = _RETRY_SECONDS
-        try:
-            while True:
-                try:
-                    if connection is None:
-                        connection = self._open()
-                        self._database.post(self._database.signals.fire_all)
-                        delay = _RETRY_SECONDS
-                    if not self._hear(connection):
-                        return
-                except (psycopg.Error, OSError):
-                    logger.warning("Lost the connection that listens to PostgreSQL; connecting again", exc_info=True)
-                if connection is not None:
-                    connection.close()
-                    connection = None
-                if self._pause(delay):
-                    return
-                delay = min(2 * delay, _LONGEST_RETRY_SECONDS)
-        finally:
-            with self._lock:
-                self._ended = True
-            if connection is not None:
-                connection.close()
-            self._close_sockets()
-
-    def _hear(self, connection: Connection[Any]) -> bool:
-        """Pass on notifications; return false to stop. Raises when the connection breaks."""
-        server = connection.pgconn
-        encoding = connection.info.encoding
-        with selectors.DefaultSelector() as selector:
-            selector.register(connection, selectors.EVENT_READ)
-            selector.register(self._woken, selectors.EVENT_READ)
-            while True:
-                ready = selector.select(_IDLE_SECONDS)
-                if any(key.fileobj is self._woken for key, _ in ready) or (not ready and self._is_idle()):
-                    return False
-                server.consume_input()
-                payloads = []
-                while (notification := server.notifies()) is not None:
-                    payload = notification.extra.decode(encoding)
-                    if self._database.signals.concerned(payload):
-                        payloads.append(payload)
-                if payloads:
-                    self._database.post(partial(self._database.signals.notify, payloads))
-
-    def _is_idle(self) -> bool:
-        with self._lock:
-            self._ended = self._ended or not self._database.signals
-            return self._ended
-
-    def _pause(self, seconds: float) -> bool:
-        """Wait; return whether to stop."""
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._woken, selectors.EVENT_READ)
-            return bool(selector.select(seconds)) or self._is_idle()
-
-    def _close_sockets(self) -> None:
-        self._waker.close()
-        self._woken.close()
+    def __init__(self) -> None:
+        self.loop = anyio.lowlevel.current_token()
+        self.scope = anyio.CancelScope()
+        self.begun = anyio.Event()
+        self.ended = anyio.Event()
+        self.error: psycopg.Error | None = None
 
 
 class _Database:
@@ -311,6 +214,7 @@ class _Database:
             raise ValueError("timeout must be above 0")
         self.clock: Clock = SystemClock() if clock is None else clock
         self.signals = _Signals()
+        self.watcher = secrets.randbits(63)
         self._schema = schema
         self._timeout = timeout
         self._queries: dict[str, bytes] = {}
@@ -321,8 +225,8 @@ class _Database:
         self._threads = anyio.CapacityLimiter(math.inf)
         self._opening = anyio.Lock()
         self._opened = self._closed = False
-        self._listener: _Listener | None = None
-        self._post: _Post | None = None
+        self._listening: _Listening | None = None
+        self._doubtful_until = -math.inf
 
     def query(self, template: str) -> bytes:
         """Return a statement of `postgres_schema` with the names of this database."""
@@ -347,8 +251,12 @@ class _Database:
         self._closed = True
         self.signals.fire_all()
         with anyio.CancelScope(shield=True):
+            if self._listening is not None:
+                self._listening.scope.cancel()
+                await self._listening.ended.wait()
             async with self._opening:
-                await anyio.to_thread.run_sync(self._close, limiter=self._threads)
+                if self._owns_pool:
+                    await anyio.to_thread.run_sync(self._pool.close, _CLOSE_SECONDS, limiter=self._threads)
 
     async def run(self, work: Callable[[_Execute], T], *, repeatable: bool = False) -> T:
         """Return what work returns that is done with a connection, in a thread.
@@ -382,6 +290,18 @@ class _Database:
                 raise StoreUnavailableError("PostgreSQL did not answer in time") from reason
             await anyio.lowlevel.checkpoint()
 
+    async def change(self, task_id: str, work: Callable[[_Execute], T]) -> T:
+        """Return what work returns that changes a task, in its stored form; wake who waits for it in this process."""
+        try:
+            return await self.run(work)
+        except (StoreUnavailableError, anyio.get_cancelled_exc_class()):
+            # It may happen yet, and will notify nobody here.
+            self._doubtful_until = anyio.current_time() + _DOUBTFUL_SECONDS
+            self.signals.fire_all()
+            raise
+        finally:
+            self.signals.fire("task", task_id)
+
     async def wait(self, topic: _Topic, task_id: str, look: Callable[[_Execute], T | _NotYet]) -> T:
         """Look, and look again whenever something may have changed, until there is no reason to wait (law L3).
 
@@ -409,7 +329,7 @@ class _Database:
                 except StoreUnavailableError:
                     if not isinstance(seen, _NotYet):
                         raise
-                    with anyio.move_on_after(_LONGEST_RETRY_SECONDS):
+                    with anyio.move_on_after(_LOOK_AGAIN_SECONDS):
                         await event.wait()
                     continue
                 if not isinstance(seen, _NotYet):
@@ -417,33 +337,69 @@ class _Database:
                 since = seen.since if since is None else since
                 if since is not None and (signal.clears != clears or signal.cleared_by >= since):
                     raise TaskNotFoundError(stored.from_text(task_id))
-                with self.clock.move_on_at(seen.until):
+                doubtful = anyio.current_time() < self._doubtful_until
+                with self.clock.move_on_at(seen.until), anyio.move_on_after(_LOOK_AGAIN_SECONDS if doubtful else None):
                     await event.wait()
 
-    def post(self, function: Callable[[], None]) -> None:
-        """Call a function on the event loop, from a thread."""
-        try:
-            if self._post is not None:
-                self._post(function)
-        except RuntimeError:
-            logger.debug("The event loop has ended, and with it everybody who waited")
-
     async def _listen(self) -> None:
-        """Make sure that somebody listens from now on."""
-        self._post = _poster()
-        if self._listener is None or not self._listener.is_listening():
-            if not self._opened:
-                await self.open()
-            async with self._opening:
-                self._check_open()
-                if self._listener is None or not self._listener.is_listening():
-                    self._listener = await anyio.to_thread.run_sync(self._start_listening, limiter=self._threads)
+        """Make sure that whatever is committed from now on will be heard of."""
+        if not self._opened:
+            await self.open()
+        listening = self._listening
+        if listening is None or listening.loop != anyio.lowlevel.current_token():
+            listening = self._listening = _Listening()
+            start_background_task(partial(self._keep_listening, listening))
+        await listening.begun.wait()
+        if listening.error is not None:
+            raise _translated(listening.error) from listening.error
 
-    def _start_listening(self) -> _Listener:
+    async def _keep_listening(self, listening: _Listening) -> None:
         try:
-            return _Listener(self._connect, self._schema, self)
-        except psycopg.Error as error:
-            raise _translated(error) from error
+            with listening.scope:
+                while True:
+                    try:
+                        await self._listen_once(listening)
+                        return
+                    except (psycopg.Error, OSError) as error:
+                        if not listening.begun.is_set():
+                            listening.error = error if isinstance(error, psycopg.Error) else psycopg.OperationalError()
+                            return
+                        logger.warning("Lost the connection that listens to PostgreSQL; connecting again")
+                    await anyio.sleep(_RECONNECT_SECONDS)
+        except Exception:
+            logger.exception("Listening to PostgreSQL failed")
+        finally:
+            if self._listening is listening:
+                self._listening = None
+            listening.begun.set()
+            listening.ended.set()
+
+    async def _listen_once(self, listening: _Listening) -> None:
+        """Pass on what is heard until nobody waits any more, or the connection breaks."""
+        connection = await anyio.to_thread.run_sync(self._connect_to_listen, limiter=self._threads)
+        try:
+            listening.begun.set()
+            self.signals.fire_all()  # nobody listened before
+            server, encoding = connection.pgconn, connection.info.encoding
+            while True:
+                with anyio.move_on_after(_IDLE_SECONDS) as idle:
+                    await anyio.wait_readable(connection)
+                if idle.cancelled_caught and not self.signals:
+                    return
+                server.consume_input()
+                while (notification := server.notifies()) is not None:
+                    self.signals.notify(notification.extra.decode(encoding))
+        finally:
+            connection.close()
+
+    def _connect_to_listen(self) -> Connection[Any]:
+        connection = self._connect()
+        try:
+            connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(self._schema)))
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     def _check_open(self) -> None:
         if self._closed:
@@ -468,12 +424,6 @@ class _Database:
                     self._migrate(connection)
         except psycopg.Error as error:
             raise _translated(error) from error
-
-    def _close(self) -> None:
-        if self._listener is not None:
-            self._listener.stop()
-        if self._owns_pool:
-            self._pool.close(_CLOSE_SECONDS)
 
     def _attempt(self, work: Callable[[_Execute], T], repeatable: bool) -> T:
         connection: Connection[Any] | None = None
@@ -581,14 +531,6 @@ def _make_pool(database: str, max_connections: int) -> ConnectionPool[Any]:
         reconnect_timeout=0,  # whoever needs a connection tries again, at once and not at growing intervals
         name="mcp-task-runtime",
     )
-
-
-def _poster() -> _Post:
-    """Return what calls a function on the running event loop from any thread."""
-    token = anyio.lowlevel.current_token()
-    loop: Any = getattr(token, "native_token", token)  # older versions of anyio return the loop itself
-    post: _Post | None = getattr(loop, "call_soon_threadsafe", None)
-    return loop.run_sync_soon if post is None else post
 
 
 def _translated(error: psycopg.Error) -> StoreError:
@@ -706,7 +648,7 @@ class PostgresTaskStore(_Opened):
             None,
             None if worker is None else Lease(worker, now + timedelta(milliseconds=lease_ms)),
         )
-        parameters = stored.create_parameters(record)
+        parameters = stored.create_parameters(record, self._database.watcher)
         purges = self._created % _PURGE_EVERY == 0
         self._created += 1
 
@@ -740,6 +682,7 @@ class PostgresTaskStore(_Opened):
             "status": status,
             "status_message": stored.to_text(status_message),
             "if_revision": if_revision,
+            "watcher": self._database.watcher,
             "sources": [] if status in TERMINAL_STATUSES else stored.sources(status),
         }
         apply = partial(update_record, now=now, status=status, status_message=status_message, if_revision=if_revision)
@@ -754,6 +697,7 @@ class PostgresTaskStore(_Opened):
             "status": outcome.status,
             "status_message": stored.to_text(outcome.status_message),
             "outcome": outcome.payload_json,
+            "watcher": self._database.watcher,
             "sources": stored.sources(outcome.status),
         }
         return await self._change(task_id, stored.FINISH, parameters, partial(finish_record, outcome=outcome, now=now))
@@ -789,12 +733,22 @@ class PostgresTaskStore(_Opened):
 
     async def wait_for_update(self, task_id: str, *, after: int) -> TaskRecord:
         """Wait until the revision is greater than `after`; see `TaskStore.wait_for_update`."""
+        parameters = {"task_id": stored.to_text(task_id), "watcher": self._database.watcher}
+
+        is_watching = False
 
         def look(execute: _Execute) -> TaskRecord | _NotYet:
-            record = self._get(task_id, execute)
-            if record is None:
-                raise TaskNotFoundError(task_id)
-            return record if record.revision > after else _NotYet(record.task.expires_at)
+            nonlocal is_watching
+            while True:
+                record = self._get(task_id, execute)
+                if record is None:
+                    raise TaskNotFoundError(task_id)
+                if record.revision > after:
+                    return record
+                if is_watching:
+                    return _NotYet(record.task.expires_at)
+                execute(stored.WATCH, parameters)  # and look again: only who changes it later will notify
+                is_watching = True
 
         return await self._database.wait("task", stored.to_text(task_id), look)
 
@@ -838,8 +792,11 @@ class PostgresTaskStore(_Opened):
             "worker": stored.to_text(worker),
             "now": now,
             "lease_expires_at": now + timedelta(milliseconds=lease_ms),
+            "watcher": self._database.watcher,
         }
-        row = await self._database.run(lambda execute: execute(stored.CLAIM, parameters).fetchone())
+        row = await self._database.change(
+            stored.to_text(task_id), lambda execute: execute(stored.CLAIM, parameters).fetchone()
+        )
         return None if row is None else stored.record_of(row)
 
     def _get(self, task_id: str, execute: _Execute) -> TaskRecord | None:
@@ -859,7 +816,7 @@ class PostgresTaskStore(_Opened):
             apply(record)  # raises what refused it
             raise _TryAgainError  # unless it was changed in between
 
-        return await self._database.run(change)
+        return await self._database.change(parameters["task_id"], change)
 
 
 class PostgresTaskMessageQueue(_Opened):

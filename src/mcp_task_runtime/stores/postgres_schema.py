@@ -17,6 +17,8 @@ Everything stands in a database schema of its own (`mcp_task_runtime` unless ano
 - `outcome` (JSON), `outcome_message`: the payload and message of the `Outcome`; there is one exactly when
   `status` is terminal, and its status is that
 - `lease_worker`, `lease_expires_at`, `lease_attempt`: the `Lease`, or three times NULL
+- `watchers`: random numbers of the processes to notify of changes: the one that made the task, and
+  whoever waited for it; some may be gone
 
 `messages`, one row for each queued notification and for each request there ever was, kept as long as
 the task's mailbox:
@@ -73,6 +75,7 @@ __all__ = [
     "RENEW_LEASES",
     "UPDATE",
     "VERSION",
+    "WATCH",
     "create_parameters",
     "from_text",
     "record_of",
@@ -106,7 +109,8 @@ MIGRATIONS: Final = (
         outcome_message text,
         lease_worker text,
         lease_expires_at timestamptz,
-        lease_attempt integer
+        lease_attempt integer,
+        watchers bigint[] NOT NULL
     ) WITH (fillfactor = 85);
     CREATE INDEX tasks_by_owner ON {tasks} (owner, position);
     CREATE INDEX tasks_by_expiry ON {tasks} (expires_at) WHERE expires_at IS NOT NULL;
@@ -147,7 +151,9 @@ _MAIL: Final = (
     " (SELECT FROM {tasks} AS t WHERE t.task_id = m.task_id AND t.expires_at <= %(now)s)"
 )
 # A letter for what happened, the transaction that did it where the order matters, and whom it happened to.
-_NOTIFY_UPDATE: Final = "pg_notify({channel}, 'u:' || task_id)"
+_NOTIFY_UPDATE: Final = (
+    "CASE WHEN NOT watchers <@ ARRAY[%(watcher)s]::bigint[] THEN pg_notify({channel}, 'u:' || task_id) END"
+)
 _NOTIFY_GONE: Final = "pg_notify({channel}, 'd' || pg_current_xact_id()::text || ':' || task_id)"
 
 _COLUMNS: Final = (
@@ -161,11 +167,12 @@ CREATE: Final = """
     INSERT INTO {tasks} (
         task_id, owner, status, created_at, last_updated_at, ttl_ms, expires_at, poll_interval_ms, retention_ms,
         revision, request_method, request_name, request_arguments, progress_token, rerunnable, client_capabilities,
-        lease_worker, lease_expires_at, lease_attempt
+        lease_worker, lease_expires_at, lease_attempt, watchers
     ) VALUES (
         %(task_id)s, %(owner)s, %(status)s, %(now)s, %(now)s, %(ttl_ms)s, %(expires_at)s, %(poll_interval_ms)s,
         %(retention_ms)s, %(revision)s, %(method)s, %(name)s, %(arguments)s, %(progress_token)s, %(rerunnable)s,
-        %(client_capabilities)s, %(lease_worker)s, %(lease_expires_at)s, %(lease_attempt)s
+        %(client_capabilities)s, %(lease_worker)s, %(lease_expires_at)s, %(lease_attempt)s,
+        ARRAY[%(watcher)s]::bigint[]
     ) ON CONFLICT (task_id) DO NOTHING"""
 
 DELETE_EXPIRED: Final = "DELETE FROM {tasks} WHERE task_id = %(task_id)s AND expires_at <= %(now)s"
@@ -218,6 +225,11 @@ FINISH: Final = (
     WHERE task_id = %(task_id)s AND status = ANY(%(sources)s) AND """
     + _ALIVE
     + _RETURNING
+)
+
+WATCH: Final = (
+    "UPDATE {tasks} SET watchers = watchers || %(watcher)s::bigint"
+    " WHERE task_id = %(task_id)s AND NOT watchers @> ARRAY[%(watcher)s]::bigint[]"
 )
 
 DELETE: Final = "DELETE FROM {tasks} WHERE task_id = %(task_id)s AND " + _ALIVE + " RETURNING " + _NOTIFY_GONE
@@ -354,7 +366,7 @@ def sources(status: TaskStatus | None) -> list[TaskStatus]:
     return [now for now, following in TRANSITIONS.items() if (now if status is None else status) in following]
 
 
-def create_parameters(record: TaskRecord) -> dict[str, Any]:
+def create_parameters(record: TaskRecord, watcher: int) -> dict[str, Any]:
     """Return the parameters of `CREATE` for a new task."""
     task, request, lease = record.task, record.request, record.lease
     token = request.progress_token
@@ -377,6 +389,7 @@ def create_parameters(record: TaskRecord) -> dict[str, Any]:
         "lease_worker": None if lease is None else to_text(lease.worker),
         "lease_expires_at": None if lease is None else lease.expires_at,
         "lease_attempt": None if lease is None else lease.attempt,
+        "watcher": watcher,
     }
 
 

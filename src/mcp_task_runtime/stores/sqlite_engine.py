@@ -87,7 +87,8 @@ Operation: TypeAlias = Callable[[Transaction], T]
 """What is done in a transaction.
 
 One that writes may be done again after it failed, and raises an error of this library before it has written
-anything: then it wrote nothing. One that only reads is a single statement.
+anything: then it wrote nothing. One that only reads is a single statement. There is one cursor for all: the
+rows of a statement are read to the end before the next is executed.
 """
 
 Look: TypeAlias = Callable[[Transaction], tuple[T | None, datetime | None]]
@@ -213,6 +214,7 @@ class _Lane:
         self._lock = RLock()  # the garbage collector may close a lane in the middle of `put`
         self._thread: Thread | None = None
         self._connection: sqlite3.Connection | None = None
+        self._execute: _Execute | None = None
         self._is_closed = False
         self._when_closed: Callable[[], None] | None = None
 
@@ -286,11 +288,16 @@ class _Lane:
     def _serve(self, requests: list[_Request]) -> None:
         raise NotImplementedError
 
-    def _connected(self) -> sqlite3.Connection:
-        connection = self._connection
-        if connection is None:
-            connection = self._connection = self._connect()
-        return connection
+    def _connected(self) -> _Execute:
+        """Open the connection unless it is open; return what executes a statement."""
+        if self._execute is None:
+            self._connection = self._connect()
+            self._execute = self._connection.cursor().execute  # one cursor: a connection keeps a list of all it made
+            self._prepare(self._execute)
+        return self._execute
+
+    def _prepare(self, execute: _Execute) -> None:
+        """Do what a new connection needs."""
 
     def _answer(self, requests: Iterable[_Request], others: Iterable[_Wake] = ()) -> None:
         wakes = list(others)
@@ -308,7 +315,7 @@ class _Lane:
 
     def _disconnect(self) -> None:
         """Close the connection, which rolls back; the next request opens another. So every fault heals."""
-        connection, self._connection = self._connection, None
+        connection, self._connection, self._execute = self._connection, None, None
         if connection is not None:
             with suppress(sqlite3.Error):
                 connection.close()
@@ -323,10 +330,9 @@ class _Reader(_Lane):
         with suppress(StoreClosedError):
             self.put(None)
 
-    def _connected(self) -> sqlite3.Connection:
-        if self._connection is None:  # a reader waits only while the log is recovered after a crash
-            super()._connected().execute(f"PRAGMA busy_timeout = {int(_BUSY_SECONDS * 1000)}")
-        return super()._connected()
+    def _prepare(self, execute: _Execute) -> None:
+        # A reader waits only while the log is recovered after a crash.
+        execute(f"PRAGMA busy_timeout = {int(_BUSY_SECONDS * 1000)}")
 
     def _serve(self, requests: list[_Request]) -> None:
         wanted = [request for request in requests if request.take()]
@@ -343,10 +349,13 @@ class _Reader(_Lane):
                 self._waiters.is_scanning = False
 
     def _transaction(self, is_snapshot: bool) -> Transaction:
-        connection = self._connected()
-        if is_snapshot and not connection.in_transaction:
-            connection.execute("BEGIN")
-        return Transaction(connection.execute, self._clock.now())
+        execute = self._connected()
+        if is_snapshot and not self._is_in_snapshot():
+            execute("BEGIN")
+        return Transaction(execute, self._clock.now())
+
+    def _is_in_snapshot(self) -> bool:
+        return self._connection is not None and self._connection.in_transaction
 
     def _read(self, request: _Request, is_one_snapshot: bool) -> None:
         try:
@@ -359,8 +368,8 @@ class _Reader(_Lane):
 
     def _end_snapshot(self) -> None:
         try:
-            if self._connection is not None and self._connection.in_transaction:
-                self._connection.execute("COMMIT")
+            if self._is_in_snapshot():
+                self._connected()("COMMIT")
         except sqlite3.Error:
             self._disconnect()
 
@@ -403,10 +412,8 @@ class _Writer(_Lane):
         self._version: int | None = None
         self._current_synchronous: Synchronous | None = None
 
-    def _connected(self) -> sqlite3.Connection:
-        if self._connection is None:
-            self._version = self._current_synchronous = None
-        return super()._connected()
+    def _prepare(self, execute: _Execute) -> None:
+        self._version = self._current_synchronous = None
 
     def _patience(self) -> float | None:
         if self._has_more_to_purge:
@@ -468,7 +475,7 @@ class _Writer(_Lane):
 
     def _begin(self, lasting: bool) -> _Execute:
         """Begin a transaction; what is not `lasting` is committed without waiting for the disk."""
-        execute = self._connected().execute
+        execute = self._connected()
         synchronous = self._synchronous if lasting else "normal"
         if synchronous != self._current_synchronous:
             execute(f"PRAGMA synchronous = {synchronous}")
@@ -501,7 +508,7 @@ class _Writer(_Lane):
         if self._waiters.is_scanning or now < self._next_watch:
             return
         try:
-            (version,) = self._connected().execute("PRAGMA data_version").fetchone()
+            (version,) = self._connected()("PRAGMA data_version").fetchone()
         except Exception:  # whoever calls next is told
             self._disconnect()
         else:

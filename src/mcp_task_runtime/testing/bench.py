@@ -23,13 +23,13 @@ from mcp_task_runtime.testing.stepping import quiesce
 
 __all__ = [
     "BACKENDS",
+    "LISTING",
     "Bench",
     "Capability",
     "Check",
     "CheckReport",
     "Factory",
     "Footprint",
-    "LISTING",
     "require",
     "require_raises",
     "run_checks",

@@ -7,8 +7,8 @@ the order of awaits, so an order can be run again, and all of them can be enumer
 which no operation interrupts another, then those with one interruption, then with two, and so on, up to
 a limit; most faults need no more than one or two. Beyond the limit, orders are drawn at random.
 
-Only the operation's own task is stepped; tasks that it starts run freely. With operations that wait for threads or sockets the picks do not decide everything; the driver is then a
-seeded stress test.
+Only the operation's own task is stepped; tasks that it starts run freely. With operations that wait for
+threads or sockets the picks do not decide everything; the driver is then a seeded stress test.
 """
 
 from __future__ import annotations

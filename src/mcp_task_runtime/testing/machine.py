@@ -26,7 +26,6 @@ from hypothesis.stateful import (
     Bundle,
     RuleBasedStateMachine,
     invariant,
-    multiple,
     precondition,
     rule,
     run_state_machine_as_test,
@@ -63,6 +62,7 @@ _COMMON: Final = settings(
     deadline=None,
     database=None,
     print_blob=False,
+    report_multiple_bugs=False,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )
 
@@ -212,10 +212,12 @@ class TaskBackendMachine(RuleBasedStateMachine):
             opened.__exit__(None, None, None)
 
     def teardown(self) -> None:
+        """Close what the story used."""
         self._close()
 
     @property
     def backend(self) -> TaskBackend:
+        """What the story's process uses."""
         return self.processes[self.process][1]
 
     def _call(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
@@ -338,10 +340,10 @@ class TaskBackendMachine(RuleBasedStateMachine):
         for order in permutations(range(len(racing))):
             model = self.model.copy()
             expected = {number: model.apply(task, racing[number], self.clock.now()) for number in order}
-            if all(expected[number] == ending for number, ending in enumerate(endings)):
-                if asking or model.state(task) == state:
-                    self.model = model
-                    return
+            alike = all(expected[number] == ending for number, ending in enumerate(endings))
+            if alike and (asking or model.state(task) == state):
+                self.model = model
+                return
         raise AssertionError(f"{racing} raced on {task} and ended as {endings}, leaving {state}: no order gives that")
 
     # --- questions ---
@@ -375,12 +377,12 @@ class TaskBackendMachine(RuleBasedStateMachine):
             self.askers[task, key] = asker
             await self._adopt(task)
 
-    @rule(
-        task=_tasks, answers=st.dictionaries(strategies.keys(), strategies.answers(), min_size=1, max_size=3)
-    )
+    @rule(task=_tasks, answers=st.dictionaries(strategies.keys(), strategies.answers(), min_size=1, max_size=3))
     def answer_questions(self, task: str, answers: dict[str, Answer]) -> None:
         """The client answers; the status must be true afterwards."""
-        expected = {key for key, one in answers.items() if self.model.apply(task, AnswerOne(key, one), self.clock.now())[1]}
+        expected = {
+            key for key, one in answers.items() if self.model.apply(task, AnswerOne(key, one), self.clock.now())[1]
+        }
         backend = self.backend
 
         async def answer() -> None:
@@ -567,7 +569,9 @@ class TaskBackendMachine(RuleBasedStateMachine):
             held = self.model.tasks.get(waiter.task_id)
             if held is None:
                 ending = await waiter.wait(self.patience)
-                require(type(ending) is TaskNotFoundError, f"a waiter of {waiter.task_id}, which is gone, got {ending!r}")
+                require(
+                    type(ending) is TaskNotFoundError, f"a waiter of {waiter.task_id}, which is gone, got {ending!r}"
+                )
             elif held["revision"] > after:
                 ending = await waiter.wait(self.patience)
                 revision = getattr(ending, "revision", None)

@@ -250,7 +250,9 @@ async def a_key_that_was_used_asks_nothing(bench: _Bench) -> None:
     async with _asked(bench, task_id, "k") as (asker,):
         again = backend.ask(backend.store, backend.queue, task_id, _question("k"))
         require(await bench.within(again, "a question with a used key waits") is None, "a used key was used again")
-        require(await _view(backend, task_id) == ("input_required", ("k",), None), "a refused question changed the task")
+        require(
+            await _view(backend, task_id) == ("input_required", ("k",), None), "a refused question changed the task"
+        )
         await backend.answer(backend.store, backend.queue, task_id, {"k": _YES})
         require(await bench.within(asker.wait(), "the asker was not woken") == _YES, "an asker got another answer")
     late = backend.ask(backend.store, backend.queue, task_id, _question("k"))

@@ -80,7 +80,9 @@ def check_task_message_queue(
 
 
 def _question(key: str) -> QueuedMessage:
-    return QueuedMessage.request(key, "elicitation/create", {"message": f"{key}?", "requestedSchema": {"type": "object"}})
+    return QueuedMessage.request(
+        key, "elicitation/create", {"message": f"{key}?", "requestedSchema": {"type": "object"}}
+    )
 
 
 def _note(number: int) -> QueuedMessage:
@@ -136,7 +138,9 @@ async def each_message_goes_to_one_of_many_that_dequeue(bench: _Bench) -> None:
     await _enqueue(queue, "a", *messages)
     taken = await bench.race(*[partial(queue.dequeue, "a")] * 9)
     got = [message for message in taken if isinstance(message, QueuedMessage)]
-    require(len(got) == 6 and all(message in got for message in messages), f"6 messages went to {len(got)} of 9 callers")
+    require(
+        len(got) == 6 and all(message in got for message in messages), f"6 messages went to {len(got)} of 9 callers"
+    )
     require(taken.count(None) == 3, "a caller that found no message did not get None")
 
 
@@ -536,7 +540,9 @@ async def a_reopened_queue_has_every_message_question_and_answer(bench: _Bench) 
         require(kept == _ANSWERS[1], "an answer changed after reopening")
         for key in ("delivered", "queued", "answered"):
             require(await second.enqueue("a", _question(key)) is False, "a key was used again after reopening")
-        require(await _contents(second, "a") == [_NOTE, _question("queued")], "after reopening the queue is another one")
+        require(
+            await _contents(second, "a") == [_NOTE, _question("queued")], "after reopening the queue is another one"
+        )
         require(await second.answer("a", "delivered", _ANSWERS[0]) is True, "a question is lost after reopening")
         require(await _view(second, "b") == ((), ()), "what was cleared is back after reopening")
 

@@ -330,7 +330,9 @@ async def nobody_sees_an_end_without_its_outcome(bench: _Bench) -> None:
     async def wait() -> None:
         record = await store.wait_for_update(task_id, after=created.revision)
         _require_whole(record)
-        require(await store.get_result(task_id) == record.outcome, "wait_for_update returned before the outcome was there")
+        require(
+            await store.get_result(task_id) == record.outcome, "wait_for_update returned before the outcome was there"
+        )
 
     async def finish() -> None:
         for _ in range(3):
@@ -791,7 +793,9 @@ async def listing_shows_each_task_of_one_owner_once_oldest_first(bench: _Bench) 
     for owner, ids in made.items():
         for limit in (1, 3, 7, 100):
             seen = await _walk(store, owner, limit)
-            require(seen == ids, f"the pages of {limit} of {owner!r} show {len(seen)} tasks, not their own 7, oldest first")
+            require(
+                seen == ids, f"the pages of {limit} of {owner!r} show {len(seen)} tasks, not their own 7, oldest first"
+            )
     page = await store.list_tasks(owner="ada", limit=7)
     require(page.next_cursor is None, "the last page has a cursor to a next one")
     for record in page.records:
@@ -865,7 +869,9 @@ async def a_page_costs_what_is_on_it(bench: _Bench) -> None:
     for number in range(600):
         await store.create_task(ttl_ms=None, owner="ada" if number % 2 else "bob")
     many = await count_work(page)
-    require(many <= 3 * few + 400, f"a page of 5 costs {many} steps among 600 tasks and {few} among 24: it looks at all")
+    require(
+        many <= 3 * few + 400, f"a page of 5 costs {many} steps among 600 tasks and {few} among 24: it looks at all"
+    )
     require([r.task_id for r in (await page()).records] == ids[12:17], "a page is not the one that follows its cursor")
 
 

@@ -48,9 +48,13 @@ def _text(max_size: int = 12) -> st.SearchStrategy[str]:
 
 def json_values() -> st.SearchStrategy[JSONValue]:
     """Return any JSON value, mostly a small one."""
-    scalars = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
+    scalars = (
+        st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
+    )
     return st.recursive(
-        scalars | _text(), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_text(6), inner, max_size=3), max_leaves=5
+        scalars | _text(),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_text(6), inner, max_size=3),
+        max_leaves=5,
     )
 
 
