@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import CancelledError
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -14,7 +16,7 @@ import anyio.from_thread
 import anyio.lowlevel
 from pydantic import BaseModel
 
-from mcp_task_runtime import ProtocolError, ServerTaskContext
+from mcp_task_runtime import InvalidTransitionError, ProtocolError, ServerTaskContext, TaskNotFoundError
 
 
 def greet(name: str) -> str:
@@ -88,7 +90,9 @@ class OutsideSystem:
         loop = anyio.lowlevel.current_token()
 
         def finish() -> None:
-            anyio.from_thread.run(self._complete, task_id, f"job {job_id} done", token=loop)
+            # Meanwhile the task may have been cancelled or expired, or the server may have stopped.
+            with suppress(InvalidTransitionError, TaskNotFoundError, RuntimeError, CancelledError):
+                anyio.from_thread.run(self._complete, task_id, f"job {job_id} done", token=loop)
 
         timer = threading.Timer(1.0, finish)
         timer.daemon = True

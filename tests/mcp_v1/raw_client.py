@@ -6,7 +6,7 @@ Every message it receives is validated against the protocol's schema.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from itertools import count
 from typing import Any, TypeAlias
@@ -286,7 +286,7 @@ class StreamClient(RawClient):
 
 @asynccontextmanager
 async def stream_client(
-    serve: Callable[[], Awaitable[None]],
+    serve: Callable[[], Coroutine[Any, Any, None]],
     send: Callable[[Wire], Awaitable[None]],
     receive: Callable[[], Awaitable[Wire]],
     close: Callable[[], Awaitable[None]],

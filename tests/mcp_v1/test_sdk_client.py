@@ -96,7 +96,7 @@ class ClientTasks:
             "pollInterval": 20,
         }
 
-    async def create(self, context: Any, params: Any, task: types.TaskMetadata) -> types.CreateTaskResult:
+    async def create(self, context: Any, params: Any, task_metadata: types.TaskMetadata) -> types.CreateTaskResult:
         return types.CreateTaskResult(task=types.Task(**self._task("working")))
 
     async def get(self, context: Any, params: types.GetTaskRequestParams) -> types.GetTaskResult:

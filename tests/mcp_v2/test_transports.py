@@ -220,7 +220,19 @@ def assert_clean(errors: str) -> None:
 
 
 @one_event_loop
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT], ids=lambda sent: sent.name)
+@pytest.mark.parametrize(
+    "sent",
+    [
+        signal.SIGTERM,
+        pytest.param(
+            signal.SIGINT,
+            marks=pytest.mark.skipif(
+                sys.version_info < (3, 11), reason="on Python 3.10 anyio makes a CancelledError of uvicorn's Ctrl-C"
+            ),
+        ),
+    ],
+    ids=lambda sent: sent.name,
+)
 async def test_an_http_server_stops_promptly_and_cleanly_in_the_middle_of_tasks(
     sent: signal.Signals, anyio_backend: str
 ) -> None:
@@ -230,8 +242,8 @@ async def test_an_http_server_stops_promptly_and_cleanly_in_the_middle_of_tasks(
         began = time.monotonic()
         code = await anyio.to_thread.run_sync(server.stop, sent)
         assert time.monotonic() - began < 6
-    assert code in (0, -sent)  # uvicorn ends by the signal that it got
     assert_clean(server.errors)
+    assert code in (0, -sent)  # uvicorn ends by the signal that it got
 
 
 @one_event_loop

@@ -168,7 +168,8 @@ async def distant(server: RedisServer, round_trip: float) -> AsyncIterator[str]:
             group.start_soon(deliver)
             try:
                 while True:
-                    send.send_nowait((anyio.current_time() + round_trip / 2, await source.receive()))
+                    data = await source.receive()
+                    send.send_nowait((anyio.current_time() + round_trip / 2, data))
             except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
                 group.cancel_scope.cancel()
                 await target.aclose()

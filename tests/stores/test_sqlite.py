@@ -679,7 +679,7 @@ async def test_a_storm_of_cancellations_leaves_each_write_done_or_not_and_nothin
         for record in page.records:
             assert (record.revision, record.outcome) in [(1, None), (2, DONE)]
         assert not store._engine._waiters
-        assert store._engine._writer._queue.empty()
+        await until(store._engine._writer._queue.empty)
 
 
 async def test_a_message_is_never_lost_between_queue_and_a_cancelled_caller(path: Path) -> None:

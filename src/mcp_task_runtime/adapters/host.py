@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextvars
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from types import TracebackType
+from typing import Any
 
 import anyio
 import anyio.abc
@@ -68,7 +69,7 @@ class RuntimeHost:
             opening.holders -= 1
         opening.is_kept = True
 
-    def start_soon(self, function: Callable[[], Awaitable[None]]) -> None:
+    def start_soon(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Start something beside the runtime that is cancelled when the runtime has closed. It must not raise.
 
         Raises:

@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, Final, TypeVar, cast
 
 from mcp.server.context import CallNext, HandlerResult
 from mcp.server.extension import Extension, MethodBinding, compose_tool_call_handler
@@ -35,6 +35,7 @@ from typing_extensions import Self
 
 from mcp_task_runtime.adapters.functions import ToolFunction
 from mcp_task_runtime.adapters.host import RuntimeHost
+from mcp_task_runtime.adapters.mcp_v2_legacy import LegacyClients
 from mcp_task_runtime.adapters.mcp_v2_listen import serve_listen, wanted_task_ids
 from mcp_task_runtime.adapters.mcp_v2_promotion import PromotingSession
 from mcp_task_runtime.adapters.mcp_v2_support import (
@@ -47,6 +48,7 @@ from mcp_task_runtime.adapters.mcp_v2_support import (
 )
 from mcp_task_runtime.adapters.result_handler import TaskResultHandler
 from mcp_task_runtime.adapters.server_context import ServerTaskContext
+from mcp_task_runtime.adapters.task_calls import augmented_call, run_within_request
 from mcp_task_runtime.core.execution import Execution, NewTask
 from mcp_task_runtime.core.json import JSONObject, dump_json, to_json_value
 from mcp_task_runtime.core.message_queue import TaskMessageQueue
@@ -66,6 +68,10 @@ __all__ = ["Tasks"]
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_NO_BACK_CHANNEL: Final = (
+    "The client cannot be asked: it did not declare the tasks extension, and its connection carries no requests"
+)
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 
@@ -120,6 +126,7 @@ class Tasks(Extension):
         self.runtime = TaskRuntime(InMemoryTaskStore() if store is None else store, queue, settings=settings)
         self._handler = TaskResultHandler(self.runtime.store, self.runtime.queue, settings=settings)
         self._host = RuntimeHost(self.runtime)
+        self._legacy = LegacyClients(self.runtime, self._host)
         self._homes: Counter[int] = Counter()
         self._mcp: MCPServer[Any] | None = None
         self._installed = False
@@ -241,7 +248,7 @@ class Tasks(Extension):
 
         def register(function: FunctionT) -> FunctionT:
             options = _Options(required, ttl_ms, poll_interval_ms, promote_after, rerunnable)
-            body = self._task_body(function, options)
+            body = self._task_body(function, name or function.__name__, options)
             if rerunnable:
                 self.runtime.rerun_with(name or function.__name__, functools.partial(self._rerun, mcp))
             mcp.add_tool(
@@ -261,6 +268,7 @@ class Tasks(Extension):
     def task(
         self,
         *,
+        name: str | None = None,
         required: bool = False,
         ttl_ms: int | None = None,
         poll_interval_ms: int | None = None,
@@ -273,6 +281,7 @@ class Tasks(Extension):
         the context's methods, and `is_cancelled` says when to stop.
 
         Args:
+            name: The tool's name, where `mcp.tool()` gives it another than the function's.
             required: Whether a client must take a task. If not, a client without the extension gets the
                 result itself, and the work runs within its request.
             ttl_ms: TTL of the tasks in milliseconds; the settings' default when `None`.
@@ -284,10 +293,11 @@ class Tasks(Extension):
             ValueError: A number is out of range; the message names it.
         """
         options = _Options(required, ttl_ms, poll_interval_ms, promote_after, False)
-        return lambda function: self._task_body(function, options)
+        return lambda function: self._task_body(function, name or function.__name__, options)
 
-    def _task_body(self, function: Callable[..., Any], options: _Options) -> Callable[..., Any]:
+    def _task_body(self, function: Callable[..., Any], name: str, options: _Options) -> Callable[..., Any]:
         tool = ToolFunction(function)
+        self._legacy.modes.declare(name, required=options.required)
 
         async def body(**arguments: Any) -> Any:
             return await self._run(functools.partial(tool.call, arguments), options)
@@ -328,11 +338,25 @@ class Tasks(Extension):
         if call is None or call.tasks is not self:
             raise RuntimeError("run() works in a tool call of the server that these Tasks are installed in")
         with as_mcp_errors():
+            augmented = augmented_call(self.runtime)
+            if augmented is not None:
+                return await augmented.run(
+                    work,
+                    ttl_ms=options.ttl_ms,
+                    poll_interval_ms=options.poll_interval_ms,
+                    rerunnable=options.rerunnable,
+                )
             if call.execution is None:
                 if options.required:
                     raise wire.missing_capability()
                 assert call.ctx is not None
-                return await _run_within_request(call.ctx, work)
+                session = RequestClient(call.ctx)
+                return await run_within_request(
+                    work,
+                    session,
+                    undeliverable=None if session.can_send_request else _NO_BACK_CHANNEL,
+                    progress_token=None if call.ctx.meta is None else call.ctx.meta.get("progress_token"),
+                )
             if call.execution.record is None:
                 new = call.new_task(options)
                 if options.promote_after is not None:
@@ -423,10 +447,13 @@ class Tasks(Extension):
         return wire.render_handle(result) if isinstance(result, TaskRecord) else result
 
     async def middleware(self, ctx: Context, call_next: CallNext) -> HandlerResult:
-        """Serve what no handler of an extension can: push for tasks (wire rule C11); called by the SDK."""
+        """Serve what no handler of an extension can; called by the SDK.
+
+        That is push for tasks (wire rule C11), and clients of protocol revision 2025-11-25.
+        """
         task_ids = wanted_task_ids(ctx)
         if task_ids is None:
-            return await call_next(ctx)
+            return await self._legacy.middleware(ctx, call_next)
         return await serve_listen(self.runtime, task_ids, ctx, call_next)
 
     async def _rerun(self, mcp: MCPServer[Any], execution: Execution[Outcome]) -> Outcome:
@@ -568,30 +595,3 @@ def _outcome(result: HandlerResult) -> Outcome:
     if isinstance(result, InputRequiredResult):
         return Outcome.failed("A task cannot ask by multi-round-trip input: it asks through its context")
     return Outcome.completed(_call_result(result))
-
-
-async def _run_within_request(ctx: Context, work: Callable[[ServerTaskContext], Awaitable[T]]) -> T:
-    """Run work for a client that takes no task: its task is a private one that ends with the call."""
-    session = RequestClient(ctx)
-    async with InMemoryTaskStore() as store:
-        record = await store.create_task(ttl_ms=None)
-        handler = TaskResultHandler(
-            store,
-            store.message_queue,
-            undeliverable=None
-            if session.can_send_request
-            else "The client cannot be asked: it did not declare the tasks extension, "
-            "and its connection carries no requests",
-        )
-        context = ServerTaskContext(
-            task=record.task,
-            store=store,
-            session=session,
-            queue=store.message_queue,
-            handler=handler,
-            progress_token=None if ctx.meta is None else ctx.meta.get("progress_token"),
-        )
-        if not session.can_send_request:
-            return await work(context)
-        async with handler.delivering(record.task_id, session):
-            return await work(context)

@@ -269,12 +269,12 @@ class TaskResultHandler:
             else:
                 return await self._follow(record, key, {**task, "taskId": client_task_id}, stream)
         result = await stream.session.send_request(question.method, params)
-        task = result.get("task")
-        if not isinstance(task, dict):
+        created = result.get("task")
+        if not isinstance(created, dict):
             return result  # it answered at once
-        if not isinstance(task.get("taskId"), str):
+        if not isinstance(created.get("taskId"), str):
             raise ProtocolError(INTERNAL_ERROR, "The client's task has no taskId")
-        return await self._follow(record, key, task, stream)
+        return await self._follow(record, key, created, stream)
 
     async def _follow(self, record: TaskRecord, key: str, task: JSONObject, stream: _Stream) -> JSONObject:
         """Poll a client's task at its own interval until it ends, and fetch what it ended with."""

@@ -857,6 +857,7 @@ class PostgresTaskMessageQueue(_Opened):
             "key": None if message.key is None else stored.to_key("key", message.key),
             "method": stored.to_text(message.method),
             "params": message.params_json,
+            "now": self.clock.now(),
         }
 
         def enqueue(execute: _Execute) -> bool:
@@ -895,13 +896,16 @@ class PostgresTaskMessageQueue(_Opened):
 
         def look(execute: _Execute) -> _NotYet | None:
             nonlocal had_task
-            row = execute(stored.LOOK_FOR_MESSAGE, {"task_id": stored.to_text(task_id)}).fetchone()
+            now = self.clock.now()
+            row = execute(stored.LOOK_FOR_MESSAGE, {"task_id": stored.to_text(task_id), "now": now}).fetchone()
             assert row is not None
             is_queued, has_task, expires_at, since = row
-            if (had_task and not has_task) or (expires_at is not None and expires_at <= self.clock.now()):
+            if is_queued:
+                return None
+            if (had_task and not has_task) or (expires_at is not None and expires_at <= now):
                 raise TaskNotFoundError(task_id)
             had_task = has_task
-            return None if is_queued else _NotYet(expires_at, since)
+            return _NotYet(expires_at, since)
 
         await self._database.wait("message", stored.to_text(task_id), look)
 

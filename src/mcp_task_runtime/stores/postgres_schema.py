@@ -269,10 +269,14 @@ CLAIM: Final = (
     + _RETURNING
 )
 
-ENQUEUE: Final = """
+ENQUEUE: Final = (
+    """
     INSERT INTO {messages} AS m (mailbox, task_id, key, method, params) VALUES (
-        %(task_id)s, (SELECT task_id FROM {tasks} WHERE task_id = %(task_id)s), %(key)s, %(method)s, %(params)s
+        %(task_id)s, (SELECT task_id FROM {tasks} WHERE task_id = %(task_id)s AND """
+    + _ALIVE
+    + """), %(key)s, %(method)s, %(params)s
     ) ON CONFLICT (mailbox, key) DO NOTHING RETURNING pg_notify({channel}, 'm:' || mailbox)"""
+)
 
 _HEAD: Final = (
     "SELECT m.position, m.key, m.method, m.params::text AS params FROM {messages} AS m WHERE "
@@ -316,13 +320,15 @@ LOOK_FOR_ANSWER: Final = (
 )
 
 # The last column bounds the transactions that this look, or whatever came before it, can have seen.
-LOOK_FOR_MESSAGE: Final = """
-    SELECT
-        EXISTS (SELECT FROM {messages} WHERE mailbox = %(task_id)s AND queued AND answer_type IS NULL),
+LOOK_FOR_MESSAGE: Final = (
+    "SELECT EXISTS (SELECT FROM {messages} AS m WHERE "
+    + _MAIL
+    + """ AND queued AND answer_type IS NULL),
         t.task_id IS NOT NULL,
         t.expires_at,
         pg_snapshot_xmax(pg_current_snapshot())::text::bigint
     FROM (VALUES (true)) AS one LEFT JOIN {tasks} AS t ON t.task_id = %(task_id)s"""
+)
 
 _ESCAPE: Final = "\x1a"
 _UNSTORABLE: Final = re.compile("[\x00\x1a\ud800-\udfff]")

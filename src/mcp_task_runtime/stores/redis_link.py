@@ -197,6 +197,7 @@ class _ServerLink:
                 raise  # to whoever starts it
         finally:
             self._running.discard(connection)
+            _close_streams(connection)
 
     async def _keep_alive(self, connection: BaseConnection) -> None:
         """Find out when a connection is dead and nobody said so."""
@@ -206,6 +207,15 @@ class _ServerLink:
                 await self._request(connection, b"PING", ())
             except Exception:
                 connection.invalidate("The server did not answer in time")
+
+
+def _close_streams(connection: BaseConnection) -> None:
+    """Close what coredis leaves open when a connection could not be made: else Python warns of it."""
+    for name in ("_write_buffer", "_push_message_buffer", "_streamed_message_buffer"):
+        for end in ("in", "out"):
+            stream = getattr(connection, f"{name}_{end}", None)
+            if stream is not None:
+                stream.close()
 
 
 class _ClusterLink:

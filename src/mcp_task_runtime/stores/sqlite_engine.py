@@ -214,7 +214,7 @@ class _Lane:
         self._lock = RLock()  # the garbage collector may close a lane in the middle of `put`
         self._thread: Thread | None = None
         self._connection: sqlite3.Connection | None = None
-        self._execute: _Execute | None = None
+        self._cursor: sqlite3.Cursor | None = None
         self._is_closed = False
         self._when_closed: Callable[[], None] | None = None
 
@@ -290,11 +290,11 @@ class _Lane:
 
     def _connected(self) -> _Execute:
         """Open the connection unless it is open; return what executes a statement."""
-        if self._execute is None:
+        if self._cursor is None:
             self._connection = self._connect()
-            self._execute = self._connection.cursor().execute  # one cursor: a connection keeps a list of all it made
-            self._prepare(self._execute)
-        return self._execute
+            self._cursor = self._connection.cursor()  # one for all: a connection keeps a list of those it made
+            self._prepare(self._cursor.execute)
+        return self._cursor.execute
 
     def _prepare(self, execute: _Execute) -> None:
         """Do what a new connection needs."""
@@ -315,10 +315,13 @@ class _Lane:
 
     def _disconnect(self) -> None:
         """Close the connection, which rolls back; the next request opens another. So every fault heals."""
-        connection, self._connection, self._execute = self._connection, None, None
-        if connection is not None:
-            with suppress(sqlite3.Error):
-                connection.close()
+        connection, cursor = self._connection, self._cursor
+        self._connection = self._cursor = None
+        # In this order: SQLite keeps a connection, and its locks, for as long as somebody holds a statement of it.
+        for part in (cursor, connection):
+            if part is not None:
+                with suppress(sqlite3.Error):
+                    part.close()
 
 
 class _Reader(_Lane):
