@@ -85,7 +85,7 @@ def test_the_story_that_shows_a_fault_is_short_and_readable() -> None:
 
     with pytest.raises(AssertionError) as failure:
         check_task_store_machine(
-            factory, backends=["asyncio"], settings=settings(PROFILES["ci"], max_examples=300, stateful_step_count=5)
+            factory, backends=["asyncio"], settings=settings(PROFILES["ci"], max_examples=3_000, stateful_step_count=5)
         )
     story = "\n".join(getattr(failure.value, "__notes__", []))
     if story:  # from Python 3.11 on; before, Hypothesis prints it

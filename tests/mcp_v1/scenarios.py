@@ -145,6 +145,13 @@ def add_tools(world: World) -> None:
         await anyio.sleep_forever()
         return "never"
 
+    @tasks.tool(required=True)
+    async def gives_up_as_task(task: ServerTaskContext) -> str:
+        with anyio.move_on_after(0.1):
+            await task.elicit_as_task("Quick!", Choice)
+        await anyio.sleep_forever()
+        return "never"
+
     @tasks.tool()
     async def boom(task: ServerTaskContext) -> str:
         raise RuntimeError("a secret of the server")
@@ -687,6 +694,16 @@ async def b12_cancelling_our_task_cancels_the_clients(world: World) -> None:
         assert "error" in await client.response(waiting)
         with anyio.fail_after(PATIENCE):
             await client_tasks.was_cancelled.wait()
+
+
+async def b12_a_question_given_up_cancels_the_clients_task(world: World) -> None:
+    client_tasks = ClientTasks(["working"], {})
+    async with world.connect(answer=client_tasks) as client:
+        task_id = await client.start("gives_up_as_task")
+        await client.start_request("tasks/result", {"taskId": task_id})
+        with anyio.fail_after(PATIENCE):
+            await client_tasks.was_cancelled.wait()
+        assert (await client.task(task_id))["status"] == "working"
 
 
 async def b12_the_next_stream_follows_the_same_task_of_the_client(world: World) -> None:

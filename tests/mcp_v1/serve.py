@@ -9,11 +9,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+import anyio
+from mcp.server.auth.middleware.auth_context import get_access_token
 from mcp.server.auth.provider import AccessToken
 from mcp.server.auth.settings import AuthSettings
 from mcp.server.fastmcp import FastMCP
 from pydantic import AnyHttpUrl
 
+from mcp_task_runtime import ServerTaskContext
 from mcp_task_runtime.adapters.mcp_v1 import Tasks
 from tests.mcp_v1.scenarios import World, add_tools, greet
 
@@ -34,9 +37,8 @@ def main() -> None:
     options = parser.parse_args()
     more: dict[str, Any] = {}
     if options.auth:
-        url = AnyHttpUrl("http://127.0.0.1")
-        more = {"auth": AuthSettings(issuer_url=url, resource_server_url=url), "token_verifier": Verifier()}
-        more["auth"] = AuthSettings(issuer_url=url, resource_server_url=None)
+        settings = AuthSettings(issuer_url=AnyHttpUrl("http://127.0.0.1"), resource_server_url=None)
+        more = {"auth": settings, "token_verifier": Verifier()}
     mcp: FastMCP[Any] = FastMCP(
         "world", port=0, json_response=options.json_response, stateless_http=options.stateless_http, **more
     )
@@ -44,6 +46,13 @@ def main() -> None:
     tasks.install(mcp)
     mcp.tool()(greet)
     add_tools(World(tasks, None))  # type: ignore[arg-type]  # nobody connects from in here
+
+    @tasks.tool()
+    async def whoami(task: ServerTaskContext) -> str:
+        await anyio.sleep(0.05)
+        token = get_access_token()
+        return "nobody" if token is None else token.client_id
+
     mcp.run("stdio" if options.transport == "stdio" else "streamable-http")
 
 

@@ -138,6 +138,13 @@ async def test_a5_a_principal_finds_its_tasks_again_and_nobody_else_does(url_wit
         assert await again.text(task_id) == "Sure? accept True"
 
 
+async def test_work_has_its_own_callers_token_and_never_anothers(url_with_auth: str) -> None:
+    async with http_client(url_with_auth, headers=ALICE) as alice, http_client(url_with_auth, headers=BOB) as bob:
+        ours, theirs = await alice.start("whoami"), await bob.start("whoami")
+        assert await alice.text(ours) == "app-of-alice"
+        assert await bob.text(theirs) == "app-of-bob"
+
+
 async def test_b1_without_sessions_and_principals_listing_is_not_offered(url_without_sessions: str) -> None:
     async with http_client(url_without_sessions, initialize=False) as client:
         hello = await client.initialize(ALL_CAPABILITIES)

@@ -198,6 +198,25 @@ async def test_a_task_lives_on_when_its_connection_ends_and_nothing_holds_the_ru
         assert await client.text(await client.start("work")) == "done"  # and it opens again
 
 
+async def test_a4_fault_22_an_unlimited_ttl_is_null_everywhere() -> None:
+    tasks = Tasks(settings=TaskSettings(shutdown_grace=0.05, default_ttl_ms=None, max_ttl_ms=None))
+
+    async def work(task: ServerTaskContext) -> Any:
+        await task.update_status("Working")
+        return text("done")
+
+    async def handler() -> Any:
+        return await tasks.run(work)
+
+    async with tasks, connect(make_server(tasks, {"work": ("optional", handler)})) as client:
+        created = await client.result("tools/call", {"name": "work", "arguments": {}, "task": {}})
+        assert created["task"]["ttl"] is None
+        task_id = created["task"]["taskId"]
+        assert (await client.until(task_id, "completed"))["ttl"] is None
+        assert (await client.notified("notifications/tasks/status", taskId=task_id))["ttl"] is None
+        assert (await client.result("tasks/list"))["tasks"][0]["ttl"] is None
+
+
 async def test_a_tool_that_calls_its_own_server_makes_no_task_of_the_inner_call() -> None:
     tasks = quick()
     server: Server[Any, Any]

@@ -1,6 +1,6 @@
 """A server whose tasks do what plain tools say, so that a test steers them over any transport.
 
-Run as a program, it serves stdio.
+Run as a program, it serves stdio; with `slowly`, it has clients poll once an hour.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import anyio
 from mcp.server import MCPServer
 from mcp.server.mcpserver import Context
 
-from mcp_task_runtime import ServerTaskContext
+from mcp_task_runtime import ServerTaskContext, TaskSettings
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
 from mcp_task_runtime.core.store import TaskStore
 
@@ -71,4 +71,5 @@ def make_server(store: TaskStore | None = None, **options: Any) -> tuple[MCPServ
 
 
 if __name__ == "__main__":
-    make_server()[0].run("stdio")
+    interval_ms = 3_600_000 if "slowly" in sys.argv else 500
+    make_server(settings=TaskSettings(poll_interval_ms=interval_ms))[0].run("stdio")

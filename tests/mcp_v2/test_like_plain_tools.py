@@ -279,7 +279,8 @@ async def test_the_same_holds_for_a_client_that_takes_no_tasks(function: Callabl
     name = name_of(function)
     with anyio.fail_after(PATIENCE):
         async with Client(plain, mode="legacy") as expected, Client(other, mode="legacy") as client:
-            assert (await client.list_tools()).tools == (await expected.list_tools()).tools
+            shown = [tool.model_copy(update={"execution": None}) for tool in (await client.list_tools()).tools]
+            assert shown == (await expected.list_tools()).tools  # but for the mode that such a client looks for
             for arguments in ARGUMENTS:
                 assert await called(client, name, arguments) == await called(expected, name, arguments), arguments
 

@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+import sys
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
 from typing import Any
 
 import anyio
 import anyio.lowlevel
-import httpx
+import anyio.to_thread
 import pytest
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
-from mcp.server import MCPServer, Server
+from mcp.server import MCPServer
 from mcp.shared.exceptions import MCPError
 from mcp.shared.memory import create_client_server_memory_streams
 from mcp.shared.message import SessionMessage
-from mcp_types import CallToolRequestParams, ElicitResult, jsonrpc_message_adapter
+from mcp_types import (
+    ElicitResult,
+    SubscriptionFilter,
+    SubscriptionsListenRequest,
+    SubscriptionsListenRequestParams,
+    jsonrpc_message_adapter,
+)
 
-from mcp_task_runtime import InMemoryTaskStore, ServerTaskContext, TaskNotFoundError, TaskSettings
+from mcp_task_runtime import InMemoryTaskStore, ServerTaskContext, TaskSettings
 from mcp_task_runtime.adapters import mcp_v2_client
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
-from mcp_task_runtime.adapters.mcp_v2_client import ClientTask, TaskCancelledError, TasksClient, TaskSnapshot
+from mcp_task_runtime.adapters.mcp_v2_client import ClientTask, TasksClient, TaskSnapshot
 from mcp_task_runtime.adapters.mcp_v2_listen import MAX_TASKS_PER_STREAM
+from mcp_task_runtime.adapters.mcp_v2_support import RawMessage
 from mcp_task_runtime.core.types import Outcome, TaskRecord
 from mcp_task_runtime.errors import StoreUnavailableError
 from mcp_task_runtime.testing.clock import FakeClock
@@ -34,14 +40,15 @@ from tests.mcp_v2 import push_server
 from tests.mcp_v2.in_process import served_over_http
 from tests.mcp_v2.listeners import (
     ENDED,
-    HTTP_HEADERS,
     SUBSCRIPTION_ID,
     Connection,
+    EventReader,
     ListeningStdioServer,
     Stream,
     http_connection,
     listen_request,
     memory_connection,
+    post,
 )
 from tests.mcp_v2.push_server import make_server
 from tests.mcp_v2.raw_client import DECLARED, EXTENSION_ID, PATIENCE, accept
@@ -288,9 +295,17 @@ async def test_c11_who_did_not_declare_the_extension_is_told_what_is_missing(
     assert error["data"] == {"requiredCapabilities": {"extensions": {EXTENSION_ID: {}}}}
 
 
+async def test_c11_null_is_as_good_as_nothing(connection: Connection) -> None:
+    """Serialisers that do not drop nulls send it: then the SDK alone serves the request."""
+    core = {"toolsListChanged": True, "promptsListChanged": None, "taskIds": None}
+    async with connection.listen_raw(core, capabilities=UNDECLARED) as stream:
+        await stream.next()
+        assert stream.agreed == {"toolsListChanged": True}
+
+
 @pytest.mark.parametrize("core", [{}, {"toolsListChanged": True}])
 async def test_c11_malformed_task_ids_are_refused(connection: Connection, core: Wire) -> None:
-    for malformed in ("x", "", 0, 5, True, False, None, {}, {"a": 1}, [1], ["x", None], [["x"]], [{}]):
+    for malformed in ("x", "", 0, 5, True, False, {}, {"a": 1}, [1], ["x", None], [["x"]], [{}]):
         async with connection.listen_raw({"taskIds": malformed, **core}) as stream:
             error = await stream.refused()
         assert error["code"] == -32602
@@ -391,10 +406,523 @@ async def test_c11_a_client_of_an_older_revision_has_no_such_method() -> None:
 
 
 async def refusal_of_listen(client: Client, notifications: Wire) -> tuple[int, str]:
-    from mcp_types import SubscriptionFilter, SubscriptionsListenRequest, SubscriptionsListenRequestParams
-
     wanted = SubscriptionFilter.model_validate(notifications)
     request = SubscriptionsListenRequest(params=SubscriptionsListenRequestParams(notifications=wanted))
     with anyio.fail_after(PATIENCE), pytest.raises(MCPError) as caught:
         await client.session.send_request(request, mcp_v2_client._RawResult)  # type: ignore[arg-type]
     return caught.value.code, caught.value.message
+
+
+# --- order, cost, time, and bad listeners -------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def watched(**options: Any) -> AsyncGenerator[tuple[WatchedStore, Tasks, Connection], None]:
+    store = WatchedStore()
+    mcp, tasks = make_server(store, **options)
+    with anyio.fail_after(PATIENCE):
+        async with tasks, memory_connection(mcp) as connection:
+            yield store, tasks, connection
+
+
+def is_subsequence(few: list[Any], many: list[Any]) -> bool:
+    rest = iter(many)
+    return all(one in rest for one in few)
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_c11_states_come_in_order_and_the_last_one_always_comes(seed: int) -> None:
+    chance = random.Random(seed)
+    async with watched() as (store, tasks, connection):
+        task_ids = [await connection.client.start("work") for _ in range(5)]
+
+        async def change(task_id: str, streams: int) -> None:
+            for n in range(chance.randrange(5, 60)):
+                await store.update_task(task_id, status_message=str(n))
+                if chance.random() < 0.5:
+                    await anyio.lowlevel.checkpoint()
+            if chance.random() < 0.5:
+                await tasks.complete(task_id, "end")
+            else:
+                await tasks.fail(task_id, "end")
+
+        async with AsyncExitStack() as stack:
+            streams = [
+                await stack.enter_async_context(connection.listen(*chance.sample(task_ids, chance.randrange(1, 6))))
+                for _ in range(10)
+            ]
+            async with anyio.create_task_group() as group:
+                for task_id in task_ids:
+                    group.start_soon(change, task_id, 10)
+                for stream in streams:
+                    group.start_soon(stream.ended)
+        pushed = 0
+        for stream in streams:
+            for task_id, states in stream.seen.items():
+                history = [(record.status, record.task.status_message) for record in store.history[task_id]]
+                assert is_subsequence(states_of(stream, task_id), history)
+                assert states_of(stream, task_id)[-1] == history[-1]
+                assert [state["lastUpdatedAt"] for state in states] == sorted(s["lastUpdatedAt"] for s in states)
+                pushed += len(states)
+        assert pushed > 2 * sum(len(stream.seen) for stream in streams), "not only the first and the last"
+
+
+async def test_c11_tasks_without_a_listener_cost_no_push_work() -> None:
+    """Law L8: a change costs work for those who listen to that task, and for nobody else."""
+    async with watched() as (store, tasks, connection):
+        quiet = [await connection.client.start("work") for _ in range(200)]
+        assert store.calls == {"get_task": 0, "wait_for_update": 0}
+        heard = await connection.client.start("work")
+        async with connection.listen(heard) as stream:
+            await stream.acknowledged()
+            await stream.task()
+            await store.until(lambda: store.waiting == 1)
+            before = dict(store.calls)
+            for task_id in quiet:
+                await store.update_task(task_id, status_message="changed")
+                await tasks.complete(task_id, "end")
+            await anyio.wait_all_tasks_blocked()
+            assert store.calls == before
+            await store.update_task(heard, status_message="changed")
+            await stream.task()
+            await store.until(lambda: store.waiting == 1)
+            assert store.calls == {name: calls + 1 for name, calls in before.items()}
+            await tasks.complete(heard, "end")
+            await stream.ended()
+        assert store.waiting == 0
+
+
+async def test_c11_nothing_is_left_of_listeners_that_went_or_were_cancelled() -> None:
+    """Laws L6 and L8."""
+    async with watched() as (store, _, connection):
+        task_ids = [await connection.client.start("work") for _ in range(10)]
+        for core in ({}, {"toolsListChanged": True}):
+            async with connection.listen(*task_ids, **core) as stream:
+                await stream.acknowledged()
+                await store.until(lambda: store.waiting == 10)
+            await store.until(lambda: store.waiting == 0)
+
+
+async def test_c11_one_stream_listens_to_as_many_tasks_as_it_may() -> None:
+    async with watched() as (store, tasks, connection):
+        task_ids = [(await store.create_task(ttl_ms=None)).task_id for _ in range(MAX_TASKS_PER_STREAM)]
+        async with connection.listen(*task_ids) as stream:
+            assert len(await stream.acknowledged()) == MAX_TASKS_PER_STREAM
+            for task_id in task_ids:
+                await tasks.complete(task_id, "end")
+            await stream.ended()
+        assert all(stream.seen[task_id][-1]["status"] == "completed" for task_id in task_ids)
+
+
+@pytest.mark.parametrize("core", [{}, {"toolsListChanged": True}])
+async def test_c11_a_task_that_expires_ends_its_push(core: Wire) -> None:
+    """Law L7: gone for every caller at once."""
+    clock = FakeClock()
+    store = WatchedStore(clock=clock)
+    mcp, tasks = make_server(store, settings=TaskSettings(retention_ms=0))
+    with anyio.fail_after(PATIENCE):
+        async with tasks, memory_connection(mcp) as connection:
+            short = (await store.create_task(ttl_ms=60_000)).task_id
+            long = (await store.create_task(ttl_ms=600_000)).task_id
+            async with connection.listen(short, long, **core) as stream:
+                await stream.acknowledged()
+                await stream.task()
+                await stream.task()
+                await store.until(lambda: store.waiting == 2)
+                clock.advance(60)
+                await store.until(lambda: store.waiting == 1)
+                await store.update_task(long, status_message="still here")
+                assert (await stream.task())["statusMessage"] == "still here"
+                clock.advance(540)
+                if core:
+                    await connection.client.call("announce")
+                    assert (await stream.next())["method"] == "notifications/tools/list_changed"
+                else:
+                    await stream.ended()
+            assert [task["status"] for task in stream.seen[short]] == ["working"]
+
+
+async def test_c11_a_store_that_fails_ends_the_stream_with_an_error_and_without_its_text(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Whoever listens must know that nothing comes any more; what the store said stays on the server (law L11)."""
+    async with watched() as (store, _, connection):
+        task_id = await connection.client.start("work")
+        for core in ({}, {"toolsListChanged": True}):
+            async with connection.listen(task_id, **core) as stream:
+                await stream.acknowledged()
+                await stream.task()
+                await store.until(lambda: store.waiting == 1)
+                store.unavailable = True
+                await store.update_task(task_id, status_message="x")
+                error = (await stream.next())["error"]
+                assert error["code"] == -32603
+                assert "gone" not in json.dumps(error)
+                store.unavailable = False
+            async with connection.listen(task_id) as again:
+                assert await again.acknowledged() == [task_id]
+
+
+async def test_c11_a_listener_in_memory_that_reads_nothing_harms_nobody() -> None:
+    """Law L13."""
+    async with watched() as (store, tasks, connection):
+        task_id = await connection.client.start("work")
+        low_level = tasks._mcp._lowlevel_server  # type: ignore[union-attr]
+        async with create_client_server_memory_streams() as ((_, write), streams), anyio.create_task_group() as group:
+            group.start_soon(low_level.run, *streams, low_level.create_initialization_options())
+            request = jsonrpc_message_adapter.validate_json(
+                json.dumps(listen_request({"taskIds": [task_id]}, DECLARED)), by_name=False
+            )
+            await write.send(SessionMessage(request))
+            async with connection.listen(task_id) as stream:
+                await stream.acknowledged()
+                await stream.task()
+                for n in range(500):
+                    await store.update_task(task_id, status_message=str(n))
+                    await anyio.lowlevel.checkpoint()
+                await tasks.complete(task_id, "end")
+                await stream.ended()
+                assert states_of(stream, task_id)[-1] == ("completed", "499")
+            group.cancel_scope.cancel()
+
+
+async def test_c11_a_listener_over_http_that_reads_late_sees_fewer_states_in_order_and_the_last(
+    over_http: str, anyio_backend: str
+) -> None:
+    """Law L13: its buffers are full, while another listener and the work go on."""
+    async with http_connection(over_http) as connection:
+        task_id = await connection.client.start("work")
+        message = listen_request({"taskIds": [task_id]}, DECLARED)
+        async with await post(over_http, message) as socket, connection.listen(task_id) as reads:
+            await reads.acknowledged()
+            await reads.task()
+            for n in range(40):
+                text = f"{n:03} " + "x" * 300_000
+                await say(connection, task_id, text)
+                await reads.until(lambda task, text=text: task.get("statusMessage") == text)  # type: ignore[misc]
+            await complete(connection, task_id)
+            await reads.ended()
+            late = Stream(message["id"], EventReader(socket).next)
+            await late.acknowledged()
+            await late.ended()
+        numbers = [(task.get("statusMessage") or "-1")[:3] for task in late.seen[task_id]]
+        assert numbers == sorted(numbers, key=int)
+        assert len(numbers) < 40, "it missed some, because it did not read"
+        assert states_of(late, task_id)[-1] == states_of(reads, task_id)[-1]
+
+
+async def test_c11_a_stdio_server_stops_promptly_although_somebody_listens(anyio_backend: str) -> None:
+    with ListeningStdioServer([push_server.__file__]) as server:
+        connection = server.connection()
+        task_id = await connection.client.start("work")
+        async with connection.listen(task_id, toolsListChanged=True) as stream, connection.listen(task_id) as other:
+            await stream.acknowledged()
+            await other.acknowledged()
+            with anyio.fail_after(PATIENCE):
+                code, errors = await anyio.to_thread.run_sync(server.close)
+            assert code == 0, errors
+            assert "Traceback" not in errors
+            for each in (stream, other):
+                each.response = {}  # nobody is there to be told that it was cancelled
+
+
+# --- TasksClient -------------------------------------------------------------------------------------------------
+
+
+AN_HOUR_MS = 3_600_000
+"""Clamped to a minute by the client, which is still far above `SOON`."""
+
+SOON = 15
+"""Seconds within which all must be over that does not wait for a poll, on a machine that many share."""
+
+
+def nothing_left(tasks_client: TasksClient) -> bool:
+    return tasks_client._listening == {} and tasks_client._streams == 0
+
+
+def text_of(result: Any) -> str:
+    text: str = result.content[0].text
+    return text
+
+
+class Gate:
+    """A server in memory with a tool that waits until the test lets it go on; clients poll it once an hour."""
+
+    def __init__(self, **options: Any) -> None:
+        self.store = WatchedStore()
+        self.mcp: MCPServer[Any] = MCPServer("gate")
+        self.tasks = Tasks(self.store, settings=TaskSettings(poll_interval_ms=AN_HOUR_MS), **options)
+        self.tasks.install(self.mcp)
+        self.go = anyio.Event()
+        self.received: list[str] = []
+
+        @self.tasks.tool(required=True)
+        async def wait(task: ServerTaskContext) -> str:
+            await self.go.wait()
+            return "done"
+
+        @self.tasks.tool(required=True)
+        async def ask(task: ServerTaskContext) -> str:
+            await self.go.wait()
+            answer = await task.elicit("sure?", push_server.FORM)
+            return answer.action
+
+        async def note(ctx: Any, call_next: Any) -> Any:
+            self.received.append(ctx.method)
+            return await call_next(ctx)
+
+        self.mcp._lowlevel_server.middleware.insert(0, note)
+
+    def polls(self) -> int:
+        return self.received.count("tasks/get")
+
+    async def is_only_listened_to(self, clients: int = 1) -> None:
+        """Wait until the client has looked at the task for the last time before its next poll."""
+        await self.store.until(lambda: self.store.waiting == clients)
+        await anyio.wait_all_tasks_blocked()
+
+
+@asynccontextmanager
+async def gate(tasks_client: TasksClient, **options: Any) -> AsyncGenerator[tuple[Gate, Client], None]:
+    made = Gate()
+    async with Client(made.mcp, extensions=[tasks_client], **options) as client:
+        with anyio.fail_after(SOON):
+            yield made, client
+    assert nothing_left(tasks_client)
+    assert made.store.waiting == 0
+
+
+async def test_c11_a_client_hears_at_once_that_its_task_has_ended() -> None:
+    """The next poll would be a minute away."""
+    tasks_client = TasksClient()
+    async with gate(tasks_client) as (server, client):
+        results: list[Any] = []
+
+        async def call() -> None:
+            results.append(await client.call_tool("wait"))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(call)
+            await server.is_only_listened_to()
+            polls = server.polls()
+            server.go.set()
+        assert text_of(results[0]) == "done"
+        assert server.polls() == polls + 1, "a push makes the client look once"
+        assert nothing_left(tasks_client)
+        await server.store.until(lambda: server.store.waiting == 0)
+        assert server.received.count("tasks/cancel") == 0
+
+
+async def test_c11_a_client_hears_at_once_that_it_is_asked() -> None:
+    async def accept_it(context: Any, params: Any) -> ElicitResult:
+        return ElicitResult(action="accept", content={})
+
+    tasks_client = TasksClient()
+    async with gate(tasks_client, elicitation_callback=accept_it) as (server, client):
+        async with anyio.create_task_group() as group:
+
+            async def call() -> None:
+                assert text_of(await client.call_tool("ask")) == "accept"
+
+            group.start_soon(call)
+            await server.is_only_listened_to()
+            server.go.set()
+
+
+async def test_c11_whoever_waits_for_a_resumed_task_has_it_pushed_too() -> None:
+    tasks_client = TasksClient()
+    async with gate(tasks_client) as (server, client):
+        started = await tasks_client.start(client, "wait")
+        assert isinstance(started, ClientTask)
+        others = [tasks_client.resume(client, started.task_id) for _ in range(3)]
+        async with anyio.create_task_group() as group:
+            for task in others:
+                group.start_soon(task.wait)
+            await server.is_only_listened_to(3)
+            assert len(tasks_client._listening[started.task_id]) == 3
+            server.go.set()
+        assert nothing_left(tasks_client)
+
+
+async def test_c11_a_client_shows_each_change_as_it_comes() -> None:
+    shown: list[TaskSnapshot] = []
+
+    async def on_update(snapshot: TaskSnapshot) -> None:
+        shown.append(snapshot)
+
+    tasks_client = TasksClient(on_update=on_update)
+    async with gate(tasks_client) as (server, client):
+        async with anyio.create_task_group() as group:
+            group.start_soon(client.call_tool, "wait")
+            for n in range(5):
+                await server.is_only_listened_to()
+                await server.store.update_task(shown[0].task_id, status_message=str(n))
+                await anyio.wait_all_tasks_blocked()
+            await server.is_only_listened_to()
+            server.go.set()
+    assert [snapshot.status_message for snapshot in shown[-6:-1]] == ["0", "1", "2", "3", "4"]
+    assert shown[-1].status == "completed"
+
+
+async def test_c11_a_client_that_gives_up_leaves_no_listener_behind() -> None:
+    """Laws L6 and L9."""
+    tasks_client = TasksClient()
+    async with gate(tasks_client) as (server, client):
+        async with anyio.create_task_group() as group:
+            group.start_soon(client.call_tool, "wait")
+            await server.is_only_listened_to()
+            group.cancel_scope.cancel()
+        assert nothing_left(tasks_client)
+        await server.store.until(lambda: server.store.waiting == 0)
+        assert server.received.count("tasks/cancel") == 1
+
+
+async def test_c11_more_tasks_than_streams_are_polled_and_end_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mcp_v2_client, "MAX_POLL_INTERVAL_MS", 20)
+    monkeypatch.setattr(mcp_v2_client, "MIN_POLL_INTERVAL_MS", 5)
+    tasks_client = TasksClient()
+    async with gate(tasks_client) as (server, client):
+        async with anyio.create_task_group() as group:
+            for _ in range(mcp_v2_client.MAX_LISTEN_STREAMS + 4):
+                group.start_soon(client.call_tool, "wait")
+            await server.store.until(lambda: server.store.waiting == mcp_v2_client.MAX_LISTEN_STREAMS)
+            assert tasks_client._streams == mcp_v2_client.MAX_LISTEN_STREAMS
+            server.go.set()
+
+
+async def test_c11_a_client_without_push_sends_no_listen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mcp_v2_client, "MAX_POLL_INTERVAL_MS", 10)
+    monkeypatch.setattr(mcp_v2_client, "MIN_POLL_INTERVAL_MS", 5)
+    async with gate(TasksClient(push=False)) as (server, client):
+        async with anyio.create_task_group() as group:
+            group.start_soon(client.call_tool, "wait")
+            await server.store.until(lambda: server.polls() > 3)
+            server.go.set()
+        assert "subscriptions/listen" not in server.received
+
+
+@pytest.mark.parametrize("how", ["refuses", "breaks", "ends at once", "ends after its acknowledgement", "says nothing"])
+async def test_c11_a_client_polls_on_where_the_server_does_not_push(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mcp_v2_client, "MIN_POLL_INTERVAL_MS", 5)
+    scripted = ScriptedServer(*[working(str(n)) for n in range(5)], completed("in the end"))
+    listens = 0
+
+    async def misbehave(ctx: Any, call_next: Any) -> Any:
+        nonlocal listens
+        if ctx.method != "subscriptions/listen":
+            return await call_next(ctx)
+        listens += 1
+        if how == "refuses":
+            return await call_next(ctx)  # there is no handler
+        if how == "breaks":
+            raise RuntimeError("a secret")
+        if how == "says nothing":
+            await anyio.sleep_forever()
+        meta = {SUBSCRIPTION_ID: ctx.request_id}
+        if how == "ends after its acknowledgement":
+            params = {"notifications": {"taskIds": []}, "_meta": meta}
+            await ctx.session.send_notification(
+                RawMessage("notifications/subscriptions/acknowledged", params), ctx.request_id
+            )
+        return {"resultType": "complete", "_meta": meta}
+
+    scripted.server.middleware.append(misbehave)
+    tasks_client = TasksClient()
+    async with Client(scripted.server, extensions=[tasks_client]) as client:
+        with anyio.fail_after(SOON):
+            assert text_of(await client.call_tool("work")) == "in the end"
+        assert listens == 1, "it does not insist"
+        assert nothing_left(tasks_client)
+
+
+async def test_c11_pushes_of_nonsense_and_of_other_tasks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wire rule C14: a push says only that there is something to see; what is so, `tasks/get` says."""
+    monkeypatch.setattr(mcp_v2_client, "MIN_POLL_INTERVAL_MS", 5)
+    scripted = ScriptedServer(*[working(str(n)) for n in range(5)], completed("in the end"))
+
+    async def push(ctx: Any, call_next: Any) -> Any:
+        if ctx.method != "subscriptions/listen":
+            return await call_next(ctx)
+        nonsense: list[Wire] = [
+            {},
+            {"taskId": 5},
+            {"taskId": "another", "status": "completed"},
+            {"taskId": "task-1"},
+            {"taskId": "task-1", "status": "completed", "result": {"content": [{"type": "text", "text": "a lie"}]}},
+        ]
+        for params in nonsense:
+            message = RawMessage("notifications/tasks", {**params, "_meta": {SUBSCRIPTION_ID: ctx.request_id}})
+            await ctx.session.send_notification(message, ctx.request_id)
+        await anyio.sleep_forever()
+
+    scripted.server.middleware.append(push)
+    tasks_client = TasksClient()
+    async with Client(scripted.server, extensions=[tasks_client]) as client:
+        with anyio.fail_after(SOON):
+            assert text_of(await client.call_tool("work")) == "in the end"
+    assert nothing_left(tasks_client)
+
+
+async def test_c11_a_push_during_a_look_makes_the_client_look_again() -> None:
+    """Law L3: a change between the server's answer and the client's waiting is not lost."""
+    scripted = ScriptedServer(working(pollIntervalMs=AN_HOUR_MS))
+    looked = anyio.Event()
+
+    async def reply(request: Received) -> None:
+        if request.method == "tasks/get":
+            looked.set()
+
+    async def push(ctx: Any, call_next: Any) -> Any:
+        if ctx.method == "tasks/get":
+            answer = await call_next(ctx)  # `working`, while the task ends
+            scripted.show(completed("in the end"))
+            await notified.wait()
+            return answer
+        if ctx.method == "subscriptions/listen":
+            await looked.wait()
+            message = RawMessage("notifications/tasks", {"taskId": "task-1", "_meta": {}})
+            await ctx.session.send_notification(message, ctx.request_id)
+            await anyio.wait_all_tasks_blocked()
+            notified.set()
+            await anyio.sleep_forever()
+        return await call_next(ctx)
+
+    notified = anyio.Event()
+    scripted.reply = reply
+    scripted.server.middleware.append(push)
+    async with Client(scripted.server, extensions=[TasksClient()]) as client:
+        with anyio.fail_after(SOON):
+            assert text_of(await client.call_tool("work")) == "in the end"
+
+
+@pytest.mark.parametrize("transport", ["http", "stdio"])
+async def test_c11_clients_of_other_processes_hear_at_once_too(
+    transport: str, over_http: str, anyio_backend: str
+) -> None:
+    """A task that ends while it is listened to, with a poll interval of a minute."""
+    parameters = StdioServerParameters(command=sys.executable, args=[push_server.__file__, "slowly"])
+    server: Any = slow_polls_over_http() if transport == "http" else stdio_client(parameters)
+    async with AsyncExitStack() as stack:
+        if transport == "http":
+            server = stack.enter_context(server)
+        tasks_client = TasksClient()
+        client = await stack.enter_async_context(Client(server, extensions=[tasks_client]))
+        with anyio.fail_after(SOON):
+            task = await tasks_client.start(client, "work")
+            assert isinstance(task, ClientTask)
+            async with anyio.create_task_group() as group:
+
+                async def follow() -> None:
+                    assert text_of(await task.wait()) == "done"
+
+                group.start_soon(follow)
+                while not tasks_client._streams:
+                    await anyio.lowlevel.checkpoint()
+                for seen in range(3):
+                    await client.call_tool("say", {"task_id": task.task_id, "message": str(seen)})
+                await client.call_tool("complete", {"task_id": task.task_id, "text": "done"})
+        assert nothing_left(tasks_client)
+
+
+def slow_polls_over_http() -> Any:
+    return served_over_http(lambda: make_server(settings=TaskSettings(poll_interval_ms=AN_HOUR_MS))[0])

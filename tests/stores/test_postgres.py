@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import logging
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from functools import partial
+from random import Random
+from typing import Any
 
+import anyio
+import psycopg
 import pytest
 from psycopg import sql
+from psycopg.rows import dict_row
+from psycopg_pool import ConnectionPool
 
-from mcp_task_runtime.core.message_queue import TaskMessageQueue
+from mcp_task_runtime.core.leases import TaskLeases
+from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
 from mcp_task_runtime.core.store import TaskStore
+from mcp_task_runtime.core.transitions import TERMINAL_STATUSES, TRANSITIONS, finish_record, update_record
+from mcp_task_runtime.core.types import Lease, Outcome, Task, TaskRecord, TaskRequest
+from mcp_task_runtime.errors import (
+    InvalidCursorError,
+    SchemaVersionError,
+    StoreClosedError,
+    StoreError,
+    StoreUnavailableError,
+    TaskNotFoundError,
+    TaskRuntimeError,
+)
 from mcp_task_runtime.stores.postgres import PostgresTaskMessageQueue, PostgresTaskStore
 from mcp_task_runtime.testing.bench import Capability, Check
 from mcp_task_runtime.testing.clock import FakeClock
@@ -94,3 +117,616 @@ async def test_store_and_queue_keep_the_laws_together(check: Check[TaskBackend],
 @pytest.mark.parametrize("event_loop", ["asyncio", "trio"])
 def test_random_stories_go_as_the_model_says(event_loop: str, opener: Opener) -> None:
     check_task_store_machine(opener.backend, capabilities=CAPABILITIES, backends=[event_loop])
+
+
+# --- the tests below are PostgreSQL's own ---------------------------------------------------------------
+
+DONE = Outcome.completed({"content": [{"type": "text", "text": "done"}]})
+PATIENCE = 15
+
+Open = Callable[..., PostgresTaskStore]
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def make(server: PostgresServer, schema: str, clock: FakeClock) -> Open:
+    """Make stores on one fresh schema, as several processes would."""
+    return partial(PostgresTaskStore, server.url, clock=clock, schema=schema, max_connections=3)
+
+
+@asynccontextmanager
+async def in_background(operation: Callable[[], Awaitable[Any]]) -> AsyncIterator[Callable[[], Awaitable[Any]]]:
+    """Run an operation beside a block; what it yields waits for the end and returns what came of it."""
+    endings: list[Any] = []
+    ended = anyio.Event()
+
+    async def run() -> None:
+        try:
+            endings.append(await operation())
+        except TaskRuntimeError as error:
+            endings.append(error)
+        ended.set()
+
+    async def ending() -> Any:
+        with anyio.fail_after(PATIENCE):
+            await ended.wait()
+        return endings[0]
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(run)
+        yield ending
+        group.cancel_scope.cancel()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    with anyio.fail_after(PATIENCE):
+        while not condition():  # noqa: ASYNC110 - it becomes true in the store, which has no event for tests
+            await anyio.sleep(0.01)
+
+
+async def waiting(store: PostgresTaskStore) -> None:
+    """Return when somebody waits in this store, has looked, and listens."""
+    await until(lambda: bool(store._database.signals._signals))
+    listening = store._database._listening
+    assert listening is not None
+    with anyio.fail_after(PATIENCE):
+        await listening.begun.wait()
+        await anyio.sleep(0.05)
+
+
+# --- opening, migrating, refusing ---
+
+
+async def test_a_schema_is_made_once_however_many_open_it_at_once(
+    make: Open, server: PostgresServer, schema: str
+) -> None:
+    async def use() -> None:
+        async with make() as store:
+            await store.create_task(ttl_ms=None, owner="ada")
+
+    async with anyio.create_task_group() as group:
+        for _ in range(6):
+            group.start_soon(use)
+    async with make() as store:
+        assert len((await store.list_tasks(owner="ada")).records) == 6
+    versions = server.execute(sql.SQL("SELECT version FROM {}.schema_migrations").format(sql.Identifier(schema)))
+    assert versions == [(1,)]
+
+
+async def test_a_schema_of_a_later_version_is_refused_and_left_alone(
+    make: Open, server: PostgresServer, schema: str
+) -> None:
+    async with make() as store:
+        created = await store.create_task(ttl_ms=None)
+    table = sql.Identifier(schema, "schema_migrations")
+    server.execute(sql.SQL("INSERT INTO {} VALUES (7, now())").format(table))
+    for use in (make().__aenter__, partial(make().get_task, created.task_id)):
+        with pytest.raises(SchemaVersionError) as refused:
+            await use()
+        assert (refused.value.found, refused.value.supported) == (7, 1)
+    server.execute(sql.SQL("DELETE FROM {} WHERE version = 7").format(table))
+    async with make() as store:
+        assert await store.get_task(created.task_id) == created
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "CREATE TABLE {schema}.tasks (mine text)",
+        "CREATE TABLE {schema}.schema_migrations (mine text)",
+        "CREATE TABLE {schema}.schema_migrations (version integer)",
+        "CREATE TABLE {schema}.schema_migrations (version text); INSERT INTO {schema}.schema_migrations VALUES ('x')",
+    ],
+)
+async def test_a_schema_of_another_application_is_refused_and_left_alone(
+    make: Open, server: PostgresServer, schema: str, damage: str
+) -> None:
+    server.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
+    server.execute(sql.SQL(damage).format(schema=sql.Identifier(schema)))
+    tables = "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = %s"
+    before = server.execute(tables, [schema])
+    with pytest.raises(StoreError, match=schema) as refused:
+        await make().__aenter__()
+    assert type(refused.value) is StoreError
+    assert server.execute(tables, [schema]) == before
+
+
+async def test_a_server_that_is_not_there_is_reported_at_once() -> None:
+    with anyio.fail_after(PATIENCE), pytest.raises(StoreUnavailableError) as refused:
+        await PostgresTaskStore("postgresql://127.0.0.1:1/none").__aenter__()
+    assert isinstance(refused.value.__cause__, psycopg.OperationalError)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"database": "nonsense://secret"}, "database"),
+        ({"schema": ""}, "schema"),
+        ({"schema": "x" * 64}, "schema"),
+        ({"max_connections": 0}, "max_connections"),
+        ({"timeout": 0}, "timeout"),
+    ],
+)
+def test_a_nonsensical_argument_is_named(arguments: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=f"^{named} ") as refused:
+        PostgresTaskStore(**{"database": "postgresql://localhost/x", **arguments})
+    assert "secret" not in str(refused.value)
+
+
+async def test_a_store_opens_when_it_is_first_used(make: Open) -> None:
+    store = make()
+    try:
+        created = await store.create_task(ttl_ms=None)
+        assert await store.message_queue.is_empty(created.task_id)
+    finally:
+        await store.aclose()
+    assert isinstance(store, TaskStore)
+    assert isinstance(store, TaskLeases)
+    assert isinstance(store.message_queue, TaskMessageQueue)
+
+
+# --- the stored form ---
+
+COLUMNS = {
+    "tasks": """task_id text, position bigint, owner text, status text, status_message text,
+        created_at timestamp with time zone, last_updated_at timestamp with time zone, ttl_ms bigint,
+        expires_at timestamp with time zone, poll_interval_ms bigint, retention_ms bigint, revision bigint,
+        request_method text, request_name text, request_arguments json, progress_token json, rerunnable boolean,
+        client_capabilities json, outcome json, outcome_message text, lease_worker text,
+        lease_expires_at timestamp with time zone, lease_attempt integer, watchers ARRAY""",
+    "messages": """position bigint, mailbox text, task_id text, key text, method text, params json, queued boolean,
+        answer_type text, answer json""",
+    "schema_migrations": "version integer, applied_at timestamp with time zone",
+}
+
+ROWS = """
+INSERT INTO tasks (task_id, owner, status, status_message, created_at, last_updated_at, ttl_ms, expires_at,
+    poll_interval_ms, retention_ms, revision, request_method, request_name, request_arguments, progress_token,
+    rerunnable, client_capabilities, outcome, outcome_message, lease_worker, lease_expires_at, lease_attempt, watchers)
+VALUES
+    ('live', 'ada', 'input_required', 'a' || chr(26) || '0000b', '2026-01-01 00:00:00.000001+00',
+    '2026-01-01 01:00:00+01', 60000, '2026-01-01 00:01:00.000001+00', 250, 1000, 3, 'tools/call', 'report',
+    '{"n": 1,  "s": "\\u0000"}', '"token"', true, '{"sampling":{}}', NULL, NULL, 'w', '2026-01-01 00:00:30+00', 2,
+    '{5}'),
+    ('ended', NULL, 'failed', 'no', '2026-01-01 00:00:00+00', '2026-01-01 00:00:01+00', NULL, NULL, 500, 0, 2,
+    'tools/call', '', '{}', NULL, false, '{}', '{"code":-1,"message":"no"}', 'no', NULL, NULL, NULL, '{}');
+INSERT INTO messages (mailbox, task_id, key, method, params, queued, answer_type, answer) VALUES
+    ('live', 'live', 'k1', 'elicitation/create', '{"message":"?"}', false, NULL, NULL),
+    ('live', 'live', 'k2', 'roots/list', '{}', false, 'result', '{"roots":[]}'),
+    ('live', 'live', NULL, 'notifications/message', '{}', true, NULL, NULL);
+"""
+
+
+async def test_the_stored_form_of_version_1_is_read_for_ever(make: Open, server: PostgresServer, schema: str) -> None:
+    start = datetime(2026, 1, 1, tzinfo=timezone.utc)
+    live = TaskRecord(
+        Task("live", "input_required", "a\0b", start + timedelta(microseconds=1), start, 60_000, 250),
+        3,
+        "ada",
+        1_000,
+        TaskRequest("tools/call", "report", '{"n": 1,  "s": "\\u0000"}', "token", True),
+        '{"sampling":{}}',
+        None,
+        Lease("w", start + timedelta(seconds=30), 2),
+    )
+    ended = TaskRecord(
+        Task("ended", "failed", "no", start, start + timedelta(seconds=1), None, 500),
+        2,
+        outcome=Outcome("failed", '{"code":-1,"message":"no"}', "no"),
+    )
+    async with make() as store:
+        for table, columns in COLUMNS.items():
+            found = server.execute(
+                "SELECT column_name || ' ' || data_type FROM information_schema.columns"
+                " WHERE table_schema = %s AND table_name = %s ORDER BY ordinal_position",
+                [schema, table],
+            )
+            assert [column for (column,) in found] == [column.strip() for column in columns.split(",")]
+        server.execute(f"SET search_path = {schema}; {ROWS}")
+        assert await store.get_task("live") == live
+        assert await store.get_task("ended") == ended
+        queue = store.message_queue
+        assert await queue.outstanding("live") == (
+            QueuedMessage("request", "elicitation/create", '{"message":"?"}', "k1"),
+        )
+        assert await queue.peek("live") == QueuedMessage("notification", "notifications/message")
+        assert await queue.wait_for_answer("live", "k2") == Answer("result", '{"roots":[]}')
+
+
+# --- statements and status table ---
+
+
+async def test_the_statements_do_what_the_status_table_says(make: Open, clock: FakeClock) -> None:
+    random = Random(1)
+    ends = {"completed": DONE, "failed": Outcome.failed("no"), "cancelled": Outcome.cancelled(status_message="stop")}
+    async with make() as store:
+        for current in TRANSITIONS:
+            for requested in (None, *TRANSITIONS):
+                record = await store.create_task(
+                    ttl_ms=random.choice([None, 50, 5_000]), retention_ms=random.choice([0, 49, 70_000])
+                )
+                clock.advance(random.randrange(40_000) / 1_000_000)
+                if current in ends:
+                    record = await store.finish_task(record.task_id, ends[current])
+                elif current != record.status:
+                    record = await store.update_task(record.task_id, status=current)  # type: ignore[arg-type]
+                clock.advance(random.randrange(9_000) / 1_000_000)
+                if random.random() < 0.3:
+                    clock.set_back(0.005)
+                now = clock.now()
+                change: dict[str, Any] = {"status": requested, "status_message": "m"}
+                steps = [(partial(store.update_task, **change), partial(update_record, **change))]
+                if requested in ends:
+                    end: dict[str, Any] = {"outcome": ends[requested]}
+                    steps.append((partial(store.finish_task, **end), partial(finish_record, **end)))
+                for step, law in steps:
+                    got = await ending_of(partial(step, record.task_id))
+                    expected = await ending_of(partial(law, record, now=now))
+                    assert got == expected, (current, requested)
+                    assert await store.get_task(record.task_id) == (expected[1] if expected[0] else record)
+    assert set(ends) == TERMINAL_STATUSES
+
+
+async def ending_of(step: Callable[[], Any]) -> tuple[bool, Any]:
+    try:
+        result = step()
+        return True, result if isinstance(result, TaskRecord) else await result
+    except TaskRuntimeError as error:
+        return False, repr(error)
+
+
+# --- outages ---
+
+
+async def test_a_stopped_server_is_an_error_and_a_started_one_is_used_again(
+    make: Open, server: PostgresServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    if not server.can_restart:
+        pytest.skip("the server is not ours to stop")
+    caplog.set_level(logging.CRITICAL, "psycopg.pool")
+    async with make(timeout=1.0) as store, make() as other:
+        created = await store.create_task(ttl_ms=None)
+        await other.get_task(created.task_id)
+        async with in_background(partial(store.wait_for_update, created.task_id, after=1)) as ending:
+            await waiting(store)
+            await anyio.to_thread.run_sync(server.stop)
+            try:
+                for operation in (store.get_task(created.task_id), store.update_task(created.task_id)):
+                    with anyio.fail_after(PATIENCE), pytest.raises(StoreUnavailableError) as refused:
+                        await operation
+                    assert isinstance(refused.value.__cause__, psycopg.Error)
+                with anyio.move_on_after(0.2) as scope:
+                    await other.get_task(created.task_id)
+                assert scope.cancelled_caught, "a cancelled operation waits for a server that is away"
+                with pytest.raises(StoreUnavailableError):
+                    await make(timeout=1.0).__aenter__()
+            finally:
+                await anyio.to_thread.run_sync(server.start)
+            with anyio.fail_after(PATIENCE):
+                assert await other.get_task(created.task_id) == created
+                changed = await other.update_task(created.task_id, status_message="back")
+            assert await ending() == changed
+        assert await store.get_task(created.task_id) == changed
+
+
+async def test_connections_that_are_cut_are_replaced_and_nothing_is_missed(make: Open, server: PostgresServer) -> None:
+    async with make() as store, make() as other:
+        created = await store.create_task(ttl_ms=None)
+        for number in range(1, 4):
+            wait = partial(store.wait_for_update, created.task_id, after=number)
+            async with in_background(wait) as ending:
+                await waiting(store)
+                assert await anyio.to_thread.run_sync(server.cut_connections) >= 2
+                changed = await other.update_task(created.task_id, status_message=f"{number}")
+                assert await ending() == changed
+        await store.message_queue.enqueue(created.task_id, QueuedMessage.request("k", "roots/list", {}))
+        async with in_background(partial(store.message_queue.wait_for_answer, created.task_id, "k")) as ending:
+            await waiting(store)
+            await anyio.to_thread.run_sync(server.cut_connections)
+            assert await other.message_queue.answer(created.task_id, "k", Answer.result({"roots": []}))
+            assert await ending() == Answer.result({"roots": []})
+
+
+async def test_the_driver_s_errors_stay_inside(make: Open, server: PostgresServer, schema: str) -> None:
+    async with make() as store:
+        await store.create_task(ttl_ms=None)
+        server.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(schema, "messages")))
+        with pytest.raises(StoreError) as refused:
+            await store.message_queue.peek("x")
+        assert type(refused.value) is StoreError
+        assert isinstance(refused.value.__cause__, psycopg.Error)
+        assert "messages" not in str(refused.value)
+
+
+# --- pools, cancellation, closing ---
+
+
+async def test_a_pool_that_was_handed_in_may_be_of_any_kind_and_stays_open(server: PostgresServer, schema: str) -> None:
+    with ConnectionPool(
+        server.url,
+        min_size=1,
+        max_size=2,
+        open=True,
+        kwargs={"row_factory": dict_row, "options": "-c timezone=Asia/Tokyo"},
+    ) as pool:
+        async with PostgresTaskStore(pool, schema=schema) as store:
+            created = await store.create_task(ttl_ms=60_000, owner="ada")
+            assert (await store.list_tasks(owner="ada")).records == (created,)
+            async with in_background(partial(store.wait_for_update, created.task_id, after=1)) as ending:
+                await waiting(store)
+                ended = await store.finish_task(created.task_id, DONE)
+                assert await ending() == ended
+            read = await store.get_task(created.task_id)
+            assert read is not None
+            assert read.task.created_at.utcoffset() == timedelta(0)
+        with pool.connection() as connection:
+            one: Any = connection.execute("SELECT 1 AS one").fetchone()
+            assert one == {"one": 1}
+
+
+async def test_an_exhausted_pool_is_an_error_in_time_and_a_wait_that_can_be_cancelled(
+    server: PostgresServer, schema: str
+) -> None:
+    with ConnectionPool(server.url, min_size=1, max_size=1, open=True) as pool:
+        async with PostgresTaskStore(pool, schema=schema, timeout=1.0) as store:
+            created = await store.create_task(ttl_ms=None)
+            with pool.connection():
+                with anyio.fail_after(PATIENCE), pytest.raises(StoreUnavailableError):
+                    await store.get_task(created.task_id)
+                with anyio.fail_after(PATIENCE), anyio.move_on_after(0.1) as scope:
+                    await store.update_task(created.task_id)
+                assert scope.cancelled_caught
+            assert await store.get_task(created.task_id) == created
+
+
+async def test_more_operations_at_once_than_connections_wait_their_turn(make: Open) -> None:
+    async with make(timeout=60) as store:
+        created = await store.create_task(ttl_ms=None)
+        async with anyio.create_task_group() as group:
+            for _ in range(50):
+                group.start_soon(partial(store.update_task, created.task_id, status_message="on"))
+        record = await store.get_task(created.task_id)
+        assert record is not None
+        assert record.revision == 51
+
+
+async def test_cancelled_operations_keep_no_connection(make: Open) -> None:
+    async with make() as store:
+        created = await store.create_task(ttl_ms=None)
+        for number in range(40):
+            async with anyio.create_task_group() as group:
+                for _ in range(5):
+                    group.start_soon(partial(store.update_task, created.task_id, status_message="on"))
+                    group.start_soon(partial(store.wait_for_update, created.task_id, after=10_000))
+                await anyio.sleep(number / 20_000)
+                group.cancel_scope.cancel()
+        assert not store._database.signals._signals
+        stats = store._database._pool.get_stats()
+        assert stats["pool_available"] == stats["pool_size"]
+        record = await store.get_task(created.task_id)
+        assert record is not None
+        with anyio.fail_after(PATIENCE):
+            assert (await store.update_task(created.task_id)).revision == record.revision + 1
+
+
+async def test_closing_wakes_everybody_and_ends_every_use(make: Open, server: PostgresServer) -> None:
+    async with make() as store:
+        created = await store.create_task(ttl_ms=None)
+        queue = store.message_queue
+        await queue.enqueue(created.task_id, QueuedMessage.request("k", "roots/list", {}))
+        await queue.dequeue(created.task_id)
+        waits = (
+            partial(store.wait_for_update, created.task_id, after=1),
+            partial(queue.wait_for_message, created.task_id),
+            partial(queue.wait_for_answer, created.task_id, "k"),
+        )
+        async with (
+            in_background(waits[0]) as first,
+            in_background(waits[1]) as second,
+            in_background(waits[2]) as third,
+        ):
+            await until(lambda: len(store._database.signals._signals) == 3)
+            await store.aclose()
+            for ending in (first, second, third):
+                assert isinstance(await ending(), StoreClosedError)
+    await store.aclose()
+    for use in (store.get_task("x"), store.create_task(ttl_ms=None), queue.peek("x"), waits[0]()):
+        with pytest.raises(StoreClosedError):
+            await use
+    with pytest.raises(StoreClosedError):
+        await store.__aenter__()
+
+
+# --- wake-ups ---
+
+
+async def test_a_change_notifies_only_if_another_process_waits(make: Open, server: PostgresServer, schema: str) -> None:
+    async with make() as store, make() as other:
+        created = await store.create_task(ttl_ms=None)
+        with psycopg.connect(server.url, autocommit=True) as connection:
+            connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(schema)))
+
+            def heard() -> int:
+                return len(list(connection.notifies(timeout=0.2)))
+
+            async with in_background(partial(store.wait_for_update, created.task_id, after=1)) as ending:
+                await waiting(store)
+                assert await store.update_task(created.task_id) == await ending()
+            assert heard() == 0
+            async with in_background(partial(store.wait_for_update, created.task_id, after=2)) as ending:
+                await waiting(store)
+                assert await other.update_task(created.task_id) == await ending()
+            assert heard() == 1
+            async with in_background(partial(other.wait_for_update, created.task_id, after=3)) as ending:
+                await waiting(other)
+                assert await store.finish_task(created.task_id, DONE) == await ending()
+            assert heard() == 1
+
+
+async def test_a_mailbox_that_was_cleared_before_the_wait_does_not_end_it(make: Open) -> None:
+    async with make() as store, make() as other:
+        for number in range(20):
+            mailbox = f"mailbox {number}"
+            await other.message_queue.clear(mailbox)
+            async with in_background(partial(store.message_queue.wait_for_message, mailbox)) as ending:
+                await waiting(store)
+                await other.message_queue.enqueue(mailbox, QueuedMessage.notification("notifications/message", {}))
+                assert await ending() is None
+
+
+async def test_who_waits_for_a_message_is_released_when_the_task_expires_or_is_deleted(
+    make: Open, clock: FakeClock
+) -> None:
+    async with make() as store, make() as other:
+        for end in (lambda task_id: clock.advance(60), other.delete_task):
+            created = await store.create_task(ttl_ms=60_000)
+            async with in_background(partial(store.message_queue.wait_for_message, created.task_id)) as ending:
+                await waiting(store)
+                ended = end(created.task_id)
+                if ended is not None:
+                    await ended
+                assert isinstance(await ending(), TaskNotFoundError)
+
+
+# --- leases ---
+
+
+async def test_leases_are_renewed_dropped_and_claimed_by_exactly_one(make: Open, clock: FakeClock) -> None:
+    async with make() as store, make() as other:
+        mine = await store.create_task(ttl_ms=None, worker="one", lease_ms=1_000)
+        theirs = await store.create_task(ttl_ms=None, worker="two", lease_ms=9_000)
+        free = await store.create_task(ttl_ms=None)
+        ended = await store.create_task(ttl_ms=None, worker="one", lease_ms=1_000)
+        assert (await store.finish_task(ended.task_id, DONE)).lease is None
+        ids = [record.task_id for record in (mine, theirs, free, ended)] + ["unknown"]
+        clock.advance(0.999)
+        assert await other.list_lapsed() == ()
+        assert await other.claim_task(mine.task_id, worker="two", lease_ms=1_000) is None
+        clock.advance(0.001)
+        assert await other.list_lapsed() == (mine,)
+        assert await store.renew_leases("one", ids, lease_ms=2_000) == {mine.task_id}
+        renewed = await store.get_task(mine.task_id)
+        assert renewed == replace(mine, lease=Lease("one", clock.now() + timedelta(seconds=2)))
+        assert await other.list_lapsed() == ()
+        await other.drop_leases("two", ids, lapse=True)
+        assert [record.task_id for record in await store.list_lapsed()] == [theirs.task_id]
+        clock.advance(2)
+        assert [record.task_id for record in await store.list_lapsed()] == [theirs.task_id, mine.task_id]
+        assert [record.task_id for record in await store.list_lapsed(limit=1)] == [theirs.task_id]
+        claims: list[TaskRecord] = []
+
+        async def claim(claimer: PostgresTaskStore, worker: str) -> None:
+            claimed = await claimer.claim_task(mine.task_id, worker=worker, lease_ms=5_000)
+            if claimed is not None:
+                claims.append(claimed)
+
+        async with anyio.create_task_group() as group:
+            for number in range(6):
+                group.start_soon(claim, (store, other)[number % 2], f"worker {number}")
+        (claimed,) = claims
+        assert claimed.lease is not None
+        assert (claimed.lease.attempt, claimed.lease.expires_at) == (2, clock.now() + timedelta(seconds=5))
+        assert (claimed.revision, claimed.status) == (mine.revision + 1, "working")
+        assert await store.get_task(mine.task_id) == claimed
+        assert await store.renew_leases("one", ids, lease_ms=2_000) == frozenset()
+        await store.drop_leases(claimed.lease.worker, ids, lapse=False)
+        clock.advance(60)
+        left = await store.get_task(mine.task_id)
+        assert left == replace(claimed, lease=None)
+        assert [record.task_id for record in await store.list_lapsed()] == [theirs.task_id]
+
+
+# --- what is kept, and what comes from clients ---
+
+
+async def test_nothing_is_kept_of_what_expired(
+    make: Open, server: PostgresServer, schema: str, clock: FakeClock
+) -> None:
+    def rows() -> list[tuple[Any, ...]]:
+        template = "SELECT (SELECT count(*) FROM {0}.tasks), (SELECT count(*) FROM {0}.messages)"
+        return server.execute(sql.SQL(template).format(sql.Identifier(schema)))
+
+    note = QueuedMessage.notification("notifications/message", {})
+    async with make() as store:
+        for _ in range(40):
+            created = await store.create_task(ttl_ms=1_000)
+            await store.message_queue.enqueue(created.task_id, note)
+            await store.message_queue.enqueue(created.task_id, QueuedMessage.request("k", "roots/list", {}))
+        assert rows() == [(40, 80)]
+        clock.advance(1)
+        assert await store.message_queue.is_empty(created.task_id)
+        assert await store.message_queue.outstanding(created.task_id) == ()
+        with pytest.raises(TaskNotFoundError):
+            await store.message_queue.wait_for_answer(created.task_id, "k")
+        again = await store.create_task(ttl_ms=None, task_id=created.task_id)
+        assert await store.message_queue.is_empty(again.task_id)
+        for _ in range(20):
+            await store.delete_task((await store.create_task(ttl_ms=None)).task_id)
+        assert rows() == [(1, 0)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["\0", "a\0b\x1a0000", "\ud800 lone", "'; DROP SCHEMA public; --", "%s %(now)s {tasks}", "\\x00", "🌍\u2028", ""],
+)
+async def test_any_text_is_kept_as_it_is(make: Open, text: str) -> None:
+    async with make() as store:
+        created = await store.create_task(
+            ttl_ms=None, task_id=text, owner=text, request=TaskRequest(text, text, "{}", text), worker=text
+        )
+        assert (created.task_id, created.owner) == (text, text)
+        assert await store.get_task(text) == created
+        assert (await store.list_tasks(owner=text)).records == (created,)
+        assert await store.renew_leases(text, [text], lease_ms=30_000) == {text}
+        updated = await store.update_task(text, status_message=text)
+        assert updated.task.status_message == text
+        queue = store.message_queue
+        message = QueuedMessage("request", text, "{}", text)
+        assert await queue.enqueue(text, message)
+        assert await queue.outstanding(text) == (message,)
+        async with in_background(partial(queue.wait_for_answer, text, text)) as ending:
+            await waiting(store)
+            assert await queue.answer(text, text, Answer("error", '{"code":1,"message":"\\u0000"}'))
+            assert await ending() == Answer("error", '{"code":1,"message":"\\u0000"}')
+        ended = await store.finish_task(text, Outcome.cancelled(status_message=text))
+        assert ended.outcome == Outcome.cancelled(status_message=text)
+        assert await store.delete_task(text)
+
+
+async def test_what_is_too_long_for_an_index_is_refused_or_unknown(make: Open) -> None:
+    long = secrets.token_hex(5_000)
+    async with make() as store:
+        for arguments in ({"task_id": long}, {"owner": long}):
+            with pytest.raises(ValueError, match="must not be longer than 1024 bytes"):
+                await store.create_task(ttl_ms=None, **arguments)  # type: ignore[arg-type]
+        message = QueuedMessage.request(long, "roots/list", {})
+        with pytest.raises(ValueError, match="key must not be longer"):
+            await store.message_queue.enqueue("x", message)
+        assert await store.get_task(long) is None
+        assert await store.message_queue.answer(long, long, Answer.withdrawn()) is False
+        assert (await store.list_tasks(owner=long)).records == ()
+        created = await store.create_task(ttl_ms=None, task_id="🌍" * 256, owner="ü" * 512)
+        assert await store.get_task(created.task_id) == created
+
+
+async def test_a_forged_cursor_of_any_size_is_refused(make: Open) -> None:
+    from mcp_task_runtime.core.cursor import encode_cursor
+
+    async with make() as store:
+        for position in (-1, 2**63, 10**400):
+            with pytest.raises(InvalidCursorError):
+                await store.list_tasks(owner="ada", cursor=encode_cursor(position, "ada"))
+
+
+async def test_a_queue_stands_alone(server: PostgresServer, schema: str) -> None:
+    async with PostgresTaskMessageQueue(server.url, schema=schema) as queue:
+        message = QueuedMessage.notification("notifications/message", {"n": 1})
+        async with in_background(partial(queue.wait_for_message, "x")) as ending:
+            await until(lambda: bool(queue._database.signals._signals))
+            assert await queue.enqueue("x", message)
+            assert await ending() is None
+        assert await queue.dequeue("x") == message

@@ -22,6 +22,7 @@ from mcp_types import (
     SubscriptionsAcknowledgedNotification,
     SubscriptionsAcknowledgedNotificationParams,
 )
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from mcp_task_runtime.adapters.mcp_v2_support import Context, RawMessage, as_mcp_errors, declares_tasks
 from mcp_task_runtime.core.json import JSONObject, JSONValue
@@ -40,6 +41,8 @@ def wanted_task_ids(ctx: Context) -> JSONValue:
     """Return the `taskIds` of a `subscriptions/listen` request, unchecked; `None` if it has none."""
     if ctx.method != "subscriptions/listen" or ctx.request_id is None:
         return None
+    if ctx.protocol_version not in MODERN_PROTOCOL_VERSIONS:
+        return None  # there is no such method
     notifications = (ctx.params or {}).get("notifications")
     return notifications.get("taskIds") if isinstance(notifications, Mapping) else None
 
@@ -59,14 +62,21 @@ async def serve_listen(runtime: TaskRuntime, task_ids: JSONValue, ctx: Context, 
         agreed = await _agreed(runtime, _checked(task_ids), owner)
     notifications = cast(Mapping[str, Any], (ctx.params or {})["notifications"])
     if any(name != "taskIds" and wanted for name, wanted in notifications.items()):
+        result: HandlerResult = None
+        failure: Exception | None = None
         async with anyio.create_task_group() as group:
 
             def start() -> None:
                 group.start_soon(_push_all, runtime, ctx, agreed, owner)
 
             proxy = _AcknowledgingSession(ctx.session, agreed, start)
-            result = await call_next(replace(ctx, session=cast(Any, proxy)))
+            try:
+                result = await call_next(replace(ctx, session=cast(Any, proxy)))
+            except Exception as error:  # the group would wrap it
+                failure = error
             group.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
         return result
     await ctx.session.send_notification(_acknowledgement(ctx.request_id, SubscriptionFilter(), agreed), ctx.request_id)
     await _push_all(runtime, ctx, agreed, owner)

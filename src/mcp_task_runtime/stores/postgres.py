@@ -502,8 +502,11 @@ class _Database:
     def _version(self, cursor: Cursor[TupleRow]) -> int:
         """Return the version of the schema, 0 when there is none."""
         latest = len(stored.MIGRATIONS)
-        table = sql.Identifier(self._schema, "schema_migrations").as_string(None)
-        if cursor.execute("SELECT to_regclass(%s)", [table]).fetchone() == (None,):
+        # Not to_regclass: it may remember that there was none, from before the lock.
+        cursor.execute(
+            "SELECT FROM pg_tables WHERE schemaname = %s AND tablename = 'schema_migrations'", [self._schema]
+        )
+        if cursor.fetchone() is None:
             return 0
         try:
             row = cursor.execute(self.query(stored.VERSION)).fetchone()

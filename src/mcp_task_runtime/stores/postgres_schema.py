@@ -348,7 +348,13 @@ def to_text(text: str | None) -> str | None:
     return _UNSTORABLE.sub(lambda match: f"{_ESCAPE}{ord(match[0]):04x}", text)
 
 
-def from_text(text: Any) -> Any:
+@overload
+def from_text(text: str) -> str: ...
+@overload
+def from_text(text: None) -> None: ...
+@overload
+def from_text(text: str | None) -> str | None: ...
+def from_text(text: str | None) -> str | None:
     """Return the text of a stored form, or `None`."""
     if text is None or _ESCAPE not in text:
         return text
@@ -389,7 +395,7 @@ def create_parameters(record: TaskRecord, watcher: int) -> dict[str, Any]:
         "method": to_text(request.method),
         "name": to_text(request.name),
         "arguments": request.arguments_json,
-        "progress_token": None if token is None else dump_json(token),
+        "progress_token": None if token is None else dump_json(to_text(token) if isinstance(token, str) else token),
         "rerunnable": request.rerunnable,
         "client_capabilities": record.client_capabilities_json,
         "lease_worker": None if lease is None else to_text(lease.worker),
@@ -441,13 +447,17 @@ def record_of(row: Sequence[Any]) -> TaskRecord:
             from_text(method),
             from_text(name),
             arguments,
-            None if progress_token is None else load_json(progress_token),
+            None if progress_token is None else _token_of(load_json(progress_token)),
             rerunnable,
         ),
         capabilities,
         Outcome(status, outcome, from_text(outcome_message)) if status in TERMINAL_STATUSES else None,
         None if worker is None else Lease(from_text(worker), utc(lease_expires_at), attempt),
     )
+
+
+def _token_of(token: str | int) -> str | int:
+    return from_text(token) if isinstance(token, str) else token
 
 
 def utc(time: datetime) -> datetime:

@@ -66,7 +66,7 @@ class RedisTaskStore:
     """A `TaskStore` in Redis, shared by all processes that use the same Redis and prefix; it has `TaskLeases` too.
 
     Open it with `async with`, or just use it: it connects when it is first used. It opens two connections of
-    its own, one of them only when somebody waits.
+    its own, one of them only when somebody waits. Use it on one event loop at a time.
     """
 
     def __init__(
@@ -180,7 +180,7 @@ class RedisTaskStore:
         record = load_record(values)
         if record is None or not is_expired(record.task, self.clock.now()):
             return record
-        await self._backend.purge(tag)
+        self._backend.purge(tag)
         return None
 
     async def update_task(

@@ -67,7 +67,8 @@ _KEEP_ALIVE_SECONDS: Final = 15.0
 _BATCH: Final = 1_000
 
 # What a server says when it is there and cannot serve now.
-_AWAY: Final = ("LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "OOM ", "-OOM", "BUSY ", "CLUSTERDOWN")
+_READ_ONLY: Final = "READONLY"
+_AWAY: Final = (_READ_ONLY, "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "OOM ", "BUSY ", "CLUSTERDOWN")
 
 
 class Call(NamedTuple):
@@ -120,6 +121,49 @@ class _NotConnectedError(Exception):
     """There is no connection, and nothing was sent."""
 
 
+class _Connections:
+    """Holds connections open: each has a task that reads and writes, and one that finds out when it is dead."""
+
+    def __init__(self, group: anyio.abc.TaskGroup, timeout: float) -> None:
+        self._group = group
+        self._timeout = timeout
+        self._running: set[BaseConnection] = set()
+
+    async def start(self, connection: BaseConnection) -> BaseConnection:
+        """Connect, and return the connection; whoever uses it ends it by `invalidate`."""
+        await self._group.start(self._hold, connection)
+        self._running.add(connection)
+        self._group.start_soon(self._keep_alive, connection)
+        return connection
+
+    async def _hold(self, connection: BaseConnection, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+        try:
+            await connection.run(task_status=task_status)
+        except Exception:
+            if connection not in self._running:
+                raise  # to whoever starts it
+        finally:
+            self._running.discard(connection)
+            _close_streams(connection)
+
+    async def _keep_alive(self, connection: BaseConnection) -> None:
+        while connection.usable:
+            await anyio.sleep(_KEEP_ALIVE_SECONDS)
+            try:
+                await connection.create_request(b"PING", timeout=self._timeout)
+            except Exception:
+                connection.invalidate("The server did not answer in time")
+
+
+def _close_streams(connection: BaseConnection) -> None:
+    """Close what coredis leaves open when a connection could not be made: else Python warns of it."""
+    for name in ("_write_buffer", "_push_message_buffer", "_streamed_message_buffer"):
+        for end in ("in", "out"):
+            stream = getattr(connection, f"{name}_{end}", None)
+            if stream is not None:
+                stream.close()
+
+
 class _ServerLink:
     """One connection to one server, shared by all calls: replies come in the order of the calls."""
 
@@ -127,9 +171,9 @@ class _ServerLink:
         self._pool = pool
         self._group = group
         self._timeout = timeout
+        self._connections = _Connections(group, timeout)
         self._connection: BaseConnection | None = None
         self._attempt: _Attempt | None = None
-        self._running: set[BaseConnection] = set()
 
     async def send(self, calls: Sequence[Call], *, in_order: bool = False) -> list[Any]:
         connection = self._connection
@@ -147,6 +191,10 @@ class _ServerLink:
         except TimeoutError:
             connection.invalidate("The server did not answer in time")
             raise
+        except RedisError as error:
+            if _READ_ONLY in str(error) or isinstance(error, ReadOnlyError):  # another server has taken over
+                connection.invalidate("The server is a replica")
+            raise
 
     def post(self, calls: Sequence[Call]) -> None:
         connection = self._connection
@@ -156,11 +204,7 @@ class _ServerLink:
 
     async def open_connection(self) -> BaseConnection:
         # The pool knows how to find its server, a sentinel's too. Its own connections are left alone.
-        connection: BaseConnection = await self._pool._construct_connection()
-        await self._group.start(self._host, connection)
-        self._running.add(connection)
-        self._group.start_soon(self._keep_alive, connection)
-        return connection
+        return await self._connections.start(await self._pool._construct_connection())
 
     def _request(self, connection: BaseConnection, command: bytes, arguments: tuple[Any, ...]) -> Awaitable[Any]:
         return connection.create_request(command, *arguments, decode=False, timeout=self._timeout)
@@ -189,34 +233,6 @@ class _ServerLink:
             self._attempt = None
             attempt.done.set()
 
-    async def _host(self, connection: BaseConnection, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        try:
-            await connection.run(task_status=task_status)
-        except Exception:
-            if connection not in self._running:
-                raise  # to whoever starts it
-        finally:
-            self._running.discard(connection)
-            _close_streams(connection)
-
-    async def _keep_alive(self, connection: BaseConnection) -> None:
-        """Find out when a connection is dead and nobody said so."""
-        while connection.usable:
-            await anyio.sleep(_KEEP_ALIVE_SECONDS)
-            try:
-                await self._request(connection, b"PING", ())
-            except Exception:
-                connection.invalidate("The server did not answer in time")
-
-
-def _close_streams(connection: BaseConnection) -> None:
-    """Close what coredis leaves open when a connection could not be made: else Python warns of it."""
-    for name in ("_write_buffer", "_push_message_buffer", "_streamed_message_buffer"):
-        for end in ("in", "out"):
-            stream = getattr(connection, f"{name}_{end}", None)
-            if stream is not None:
-                stream.close()
-
 
 class _ClusterLink:
     """A caller's client of a cluster, which knows which node serves which key."""
@@ -225,6 +241,7 @@ class _ClusterLink:
         self._client = client
         self._group = group
         self._timeout = timeout
+        self._connections = _Connections(group, timeout)
 
     async def send(self, calls: Sequence[Call], *, in_order: bool = False) -> list[Any]:
         if in_order or len(calls) == 1:
@@ -253,8 +270,7 @@ class _ClusterLink:
         pool = self._client.connection_pool
         node = pool.cluster_layout.random_node(True)
         connection = pool.connection_class(TCPLocation(node.host, node.port), **pool.connection_kwargs)
-        await self._group.start(partial(connection.run))
-        return connection
+        return await self._connections.start(connection)
 
     async def _send_one(self, call: Call) -> Any:
         with anyio.fail_after(self._timeout):
@@ -402,6 +418,7 @@ class _Opening:
     def __init__(self) -> None:
         self.loop = anyio.lowlevel.current_token()
         self.link: _Link | None = None
+        self.group: anyio.abc.TaskGroup | None = None
         self.signals = _Signals()
         self.opened = anyio.Event()
         self.closing = anyio.Event()
@@ -446,7 +463,7 @@ class Backend:
         if opening.link is None:
             await opening.opened.wait()
             if opening.link is None:
-                raise StoreClosedError
+                raise StoreUnavailableError("The event loop is ending")
         return opening
 
     async def connect(self) -> None:
@@ -474,6 +491,7 @@ class Backend:
     async def _host(self, opening: _Opening) -> None:
         try:
             async with anyio.create_task_group() as group:
+                opening.group = group
                 if isinstance(self._source, RedisCluster):
                     opening.link = _ClusterLink(self._source, group, self._timeout)
                 else:
@@ -487,6 +505,7 @@ class Backend:
         finally:
             if self._opening is opening:
                 self._opening = None
+            opening.group = None
             opening.signals.wake_all()
             opening.opened.set()
             opening.closed.set()
@@ -539,9 +558,17 @@ class Backend:
         name = None if owner is None else owner.decode("utf-8", "surrogatepass")
         self.unindex(name, [mark + b" " + tag])
 
-    async def purge(self, tag: bytes) -> None:
-        """Remove all of a task if it has expired."""
-        status, *rest = (await self.send(self.task_call("purge", tag, self.new_operation())))[0]
+    def purge(self, tag: bytes) -> None:
+        """Remove all of a task if it has expired, some time."""
+        opening = self._opening
+        if opening is not None and opening.group is not None:
+            opening.group.start_soon(self._purge, tag)
+
+    async def _purge(self, tag: bytes) -> None:
+        try:
+            ((status, *rest),) = await self.send(self.task_call("purge", tag, self.new_operation()))
+        except StoreError:
+            return  # Redis will do it
         if status == b"expired":
             self.forget(tag, *rest)
 
@@ -574,5 +601,5 @@ def _store_error(error: BaseException) -> StoreError:
     cause = error.__cause__ if isinstance(error, _NotConnectedError) and error.__cause__ is not None else error
     away = (ConnectionLostError, OSError, TryAgainError, ClusterDownError, ClusterError, ReadOnlyError)
     if isinstance(cause, away) or (isinstance(cause, RedisError) and any(word in str(cause) for word in _AWAY)):
-        return StoreUnavailableError(f"Redis is not available: {cause}")
-    return StoreError(f"Redis refused: {cause}")
+        return StoreUnavailableError("Redis is not available")
+    return StoreError("Redis refused an operation")
