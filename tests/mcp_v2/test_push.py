@@ -28,7 +28,7 @@ from mcp_types import (
 )
 
 from mcp_task_runtime import InMemoryTaskStore, ServerTaskContext, TaskSettings
-from mcp_task_runtime.adapters import mcp_v2_client
+from mcp_task_runtime.adapters import mcp_v2_client, mcp_v2_listen
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
 from mcp_task_runtime.adapters.mcp_v2_client import ClientTask, TasksClient, TaskSnapshot
 from mcp_task_runtime.adapters.mcp_v2_listen import MAX_TASKS_PER_STREAM
@@ -63,6 +63,7 @@ pytestmark = [
 ]
 
 UNDECLARED: Wire = {"elicitation": {"form": {}}, "sampling": {}}
+CORE_FILTERS: list[Wire] = [{}, {"toolsListChanged": True}]
 NO_SUCH_TASK = "0123456789abcdefghijkl"
 
 
@@ -138,7 +139,8 @@ def over_http() -> Generator[str, None, None]:
 
 @pytest.fixture(scope="module")
 def over_stdio() -> Generator[ListeningStdioServer, None, None]:
-    with ListeningStdioServer([push_server.__file__]) as server:
+    server = ListeningStdioServer([push_server.__file__])
+    with server:
         yield server
 
 
@@ -284,7 +286,7 @@ async def test_c11_core_filters_alone_work_as_without_tasks(connection: Connecti
         assert (await stream.next())["method"] == "notifications/tools/list_changed"
 
 
-@pytest.mark.parametrize("core", [{}, {"toolsListChanged": True}])
+@pytest.mark.parametrize("core", CORE_FILTERS)
 async def test_c11_who_did_not_declare_the_extension_is_told_what_is_missing(
     connection: Connection, core: Wire
 ) -> None:
@@ -303,9 +305,10 @@ async def test_c11_null_is_as_good_as_nothing(connection: Connection) -> None:
         assert stream.agreed == {"toolsListChanged": True}
 
 
-@pytest.mark.parametrize("core", [{}, {"toolsListChanged": True}])
+@pytest.mark.parametrize("core", CORE_FILTERS)
 async def test_c11_malformed_task_ids_are_refused(connection: Connection, core: Wire) -> None:
-    for malformed in ("x", "", 0, 5, True, False, {}, {"a": 1}, [1], ["x", None], [["x"]], [{}]):
+    wrong: list[Any] = ["x", "", 0, 5, True, False, {}, {"a": 1}, [1], ["x", None], [["x"]], [{}]]
+    for malformed in wrong:
         async with connection.listen_raw({"taskIds": malformed, **core}) as stream:
             error = await stream.refused()
         assert error["code"] == -32602
@@ -409,7 +412,7 @@ async def refusal_of_listen(client: Client, notifications: Wire) -> tuple[int, s
     wanted = SubscriptionFilter.model_validate(notifications)
     request = SubscriptionsListenRequest(params=SubscriptionsListenRequestParams(notifications=wanted))
     with anyio.fail_after(PATIENCE), pytest.raises(MCPError) as caught:
-        await client.session.send_request(request, mcp_v2_client._RawResult)  # type: ignore[arg-type]
+        await client.session.send_request(request, mcp_v2_client._RawResult)
     return caught.value.code, caught.value.message
 
 
@@ -496,25 +499,27 @@ async def test_c11_nothing_is_left_of_listeners_that_went_or_were_cancelled() ->
     """Laws L6 and L8."""
     async with watched() as (store, _, connection):
         task_ids = [await connection.client.start("work") for _ in range(10)]
-        for core in ({}, {"toolsListChanged": True}):
+        for core in CORE_FILTERS:
             async with connection.listen(*task_ids, **core) as stream:
                 await stream.acknowledged()
                 await store.until(lambda: store.waiting == 10)
             await store.until(lambda: store.waiting == 0)
 
 
-async def test_c11_one_stream_listens_to_as_many_tasks_as_it_may() -> None:
+async def test_c11_one_stream_listens_to_as_many_tasks_as_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    most = 100
+    monkeypatch.setattr(mcp_v2_listen, "MAX_TASKS_PER_STREAM", most)
     async with watched() as (store, tasks, connection):
-        task_ids = [(await store.create_task(ttl_ms=None)).task_id for _ in range(MAX_TASKS_PER_STREAM)]
+        task_ids = [(await store.create_task(ttl_ms=None)).task_id for _ in range(most)]
         async with connection.listen(*task_ids) as stream:
-            assert len(await stream.acknowledged()) == MAX_TASKS_PER_STREAM
+            assert len(await stream.acknowledged()) == most
             for task_id in task_ids:
                 await tasks.complete(task_id, "end")
             await stream.ended()
         assert all(stream.seen[task_id][-1]["status"] == "completed" for task_id in task_ids)
 
 
-@pytest.mark.parametrize("core", [{}, {"toolsListChanged": True}])
+@pytest.mark.parametrize("core", CORE_FILTERS)
 async def test_c11_a_task_that_expires_ends_its_push(core: Wire) -> None:
     """Law L7: gone for every caller at once."""
     clock = FakeClock()
@@ -548,7 +553,7 @@ async def test_c11_a_store_that_fails_ends_the_stream_with_an_error_and_without_
     """Whoever listens must know that nothing comes any more; what the store said stays on the server (law L11)."""
     async with watched() as (store, _, connection):
         task_id = await connection.client.start("work")
-        for core in ({}, {"toolsListChanged": True}):
+        for core in CORE_FILTERS:
             async with connection.listen(task_id, **core) as stream:
                 await stream.acknowledged()
                 await stream.task()
@@ -612,7 +617,8 @@ async def test_c11_a_listener_over_http_that_reads_late_sees_fewer_states_in_ord
 
 
 async def test_c11_a_stdio_server_stops_promptly_although_somebody_listens(anyio_backend: str) -> None:
-    with ListeningStdioServer([push_server.__file__]) as server:
+    server = ListeningStdioServer([push_server.__file__])
+    with server:
         connection = server.connection()
         task_id = await connection.client.start("work")
         async with connection.listen(task_id, toolsListChanged=True) as stream, connection.listen(task_id) as other:

@@ -298,19 +298,6 @@ async def test_an_http_server_stops_although_a_plain_function_does_not(
     assert_clean(server.errors)
 
 
-@one_event_loop
-@pytest.mark.xfail(
-    strict=True,
-    reason="Python waits for the thread of a plain function that is still running when a stdio server has ended",
-)
-async def test_a_stdio_server_stops_although_a_plain_function_does_not(
-    blocking_program: str, anyio_backend: str
-) -> None:
-    with StdioServer([blocking_program, "stdio"]) as server:
-        await RawClient(server).start("block")
-        await anyio.to_thread.run_sync(server.close, 3)
-
-
 # Examples
 
 

@@ -833,7 +833,7 @@ async def test_a_full_server_is_unavailable_and_changes_nothing(prefix: str) -> 
 
 
 async def test_no_operation_takes_more_than_one_round_trip(server: RedisServer, prefix: str) -> None:
-    round_trip = 0.08
+    round_trip = 0.12
 
     async def measure(operation: Awaitable[Any]) -> None:
         began = anyio.current_time()
@@ -868,7 +868,7 @@ async def test_no_operation_takes_more_than_one_round_trip(server: RedisServer, 
             store.delete_task("T"),
         ):
             await measure(operation)
-    assert max(taken) < 1.6, taken
+    assert max(taken) < 1.9, taken
     assert min(taken) >= 1
 
 

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Final, TypeVar, cast
 from mcp.server.context import CallNext, HandlerResult
 from mcp.server.extension import Extension, MethodBinding, compose_tool_call_handler
 from mcp.server.lowlevel import Server
+from mcp.server.lowlevel.server import lifespan as sdk_default_lifespan
 from mcp.server.mcpserver import MCPServer, authenticated_principal
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.shared.exceptions import MCPError
@@ -177,7 +178,11 @@ class Tasks(Extension):
 
         @asynccontextmanager
         async def holding(server: Any) -> AsyncIterator[Any]:
-            async with _no_lifespan() if lifespan is None else lifespan(server) as state, self._host:
+            if lifespan is None or lifespan is sdk_default_lifespan:  # nothing is closed that work may use
+                async with self._host:
+                    yield {}
+                return
+            async with lifespan(server) as state, self._host:
                 home = id(state)
                 self._homes[home] += 1
                 try:
@@ -186,8 +191,7 @@ class Tasks(Extension):
                     self._homes[home] -= 1
                     if not self._homes[home]:
                         del self._homes[home]
-                        if lifespan is not None and self._homes:  # the last one closes the runtime
-                            await self.runtime.drain(home=home)
+                        await self.runtime.drain(home=home)
 
         return holding
 
@@ -278,7 +282,8 @@ class Tasks(Extension):
 
         A parameter annotated with `ServerTaskContext` gets the task's context and shows in no schema.
         Async and plain functions work; a plain one runs in a thread, where `anyio.from_thread.run` calls
-        the context's methods, and `is_cancelled` says when to stop.
+        the context's methods, and `is_cancelled` says when to stop. Its task ends at once when it is
+        cancelled, but Python cannot stop a thread, and a process waits for its threads when it exits.
 
         Args:
             name: The tool's name, where `mcp.tool()` gives it another than the function's.
@@ -557,11 +562,6 @@ def _calling(call: _Call) -> Iterator[None]:
         yield
     finally:
         _current_call.reset(token)
-
-
-@asynccontextmanager
-async def _no_lifespan() -> AsyncIterator[dict[str, Any]]:
-    yield {}
 
 
 def _admit(ctx: Context, params: _TaskIdParams) -> None:
