@@ -25,6 +25,7 @@ from mcp_task_runtime import (
     InvalidTransitionError,
     Outcome,
     ProtocolError,
+    QueuedMessage,
     ServerTaskContext,
     StoreUnavailableError,
     TaskNotFoundError,
@@ -534,6 +535,7 @@ async def test_completing_cancelled_at_any_await_happens_in_full_or_not_at_all()
     async def setup() -> Trial:
         desk = Desk(ScriptedSession(), yielding=True)
         await desk.open()
+        await desk.mailboxes.enqueue(desk.task_id, QueuedMessage.request("1", "m", {}))
 
         async def observe() -> Any:
             record = await desk.memory.get_task(desk.task_id)

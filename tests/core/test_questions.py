@@ -317,6 +317,26 @@ async def test_askers_answerers_and_the_end_in_every_order_leave_status_and_ques
             assert [how for how, _ in found.endings] == ["returned"] * 4
 
 
+async def test_an_answer_that_overlaps_with_a_new_question_never_hides_it() -> None:
+    """L5, F2, F4: in every order of their awaits the status is that of the question still open."""
+
+    async def setup() -> Race:
+        backend = await Backend.make()
+        mailboxes = backend.memory.message_queue
+        await mailboxes.enqueue(backend.task_id, QueuedMessage.request("a", "m", {}))
+        await settle_status(backend.memory, mailboxes, backend.task_id)
+
+        async def put() -> None:
+            await backend.queue.enqueue(backend.task_id, QueuedMessage.request("b", "m", {}))
+            await settle_status(backend.store, backend.queue, backend.task_id)
+
+        return Race([partial(backend.answer, {"a": YES}), put], backend.state)
+
+    with anyio.fail_after(4 * PATIENCE):
+        for found in await explore_interleavings(setup, limit=200):
+            assert found.state == ("input_required", ["b"]), found.steps
+
+
 async def test_an_asker_racing_with_the_end_of_its_task_is_always_released_and_nothing_is_kept() -> None:
     """L5, L8, F6: the end clears the mailbox before, between, or after the asker's steps."""
 

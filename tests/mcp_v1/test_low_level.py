@@ -284,3 +284,35 @@ async def test_run_outside_a_tool_call_says_so() -> None:
 
     with pytest.raises(RuntimeError, match="tool call"):
         await Tasks().run(work)
+
+
+async def test_a_past_limit_is_a_clear_error_and_nothing_is_lost() -> None:
+    tasks = Tasks(settings=TaskSettings(shutdown_grace=0.05, max_tasks_per_owner=1))
+
+    async def work(task: ServerTaskContext) -> Any:
+        await anyio.sleep_forever()
+
+    async def handler() -> Any:
+        return await tasks.run(work)
+
+    async with tasks, connect(make_server(tasks, {"work": ("required", handler)})) as client:
+        task_id = await client.start("work")
+        error = await client.error("tools/call", {"name": "work", "arguments": {}, "task": {}})
+        assert "at most 1" in error["message"]
+        assert (await client.task(task_id))["status"] == "working"
+
+
+async def test_task_under_the_servers_own_decorator_takes_the_tools_name() -> None:
+    mcp: FastMCP[Any] = FastMCP("x", log_level="CRITICAL")
+    tasks = quick()
+    tasks.install(mcp)
+
+    @mcp.tool(name="renamed")
+    @tasks.task(name="renamed", required=True)
+    async def work(x: int, task: ServerTaskContext) -> int:
+        return x + 1
+
+    async with tasks, connect(mcp._mcp_server) as client:
+        (tool,) = (await client.result("tools/list"))["tools"]
+        assert tool["execution"] == {"taskSupport": "required"}
+        assert await client.text(await client.start("renamed", {"x": 1})) == "2"

@@ -105,9 +105,17 @@ async def test_store_and_queue_keep_the_laws_together(check: Check[TaskBackend],
 
 
 async def test_nothing_is_kept_in_memory_of_what_is_gone(opener: Opener) -> None:
-    for check in STORE_CHECKS:
-        if check.name.startswith("nothing_is_kept"):
-            await check.run(opener.store)
+    clock = FakeClock()
+    async with opener.store(clock, "tasks") as store:
+        for _ in range(100):
+            created = await store.create_task(ttl_ms=1_000)
+            with anyio.move_on_after(0):
+                await store.wait_for_update(created.task_id, after=1)
+            await store.finish_task(created.task_id, DONE)
+            await store.delete_task(created.task_id)
+        gc.collect()
+        ours = (sqlite_engine._Request, sqlite_engine._Waiter, TaskRecord)
+        assert len([thing for thing in gc.get_objects() if isinstance(thing, ours)]) < 10
 
 
 @pytest.mark.parametrize("event_loop", ["asyncio", "trio"])
@@ -632,7 +640,7 @@ async def test_what_fails_among_others_fails_alone(path: Path, batches: list[int
                 group.start_soon(partial(create, "impossible", retention_ms=2**70))
                 group.start_soon(create, "b")
                 await quiesce()
-        assert 4 in batches
+        assert max(batches) >= 4
         assert endings["impossible"] == ("impossible", StoreError)
         assert endings["taken"] == ("taken", TaskExistsError)
         for task_id in ("first", "a", "b"):

@@ -239,6 +239,7 @@ class Tasks:
     def task(
         self,
         *,
+        name: str | None = None,
         required: bool = False,
         ttl_ms: int | None = None,
         poll_interval_ms: int | None = None,
@@ -246,12 +247,13 @@ class Tasks:
     ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Return a decorator, to stand under `mcp.tool()`, for functions that run as tasks.
 
-        The tool must have the name of its function; `tool` takes any name. A parameter annotated with
-        `ServerTaskContext` gets the task's context and shows in no schema. Async and plain functions work;
-        a plain one runs in a thread, where `anyio.from_thread.run` calls the context's methods, and
-        `is_cancelled` says when to stop.
+        A parameter annotated with `ServerTaskContext` gets the task's context and shows in no schema.
+        Async and plain functions work; a plain one runs in a thread, where `anyio.from_thread.run` calls
+        the context's methods, and `is_cancelled` says when to stop. Its task ends at once when it is
+        cancelled, but Python cannot stop a thread, and a process waits for its threads when it exits.
 
         Args:
+            name: The tool's name, where `mcp.tool()` gives it another than the function's.
             required: Whether it must be called as a task. If not, a plain call gets the result itself, and
                 the work runs within its request.
             ttl_ms: TTL in milliseconds of tasks whose client asks for none; the settings' default when
@@ -269,7 +271,7 @@ class Tasks:
                 model_immediate_response=model_immediate_response,
                 rerunnable=False,
             )
-            self._modes.declare(function.__name__, required=required)
+            self._modes.declare(name or function.__name__, required=required)
             return body
 
         return decorate

@@ -444,7 +444,7 @@ class Tasks(Extension):
                 try:
                     return await call_next(inner)
                 except MCPError as error:
-                    if execution.record is None:
+                    if not execution.is_announced:
                         raise
                     raise ProtocolError(error.code, error.message, error.data) from error
 

@@ -17,14 +17,22 @@ from mcp.server.session import ServerSession
 from mcp_types import RequestId
 from pydantic import BaseModel
 
+from mcp_task_runtime.adapters.mcp_v2_support import as_mcp_errors
 from mcp_task_runtime.adapters.server_context import ServerTaskContext
 from mcp_task_runtime.core.execution import Execution
+from mcp_task_runtime.errors import CapabilityError
 
 __all__ = ["PromotingSession"]
 
 logger = logging.getLogger(__name__)
 
 ResultT = TypeVar("ResultT", bound=BaseModel)
+
+_NEEDED_CAPABILITY = {
+    "elicitation/create": "elicitation",
+    "sampling/createMessage": "sampling",
+    "roots/list": "roots",
+}
 
 
 class PromotingSession:
@@ -68,8 +76,12 @@ class PromotingSession:
         metadata: Any = None,
         progress_callback: Any = None,
     ) -> ResultT:
-        """Send a request: on this connection while that is possible, otherwise as a question of the task."""
-        if self._execution.record is None and self._session.can_send_request:
+        """Send a request: on this connection while that is possible, otherwise as a question of the task.
+
+        Raises:
+            MCPError: The client answered with an error, or it did not declare that it can be asked this.
+        """
+        if not self._execution.is_announced and self._session.can_send_request:
             return await self._session.send_request(
                 request,  # type: ignore[arg-type]  # the SDK's union of requests
                 result_type,
@@ -78,26 +90,31 @@ class PromotingSession:
                 progress_callback,
             )
         message = request.model_dump(by_alias=True, mode="json", exclude_none=True)
-        answer = await (await self._context()).ask(message["method"], message.get("params", {}))
+        method = message["method"]
+        needed = _NEEDED_CAPABILITY.get(method)
+        with as_mcp_errors():
+            if needed is not None and getattr(self._session.client_capabilities, needed, None) is None:
+                raise CapabilityError(f"Client does not support {needed} capability")
+            answer = await (await self._context()).ask(method, message.get("params", {}))
         return result_type.model_validate(answer, by_name=False)
 
     async def report_progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
         """Report progress: of the call, or as the status of the task."""
-        if self._execution.record is None:
+        if not self._execution.is_announced:
             await self._session.report_progress(progress, total, message)
         else:
             await (await self._context()).report_progress(progress, total, message)
 
     async def send_notification(self, notification: Any, related_request_id: RequestId | None = None) -> None:
         """Send a notification on this connection, while the call is not a task; then there is no way to."""
-        if self._execution.record is None:
+        if not self._execution.is_announced:
             await self._session.send_notification(notification, related_request_id)
         else:
             logger.debug("Dropped a notification of a call that has become a task")
 
     async def send_log_message(self, *args: Any, **kwargs: Any) -> None:
         """Send a log message on this connection, while the call is not a task; then there is no way to."""
-        if self._execution.record is None:
+        if not self._execution.is_announced:
             await self._session.send_log_message(*args, **kwargs)
         else:
             logger.debug("Dropped a log message of a call that has become a task")

@@ -135,6 +135,11 @@ class Execution(Generic[T]):
         assert self.record is not None
         return self.record
 
+    @property
+    def is_announced(self) -> bool:
+        """Whether the caller was told that this run is a task: until then it is an ordinary call for it."""
+        return self._announced
+
     def announce(self) -> None:
         """Tell the caller that this run is a task, unless it is over."""
         if self.record is not None and not self._is_over:

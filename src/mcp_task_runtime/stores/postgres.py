@@ -368,6 +368,7 @@ class _Database:
                     await anyio.sleep(_RECONNECT_SECONDS)
         except Exception:
             logger.exception("Listening to PostgreSQL failed")
+            listening.error = psycopg.InterfaceError("listening failed")
         finally:
             if self._listening is listening:
                 self._listening = None

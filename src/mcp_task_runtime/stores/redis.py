@@ -7,7 +7,8 @@ is woken looks again; after a lost connection everybody does.
 
 On a cluster a task and its mailbox are in one slot, and the indexes that span tasks are in others. What a
 script cannot do in one step there is made safe by order: the index is written after the task and checked
-against it when it is read. So `create_task`, `list_tasks` and `list_lapsed` take two round trips on a cluster.
+against it when it is read. So on a cluster `list_tasks` and `list_lapsed` take two round trips, and `create_task`
+two, or three with a lease.
 
 Redis decides how durable it all is: see its `appendonly` and `appendfsync`, and `WAIT` for replicas.
 """

@@ -239,7 +239,10 @@ def open_database(path: str, *, synchronous: Synchronous) -> sqlite3.Connection:
     """
     connection = sqlite3.connect(path, timeout=0.0, isolation_level=None)
     try:
-        if _missing(connection):
+        connection.execute("BEGIN")  # what `_missing` looks at belongs together
+        is_behind = bool(_missing(connection))
+        connection.execute("COMMIT")
+        if is_behind:
             _make_write_ahead(connection)
             connection.execute("BEGIN IMMEDIATE")
             for number, statements in _missing(connection):  # again: another process may have been first

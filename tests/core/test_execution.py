@@ -1,0 +1,276 @@
+"""`Execution`: from an ordinary call to a task, quietly or after a while; and the limits for tasks."""
+
+from __future__ import annotations
+
+from functools import partial
+from random import Random
+from typing import Any
+
+import anyio
+import pytest
+
+from mcp_task_runtime import Execution, LimitExceededError, NewTask, TaskRecord, TaskSettings
+from tests.core.worlds import NOTHING, World, open_world
+
+Result = dict[str, Any]
+
+
+async def forever(execution: Execution[Result]) -> Result:
+    await anyio.sleep_forever()
+    raise AssertionError
+
+
+async def quick(execution: Execution[Result]) -> Result:
+    return {"done": True}
+
+
+# --- quietly ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("raises", [False, True])
+async def test_a_quiet_task_whose_work_ends_first_was_an_ordinary_call_and_leaves_nothing(raises: bool) -> None:
+    async with open_world(yielding=True) as world:
+
+        async def work(execution: Execution[Result]) -> Result:
+            await execution.begin(NewTask(), quietly=True)
+            if raises:
+                raise LookupError("mine")
+            return {"ordinary": True}
+
+        if raises:
+            with pytest.raises(LookupError, match="mine"):
+                await world.runtime.run(work)
+        else:
+            assert await world.runtime.run(work) == {"ordinary": True}
+        assert world.memory._entries == {}
+        assert world.kept() == NOTHING
+
+
+async def test_a_quiet_task_is_its_callers_once_it_is_announced() -> None:
+    async with open_world(yielding=True) as world:
+        release = anyio.Event()
+
+        async def work(execution: Execution[Result]) -> Result:
+            await execution.begin(NewTask(), quietly=True)
+            await anyio.lowlevel.checkpoint()
+            execution.announce()
+            await release.wait()
+            return {"n": 1}
+
+        record = await world.runtime.run(work)
+        assert isinstance(record, TaskRecord)
+        release.set()
+        assert (await world.runtime.result(record.task_id, owner=None)).result == {"n": 1}
+
+
+@pytest.mark.parametrize("steps", range(14))
+async def test_a_caller_cancelled_while_its_task_is_quiet_leaves_no_live_task(steps: int) -> None:
+    """L6, L12."""
+    async with open_world(yielding=True) as world:
+
+        async def work(execution: Execution[Result]) -> Result:
+            await execution.begin(NewTask(), quietly=True)
+            return await forever(execution)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(world.runtime.run, work)
+            for _ in range(steps):
+                await anyio.lowlevel.checkpoint()
+            group.cancel_scope.cancel()
+        await world.until_idle()
+        assert world.live_tasks() == 0
+        assert world.kept() == NOTHING
+
+
+# --- after a while ---------------------------------------------------------------------------------------------
+
+
+async def test_slow_work_becomes_a_task_when_its_time_is_up_and_not_before() -> None:
+    async with open_world(yielding=True) as world:
+        release = anyio.Event()
+        got: list[Any] = []
+
+        async def work(execution: Execution[Result]) -> Result:
+            execution.promote_after(1000, NewTask(owner="me"))
+            execution.promote_after(10, NewTask(owner="me"))  # replaces the first
+            await release.wait()
+            return {"slow": True}
+
+        async def call() -> None:
+            got.append(await world.runtime.run(work))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(call)
+            await anyio.wait_all_tasks_blocked()
+            world.clock.advance(9.9)
+            await anyio.wait_all_tasks_blocked()
+            assert (got, world.memory._entries) == ([], {})
+            world.clock.advance(0.2)
+        record = got[0]
+        assert isinstance(record, TaskRecord)
+        release.set()
+        assert (await world.runtime.result(record.task_id, owner="me")).result == {"slow": True}
+        await world.until_idle()
+        assert world.clock.waiting <= 1, "only the watch of deadlines waits"
+
+
+async def test_work_that_is_quick_enough_stays_an_ordinary_call_and_its_timer_goes() -> None:
+    async with open_world() as world:
+
+        async def work(execution: Execution[Result]) -> Result:
+            execution.promote_after(10, NewTask())
+            return {"quick": True}
+
+        assert await world.runtime.run(work) == {"quick": True}
+        await anyio.wait_all_tasks_blocked()
+        assert world.clock.waiting == 0
+        world.clock.advance(100)
+        await anyio.wait_all_tasks_blocked()
+        assert world.memory._entries == {}
+
+
+@pytest.mark.parametrize("steps", range(10))
+async def test_work_that_ends_just_when_its_time_is_up_is_one_or_the_other(steps: int) -> None:
+    """L2: its caller gets the result, or a task that has it; never neither, and nothing else is left."""
+    async with open_world(yielding=True) as world:
+        release = anyio.Event()
+        got: list[Any] = []
+
+        async def work(execution: Execution[Result]) -> Result:
+            execution.promote_after(10, NewTask())
+            await release.wait()
+            return {"n": 1}
+
+        async def call() -> None:
+            got.append(await world.runtime.run(work))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(call)
+            await anyio.wait_all_tasks_blocked()
+            world.clock.advance(10)
+            for _ in range(steps):
+                await anyio.lowlevel.checkpoint()
+            release.set()
+        await world.until_idle()
+        if isinstance(got[0], TaskRecord):
+            assert (await world.runtime.result(got[0].task_id, owner=None)).result == {"n": 1}
+        else:
+            assert got == [{"n": 1}]
+            await anyio.wait_all_tasks_blocked()
+            assert world.memory._entries == {}
+        assert world.kept() == NOTHING
+
+
+# --- limits ----------------------------------------------------------------------------------------------------
+
+TWO = TaskSettings(max_tasks_per_owner=2, shutdown_grace=0)
+
+
+async def test_one_task_too_many_is_refused_and_nothing_is_lost() -> None:
+    """Design section 5, L13: others are not affected, and an ended task makes room."""
+    async with open_world(yielding=True, settings=TWO) as world:
+        first = await world.runtime.start(forever, NewTask(owner="me"))
+        await world.runtime.start(forever, NewTask(owner="me"))
+        with pytest.raises(LimitExceededError, match="at most 2"):
+            await world.runtime.start(forever, NewTask(owner="me"))
+        await world.runtime.start(forever, NewTask(owner="you"))
+        assert world.live_tasks() == 3
+        await anyio.wait_all_tasks_blocked()
+        await world.runtime.cancel(first.task_id, owner="me")
+        await anyio.wait_all_tasks_blocked()
+        await world.runtime.start(forever, NewTask(owner="me"))
+        assert world.live_tasks() == 3
+    assert dict(world.runtime._live_of) == {}
+
+
+async def test_of_many_that_start_at_once_no_more_than_the_limit_get_a_task() -> None:
+    async with open_world(yielding=True, settings=TWO) as world:
+        refused = 0
+
+        async def start() -> None:
+            nonlocal refused
+            try:
+                await world.runtime.start(forever, NewTask(owner="me"))
+            except LimitExceededError:
+                refused += 1
+
+        async with anyio.create_task_group() as group:
+            for _ in range(10):
+                group.start_soon(start)
+        assert (refused, world.live_tasks()) == (8, 2)
+    assert dict(world.runtime._live_of) == {}
+
+
+async def test_an_ordinary_call_that_may_not_become_a_task_is_told_so() -> None:
+    async with open_world(yielding=True, settings=TWO) as world:
+        for _ in range(2):
+            await world.runtime.start(forever)
+
+        async def work(execution: Execution[Result]) -> Result:
+            await execution.begin(NewTask())
+            raise AssertionError
+
+        with pytest.raises(LimitExceededError):
+            await world.runtime.run(work)
+
+
+async def test_no_more_work_runs_at_once_than_was_asked_for_and_all_of_it_runs() -> None:
+    async with open_world(yielding=True, settings=TaskSettings(max_running=3, shutdown_grace=0)) as world:
+        running, most = 0, 0
+        release = anyio.Event()
+
+        async def work(execution: Execution[Result]) -> Result:
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            await release.wait()
+            running -= 1
+            return {}
+
+        records = [await world.runtime.start(work) for _ in range(20)]
+        await anyio.wait_all_tasks_blocked()
+        assert running == 3
+        release.set()
+        for record in records:
+            assert (await world.runtime.result(record.task_id, owner=None)).status == "completed"
+        assert most == 3
+
+
+async def test_work_that_waits_for_its_turn_can_be_cancelled_and_takes_nobodys_place() -> None:
+    """L9: at random moments, some while they wait and some while they run."""
+    random = Random(7)
+    async with open_world(yielding=True, settings=TaskSettings(max_running=2, shutdown_grace=0)) as world:
+
+        async def life(moment: int) -> None:
+            record = await world.runtime.start(forever)
+            for _ in range(moment):
+                await anyio.lowlevel.checkpoint()
+            await world.runtime.cancel(record.task_id, owner=None)
+
+        async with anyio.create_task_group() as group:
+            for _ in range(100):
+                group.start_soon(life, random.randrange(60))
+        await world.until_idle()
+        assert world.live_tasks() == 0
+        record = await world.runtime.start(quick)
+        assert (await world.runtime.result(record.task_id, owner=None)).status == "completed"
+    assert dict(world.runtime._live_of) == {}
+
+
+async def test_a_task_that_waits_for_its_turn_ends_at_its_deadline_or_with_the_shutdown() -> None:
+    """L7, L12."""
+    async with open_world(yielding=True, settings=TaskSettings(max_running=1, shutdown_grace=0)) as world:
+        await world.runtime.start(forever)
+        await anyio.wait_all_tasks_blocked()
+        due = await world.runtime.start(forever, NewTask(ttl_ms=10_000))
+        last = await world.runtime.start(partial(forever))
+        await anyio.wait_all_tasks_blocked()
+        world.clock.advance(9.5)
+        assert await world.until(due.task_id, "failed") == "failed"
+    assert await _status(world, last) == "failed"
+
+
+async def _status(world: World, record: TaskRecord) -> str:
+    stored = await world.memory.get_task(record.task_id)
+    assert stored is not None
+    return stored.status
