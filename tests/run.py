@@ -35,7 +35,7 @@ class Suite:
         return mine and not any(map(path.is_relative_to, self.ignore))
 
 
-PROJECT = ("--editable", f"{ROOT}[testing]", "--group", f"{ROOT / 'pyproject.toml'}:test")
+PROJECT = ("--editable", f"{ROOT}[testing,redis,postgres]", "--group", f"{ROOT / 'pyproject.toml'}:test")
 
 # The two major versions of the SDK cannot stand in one environment.
 SUITES = {

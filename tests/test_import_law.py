@@ -30,11 +30,11 @@ DEPENDENCIES = {"anyio", "pydantic", "pydantic_core", "typing_extensions"}
 
 # Modules -> what they may import beyond our dependencies.
 EXTRAS = {
-    "adapters/host.py": {"asyncio", "trio"},  # starts the one task that no task group of ours can hold
+    "core/background.py": {"asyncio", "trio"},  # starts the one task that no task group of ours can hold
     "adapters/mcp_v1*": {"mcp", "starlette"},
     "adapters/mcp_v2*": {"mcp", "mcp_types", "starlette"},
-    "stores/redis.py": {"coredis"},
-    "stores/postgres.py": {"psycopg", "psycopg_pool"},
+    "stores/redis*.py": {"coredis"},
+    "stores/postgres*.py": {"psycopg", "psycopg_pool"},
     "testing/*": {"hypothesis"},
 }
 

@@ -14,6 +14,7 @@ from mcp.server import MCPServer
 from mcp.server.mcpserver import Context, Elicit, Resolve
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.shared.exceptions import MCPError
+from mcp_types import ElicitResult
 from pydantic import BaseModel
 
 from mcp_task_runtime import ServerTaskContext, TaskStore
@@ -182,26 +183,25 @@ async def test_a_server_that_stops_hands_its_work_over_at_once() -> None:
         assert (await b.until_ended(task_id))["status"] == "completed"
 
 
-async def test_the_sdks_client_sees_nothing_of_the_move() -> None:
+async def test_the_sdks_client_resumes_a_moved_task_and_is_asked_what_is_open_alone() -> None:
     async with two_servers() as (cluster, a, b):
-        tasks_client = TasksClient()
+        asked: list[str] = []
 
-        async with Client(a.mcp, extensions=[tasks_client]) as at_a, Client(b.mcp, extensions=[tasks_client]) as at_b:
+        async def answer(context: Any, params: Any) -> ElicitResult:
+            asked.append(params.message)
+            return ElicitResult(action="accept", content={"name": "Eve"})
+
+        tasks_client = TasksClient()
+        options: Any = {"extensions": [tasks_client], "elicitation_callback": answer}
+        async with Client(a.mcp, **options) as at_a, Client(b.mcp, **options) as at_b:
             started = await tasks_client.start(at_a, "write page", {"topic": "bees"})
             assert isinstance(started, ClientTask)
-            results: list[Any] = []
-
-            async def wait() -> None:
-                results.append(await tasks_client.resume(at_b, started.task_id).snapshots().__anext__())
-
-            await b.answer(started.task_id, "author?")
+            await b.answer(started.task_id, "author?", "Ann")
             await b.asked(started.task_id, "editor?")
             await lose(cluster, a)
-            await wait()
-            assert results[0].status == "input_required"
-            await b.answer(started.task_id, "editor?")
-            last = await b.until_ended(started.task_id)
-            assert last["status"] == "completed"
+            result = await tasks_client.resume(at_b, started.task_id).wait()
+            assert result.structured_content == {"text": "bees by Ann, Eve", "words": 3}
+            assert asked == ["editor?"]
 
 
 @pytest.mark.parametrize("how", ["tool error", "protocol error", "an exception"])

@@ -120,7 +120,7 @@ class Tasks(Extension):
                 tasks; `None` for never. Such a call becomes a task at once when its tool asks the client.
 
         Raises:
-            ValueError: `queue` is `None` and the store brings none; or `promote_after` is negative.
+            ValueError: `queue` is `None` and the store brings none; or `promote_after` is out of range.
         """
         _check_seconds("promote_after", promote_after)
         self._promote_after = promote_after
@@ -495,9 +495,12 @@ class Tasks(Extension):
             return wire.acknowledge()
 
 
+_LONGEST_SECONDS = 100 * 365 * 24 * 60 * 60
+
+
 def _check_seconds(name: str, seconds: float | None) -> None:
-    if seconds is not None and not seconds >= 0:
-        raise ValueError(f"{name} must not be negative")
+    if seconds is not None and not 0 <= seconds <= _LONGEST_SECONDS:  # false for NaN, too
+        raise ValueError(f"{name} must not be negative, nor above a hundred years")
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 _RENEWALS = 3
 _BATCH = 500
+_FEWEST_LAPSED = 100
+_MOST_LAPSED = 10_000
 
 
 class LeaseKeeper:
@@ -82,8 +84,13 @@ class LeaseKeeper:
                     self._stop(task_id)
 
     async def _reap(self) -> None:
-        for record in await self._leases.list_lapsed():
-            await self.take_over(record)
+        limit = _FEWEST_LAPSED
+        while True:
+            lapsed = await self._leases.list_lapsed(limit=limit)
+            claimed = [await self.take_over(record) for record in lapsed]
+            if len(lapsed) < limit or any(claimed) or limit >= _MOST_LAPSED:
+                return
+            limit *= 10  # those at the head are for processes that have their tools: look behind them
 
     async def take_over(self, record: TaskRecord) -> bool:
         """Claim a task if it is lost and this process would take it over; return whether it was claimed."""
