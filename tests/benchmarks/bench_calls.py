@@ -12,7 +12,7 @@ from mcp.server import MCPServer
 from mcp_task_runtime import ServerTaskContext
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
 from mcp_task_runtime.adapters.mcp_v2_client import ClientTask, TasksClient
-from measuring import rates, row
+from tests.benchmarks.measuring import rates, row
 
 CALLS = 200
 

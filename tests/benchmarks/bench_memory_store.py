@@ -9,7 +9,7 @@ from mcp.shared.experimental.tasks.in_memory_task_store import InMemoryTaskStore
 from mcp.types import CallToolResult, TaskMetadata, TextContent
 
 from mcp_task_runtime import InMemoryTaskStore, Outcome
-from measuring import rates, row
+from tests.benchmarks.measuring import rates, row
 
 HOUR_MS = 3_600_000
 RESULT = CallToolResult(content=[TextContent(type="text", text="done")])

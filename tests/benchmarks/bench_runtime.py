@@ -10,7 +10,7 @@ import anyio
 from mcp_task_runtime import Execution, InMemoryTaskStore, QueuedMessage, TaskRuntime
 from mcp_task_runtime.core.json import JSONObject
 from mcp_task_runtime.core.questions import ask_question
-from measuring import row, seconds
+from tests.benchmarks.measuring import row, seconds
 
 FORM: JSONObject = {"message": "Sure?", "requestedSchema": {"type": "object", "properties": {}}}
 ANSWER: JSONObject = {"1": {"action": "accept", "content": {}}}
@@ -54,7 +54,7 @@ async def bytes_of_one(started: str) -> float:
         for execution in list(runtime._calls):
             execution._stop()
         group.cancel_scope.cancel()
-    return (after - before) / count
+    return float(after - before) / count
 
 
 async def answering(count: int) -> float:

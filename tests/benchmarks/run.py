@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
 
 # Benchmark -> the environment of tests/run.py it runs in: the SDK's own task runtime is only in mcp 1.x.
 BENCHMARKS = {
@@ -34,7 +35,8 @@ def main() -> int:
     failed = 0
     for benchmark, suite in BENCHMARKS.items():
         if (HERE / benchmark).exists():
-            failed |= subprocess.run([environment(suite), "-W", "ignore", str(HERE / benchmark)]).returncode
+            module = f"tests.benchmarks.{benchmark.removesuffix('.py')}"
+            failed |= subprocess.run([environment(suite), "-W", "ignore", "-m", module], cwd=ROOT).returncode
     return failed
 
 

@@ -780,14 +780,14 @@ async def test_a_runtime_can_be_opened_again_and_keeps_leases_then_as_well() -> 
             assert cluster.store.record(task_id).status == "failed"
 
 
-async def test_two_thousand_leases_are_renewed_in_batches() -> None:
+async def test_a_thousand_leases_are_renewed_in_batches() -> None:
     """Law L8: one call for many."""
     async with open_cluster(1) as (cluster, (a,)):
-        task_ids = [await started(a) for _ in range(2000)]
+        task_ids = [await started(a) for _ in range(1000)]
         a.link.calls.clear()
         cluster.clock.advance(TURN_SECONDS)
         await cluster.settle()
-        assert a.link.calls.count("renew_leases") == 4
+        assert a.link.calls.count("renew_leases") == 2
         leases = [cluster.store.record(task_id).lease for task_id in task_ids]
         until = cluster.clock.now() + timedelta(seconds=LEASE_SECONDS)
         assert all(lease is not None and lease.expires_at == until for lease in leases)

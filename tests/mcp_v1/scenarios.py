@@ -437,6 +437,21 @@ async def b6_fault_15_a_late_answer_resolves_no_other_question(world: World) -> 
         assert (await client.response(waiting))["result"]["content"][0]["text"] == "Sure? accept True"
 
 
+async def fault_17_an_answer_that_crosses_with_the_end_of_its_stream_ends_no_connection(world: World) -> None:
+    async with world.connect() as client:
+        for number in range(1, 31):
+            task_id = await client.start("ask")
+            lost = await client.start_request("tasks/result", {"taskId": task_id})
+            question = await client.asked(number)
+            async with anyio.create_task_group() as group:
+                group.start_soon(client.send, {"jsonrpc": "2.0", "id": question["id"], **accept(ok=True)})
+                if number % 2:
+                    group.start_soon(client.notify, "notifications/cancelled", {"requestId": lost})
+                else:
+                    await client.start_request("tasks/cancel", {"taskId": task_id})
+        assert await client.text(await client.start("double", {"x": 1})) == "2"
+
+
 async def b6_fault_3_an_error_answer_raises_in_the_asker_and_the_task_works_on(world: World) -> None:
     error = {"error": {"code": -32042, "message": "The user is away"}}
     async with world.connect(answer=answering(error)) as client:

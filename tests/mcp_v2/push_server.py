@@ -61,10 +61,10 @@ def add_tools(mcp: MCPServer[Any], tasks: Tasks) -> None:
         await ctx.notify_tools_changed()
 
 
-def make_server(store: TaskStore | None = None, **options: Any) -> tuple[MCPServer[Any], Tasks]:
-    """Return a server with all the tools; options are those of `Tasks`."""
+def make_server(store: TaskStore | None = None, **settings: Any) -> tuple[MCPServer[Any], Tasks]:
+    """Return a server with all the tools, which waits for nobody when it stops."""
     mcp: MCPServer[Any] = MCPServer("push")
-    tasks = Tasks(store, **options)
+    tasks = Tasks(store, settings=TaskSettings(shutdown_grace=0, **settings))
     tasks.install(mcp)
     add_tools(mcp, tasks)
     return mcp, tasks
@@ -72,4 +72,4 @@ def make_server(store: TaskStore | None = None, **options: Any) -> tuple[MCPServ
 
 if __name__ == "__main__":
     interval_ms = 3_600_000 if "slowly" in sys.argv else 500
-    make_server(settings=TaskSettings(poll_interval_ms=interval_ms))[0].run("stdio")
+    make_server(poll_interval_ms=interval_ms)[0].run("stdio")

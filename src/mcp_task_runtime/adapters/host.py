@@ -25,7 +25,7 @@ from mcp_task_runtime.core.runtime import TaskRuntime
 
 __all__ = ["RuntimeHost"]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 class _Opening:

@@ -9,8 +9,8 @@ import functools
 import json
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, TypeAlias, TypeVar, cast
@@ -70,6 +70,9 @@ T = TypeVar("T")
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 Context: TypeAlias = RequestContext[Any, Any, Any]
 Handler: TypeAlias = Callable[[Any], Awaitable[types.ServerResult]]
+
+_PAUSE_SECONDS = 1.0
+"""How long a connection may take to settle before something goes on without that."""
 
 _ID_BITS = 48
 """Request ids start at a random number of so many bits: JSON readers everywhere hold it exactly."""
@@ -649,6 +652,9 @@ class _Connection:
         self.requests: set[anyio.CancelScope] = set()
         self.idle = anyio.Event()
         self._stream = stream
+        self._pauses = 0
+        self._between = anyio.Event()
+        self._resumed = anyio.Event()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -666,18 +672,36 @@ class _Connection:
         return self
 
     async def __anext__(self) -> Any:
+        self._between.set()
         try:
-            return await self._stream.__anext__()
+            message = await self._stream.__anext__()
+            while self._pauses:
+                await self._resumed.wait()
         except BaseException:
             await self._end()
             raise
+        self._between = anyio.Event()
+        return message
+
+    @asynccontextmanager
+    async def pause(self) -> AsyncGenerator[None, None]:
+        """Run a block while the SDK handles no incoming message."""
+        self._pauses += 1
+        try:
+            with anyio.move_on_after(_PAUSE_SECONDS, shield=True):
+                await self._between.wait()
+            yield
+        finally:
+            self._pauses -= 1
+            self._resumed.set()
+            self._resumed = anyio.Event()
 
     async def _end(self) -> None:
         self.is_over = True
         for scope in self.requests:
             scope.cancel()
         if self.requests:
-            with anyio.move_on_after(1, shield=True):
+            with anyio.move_on_after(_PAUSE_SECONDS, shield=True):
                 await self.idle.wait()
 
 
@@ -829,16 +853,54 @@ class _RequestSession(_ConnectionSession):
 
     async def send_request(self, method: str, params: JSONObject) -> JSONObject:
         try:
-            result: Any = await self._session.send_request(
-                cast(Any, _RawMessage({"method": method, "params": params})),
-                cast(Any, _RawAnswer),
-                metadata=ServerMessageMetadata(related_request_id=self._request_id),
-            )
+            return await _cancellable(functools.partial(self._send_request, method, params))
         except McpError as error:
             if error.error.code == types.CONNECTION_CLOSED and error.error.message == "Connection closed":
                 raise ConnectionError("The client has left") from error
             raise ProtocolError(error.error.code, error.error.message, error.error.data) from error
+
+    async def _send_request(self, method: str, params: JSONObject) -> JSONObject:
+        result: Any = await self._session.send_request(
+            cast(Any, _RawMessage({"method": method, "params": params})),
+            cast(Any, _RawAnswer),
+            metadata=ServerMessageMetadata(related_request_id=self._request_id),
+        )
         return cast(JSONObject, result)
+
+
+async def _cancellable(request: Callable[[], Awaitable[T]]) -> T:
+    """Send a request to the client that may be cancelled at any time.
+
+    Cancelled just when its answer is being handled, the SDK's own method ends the whole connection.
+    """
+    connection = _connection.get()
+    answer: list[T] = []
+    failure: list[Exception] = []
+    ended = anyio.Event()
+    scope = anyio.CancelScope(shield=True)
+
+    async def send() -> None:
+        try:
+            with scope:
+                answer.append(await request())
+        except Exception as error:
+            failure.append(error)
+        finally:
+            ended.set()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(send)
+        try:
+            await ended.wait()
+        finally:
+            with anyio.CancelScope(shield=True):
+                if not ended.is_set():
+                    async with nullcontext() if connection is None else connection.pause():
+                        scope.cancel()
+                        await ended.wait()
+    if failure:
+        raise failure[0]
+    return answer[0]
 
 
 class _NoSession:

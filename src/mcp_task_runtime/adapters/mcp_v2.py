@@ -66,7 +66,7 @@ from mcp_task_runtime.wire import v2026_07_28 as wire
 
 __all__ = ["Tasks"]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -124,7 +124,9 @@ class Tasks(Extension):
         """
         _check_seconds("promote_after", promote_after)
         self._promote_after = promote_after
-        self.runtime = TaskRuntime(InMemoryTaskStore() if store is None else store, queue, settings=settings)
+        self.runtime: TaskRuntime = TaskRuntime(
+            InMemoryTaskStore() if store is None else store, queue, settings=settings
+        )
         self._handler = TaskResultHandler(self.runtime.store, self.runtime.queue, settings=settings)
         self._host = RuntimeHost(self.runtime)
         self._legacy = LegacyClients(self.runtime, self._host)

@@ -63,7 +63,7 @@ __all__ = [
     "UnknownTaskError",
 ]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 MAX_LISTEN_STREAMS: Final = 16
 """Tasks that one `TasksClient` has pushed to it at once; more are polled alone."""
@@ -253,6 +253,7 @@ class TasksClient(ClientExtension):
         except (MCPError, ValidationError, OSError, anyio.BrokenResourceError, anyio.ClosedResourceError):
             logger.debug("The server does not push changes; polling goes on", exc_info=True)
         finally:
+            looks.wake()  # what was pushed last may come later than the end of the stream, or not at all
             self._streams -= 1
             others = self._listening[task.task_id]
             others.discard(looks)

@@ -40,7 +40,7 @@ from mcp_task_runtime.wire import v2025_11_25 as wire
 
 __all__ = ["LegacyClients"]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _PROTOCOL_VERSIONS = frozenset({wire.PROTOCOL_VERSION, "2025-06-18"})
 """The revision with tasks, and the one before: `mcp` 1.23.0 has tasks, and cannot say the later one's name."""
@@ -53,7 +53,7 @@ class LegacyClients:
 
     def __init__(self, runtime: TaskRuntime, host: RuntimeHost) -> None:
         """Make it for one server; the host must hold the runtime open while it serves."""
-        self.modes = ToolModes()
+        self.modes: ToolModes = ToolModes()
         self._runtime = runtime
         self._methods = TaskMethods(runtime, host)
         self._scopes = ConnectionScopes()

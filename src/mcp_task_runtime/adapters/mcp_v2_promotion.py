@@ -24,7 +24,7 @@ from mcp_task_runtime.errors import CapabilityError
 
 __all__ = ["PromotingSession"]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 ResultT = TypeVar("ResultT", bound=BaseModel)
 

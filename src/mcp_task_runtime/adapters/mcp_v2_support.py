@@ -29,7 +29,7 @@ __all__ = [
     "declares_tasks",
 ]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 Context: TypeAlias = ServerRequestContext[Any, Any]
 
@@ -72,7 +72,7 @@ class TaskClient:
     can_send_request = False
 
     def __init__(self, record: TaskRecord) -> None:
-        self.client_capabilities = record.client_capabilities
+        self.client_capabilities: JSONObject = record.client_capabilities
 
     async def send_notification(self, method: str, params: JSONObject) -> None:
         """Do nothing: the client sees the status when it polls."""
@@ -86,7 +86,7 @@ class RequestClient:
     """The `TaskSession` of a call that runs within its request, over the SDK's own session."""
 
     def __init__(self, ctx: Context) -> None:
-        self.client_capabilities = capabilities(ctx)
+        self.client_capabilities: JSONObject = capabilities(ctx)
         self._ctx = ctx
 
     @property

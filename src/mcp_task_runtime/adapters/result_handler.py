@@ -31,7 +31,7 @@ from mcp_task_runtime.wire.v2025_11_25 import related_task_id, with_related_task
 
 __all__ = ["TaskResultHandler"]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _SHORTEST_POLL_SECONDS = 0.02
 _LONGEST_POLL_SECONDS = 30.0

@@ -46,7 +46,7 @@ __all__ = [
     "run_within_request",
 ]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 

@@ -22,7 +22,7 @@ from mcp_task_runtime.errors import (
 
 __all__ = ["TaskContext", "outcome_of_exception", "sole_cause", "task_execution"]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 def outcome_of_exception(error: BaseException) -> Outcome:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Execution", "NewTask"]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -75,8 +75,8 @@ class Execution(Generic[T]):
 
     def __init__(self, runtime: TaskRuntime, home: Hashable) -> None:
         self.record: TaskRecord | None = None
-        self.is_detached = False
-        self.is_released = False
+        self.is_detached: bool = False
+        self.is_released: bool = False
         self._runtime = runtime
         self._home = home
         self._scope = anyio.CancelScope()

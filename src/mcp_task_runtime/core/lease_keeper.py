@@ -19,7 +19,7 @@ from mcp_task_runtime.errors import StoreClosedError, StoreError
 
 __all__ = ["LeaseKeeper"]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _RENEWALS = 3
 _BATCH = 500
@@ -52,7 +52,7 @@ class LeaseKeeper:
             adopt: Takes over a lost task that was claimed for this process.
             adopts: Whether this process would take over a lost task.
         """
-        self.worker = new_worker_name()
+        self.worker: str = new_worker_name()
         self.lease_ms = lease_ms
         self._leases = leases
         self._clock = clock

@@ -13,7 +13,7 @@ from typing_extensions import Self
 
 __all__ = ["InProcessRunner", "TaskRunner"]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 class TaskRunner(Protocol):

@@ -43,7 +43,7 @@ from mcp_task_runtime.errors import (
 
 __all__ = ["Rerun", "TaskRuntime", "TaskView"]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -122,7 +122,7 @@ class TaskRuntime:
             queue = store.message_queue
         self.store = store
         self.queue = queue
-        self.settings = TaskSettings() if settings is None else settings
+        self.settings: TaskSettings = TaskSettings() if settings is None else settings
         self._runner: TaskRunner = InProcessRunner() if runner is None else runner
         self._calls: set[Execution[Any]] = set()
         self._running: dict[str, Execution[Any]] = {}

@@ -25,7 +25,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from hashlib import blake2b
 from types import TracebackType
-from typing import Any, Final, Literal, TypeAlias, TypeVar
+from typing import Any, Final, Literal, TypeAlias, TypeVar, cast
 
 import anyio
 import anyio.lowlevel
@@ -36,7 +36,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.errors import DeadlockDetected, ForeignKeyViolation, SerializationFailure
 from psycopg.rows import TupleRow, tuple_row
 from psycopg_pool import ConnectionPool, PoolTimeout
-from typing_extensions import Self
+from typing_extensions import LiteralString, Self
 
 from mcp_task_runtime.core.background import start_background_task
 from mcp_task_runtime.core.clock import Clock, SystemClock
@@ -58,7 +58,7 @@ from mcp_task_runtime.stores import postgres_schema as stored
 
 __all__ = ["PostgresTaskMessageQueue", "PostgresTaskStore"]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -213,8 +213,8 @@ class _Database:
         if not timeout > 0:
             raise ValueError("timeout must be above 0")
         self.clock: Clock = SystemClock() if clock is None else clock
-        self.signals = _Signals()
-        self.watcher = secrets.randbits(63)
+        self.signals: _Signals = _Signals()
+        self.watcher: int = secrets.randbits(63)
         self._schema = schema
         self._timeout = timeout
         self._queries: dict[str, bytes] = {}
@@ -233,7 +233,7 @@ class _Database:
         query = self._queries.get(template)
         if query is None:
             names = {name: sql.Identifier(self._schema, name) for name in ("tasks", "messages", "schema_migrations")}
-            template_sql = sql.SQL(template)
+            template_sql = sql.SQL(cast("LiteralString", template))  # all of them stand in postgres_schema
             query = template_sql.format(channel=sql.Literal(self._schema), **names).as_bytes(None)
             self._queries[template] = query
         return query

@@ -41,11 +41,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import datetime, timezone
-from typing import Any, Final, overload
+from typing import Any, Final, cast, overload
 
 from mcp_task_runtime.core.json import dump_json, load_json
 from mcp_task_runtime.core.transitions import TERMINAL_STATUSES, TRANSITIONS
-from mcp_task_runtime.core.types import Lease, Outcome, Task, TaskRecord, TaskRequest, TaskStatus
+from mcp_task_runtime.core.types import Lease, Outcome, Task, TaskRecord, TaskRequest, TaskStatus, TerminalStatus
 
 __all__ = [
     "ANSWER",
@@ -451,7 +451,9 @@ def record_of(row: Sequence[Any]) -> TaskRecord:
             rerunnable,
         ),
         capabilities,
-        Outcome(status, outcome, from_text(outcome_message)) if status in TERMINAL_STATUSES else None,
+        Outcome(cast("TerminalStatus", status), outcome, from_text(outcome_message))
+        if status in TERMINAL_STATUSES
+        else None,
         None if worker is None else Lease(from_text(worker), utc(lease_expires_at), attempt),
     )
 

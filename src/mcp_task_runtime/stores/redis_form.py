@@ -119,8 +119,8 @@ class Keys:
         """
         if not (prefix.isascii() and prefix.isprintable()) or not prefix or "{" in prefix or "}" in prefix:
             raise ValueError("prefix must be printable ASCII without braces")
-        self.opening = prefix.encode() + b":{"
-        self.leases = self.opening + b"leases:}"
+        self.opening: bytes = prefix.encode() + b":{"
+        self.leases: bytes = self.opening + b"leases:}"
 
     @staticmethod
     def tag(task_id: str) -> bytes:

@@ -52,7 +52,7 @@ from mcp_task_runtime.stores.redis_scripts import SCRIPTS, Script
 
 __all__ = ["Backend", "Call", "script_call"]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -431,15 +431,15 @@ class Backend:
     def __init__(
         self, source: str | Redis[Any] | RedisCluster[Any], *, prefix: str, clock: Clock | None, timeout: float
     ) -> None:
-        self.keys = Keys(prefix)
+        self.keys: Keys = Keys(prefix)
         self.clock: Clock = SystemClock() if clock is None else clock
         self.margin_ms = _MARGIN_MS if isinstance(self.clock, SystemClock) else _FOREIGN_CLOCK_MARGIN_MS
-        self.is_closed = False
+        self.is_closed: bool = False
         if not timeout > 0:
             raise ValueError("timeout must be positive")
         self._timeout = timeout
         self._source = _pool_of(source)
-        self.is_cluster = isinstance(self._source, RedisCluster)
+        self.is_cluster: bool = isinstance(self._source, RedisCluster)
         self._opening: _Opening | None = None
         self._name = token_hex(8)
         self._numbers = count(1)

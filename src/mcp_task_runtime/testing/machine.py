@@ -187,15 +187,15 @@ class TaskBackendMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.clock = FakeClock()
-        self.model = Model(mailbox_goes_with_task="mailbox" in self.capabilities)
+        self.clock: FakeClock = FakeClock()
+        self.model: Model = Model(mailbox_goes_with_task="mailbox" in self.capabilities)
         self.known: list[str] = []
         self.waiters: list[tuple[_Waiter, int]] = []  # with the revision each one waits to be passed
         self.listeners: list[_Waiter] = []
         self.askers: dict[tuple[str, str], _Waiter] = {}
-        self.location = f"kit_{secrets.token_hex(8)}"
+        self.location: str = f"kit_{secrets.token_hex(8)}"
         self.processes: list[tuple[AbstractContextManager[Any], TaskBackend]] = []
-        self.process = 0
+        self.process: int = 0
         self._open()
 
     # --- the stage ---

@@ -47,7 +47,7 @@ class Stepper(Generic[T]):
         self._operation = operation
         self._on_yield = on_yield
         self._before_resume = before_resume
-        self.yields = 0
+        self.yields: int = 0
 
     def __await__(self) -> Generator[Any, Any, T]:
         coroutine = self._run()
