@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 import everything_tools
 from everything_tools import OutsideSystem
-from mcp_task_runtime import ServerTaskContext
+from mcp_task_runtime import ServerTaskContext, open_store
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
 
 
@@ -27,10 +27,10 @@ def ask_user_name() -> Elicit[UserName]:
     return Elicit("What is your name?", UserName)
 
 
-def make_server() -> MCPServer:
-    """Return a new server with all the tools."""
+def make_server(store_url: str = "memory://") -> MCPServer:
+    """Return a new server with all the tools, which keeps its tasks in this store."""
     mcp = MCPServer("everything")
-    tasks = Tasks()
+    tasks = Tasks(open_store(store_url))
     tasks.install(mcp)
     outside = OutsideSystem(tasks.complete)
 
@@ -65,9 +65,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--store", default="memory://", help="URL of the store, as for open_store")
     options = parser.parse_args()
     with suppress(KeyboardInterrupt):  # Ctrl-C has stopped the server by then
-        make_server().run("streamable-http", host=options.host, port=options.port)
+        make_server(options.store).run("streamable-http", host=options.host, port=options.port)
 
 
 if __name__ == "__main__":

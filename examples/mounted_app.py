@@ -21,8 +21,8 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 
 import everything_tools
+from mcp_task_runtime import open_store
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
-from mcp_task_runtime.stores.url import open_store
 
 
 def make_app() -> Starlette:

@@ -43,6 +43,7 @@ from mcp_task_runtime.errors import (
     TaskRuntimeError,
 )
 from mcp_task_runtime.stores.memory import InMemoryTaskMessageQueue, InMemoryTaskStore
+from mcp_task_runtime.stores.url import open_store
 
 __all__ = [
     "AcceptedElicitation",
@@ -90,5 +91,6 @@ __all__ = [
     "TaskStatus",
     "TaskStore",
     "TaskView",
+    "open_store",
     "task_execution",
 ]

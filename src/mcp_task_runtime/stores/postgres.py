@@ -25,7 +25,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from hashlib import blake2b
 from types import TracebackType
-from typing import Any, Final, Literal, TypeAlias, TypeVar, cast
+from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -36,7 +36,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.errors import DeadlockDetected, ForeignKeyViolation, SerializationFailure
 from psycopg.rows import TupleRow, tuple_row
 from psycopg_pool import ConnectionPool, PoolTimeout
-from typing_extensions import LiteralString, Self
+from typing_extensions import Self
 
 from mcp_task_runtime.core.background import start_background_task
 from mcp_task_runtime.core.clock import Clock, SystemClock
@@ -233,7 +233,7 @@ class _Database:
         query = self._queries.get(template)
         if query is None:
             names = {name: sql.Identifier(self._schema, name) for name in ("tasks", "messages", "schema_migrations")}
-            template_sql = sql.SQL(cast("LiteralString", template))  # all of them stand in postgres_schema
+            template_sql = sql.SQL(template)  # pyright: ignore[reportArgumentType]  # ours, in postgres_schema
             query = template_sql.format(channel=sql.Literal(self._schema), **names).as_bytes(None)
             self._queries[template] = query
         return query
