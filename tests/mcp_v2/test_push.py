@@ -901,8 +901,7 @@ async def test_c11_a_push_during_a_look_makes_the_client_look_again() -> None:
             assert text_of(await client.call_tool("work")) == "in the end"
 
 
-@pytest.mark.parametrize("how", ["ends", "breaks"])
-async def test_c11_the_end_of_a_stream_makes_the_client_look_once_more(how: str) -> None:
+async def test_c11_the_end_of_a_stream_makes_the_client_look_once_more() -> None:
     """Law L3: the SDK delivers notifications beside responses, so that the last push may come after the end."""
     scripted = ScriptedServer(working(pollIntervalMs=AN_HOUR_MS))
     looked = anyio.Event()
@@ -917,8 +916,6 @@ async def test_c11_the_end_of_a_stream_makes_the_client_look_once_more(how: str)
         await looked.wait()
         await anyio.wait_all_tasks_blocked()
         scripted.show(completed("in the end"))
-        if how == "breaks":
-            raise MCPError(-32603, "the stream broke")
         return {"resultType": "complete", "_meta": {SUBSCRIPTION_ID: ctx.request_id}}
 
     scripted.reply = reply

@@ -518,6 +518,7 @@ async def test_a_closed_store_and_its_queue_refuse_every_use(path: Path) -> None
     for use in uses:
         with pytest.raises(StoreClosedError):
             await use()
+    assert not store._engine._waiters
 
 
 async def test_closing_the_queue_of_a_store_leaves_the_store_open(path: Path) -> None:

@@ -250,10 +250,10 @@ class TasksClient(ClientExtension):
             wanted = types.SubscriptionFilter.model_validate({"taskIds": [task.task_id]})
             params = types.SubscriptionsListenRequestParams(notifications=wanted)
             await task._session.send_request(types.SubscriptionsListenRequest(params=params), _RawResult)
+            looks.wake()  # the SDK may deliver what was pushed last after this response
         except (MCPError, ValidationError, OSError, anyio.BrokenResourceError, anyio.ClosedResourceError):
             logger.debug("The server does not push changes; polling goes on", exc_info=True)
         finally:
-            looks.wake()  # what was pushed last may come later than the end of the stream, or not at all
             self._streams -= 1
             others = self._listening[task.task_id]
             others.discard(looks)

@@ -660,9 +660,10 @@ class Engine:
     async def wait(self, task_id: str, look: Look[T]) -> T:
         """Return what a look finds as soon as it finds something; look when the task has changed, and in time."""
         waiter = _Waiter(task_id, look)
-        if self._waiters.add(waiter):
-            self._writer.put(None)  # it has to watch from now on
+        is_first = self._waiters.add(waiter)
         try:
+            if is_first:
+                self._writer.put(None)  # it has to watch from now on
             while True:
                 waiter.event = anyio.Event()  # before the look: a change after it sets this one
                 found, until = await self.read(look)
