@@ -223,6 +223,7 @@ class Tasks(Extension):
         ttl_ms: int | None = None,
         poll_interval_ms: int | None = None,
         promote_after: float | None = None,
+        model_immediate_response: str | None = None,
         rerunnable: bool = False,
     ) -> Callable[[FunctionT], FunctionT]:
         """Make a tool of the installed `MCPServer` that runs as a task.
@@ -239,6 +240,7 @@ class Tasks(Extension):
             ttl_ms: As for `task`.
             poll_interval_ms: As for `task`.
             promote_after: As for `task`.
+            model_immediate_response: As for `task`.
             rerunnable: Whether the work may run again, with the same arguments, when the process that ran
                 it is lost; any process of the same server that shares the store does it. Its n-th
                 question then gets the answer that the n-th question got before. If not, the task fails.
@@ -253,7 +255,7 @@ class Tasks(Extension):
             raise RuntimeError("tool() needs install(mcp); without it write @mcp.tool() above @tasks.task()")
 
         def register(function: FunctionT) -> FunctionT:
-            options = _Options(required, ttl_ms, poll_interval_ms, promote_after, rerunnable)
+            options = _Options(required, ttl_ms, poll_interval_ms, promote_after, model_immediate_response, rerunnable)
             body = self._task_body(function, name or function.__name__, options)
             if rerunnable:
                 self.runtime.rerun_with(name or function.__name__, functools.partial(self._rerun, mcp))
@@ -279,6 +281,7 @@ class Tasks(Extension):
         ttl_ms: int | None = None,
         poll_interval_ms: int | None = None,
         promote_after: float | None = None,
+        model_immediate_response: str | None = None,
     ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Return a decorator, to stand under `mcp.tool()`, for functions that run as tasks.
 
@@ -295,11 +298,13 @@ class Tasks(Extension):
             poll_interval_ms: Milliseconds clients wait between polls; the settings' default when `None`.
             promote_after: Seconds to wait for the result before the client gets a task instead of it;
                 `None` to give it a task at once. A question to the client ends the wait.
+            model_immediate_response: What a client of protocol revision 2025-11-25 tells its model while the
+                task runs (wire rule B3).
 
         Raises:
             ValueError: A number is out of range; the message names it.
         """
-        options = _Options(required, ttl_ms, poll_interval_ms, promote_after, False)
+        options = _Options(required, ttl_ms, poll_interval_ms, promote_after, model_immediate_response)
         return lambda function: self._task_body(function, name or function.__name__, options)
 
     def _task_body(self, function: Callable[..., Any], name: str, options: _Options) -> Callable[..., Any]:
@@ -319,6 +324,7 @@ class Tasks(Extension):
         ttl_ms: int | None = None,
         poll_interval_ms: int | None = None,
         promote_after: float | None = None,
+        model_immediate_response: str | None = None,
     ) -> T:
         """Run work as a task, from inside a tool call.
 
@@ -331,6 +337,7 @@ class Tasks(Extension):
             ttl_ms: As for `task`.
             poll_interval_ms: As for `task`.
             promote_after: As for `task`.
+            model_immediate_response: As for `task`.
 
         Raises:
             MCPError: The client did not declare the extension, and it is required (wire rule C2); or the
@@ -338,7 +345,9 @@ class Tasks(Extension):
             RuntimeError: This is no tool call of the server these Tasks are installed in.
             ValueError: A number is out of range; the message names it.
         """
-        return await self._run(work, _Options(required, ttl_ms, poll_interval_ms, promote_after, False))
+        return await self._run(
+            work, _Options(required, ttl_ms, poll_interval_ms, promote_after, model_immediate_response)
+        )
 
     async def _run(self, work: Callable[[ServerTaskContext], Awaitable[T]], options: _Options) -> T:
         call = _current_call.get()
@@ -351,6 +360,7 @@ class Tasks(Extension):
                     work,
                     ttl_ms=options.ttl_ms,
                     poll_interval_ms=options.poll_interval_ms,
+                    model_immediate_response=options.model_immediate_response,
                     rerunnable=options.rerunnable,
                 )
             if call.execution is None:
@@ -513,6 +523,7 @@ class _Options:
     ttl_ms: int | None = None
     poll_interval_ms: int | None = None
     promote_after: float | None = None
+    model_immediate_response: str | None = None
     rerunnable: bool = False
 
     def __post_init__(self) -> None:
