@@ -240,24 +240,25 @@ async def memory_connection(server: MCPServer[Any]) -> AsyncGenerator[Connection
 
 
 @asynccontextmanager
-async def http_connection(url: str) -> AsyncGenerator[Connection, None]:
-    """Connect to a server that listens."""
-    async with httpx.AsyncClient(timeout=PATIENCE) as http:
-        yield Connection(RawClient(HTTPExchange(http, url)), partial(_open_over_http, url))
+async def http_connection(url: str, **headers: str) -> AsyncGenerator[Connection, None]:
+    """Connect to a server that listens, with these headers in every request."""
+    async with httpx.AsyncClient(timeout=PATIENCE, headers=headers) as http:
+        yield Connection(RawClient(HTTPExchange(http, url)), partial(_open_over_http, url, headers))
 
 
 @asynccontextmanager
-async def _open_over_http(url: str, message: Wire) -> AsyncGenerator[Stream, None]:
-    async with await post(url, message) as connection:
+async def _open_over_http(url: str, headers: Mapping[str, str], message: Wire) -> AsyncGenerator[Stream, None]:
+    async with await post(url, message, **headers) as connection:
         yield Stream(message["id"], EventReader(connection).next)
 
 
-async def post(url: str, message: Wire) -> anyio.abc.SocketStream:
+async def post(url: str, message: Wire, **more: str) -> anyio.abc.SocketStream:
     """Send a listen request over a socket of its own, without reading anything."""
     host, port = url.removeprefix("http://").partition("/")[0].split(":")
     connection = await anyio.connect_tcp(host, int(port))
     body = json.dumps(message).encode()
-    headers = {**HTTP_HEADERS, "host": f"{host}:{port}", "content-length": str(len(body)), "connection": "close"}
+    own = {"host": f"{host}:{port}", "content-length": str(len(body)), "connection": "close"}
+    headers = {**HTTP_HEADERS, **own, **more}
     head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     await connection.send(f"POST /mcp HTTP/1.1\r\n{head}\r\n".encode() + body)
     return connection

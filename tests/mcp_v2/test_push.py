@@ -37,6 +37,7 @@ from mcp_task_runtime.core.types import Outcome, TaskRecord
 from mcp_task_runtime.errors import StoreUnavailableError
 from mcp_task_runtime.testing.clock import FakeClock
 from tests.mcp_v2 import push_server
+from tests.mcp_v2.guarded import Guarded
 from tests.mcp_v2.in_process import served_over_http
 from tests.mcp_v2.listeners import (
     ENDED,
@@ -342,6 +343,27 @@ async def test_c11_unknown_and_foreign_tasks_are_left_out_without_a_word(connect
         await complete(connection, mine)
         await stream.ended()
     assert set(stream.seen) == {mine}
+
+
+async def test_c11_nobody_listens_to_the_task_of_another_principal(anyio_backend: str) -> None:
+    """Law L10: not even who knows its id, and the owner does from any of his sessions."""
+    with served_over_http(lambda: Guarded().mcp) as url:
+        async with AsyncExitStack() as stack:
+            alice, again, bob, other_app = [
+                await stack.enter_async_context(http_connection(url, authorization=f"Bearer {token}"))
+                for token in ("alice", "alice-again", "bob", "alice-in-other-app")
+            ]
+            task_id = await alice.client.start("ask")
+            for stranger in (bob, other_app):
+                async with stranger.listen(task_id, NO_SUCH_TASK) as stream:
+                    assert await stream.acknowledged() == []
+                    await stream.ended()
+                    assert stream.seen == {}
+            for owner in (alice, again):
+                async with owner.listen(task_id) as stream:
+                    assert await stream.acknowledged() == [task_id]
+                    assert (await stream.task())["taskId"] == task_id
+            await alice.client.cancel(task_id)
 
 
 @pytest.mark.parametrize("task_ids", [[], [NO_SUCH_TASK]])

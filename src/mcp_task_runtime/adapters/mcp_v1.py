@@ -64,12 +64,12 @@ from mcp_task_runtime.wire import v2025_11_25 as wire
 
 __all__ = ["Tasks"]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
-Context: TypeAlias = RequestContext[Any, Any, Any]
-Handler: TypeAlias = Callable[[Any], Awaitable[types.ServerResult]]
+_Context: TypeAlias = RequestContext[Any, Any, Any]
+_Handler: TypeAlias = Callable[[Any], Awaitable[types.ServerResult]]
 
 _PAUSE_SECONDS = 1.0
 """How long a connection may take to settle before something goes on without that."""
@@ -112,15 +112,17 @@ class Tasks:
         Raises:
             ValueError: `queue` is `None` and the store brings none.
         """
-        self.runtime = TaskRuntime(InMemoryTaskStore() if store is None else store, queue, settings=settings)
+        self.runtime: TaskRuntime = TaskRuntime(
+            InMemoryTaskStore() if store is None else store, queue, settings=settings
+        )
         self._host = RuntimeHost(self.runtime)
         self._methods = TaskMethods(self.runtime, self._host)
         self._modes = ToolModes()
         self._scopes = ConnectionScopes()
         self._mcp: FastMCP[Any] | None = None
         self._server: Server[Any, Any] | None = None
-        self._call_tool: Handler | None = None
-        self._list_tools: Handler | None = None
+        self._call_tool: _Handler | None = None
+        self._list_tools: _Handler | None = None
 
     # -- wiring
 
@@ -541,11 +543,11 @@ class Tasks:
 
     # -- who asks, and how to reach them
 
-    def _context(self) -> Context:
+    def _context(self) -> _Context:
         assert self._server is not None
         return self._server.request_context
 
-    def _requestor(self, ctx: Context) -> Requestor:
+    def _requestor(self, ctx: _Context) -> Requestor:
         user = _user(ctx)
         if user is not None:
             token = user.access_token
@@ -738,7 +740,7 @@ def _is_about_lost_connection(error: BaseException) -> bool:
 # Requests
 
 
-def _user(ctx: Context) -> AuthenticatedUser | None:
+def _user(ctx: _Context) -> AuthenticatedUser | None:
     """Return who makes this very request; context variables are those of the connection's first one."""
     scope = getattr(ctx.request, "scope", None)
     user = scope.get("user") if isinstance(scope, Mapping) else auth_context_var.get()
@@ -746,7 +748,7 @@ def _user(ctx: Context) -> AuthenticatedUser | None:
 
 
 @contextmanager
-def _as_caller(ctx: Context) -> Generator[None, None, None]:
+def _as_caller(ctx: _Context) -> Generator[None, None, None]:
     """Let `get_access_token()` tell of this request's caller, also in background work."""
     token = auth_context_var.set(_user(ctx))
     try:
@@ -755,15 +757,15 @@ def _as_caller(ctx: Context) -> Generator[None, None, None]:
         auth_context_var.reset(token)
 
 
-def _is_stateless(ctx: Context) -> bool:
+def _is_stateless(ctx: _Context) -> bool:
     return ctx.session.client_params is None
 
 
-def _progress_token(ctx: Context) -> str | int | None:
+def _progress_token(ctx: _Context) -> str | int | None:
     return None if ctx.meta is None else ctx.meta.progressToken
 
 
-def _undeliverable(ctx: Context) -> str | None:
+def _undeliverable(ctx: _Context) -> str | None:
     """Return why no question can reach this client, if that is so."""
     if _is_stateless(ctx):
         return NO_SESSION
@@ -771,7 +773,7 @@ def _undeliverable(ctx: Context) -> str | None:
     return JSON_RESPONSES if manager is not None and manager.json_response else None
 
 
-def _liveness(ctx: Context) -> Callable[[], Awaitable[bool]] | None:
+def _liveness(ctx: _Context) -> Callable[[], Awaitable[bool]] | None:
     """Return what says whether the client still reads this request's stream.
 
     Over Streamable HTTP a stream may end while the connection lives, and nobody tells the handler.
@@ -815,7 +817,7 @@ class _ConnectionSession:
 
     can_send_request = False
 
-    def __init__(self, ctx: Context) -> None:
+    def __init__(self, ctx: _Context) -> None:
         params = ctx.session.client_params
         capabilities: JSONObject | None = None if params is None else to_json_value(params.capabilities)
         self.client_capabilities: JSONObject = capabilities or {}
@@ -838,7 +840,7 @@ class _ConnectionSession:
 class _RequestSession(_ConnectionSession):
     """The `TaskSession` of one request: what is sent here goes over its stream."""
 
-    def __init__(self, ctx: Context) -> None:
+    def __init__(self, ctx: _Context) -> None:
         super().__init__(ctx)
         self.can_send_request = not _is_stateless(ctx)
         self._request_id = ctx.request_id

@@ -48,7 +48,7 @@ from mcp_task_runtime.stores.sqlite_schema import Synchronous, open_database, to
 
 __all__ = ["WATCH_SECONDS", "Engine", "Look", "Transaction"]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -78,9 +78,9 @@ class Transaction:
     __slots__ = ("execute", "now", "stamp")
 
     def __init__(self, execute: Callable[..., sqlite3.Cursor], now: datetime) -> None:
-        self.execute = execute
-        self.now = now
-        self.stamp = to_stamp(now)
+        self.execute: Callable[..., sqlite3.Cursor] = execute
+        self.now: datetime = now
+        self.stamp: int = to_stamp(now)
 
 
 Operation: TypeAlias = Callable[[Transaction], T]
@@ -406,7 +406,7 @@ class _Writer(_Lane):
     ) -> None:
         super().__init__(connect, clock, waiters)
         self._reader = reader
-        self._synchronous = synchronous
+        self._synchronous: Synchronous = synchronous
         self._purge = purge
         self._since_purge = 0
         self._has_more_to_purge = False
@@ -479,7 +479,7 @@ class _Writer(_Lane):
     def _begin(self, lasting: bool) -> _Execute:
         """Begin a transaction; what is not `lasting` is committed without waiting for the disk."""
         execute = self._connected()
-        synchronous = self._synchronous if lasting else "normal"
+        synchronous: Synchronous = self._synchronous if lasting else "normal"
         if synchronous != self._current_synchronous:
             execute(f"PRAGMA synchronous = {synchronous}")
             self._current_synchronous = synchronous

@@ -37,11 +37,11 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, cast
 
 from mcp_task_runtime.core.json import dump_json, load_json
 from mcp_task_runtime.core.transitions import TERMINAL_STATUSES
-from mcp_task_runtime.core.types import Lease, Outcome, Task, TaskRecord, TaskRequest
+from mcp_task_runtime.core.types import Lease, Outcome, Task, TaskRecord, TaskRequest, TerminalStatus
 from mcp_task_runtime.errors import SchemaVersionError, StoreError
 
 __all__ = [
@@ -224,7 +224,9 @@ def record_of(row: Sequence[Any]) -> TaskRecord:
             bool(rerunnable),
         ),
         to_text(capabilities),
-        Outcome(status, to_text(payload), to_text(outcome_message)) if status in TERMINAL_STATUSES else None,
+        Outcome(cast("TerminalStatus", status), to_text(payload), to_text(outcome_message))
+        if status in TERMINAL_STATUSES
+        else None,
         None if worker is None else Lease(to_text(worker), from_stamp(lease_expires_at), attempt),
     )
 
@@ -271,7 +273,8 @@ def _missing(connection: sqlite3.Connection) -> list[tuple[int, tuple[str, ...]]
         is_blank = connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
         if application or version or not is_blank:
             raise StoreError("The database file belongs to another application")
-    return list(enumerate(MIGRATIONS, 1))[version:]
+    migrations: list[tuple[int, tuple[str, ...]]] = list(enumerate(MIGRATIONS, 1))
+    return migrations[version:]
 
 
 def _make_write_ahead(connection: sqlite3.Connection) -> None:
