@@ -28,6 +28,7 @@ class Suite:
     install: tuple[str, ...]
     path: Path | None = TESTS  # None: an environment of tools, without tests
     ignore: tuple[Path, ...] = ()
+    on_demand: bool = False  # runs only when it is named
 
     def holds(self, path: Path) -> bool:
         """Whether the tests at `path` are this suite's."""
@@ -41,6 +42,8 @@ PROJECT = ("--editable", f"{ROOT}[testing,redis,postgres]", "--group", f"{ROOT /
 SUITES = {
     "mcp2": Suite((*PROJECT, "mcp>=2,<3"), ignore=(TESTS / "mcp_v1",)),
     "mcp1": Suite((*PROJECT, "mcp>=1.23,<2"), path=TESTS / "mcp_v1"),
+    "mcp2-oldest": Suite((*PROJECT, "mcp==2.0.0"), path=TESTS / "mcp_v2", on_demand=True),
+    "mcp1-oldest": Suite((*PROJECT, "mcp==1.23.0"), path=TESTS / "mcp_v1", on_demand=True),
     "lint": Suite(("--group", f"{ROOT / 'pyproject.toml'}:lint"), path=None),
 }
 
@@ -109,7 +112,8 @@ def main() -> int:
         for name, suite in SUITES.items()
         if suite.path is not None
         and suite.path.exists()
-        and (name == options.suite if options.suite else not named or any(map(suite.holds, named)))
+        and (name == options.suite if options.suite else not suite.on_demand)
+        and (not named or any(map(suite.holds, named)))
     ]
     codes = {name: run(name, arguments) for name in chosen}
     for name, code in codes.items():

@@ -347,7 +347,8 @@ async def test_c11_unknown_and_foreign_tasks_are_left_out_without_a_word(connect
 
 async def test_c11_nobody_listens_to_the_task_of_another_principal(anyio_backend: str) -> None:
     """Law L10: not even who knows its id, and the owner does from any of his sessions."""
-    with served_over_http(lambda: Guarded().mcp) as url:
+    guarded = Guarded()  # not in the server's thread: it makes an event of this loop, which no tool used here needs
+    with served_over_http(lambda: guarded.mcp) as url:
         async with AsyncExitStack() as stack:
             alice, again, bob, other_app = [
                 await stack.enter_async_context(http_connection(url, authorization=f"Bearer {token}"))
