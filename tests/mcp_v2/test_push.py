@@ -345,6 +345,7 @@ async def test_c11_unknown_and_foreign_tasks_are_left_out_without_a_word(connect
     assert set(stream.seen) == {mine}
 
 
+@pytest.mark.filterwarnings("ignore:`AuthSettings.validate_token_resource` is not set")
 async def test_c11_nobody_listens_to_the_task_of_another_principal(anyio_backend: str) -> None:
     """Law L10: not even who knows its id, and the owner does from any of his sessions."""
     guarded = Guarded()  # not in the server's thread: it makes an event of this loop, which no tool used here needs
