@@ -383,18 +383,23 @@ class TaskRuntime:
             raise LimitExceededError("tasks at once", limit)
         self._live_of[new.owner] += 1  # before the store is asked: others may be on their way too
         try:
-            record = await self.store.create_task(
-                ttl_ms=settings.clamp_ttl(settings.default_ttl_ms if new.ttl_ms is None else new.ttl_ms),
-                poll_interval_ms=settings.poll_interval_ms if new.poll_interval_ms is None else new.poll_interval_ms,
-                owner=new.owner,
-                retention_ms=settings.retention_ms,
-                request=new.request,
-                client_capabilities_json=new.client_capabilities_json,
-                worker=None if self._keeper is None else self._keeper.worker,
-                lease_ms=settings.lease_ms,
-            )
-        except BaseException:
+            with anyio.fail_after(_FINISH_SECONDS):
+                record = await self.store.create_task(
+                    ttl_ms=settings.clamp_ttl(settings.default_ttl_ms if new.ttl_ms is None else new.ttl_ms),
+                    poll_interval_ms=settings.poll_interval_ms
+                    if new.poll_interval_ms is None
+                    else new.poll_interval_ms,
+                    owner=new.owner,
+                    retention_ms=settings.retention_ms,
+                    request=new.request,
+                    client_capabilities_json=new.client_capabilities_json,
+                    worker=None if self._keeper is None else self._keeper.worker,
+                    lease_ms=settings.lease_ms,
+                )
+        except BaseException as error:
             self._count_down(new.owner)
+            if isinstance(error, TimeoutError):
+                raise StoreUnavailableError("The store did not answer in time") from error
             raise
         self._track(execution, record)
         logger.debug("Created a task")
