@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,13 +17,13 @@ from mcp_task_runtime import (
     TaskStore,
 )
 from mcp_task_runtime.testing.clock import FakeClock
+from mcp_task_runtime.testing.session import Answerer, RecordingSession
 from mcp_task_runtime.testing.yielding import YieldingTaskMessageQueue, YieldingTaskStore
 
 PATIENCE = 6.0
 """Seconds that something which must happen may take, on a machine that many share."""
 
 JSON = dict[str, Any]
-Answerer = Callable[[str, JSON], Awaitable[JSON]]
 
 EVERYTHING: JSON = {
     "elicitation": {"form": {}, "url": {}},
@@ -55,40 +55,11 @@ def raises(error: Exception) -> Answerer:
     return answer
 
 
-class ScriptedSession:
-    """A `TaskSession` that notes what it is sent."""
+class ScriptedSession(RecordingSession):
+    """The kit's client, told with one function what to answer."""
 
     def __init__(self, answer: Answerer = never, capabilities: Any = None) -> None:
-        self.client_capabilities: JSON = EVERYTHING if capabilities is None else capabilities
-        self.can_send_request = True
-        self.answer = answer
-        self.requests: list[tuple[str, JSON]] = []
-        self.notifications: list[tuple[str, JSON]] = []
-        self.cancelled = 0
-        self._arrived = anyio.Event()
-
-    async def send_notification(self, method: str, params: JSON) -> None:
-        self.notifications.append((method, params))
-
-    async def send_request(self, method: str, params: JSON) -> JSON:
-        self.requests.append((method, params))
-        self._arrived.set()
-        try:
-            return await self.answer(method, params)
-        except anyio.get_cancelled_exc_class():
-            self.cancelled += 1
-            raise
-
-    async def until_requested(self, count: int = 1) -> None:
-        """Wait until so many requests have come."""
-        while len(self.requests) < count:
-            self._arrived = anyio.Event()
-            await self._arrived.wait()
-
-    @property
-    def methods(self) -> list[str]:
-        """What was requested, in order."""
-        return [method for method, _ in self.requests]
+        super().__init__(answer, capabilities=EVERYTHING if capabilities is None else capabilities)
 
 
 class Desk:

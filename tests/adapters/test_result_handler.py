@@ -351,7 +351,7 @@ async def test_an_answer_may_name_its_own_task_or_none(named: bool) -> None:
     """Wire rule B6."""
     async with open_desk() as desk:
         meta = {"_meta": {RELATED: {"taskId": desk.task_id}}} if named else {}
-        desk.session.answer = answers({**ACCEPT, **meta})
+        desk.session.answers = answers({**ACCEPT, **meta})
         assert (await desk.context.elicit("?", FORM)).action == "accept"
         assert len(desk.session.requests) == 1
 

@@ -406,7 +406,7 @@ async def test_work_that_runs_again_gets_the_answers_it_had_and_asks_only_what_i
     async with open_desk(answers(ACCEPT)) as desk:
         await desk.context.elicit("first", FORM)
         again = desk.another_context(attempt=2)
-        desk.session.answer = answers({"action": "accept", "content": {"ok": False}})
+        desk.session.answers = answers({"action": "accept", "content": {"ok": False}})
         assert (await again.elicit("first", FORM)).content == {"ok": True}
         assert (await again.elicit("second", FORM)).content == {"ok": False}
         assert [params["message"] for _, params in desk.session.requests] == ["first", "second"]

@@ -40,6 +40,7 @@ from mcp_task_runtime.testing.machine import check_task_store_machine
 from mcp_task_runtime.testing.question_checks import QUESTION_CHECKS, TaskBackend
 from mcp_task_runtime.testing.queue_checks import QUEUE_CHECKS
 from mcp_task_runtime.testing.store_checks import STORE_CHECKS
+from tests.stores.profile import PROFILE
 from tests.stores.redis_server import RedisServer, distant, keeping_server, running_cluster, running_server
 
 CAPABILITIES: tuple[Capability, ...] = ("durable", "listing", "mailbox", "shared")
@@ -149,7 +150,14 @@ async def test_store_and_queue_keep_the_laws_together(check: Check[TaskBackend],
 
 @pytest.mark.parametrize("event_loop", ["asyncio", "trio"])
 def test_random_stories_go_as_the_model_says(event_loop: str, opener: Opener) -> None:
-    check_task_store_machine(opener.backend, capabilities=CAPABILITIES, backends=[event_loop], races=False)
+    check_task_store_machine(
+        opener.backend,
+        capabilities=CAPABILITIES,
+        backends=[event_loop],
+        settings=PROFILE,
+        patience=30.0,
+        races=False,
+    )
 
 
 # --- what scripts and Python both know ---------------------------------------------------------------

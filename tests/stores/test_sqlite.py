@@ -45,6 +45,7 @@ from mcp_task_runtime.testing.question_checks import QUESTION_CHECKS, TaskBacken
 from mcp_task_runtime.testing.queue_checks import QUEUE_CHECKS
 from mcp_task_runtime.testing.stepping import quiesce
 from mcp_task_runtime.testing.store_checks import STORE_CHECKS
+from tests.stores.profile import PROFILE
 
 CAPABILITIES: tuple[Capability, ...] = ("durable", "listing", "mailbox", "shared")
 PATIENCE = 20.0
@@ -120,7 +121,14 @@ async def test_nothing_is_kept_in_memory_of_what_is_gone(opener: Opener) -> None
 
 @pytest.mark.parametrize("event_loop", ["asyncio", "trio"])
 def test_random_stories_go_as_the_model_says(event_loop: str, opener: Opener) -> None:
-    check_task_store_machine(opener.backend, capabilities=CAPABILITIES, backends=[event_loop], races=False)
+    check_task_store_machine(
+        opener.backend,
+        capabilities=CAPABILITIES,
+        backends=[event_loop],
+        settings=PROFILE,
+        patience=30.0,
+        races=False,
+    )
 
 
 # --- helpers ------------------------------------------------------------------------------------------

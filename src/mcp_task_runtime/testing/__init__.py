@@ -9,9 +9,9 @@ queue, `check_task_backend` for both together, and `check_task_store_machine` dr
 stories in lock-step with a model. For a test runner that wants a test for each check there are
 `STORE_CHECKS`, `QUEUE_CHECKS` and `QUESTION_CHECKS`: `await check.run(factory)`.
 
-For code above a backend there are the `FakeClock`, the checkpoint canceller `check_cancellation`, the
-interleaving driver `check_interleavings`, wrappers that make an in-memory backend yield like a remote one,
-and `strategies` for Hypothesis.
+For code above a backend there are the `FakeClock`, the `RecordingSession` of a client that answers by
+script, the checkpoint canceller `check_cancellation`, the interleaving driver `check_interleavings`, wrappers
+that make an in-memory backend yield like a remote one, and `strategies` for Hypothesis.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from mcp_task_runtime.testing.interleaving import Interleaving, Race, check_inte
 from mcp_task_runtime.testing.machine import PROFILES, TaskBackendMachine, check_task_store_machine
 from mcp_task_runtime.testing.question_checks import QUESTION_CHECKS, TaskBackend, check_task_backend
 from mcp_task_runtime.testing.queue_checks import QUEUE_CHECKS, check_task_message_queue
+from mcp_task_runtime.testing.session import RecordingSession
 from mcp_task_runtime.testing.stepping import quiesce
 from mcp_task_runtime.testing.store_checks import STORE_CHECKS, check_task_store
 from mcp_task_runtime.testing.yielding import YieldingTaskMessageQueue, YieldingTaskStore
@@ -43,6 +44,7 @@ __all__ = [
     "Footprint",
     "Interleaving",
     "Race",
+    "RecordingSession",
     "TaskBackend",
     "TaskBackendMachine",
     "Trial",

@@ -67,10 +67,11 @@ _COMMON: Final = settings(
 )
 
 PROFILES: Final[Mapping[str, settings]] = {
+    "quick": settings(_COMMON, max_examples=12, stateful_step_count=30, derandomize=True),
     "ci": settings(_COMMON, max_examples=60, stateful_step_count=30, derandomize=True),
     "long": settings(_COMMON, max_examples=1_000, stateful_step_count=60),
 }
-"""Hypothesis settings by name: `ci` takes seconds and is the same each time, `long` is meant to be repeated."""
+"""Hypothesis settings by name: `quick` is for backends whose operations take milliseconds, `ci` takes seconds and is the same each time, `long` is meant to be repeated."""
 
 
 def check_task_store_machine(

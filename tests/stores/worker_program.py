@@ -1,0 +1,285 @@
+"""Worker processes for tests: this program forks one for each line that it reads, a `Hiring` as JSON.
+
+    python -m tests.stores.worker_program
+
+It imports everything once, so that a worker starts in milliseconds. A worker connects to the test, which listens
+on loopback, and both speak JSON lines: the test commands, the worker replies, and tells of what happens to its work.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from random import Random
+from typing import Any, TypeAlias
+
+import anyio
+import trio  # noqa: F401 - imported before the fork
+from anyio.streams.buffered import BufferedByteReceiveStream
+
+from mcp_task_runtime import (
+    Answer,
+    Execution,
+    InvalidTransitionError,
+    NewTask,
+    Outcome,
+    ServerTaskContext,
+    TaskRequest,
+    TaskResultHandler,
+    TaskRuntime,
+    TaskSettings,
+)
+from mcp_task_runtime.core.json import JSONObject, dump_json
+from mcp_task_runtime.stores.postgres import PostgresTaskStore
+from mcp_task_runtime.stores.redis import RedisTaskStore
+from mcp_task_runtime.stores.sqlite import SQLiteTaskStore
+
+Store: TypeAlias = "SQLiteTaskStore | RedisTaskStore | PostgresTaskStore"
+Tell: TypeAlias = Callable[[dict[str, Any]], Awaitable[None]]
+
+LONGEST_LINE = 1_000_000
+FORM: JSONObject = {"type": "object", "properties": {}}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a store is, for all processes.
+
+    Attributes:
+        kind: `sqlite`, `redis` or `postgres`.
+        address: The file or the server's URL.
+        name: The prefix or the database schema.
+    """
+
+    kind: str
+    address: str
+    name: str = ""
+
+    def store(self) -> Store:
+        """Return a store there that is not open yet."""
+        if self.kind == "sqlite":
+            return SQLiteTaskStore(self.address)
+        if self.kind == "redis":
+            return RedisTaskStore(self.address, prefix=self.name, timeout=30)
+        return PostgresTaskStore(self.address, schema=self.name, max_connections=4, timeout=30)
+
+
+@dataclass(frozen=True)
+class Hiring:
+    """What a worker is to be.
+
+    Attributes:
+        place: Where its store is.
+        port: Where the test listens.
+        loop: Its event loop.
+        lease_ms: How long it may be silent.
+    """
+
+    place: Place
+    port: int
+    loop: str
+    lease_ms: int
+
+    def to_json(self) -> str:
+        """Return it as one line."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, line: str) -> Hiring:
+        """Return what a line says."""
+        values = json.loads(line)
+        return cls(**{**values, "place": Place(**values["place"])})
+
+
+class Client:
+    """A client that is out of reach but for the task's questions."""
+
+    client_capabilities: JSONObject = {"elicitation": {"form": {}}}  # noqa: RUF012
+    can_send_request = False
+
+    async def send_notification(self, method: str, params: JSONObject) -> None:
+        """Drop it."""
+
+    async def send_request(self, method: str, params: JSONObject) -> JSONObject:
+        """Never called."""
+        raise AssertionError
+
+
+class Tool:
+    """The one tool of all processes: its arguments say what the work does.
+
+    `statuses`: how often it says how it is getting on; `questions`: how many it asks, one after the other;
+    `forever`: whether it then goes on until it is stopped. Its result is what it was answered.
+    """
+
+    NAME = "work"
+
+    def __init__(self, runtime: TaskRuntime, tell: Tell | None = None) -> None:
+        self._runtime = runtime
+        self._tell = tell
+        runtime.rerun_with(self.NAME, self.run)
+
+    async def start(self, *, rerunnable: bool = False, owner: str | None = None, **arguments: Any) -> str:
+        """Start work; return the task's identifier."""
+        request = TaskRequest(name=self.NAME, arguments_json=dump_json(arguments), rerunnable=rerunnable)
+        record = await self._runtime.start(self.run, NewTask(owner=owner, request=request), outcome_of=lambda it: it)
+        return record.task_id
+
+    async def run(self, execution: Execution[Outcome]) -> Outcome:
+        """Do the work."""
+        record, runtime = execution.record, self._runtime
+        assert record is not None
+        context = ServerTaskContext(
+            task=record.task,
+            store=runtime.store,
+            session=Client(),
+            queue=runtime.queue,
+            handler=TaskResultHandler(runtime.store, runtime.queue),
+            execution=execution,
+            attempt=1 if record.lease is None else record.lease.attempt,
+        )
+        arguments: dict[str, Any] = dict(record.request.arguments)
+        heard = []
+        try:
+            for number in range(arguments.get("statuses", 0)):
+                await context.update_status(f"step {number}")
+            for number in range(arguments.get("questions", 0)):
+                heard.append((await context.elicit(f"question {number}?", FORM)).content)
+            if arguments.get("forever"):
+                await anyio.sleep_forever()
+        except anyio.get_cancelled_exc_class():
+            if self._tell is not None:
+                with anyio.CancelScope(shield=True):
+                    await self._tell({"cleaned": record.task_id})
+            raise
+        return Outcome.completed({"heard": heard})
+
+
+class Worker:
+    """A worker, in its own process."""
+
+    def __init__(self, store: Store, runtime: TaskRuntime, tell: Tell) -> None:
+        self._store = store
+        self._runtime = runtime
+        self._tell = tell
+        self._tool = Tool(runtime, tell)
+
+    async def obey(self, command: dict[str, Any]) -> None:
+        """Do what a command says, and reply."""
+        number, do = command.pop("number"), getattr(self, command.pop("do"))
+        await self._tell({"number": number, "reply": await do(**command)})
+
+    async def start(self, **arguments: Any) -> str:
+        """Start work; reply with the task's identifier."""
+        return await self._tool.start(**arguments)
+
+    async def result(self, task_id: str) -> dict[str, Any]:
+        """Wait for the end of a task that may run anywhere; reply with its outcome."""
+        return asdict(await self._runtime.result(task_id, owner=None))
+
+    async def finish(self, task_ids: list[str], name: str) -> list[bool]:
+        """End tasks, all at once; reply which of them it was that ended here."""
+        return await all_at_once(partial(finish, self._runtime, name), task_ids)
+
+    async def answer(self, task_ids: list[str], name: str) -> list[bool]:
+        """Answer the first question of tasks, all at once; reply which answers were taken."""
+        return await all_at_once(partial(answer, self._store, name), task_ids)
+
+    async def churn(self, seed: str, owner: str, most: int) -> None:
+        """Start work of all kinds, one after the other, and tell of each task."""
+        random = Random(seed)
+        for _ in range(most):
+            work = random.choice(KINDS)
+            task_id = await self._tool.start(owner=owner, **work)
+            await self._tell({"started": task_id, "work": work})
+            await anyio.sleep(random.random() * 0.02)
+
+
+KINDS: list[dict[str, Any]] = [
+    {},
+    {"statuses": 3},
+    {"forever": True},
+    {"questions": 1},
+    {"statuses": 2, "rerunnable": True},
+    {"questions": 1, "rerunnable": True},
+    {"questions": 3, "statuses": 1, "rerunnable": True},
+]
+
+
+async def all_at_once(do: Callable[[str], Awaitable[bool]], task_ids: list[str]) -> list[bool]:
+    """Return what is done for each of many tasks."""
+    done = dict.fromkeys(task_ids, False)
+
+    async def one(task_id: str) -> None:
+        done[task_id] = await do(task_id)
+
+    async with anyio.create_task_group() as group:
+        for task_id in task_ids:
+            group.start_soon(one, task_id)
+    return list(done.values())
+
+
+async def finish(runtime: TaskRuntime, name: str, task_id: str) -> bool:
+    """End a task, unless it has ended; return whether it was this."""
+    try:
+        await runtime.finish(task_id, Outcome.completed({"by": name}))
+    except InvalidTransitionError:
+        return False
+    return True
+
+
+async def answer(store: Store, name: str, task_id: str) -> bool:
+    """Answer the first question of a task; return whether the answer was taken."""
+    result: JSONObject = {"action": "accept", "content": {"by": name}}
+    return await store.message_queue.answer(task_id, "1", Answer.result(result))
+
+
+async def work_for(hiring: Hiring) -> None:
+    """Be a worker until the test hangs up."""
+    settings = TaskSettings(lease_ms=hiring.lease_ms, shutdown_grace=0)
+    async with await anyio.connect_tcp("127.0.0.1", hiring.port) as stream:
+        lock = anyio.Lock()
+
+        async def tell(message: dict[str, Any]) -> None:
+            async with lock:
+                try:
+                    await stream.send(json.dumps(message).encode() + b"\n")
+                except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+                    pass  # the test has ended
+
+        lines = BufferedByteReceiveStream(stream)
+        async with hiring.place.store() as store, TaskRuntime(store, settings=settings) as runtime:
+            worker = Worker(store, runtime, tell)
+            await tell({"pid": os.getpid()})
+            async with anyio.create_task_group() as group:
+                try:
+                    while True:
+                        command = json.loads(await lines.receive_until(b"\n", LONGEST_LINE))
+                        group.start_soon(worker.obey, command)
+                except (anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError):
+                    group.cancel_scope.cancel()
+
+
+def main() -> None:
+    """Fork workers until the test closes standard input, then end those that still run."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how they ended
+    os.setpgid(0, 0)
+    for line in sys.stdin:
+        if os.fork() == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            try:
+                hiring = Hiring.from_json(line)
+                anyio.run(work_for, hiring, backend=hiring.loop)
+            finally:
+                sys.stderr.flush()
+                os._exit(0)
+    os.killpg(0, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()
