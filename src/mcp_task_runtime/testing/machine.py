@@ -71,7 +71,8 @@ PROFILES: Final[Mapping[str, settings]] = {
     "ci": settings(_COMMON, max_examples=60, stateful_step_count=30, derandomize=True),
     "long": settings(_COMMON, max_examples=1_000, stateful_step_count=60),
 }
-"""Hypothesis settings by name: `quick` is for backends whose operations take milliseconds, `ci` takes seconds and is the same each time, `long` is meant to be repeated."""
+"""Hypothesis settings by name. `ci` takes seconds and is the same each time; `quick` is the same for backends
+whose operations take milliseconds; `long` is meant to be repeated."""
 
 
 def check_task_store_machine(
