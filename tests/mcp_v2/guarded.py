@@ -58,6 +58,7 @@ class Guarded:
                 issuer_url=AnyHttpUrl("http://127.0.0.1:1"),
                 resource_server_url=AnyHttpUrl(URL),
                 required_scopes=["s"],
+                validate_token_resource=False,
             ),
             token_verifier=Verifier(),
         )

@@ -29,10 +29,12 @@ def new_place(request: pytest.FixtureRequest) -> Iterator[Callable[[Path], Place
             url = stack.enter_context(redis_server.running_server()).url
         elif request.param == "postgres":
             url = stack.enter_context(postgres_server.running_server()).url
-        yield lambda folder: (
-            Place("sqlite", str(folder / "tasks.db"))
-            if request.param == "sqlite"
-            else Place(request.param, url, f"test_{token_hex(6)}")
+        yield (
+            lambda folder: (
+                Place("sqlite", str(folder / "tasks.db"))
+                if request.param == "sqlite"
+                else Place(request.param, url, f"test_{token_hex(6)}")
+            )
         )
 
 

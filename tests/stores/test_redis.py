@@ -843,41 +843,45 @@ async def test_a_full_server_is_unavailable_and_changes_nothing(prefix: str) -> 
 async def test_no_operation_takes_more_than_one_round_trip(server: RedisServer, prefix: str) -> None:
     round_trip = 0.12
 
-    async def measure(operation: Awaitable[Any]) -> None:
-        began = anyio.current_time()
-        await operation
-        taken.append((anyio.current_time() - began) / round_trip)
-
-    taken: list[float] = []
-    async with distant(server, round_trip) as url, RedisTaskStore(url, prefix=prefix) as store:
+    async def time_each(store: RedisTaskStore, task: str) -> list[float]:
         queue = store.message_queue
-        await measure(store.create_task(task_id="T", ttl_ms=60_000, owner="ada", worker="w", retention_ms=90_000))
-        for operation in (
-            store.get_task("T"),
-            store.update_task("T", status_message="x"),
-            store.get_result("T"),
-            store.list_tasks(owner="ada"),
-            store.wait_for_update("T", after=0),
-            store.renew_leases("w", ["T", "U", "V"], lease_ms=1),
-            store.list_lapsed(),
-            store.claim_task("T", worker="v", lease_ms=1_000),
-            store.drop_leases("v", ["T"], lapse=True),
-            queue.enqueue("T", QUESTION),
-            queue.enqueue("T", NOTE),
-            queue.wait_for_message("T"),
-            queue.peek("T"),
-            queue.is_empty("T"),
-            queue.outstanding("T"),
-            queue.answer("T", "k", YES),
-            queue.wait_for_answer("T", "k"),
-            queue.dequeue("T"),
-            queue.clear("T"),
-            store.finish_task("T", DONE),
-            store.delete_task("T"),
-        ):
-            await measure(operation)
-    assert max(taken) < 1.9, taken
-    assert min(taken) >= 1
+        worker = f"worker of {task}"
+        operations: list[Callable[[], Awaitable[Any]]] = [
+            lambda: store.create_task(task_id=task, ttl_ms=60_000, owner="ada", worker=worker, retention_ms=90_000),
+            lambda: store.get_task(task),
+            lambda: store.update_task(task, status_message="x"),
+            lambda: store.get_result(task),
+            lambda: store.list_tasks(owner="ada"),
+            lambda: store.wait_for_update(task, after=0),
+            lambda: store.renew_leases(worker, [task, "U", "V"], lease_ms=1),
+            lambda: store.list_lapsed(),
+            lambda: store.claim_task(task, worker="v", lease_ms=1_000),
+            lambda: store.drop_leases("v", [task], lapse=True),
+            lambda: queue.enqueue(task, QUESTION),
+            lambda: queue.enqueue(task, NOTE),
+            lambda: queue.wait_for_message(task),
+            lambda: queue.peek(task),
+            lambda: queue.is_empty(task),
+            lambda: queue.outstanding(task),
+            lambda: queue.answer(task, "k", YES),
+            lambda: queue.wait_for_answer(task, "k"),
+            lambda: queue.dequeue(task),
+            lambda: queue.clear(task),
+            lambda: store.finish_task(task, DONE),
+            lambda: store.delete_task(task),
+        ]
+        taken = []
+        for operation in operations:
+            began = anyio.current_time()
+            await operation()
+            taken.append((anyio.current_time() - began) / round_trip)
+        return taken
+
+    async with distant(server, round_trip) as url, RedisTaskStore(url, prefix=prefix) as store:
+        runs = [await time_each(store, f"T{number}") for number in range(3)]
+    least = [min(times) for times in zip(*runs, strict=True)]  # a busy machine takes longer now and then
+    assert max(least) < 1.9, least
+    assert min(least) >= 1
 
 
 async def test_an_asker_elsewhere_is_awake_within_three_round_trips(server: RedisServer, prefix: str) -> None:

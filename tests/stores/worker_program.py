@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from random import Random
@@ -144,15 +145,15 @@ class Tool:
             attempt=1 if record.lease is None else record.lease.attempt,
         )
         arguments: dict[str, Any] = dict(record.request.arguments)
-        heard = []
+        heard: list[Any] = []
         try:
             for number in range(arguments.get("statuses", 0)):
                 await context.update_status(f"step {number}")
             for number in range(arguments.get("questions", 0)):
-                heard.append((await context.elicit(f"question {number}?", FORM)).content)
+                heard += [(await context.elicit(f"question {number}?", FORM)).content]
             if arguments.get("forever"):
                 await anyio.sleep_forever()
-        except anyio.get_cancelled_exc_class():
+        except BaseException:  # cancelled, or released from a question: whichever comes first
             if self._tell is not None:
                 with anyio.CancelScope(shield=True):
                     await self._tell({"cleaned": record.task_id})
@@ -247,10 +248,8 @@ async def work_for(hiring: Hiring) -> None:
 
         async def tell(message: dict[str, Any]) -> None:
             async with lock:
-                try:
+                with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # the test has ended
                     await stream.send(json.dumps(message).encode() + b"\n")
-                except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-                    pass  # the test has ended
 
         lines = BufferedByteReceiveStream(stream)
         async with hiring.place.store() as store, TaskRuntime(store, settings=settings) as runtime:

@@ -54,7 +54,7 @@ class Worker:
                 else:
                     self.told.append(message)
                 self._tell_news()
-        except (anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError):
+        except (anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError, anyio.ClosedResourceError):
             self.is_dead = True
             self._tell_news()
 
