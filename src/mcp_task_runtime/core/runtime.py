@@ -603,7 +603,7 @@ class TaskRuntime:
         expires_at = task.expires_at
         if expires_at is None:
             return
-        deadline = expires_at - min(_LATEST_MARGIN, (expires_at - task.created_at) / 10)
+        deadline = expires_at - min(_LATEST_MARGIN, (expires_at - task.created_at) / 3)
         self._deadlines.set(task.task_id, deadline)
         if self._watched_until is None or deadline < self._watched_until:
             self._deadline_changed.set()
