@@ -954,7 +954,8 @@ async def _answer_and_resume(
 ) -> frozenset[str]:
     taken = frozenset([key for key, answer in answers.items() if await queue.answer(task_id, key, answer)])
     if taken:
-        await store.update_task(task_id, status="working")
+        with suppress(InvalidTransitionError, TaskNotFoundError):
+            await store.update_task(task_id, status="working")
     return taken
 
 

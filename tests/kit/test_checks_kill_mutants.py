@@ -46,5 +46,5 @@ def test_each_check_of_an_unconditional_law_kills_a_mutant() -> None:
 
 
 def test_each_fault_that_a_backend_can_have_has_a_mutant() -> None:
-    # 5, 9, 14, 16, 17, 19, 22, 23 are faults of a runtime, a wire or an adapter.
+    # 5, 9, 14, 16, 17, 19, 22, 23 are faults of a runtime, a wire or an adapter: see `test_runtime_mutants.py`.
     assert {mutant.fault for mutant in MUTANTS if mutant.fault} == {1, 2, 3, 4, 6, 7, 8, 10, 11, 12, 13, 15, 18, 20, 21}

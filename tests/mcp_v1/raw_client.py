@@ -206,6 +206,10 @@ class HTTPClient(RawClient):
         """Lose the stream of a request, without a word to the server."""
         self._streams.pop(identifier).cancel()
 
+    async def end_session(self) -> None:
+        """Tell the server that nobody will come back to this session."""
+        await self._http.delete(self._url, headers=self.headers())
+
     async def listen(self) -> None:
         """Open the connection's own stream."""
         await self.group.start(self._get)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
+import gc
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +55,14 @@ def main() -> None:
         await anyio.sleep(0.05)
         token = get_access_token()
         return "nobody" if token is None else token.client_id
+
+    @mcp.tool()
+    def alive() -> dict[str, int]:
+        """Count what lives in this process: our objects by class, and the tasks of asyncio."""
+        gc.collect()
+        ours = Counter(f"{type(each).__module__}.{type(each).__name__}" for each in gc.get_objects())
+        counts = {name: count for name, count in ours.items() if name.startswith("mcp_task_runtime.")}
+        return {**counts, "asyncio": len(asyncio.all_tasks())}
 
     mcp.run("stdio" if options.transport == "stdio" else "streamable-http")
 
