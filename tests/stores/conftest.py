@@ -23,19 +23,26 @@ def program() -> Iterator[subprocess.Popen[str]]:
 
 @pytest.fixture(scope="session", params=["sqlite", "redis", "postgres"])
 def new_place(request: pytest.FixtureRequest) -> Iterator[Callable[[Path], Place]]:
-    """Return a function that makes a place of one kind, gone when its server is."""
+    """Return a function that makes a place of one kind; nothing is left of it in the end."""
     with ExitStack() as stack:
+        name = f"test_{token_hex(6)}"
         if request.param == "redis":
-            url = stack.enter_context(redis_server.running_server()).url
+            redis = stack.enter_context(redis_server.running_server())
+            url = redis.url
+            stack.callback(lambda: [redis.client.delete(key) for key in redis.keys(name)])
         elif request.param == "postgres":
-            url = stack.enter_context(postgres_server.running_server()).url
-        yield (
-            lambda folder: (
-                Place("sqlite", str(folder / "tasks.db"))
-                if request.param == "sqlite"
-                else Place(request.param, url, f"test_{token_hex(6)}")
-            )
-        )
+            postgres = stack.enter_context(postgres_server.running_server())
+            url = postgres.url
+            stack.callback(lambda: list(map(postgres.drop_schema, made)))
+        made: list[str] = []
+
+        def make(folder: Path) -> Place:
+            if request.param == "sqlite":
+                return Place("sqlite", str(folder / "tasks.db"))
+            made.append(f"{name}_{len(made)}")
+            return Place(request.param, url, made[-1])
+
+        yield make
 
 
 @pytest.fixture

@@ -123,4 +123,6 @@ class RecordingSession:
             raise ProtocolError(METHOD_NOT_FOUND, f"The client was given no answer to {method!r}")
         if isinstance(reply, Exception):
             raise reply
-        return await reply(params) if callable(reply) else deepcopy(reply)
+        if isinstance(reply, Mapping):
+            return deepcopy(dict(reply))
+        return await reply(params)
