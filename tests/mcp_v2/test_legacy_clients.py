@@ -20,7 +20,6 @@ from tests.mcp_v1.raw_client import Answer, RawClient, never, stream_client
 from tests.mcp_v1.scenarios import SCENARIOS, World, add_tools, greet
 from tests.mcp_v1.schemas import Wire
 
-
 SDK_MASKS_CRASHES = hasattr(exceptions, "UnexpectedToolError")
 
 
