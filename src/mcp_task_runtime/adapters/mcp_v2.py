@@ -17,7 +17,8 @@ from mcp.server.extension import Extension, MethodBinding, compose_tool_call_han
 from mcp.server.lowlevel import Server
 from mcp.server.lowlevel.server import lifespan as sdk_default_lifespan
 from mcp.server.mcpserver import MCPServer, authenticated_principal
-from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.mcpserver import exceptions as sdk_exceptions
+from mcp.server.mcpserver.exceptions import ResourceError, ToolError
 from mcp.shared.exceptions import MCPError
 from mcp.shared.inbound import decode_header_value
 from mcp_types import (
@@ -74,6 +75,9 @@ _NO_BACK_CHANNEL: Final = (
     "The client cannot be asked: it did not declare the tasks extension, and its connection carries no requests"
 )
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+_SDK_MASKS_CRASHES: Final = hasattr(sdk_exceptions, "UnexpectedToolError")
+"""Whether the SDK keeps the text of an unexpected exception to itself (law L11): since `mcp` 2.1."""
 
 
 class _TaskIdParams(RequestParams):
@@ -312,7 +316,15 @@ class Tasks(Extension):
         self._legacy.modes.declare(name, required=options.required)
 
         async def body(**arguments: Any) -> Any:
-            return await self._run(functools.partial(tool.call, arguments), options)
+            try:
+                return await self._run(functools.partial(tool.call, arguments), options)
+            except (MCPError, ToolError, ResourceError):
+                raise
+            except Exception as error:
+                if _SDK_MASKS_CRASHES:
+                    raise
+                logger.exception("The work of a task raised an exception")
+                raise ToolError("internal error") from error
 
         return tool.disguise(body)
 
