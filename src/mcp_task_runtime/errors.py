@@ -32,9 +32,14 @@ INTERNAL_ERROR = -32603
 
 
 class TaskRuntimeError(Exception):
-    """Base of all errors of this library."""
+    """Base of all errors of this library.
+
+    Attributes:
+        data: What goes to the client beside the message, as JSON; `None` for nothing.
+    """
 
     jsonrpc_code: ClassVar[int] = INTERNAL_ERROR
+    data: Any = None
 
 
 class TaskNotFoundError(TaskRuntimeError, LookupError, ValueError):
@@ -92,14 +97,19 @@ class InvalidCursorError(TaskRuntimeError, ValueError):
 
 
 class LimitExceededError(TaskRuntimeError):
-    """A configured limit was reached; nothing was changed or lost."""
+    """A configured limit was reached; nothing was changed or lost.
+
+    Where waiting helps, `data` says for how long: `{"retryAfterMs": milliseconds}`.
+    """
 
     jsonrpc_code = INVALID_REQUEST
 
-    def __init__(self, limit: str, maximum: int) -> None:
+    def __init__(self, limit: str, maximum: int, *, retry_after_ms: int | None = None) -> None:
         super().__init__(f"Limit reached: {limit} (at most {maximum})")
         self.limit = limit
         self.maximum = maximum
+        self.retry_after_ms = retry_after_ms
+        self.data = None if retry_after_ms is None else {"retryAfterMs": retry_after_ms}
 
 
 class CapabilityError(TaskRuntimeError):

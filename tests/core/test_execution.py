@@ -9,7 +9,9 @@ from typing import Any
 import anyio
 import pytest
 
-from mcp_task_runtime import Execution, LimitExceededError, NewTask, TaskRecord, TaskSettings
+from mcp_task_runtime import Execution, LimitExceededError, NewTask, ServerTaskContext, TaskRecord, TaskSettings
+from mcp_task_runtime.adapters.result_handler import TaskResultHandler
+from tests.core.leased_store import Client
 from tests.core.worlds import NOTHING, World, open_world
 
 Result = dict[str, Any]
@@ -268,6 +270,66 @@ async def test_a_task_that_waits_for_its_turn_ends_at_its_deadline_or_with_the_s
         world.clock.advance(9.5)
         assert await world.until(due.task_id, "failed") == "failed"
     assert await _status(world, last) == "failed"
+
+
+async def test_work_that_asks_gives_its_turn_away_until_it_has_its_answer() -> None:
+    """L13: tasks that wait for people do not hold up those that work."""
+    async with open_world(yielding=True, settings=TaskSettings(max_running=1, shutdown_grace=0)) as world:
+        running, most = 0, 0
+
+        async def ask(execution: Execution[Result]) -> Result:
+            nonlocal running, most
+            context = server_context(world, execution)
+            async with anyio.create_task_group() as group:  # two questions at once have one turn together
+                group.start_soon(context.ask, "roots/list", {})
+                await context.ask("roots/list", {})
+            running += 1
+            most = max(most, running)
+            for _ in range(20):
+                await anyio.lowlevel.checkpoint()
+            running -= 1
+            return {}
+
+        askers = [(await world.runtime.start(ask)).task_id for _ in range(3)]
+        for task_id in askers:
+            await world.until_asked(task_id, 2)
+        record = await world.runtime.start(quick)
+        assert (await world.runtime.result(record.task_id, owner=None)).status == "completed"
+        for task_id in askers:
+            await world.runtime.answer(task_id, {"1": {"roots": []}, "2": {"roots": []}}, owner=None)
+        for task_id in askers:
+            assert (await world.runtime.result(task_id, owner=None)).status == "completed"
+        assert most == 1
+
+
+async def test_work_whose_turn_does_not_come_back_after_an_answer_can_be_cancelled() -> None:
+    """L6, L9."""
+    async with open_world(yielding=True, settings=TaskSettings(max_running=1, shutdown_grace=0)) as world:
+
+        async def ask(execution: Execution[Result]) -> Result:
+            return await server_context(world, execution).ask("roots/list", {})
+
+        asker = await world.runtime.start(ask)
+        await world.until_asked(asker.task_id)
+        await world.runtime.start(forever)
+        await anyio.wait_all_tasks_blocked()
+        await world.runtime.answer(asker.task_id, {"1": {"roots": []}}, owner=None)
+        await anyio.wait_all_tasks_blocked()
+        assert await _status(world, asker) == "working"
+        await world.runtime.cancel(asker.task_id, owner=None)
+        assert await _status(world, asker) == "cancelled"
+
+
+def server_context(world: World, execution: Execution[Result]) -> ServerTaskContext:
+    assert execution.record is not None
+    return ServerTaskContext(
+        task=execution.record.task,
+        store=world.store,
+        session=Client(),
+        queue=world.queue,
+        handler=TaskResultHandler(world.store, world.queue),
+        execution=execution,
+    )
 
 
 async def _status(world: World, record: TaskRecord) -> str:

@@ -13,7 +13,7 @@ import pytest
 from mcp_task_runtime import Answer, Execution, NewTask, Outcome, TaskNotFoundError, TaskSettings
 from mcp_task_runtime.core.json import dump_json
 from mcp_task_runtime.core.types import TaskRequest
-from mcp_task_runtime.errors import ProtocolError
+from mcp_task_runtime.errors import InvalidTransitionError, ProtocolError
 from tests.core.leased_store import (
     LEASE_SECONDS,
     TURN_SECONDS,
@@ -477,16 +477,20 @@ async def test_a_lease_that_cannot_be_released_at_a_shutdown_keeps_nobody_else_f
         assert not a.runtime._calls
 
 
-async def test_a_heartbeat_does_not_take_back_what_a_shutdown_has_released() -> None:
+async def test_work_that_a_shutdown_stops_runs_again_elsewhere_only_when_it_has_ended_here() -> None:
+    """Never two runs at once: the old one keeps its lease for as long as it cleans up."""
     async with open_cluster(1) as (cluster, (b,)):
         a = cluster.process()
-        tidy = anyio.Event()
+        tidying, tidy = anyio.Event(), anyio.Event()
+        questions = Questions()
+        questions.offer(b)
 
         async def work(execution: Execution[Any]) -> Result:
             try:
                 await anyio.sleep_forever()
             finally:
                 with anyio.CancelScope(shield=True):
+                    tidying.set()
                     await tidy.wait()
             raise AssertionError
 
@@ -500,19 +504,72 @@ async def test_a_heartbeat_does_not_take_back_what_a_shutdown_has_released() -> 
 
             group.start_soon(live)
             try:
-                while "drop_leases" not in a.link.calls:
-                    await cluster.settle()
+                await tidying.wait()
                 (task_id,) = task_ids
-                assert await cluster.store.list_lapsed() != ()
-                await cluster.pass_time(TURN_SECONDS)
-                assert [record.task_id for record in await cluster.store.list_lapsed()] == [task_id]
-                questions = Questions()
-                questions.offer(b)
-                await b.runtime.get(task_id, owner=None)
+                await cluster.pass_time(LEASE_SECONDS + TURN_SECONDS)
+                assert await cluster.store.list_lapsed() == ()
+                assert questions.runs == []
             finally:
                 tidy.set()
+        await b.runtime.get(task_id, owner=None)
         record = await cluster.until_ended(task_id)
+        assert questions.runs == [(b, 2)]
         assert record.status == "completed", "the end of the old run says nothing of the new one"
+
+
+async def test_work_that_ends_its_own_task_is_neither_stopped_by_that_nor_by_its_heartbeat() -> None:
+    async with open_cluster(1) as (cluster, (a,)):
+        ended, go_on, done = anyio.Event(), anyio.Event(), anyio.Event()
+
+        async def work(execution: Execution[Any]) -> Result:
+            context = a.context(execution)
+            await context.complete({"n": 1})
+            ended.set()
+            await go_on.wait()
+            assert not context.is_cancelled
+            done.set()
+            return {"n": 2}
+
+        task_id = (await a.runtime.start(work)).task_id
+        await ended.wait()
+        await cluster.pass_time(LEASE_SECONDS + TURN_SECONDS)
+        go_on.set()
+        await done.wait()
+        record = await cluster.until_ended(task_id)
+        assert record.outcome is not None
+        assert record.outcome.result == {"n": 1}
+
+
+async def test_work_that_would_end_a_task_that_another_process_has_ended_is_told_so_and_stopped() -> None:
+    """Law L9."""
+    async with open_cluster() as (cluster, (a, b)):
+        heard: list[type[BaseException]] = []
+        go_on, stopped = anyio.Event(), anyio.Event()
+
+        async def before(name: str) -> None:
+            if name == "finish_task":  # the other one is faster
+                a.link.before = None
+                await b.runtime.cancel(task_id, owner=None)
+
+        async def work(execution: Execution[Any]) -> Result:
+            context = a.context(execution)
+            await go_on.wait()
+            try:
+                await context.complete({})
+            except InvalidTransitionError as error:
+                heard.append(type(error))
+            try:
+                await anyio.sleep_forever()
+            finally:
+                stopped.set()
+            return {}
+
+        task_id = (await a.runtime.start(work)).task_id
+        a.link.before = before
+        go_on.set()
+        await stopped.wait()
+        assert heard == [InvalidTransitionError]
+        assert (await cluster.until_ended(task_id)).status == "cancelled"
 
 
 async def test_the_loser_of_a_lease_stops_its_work_and_leaves_the_task_to_the_winner() -> None:

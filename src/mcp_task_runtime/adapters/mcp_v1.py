@@ -624,7 +624,7 @@ def _as_mcp_errors() -> Generator[None, None, None]:
         logger.exception("The task store failed")
         raise _mcp_error(INTERNAL_ERROR, "The task store failed") from error
     except TaskRuntimeError as error:
-        raise _mcp_error(error.jsonrpc_code, str(error)) from error
+        raise _mcp_error(error.jsonrpc_code, str(error), error.data) from error
 
 
 def _mcp_error(code: int, message: str, data: JSONValue = None) -> McpError:

@@ -502,7 +502,7 @@ class Tasks(Extension):
     async def _get(self, ctx: Context, params: _TaskIdParams) -> HandlerResult:
         with as_mcp_errors():
             _admit(ctx, params)
-            view = await self.runtime.get(params.task_id, owner=authenticated_principal(ctx))
+            view = await self.runtime.poll(params.task_id, owner=authenticated_principal(ctx))
             return {"resultType": "complete", **wire.render_view(view)}
 
     async def _update(self, ctx: Context, params: _UpdateParams) -> HandlerResult:

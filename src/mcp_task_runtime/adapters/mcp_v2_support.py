@@ -45,7 +45,7 @@ def as_mcp_errors() -> Iterator[None]:
         logger.exception("The task store failed")
         raise MCPError(INTERNAL_ERROR, "The task store failed") from error
     except TaskRuntimeError as error:
-        raise MCPError(error.jsonrpc_code, str(error)) from error
+        raise MCPError(error.jsonrpc_code, str(error), error.data) from error
     except Exception as error:  # work that asks in a task group raises groups
         cause = sole_cause(error)
         if not isinstance(cause, ProtocolError | CapabilityError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, Literal, TypeAlias, TypeVar, overload
 
@@ -177,7 +178,8 @@ class ServerTaskContext:
 
     async def _finish(self, outcome: Outcome, *, notify: bool) -> None:
         with anyio.move_on_after(CLEANUP_SECONDS, shield=True) as scope:
-            await self._ctx.finish(outcome)
+            with nullcontext() if self._execution is None else self._execution.ending():
+                await self._ctx.finish(outcome)
             await self._queue.clear(self.task_id)
         if scope.cancelled_caught:
             raise StoreUnavailableError("The store did not answer in time")
@@ -430,8 +432,16 @@ class ServerTaskContext:
         neither.
         """
         self._require_handler("ask")
-        if self._execution is not None:
-            self._execution.announce()  # the client cannot answer a task it has not heard of
+        if self._execution is None:
+            return await self._ask(method, params)
+        self._execution.announce()  # the client cannot answer a task it has not heard of
+        self._execution.give_turn()
+        try:
+            return await self._ask(method, params)
+        finally:
+            await self._execution.take_turn()
+
+    async def _ask(self, method: str, params: JSONObject) -> JSONObject:
         while True:
             # The n-th question of a task has the n-th key: unique for its life (wire rule C7).
             self._questions_asked += 1

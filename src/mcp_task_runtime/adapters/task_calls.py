@@ -344,7 +344,7 @@ class TaskMethods:
 
     async def get(self, params: Mapping[str, JSONValue] | None, requestor: Requestor) -> JSONObject:
         """Serve `tasks/get` (wire rule B4)."""
-        view = await self._runtime.get(wire.parse_task_id(params), owner=requestor.owner)
+        view = await self._runtime.poll(wire.parse_task_id(params), owner=requestor.owner)
         return wire.render_task(view.task, view.record.outcome)
 
     async def result(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Generator, Hashable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -13,6 +14,7 @@ import anyio
 import anyio.lowlevel
 
 from mcp_task_runtime.core.types import Outcome, TaskRecord, TaskRequest
+from mcp_task_runtime.errors import InvalidTransitionError, TaskNotFoundError
 
 if TYPE_CHECKING:
     from mcp_task_runtime.core.runtime import TaskRuntime
@@ -50,6 +52,7 @@ class Execution(Generic[T]):
     Attributes:
         record: The task as it was when the run became one, or `None` for a call.
         is_detached: Whether the task stays open when the work returns; see `detach`.
+        is_ended: Whether the work has ended its own task, and goes on nevertheless.
         is_released: Whether the work was stopped here so that another process runs it again.
     """
 
@@ -66,9 +69,11 @@ class Execution(Generic[T]):
         "_scope",
         "_settled",
         "_timer",
+        "_turn_wanted",
         "_value",
         "_watch",
         "is_detached",
+        "is_ended",
         "is_released",
         "record",
     )
@@ -76,12 +81,14 @@ class Execution(Generic[T]):
     def __init__(self, runtime: TaskRuntime, home: Hashable) -> None:
         self.record: TaskRecord | None = None
         self.is_detached: bool = False
+        self.is_ended: bool = False
         self.is_released: bool = False
         self._runtime = runtime
         self._home = home
         self._scope = anyio.CancelScope()
         self._announced = False
         self._has_turn = False
+        self._turn_wanted: anyio.Event | None = None
         self._is_over = False
         self._settled: anyio.Event | None = None  # until the caller of `run` may go on
         self._creating: anyio.Event | None = None
@@ -131,7 +138,7 @@ class Execution(Generic[T]):
         if not quietly:
             self.announce()
         if is_work:
-            await self._runtime._take_turn(self)
+            await self.take_turn()
         assert self.record is not None
         return self.record
 
@@ -170,6 +177,36 @@ class Execution(Generic[T]):
         """
         self.is_detached = True
         self.announce()
+
+    @contextmanager
+    def ending(self) -> Generator[None, None, None]:
+        """A block in which the work ends its own task, which is no reason to stop the work."""
+        self.is_ended = True
+        try:
+            yield
+        except BaseException as error:
+            self.is_ended = False
+            if isinstance(error, InvalidTransitionError | TaskNotFoundError):  # somebody else was first
+                self._stop()
+            raise
+
+    def give_turn(self) -> None:
+        """Let other work run instead of this, which is about to wait (`TaskSettings.max_running`)."""
+        self._runtime._give_turn(self)
+
+    async def take_turn(self) -> None:
+        """Wait until this work may run beside the others; it gives its turn away at its end, or by `give_turn`."""
+        while self._runtime._turns is not None and not self._has_turn:
+            if self._turn_wanted is not None:  # another coroutine of this work waits for it
+                await self._turn_wanted.wait()
+                continue
+            taken = self._turn_wanted = anyio.Event()
+            try:
+                await self._runtime._turns.acquire_on_behalf_of(self)
+                self._has_turn = True
+            finally:
+                self._turn_wanted = None
+                taken.set()
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
         """Call this when the work is to stop, just before its scope is cancelled (law L9)."""

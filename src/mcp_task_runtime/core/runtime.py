@@ -25,6 +25,7 @@ from mcp_task_runtime.core.lease_keeper import LeaseKeeper
 from mcp_task_runtime.core.leases import TaskLeases
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
 from mcp_task_runtime.core.questions import CLEANUP_SECONDS, answer_questions
+from mcp_task_runtime.core.rate_limit import RateLimit
 from mcp_task_runtime.core.runner import InProcessRunner, TaskRunner
 from mcp_task_runtime.core.settings import TaskSettings
 from mcp_task_runtime.core.store import TaskStore
@@ -131,6 +132,8 @@ class TaskRuntime:
         self._watched_until: datetime | None = None
         self._live_of: Counter[str | None] = Counter()
         self._turns: anyio.CapacityLimiter | None = None
+        most = self.settings.max_polls_per_second
+        self._polls = None if most is None else RateLimit("polls of one task a second", most)
         self._reruns: dict[str, Rerun] = {}
         self._keeper = (
             LeaseKeeper(
@@ -290,6 +293,17 @@ class TaskRuntime:
             return TaskView(record)
         return TaskView(record, await self.queue.outstanding(task_id))
 
+    async def poll(self, task_id: str, *, owner: str | None) -> TaskView:
+        """Return what `get` does, to a client that asks again and again.
+
+        Raises:
+            LimitExceededError: It asks more often than `TaskSettings.max_polls_per_second`.
+            TaskNotFoundError: No such task, for this owner.
+        """
+        if self._polls is not None:  # by owner, too: nobody else must see that a task is polled (law L10)
+            self._polls.admit((owner, task_id), self.store.clock.now())
+        return await self.get(task_id, owner=owner)
+
     async def result(self, task_id: str, *, owner: str | None) -> Outcome:
         """Wait until the task has ended; return how.
 
@@ -410,7 +424,7 @@ class TaskRuntime:
         self._set_deadline(record.task)
         if self._keeper is not None:  # another process may end the task
             execution._watch = anyio.CancelScope()
-            self._runner.start(partial(self._watch_end, record), execution._watch)
+            self._runner.start(partial(self._watch_end, execution, record), execution._watch)
 
     def _untrack(self, record: TaskRecord) -> None:
         if self._running.pop(record.task_id, None) is not None:
@@ -421,13 +435,12 @@ class TaskRuntime:
         if not self._live_of[owner]:
             del self._live_of[owner]
 
-    async def _take_turn(self, execution: Execution[Any]) -> None:
-        """Wait until this work may run beside the others; it gives its place back when it has ended."""
-        if self._turns is not None and not execution._has_turn:
-            await self._turns.acquire_on_behalf_of(execution)
-            execution._has_turn = True
+    def _give_turn(self, execution: Execution[Any]) -> None:
+        if self._turns is not None and execution._has_turn:
+            execution._has_turn = False
+            self._turns.release_on_behalf_of(execution)
 
-    async def _watch_end(self, record: TaskRecord) -> None:
+    async def _watch_end(self, execution: Execution[Any], record: TaskRecord) -> None:
         """Stop work whose task another process ended (law L9)."""
         try:
             while not is_terminal(record.status):
@@ -437,7 +450,8 @@ class TaskRuntime:
         except StoreError:
             logger.debug("A task is no longer watched; its lease still is", exc_info=True)
             return
-        self._stop(record.task_id)
+        if not execution.is_ended:
+            execution._stop()
 
     def _stop(self, task_id: str) -> None:
         execution = self._running.get(task_id)
@@ -445,7 +459,7 @@ class TaskRuntime:
             execution._stop()
 
     def _leased(self) -> Collection[str]:
-        return [task_id for task_id, execution in self._running.items() if not execution.is_released]
+        return [task_id for task_id, execution in self._running.items() if not execution.is_ended]
 
     def _lose(self, task_id: str) -> None:
         """Stop work whose lease is another's by now, or gone with its task: how it ends concerns nobody any more."""
@@ -484,7 +498,7 @@ class TaskRuntime:
         outcome: Outcome | None = None
         try:
             if execution.record is not None:
-                await self._take_turn(execution)
+                await execution.take_turn()
             value = execution._value = await work(execution)
             if execution._announced and not execution.is_detached:
                 outcome = outcome_of(value)
@@ -500,7 +514,7 @@ class TaskRuntime:
         finally:
             execution._is_over = True
             try:
-                if execution.record is not None and not execution.is_released:
+                if execution.record is not None:
                     with anyio.move_on_after(_FINISH_SECONDS, shield=True):
                         await self._end(execution, execution.record, outcome)
             finally:  # whatever the store raises
@@ -511,8 +525,10 @@ class TaskRuntime:
         if not execution._announced:  # its caller waits for the result itself
             execution.record = None
             await self._discard(record)
+        elif execution.is_released:
+            await self._release(record.task_id)
         elif self._keeper is not None and outcome is _INTERRUPTED and record.request.rerunnable and not cut_short:
-            await self._keeper.release(record.task_id)  # the event loop itself ends: it may run again elsewhere
+            await self._release(record.task_id)  # the event loop itself ends: it may run again elsewhere
         elif outcome is not None:
             await self._conclude(record.task_id, outcome)
         elif self._keeper is not None:
@@ -551,8 +567,7 @@ class TaskRuntime:
             self._untrack(record)
             if not execution.is_detached:
                 self._deadlines.discard(record.task_id)
-        if execution._has_turn and self._turns is not None:
-            self._turns.release_on_behalf_of(execution)
+        self._give_turn(execution)
         self._calls.discard(execution)
         execution._close()
 
@@ -567,17 +582,18 @@ class TaskRuntime:
                         if execution.record is None or execution.is_detached:
                             continue
                         if self._keeper is not None and execution.record.request.rerunnable:
-                            execution.is_released = True
-                            group.start_soon(self._release, self._keeper, execution.record.task_id)
+                            execution.is_released = True  # its lease goes when its work has ended: never two at once
                         else:
                             group.start_soon(self._cut_short, execution.record.task_id, outcome)
         finally:
             for execution in remaining:
                 execution._stop()
 
-    async def _release(self, keeper: LeaseKeeper, task_id: str) -> None:
+    async def _release(self, task_id: str) -> None:
+        """Let another process run the work of a task again, unless the task is not this one's any more."""
+        assert self._keeper is not None
         try:
-            await keeper.release(task_id)
+            await self._keeper.release(task_id)
         except StoreError:
             logger.warning("A lease could not be released; it will lapse", exc_info=True)
 

@@ -29,8 +29,10 @@ class TaskSettings:
             milliseconds; for stores that several processes share. It renews its leases three times as often.
         max_tasks_per_owner: Live tasks that one owner may have in this process; those without an owner count
             together. One more is refused with `LimitExceededError`. `None` for no limit.
-        max_running: Tasks whose work runs in this process at once; the work of others waits until one has
-            ended. Work that waits for an answer counts as running. `None` for no limit.
+        max_running: Tasks whose work runs in this process at once; the work of others waits for its turn.
+            Work that waits for an answer gives its turn away meanwhile. `None` for no limit.
+        max_polls_per_second: How often clients may ask this process in a second how one task stands. A poll
+            more is refused with `LimitExceededError`, which says when to come again. `None` for no limit.
         max_answer_bytes: Size of the largest answer a client may give to one question, as JSON.
 
     Raises:
@@ -46,6 +48,7 @@ class TaskSettings:
     lease_ms: int = 15 * _SECOND
     max_tasks_per_owner: int | None = 100_000
     max_running: int | None = None
+    max_polls_per_second: int | None = 100
     max_answer_bytes: int = 1024 * 1024
 
     def __post_init__(self) -> None:
@@ -67,6 +70,8 @@ class TaskSettings:
             raise ValueError("max_tasks_per_owner must be at least 1")
         if self.max_running is not None and self.max_running < 1:
             raise ValueError("max_running must be at least 1")
+        if self.max_polls_per_second is not None and not 1 <= self.max_polls_per_second <= 1_000_000:
+            raise ValueError("max_polls_per_second must be between 1 and 1,000,000")
         if self.max_answer_bytes < 1:
             raise ValueError("max_answer_bytes must be at least 1")
 
