@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextvars
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -19,6 +20,7 @@ import anyio.abc
 import anyio.lowlevel
 from typing_extensions import Self
 
+from mcp_task_runtime.adapters.web_server import until_web_server_stops
 from mcp_task_runtime.core.background import start_background_task
 from mcp_task_runtime.core.questions import CLEANUP_SECONDS
 from mcp_task_runtime.core.runtime import TaskRuntime
@@ -35,6 +37,8 @@ class _Opening:
         self.loop = anyio.lowlevel.current_token()
         self.holders = 0
         self.is_kept = False
+        self.is_stopped = False
+        self.streams: set[anyio.CancelScope] = set()
         self.error: BaseException | None = None
         self.group: anyio.abc.TaskGroup | None = None
         self.opened = anyio.Event()
@@ -79,6 +83,33 @@ class RuntimeHost:
         if opening is None or opening.group is None:
             raise RuntimeError("The runtime is not open")
         opening.group.start_soon(function)
+
+    @contextmanager
+    def until_stopped(self) -> Generator[anyio.CancelScope, None, None]:
+        """A block that is left early, as if its scope were cancelled, when the server is to stop.
+
+        For what the server would wait for, and what may never end by itself. By then the runtime has
+        drained: whoever follows a task has seen its end.
+        """
+        opening = self._current()
+        with anyio.CancelScope() as scope:
+            if opening is None:
+                yield scope
+                return
+            if opening.is_stopped:
+                scope.cancel()
+            opening.streams.add(scope)
+            try:
+                yield scope
+            finally:
+                opening.streams.discard(scope)
+
+    async def _stop_with_web_server(self, opening: _Opening) -> None:
+        await until_web_server_stops()
+        await self._runtime.wind_down()
+        opening.is_stopped = True
+        for scope in list(opening.streams):
+            scope.cancel()
 
     async def _hold(self) -> _Opening:
         opening = self._current()
@@ -126,6 +157,7 @@ class RuntimeHost:
             async with anyio.create_task_group() as opening.group:
                 try:
                     async with self._runtime:
+                        opening.group.start_soon(self._stop_with_web_server, opening)
                         opening.opened.set()
                         await opening.released.wait()
                 except Exception as error:

@@ -101,6 +101,7 @@ class Tasks:
         queue: TaskMessageQueue | None = None,
         *,
         settings: TaskSettings | None = None,
+        principal: Callable[[_Context], str | None] | None = None,
     ) -> None:
         """Make the tasks of one server.
 
@@ -108,6 +109,9 @@ class Tasks:
             store: Where tasks are kept; in memory when `None`. It stays yours to close.
             queue: Where questions are kept; the store's own when `None`.
             settings: Limits and defaults.
+            principal: Who makes a request: its tasks belong to that principal, and nobody else sees them
+                (law L10). `None` from it means that nobody can tell; then they belong to the session. The
+                SDK's authentication says who when this argument is `None`.
 
         Raises:
             ValueError: `queue` is `None` and the store brings none.
@@ -115,6 +119,7 @@ class Tasks:
         self.runtime: TaskRuntime = TaskRuntime(
             InMemoryTaskStore() if store is None else store, queue, settings=settings
         )
+        self._principal = principal
         self._host = RuntimeHost(self.runtime)
         self._methods = TaskMethods(self.runtime, self._host)
         self._modes = ToolModes()
@@ -548,13 +553,9 @@ class Tasks:
         return self._server.request_context
 
     def _requestor(self, ctx: _Context) -> Requestor:
-        user = _user(ctx)
-        if user is not None:
-            token = user.access_token
-            issuer = (getattr(token, "claims", None) or {}).get("iss")
-            # The same text that the adapter for `mcp` 2.x has for this principal.
-            principal = [token.client_id, None if issuer is None else str(issuer), getattr(token, "subject", None)]
-            return Requestor(json.dumps(principal, separators=(",", ":")))
+        principal = _authenticated_principal(ctx) if self._principal is None else self._principal(ctx)
+        if principal is not None:
+            return Requestor(principal)
         if _is_stateless(ctx):
             return Requestor(None)
         return Requestor(self._scopes.of(ctx.session))
@@ -745,6 +746,17 @@ def _user(ctx: _Context) -> AuthenticatedUser | None:
     scope = getattr(ctx.request, "scope", None)
     user = scope.get("user") if isinstance(scope, Mapping) else auth_context_var.get()
     return user if isinstance(user, AuthenticatedUser) else None
+
+
+def _authenticated_principal(ctx: _Context) -> str | None:
+    """Return the text that the adapter for `mcp` 2.x has for this principal, too."""
+    user = _user(ctx)
+    if user is None:
+        return None
+    token = user.access_token
+    issuer = (getattr(token, "claims", None) or {}).get("iss")
+    principal = [token.client_id, None if issuer is None else str(issuer), getattr(token, "subject", None)]
+    return json.dumps(principal, separators=(",", ":"))
 
 
 @contextmanager

@@ -38,7 +38,7 @@ from typing_extensions import Self
 from mcp_task_runtime.adapters.functions import ToolFunction
 from mcp_task_runtime.adapters.host import RuntimeHost
 from mcp_task_runtime.adapters.mcp_v2_legacy import LegacyClients
-from mcp_task_runtime.adapters.mcp_v2_listen import serve_listen, wanted_task_ids
+from mcp_task_runtime.adapters.mcp_v2_listen import is_listen, serve_listen
 from mcp_task_runtime.adapters.mcp_v2_promotion import PromotingSession
 from mcp_task_runtime.adapters.mcp_v2_support import (
     Context,
@@ -113,6 +113,7 @@ class Tasks(Extension):
         *,
         settings: TaskSettings | None = None,
         promote_after: float | None = None,
+        principal: Callable[[Context], str | None] = authenticated_principal,
     ) -> None:
         """Make the tasks of one server.
 
@@ -122,6 +123,9 @@ class Tasks(Extension):
             settings: Limits and defaults.
             promote_after: Seconds after which any tool call becomes a task by itself, if its client takes
                 tasks; `None` for never. Such a call becomes a task at once when its tool asks the client.
+            principal: Who makes a request: its tasks belong to that principal, and nobody else sees them
+                (law L10). `None` from it means that nobody can tell, and that a task's id is its secret.
+                Otherwise the SDK's authentication says who.
 
         Raises:
             ValueError: `queue` is `None` and the store brings none; or `promote_after` is out of range.
@@ -133,7 +137,8 @@ class Tasks(Extension):
         )
         self._handler = TaskResultHandler(self.runtime.store, self.runtime.queue, settings=settings)
         self._host = RuntimeHost(self.runtime)
-        self._legacy = LegacyClients(self.runtime, self._host)
+        self._principal = principal
+        self._legacy = LegacyClients(self.runtime, self._host, principal)
         self._homes: Counter[int] = Counter()
         self._mcp: MCPServer[Any] | None = None
         self._installed = False
@@ -480,10 +485,9 @@ class Tasks(Extension):
 
         That is push for tasks (wire rule C11), and clients of protocol revision 2025-11-25.
         """
-        task_ids = wanted_task_ids(ctx)
-        if task_ids is None:
-            return await self._legacy.middleware(ctx, call_next)
-        return await serve_listen(self.runtime, task_ids, ctx, call_next)
+        if is_listen(ctx):
+            return await serve_listen(self.runtime, self._host, self._principal(ctx), ctx, call_next)
+        return await self._legacy.middleware(ctx, call_next)
 
     async def _rerun(self, mcp: MCPServer[Any], execution: Execution[Outcome]) -> Outcome:
         """Run the work of a tool again whose process was lost (law L12)."""
@@ -502,20 +506,20 @@ class Tasks(Extension):
     async def _get(self, ctx: Context, params: _TaskIdParams) -> HandlerResult:
         with as_mcp_errors():
             _admit(ctx, params)
-            view = await self.runtime.poll(params.task_id, owner=authenticated_principal(ctx))
+            view = await self.runtime.poll(params.task_id, owner=self._principal(ctx))
             return {"resultType": "complete", **wire.render_view(view)}
 
     async def _update(self, ctx: Context, params: _UpdateParams) -> HandlerResult:
         with as_mcp_errors():
             _admit(ctx, params)
-            await self.runtime.answer(params.task_id, params.input_responses, owner=authenticated_principal(ctx))
+            await self.runtime.answer(params.task_id, params.input_responses, owner=self._principal(ctx))
             return wire.acknowledge()
 
     async def _cancel(self, ctx: Context, params: _TaskIdParams) -> HandlerResult:
         with as_mcp_errors():
             _admit(ctx, params)
             with suppress(InvalidTransitionError):  # it has ended: acknowledged all the same (wire rule C9)
-                await self.runtime.cancel(params.task_id, owner=authenticated_principal(ctx))
+                await self.runtime.cancel(params.task_id, owner=self._principal(ctx))
             return wire.acknowledge()
 
 
@@ -562,7 +566,7 @@ class _Call:
         """Return what a task for this call is made with."""
         assert self.ctx is not None
         return NewTask(
-            owner=authenticated_principal(self.ctx),
+            owner=self.tasks._principal(self.ctx),
             ttl_ms=options.ttl_ms,
             poll_interval_ms=options.poll_interval_ms,
             request=TaskRequest(

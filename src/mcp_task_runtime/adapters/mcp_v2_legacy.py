@@ -13,7 +13,6 @@ from typing import Any, cast
 
 import anyio
 from mcp.server.context import CallNext, HandlerResult
-from mcp.server.mcpserver import authenticated_principal
 from mcp.shared.exceptions import MCPError
 from mcp.shared.message import ServerMessageMetadata
 from mcp_types import CONNECTION_CLOSED
@@ -51,10 +50,10 @@ _SESSION_HEADER = "mcp-session-id"
 class LegacyClients:
     """Serves the `tasks` capability to the clients that know no other."""
 
-    def __init__(self, runtime: TaskRuntime, host: RuntimeHost) -> None:
+    def __init__(self, runtime: TaskRuntime, host: RuntimeHost, principal: Callable[[Context], str | None]) -> None:
         """Make it for one server; the host must hold the runtime open while it serves."""
         self.modes: ToolModes = ToolModes()
-        self._runtime = runtime
+        self._principal = principal
         self._methods = TaskMethods(runtime, host)
         self._scopes = ConnectionScopes()
 
@@ -88,7 +87,7 @@ class LegacyClients:
     async def _initialize(self, ctx: Context, call_next: CallNext) -> HandlerResult:
         result = await _as_object(call_next(ctx))
         if result.get("protocolVersion") in _PROTOCOL_VERSIONS and "tools" in result.get("capabilities", {}):
-            can_list = authenticated_principal(ctx) is not None or not _is_stateless(ctx)
+            can_list = self._principal(ctx) is not None or not _is_stateless(ctx)
             tasks = wire.render_capability(can_list=can_list)
             result["capabilities"] = {**result["capabilities"], "tasks": tasks}
         return result
@@ -151,7 +150,7 @@ class LegacyClients:
         )
 
     def _requestor(self, ctx: Context) -> Requestor:
-        principal = authenticated_principal(ctx)
+        principal = self._principal(ctx)
         if principal is not None:
             return Requestor(principal)
         if _is_stateless(ctx):

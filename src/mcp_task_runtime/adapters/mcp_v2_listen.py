@@ -14,7 +14,6 @@ from typing import Any, Final, cast
 import anyio
 import anyio.abc
 from mcp.server.context import CallNext, HandlerResult
-from mcp.server.mcpserver import authenticated_principal
 from mcp.shared.subscriptions import SUBSCRIPTION_ID_META_KEY
 from mcp_types import (
     RequestId,
@@ -24,6 +23,7 @@ from mcp_types import (
 )
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
+from mcp_task_runtime.adapters.host import RuntimeHost
 from mcp_task_runtime.adapters.mcp_v2_support import Context, RawMessage, as_mcp_errors, declares_tasks
 from mcp_task_runtime.core.json import JSONObject, JSONValue
 from mcp_task_runtime.core.runtime import TaskRuntime
@@ -31,56 +31,72 @@ from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.errors import INVALID_PARAMS, LimitExceededError, ProtocolError, TaskNotFoundError
 from mcp_task_runtime.wire import v2026_07_28 as wire
 
-__all__ = ["MAX_TASKS_PER_STREAM", "serve_listen", "wanted_task_ids"]
+__all__ = ["MAX_TASKS_PER_STREAM", "is_listen", "serve_listen"]
 
 MAX_TASKS_PER_STREAM: Final = 1000
 """Tasks that one stream may listen to."""
 
 
-def wanted_task_ids(ctx: Context) -> JSONValue:
-    """Return the `taskIds` of a `subscriptions/listen` request, unchecked; `None` if it has none."""
-    if ctx.method != "subscriptions/listen" or ctx.request_id is None:
-        return None
-    if ctx.protocol_version not in MODERN_PROTOCOL_VERSIONS:
-        return None  # there is no such method
-    notifications = (ctx.params or {}).get("notifications")
-    return notifications.get("taskIds") if isinstance(notifications, Mapping) else None
+def is_listen(ctx: Context) -> bool:
+    """Whether this is a `subscriptions/listen` request, which older protocol revisions do not have."""
+    return (
+        ctx.method == "subscriptions/listen"
+        and ctx.request_id is not None
+        and ctx.protocol_version in MODERN_PROTOCOL_VERSIONS
+    )
 
 
-async def serve_listen(runtime: TaskRuntime, task_ids: JSONValue, ctx: Context, call_next: CallNext) -> HandlerResult:
-    """Serve a listen request that names tasks, with the core filters beside them if there are any.
+async def serve_listen(
+    runtime: TaskRuntime, host: RuntimeHost, owner: str | None, ctx: Context, call_next: CallNext
+) -> HandlerResult:
+    """Serve a listen request: tasks, with the core filters beside them if there are any, or those alone.
 
-    The stream ends by itself when it listens to tasks alone and all of them have ended.
+    The stream ends by itself when it listens to tasks alone and all of them have ended, and when the
+    server is to stop.
 
     Raises:
-        MCPError: The extension was not declared, or `taskIds` is malformed or too long.
+        MCPError: It names tasks, and the extension was not declared, or `taskIds` is malformed or too long.
     """
-    owner = authenticated_principal(ctx)
-    with as_mcp_errors():
-        if not declares_tasks(ctx):
-            raise wire.missing_capability()
-        agreed = await _agreed(runtime, _checked(task_ids), owner)
-    notifications = cast(Mapping[str, Any], (ctx.params or {})["notifications"])
-    if any(name != "taskIds" and wanted for name, wanted in notifications.items()):
-        result: HandlerResult = None
-        failure: Exception | None = None
-        async with anyio.create_task_group() as group:
-
-            def start() -> None:
-                group.start_soon(_push_all, runtime, ctx, agreed, owner)
-
-            proxy = _AcknowledgingSession(ctx.session, agreed, start)
-            try:
-                result = await call_next(replace(ctx, session=cast(Any, proxy)))
-            except Exception as error:  # the group would wrap it
-                failure = error
-            group.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
-        return result
-    await ctx.session.send_notification(_acknowledgement(ctx.request_id, SubscriptionFilter(), agreed), ctx.request_id)
-    await _push_all(runtime, ctx, agreed, owner)
+    notifications = (ctx.params or {}).get("notifications")
+    task_ids = notifications.get("taskIds") if isinstance(notifications, Mapping) else None
+    agreed: list[str] = []
+    if task_ids is not None:
+        with as_mcp_errors():
+            if not declares_tasks(ctx):
+                raise wire.missing_capability()
+            agreed = await _agreed(runtime, _checked(task_ids), owner)
+    with host.until_stopped():
+        if task_ids is None:
+            return await call_next(ctx)
+        assert isinstance(notifications, Mapping)
+        if any(name != "taskIds" and wanted for name, wanted in notifications.items()):
+            return await _serve_both(runtime, ctx, call_next, agreed, owner)
+        alone = _acknowledgement(ctx.request_id, SubscriptionFilter(), agreed)
+        await ctx.session.send_notification(alone, ctx.request_id)
+        await _push_all(runtime, ctx, agreed, owner)
     return {"resultType": "complete", "_meta": {SUBSCRIPTION_ID_META_KEY: ctx.request_id}}
+
+
+async def _serve_both(
+    runtime: TaskRuntime, ctx: Context, call_next: CallNext, task_ids: Sequence[str], owner: str | None
+) -> HandlerResult:
+    """Have the SDK serve the core filters, and push tasks beside it."""
+    result: HandlerResult = None
+    failure: Exception | None = None
+    async with anyio.create_task_group() as group:
+
+        def start() -> None:
+            group.start_soon(_push_all, runtime, ctx, task_ids, owner)
+
+        proxy = _AcknowledgingSession(ctx.session, task_ids, start)
+        try:
+            result = await call_next(replace(ctx, session=cast(Any, proxy)))
+        except Exception as error:  # the group would wrap it
+            failure = error
+        group.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    return result
 
 
 def _checked(task_ids: JSONValue) -> list[str]:

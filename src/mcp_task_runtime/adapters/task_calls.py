@@ -27,7 +27,13 @@ from mcp_task_runtime.core.json import JSONObject, JSONValue, dump_json
 from mcp_task_runtime.core.runtime import TaskRuntime
 from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.core.types import Outcome, TaskRecord, TaskRequest
-from mcp_task_runtime.errors import InvalidTransitionError, StoreError, TaskNotFoundError
+from mcp_task_runtime.errors import (
+    INTERNAL_ERROR,
+    InvalidTransitionError,
+    ProtocolError,
+    StoreError,
+    TaskNotFoundError,
+)
 from mcp_task_runtime.stores.memory import InMemoryTaskStore
 from mcp_task_runtime.wire import v2025_11_25 as wire
 
@@ -362,7 +368,9 @@ class TaskMethods:
         """
         task_id = wire.parse_task_id(params)
         await self._runtime.get(task_id, owner=requestor.owner)
-        return wire.render_result(await self._handler.handle(task_id, stream, is_alive=is_alive), task_id)
+        with self._host.until_stopped():
+            return wire.render_result(await self._handler.handle(task_id, stream, is_alive=is_alive), task_id)
+        raise ProtocolError(INTERNAL_ERROR, "The server stops before the task has ended")
 
     async def list(self, params: Mapping[str, JSONValue] | None, requestor: Requestor) -> JSONObject:
         """Serve `tasks/list` (wire rule B9)."""

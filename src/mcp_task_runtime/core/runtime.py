@@ -172,9 +172,8 @@ class TaskRuntime:
     ) -> None:
         stack = self._stack
         assert stack is not None
-        self._accepts = False
         try:
-            await self.drain()
+            await self.wind_down()
         finally:
             try:
                 await stack.aclose()
@@ -365,6 +364,11 @@ class TaskRuntime:
             await self.queue.clear(task_id)
             return record
         raise StoreUnavailableError("The store did not answer in time")
+
+    async def wind_down(self) -> None:
+        """Do what closing does to the work: accept no more, and drain. Tasks can still be read and answered."""
+        self._accepts = False
+        await self.drain()
 
     async def drain(self, *, home: Hashable | None = None) -> None:
         """Let running work end within the grace period, then stop it; its tasks end as `failed`.

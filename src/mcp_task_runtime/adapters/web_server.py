@@ -1,0 +1,33 @@
+"""When the web server around us is to stop.
+
+A web server waits for open responses before it ends the lifespan of its application, so an application
+whose streams are open as long as it runs is never told. uvicorn handles the signals of its process with a
+method of its server, where it can be found and asked; other servers end the streams themselves.
+"""
+
+from __future__ import annotations
+
+import signal
+from typing import Protocol, runtime_checkable
+
+import anyio
+
+__all__ = ["until_web_server_stops"]
+
+_TICK_SECONDS = 0.1
+"""How often uvicorn itself looks whether it is to stop."""
+
+
+@runtime_checkable
+class _Uvicorn(Protocol):
+    should_exit: bool
+
+
+async def until_web_server_stops() -> None:
+    """Wait until the uvicorn server that runs this process is to stop; for ever where there is none."""
+    server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    if isinstance(server, _Uvicorn):
+        while not server.should_exit:  # noqa: ASYNC110  # it tells nobody
+            await anyio.sleep(_TICK_SECONDS)
+    else:
+        await anyio.sleep_forever()
