@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--json-response", action="store_true")
     parser.add_argument("--stateless-http", action="store_true")
     parser.add_argument("--auth", action="store_true")
+    parser.add_argument("--gateway", action="store_true", help="a header says who makes a request")
     options = parser.parse_args()
     more: dict[str, Any] = {}
     if options.auth:
@@ -45,7 +46,7 @@ def main() -> None:
     mcp: FastMCP[Any] = FastMCP(
         "world", port=0, json_response=options.json_response, stateless_http=options.stateless_http, **more
     )
-    tasks = Tasks()
+    tasks = Tasks(principal=(lambda ctx: ctx.request.headers.get("x-user")) if options.gateway else None)
     tasks.install(mcp)
     mcp.tool()(greet)
     add_tools(World(tasks, None))  # type: ignore[arg-type]  # nobody connects from in here

@@ -50,6 +50,12 @@ def url_without_sessions_with_auth() -> Generator[str, None, None]:
         yield server.url
 
 
+@pytest.fixture(scope="module", params=[[], ["--stateless-http"]], ids=["sessions", "stateless"])
+def url_behind_gateway(request: pytest.FixtureRequest) -> Generator[str, None, None]:
+    with HTTPServerProcess([SERVE, "http", "--gateway", *request.param]) as server:
+        yield server.url
+
+
 async def say_yes(question: Wire) -> Wire | None:
     return accept(ok=True)
 
@@ -231,3 +237,15 @@ async def test_a_hundred_clients_at_once_of_whom_twenty_leave_in_mid_question_an
                     break
                 await anyio.sleep(0.05)
             assert not leaked
+
+
+async def test_a5_a_task_belongs_to_the_principal_that_the_server_names(url_behind_gateway: str) -> None:
+    url = url_behind_gateway
+    ada, bob = {"x-user": "ada"}, {"x-user": "bob"}
+    async with http_client(url, headers=ada) as first, http_client(url, headers=bob) as other:
+        task_id = await first.start("wait")
+        async with http_client(url, headers=ada) as second:
+            assert task_id in [task["taskId"] for task in (await second.result("tasks/list"))["tasks"]]
+            assert (await other.result("tasks/list"))["tasks"] == []
+            assert (await other.error("tasks/get", {"taskId": task_id}))["code"] == -32602
+            await second.result("tasks/cancel", {"taskId": task_id})

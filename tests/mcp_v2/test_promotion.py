@@ -15,7 +15,14 @@ from mcp.server import MCPServer
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.shared.exceptions import MCPError, NoBackChannelError
-from mcp_types import ElicitResult, SamplingMessage, TextContent
+from mcp_types import (
+    REQUEST_TIMEOUT,
+    ElicitRequest,
+    ElicitRequestFormParams,
+    ElicitResult,
+    SamplingMessage,
+    TextContent,
+)
 from pydantic import BaseModel
 
 from mcp_task_runtime import Answer, InMemoryTaskStore, ProtocolError, ServerTaskContext, TaskSettings
@@ -444,6 +451,26 @@ async def test_two_questions_at_once_get_different_keys() -> None:
         )
         assert (await world.client.until(task_id, "completed"))["result"]["content"][0]["text"] == "Ann, Eve"
         assert len(world.store.created) == 1
+
+
+async def test_a_question_that_is_not_answered_within_the_tools_own_time_limit_is_withdrawn() -> None:
+    async with open_world(**BY_SERVER) as world:
+
+        async def greet(ctx: Context) -> str:
+            form = ElicitRequestFormParams(
+                message="Who are you?", requested_schema={"type": "object", "properties": {}}
+            )
+            try:
+                await ctx.session.send_request(ElicitRequest(params=form), ElicitResult, 0.05)
+            except MCPError as error:
+                return f"{error.code}"
+            return ""
+
+        world.add(greet)
+        task_id = await world.client.start("greet")
+        task = await world.client.until(task_id, "completed")
+        assert task["result"]["content"][0]["text"] == str(REQUEST_TIMEOUT)
+        assert await world.store.message_queue.outstanding(task_id) == ()
 
 
 async def test_a_refusal_raises_the_sdks_error_in_the_tool_and_ends_the_task_with_it() -> None:

@@ -13,8 +13,10 @@ from collections.abc import Awaitable, Callable
 from types import MethodType
 from typing import Any, TypeVar
 
+import anyio
 from mcp.server.session import ServerSession
-from mcp_types import RequestId
+from mcp.shared.exceptions import MCPError
+from mcp_types import REQUEST_TIMEOUT, RequestId
 from pydantic import BaseModel
 
 from mcp_task_runtime.adapters.mcp_v2_support import as_mcp_errors
@@ -79,7 +81,8 @@ class PromotingSession:
         """Send a request: on this connection while that is possible, otherwise as a question of the task.
 
         Raises:
-            MCPError: The client answered with an error, or it did not declare that it can be asked this.
+            MCPError: The client answered with an error, or it did not declare that it can be asked this, or
+                it did not answer in time; then the question is withdrawn.
         """
         if not self._execution.is_announced and self._session.can_send_request:
             return await self._session.send_request(
@@ -95,7 +98,10 @@ class PromotingSession:
         with as_mcp_errors():
             if needed is not None and getattr(self._session.client_capabilities, needed, None) is None:
                 raise CapabilityError(f"Client does not support {needed} capability")
-            answer = await (await self._context()).ask(method, message.get("params", {}))
+            with anyio.move_on_after(request_read_timeout_seconds) as limit:
+                answer = await (await self._context()).ask(method, message.get("params", {}))
+        if limit.cancelled_caught:
+            raise MCPError(REQUEST_TIMEOUT, f"Nobody answered within {request_read_timeout_seconds} seconds")
         return result_type.model_validate(answer, by_name=False)
 
     async def report_progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
