@@ -109,7 +109,7 @@ class LimitExceededError(TaskRuntimeError):
         self.limit = limit
         self.maximum = maximum
         self.retry_after_ms = retry_after_ms
-        self.data = None if retry_after_ms is None else {"retryAfterMs": retry_after_ms}
+        self.data: Any = None if retry_after_ms is None else {"retryAfterMs": retry_after_ms}
 
 
 class CapabilityError(TaskRuntimeError):
@@ -124,7 +124,7 @@ class CapabilityError(TaskRuntimeError):
         super().__init__(message)
         self.code = code
         self.message = message
-        self.data = data
+        self.data: Any = data
 
 
 class ProtocolError(TaskRuntimeError):
@@ -138,7 +138,7 @@ class ProtocolError(TaskRuntimeError):
         super().__init__(message)
         self.code = code
         self.message = message
-        self.data = data
+        self.data: Any = data
 
 
 class StoreError(TaskRuntimeError):

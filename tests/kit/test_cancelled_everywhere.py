@@ -30,6 +30,7 @@ from mcp_task_runtime import (
 )
 from mcp_task_runtime.adapters.host import RuntimeHost
 from mcp_task_runtime.adapters.task_calls import Requestor, TaskMethods, augmented_call, run_within_request
+from mcp_task_runtime.adapters.tasks import TaskOptions
 from mcp_task_runtime.testing import RecordingSession, Trial, check_cancellation
 from tests.adapters.scripted import ACCEPT, FORM, MESSAGE, Desk, ScriptedSession
 from tests.core.worlds import ACCEPT as ACCEPTED
@@ -252,7 +253,7 @@ async def begin_and_wait(world: World) -> JSON:
     call = augmented_call(world.runtime)
     assert call is not None
     await call.begin()
-    return await call.run(lambda context: context.ask("roots/list", {}))
+    return await call.run(lambda context: context.ask("roots/list", {}), TaskOptions())
 
 
 @plan

@@ -29,7 +29,6 @@ from mcp.shared.message import ServerMessageMetadata
 from typing_extensions import Self
 
 from mcp_task_runtime.adapters.functions import ToolFunction
-from mcp_task_runtime.adapters.host import RuntimeHost
 from mcp_task_runtime.adapters.result_handler import TaskResultHandler
 from mcp_task_runtime.adapters.server_context import ServerTaskContext
 from mcp_task_runtime.adapters.task_calls import (
@@ -45,10 +44,10 @@ from mcp_task_runtime.adapters.task_calls import (
     listed_mode,
     run_within_request,
 )
+from mcp_task_runtime.adapters.tasks import BaseTasks, TaskOptions
 from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.json import JSONObject, JSONValue, to_json_value
 from mcp_task_runtime.core.message_queue import TaskMessageQueue
-from mcp_task_runtime.core.runtime import TaskRuntime
 from mcp_task_runtime.core.settings import TaskSettings
 from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.core.types import Outcome
@@ -59,7 +58,6 @@ from mcp_task_runtime.errors import (
     StoreError,
     TaskRuntimeError,
 )
-from mcp_task_runtime.stores.memory import InMemoryTaskStore
 from mcp_task_runtime.wire import v2025_11_25 as wire
 
 __all__ = ["Tasks"]
@@ -78,7 +76,7 @@ _ID_BITS = 48
 """Request ids start at a random number of so many bits: JSON readers everywhere hold it exactly."""
 
 
-class Tasks:
+class Tasks(BaseTasks):
     """Background tasks for one server on `mcp` 1.x.
 
         mcp = FastMCP("reports")
@@ -116,11 +114,8 @@ class Tasks:
         Raises:
             ValueError: `queue` is `None` and the store brings none.
         """
-        self.runtime: TaskRuntime = TaskRuntime(
-            InMemoryTaskStore() if store is None else store, queue, settings=settings
-        )
+        super().__init__(store, queue, settings)
         self._principal = principal
-        self._host = RuntimeHost(self.runtime)
         self._methods = TaskMethods(self.runtime, self._host)
         self._modes = ToolModes()
         self._scopes = ConnectionScopes()
@@ -162,16 +157,6 @@ class Tasks:
         # Public methods, replaced on this instance: no other seam of this SDK line tells us of these.
         setattr(low_level, "get_capabilities", functools.partial(_get_capabilities, low_level.get_capabilities))  # noqa: B010
         setattr(low_level, "run", functools.partial(self._run_connection, low_level.run))  # noqa: B010
-
-    async def __aenter__(self) -> Self:
-        """Hold the runtime open; leaving drains and closes it."""
-        await self._host.__aenter__()
-        return self
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self._host.__aexit__(exc_type, exc, traceback)
 
     # -- tools
 
@@ -219,19 +204,14 @@ class Tasks:
         if mcp is None:
             raise RuntimeError("tool() needs install(mcp); without it write @mcp.tool() above @tasks.task()")
 
+        options = TaskOptions(required, ttl_ms, poll_interval_ms, None, model_immediate_response, rerunnable)
+
         def register(function: FunctionT) -> FunctionT:
-            body = self._task_body(
-                function,
-                required=required,
-                ttl_ms=ttl_ms,
-                poll_interval_ms=poll_interval_ms,
-                model_immediate_response=model_immediate_response,
-                rerunnable=rerunnable,
-            )
             tool_name = name or function.__name__
+            body = self._task_body(function, tool_name, options)
             if rerunnable:
                 self.runtime.rerun_with(tool_name, functools.partial(self._rerun, tool_name))
-            options = {} if meta is None else {"meta": meta}
+            more = {} if meta is None else {"meta": meta}
             mcp.add_tool(
                 body,
                 name=name,
@@ -240,9 +220,8 @@ class Tasks:
                 annotations=annotations,
                 icons=icons,
                 structured_output=structured_output,
-                **cast(Any, options),
+                **cast(Any, more),
             )
-            self._modes.declare(tool_name, required=required)
             return function
 
         return register
@@ -271,44 +250,19 @@ class Tasks:
                 `None`.
             poll_interval_ms: Milliseconds clients wait between polls; the settings' default when `None`.
             model_immediate_response: What to tell the client's model while the task runs.
+
+        Raises:
+            ValueError: A number is out of range; the message names it.
         """
+        options = TaskOptions(required, ttl_ms, poll_interval_ms, None, model_immediate_response)
+        return lambda function: self._task_body(function, name or function.__name__, options)
 
-        def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-            body = self._task_body(
-                function,
-                required=required,
-                ttl_ms=ttl_ms,
-                poll_interval_ms=poll_interval_ms,
-                model_immediate_response=model_immediate_response,
-                rerunnable=False,
-            )
-            self._modes.declare(name or function.__name__, required=required)
-            return body
-
-        return decorate
-
-    def _task_body(
-        self,
-        function: Callable[..., Any],
-        *,
-        required: bool,
-        ttl_ms: int | None,
-        poll_interval_ms: int | None,
-        model_immediate_response: str | None,
-        rerunnable: bool,
-    ) -> Callable[..., Any]:
-        _check_options(ttl_ms, poll_interval_ms)
+    def _task_body(self, function: Callable[..., Any], name: str, options: TaskOptions) -> Callable[..., Any]:
         tool = ToolFunction(function)
+        self._modes.declare(name, required=options.required)
 
         async def body(**arguments: Any) -> Any:
-            return await self._run(
-                functools.partial(tool.call, arguments),
-                required=required,
-                ttl_ms=ttl_ms,
-                poll_interval_ms=poll_interval_ms,
-                model_immediate_response=model_immediate_response,
-                rerunnable=rerunnable,
-            )
+            return await self._run(functools.partial(tool.call, arguments), options)
 
         return tool.disguise(body)
 
@@ -340,26 +294,9 @@ class Tasks:
                 ends the call with exactly that error; of any other exception the client reads only that
                 there was one, except for a `ToolError`.
         """
-        _check_options(ttl_ms, poll_interval_ms)
-        return await self._run(
-            work,
-            required=required,
-            ttl_ms=ttl_ms,
-            poll_interval_ms=poll_interval_ms,
-            model_immediate_response=model_immediate_response,
-            rerunnable=False,
-        )
+        return await self._run(work, TaskOptions(required, ttl_ms, poll_interval_ms, None, model_immediate_response))
 
-    async def _run(
-        self,
-        work: Callable[[ServerTaskContext], Awaitable[T]],
-        *,
-        required: bool,
-        ttl_ms: int | None,
-        poll_interval_ms: int | None,
-        model_immediate_response: str | None,
-        rerunnable: bool,
-    ) -> T:
+    async def _run(self, work: Callable[[ServerTaskContext], Awaitable[T]], options: TaskOptions) -> T:
         running = _running_call.get()
         if running is None or running.tasks is not self:
             raise RuntimeError("run() works in a tool call of the server that these Tasks are installed in")
@@ -368,14 +305,8 @@ class Tasks:
                 return await work(self._rerun_context(running.rerun))
             call = augmented_call(self.runtime)
             if call is not None:
-                return await call.run(
-                    work,
-                    ttl_ms=ttl_ms,
-                    poll_interval_ms=poll_interval_ms,
-                    model_immediate_response=model_immediate_response,
-                    rerunnable=rerunnable,
-                )
-            if required:
+                return await call.run(work, options)
+            if options.required:
                 raise wire.task_required(running.name)
             ctx = self._context()
             return await run_within_request(
@@ -389,37 +320,6 @@ class Tasks:
         except Exception as error:
             logger.exception("The work of a task raised an exception")
             raise ToolError("internal error") from error
-
-    async def complete(self, task_id: str, result: object) -> None:
-        """End a task as `completed`, from anywhere in the server.
-
-        Args:
-            task_id: The task, usually one that was detached.
-            result: A `CallToolResult` or its JSON object; or a text, for a tool that returns `str`.
-
-        Raises:
-            TaskNotFoundError: No such task.
-            InvalidTransitionError: The task has already ended; nothing changed.
-        """
-        if isinstance(result, str):
-            result = {"content": [{"type": "text", "text": result}], "structuredContent": {"result": result}}
-        value = to_json_value(result)
-        if not isinstance(value, dict):
-            raise ValueError("result must be a CallToolResult or its JSON object")
-        await self.runtime.finish(task_id, Outcome.completed(value))
-
-    async def fail(self, task_id: str, error: str) -> None:
-        """End a task as `failed`, from anywhere in the server.
-
-        Args:
-            task_id: The task, usually one that was detached.
-            error: What went wrong. The client reads it.
-
-        Raises:
-            TaskNotFoundError: No such task.
-            InvalidTransitionError: The task has already ended; nothing changed.
-        """
-        await self.runtime.finish(task_id, Outcome.failed(error))
 
     # -- what the SDK calls
 
@@ -606,13 +506,6 @@ def _tells_of(result: types.ServerResult, error: TaskRuntimeError) -> bool:
         return False
     content = root.content[0]
     return isinstance(content, types.TextContent) and content.text.endswith(str(error))
-
-
-def _check_options(ttl_ms: int | None, poll_interval_ms: int | None) -> None:
-    if ttl_ms is not None and ttl_ms < 1:
-        raise ValueError("ttl_ms must be at least 1")
-    if poll_interval_ms is not None and poll_interval_ms < 1:
-        raise ValueError("poll_interval_ms must be at least 1")
 
 
 @contextmanager

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from types import TracebackType
 from typing import Any, ClassVar, Final, TypeVar, cast
 
 from mcp.server.context import CallNext, HandlerResult
@@ -33,10 +32,8 @@ from mcp_types import (
     ToolAnnotations,
 )
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
-from typing_extensions import Self
 
 from mcp_task_runtime.adapters.functions import ToolFunction
-from mcp_task_runtime.adapters.host import RuntimeHost
 from mcp_task_runtime.adapters.mcp_v2_legacy import LegacyClients
 from mcp_task_runtime.adapters.mcp_v2_listen import is_listen, serve_listen
 from mcp_task_runtime.adapters.mcp_v2_promotion import PromotingSession
@@ -51,10 +48,10 @@ from mcp_task_runtime.adapters.mcp_v2_support import (
 from mcp_task_runtime.adapters.result_handler import TaskResultHandler
 from mcp_task_runtime.adapters.server_context import ServerTaskContext
 from mcp_task_runtime.adapters.task_calls import augmented_call, run_within_request
+from mcp_task_runtime.adapters.tasks import BaseTasks, TaskOptions, check_seconds, to_call_result
 from mcp_task_runtime.core.execution import Execution, NewTask
-from mcp_task_runtime.core.json import JSONObject, dump_json, to_json_value
+from mcp_task_runtime.core.json import dump_json
 from mcp_task_runtime.core.message_queue import TaskMessageQueue
-from mcp_task_runtime.core.runtime import TaskRuntime
 from mcp_task_runtime.core.settings import TaskSettings
 from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.core.types import Outcome, TaskRecord, TaskRequest
@@ -62,7 +59,6 @@ from mcp_task_runtime.errors import (
     InvalidTransitionError,
     ProtocolError,
 )
-from mcp_task_runtime.stores.memory import InMemoryTaskStore
 from mcp_task_runtime.wire import v2026_07_28 as wire
 
 __all__ = ["Tasks"]
@@ -88,7 +84,7 @@ class _UpdateParams(_TaskIdParams):
     input_responses: dict[str, Any]
 
 
-class Tasks(Extension):
+class Tasks(BaseTasks, Extension):
     """Background tasks for one server on `mcp` 2.x.
 
     Install it in a server that exists (`install`), or hand it to a new one, with public API alone:
@@ -130,13 +126,10 @@ class Tasks(Extension):
         Raises:
             ValueError: `queue` is `None` and the store brings none; or `promote_after` is out of range.
         """
-        _check_seconds("promote_after", promote_after)
+        check_seconds("promote_after", promote_after)
         self._promote_after = promote_after
-        self.runtime: TaskRuntime = TaskRuntime(
-            InMemoryTaskStore() if store is None else store, queue, settings=settings
-        )
+        super().__init__(store, queue, settings)
         self._handler = TaskResultHandler(self.runtime.store, self.runtime.queue, settings=settings)
-        self._host = RuntimeHost(self.runtime)
         self._principal = principal
         self._legacy = LegacyClients(self.runtime, self._host, principal)
         self._homes: Counter[int] = Counter()
@@ -206,16 +199,6 @@ class Tasks(Extension):
 
         return holding
 
-    async def __aenter__(self) -> Self:
-        """Hold the runtime open, whatever lifespans come and go."""
-        await self._host.__aenter__()
-        return self
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self._host.__aexit__(exc_type, exc, traceback)
-
     # -- tools
 
     def tool(
@@ -265,7 +248,9 @@ class Tasks(Extension):
             raise RuntimeError("tool() needs install(mcp); without it write @mcp.tool() above @tasks.task()")
 
         def register(function: FunctionT) -> FunctionT:
-            options = _Options(required, ttl_ms, poll_interval_ms, promote_after, model_immediate_response, rerunnable)
+            options = TaskOptions(
+                required, ttl_ms, poll_interval_ms, promote_after, model_immediate_response, rerunnable
+            )
             body = self._task_body(function, name or function.__name__, options)
             if rerunnable:
                 self.runtime.rerun_with(name or function.__name__, functools.partial(self._rerun, mcp))
@@ -314,10 +299,10 @@ class Tasks(Extension):
         Raises:
             ValueError: A number is out of range; the message names it.
         """
-        options = _Options(required, ttl_ms, poll_interval_ms, promote_after, model_immediate_response)
+        options = TaskOptions(required, ttl_ms, poll_interval_ms, promote_after, model_immediate_response)
         return lambda function: self._task_body(function, name or function.__name__, options)
 
-    def _task_body(self, function: Callable[..., Any], name: str, options: _Options) -> Callable[..., Any]:
+    def _task_body(self, function: Callable[..., Any], name: str, options: TaskOptions) -> Callable[..., Any]:
         tool = ToolFunction(function)
         self._legacy.modes.declare(name, required=options.required)
 
@@ -364,23 +349,17 @@ class Tasks(Extension):
             ValueError: A number is out of range; the message names it.
         """
         return await self._run(
-            work, _Options(required, ttl_ms, poll_interval_ms, promote_after, model_immediate_response)
+            work, TaskOptions(required, ttl_ms, poll_interval_ms, promote_after, model_immediate_response)
         )
 
-    async def _run(self, work: Callable[[ServerTaskContext], Awaitable[T]], options: _Options) -> T:
+    async def _run(self, work: Callable[[ServerTaskContext], Awaitable[T]], options: TaskOptions) -> T:
         call = _current_call.get()
         if call is None or call.tasks is not self:
             raise RuntimeError("run() works in a tool call of the server that these Tasks are installed in")
         with as_mcp_errors():
             augmented = augmented_call(self.runtime)
             if augmented is not None:
-                return await augmented.run(
-                    work,
-                    ttl_ms=options.ttl_ms,
-                    poll_interval_ms=options.poll_interval_ms,
-                    model_immediate_response=options.model_immediate_response,
-                    rerunnable=options.rerunnable,
-                )
+                return await augmented.run(work, options)
             if call.execution is None:
                 if options.required:
                     raise wire.missing_capability()
@@ -411,34 +390,6 @@ class Tasks(Extension):
             execution=execution,
             attempt=1 if record.lease is None else record.lease.attempt,
         )
-
-    async def complete(self, task_id: str, result: object) -> None:
-        """End a task as `completed`, from anywhere in the server.
-
-        Args:
-            task_id: The task, usually one that was detached.
-            result: A `CallToolResult` or its JSON object; or a text, for a tool that returns `str`.
-
-        Raises:
-            TaskNotFoundError: No such task.
-            InvalidTransitionError: The task has already ended; nothing changed.
-        """
-        if isinstance(result, str):
-            result = {"content": [{"type": "text", "text": result}], "structuredContent": {"result": result}}
-        await self.runtime.finish(task_id, Outcome.completed(_call_result(result)))
-
-    async def fail(self, task_id: str, error: str) -> None:
-        """End a task as `failed`, from anywhere in the server.
-
-        Args:
-            task_id: The task, usually one that was detached.
-            error: What went wrong. The client reads it.
-
-        Raises:
-            TaskNotFoundError: No such task.
-            InvalidTransitionError: The task has already ended; nothing changed.
-        """
-        await self.runtime.finish(task_id, Outcome.failed(error))
 
     # -- what the SDK calls
 
@@ -524,34 +475,7 @@ class Tasks(Extension):
             return wire.acknowledge()
 
 
-_LONGEST_SECONDS = 100 * 365 * 24 * 60 * 60
-
-
-def _check_seconds(name: str, seconds: float | None) -> None:
-    if seconds is not None and not 0 <= seconds <= _LONGEST_SECONDS:  # false for NaN, too
-        raise ValueError(f"{name} must not be negative, nor above a hundred years")
-
-
-@dataclass(frozen=True, slots=True)
-class _Options:
-    """How a tool's calls become tasks; the fields are the arguments of `Tasks.tool`."""
-
-    required: bool = False
-    ttl_ms: int | None = None
-    poll_interval_ms: int | None = None
-    promote_after: float | None = None
-    model_immediate_response: str | None = None
-    rerunnable: bool = False
-
-    def __post_init__(self) -> None:
-        if self.ttl_ms is not None and self.ttl_ms < 1:
-            raise ValueError("ttl_ms must be at least 1")
-        if self.poll_interval_ms is not None and self.poll_interval_ms < 1:
-            raise ValueError("poll_interval_ms must be at least 1")
-        _check_seconds("promote_after", self.promote_after)
-
-
-_DEFAULT_OPTIONS = _Options()
+_DEFAULT_OPTIONS = TaskOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -563,7 +487,7 @@ class _Call:
     params: CallToolRequestParams
     execution: Execution[Any] | None
 
-    def new_task(self, options: _Options) -> NewTask:
+    def new_task(self, options: TaskOptions) -> NewTask:
         """Return what a task for this call is made with."""
         assert self.ctx is not None
         return NewTask(
@@ -614,17 +538,9 @@ def _admit(ctx: Context, params: _TaskIdParams) -> None:
         raise ProtocolError(wire.HEADER_MISMATCH, "The Mcp-Name header does not name the task of the request")
 
 
-def _call_result(result: object) -> JSONObject:
-    """Return a tool's result in its wire form."""
-    value = to_json_value(result)
-    if not isinstance(value, dict):
-        raise ValueError("result must be a CallToolResult or its JSON object")
-    return value
-
-
 def _outcome(result: HandlerResult) -> Outcome:
     if isinstance(result, ErrorData):
         return Outcome.failed(result.message, code=result.code, data=result.data)
     if isinstance(result, InputRequiredResult):
         return Outcome.failed("A task cannot ask by multi-round-trip input: it asks through its context")
-    return Outcome.completed(_call_result(result))
+    return Outcome.completed(to_call_result(result))

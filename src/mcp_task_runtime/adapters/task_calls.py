@@ -22,6 +22,7 @@ from mcp_task_runtime.adapters.host import RuntimeHost
 from mcp_task_runtime.adapters.result_handler import TaskResultHandler
 from mcp_task_runtime.adapters.server_context import ServerTaskContext
 from mcp_task_runtime.adapters.session import TaskSession
+from mcp_task_runtime.adapters.tasks import TaskOptions
 from mcp_task_runtime.core.execution import Execution, NewTask
 from mcp_task_runtime.core.json import JSONObject, JSONValue, dump_json
 from mcp_task_runtime.core.runtime import TaskRuntime
@@ -204,28 +205,20 @@ class AugmentedCall:
         self._announce = announce
         self._session: TaskSession | None = None
 
-    async def run(
-        self,
-        work: Callable[[ServerTaskContext], Awaitable[T]],
-        *,
-        ttl_ms: int | None = None,
-        poll_interval_ms: int | None = None,
-        model_immediate_response: str | None = None,
-        rerunnable: bool = False,
-    ) -> T:
+    async def run(self, work: Callable[[ServerTaskContext], Awaitable[T]], options: TaskOptions) -> T:
         """Make the call a task, if it is none yet, and run work for it.
 
         The TTL is the one that the client asked for, if it asked for one.
         """
         new = self._new
         if self.model_immediate_response is None:
-            self.model_immediate_response = model_immediate_response
+            self.model_immediate_response = options.model_immediate_response
         request = new.request or TaskRequest()
         new = replace(
             new,
-            ttl_ms=ttl_ms if new.ttl_ms is None else new.ttl_ms,
-            poll_interval_ms=poll_interval_ms,
-            request=replace(request, rerunnable=rerunnable),
+            ttl_ms=options.ttl_ms if new.ttl_ms is None else new.ttl_ms,
+            poll_interval_ms=options.poll_interval_ms,
+            request=replace(request, rerunnable=options.rerunnable),
         )
         record = await self.begin(new)
         assert self._session is not None
