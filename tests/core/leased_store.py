@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, cast
 
 import anyio
@@ -15,11 +15,12 @@ from mcp_task_runtime import InMemoryTaskStore, TaskRuntime, TaskSettings, TaskS
 from mcp_task_runtime.adapters.result_handler import TaskResultHandler
 from mcp_task_runtime.adapters.server_context import ServerTaskContext
 from mcp_task_runtime.core.clock import Clock
+from mcp_task_runtime.core.deadlines import DeadlineHeap
 from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.json import JSONObject
 from mcp_task_runtime.core.message_queue import QueuedMessage
 from mcp_task_runtime.core.transitions import is_terminal, update_record
-from mcp_task_runtime.core.types import Lease, TaskRecord
+from mcp_task_runtime.core.types import Lease, Outcome, TaskRecord
 from mcp_task_runtime.errors import StoreUnavailableError
 from mcp_task_runtime.testing.clock import FakeClock
 
@@ -34,11 +35,28 @@ SETTINGS = TaskSettings(lease_ms=LEASE_SECONDS * 1000, shutdown_grace=0)
 
 
 class LeasedTaskStore(InMemoryTaskStore):
-    """An `InMemoryTaskStore` that implements `TaskLeases`, in O(n): it is for tests."""
+    """An `InMemoryTaskStore` that implements `TaskLeases`. One process has nobody to lose: it is for tests."""
+
+    def __init__(self, *, clock: Clock | None = None) -> None:
+        """Make an empty store."""
+        super().__init__(clock=clock)
+        self._lapses = DeadlineHeap()
 
     def record(self, task_id: str) -> TaskRecord:
         """Return a task that has not been removed, without looking at the clock."""
         return self._entries[task_id].record
+
+    async def create_task(self, **fields: Any) -> TaskRecord:
+        """Create a task; see `TaskStore.create_task`."""
+        record = await super().create_task(**fields)
+        self._set_lease(record.task_id, record.lease)
+        return record
+
+    async def finish_task(self, task_id: str, outcome: Outcome) -> TaskRecord:
+        """Record a terminal status and its outcome; see `TaskStore.finish_task`."""
+        record = await super().finish_task(task_id, outcome)
+        self._lapses.discard(task_id)
+        return record
 
     async def renew_leases(self, worker: str, task_ids: Collection[str], *, lease_ms: int) -> frozenset[str]:
         """Extend leases of a worker; see `TaskLeases.renew_leases`."""
@@ -56,14 +74,19 @@ class LeasedTaskStore(InMemoryTaskStore):
         for task_id in task_ids:
             lease = self._lease(task_id, worker)
             if lease is not None:
-                self._set_lease(task_id, replace(lease, expires_at=self.clock.now()) if lapse else None)
+                self._set_lease(task_id, _lapse(lease, self.clock.now()) if lapse else None)
 
     async def list_lapsed(self, *, limit: int = 100) -> tuple[TaskRecord, ...]:
         """Return live tasks whose lease has lapsed; see `TaskLeases.list_lapsed`."""
-        self._purge()
-        leased = [(entry.record.lease, entry.record) for entry in self._entries.values()]
-        lapsed = [(lease, record) for lease, record in leased if lease and lease.expires_at <= self.clock.now()]
-        return tuple([record for _, record in sorted(lapsed, key=lambda both: both[0].expires_at)[:limit]])
+        if limit < 1:
+            raise ValueError("limit must be at least 1")
+        now = self._purge()
+        lapsed: list[TaskRecord] = []
+        while len(lapsed) < limit and (task_id := self._lapses.pop_due(now)) is not None:
+            lapsed.append(self.record(task_id))
+        for record in lapsed:
+            self._set_lease(record.task_id, record.lease)
+        return tuple(lapsed)
 
     async def claim_task(self, task_id: str, *, worker: str, lease_ms: int) -> TaskRecord | None:
         """Take over a live task whose lease has lapsed; see `TaskLeases.claim_task`."""
@@ -73,7 +96,8 @@ class LeasedTaskStore(InMemoryTaskStore):
         if entry is None or lease is None or lease.expires_at > self.clock.now():
             return None
         taken = Lease(worker, self._from_now(lease_ms), lease.attempt + 1)
-        entry.record = replace(update_record(entry.record, now=self.clock.now()), lease=taken)
+        entry.record = update_record(entry.record, now=self.clock.now())
+        self._set_lease(task_id, taken)
         entry.wake()
         return entry.record
 
@@ -85,9 +109,18 @@ class LeasedTaskStore(InMemoryTaskStore):
     def _set_lease(self, task_id: str, lease: Lease | None) -> None:
         entry = self._entries[task_id]
         entry.record = replace(entry.record, lease=lease)
+        self._lapses.set(task_id, None if lease is None else lease.expires_at)
+
+    def _remove(self, task_id: str) -> None:
+        self._lapses.discard(task_id)
+        super()._remove(task_id)
 
     def _from_now(self, lease_ms: int) -> Any:
         return self.clock.now() + timedelta(milliseconds=lease_ms)
+
+
+def _lapse(lease: Lease, now: datetime) -> Lease:
+    return replace(lease, expires_at=min(lease.expires_at, now))
 
 
 class Link:

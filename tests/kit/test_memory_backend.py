@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from typing import Any, cast
 
 import pytest
 
@@ -21,9 +22,11 @@ from mcp_task_runtime.testing import (
     check_task_message_queue,
     check_task_store,
 )
+from mcp_task_runtime.testing.lease_checks import LEASE_CHECKS
+from tests.core.leased_store import LeasedTaskStore, Link
 from tests.kit.memory import memory_backend, memory_queue, memory_store
 
-MISSING = {"durable", "shared"}
+MISSING = {"durable", "leases", "shared"}
 
 
 @pytest.mark.parametrize("check", [check for check in STORE_CHECKS if not check.needs & MISSING], ids=str)
@@ -73,8 +76,12 @@ class Kept:
     def __init__(self) -> None:
         self._stores: dict[str, InMemoryTaskStore] = {}
 
-    def store(self, clock: FakeClock, location: str) -> AbstractAsyncContextManager[TaskStore]:
-        return nullcontext(self._stores.setdefault(location, InMemoryTaskStore(clock=clock)))
+    def leased_store(self, clock: FakeClock, location: str) -> AbstractAsyncContextManager[TaskStore]:
+        return nullcontext(self._stores.setdefault(location, LeasedTaskStore(clock=clock)))
+
+    def linked_store(self, clock: FakeClock, location: str) -> AbstractAsyncContextManager[TaskStore]:
+        store = self._stores.setdefault(location, LeasedTaskStore(clock=clock))
+        return nullcontext(cast(TaskStore, Link(store)))
 
     def queue(self, clock: FakeClock, location: str) -> AbstractAsyncContextManager[TaskMessageQueue]:
         return nullcontext(self._stores.setdefault(location, InMemoryTaskStore(clock=clock)).message_queue)
@@ -85,8 +92,17 @@ class Kept:
 
 
 @pytest.mark.parametrize("check", [check for check in STORE_CHECKS if check.needs & MISSING], ids=str)
-async def test_a_store_that_is_kept_is_durable_and_shared(check: Check[TaskStore]) -> None:
-    await check.run(Kept().store)
+async def test_a_store_that_is_kept_is_durable_and_shared_and_may_have_leases(check: Check[TaskStore]) -> None:
+    await check.run(Kept().leased_store)
+
+
+async def count_entries(link: Any) -> int:
+    return len(link._target._entries) + len(link._target._lapses)
+
+
+@pytest.mark.parametrize("check", LEASE_CHECKS, ids=str)
+async def test_the_checks_do_not_mind_leases_whose_store_yields(check: Check[TaskStore]) -> None:
+    await check.run(Kept().linked_store, footprint=count_entries)
 
 
 @pytest.mark.parametrize("check", [check for check in QUEUE_CHECKS if check.needs & MISSING], ids=str)
@@ -104,7 +120,7 @@ async def test_a_backend_that_is_kept_is_durable_and_shared(check: Check[TaskBac
     [(check, memory_store) for check in STORE_CHECKS if check.needs & MISSING]
     + [(check, memory_queue) for check in QUEUE_CHECKS if check.needs & MISSING],
 )
-async def test_a_store_that_is_neither_durable_nor_shared_is_found_out(check: Check[object], factory: object) -> None:
+async def test_a_store_that_cannot_do_what_it_is_said_to_is_found_out(check: Check[object], factory: object) -> None:
     with pytest.raises(AssertionError, match="broken"):
         await check.run(factory, patience=0.1)  # type: ignore[arg-type]
 
@@ -115,6 +131,13 @@ def test_the_whole_contract_is_one_call_that_reports_what_it_left_out() -> None:
     assert ("a_reopened_store_has_every_task_as_it_was", ("durable",)) in report.left_out
     assert len(report.passed) == 2 * (len(STORE_CHECKS) - len(report.left_out))
     assert "left out: a_waiter_is_woken_by_another_process (needs shared)" in str(report)
+
+    def leased_store(clock: FakeClock, location: str) -> LeasedTaskStore:
+        return LeasedTaskStore(clock=clock)
+
+    with_leases = check_task_store(leased_store, capabilities=["leases", "listing"], backends=["asyncio"])
+    assert ("of_many_that_claim_a_task_exactly_one_gets_it", "asyncio") in with_leases.passed
+    assert ("a_reopened_store_has_every_lease_as_it_was", ("durable",)) in with_leases.left_out
 
     without_lists = check_task_store(memory_store, capabilities=[], backends=["asyncio"])
     assert {needs for _, needs in without_lists.left_out} >= {("listing",), ("durable", "listing")}

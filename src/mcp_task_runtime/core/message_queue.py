@@ -122,7 +122,10 @@ class TaskMessageQueue(Protocol):
         ...
 
     async def clear(self, task_id: str) -> None:
-        """Forget everything of a task: messages, questions, answers, keys. Releases whoever waits (L5)."""
+        """Forget everything of a task: messages, questions, answers, keys. Releases whoever waits (L5).
+
+        Whoever ends a task calls this afterwards; nothing else tells a queue that the task has ended.
+        """
         ...
 
     async def wait_for_message(self, task_id: str) -> None:

@@ -101,7 +101,12 @@ class TaskStore(Protocol):
         """Record a terminal status and its outcome in one atomic write (L2).
 
         Of concurrent callers exactly one wins. Cancelled, the write happened in full or not at all.
-        The TTL grows where the outcome would be gone before `retention_ms` have passed (L7).
+        The TTL grows where the outcome would be gone before `retention_ms` have passed (L7). The task's
+        lease goes (L12).
+
+        The store does not know the task's mailbox: whoever ends a task afterwards calls
+        `TaskMessageQueue.clear` for it, also when cancelled, so that who asks or waits there is released (L5).
+        `TaskRuntime` does.
 
         Args:
             task_id: Identifier that `create_task` returned.
@@ -144,7 +149,8 @@ class TaskStore(Protocol):
     async def delete_task(self, task_id: str) -> bool:
         """Delete the task and all that belongs to it. Returns whether there was one.
 
-        Whoever waits for it is woken with `TaskNotFoundError`.
+        Whoever waits for it is woken with `TaskNotFoundError`. A queue that is not this store's own keeps the
+        mailbox: call `TaskMessageQueue.clear`, as after `finish_task`.
         """
         ...
 

@@ -782,6 +782,8 @@ class PostgresTaskStore(_Opened):
 
     async def list_lapsed(self, *, limit: int = 100) -> tuple[TaskRecord, ...]:
         """Return live tasks whose lease has lapsed; see `TaskLeases.list_lapsed`."""
+        if limit < 1:
+            raise ValueError("limit must be at least 1")
         parameters = {"now": self.clock.now(), "limit": min(limit, _LARGEST_PAGE)}
         rows = await self._database.run(
             lambda execute: execute(stored.LIST_LAPSED, parameters).fetchall(), repeatable=True

@@ -247,7 +247,7 @@ RENEW_LEASES: Final = (
 
 DROP_LEASES: Final = """
     UPDATE {tasks} SET
-        lease_expires_at = CASE WHEN %(lapse)s THEN %(now)s END,
+        lease_expires_at = CASE WHEN %(lapse)s THEN least(%(now)s, lease_expires_at) END,
         lease_worker = CASE WHEN %(lapse)s THEN lease_worker END,
         lease_attempt = CASE WHEN %(lapse)s THEN lease_attempt END
     WHERE task_id = ANY(%(task_ids)s) AND lease_worker = %(worker)s"""
@@ -263,6 +263,7 @@ CLAIM: Final = (
         lease_worker = %(worker)s,
         lease_expires_at = %(lease_expires_at)s,
         lease_attempt = lease_attempt + 1,
+        last_updated_at = greatest(%(now)s, last_updated_at),
         revision = revision + 1
     WHERE task_id = %(task_id)s AND """
     + _LAPSED

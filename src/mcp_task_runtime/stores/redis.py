@@ -273,17 +273,19 @@ class RedisTaskStore:
         """Extend leases of a worker; see `TaskLeases.renew_leases`."""
         until = self._backend.now() + 1_000 * lease_ms
         held = await self._change_leases("renew", worker, task_ids, until)
-        self._move_lapses(b"GT", until, held)
+        self._move_lapses(until, held)
         return frozenset(held.values())
 
     async def drop_leases(self, worker: str, task_ids: Collection[str], *, lapse: bool) -> None:
         """Give up leases of a worker; see `TaskLeases.drop_leases`."""
         dropped = await self._change_leases("drop", worker, task_ids, 1 if lapse else 0)
         if lapse:
-            self._move_lapses(b"LT", self._backend.now(), dropped)
+            self._move_lapses(self._backend.now(), dropped, b"LT")
 
     async def list_lapsed(self, *, limit: int = 100) -> tuple[TaskRecord, ...]:
         """Return live tasks whose lease has lapsed; see `TaskLeases.list_lapsed`."""
+        if limit < 1:
+            raise ValueError("limit must be at least 1")
         found: dict[str, TaskRecord] = {}
         while True:
             now = self._backend.now()
@@ -308,7 +310,7 @@ class RedisTaskStore:
         tag, (reply, *rest) = await self._change(task_id, "claim", pack(worker), until, missing=b"absent")
         if reply != b"ok":
             return None
-        self._move_lapses(b"GT", until, [tag])
+        self._move_lapses(until, [tag])
         return _loaded(rest[0])
 
     async def _change(
@@ -329,11 +331,11 @@ class RedisTaskStore:
             return tag, [b"absent"]
         return tag, reply
 
-    def _move_lapses(self, how: bytes, when: int, tags: Collection[bytes]) -> None:
+    def _move_lapses(self, when: int, tags: Collection[bytes], *how: bytes) -> None:
         """Move entries of the index of leases where the scripts cannot do it: on a cluster, and some time."""
         if self._backend.is_cluster and tags:
             entries = [part for tag in tags for part in (when, tag)]
-            self._backend.post(Call(b"ZADD", (self._keys.leases,), (b"XX", how, *entries)))
+            self._backend.post(Call(b"ZADD", (self._keys.leases,), (b"XX", *how, *entries)))
 
     async def _change_leases(
         self, script: str, worker: str, task_ids: Collection[str], argument: int

@@ -93,7 +93,7 @@ _INDEXES: Final = """
     end
     local function lease(leases, tag, lapses, keep)
         local left = redis.call('PTTL', leases)
-        redis.call('ZADD', leases, 'NX', lapses, tag)
+        redis.call('ZADD', leases, 'LT', lapses, tag)
         if keep == '' then
             redis.call('PERSIST', leases)
         elseif left ~= -1 and tonumber(keep) > left then
@@ -115,7 +115,7 @@ _TASK: Final = """
     end
     local tag = string.match(channel, '{([^}]*)}$')
     local function unlease() if KEYS[7] then redis.call('ZREM', KEYS[7], tag) end end
-    local function relapse(how, lapses) if KEYS[7] then redis.call('ZADD', KEYS[7], 'XX', how, lapses, tag) end end
+    local function relapse(lapses) if KEYS[7] then redis.call('ZADD', KEYS[7], 'XX', lapses, tag) end end
     local function forget()
         redis.call('DEL', unpack(KEYS, 1, 6))
         unlease()
@@ -198,15 +198,16 @@ _DELETE: Final = """
 _RENEW: Final = """
     if @worker ~= ARGV[4] then return {'no'} end
     redis.call('HSET', KEYS[1], 'lease_expires_at', ARGV[5])
-    relapse('GT', ARGV[5])
+    relapse(ARGV[5])
     return {'ok'}
 """
 
 _DROP: Final = """
     if @worker ~= ARGV[4] then return {'no'} end
     if ARGV[5] == '1' then
-        if later(@lease_expires_at, now) ~= now then redis.call('HSET', KEYS[1], 'lease_expires_at', now) end
-        relapse('LT', now)
+        local lapses = math.min(tonumber(@lease_expires_at), tonumber(now))
+        redis.call('HSET', KEYS[1], 'lease_expires_at', digits(lapses))
+        relapse(digits(lapses))
     else
         redis.call('HDEL', KEYS[1], 'worker', 'lease_expires_at', 'attempt')
         unlease()
@@ -220,7 +221,7 @@ _CLAIM: Final = """
         redis.call('HSET', KEYS[1], 'op', op, 'revision', digits(@revision + 1),
             'last_updated_at', later(now, @last_updated_at),
             'worker', ARGV[4], 'lease_expires_at', ARGV[5], 'attempt', digits(@attempt + 1))
-        relapse('GT', ARGV[5])
+        relapse(ARGV[5])
         tell('t')
     end
     return {'ok', all()}

@@ -4,7 +4,8 @@ Needs `pip install mcp-task-runtime[testing]`, and no particular test runner. A 
 
     check_task_store(lambda clock, location: MyTaskStore(location, clock=clock), capabilities=["listing"])
 
-and is told with a sentence which law is broken, and how. `check_task_message_queue` does the same for a
+and is told with a sentence which law is broken, and how. What the store is able to do is declared: with
+`leases`, what it implements of `TaskLeases` is checked, too. `check_task_message_queue` does the same for a
 queue, `check_task_backend` for both together, and `check_task_store_machine` drives both through random
 stories in lock-step with a model. For a test runner that wants a test for each check there are
 `STORE_CHECKS`, `QUEUE_CHECKS` and `QUESTION_CHECKS`: `await check.run(factory)`.

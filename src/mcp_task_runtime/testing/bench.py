@@ -43,12 +43,13 @@ E = TypeVar("E", bound=BaseException)
 BACKENDS = ("asyncio", "trio")
 """The event loops that checks run on, by their anyio names."""
 
-Capability: TypeAlias = Literal["durable", "listing", "mailbox", "shared"]
+Capability: TypeAlias = Literal["durable", "leases", "listing", "mailbox", "shared"]
 """What a backend may or may not be able to do; its author declares it.
 
 - `durable`: what is opened anew at a location finds what was kept there before.
 - `shared`: two opened at one location at the same time work on the same state, as two processes would.
 - `listing`: `list_tasks` works.
+- `leases`: it implements `TaskLeases`, so that lost processes are noticed.
 - `mailbox`: when the store removes a task, the queue beside it forgets the task's mailbox.
 """
 

@@ -16,6 +16,7 @@ from mcp_task_runtime.testing.bench import (
     Footprint,
     run_checks,
 )
+from mcp_task_runtime.testing.lease_checks import LEASE_CHECKS
 from mcp_task_runtime.testing.store_cost_checks import STORE_COST_CHECKS
 from mcp_task_runtime.testing.store_life_checks import STORE_LIFE_CHECKS
 from mcp_task_runtime.testing.store_listing_checks import STORE_LISTING_CHECKS
@@ -32,6 +33,7 @@ STORE_CHECKS: Final[list[Check[TaskStore]]] = [
     *STORE_COST_CHECKS,
     *STORE_LISTING_CHECKS,
     *STORE_SHARING_CHECKS,
+    *LEASE_CHECKS,
 ]
 """All checks of `check_task_store`, for a test runner that wants one test for each."""
 
@@ -44,7 +46,7 @@ def check_task_store(
     patience: float = 5.0,
     footprint: Footprint[TaskStore] | None = None,
 ) -> CheckReport:
-    """Check every law that holds for any `TaskStore`, on each event loop.
+    """Check every law that holds for any `TaskStore`, and for its leases if it has them, on each event loop.
 
     Args:
         factory: Opens a store; see `Factory`.
