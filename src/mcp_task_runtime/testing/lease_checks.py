@@ -86,12 +86,11 @@ async def a_worker_renews_the_leases_that_it_holds_and_no_others(bench: StoreBen
     asked = [record.task_id for record in (*mine, *others, *gone)] + ["unknown"]
     held = await store.renew_leases("one", asked, lease_ms=20_000)
     require(isinstance(held, frozenset), f"renew_leases returned a {type(held).__name__} and not a frozenset")
-    names = {record.task_id: "its own" for record in mine} | {record.task_id: "another's" for record in others}
-    wrong = sorted(names.get(task_id, "one of a task that is gone or has ended") for task_id in held)
-    require(
-        held == {record.task_id for record in mine},
-        f"of leases held, lapsed, long, foreign, absent and ended a worker renewed: {', '.join(wrong) or 'none'}",
-    )
+    for kind, record in zip(("is live", "has lapsed", "would last longer"), mine, strict=True):
+        require(record.task_id in held, f"a worker could not renew a lease of its own that {kind}")
+    for kind, record in zip(("belongs to another", "nobody has"), others, strict=True):
+        require(record.task_id not in held, f"a worker renewed a lease that {kind}")
+    require(len(held) == len(mine), "a worker renewed the lease of a task that has ended, is gone, or never was")
     for record in mine:
         renewed = replace(record, lease=Lease("one", bench.clock.now() + timedelta(seconds=20)))
         read = await read_task(store, record.task_id)
@@ -279,7 +278,7 @@ async def of_many_that_claim_a_task_exactly_one_gets_it(bench: StoreBench) -> No
         endings = await bench.race(*racers)
         won = [ending for ending in endings if isinstance(ending, TaskRecord)]
         require(len(won) == 1, f"{len(won)} of 8 concurrent callers of claim_task got the task, not one")
-        require(endings.count(None) == 7, f"a caller of claim_task that came late did not get None: {endings}")
+        require(endings.count(None) == 7, "a caller of claim_task that came late did not get None")
         await _require_unchanged(store, won[0], "a claim that came late")
         await store.delete_task(created.task_id)
 
@@ -312,7 +311,7 @@ async def an_ended_task_has_no_lease(bench: StoreBench) -> None:
             bench.clock.advance(wait)
             ended = await store.finish_task(created.task_id, outcome)
             require(ended.lease is None, f"a task that is {ended.status!r} has a lease")
-            await _require_unchanged(store, ended, "finish_task returned what it did not store, or something")
+            await _require_unchanged(store, ended, "something that finish_task did not return")
             bench.clock.advance(10)
             require(await _lapsed(store) == [], "a task that has ended counts as lost")
 
