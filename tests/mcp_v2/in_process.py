@@ -16,6 +16,7 @@ from mcp.server import MCPServer, Server
 from mcp.shared.memory import create_client_server_memory_streams
 from mcp.shared.message import SessionMessage
 from mcp_types import jsonrpc_message_adapter
+from starlette.types import ASGIApp
 
 from tests.mcp_v2.raw_client import PATIENCE, RawClient, Reply
 from tests.mcp_v2.schemas import Wire
@@ -76,12 +77,18 @@ async def memory_client(server: MCPServer[Any] | Server[Any]) -> AsyncGenerator[
 
 @contextmanager
 def served_over_http(make: Callable[[], MCPServer[Any]], **options: Any) -> Generator[str, None, None]:
-    """Serve in a thread of its own, where the server is made as well: uvicorn runs on asyncio alone."""
+    """Serve in a thread of its own, where the server is made as well."""
+    with application_over_http(lambda: make().streamable_http_app(**options)) as address:
+        yield f"{address}/mcp"
+
+
+@contextmanager
+def application_over_http(make: Callable[[], ASGIApp]) -> Generator[str, None, None]:
+    """Run an application in a thread of its own, where it is made as well: uvicorn runs on asyncio alone."""
     made: queue.Queue[uvicorn.Server] = queue.Queue()
 
     def serve() -> None:
-        app = make().streamable_http_app(**options)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
+        server = uvicorn.Server(uvicorn.Config(make(), log_level="error", timeout_graceful_shutdown=1))
         made.put(server)
         server.run(sockets=[listener])
 
@@ -92,7 +99,7 @@ def served_over_http(make: Callable[[], MCPServer[Any]], **options: Any) -> Gene
         thread.start()
         server = made.get(timeout=PATIENCE)
         try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}/mcp"
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
             server.should_exit = True
             thread.join(PATIENCE)

@@ -254,13 +254,14 @@ async def _open_over_http(url: str, headers: Mapping[str, str], message: Wire) -
 
 async def post(url: str, message: Wire, **more: str) -> anyio.abc.SocketStream:
     """Send a listen request over a socket of its own, without reading anything."""
-    host, port = url.removeprefix("http://").partition("/")[0].split(":")
+    address, _, path = url.removeprefix("http://").partition("/")
+    host, port = address.split(":")
     connection = await anyio.connect_tcp(host, int(port))
     body = json.dumps(message).encode()
     own = {"host": f"{host}:{port}", "content-length": str(len(body)), "connection": "close"}
     headers = {**HTTP_HEADERS, **own, **more}
     head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    await connection.send(f"POST /mcp HTTP/1.1\r\n{head}\r\n".encode() + body)
+    await connection.send(f"POST /{path} HTTP/1.1\r\n{head}\r\n".encode() + body)
     return connection
 
 

@@ -14,9 +14,10 @@ from tests.mcp_v2.raw_client import PATIENCE
 
 
 class HTTPServerProcess:
-    """A Python program that serves MCP at `/mcp` of a free port, which uvicorn prints when it was asked for port 0."""
+    """A Python program that serves MCP at a path of a free port, which uvicorn prints when it was asked for port 0."""
 
-    def __init__(self, arguments: Sequence[str]) -> None:
+    def __init__(self, arguments: Sequence[str], path: str = "/mcp") -> None:
+        self._path = path
         self._process = subprocess.Popen(
             [sys.executable, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
@@ -28,7 +29,13 @@ class HTTPServerProcess:
             self.stop()
             raise RuntimeError(f"The server did not start: {self.errors}")
 
+    address = ""
     url = ""
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
 
     @property
     def errors(self) -> str:
@@ -60,6 +67,7 @@ class HTTPServerProcess:
             self._lines.append(line)
             found = re.search(r"running on (http://\S+)", line)
             if found:
-                self.url = f"{found[1]}/mcp"
+                self.address = found[1]
+                self.url = f"{found[1]}{self._path}"
                 self._listens.set()
         self._listens.set()
