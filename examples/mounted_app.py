@@ -1,9 +1,9 @@
-"""An MCP server with tasks inside a web application, for any number of worker processes on one store.
+"""An MCP server with tasks inside a Starlette application, for any number of worker processes on one store.
 
     python examples/mounted_app.py --port 8000 --store sqlite:///tasks.db --workers 4
 
-Any worker serves any request: a task made by one is polled, answered and cancelled through another. The
-same works in FastAPI, which is a Starlette application too.
+Any worker serves any request at `/tools/mcp`: a task made by one is polled, answered and cancelled through
+another. `fastapi_app.py` is the same in FastAPI.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ def make_app() -> Starlette:
     mcp.tool()(everything_tools.greet)
     tasks.tool(rerunnable=True)(everything_tools.slow_compute)
     tasks.tool(required=True)(everything_tools.confirm_delete)
+    # Without sessions any worker serves clients of protocol 2025-11-25 too. `host` or `transport_security` admits
+    # requests for other host names than localhost.
     mcp_app = mcp.streamable_http_app(stateless_http=True)
 
     @asynccontextmanager
