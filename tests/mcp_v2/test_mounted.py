@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +15,18 @@ import pytest
 from mcp import Client
 from mcp.server import MCPServer
 from mcp_types import ElicitResult
+from pydantic import BaseModel
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from mcp_task_runtime import InMemoryTaskStore, ServerTaskContext, TaskStore
+from mcp_task_runtime import InMemoryTaskStore, ServerTaskContext, TaskSettings, TaskStore
 from mcp_task_runtime.adapters import mcp_v2_client
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
 from mcp_task_runtime.adapters.mcp_v2_client import ClientTask, TasksClient
 from mcp_task_runtime.stores.sqlite import SQLiteTaskStore
 from tests.mcp_v2.everything_entry import EXAMPLES
+from tests.mcp_v2.in_process import application_over_http
+from tests.mcp_v2.listeners import Connection, http_connection
 from tests.mcp_v2.processes import HTTPServerProcess
 from tests.mcp_v2.raw_client import PATIENCE, RawClient, accept, http_client
 from tests.mcp_v2.schemas import Wire, needs_schemas
@@ -159,3 +164,125 @@ async def test_the_fastapi_example_runs_with_two_workers_on_one_store(tmp_path: 
             done = await other.get(task)
             assert (done["status"], done["result"]["structuredContent"]) == ("completed", {"result": "at your door"})
             assert await one.get(task) == done
+
+
+# Two servers in one application
+
+
+class Confirmation(BaseModel):
+    confirm: bool
+
+
+@dataclass
+class Pair:
+    """An application with two servers, and a connection to each.
+
+    Attributes:
+        one: A client of the server at `/one`.
+        other: A client of the server at `/other`.
+        left: What the work of each server wrote when it was left, in order.
+    """
+
+    one: Connection
+    other: Connection
+    left: list[str]
+
+
+@asynccontextmanager
+async def pair(*stores: TaskStore) -> AsyncGenerator[Pair, None]:
+    """Serve two servers from one application, with a store for each or one for both."""
+    left: list[str] = []
+
+    def make_server(name: str, store: TaskStore) -> MCPServer[Any]:
+        mcp: MCPServer[Any] = MCPServer(name)
+        tasks = Tasks(store, settings=TaskSettings(shutdown_grace=0))
+        tasks.install(mcp)
+
+        @tasks.tool(required=True)
+        async def delete(task: ServerTaskContext) -> str:
+            try:
+                answer = await task.elicit("Delete it?", Confirmation)
+                await task.update_status("Deleting")
+                if answer.action == "accept":
+                    return f"deleted by {name}"
+                await anyio.sleep_forever()
+                return ""
+            finally:
+                left.append(name)
+
+        return mcp
+
+    def make_app() -> Starlette:
+        names = ("one", "other")
+        servers = [make_server(name, store) for name, store in zip(names, cycle(stores), strict=False)]
+        routes = [
+            Mount(f"/{name}", app=mcp.streamable_http_app(stateless_http=True))
+            for name, mcp in zip(names, servers, strict=True)
+        ]
+
+        @asynccontextmanager
+        async def lifespan(app: Starlette) -> AsyncIterator[None]:
+            async with AsyncExitStack() as stack:
+                for store in stores:
+                    if isinstance(store, SQLiteTaskStore):
+                        await stack.enter_async_context(store)
+                for mcp in servers:
+                    await stack.enter_async_context(mcp.session_manager.run())
+                yield
+
+        return Starlette(routes=routes, lifespan=lifespan)
+
+    with application_over_http(make_app) as address:
+        async with (
+            http_connection(f"{address}/one/mcp") as one,
+            http_connection(f"{address}/other/mcp") as other,
+        ):
+            yield Pair(one, other, left)
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+async def test_two_servers_in_one_application_keep_apart_with_a_store_each(kind: str, tmp_path: Path) -> None:
+    """To each the other's task is a task that there is not (wire rules A3, C11)."""
+    stores: list[TaskStore] = [
+        InMemoryTaskStore() if kind == "memory" else SQLiteTaskStore(tmp_path / f"{number}.db") for number in range(2)
+    ]
+    async with pair(*stores) as both:
+        one, other = both.one.client, both.other.client
+        task = await one.start("delete")
+        (key,) = await one.asked(task)
+        for method, more in (("get", {}), ("update", {"inputResponses": {key: accept(confirm=True)}}), ("cancel", {})):
+            errors = [(await other.request(f"tasks/{method}", {"taskId": id, **more})).error for id in (task, "none")]
+            assert errors[0] == errors[1]
+            assert errors[0]["code"] == -32602
+        async with both.other.listen(task) as stream:
+            assert await stream.acknowledged() == []
+        await one.update(task, {key: accept(confirm=True)})
+        assert (await one.until(task, "completed"))["result"]["structuredContent"] == {"result": "deleted by one"}
+
+
+async def test_two_servers_on_one_store_are_to_its_tasks_like_two_processes_of_one_server(tmp_path: Path) -> None:
+    """Who has a task's id reaches it through either; its work runs in the server that was called."""
+    async with pair(SQLiteTaskStore(tmp_path / "tasks.db")) as both:
+        one, other = both.one.client, both.other.client
+        task = await one.start("delete")
+        (key,) = await other.asked(task)
+        async with both.other.listen(task) as stream:
+            assert await stream.acknowledged() == [task]
+            await other.update(task, {key: accept(confirm=True)})
+            await stream.ended()
+        assert stream.seen[task][-1]["result"]["structuredContent"] == {"result": "deleted by one"}
+
+        task = await one.start("delete")
+        (key,) = await other.asked(task)
+        await other.update(task, {key: {"action": "decline"}})
+        await one.said(task, "Deleting")
+        async with both.one.listen(task) as stream:
+            await stream.acknowledged()
+            await other.cancel(task)
+            await stream.ended()
+        assert stream.seen[task][-1]["status"] == "cancelled"
+        with anyio.fail_after(PATIENCE):
+            while True:
+                if both.left == ["one", "one"]:
+                    break
+                await anyio.sleep(0.01)
