@@ -1,7 +1,7 @@
 """An MCP server with tasks inside a FastAPI application that has routes, dependencies and a lifespan of its own.
 
     pip install fastapi 'mcp-task-runtime[mcp]'
-    python examples/fastapi_app.py --port 8000 --store sqlite:///tasks.db --workers 2
+    python examples/fastapi_app.py --port 8000 --store sqlite:///orders.db --workers 2
 
 The tool at `/tools/mcp` asks its user, then orders from a shop. When the shop has delivered it calls a route of
 the application, which ends the task. Any worker process may get any of these requests.
