@@ -42,7 +42,8 @@ pytestmark = [
 ]
 
 PROGRAM = str(Path(__file__).with_name("balanced_server.py"))
-LEASE_MS = 600_000  # nobody is lost, on however slow a machine, and no stopped work waits to be noticed for its lease
+# Nobody is lost, on however slow a machine; and no renewal of a lease stops work that a cancel should have stopped.
+LEASE_MS = 600_000
 SHORT_LEASE_MS = 2_000
 
 one_event_loop = pytest.mark.parametrize("anyio_backend", ["asyncio"])
