@@ -20,13 +20,14 @@ from mcp_task_runtime.adapters.session import TaskSession
 from mcp_task_runtime.core.clock import Clock, SystemClock
 from mcp_task_runtime.core.context import TaskContext, task_execution
 from mcp_task_runtime.core.execution import Execution, NewTask
+from mcp_task_runtime.core.leases import TaskLeases
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
 from mcp_task_runtime.core.resolver import Resolver
 from mcp_task_runtime.core.runner import InProcessRunner, TaskRunner
 from mcp_task_runtime.core.runtime import TaskRuntime, TaskView
 from mcp_task_runtime.core.settings import TaskSettings
 from mcp_task_runtime.core.store import TaskStore
-from mcp_task_runtime.core.types import Outcome, Task, TaskPage, TaskRecord, TaskRequest, TaskStatus
+from mcp_task_runtime.core.types import Lease, Outcome, Task, TaskPage, TaskRecord, TaskRequest, TaskStatus
 from mcp_task_runtime.errors import (
     CapabilityError,
     InvalidCursorError,
@@ -61,6 +62,7 @@ __all__ = [
     "InProcessRunner",
     "InvalidCursorError",
     "InvalidTransitionError",
+    "Lease",
     "LimitExceededError",
     "NewTask",
     "Outcome",
@@ -77,6 +79,7 @@ __all__ = [
     "Task",
     "TaskContext",
     "TaskExistsError",
+    "TaskLeases",
     "TaskMessageQueue",
     "TaskNotFoundError",
     "TaskPage",

@@ -2,16 +2,44 @@
 
 from __future__ import annotations
 
-from urllib.parse import unquote, urlsplit
+from types import TracebackType
+from typing import Any, Protocol
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from typing_extensions import Self
 
 from mcp_task_runtime.core.clock import Clock
+from mcp_task_runtime.core.message_queue import TaskMessageQueue
 from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.stores.memory import InMemoryTaskStore
 
-__all__ = ["open_store"]
+__all__ = ["BundledTaskStore", "open_store"]
 
 
-def open_store(url: str, *, clock: Clock | None = None) -> TaskStore:
+class BundledTaskStore(TaskStore, Protocol):
+    """A store that comes with this library: it brings its message queue, and is closed when it is done with."""
+
+    @property
+    def message_queue(self) -> TaskMessageQueue:
+        """The queue on the same backend and connection."""
+        ...
+
+    async def __aenter__(self) -> Self:
+        """Connect; the first use would do that, too."""
+        ...
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close the store and its queue: whoever waits is woken with `StoreClosedError`."""
+        ...
+
+
+def open_store(url: str, *, clock: Clock | None = None) -> BundledTaskStore:
     """Return the store that a URL names. It connects when it is first used, or by `async with`.
 
     | URL | store |
@@ -19,7 +47,9 @@ def open_store(url: str, *, clock: Clock | None = None) -> TaskStore:
     | `memory://` | this process's memory |
     | `sqlite:///tasks.db`, `sqlite:////var/lib/tasks.db` | an SQLite file, relative or absolute |
     | `redis://host:6379/0`, `rediss://…` | Redis; needs the extra `redis` |
+    | `redis://host:6379/0?prefix=reports` | the same, for a server that shares a Redis with others |
     | `postgresql://user@host/database` | PostgreSQL; needs the extra `postgres` |
+    | `postgresql://user@host/database?schema=reports` | the same, in a schema of its own |
 
     Args:
         url: The store's URL. It may hold a password: errors never show it.
@@ -39,26 +69,41 @@ def open_store(url: str, *, clock: Clock | None = None) -> TaskStore:
             from mcp_task_runtime.stores.redis import RedisTaskStore
         except ImportError as error:
             raise _missing("Redis", "redis") from error
-        return RedisTaskStore(url, clock=clock)
+        url, options = _take_option(url, "prefix")
+        return RedisTaskStore(url, clock=clock, **options)
     if scheme in ("postgresql", "postgres"):
         try:
             from mcp_task_runtime.stores.postgres import PostgresTaskStore
         except ImportError as error:
             raise _missing("PostgreSQL", "postgres") from error
-        return PostgresTaskStore(url, clock=clock)
+        url, options = _take_option(url, "schema")
+        return PostgresTaskStore(url, clock=clock, **options)
     raise ValueError(
         f"url has the scheme {scheme!r}; use memory://, sqlite:///FILE, redis://HOST or postgresql://HOST/DATABASE"
     )
 
 
-def _open_sqlite(url: str, clock: Clock | None) -> TaskStore:
+def _open_sqlite(url: str, clock: Clock | None) -> BundledTaskStore:
     from mcp_task_runtime.stores.sqlite import SQLiteTaskStore
 
-    parts = urlsplit(url)
-    path = unquote(parts.path[1:])
-    if parts.netloc or not path:
+    path = unquote(urlsplit(url).path[1:])
+    if not url.startswith("sqlite:///") or not path:
         raise ValueError("url must be sqlite:///FILE, or sqlite:////FILE for an absolute path")
     return SQLiteTaskStore(path, clock=clock)
+
+
+def _take_option(url: str, name: str) -> tuple[str, dict[str, Any]]:
+    """Split a parameter of ours off a URL, whose other parameters are the driver's."""
+    parts = urlsplit(url)
+    theirs: list[str] = []
+    ours: dict[str, Any] = {}
+    for pair in filter(None, parts.query.split("&")):
+        key, _, value = pair.partition("=")
+        if key == name:
+            ours[name] = unquote(value)
+        else:
+            theirs.append(pair)
+    return urlunsplit(parts._replace(query="&".join(theirs))), ours
 
 
 def _missing(name: str, extra: str) -> ImportError:

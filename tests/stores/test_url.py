@@ -1,0 +1,109 @@
+"""`open_store`: which store a URL names, and what is said of one that names none."""
+
+from __future__ import annotations
+
+import builtins
+import sys
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mcp_task_runtime import InMemoryTaskStore, open_store
+from mcp_task_runtime.stores.postgres import PostgresTaskStore
+from mcp_task_runtime.stores.redis import RedisTaskStore
+from mcp_task_runtime.stores.sqlite import SQLiteTaskStore
+from mcp_task_runtime.testing import FakeClock
+from tests.stores import postgres_server, redis_server
+
+
+def test_memory() -> None:
+    clock = FakeClock()
+    store = open_store("memory://", clock=clock)
+    assert isinstance(store, InMemoryTaskStore)
+    assert store.clock is clock
+
+
+@pytest.mark.parametrize("name", ["tasks.db", "with space.db", "ä%?#&.db"])
+async def test_a_file_is_relative_after_three_slashes_and_absolute_after_four(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    quoted = name.replace("%", "%25").replace("?", "%3F").replace("#", "%23")
+    for url in (f"sqlite:///{quoted}", f"sqlite:///{tmp_path}/{quoted}"):
+        store = open_store(url)
+        assert isinstance(store, SQLiteTaskStore)
+        async with store:
+            await store.create_task(ttl_ms=None, task_id=url)
+            assert await store.get_task(f"sqlite:///{quoted}") is not None
+    assert (tmp_path / name).exists()
+
+
+@pytest.fixture(scope="module")
+def redis_url() -> Generator[str, None, None]:
+    with redis_server.own_server() as server:
+        yield server.url
+
+
+async def test_a_redis_and_what_all_names_in_it_begin_with(redis_url: str, anyio_backend: str) -> None:
+    own = f"{redis_url}?prefix={anyio_backend}"
+    first, again, other = (open_store(url) for url in (own, own, redis_url))
+    assert isinstance(first, RedisTaskStore)
+    async with first, again, other:
+        await first.create_task(ttl_ms=60_000, task_id="t")
+        assert await again.get_task("t") is not None
+        assert await other.get_task("t") is None
+
+
+async def test_a_postgresql_and_a_schema_in_it() -> None:
+    with postgres_server.running_server() as server:
+        sign = "&" if "?" in server.url else "?"
+        first, other = (open_store(url) for url in (server.url, f"{server.url}{sign}schema=the%20reports"))
+        assert isinstance(first, PostgresTaskStore)
+        async with first, other:
+            await other.create_task(ttl_ms=60_000, task_id="t")
+            assert await first.get_task("t") is None
+        ((found,),) = server.execute('SELECT count(*) FROM "the reports".tasks', [])
+        assert found == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "hint"),
+    [
+        ("", "sqlite:///FILE"),
+        ("tasks.db", "sqlite:///FILE"),
+        ("mysql://localhost/tasks", "'mysql'.*postgresql://HOST"),
+        ("sqlite://tasks.db", "sqlite:///FILE"),
+        ("sqlite:///", "sqlite:///FILE"),
+        ("sqlite:tasks.db", "sqlite:///FILE"),
+        ("redis://localhost/0?prefix=", "prefix"),
+        ("postgresql://localhost/app?schema=", "schema"),
+    ],
+)
+def test_a_bad_url_says_what_to_write_instead(url: str, hint: str) -> None:
+    with pytest.raises(ValueError, match=hint):
+        open_store(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "driver", "extra"),
+    [("redis://:secret@localhost", "coredis", "redis"), ("postgresql://u:secret@localhost/a", "psycopg", "postgres")],
+)
+def test_a_missing_driver_says_what_to_install_and_shows_no_password(
+    url: str, driver: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = builtins.__import__
+
+    def without_driver(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name.partition(".")[0] == driver:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return original(name, *args, **kwargs)
+
+    for name in list(sys.modules):
+        if name.partition(".")[0] == driver or name.startswith(f"mcp_task_runtime.stores.{extra}"):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(builtins, "__import__", without_driver)
+    with pytest.raises(ImportError, match=rf"pip install 'mcp-task-runtime\[{extra}\]'") as caught:
+        open_store(url)
+    assert "secret" not in str(caught.value)
