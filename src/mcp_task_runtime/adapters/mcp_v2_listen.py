@@ -25,6 +25,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from mcp_task_runtime.adapters.host import RuntimeHost
 from mcp_task_runtime.adapters.mcp_v2_support import Context, RawMessage, as_mcp_errors, declares_tasks
+from mcp_task_runtime.core import audit
 from mcp_task_runtime.core.json import JSONObject, JSONValue
 from mcp_task_runtime.core.runtime import TaskRuntime
 from mcp_task_runtime.core.transitions import is_terminal
@@ -136,6 +137,7 @@ async def _push(runtime: TaskRuntime, ctx: Context, task_id: str, owner: str | N
             }
             await ctx.session.send_notification(cast(Any, RawMessage(wire.NOTIFICATION, params)), ctx.request_id)
             if is_terminal(view.task.status):
+                audit.retrieved(task_id, owner)
                 return
             await runtime.store.wait_for_update(task_id, after=view.record.revision)
     except TaskNotFoundError:

@@ -57,6 +57,7 @@ class PromotingSession:
         self._execution = execution
         self._begin = begin
         self._task_context: ServerTaskContext | None = None
+        self._dropped: set[str] = set()
 
     async def _context(self) -> ServerTaskContext:
         if self._task_context is None:
@@ -116,11 +117,17 @@ class PromotingSession:
         if not self._execution.is_announced:
             await self._session.send_notification(notification, related_request_id)
         else:
-            logger.debug("Dropped a notification of a call that has become a task")
+            self._say_dropped("A notification")
 
     async def send_log_message(self, *args: Any, **kwargs: Any) -> None:
         """Send a log message on this connection, while the call is not a task; then there is no way to."""
         if not self._execution.is_announced:
             await self._session.send_log_message(*args, **kwargs)
         else:
-            logger.debug("Dropped a log message of a call that has become a task")
+            self._say_dropped("A log message")
+
+    def _say_dropped(self, what: str) -> None:
+        """Say once a call what its protocol has no way to send (wire rule C11)."""
+        if what not in self._dropped:
+            self._dropped.add(what)
+            logger.info("%s of a tool was dropped: its call has become a task, which carries none", what)

@@ -23,6 +23,7 @@ from mcp_task_runtime.adapters.result_handler import TaskResultHandler
 from mcp_task_runtime.adapters.server_context import ServerTaskContext
 from mcp_task_runtime.adapters.session import TaskSession
 from mcp_task_runtime.adapters.tasks import TaskOptions
+from mcp_task_runtime.core import audit
 from mcp_task_runtime.core.execution import Execution, NewTask
 from mcp_task_runtime.core.json import JSONObject, JSONValue, dump_json
 from mcp_task_runtime.core.runtime import TaskRuntime
@@ -362,7 +363,9 @@ class TaskMethods:
         task_id = wire.parse_task_id(params)
         await self._runtime.get(task_id, owner=requestor.owner)
         with self._host.until_stopped():
-            return wire.render_result(await self._handler.handle(task_id, stream, is_alive=is_alive), task_id)
+            outcome = await self._handler.handle(task_id, stream, is_alive=is_alive)
+            audit.retrieved(task_id, requestor.owner)
+            return wire.render_result(outcome, task_id)
         raise ProtocolError(INTERNAL_ERROR, "The server stops before the task has ended")
 
     async def list(self, params: Mapping[str, JSONValue] | None, requestor: Requestor) -> JSONObject:

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import anyio
 
+from mcp_task_runtime.core import audit
 from mcp_task_runtime.core.questions import CLEANUP_SECONDS
 from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.core.transitions import is_terminal
@@ -132,7 +133,9 @@ class TaskContext:
 
     async def finish(self, outcome: Outcome) -> None:
         """End the task with this outcome; see `complete` and `fail`."""
-        self._task = (await self._store.finish_task(self.task_id, outcome)).task
+        record = await self._store.finish_task(self.task_id, outcome)
+        audit.ended(record)
+        self._task = record.task
 
 
 @asynccontextmanager

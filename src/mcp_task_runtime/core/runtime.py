@@ -16,6 +16,7 @@ import anyio
 import anyio.lowlevel
 from typing_extensions import Self
 
+from mcp_task_runtime.core import audit
 from mcp_task_runtime.core.answers import check_answer
 from mcp_task_runtime.core.context import outcome_of_exception
 from mcp_task_runtime.core.deadlines import DeadlineHeap
@@ -301,7 +302,10 @@ class TaskRuntime:
         """
         if self._polls is not None:  # by owner, too: nobody else must see that a task is polled (law L10)
             self._polls.admit((owner, task_id), self.store.clock.now())
-        return await self.get(task_id, owner=owner)
+        view = await self.get(task_id, owner=owner)
+        if is_terminal(view.record.status):
+            audit.retrieved(task_id, owner)
+        return view
 
     async def result(self, task_id: str, *, owner: str | None) -> Outcome:
         """Wait until the task has ended; return how.
@@ -359,6 +363,7 @@ class TaskRuntime:
         """
         with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
             record = await self.store.finish_task(task_id, outcome)
+            audit.ended(record)
             self._deadlines.discard(task_id)
             self._stop(task_id)
             await self.queue.clear(task_id)
@@ -390,7 +395,10 @@ class TaskRuntime:
 
     async def _owned(self, task_id: str, owner: str | None) -> TaskRecord:
         record = await self.store.get_task(task_id)
-        if record is None or record.owner != owner:
+        if record is None:
+            raise TaskNotFoundError(task_id)
+        if record.owner != owner:
+            audit.refused(record, owner)
             raise TaskNotFoundError(task_id)
         return record
 
@@ -420,7 +428,7 @@ class TaskRuntime:
                 raise StoreUnavailableError("The store did not answer in time") from error
             raise
         self._track(execution, record)
-        logger.debug("Created a task")
+        audit.created(record)
         return record
 
     def _track(self, execution: Execution[Any], record: TaskRecord) -> None:
@@ -550,7 +558,7 @@ class TaskRuntime:
         delay = _RETRY_SECONDS
         while True:
             try:
-                await self.store.finish_task(task_id, outcome)
+                audit.ended(await self.store.finish_task(task_id, outcome))
             except (InvalidTransitionError, TaskNotFoundError):
                 logger.debug("Dropped the outcome of work whose task had ended")
             except StoreUnavailableError:

@@ -1,0 +1,67 @@
+"""The audit log of wire rule A6: who did what with which task, for operators who turn it on."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from mcp_task_runtime import Execution, NewTask, Outcome, TaskContext, TaskNotFoundError, TaskRequest
+from tests.core.worlds import open_world
+
+AUDIT = "mcp_task_runtime.audit"
+ADA = NewTask(owner="ada", request=TaskRequest(name="report"))
+
+
+async def quick(execution: Execution[dict[str, Any]]) -> dict[str, Any]:
+    return {}
+
+
+async def test_a6_creation_end_and_retrieval_are_logged_with_who_it_was(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, AUDIT)
+    async with open_world() as world:
+        task_id = (await world.runtime.start(quick, ADA)).task_id
+        await world.runtime.result(task_id, owner="ada")
+        await world.runtime.poll(task_id, owner="ada")
+    assert [record.getMessage() for record in caplog.records if record.name == AUDIT] == [
+        f"Task {task_id} of ada was created by report",
+        f"Task {task_id} of ada ended as completed",
+        f"The outcome of task {task_id} was given to ada",
+    ]
+
+
+@pytest.mark.parametrize("how", ["cancel", "finish", "context"])
+async def test_a6_every_way_to_end_a_task_is_logged_once(how: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, AUDIT)
+    async with open_world() as world:
+        record = await world.store.create_task(ttl_ms=None, owner="ada")
+        if how == "cancel":
+            await world.runtime.cancel(record.task_id, owner="ada")
+        elif how == "finish":
+            await world.runtime.finish(record.task_id, Outcome.failed("no"))
+        else:
+            await TaskContext(task=record.task, store=world.store).fail("no")
+    assert sum("ended as" in message for message in caplog.messages) == 1
+
+
+async def test_l10_who_asks_for_the_task_of_another_is_logged_and_told_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG, AUDIT)
+    async with open_world() as world:
+        record = await world.store.create_task(ttl_ms=None, owner="ada")
+        with pytest.raises(TaskNotFoundError):
+            await world.runtime.poll(record.task_id, owner="bob")
+    assert f"Task {record.task_id} of ada was refused to bob" in caplog.messages
+
+
+async def test_no_id_is_in_a_log_at_info_level(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with open_world() as world:
+        task_id = (await world.runtime.start(quick, ADA)).task_id
+        await world.runtime.result(task_id, owner="ada")
+        await world.runtime.poll(task_id, owner="ada")
+        with pytest.raises(TaskNotFoundError):
+            await world.runtime.poll(task_id, owner="bob")
+    assert task_id not in caplog.text
