@@ -927,3 +927,34 @@ async def test_no_error_goes_to_the_log_when_all_goes_well(caplog: pytest.LogCap
 
 def test_store_errors_have_a_common_base() -> None:
     assert issubclass(StoreUnavailableError, StoreError)
+
+
+@pytest.mark.parametrize("how", ["cancel", "finish", "delete"])
+async def test_l9_what_another_runtime_on_the_same_store_does_stops_the_work_here(how: str) -> None:
+    """Also with a store that has nothing but the eight methods, as one of a user's own."""
+
+    class Shared(YieldingTaskStore):
+        is_private = False
+
+    memory = InMemoryTaskStore()
+    settings = TaskSettings(shutdown_grace=0)
+    a, b = (TaskRuntime(Shared(memory), memory.message_queue, settings=settings) for _ in range(2))
+    stopped = anyio.Event()
+
+    async def work(execution: Execution[dict[str, Any]]) -> dict[str, Any]:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            stopped.set()
+        return {}
+
+    with anyio.fail_after(PATIENCE):
+        async with a, b:
+            record = await a.start(work)
+            await anyio.wait_all_tasks_blocked()
+            if how == "delete":
+                await b.store.delete_task(record.task_id)
+            else:
+                await b.finish(record.task_id, Outcome.cancelled() if how == "cancel" else Outcome.completed({}))
+            await stopped.wait()
+        assert not a._calls

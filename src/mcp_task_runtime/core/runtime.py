@@ -434,7 +434,7 @@ class TaskRuntime:
     def _track(self, execution: Execution[Any], record: TaskRecord) -> None:
         self._running[record.task_id] = execution
         self._set_deadline(record.task)
-        if self._keeper is not None:  # another process may end the task
+        if not getattr(self.store, "is_private", False):  # another process may end the task
             execution._watch = anyio.CancelScope()
             self._runner.start(partial(self._watch_end, execution, record), execution._watch)
 
@@ -460,7 +460,7 @@ class TaskRuntime:
         except TaskNotFoundError:
             pass
         except StoreError:
-            logger.debug("A task is no longer watched; its lease still is", exc_info=True)
+            logger.debug("A task is no longer watched for what other processes do to it", exc_info=True)
             return
         if not execution.is_ended:
             execution._stop()

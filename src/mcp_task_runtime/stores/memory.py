@@ -77,7 +77,12 @@ def _sequence_of(entry: _Entry) -> int:
 
 
 class InMemoryTaskStore:
-    """A `TaskStore` in memory. Every operation but listing costs O(log n) or less in the number of tasks."""
+    """A `TaskStore` in memory. Every operation but listing costs O(log n) or less in the number of tasks.
+
+    Attributes:
+        is_private: Whether one runtime alone uses it, which then need not watch for what others do to the
+            tasks it runs. Set it to `False` where several share one store object.
+    """
 
     def __init__(self, *, clock: Clock | None = None) -> None:
         """Make an empty store.
@@ -91,6 +96,7 @@ class InMemoryTaskStore:
         self._expiry = DeadlineHeap()
         self._sequence = 0
         self._closed = False
+        self.is_private: bool = True
         self._queue = InMemoryTaskMessageQueue()
 
     @property

@@ -40,6 +40,11 @@ class YieldingTaskStore:
         """The wrapped store's clock."""
         return self._store.clock
 
+    @property
+    def is_private(self) -> bool:
+        """Whether one runtime alone uses the wrapped store; see `InMemoryTaskStore`."""
+        return getattr(self._store, "is_private", False)
+
     async def create_task(
         self,
         *,
