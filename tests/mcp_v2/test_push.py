@@ -31,6 +31,7 @@ from mcp_task_runtime import InMemoryTaskStore, ServerTaskContext, TaskSettings
 from mcp_task_runtime.adapters import mcp_v2_client, mcp_v2_listen
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
 from mcp_task_runtime.adapters.mcp_v2_client import ClientTask, TasksClient, TaskSnapshot
+from mcp_task_runtime.adapters.mcp_v2_client_support import RawResult
 from mcp_task_runtime.adapters.mcp_v2_listen import MAX_TASKS_PER_STREAM
 from mcp_task_runtime.adapters.mcp_v2_support import RawMessage
 from mcp_task_runtime.core.types import Outcome, TaskRecord
@@ -436,7 +437,7 @@ async def refusal_of_listen(client: Client, notifications: Wire) -> tuple[int, s
     wanted = SubscriptionFilter.model_validate(notifications)
     request = SubscriptionsListenRequest(params=SubscriptionsListenRequestParams(notifications=wanted))
     with anyio.fail_after(PATIENCE), pytest.raises(MCPError) as caught:
-        await client.session.send_request(request, mcp_v2_client._RawResult)
+        await client.session.send_request(request, RawResult)
     return caught.value.code, caught.value.message
 
 
