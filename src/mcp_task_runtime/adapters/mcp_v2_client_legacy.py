@@ -13,7 +13,6 @@ import anyio
 import anyio.abc
 import mcp_types as types
 from mcp.client import Client, ClientSession
-from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult
 from pydantic import BaseModel, Field, ValidationError
 
@@ -91,10 +90,6 @@ class ListedTools:
         for _ in range(_MAX_PAGES):
             try:
                 page = await client.list_tools(cursor=cursor)
-            except MCPError as error:
-                if error.code == types.METHOD_NOT_FOUND:
-                    return
-                raise
             except ValidationError as error:
                 raise InvalidTaskResponseError._because(f"tools/list: {problems(error)}") from None
             for tool in page.tools:
