@@ -394,6 +394,7 @@ async def connected(
 async def test_the_revision_before_is_served_too_for_mcp_1_23_0_declares_tasks_under_it() -> None:
     scripted = ScriptedLegacyServer(task("completed"))
     scripted.version = "2025-06-18"
+    scripted.capabilities = {"tools": {}, "tasks": {"requests": {"tools": {}}}}
     async with connected(scripted) as (tasks, client):
         assert text_of(await (await start(tasks, client)).wait()) == "done"
 
@@ -681,7 +682,7 @@ async def test_a_small_slip_does_not_cost_the_result(tolerable: Wire) -> None:
 @pytest.mark.parametrize(
     "broken",
     [
-        {},
+        {"resultType": "complete"},
         {"task": task()},
         task("completed"),
         {"content": [{"type": "smell"}]},
@@ -696,6 +697,27 @@ async def test_a_broken_result_is_an_invalid_response(broken: Wire, status: str)
         with pytest.raises(InvalidTaskResponseError, match="result") as caught:
             await (await start(tasks, client)).wait()
     assert caught.value.task_id == TASK_ID
+
+
+@pytest.mark.parametrize("status", ["completed", "failed", "input_required"])
+@pytest.mark.parametrize("empty", [{}, {"_meta": {RELATED: {"taskId": TASK_ID}}}], ids=repr)
+async def test_no_result_of_a_failed_task_is_a_failure_for_the_reason_that_the_status_says(
+    empty: Wire, status: str
+) -> None:
+    """So does the runtime of `mcp` 1.x; of another task it is an invalid response."""
+    scripted = ScriptedLegacyServer(task(status, statusMessage="it broke"))
+    scripted.outcomes = [empty]
+    async with connected(scripted) as (tasks, client):
+        handle = await start(tasks, client)
+        if status != "failed":
+            with pytest.raises(InvalidTaskResponseError, match="tasks/result"):
+                await handle.wait()
+            return
+        for message in ("it broke", "The task failed"):
+            with pytest.raises(TaskFailedError, match=message) as caught:
+                await handle.wait()
+            assert (caught.value.code, caught.value.task_id) == (types.INTERNAL_ERROR, TASK_ID)
+            scripted.show(task("failed"))
 
 
 async def test_a_result_that_says_nothing_of_its_task_is_one() -> None:

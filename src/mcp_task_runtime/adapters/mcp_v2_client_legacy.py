@@ -42,8 +42,8 @@ from mcp_task_runtime.wire.v2025_11_25 import PROTOCOL_VERSION, related_task_id
 
 __all__ = ["LegacyTask", "ListedTools", "call_as_task", "list_tasks", "serves_tasks"]
 
-_PROTOCOL_VERSIONS: Final = frozenset({PROTOCOL_VERSION, "2025-06-18"})
-"""The revision with tasks, and the one before: `mcp` 1.23.0 has tasks, and cannot say the later one's name."""
+_EARLIER_VERSION: Final = "2025-06-18"
+"""The revision before tasks: `mcp` 1.23.0 has tasks, and cannot say the later one's name."""
 
 _MAX_PAGES: Final = 100
 """Pages of the list of tools that are read at the most: it may never end."""
@@ -58,7 +58,9 @@ def serves_tasks(client: Client) -> bool:
     """Whether the server of this connection runs tools as tasks when it is asked to (B1)."""
     tasks = client.server_capabilities.tasks
     tools = tasks.requests.tools if tasks is not None and tasks.requests is not None else None
-    return client.protocol_version in _PROTOCOL_VERSIONS and tools is not None and tools.call is not None
+    if client.protocol_version == _EARLIER_VERSION:
+        return tools is not None  # `mcp` 1.23.0 does not say `call`
+    return client.protocol_version == PROTOCOL_VERSION and tools is not None and tools.call is not None
 
 
 class ListedTools:
@@ -240,11 +242,12 @@ class LegacyTask(RemoteTask):
         """
         params = types.GetTaskPayloadRequestParams(task_id=self.task_id)
         raw = await self.request(types.GetTaskPayloadRequest(params=params), limited=False)
-        raw.pop("resultType", None)  # of a later revision
-        result = parse_result(raw, self.task_id)
         if related_task_id(raw) not in (None, self.task_id):
             raise self.invalid("tasks/result: another task than the one asked for")
-        return result
+        if raw.keys() <= {"_meta"}:
+            raise _NoResultError._because("tasks/result: nothing", task_id=self.task_id)
+        raw.pop("resultType", None)  # of a later revision
+        return parse_result(raw, self.task_id)
 
     async def subscribe(self) -> None:
         """Do nothing: a server that tells changes does so unasked (B10)."""
@@ -253,6 +256,10 @@ class LegacyTask(RemoteTask):
     async def follow(self, looks: Looks, report: Report, beside: Beside) -> CallToolResult:
         """Follow the task to its end, with `tasks/result` open while it needs input."""
         return await _Following(self, looks, report).run(beside)
+
+
+class _NoResultError(InvalidTaskResponseError):
+    """A result without anything in it."""
 
 
 class _Following:
@@ -336,6 +343,12 @@ class _Following:
             raise TaskCancelledError(types.INTERNAL_ERROR, message, task_id=final.task_id)
         try:
             return await self._task.result() if self._result is None else self._result
+        except _NoResultError:
+            if final.status != "failed":
+                raise
+            # The runtime of `mcp` 1.x keeps no errors: its status messages say what they were.
+            message = final.status_message or "The task failed"
+            raise TaskFailedError(types.INTERNAL_ERROR, message, task_id=final.task_id) from None
         except InvalidTaskResponseError:
             raise
         except TaskError as error:
