@@ -27,7 +27,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, ElicitResult, ErrorData, TextContent
 from pydantic import ValidationError
 
-from mcp_task_runtime.adapters import mcp_v2_client
+from mcp_task_runtime.adapters import mcp_v2_client, mcp_v2_client_support
 from mcp_task_runtime.adapters.mcp_v2_client import (
     ClientTask,
     InvalidTaskResponseError,
@@ -770,6 +770,91 @@ async def test_whatever_the_sdk_raises_for_a_request_becomes_an_error_of_the_tas
         assert (caught.value.code, caught.value.task_id) == (expected, TASK_ID)
 
 
+# Servers that want to be asked later
+
+
+def limited(milliseconds: Any = 1) -> MCPError:
+    """Return what our own server says when it is asked too often."""
+    return error(types.INVALID_REQUEST, "Limit reached: polls", {"retryAfterMs": milliseconds})
+
+
+async def test_a_look_that_is_refused_for_coming_too_soon_comes_again_later_however_often() -> None:
+    scripted = ScriptedServer(*[limited(), limited()] * mcp_v2_client.MAX_FAILED_REQUESTS, working(), completed())
+    async with connected(scripted) as client:
+        assert text_of(await client.call_tool("work")) == "done"
+    assert scripted.methods == ["tools/call"]
+
+
+async def test_a_push_does_not_hasten_a_look_that_the_server_wants_later() -> None:
+    scripted = ScriptedServer(limited(3_600_000))
+    tasks = TasksClient()
+    async with connected(scripted, tasks) as client, anyio.create_task_group() as group:
+        group.start_soon(client.call_tool, "work")
+        await scripted.saw("tasks/get")
+        await anyio.wait_all_tasks_blocked()
+        for looks in tasks._listening.get(TASK_ID, ()):
+            looks.wake()
+        await anyio.wait_all_tasks_blocked()
+        assert len(scripted.of("tasks/get")) == 1
+        group.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "seconds"),
+    [(0, 0.05), (1, 0.05), (250, 0.25), (250.5, 0.2505), (10**30, 60.0)],
+)
+def test_how_much_later_is_kept_within_bounds(wanted: Any, seconds: float) -> None:
+    refused = TaskError(types.INVALID_REQUEST, "Limit reached", {"retryAfterMs": wanted})
+    assert mcp_v2_client_support.retry_after_seconds(refused) == seconds
+
+
+@pytest.mark.parametrize(
+    "data", [None, {}, {"retryAfterMs": None}, {"retryAfterMs": "1"}, {"retryAfterMs": True}, {"retryAfterMs": -1}, [1]]
+)
+async def test_a_refusal_that_does_not_say_when_to_come_again_is_raised_at_once(data: Any) -> None:
+    scripted = ScriptedServer(error(types.INVALID_REQUEST, "no", data))
+    async with connected(scripted) as client:
+        with pytest.raises(TaskError, match="no") as caught:
+            await client.call_tool("work")
+    assert caught.value.data == data
+    assert len(scripted.of("tasks/get")) == 1
+
+
+async def test_an_answer_that_is_refused_for_coming_too_soon_is_sent_again_later() -> None:
+    scripted = asks_once()
+    complete = scripted.reply
+    assert complete is not None
+    prompt = Prompt()
+    prompt.answer("Publish it?", ElicitResult(action="decline"))
+
+    async def reply(request: Received) -> None:
+        if request.method == "tasks/update" and len(scripted.of("tasks/update")) <= 4:
+            raise limited()
+        await complete(request)
+
+    scripted.reply = reply
+    async with connected(scripted, elicitation_callback=prompt) as client:
+        assert text_of(await client.call_tool("work")) == "decline"
+    assert prompt.asked == ["Publish it?"]
+    assert scripted.methods == ["tools/call", *["tasks/update"] * 5]
+
+
+async def test_a_cancellation_that_is_refused_for_coming_too_soon_is_sent_again_later() -> None:
+    scripted = ScriptedServer()
+    scope = anyio.CancelScope()
+    tasks = TasksClient(on_update=at_first(scope.cancel))
+
+    async def reply(request: Received) -> None:
+        if request.method == "tasks/cancel" and len(scripted.of("tasks/cancel")) == 1:
+            raise limited()
+
+    scripted.reply = reply
+    async with connected(scripted, tasks) as client:
+        with scope:
+            await client.call_tool("work")
+    assert scripted.methods == ["tools/call", "tasks/cancel", "tasks/cancel"]
+
+
 # Servers that break the rules
 
 BROKEN_TASKS: dict[str, Any] = {
@@ -783,6 +868,8 @@ BROKEN_TASKS: dict[str, Any] = {
     "no creation": task(createdAt=...),
     "no last update": task(lastUpdatedAt=...),
     "no time": task(createdAt="yesterday"),
+    "no time in UTC": task(createdAt="0001-01-01T00:00:00+05:00"),
+    "no last update in UTC": task(lastUpdatedAt="9999-12-31T23:59:59-05:00"),
     "ttl of the wrong type": task(ttlMs="forever"),
     "poll interval of the wrong type": task(pollIntervalMs="often"),
     "poll interval that is no number": task(pollIntervalMs=math.nan),
@@ -905,6 +992,64 @@ async def test_an_acknowledgement_of_another_type_is_an_invalid_response_c8_c9(a
             await handle.update({})
         with pytest.raises(InvalidTaskResponseError):
             await handle.cancel()
+
+
+@pytest.mark.parametrize(
+    ("method", "request_"),
+    [
+        ("tools/list", lambda client: client.list_tools()),
+        ("prompts/get", lambda client: client.get_prompt("p")),
+        ("resources/read", lambda client: client.read_resource("file:///r")),
+    ],
+    ids=["tools/list", "prompts/get", "resources/read"],
+)
+async def test_a_handle_that_answers_another_method_is_an_invalid_response_c14(
+    method: str, request_: Callable[[Client], Awaitable[object]]
+) -> None:
+    """The SDK says so by itself: only `tools/call` is claimed."""
+    scripted = ScriptedServer()
+
+    async def hand_out(context: Any, params: Any) -> Wire:
+        return {"resultType": "task", **task()}
+
+    scripted.server.add_request_handler(method, types.RequestParams, hand_out)
+    async with connected(scripted) as client:
+        with pytest.raises((ValidationError, MCPError)):
+            await request_(client)
+    assert scripted.received == []
+
+
+async def test_a_server_that_restarts_in_mid_task_goes_on_where_it_was() -> None:
+    """It is away for a moment, and does not know that it has shown the question before."""
+    gone = error(types.INTERNAL_ERROR, "Bad Gateway")
+    question = asking(consent=elicit())
+    scripted = ScriptedServer(working(), question, gone, gone, question, gone, gone, question)
+    prompt = Prompt()
+
+    async def reply(request: Received) -> None:
+        if request.method == "tasks/update":
+            if len(scripted.of("tasks/update")) == 1:
+                raise gone
+            scripted.show(completed())
+
+    scripted.reply = reply
+    async with connected(scripted, elicitation_callback=prompt) as client, anyio.create_task_group() as group:
+        group.start_soon(client.call_tool, "work")
+        await prompt.shown()
+        await scripted.saw("tasks/get", 6)
+        prompt.answer("Publish it?", ElicitResult(action="accept"))
+    assert prompt.asked == ["Publish it?"]
+    assert scripted.answers == {"consent": {"action": "accept"}}
+
+
+async def test_a_server_that_restarts_in_mid_task_without_its_tasks_is_not_waited_for() -> None:
+    scripted = ScriptedServer(asking(consent=elicit()), error(types.INVALID_PARAMS, "Task not found"))
+    prompt = Prompt()
+    async with connected(scripted, elicitation_callback=prompt) as client:
+        with pytest.raises(UnknownTaskError):
+            await client.call_tool("work")
+    assert prompt.asked == prompt.cancelled
+    assert scripted.methods == ["tools/call"]
 
 
 # Giving up
