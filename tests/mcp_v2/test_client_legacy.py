@@ -612,6 +612,18 @@ async def test_a_start_that_is_cancelled_takes_the_handle_and_cancels_the_task()
     assert scripted.withdrawn == []
 
 
+async def test_a_start_that_was_cancelled_before_it_began_calls_nothing() -> None:
+    scripted = ScriptedLegacyServer()
+    async with connected(scripted) as (tasks, client):
+        await start(tasks, client)
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await tasks.start(client, "work")
+        assert scope.cancelled_caught
+        await anyio.wait_all_tasks_blocked()
+    assert len(scripted.of("tools/call")) == 1
+
+
 async def test_a_start_that_is_cancelled_does_not_wait_long_for_a_server_that_does_not_answer() -> None:
     scripted = ScriptedLegacyServer()
     scope = anyio.CancelScope()
@@ -896,6 +908,28 @@ async def test_a_task_that_fails_while_its_stream_is_open_raises_its_error() -> 
         with pytest.raises(TaskFailedError) as caught:
             await (await start(tasks, client)).wait()
     assert (caught.value.code, caught.value.message, caught.value.data) == (-32050, "quota", {"a": None})
+
+
+async def test_a_stream_that_fails_during_a_look_is_judged_by_the_next_look() -> None:
+    """The answer to the look may be from before the task failed."""
+    scripted = ScriptedLegacyServer(task("input_required"))
+    looking = anyio.Event()
+
+    async def reply(request: Received) -> Wire | None:
+        if request.method == "tasks/result":
+            await looking.wait()
+            raise error(-32050, "quota")
+        if request.method == "tasks/get" and len(scripted.of("tasks/get")) == 2:
+            looking.set()
+            await anyio.wait_all_tasks_blocked()
+            scripted.show(task("failed"))
+            return task("input_required")
+        return None
+
+    scripted.reply = reply
+    async with connected(scripted) as (tasks, client):
+        with pytest.raises(TaskFailedError, match="quota"):
+            await (await start(tasks, client)).wait()
 
 
 async def test_a_server_that_forgets_a_task_whose_result_was_fetched_has_given_it() -> None:

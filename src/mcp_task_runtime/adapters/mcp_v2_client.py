@@ -105,6 +105,8 @@ class TasksClient(ClientExtension):
     - `UnknownTaskError` where the task has vanished, and any other `TaskError` where a request failed:
       then the task lives on, and `resume` takes its `task_id`.
 
+    Under revision 2025-11-25 the SDK's `call_tool` asks for no task: call `start` there, and `wait`.
+
     A `call_tool` that is cancelled cancels its task on the server. That needs the connection: put a
     time-out inside the client's `async with` block, not around it.
 
@@ -117,7 +119,7 @@ class TasksClient(ClientExtension):
             time-out. A lower `read_timeout_seconds` of the client counts as well.
         cancel_timeout: Seconds that `tasks/cancel` may take when this side gives up. The caller waits
             for it, also when the caller was cancelled.
-        push: Whether to have changes pushed by servers that do so, besides polling (wire rule C11).
+        push: Whether to have changes pushed by servers that do so, besides polling (wire rules B10, C11).
 
     Raises:
         ValueError: A value is out of range; the message names it.
@@ -192,7 +194,8 @@ class TasksClient(ClientExtension):
         A server of revision 2026-07-28 alone decides whether there is a task: any call may come back with
         its result (wire rule C14). One of 2025-11-25 is asked for a task if its list of tools says that the
         tool runs as one (B2); the list is read once a connection, and again when a call is refused for its
-        mode. Otherwise the call is a plain one. Cancelled, the server may have made a task whose id is lost.
+        mode. Otherwise the call is a plain one. Cancelled, a task that was asked for is cancelled if the server
+        answers within `cancel_timeout`; one that a server of 2026-07-28 made by itself may be lost.
 
         Args:
             client: A connected client that has a `TasksClient` among its extensions.

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 import mcp_types as types
 from mcp.client import Client, ClientSession
 from mcp_types import CallToolResult
@@ -123,6 +124,7 @@ async def call_as_task(
     params = types.CallToolRequestParams(
         name=name, arguments=arguments, task=types.TaskMetadata(ttl=ttl_ms), _meta=meta
     )
+    await anyio.lowlevel.checkpoint()  # who is cancelled already calls nothing
     answer: LegacyTask | CallToolResult | None = None
     failure: Exception | None = None
     answered = anyio.Event()
@@ -313,9 +315,8 @@ class _Following:
                 if self._result is not None:  # some servers forget a task whose result was fetched
                     return self._result
                 raise
-            self._task.has_ended = is_terminal(snapshot.status)
             await self._report(snapshot)
-            if self._task.has_ended:
+            if is_terminal(snapshot.status):
                 try:
                     return await self._outcome(snapshot, is_certain=failures > 0)
                 except (TaskFailedError, TaskCancelledError):
