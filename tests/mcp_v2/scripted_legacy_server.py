@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeAlias
 
 import anyio
@@ -136,7 +136,8 @@ class ScriptedLegacyServer:
         async with create_client_server_memory_streams() as (client, (read, write)):
 
             async def send(message: Wire) -> None:
-                await write.send(SessionMessage(jsonrpc_message_adapter.validate_json(json.dumps(message))))
+                with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # the client has left
+                    await write.send(SessionMessage(jsonrpc_message_adapter.validate_json(json.dumps(message))))
 
             async def serve() -> None:
                 async for item in read:

@@ -799,6 +799,31 @@ async def test_a_push_does_not_hasten_a_look_that_the_server_wants_later() -> No
         group.cancel_scope.cancel()
 
 
+async def test_a_look_that_the_server_wanted_later_does_not_wait_for_the_next_poll_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mcp_v2_client, "MIN_POLL_INTERVAL_MS", 3_600_000)
+    monkeypatch.setattr(mcp_v2_client, "MAX_POLL_INTERVAL_MS", 3_600_000)
+    scripted = ScriptedServer(working(), limited(), completed())
+    looked = anyio.Event()
+
+    async def wake() -> None:
+        await looked.wait()
+        await anyio.wait_all_tasks_blocked()
+        for looks in tasks._listening[TASK_ID]:
+            looks.wake()
+
+    async def hold_listen(context: Any, params: Any) -> Wire:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    scripted.server.add_request_handler("subscriptions/listen", types.RequestParams, hold_listen)
+    tasks = TasksClient(on_update=at_first(looked.set))
+    async with connected(scripted, tasks) as client, anyio.create_task_group() as group:
+        group.start_soon(wake)
+        assert text_of(await client.call_tool("work")) == "done"
+
+
 @pytest.mark.parametrize(
     ("wanted", "seconds"),
     [(0, 0.05), (1, 0.05), (250, 0.25), (250.5, 0.2505), (10**30, 60.0)],

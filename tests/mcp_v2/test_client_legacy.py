@@ -62,6 +62,11 @@ def polls_are_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mcp_v2_client, "_RETRY_SECONDS", 0.01)
 
 
+def polls_are_rare(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mcp_v2_client, "MIN_POLL_INTERVAL_MS", 3_600_000)
+    monkeypatch.setattr(mcp_v2_client, "MAX_POLL_INTERVAL_MS", 3_600_000)
+
+
 def text_of(answer: CallToolResult | ClientTask) -> str:
     assert isinstance(answer, CallToolResult)
     (block,) = answer.content
@@ -316,8 +321,7 @@ async def test_the_tasks_of_a_session_are_listed_b9() -> None:
 async def test_a_change_that_is_told_is_looked_at_without_waiting_for_the_next_poll_b10(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(mcp_v2_client, "MIN_POLL_INTERVAL_MS", 3_600_000)
-    monkeypatch.setattr(mcp_v2_client, "MAX_POLL_INTERVAL_MS", 3_600_000)
+    polls_are_rare(monkeypatch)
     scripted = ScriptedLegacyServer(task())
     tasks = TasksClient()
     async with connected(scripted, tasks) as (_, client), anyio.create_task_group() as group:
@@ -734,9 +738,11 @@ async def test_no_result_of_a_failed_task_is_a_failure_for_the_reason_that_the_s
 
 async def test_a_result_that_says_nothing_of_its_task_is_one() -> None:
     scripted = ScriptedLegacyServer(task("completed"))
-    scripted.outcomes = [result(_meta={"a": 1}, resultType="complete")]
+    scripted.outcomes = [result(_meta={"a": 1}, resultType="novel")]
     async with connected(scripted) as (tasks, client):
-        assert text_of(await (await start(tasks, client)).wait()) == "done"
+        waited = await (await start(tasks, client)).wait()
+    assert text_of(waited) == "done"
+    assert waited.result_type == "complete", "this revision knows no others"
 
 
 async def test_a_broken_list_of_tasks_is_an_invalid_response() -> None:
@@ -858,6 +864,30 @@ async def test_a_stream_that_drops_is_opened_again() -> None:
     assert len(scripted.of("tasks/result")) == 2
 
 
+async def test_a_result_that_comes_on_the_stream_is_there_without_waiting_for_the_next_poll(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    polls_are_rare(monkeypatch)
+    scripted = ScriptedLegacyServer(task("input_required"))
+    asks_once(scripted)
+    async with connected(scripted, elicitation_callback=accept) as (tasks, client):
+        assert text_of(await (await start(tasks, client)).wait()) == "accept"
+
+
+async def test_a_stream_that_drops_is_looked_into_at_once_and_opened_again_not_before_the_next_poll(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    polls_are_rare(monkeypatch)
+    scripted = ScriptedLegacyServer(task("input_required"))
+    scripted.outcomes = [error(types.CONNECTION_CLOSED, "SSE stream ended without a response")]
+    async with connected(scripted) as (tasks, client), anyio.create_task_group() as group:
+        group.start_soon(tasks.resume(client, TASK_ID).wait)
+        await scripted.saw("tasks/get", 2)
+        await anyio.wait_all_tasks_blocked()
+        assert [request.method for request in scripted.received] == ["tasks/get", "tasks/result", "tasks/get"]
+        group.cancel_scope.cancel()
+
+
 async def test_a_stream_that_drops_after_a_while_may_do_so_again_and_again() -> None:
     scripted = ScriptedLegacyServer(task("input_required"))
 
@@ -962,6 +992,16 @@ async def test_a_result_that_cannot_be_fetched_for_a_moment_is_fetched_again() -
     ]
     async with connected(scripted) as (tasks, client):
         assert text_of(await (await start(tasks, client)).wait()) == "done"
+
+
+async def test_a_connection_that_drops_is_not_why_a_task_failed() -> None:
+    scripted = ScriptedLegacyServer(task("failed"))
+    scripted.outcomes = [
+        error(types.CONNECTION_CLOSED, "SSE stream ended without a response"),
+        result("it broke", isError=True),
+    ]
+    async with connected(scripted) as (tasks, client):
+        assert (await (await start(tasks, client)).wait()).is_error
 
 
 async def test_a_result_that_can_never_be_fetched_raises_why() -> None:
