@@ -14,13 +14,22 @@ from mcp.shared.memory import create_client_server_memory_streams
 from mcp.shared.message import SessionMessage
 from mcp_types import METHOD_NOT_FOUND, jsonrpc_message_adapter
 
+from tests.mcp_v1.schemas import RELATED, validate
 from tests.mcp_v2.scripted_server import CREATED_AT, POLL_INTERVAL_MS, TASK_ID, Received, Wire
 
 Look: TypeAlias = Wire | Exception
 """What a request is answered with: a result, or an error."""
 
 CAPABILITY: Wire = {"list": {}, "cancel": {}, "requests": {"tools": {"call": {}}}}
-RELATED = "io.modelcontextprotocol/related-task"
+
+_REQUESTS = {
+    "tools/list": "ListToolsRequest",
+    "tools/call": "CallToolRequest",
+    "tasks/get": "GetTaskRequest",
+    "tasks/result": "GetTaskPayloadRequest",
+    "tasks/cancel": "CancelTaskRequest",
+    "tasks/list": "ListTasksRequest",
+}
 
 
 def task(status: Any = "working", **fields: Any) -> Wire:
@@ -154,6 +163,8 @@ class ScriptedLegacyServer:
         if "method" not in message:
             self._asked[message["id"]] = message
         elif "id" in message:
+            if message["method"] in _REQUESTS:
+                validate(message, _REQUESTS[message["method"]])
             group.start_soon(self._serve, message)
         elif message["method"] == "notifications/cancelled" and message["params"]["requestId"] in self._running:
             method, scope = self._running[message["params"]["requestId"]]

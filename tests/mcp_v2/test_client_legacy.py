@@ -34,9 +34,9 @@ from mcp_task_runtime.adapters.mcp_v2_client import (
     TaskSnapshot,
     UnknownTaskError,
 )
+from tests.mcp_v1.schemas import RELATED
 from tests.mcp_v2.processes import HTTPServerProcess
 from tests.mcp_v2.scripted_legacy_server import (
-    RELATED,
     ScriptedLegacyServer,
     result,
     task,
