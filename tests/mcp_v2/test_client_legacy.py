@@ -422,8 +422,7 @@ async def test_a_server_without_tasks_is_called_plainly_and_has_none_to_resume(
         with pytest.raises(TaskError, match=version):
             tasks.resume(client, TASK_ID)
         with pytest.raises(TaskError, match="lists no tasks"):
-            async for _ in tasks.list_tasks(client):
-                pass
+            tasks.list_tasks(client)
     assert scripted.methods[0] == "tools/call"
     assert "task" not in scripted.of("tools/call")[0].params
 

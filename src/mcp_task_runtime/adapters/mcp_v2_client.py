@@ -302,21 +302,22 @@ class TasksClient(ClientExtension):
         message = f"The server of this connection has no tasks (protocol revision {client.protocol_version})"
         raise TaskError(types.METHOD_NOT_FOUND, message, task_id=task_id)
 
-    async def list_tasks(self, client: Client) -> AsyncGenerator[TaskSnapshot, None]:
-        """Yield the tasks that a server of 2025-11-25 lists for this client, in its own order.
+    def list_tasks(self, client: Client) -> AsyncGenerator[TaskSnapshot, None]:
+        """Return the tasks that a server of 2025-11-25 lists for this client, in its own order.
+
+        They are read page by page while they are iterated over, which raises a `TaskError` if it fails.
 
         Args:
             client: A connected client that has a `TasksClient` among its extensions.
 
         Raises:
-            TaskError: The server lists no tasks, as none of 2026-07-28 does, or the request failed.
+            TaskError: The server lists no tasks, as none of 2026-07-28 does.
         """
         tasks = client.server_capabilities.tasks
         if not legacy.serves_tasks(client) or tasks is None or tasks.list is None:
             message = f"The server of this connection lists no tasks (protocol revision {client.protocol_version})"
             raise TaskError(types.METHOD_NOT_FOUND, message)
-        async for snapshot in legacy.list_tasks(client, self._timeouts):
-            yield snapshot
+        return legacy.list_tasks(client, self._timeouts)
 
     async def _resolve(self, handle: _Handle, context: ClaimContext) -> CallToolResult:
         """Finish a call that became a task: the SDK calls this inside `Client.call_tool`."""
