@@ -23,6 +23,7 @@ from typing import Any, Protocol
 import anyio
 import anyio.to_thread
 import httpx
+from typing_extensions import Self
 
 from tests.mcp_v2.schemas import Wire, validate_notification, validate_response
 
@@ -253,7 +254,7 @@ class StdioServer:
         for reader in self._readers:
             reader.start()
 
-    def __enter__(self) -> StdioServer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -1,13 +1,16 @@
 """The rules A and C of the 2026-07-28 tasks extension, on the wire of `examples/everything_server.py`.
 
 Each test names the rule it proves. The client knows no SDK, and validates every message it receives.
+
+Elsewhere: the headers of C12 and the limits of A6 (`test_wire_rules_headers.py`, `test_wire_rules_limits.py`), owners
+where callers are authenticated, A5 (`test_owners.py`), more of C11 (`test_push.py`), and the client's own rules, C14
+(`test_client.py`). `test_wire_rules_sdk.py` proves with the SDK's client what that can see of these rules.
 """
 
 from __future__ import annotations
 
-import base64
 import math
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -17,7 +20,9 @@ from mcp.server import MCPServer
 
 from mcp_task_runtime import ServerTaskContext, TaskSettings
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
+from tests.mcp_v2.conftest import ENTRY
 from tests.mcp_v2.in_process import memory_client
+from tests.mcp_v2.listeners import ENDED, Connection, ListeningStdioServer, http_connection
 from tests.mcp_v2.raw_client import DECLARED, EXTENSION_ID, RawClient, accept, http_client
 from tests.mcp_v2.schemas import Wire, needs_schemas, validate
 
@@ -41,11 +46,21 @@ async def client(request: pytest.FixtureRequest, anyio_backend: str) -> AsyncGen
         yield RawClient(server)
 
 
-@pytest.fixture
-async def over_http(everything_over_http: str, anyio_backend: str) -> AsyncGenerator[RawClient, None]:
-    """A client of the everything server, over HTTP."""
-    async with http_client(everything_over_http) as connected:
-        yield connected
+@pytest.fixture(scope="module")
+def listening_over_stdio() -> Generator[ListeningStdioServer, None, None]:
+    with ListeningStdioServer([ENTRY, "stdio"]) as server:
+        yield server
+
+
+@pytest.fixture(params=["everything_over_http", "everything_as_json", "listening_over_stdio"])
+async def connection(request: pytest.FixtureRequest, anyio_backend: str) -> AsyncGenerator[Connection, None]:
+    """A client of the everything server that listens, over each transport."""
+    server = request.getfixturevalue(request.param)
+    if isinstance(server, str):
+        async with http_connection(server) as connected:
+            yield connected
+    else:
+        yield server.connection()
 
 
 def params_of(method: str, task_id: Any) -> Wire:
@@ -150,6 +165,14 @@ async def test_a6_a_ttl_beyond_the_bounds_is_clamped_and_shown_as_stored() -> No
         assert {name: task["ttlMs"] for name, task in shown.items()} == {"short": 2_000, "long": 60_000, "fit": 5_000}
         for task in shown.values():
             assert (await client.get(task["taskId"]))["ttlMs"] == task["ttlMs"]
+
+
+async def test_a5_without_authentication_whoever_knows_the_id_reaches_the_task(everything_over_http: str) -> None:
+    async with http_client(everything_over_http) as one, http_client(everything_over_http) as other:
+        task_id = await one.start("confirm_delete", {"filename": "x"})
+        (key,) = await other.asked(task_id)
+        await other.update(task_id, {key: accept(confirm=True)})
+        assert await one.until(task_id, "completed") == await other.get(task_id)
 
 
 # C. The extension
@@ -331,9 +354,9 @@ async def test_c6_a_cancelled_task_holds_neither_result_nor_error_nor_requests(c
     assert (await client.until(task_id, "cancelled"))["resultType"] == "complete"
 
 
-async def test_c6_a_task_that_is_completed_from_outside_holds_that_result(over_http: RawClient) -> None:
-    task_id = await over_http.start("external_job", {"job_id": "7"})
-    assert text_of((await over_http.until(task_id, "completed"))["result"]) == "job 7 done"
+async def test_c6_a_task_that_is_completed_from_outside_holds_that_result(client: RawClient) -> None:
+    task_id = await client.start("external_job", {"job_id": "7"})
+    assert text_of((await client.until(task_id, "completed"))["result"]) == "job 7 done"
 
 
 async def test_c7_keys_are_unique_over_the_life_of_a_task_and_never_reused() -> None:
@@ -359,6 +382,14 @@ async def test_c7_keys_are_unique_over_the_life_of_a_task_and_never_reused() -> 
                 assert messages.setdefault(key, request["params"]["message"]) == request["params"]["message"]
             await client.update(task_id, {key: accept() for key in task["inputRequests"]})
     assert sorted(messages.values()) == sorted(["One?", "Two?", "Three?"] * 3)
+
+
+async def test_c7_keys_that_are_open_at_once_differ_and_stay_with_their_questions(client: RawClient) -> None:
+    task_id = await client.start("multi_input")
+    requests = await client.asked(task_id, 2)
+    assert len(requests) == 2
+    assert (await client.get(task_id))["inputRequests"] == requests
+    await client.cancel(task_id)
 
 
 async def test_c8_an_update_is_acknowledged_with_nothing_but_that(client: RawClient) -> None:
@@ -416,16 +447,16 @@ async def test_c8_unknown_and_answered_keys_are_ignored_and_the_first_answer_win
     ],
     ids=lambda answer: repr(answer)[:60],
 )
-async def test_c8_a_malformed_answer_is_refused_and_its_question_stays_open(over_http: RawClient, answer: Any) -> None:
-    task_id = await over_http.start("confirm_delete", {"filename": "x"})
-    requests = await over_http.asked(task_id)
+async def test_c8_a_malformed_answer_is_refused_and_its_question_stays_open(client: RawClient, answer: Any) -> None:
+    task_id = await client.start("confirm_delete", {"filename": "x"})
+    requests = await client.asked(task_id)
     (key,) = requests
-    refused = await over_http.update(task_id, {key: answer})
+    refused = await client.update(task_id, {key: answer})
     assert refused.error["code"] == -32602
     assert key in refused.error["message"]
-    assert (await over_http.get(task_id))["inputRequests"] == requests
-    await over_http.update(task_id, {key: accept(confirm=False)})
-    assert text_of((await over_http.until(task_id, "completed"))["result"]) == "Kept x"
+    assert (await client.get(task_id))["inputRequests"] == requests
+    await client.update(task_id, {key: accept(confirm=False)})
+    assert text_of((await client.until(task_id, "completed"))["result"]) == "Kept x"
 
 
 @pytest.mark.parametrize("responses", [..., None, [], "x", 7], ids=repr)
@@ -476,35 +507,84 @@ async def test_c10_only_a_json_rpc_error_fails_a_task(client: RawClient) -> None
     assert "result" not in task
 
 
-@pytest.mark.parametrize("method", TASK_METHODS)
-@pytest.mark.parametrize("name", ["another", "", "=?base64?eHg=?=", "=?base64?not base64?=", "greet"])
-async def test_c12_a_name_header_of_another_task_is_refused_and_nothing_happens(
-    over_http: RawClient, method: str, name: str
+async def as_get_shows_it(connection: Connection, task_id: str) -> Wire:
+    task = await connection.client.get(task_id)
+    return {name: value for name, value in task.items() if name not in ("resultType", "_meta")}
+
+
+async def test_c11_a_listener_gets_the_acknowledgement_then_each_change_and_the_end(connection: Connection) -> None:
+    task_id = await connection.client.start("confirm_delete", {"filename": "x"})
+    async with connection.listen(task_id) as stream:
+        assert await stream.acknowledged() == [task_id]
+        assert stream.agreed == {"taskIds": [task_id]}
+        asking = await stream.until(lambda task: task["status"] == "input_required")
+        assert asking == await as_get_shows_it(connection, task_id)
+        (key,) = asking["inputRequests"]
+        await connection.client.update(task_id, {key: accept(confirm=True)})
+        last = await stream.until(lambda task: task["status"] in ENDED)
+        await stream.ended()
+    assert last == await as_get_shows_it(connection, task_id)
+    assert text_of(last["result"]) == "Deleted x"
+
+
+async def test_c11_each_status_message_is_pushed_in_order_and_no_progress_with_it(connection: Connection) -> None:
+    meta = {"progressToken": f"listened-{id(connection)}"}
+    task_id = await connection.client.start("slow_compute", {"seconds": 0.4, "label": "x"}, meta=meta)
+    async with connection.listen(task_id) as stream:
+        await stream.acknowledged()
+        await stream.ended()  # the stream refuses notifications of other kinds
+    said = [task["statusMessage"] for task in stream.seen[task_id] if "statusMessage" in task]
+    assert said[-1] == "Computing x (3/4)"
+    assert said == sorted(said)
+
+
+@pytest.mark.parametrize("how", ["failed", "cancelled"])
+async def test_c11_a_failed_or_cancelled_end_is_pushed_as_tasks_get_shows_it(connection: Connection, how: str) -> None:
+    task_id = await connection.client.start("protocol_error_job" if how == "failed" else "multi_input")
+    async with connection.listen(task_id) as stream:
+        await stream.acknowledged()
+        if how == "cancelled":
+            await connection.client.cancel(task_id)
+        await stream.ended()
+    assert stream.seen[task_id][-1] == await as_get_shows_it(connection, task_id)
+    assert stream.seen[task_id][-1]["status"] == how
+
+
+async def test_c11_who_did_not_declare_the_extension_is_told_what_is_missing(connection: Connection) -> None:
+    task_id = await connection.client.start("confirm_delete", {"filename": "x"})
+    for core in ({}, {"toolsListChanged": True}):
+        async with connection.listen(task_id, capabilities=UNDECLARED, **core) as stream:
+            error = await stream.refused()
+        assert error["code"] == -32021
+        assert error["data"]["requiredCapabilities"] == {"extensions": {EXTENSION_ID: {}}}
+    await connection.client.cancel(task_id)
+
+
+async def test_c11_ids_of_no_task_of_the_caller_are_left_out(connection: Connection) -> None:
+    task_id = await connection.client.start("slow_compute", {"seconds": 0})
+    async with connection.listen(NO_SUCH_TASK, task_id, "", "ä☃") as stream:
+        assert await stream.acknowledged() == [task_id]
+        await stream.ended()
+    assert stream.seen.keys() == {task_id}
+
+
+@pytest.mark.parametrize("task_ids", ["x", {}, [7], [None], [["x"]]], ids=repr)
+async def test_c11_task_ids_that_are_no_list_of_strings_are_invalid_params(
+    connection: Connection, task_ids: Any
 ) -> None:
-    task_id = await over_http.start("slow_compute", {"seconds": 60})
-    reply = await over_http.request(method, params_of(method, task_id), headers={"mcp-name": name})
-    assert reply.http_status == 400
-    assert reply.error["code"] == -32020
-    assert (await over_http.get(task_id))["status"] == "working"
-    await over_http.cancel(task_id)
+    async with connection.listen_raw({"taskIds": task_ids}) as stream:
+        assert (await stream.refused())["code"] == -32602
 
 
-@pytest.mark.parametrize("method", TASK_METHODS)
-async def test_c12_a_method_header_of_another_method_is_refused(over_http: RawClient, method: str) -> None:
-    task_id = await over_http.start("slow_compute", {"seconds": 60})
-    other = "tasks/get" if method != "tasks/get" else "tasks/cancel"
-    reply = await over_http.request(method, params_of(method, task_id), headers={"mcp-method": other})
-    assert reply.http_status == 400
-    assert reply.error["code"] == -32020
-    assert (await over_http.get(task_id))["status"] == "working"
-    await over_http.cancel(task_id)
-
-
-async def test_c12_a_name_header_that_names_the_task_or_is_absent_is_accepted(over_http: RawClient) -> None:
-    task_id = await over_http.start("slow_compute", {"seconds": 0})
-    encoded = "=?base64?" + base64.b64encode(task_id.encode()).decode() + "?="
-    for name in (task_id, encoded, None):
-        assert (await over_http.get(task_id, headers={"mcp-name": name}))["taskId"] == task_id
+async def test_c11_other_filters_of_the_same_request_keep_working(connection: Connection) -> None:
+    first, second = [await connection.client.start("confirm_delete", {"filename": "x"}) for _ in range(2)]
+    async with connection.listen(first, second, toolsListChanged=True) as stream:
+        assert sorted(await stream.acknowledged()) == sorted([first, second])
+        assert stream.agreed is not None
+        assert stream.agreed["toolsListChanged"] is True
+        for task_id in (first, second):  # the end of the first ends nothing else
+            await connection.client.cancel(task_id)
+            await stream.until(lambda task, ending=task_id: (task["taskId"], task["status"]) == (ending, "cancelled"))  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("method", TASK_METHODS)
