@@ -16,7 +16,7 @@ from jsonschema import Draft202012Validator
 SCHEMAS = Path(__file__).resolve().parents[3] / "shared" / "schemas"
 
 Wire: TypeAlias = dict[str, Any]
-Schema = Literal["ext-tasks-draft", "mcp-2026-07-28"]
+Schema = Literal["ext-tasks-draft", "mcp-2026-07-28", "mcp-2025-11-25"]
 
 needs_schemas = pytest.mark.skipif(not SCHEMAS.is_dir(), reason=f"the protocol's JSON Schemas are not in {SCHEMAS}")
 """Skips a test where the schemas are missing."""
@@ -48,14 +48,15 @@ _DETAIL_OF_STATUS = {"input_required": {"inputRequests"}, "completed": {"result"
 
 
 @lru_cache
-def _document(schema: Schema) -> Wire:
-    document: Wire = json.loads((SCHEMAS / f"{schema}.schema.json").read_text())
-    return document
+def document(schema: Schema) -> Wire:
+    """Return a whole schema."""
+    whole: Wire = json.loads((SCHEMAS / f"{schema}.schema.json").read_text())
+    return whole
 
 
 @lru_cache
 def _validator(schema: Schema, definition: str) -> Draft202012Validator:
-    definitions = _document(schema)["$defs"]
+    definitions = document(schema)["$defs"]
     assert definition in definitions
     return Draft202012Validator({"$ref": f"#/$defs/{definition}", "$defs": definitions})
 

@@ -23,9 +23,11 @@ from mcp_task_runtime.adapters.forms import form_schema
 from mcp_task_runtime.core.answers import check_answer
 from mcp_task_runtime.core.message_queue import QueuedMessage
 from mcp_task_runtime.errors import ProtocolError
+from tests.mcp_v1 import schemas as old_schemas
 from tests.mcp_v2.guarded import URL, Guarded, as_user
 from tests.mcp_v2.raw_client import DECLARED, PATIENCE, PROTOCOL_VERSION, RawClient, accept
-from tests.mcp_v2.schemas import Wire, needs_schemas, validate_response
+from tests.mcp_v2.schema_strategies import valid, valid_params, with_a_fault
+from tests.mcp_v2.schemas import Schema, Wire, needs_schemas, validate, validate_response
 
 pytestmark = [
     needs_schemas,
@@ -37,10 +39,43 @@ MINE = "{mine}"
 """Stands for the id of a task of the stranger's own, wherever it comes up."""
 THEIRS = "{theirs}"
 """Stands for the id of somebody else's task."""
+ENDED = "{ended}"
+"""Stands for the id of a task of the stranger's own that has ended."""
 BAD_REQUESTS = {-32602, -32600, -32601, -32700, -32020, -32021, -32022}
+INTERNALS = ("Traceback", "Exception", "pydantic", "validation error", ".py")
+"""What comes up in texts that are not for clients."""
+PUSHED = "notifications/tasks"
+ACCEPT = {"accept": "application/json, text/event-stream", "content-type": "application/json"}
+ENVELOPE: Wire = {
+    "io.modelcontextprotocol/protocolVersion": PROTOCOL_VERSION,
+    "io.modelcontextprotocol/clientCapabilities": DECLARED,
+}
+
+
+def headers_of(method: str) -> dict[str, str]:
+    """Return the headers that a request must have."""
+    return {"mcp-protocol-version": PROTOCOL_VERSION, "mcp-method": method}
+
 
 texts = st.text(st.characters(codec=None), max_size=12) | st.sampled_from(
-    [MINE, THEIRS, "", "1", "2", "\0", "\ud800", "x" * 50_000, "__proto__", "taskId", "$ref", "ﬁ", "‮", "%00", "\r\n"]
+    [
+        MINE,
+        THEIRS,
+        ENDED,
+        "",
+        "1",
+        "2",
+        "\0",
+        "\ud800",
+        "x" * 50_000,
+        "__proto__",
+        "taskId",
+        "$ref",
+        "ﬁ",
+        "‮",
+        "%00",
+        "\r\n",
+    ]
 )
 numbers = st.integers() | st.floats() | st.sampled_from([10**300, -0.0, 2**63])
 scalars = st.none() | st.booleans() | numbers | texts
@@ -66,79 +101,163 @@ params_of_any_shape = st.fixed_dictionaries(
         "cursor": values,
     },
 ) | st.dictionaries(texts, values, max_size=4)
-fuzzing = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+fuzzing = settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 class Stranger:
-    """Somebody who may use the server, and who has got hold of the ids of another's tasks."""
+    """Somebody who may use the server, and who has got hold of the ids of another's tasks.
 
-    def __init__(self, portal: anyio.from_thread.BlockingPortal, alice: RawClient, bob: RawClient, http: Any) -> None:
+    Attributes:
+        theirs: A task of somebody else's that asks.
+        mine: A task of his own that asks.
+        ended: A task of his own that has ended.
+    """
+
+    def __init__(self, portal: anyio.from_thread.BlockingPortal, alice: RawClient, bob: RawClient, app: Any) -> None:
         self.portal = portal
         self.alice = alice
         self.bob = bob
-        self._http: httpx.AsyncClient = http
+        self._app = app
+        self._http = httpx.AsyncClient(transport=httpx.ASGITransport(app))
         self.theirs = ""
         self.mine = ""
+        self.ended = ""
 
     @classmethod
     @asynccontextmanager
     async def arrives(cls, portal: anyio.from_thread.BlockingPortal) -> AsyncGenerator[Stranger, None]:
-        """Start a server, a task of somebody else's and one of his own; check in the end how the other is."""
+        """Start a server, a task of somebody else's and his own; check in the end how the other is."""
+        guarded = Guarded()
+        guarded.go_on.set()
         async with (
-            Guarded().serve(json_response=True, stateless_http=True) as app,
+            guarded.serve(json_response=True, stateless_http=True) as app,
             as_user(app, "alice") as alice,
             as_user(app, "bob") as bob,
-            httpx.AsyncClient(transport=httpx.ASGITransport(app), headers={"authorization": "Bearer bob"}) as http,
         ):
-            stranger = cls(portal, alice, bob, http)
-            stranger.theirs = await alice.start("ask")
-            question = await alice.asked(stranger.theirs)
-            stranger.mine = await bob.start("ask")
-            await bob.asked(stranger.mine)
-            yield stranger
-            assert (await alice.get(stranger.theirs))["inputRequests"] == question
-            (key,) = question
-            await alice.update(stranger.theirs, {key: accept(ok=True)})
-            await alice.until(stranger.theirs, "completed")
+            stranger = cls(portal, alice, bob, app)
+            async with stranger._http:
+                stranger.theirs = await alice.start("ask")
+                question = await alice.asked(stranger.theirs)
+                stranger.mine = await stranger.asking()
+                stranger.ended = await bob.start("who_in_a_thread")
+                await bob.until(stranger.ended, "completed")
+                yield stranger
+                assert (await alice.get(stranger.theirs))["inputRequests"] == question
+                (key,) = question
+                await alice.update(stranger.theirs, {key: accept(ok=True)})
+                await alice.until(stranger.theirs, "completed")
+
+    async def asking(self) -> str:
+        """Start a task of his own, and wait until it asks."""
+        task_id = await self.bob.start("ask")
+        await self.bob.asked(task_id)
+        return task_id
+
+    def still_asks(self) -> None:
+        """See to it that his own task asks, for the next test."""
+
+        async def see() -> None:
+            if (await self.bob.get(self.mine))["status"] != "input_required":
+                self.mine = await self.asking()
+
+        self.portal.call(see)
 
     def request(self, method: str, params: Any, headers: dict[str, str] | None = None, envelope: Any = ...) -> Wire:
         """Send a request, with the ids filled in, and check everything that holds for any answer."""
-        return self.portal.call(self._request, method, params, headers or {}, envelope)
-
-    async def _request(self, method: str, params: Any, headers: dict[str, str], envelope: Any) -> Wire:
         if isinstance(params, dict):
-            meta = {
-                "io.modelcontextprotocol/protocolVersion": PROTOCOL_VERSION,
-                "io.modelcontextprotocol/clientCapabilities": DECLARED,
-            }
-            params = {**params, "_meta": meta if envelope is ... else envelope}
-        body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
-        body = body.replace(MINE, self.mine).replace(THEIRS, self.theirs)
+            params = {**params, "_meta": ENVELOPE if envelope is ... else envelope}
+        message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+        response = self.post(message, {**headers_of(method), **(headers or {})})
+        reply: Wire = response.json()
+        self.check(reply, response.status_code, headers or {})
+        if "error" not in reply:
+            validate_response(method, reply)
+            assert reply["result"].get("taskId") in (None, self.mine, self.ended)
+        return reply
+
+    def check(self, reply: Wire, status: int, headers: dict[str, str]) -> None:
+        """Check that a reply is no internal error, and shows nothing of the server's or of somebody else's."""
+        if "error" not in reply:
+            assert self.theirs not in json.dumps(reply)
+            return
+        error = reply["error"]
+        assert error["code"] in BAD_REQUESTS, reply
+        assert 400 <= status < 500, reply
+        shown = json.dumps(error)
+        for secret in (self.theirs, *INTERNALS):
+            assert secret not in shown.replace(str(headers.get("mcp-protocol-version")), ""), reply
+
+    def post(self, message: Any, headers: dict[str, str]) -> httpx.Response:
+        """Send anything, with the ids filled in."""
+        return self.portal.call(self._post, self._encode(json.dumps(message)), headers)
+
+    def listen(self, message: Wire) -> list[Wire]:
+        """Send a listen request; return what comes until the stream ends or has shown all it agreed to.
+
+        What comes is checked. A single error is a stream of that alone.
+        """
+        messages: list[Wire] = self.portal.call(self._listen, self._encode(json.dumps(message)))
+        for received in messages:
+            if "error" in received:
+                self.check(received, 400, {})
+            assert self.theirs not in json.dumps(received)
+        return messages
+
+    def _encode(self, text: str) -> bytes:
+        for marker, task_id in ((MINE, self.mine), (THEIRS, self.theirs), (ENDED, self.ended)):
+            text = text.replace(marker, task_id)
         for marker, depth in DEEP.items():
-            body = body.replace(f'"{marker}": ', '"deep": ').replace(f'"{marker}"', "[" * depth + "]" * depth)
-        sent = {
-            "accept": "application/json, text/event-stream",
-            "content-type": "application/json",
-            "mcp-protocol-version": PROTOCOL_VERSION,
-            "mcp-method": method,
-            **headers,
-        }
+            text = text.replace(f'"{marker}": ', '"deep": ').replace(f'"{marker}"', "[" * depth + "]" * depth)
+        return text.encode()
+
+    async def _post(self, body: bytes, headers: dict[str, str]) -> httpx.Response:
+        sent = {"authorization": "Bearer bob", **ACCEPT, **headers}
         encoded = [(name.encode(), value.replace(MINE, self.mine).encode("latin-1")) for name, value in sent.items()]
         with anyio.fail_after(PATIENCE):
-            response = await self._http.post(URL, content=body.encode(), headers=encoded)
-        reply: Wire = response.json()
-        if "error" in reply:
-            error = reply["error"]
-            assert error["code"] in BAD_REQUESTS, reply
-            assert 400 <= response.status_code < 500
-            shown = json.dumps(error)
-            for secret in (self.theirs, "Traceback", "Exception", "pydantic", "validation error", ".py"):
-                assert secret not in shown.replace(str(headers.get("mcp-protocol-version")), ""), reply
-        else:
-            validate_response(method, reply)
-            assert reply["result"].get("taskId") in (None, self.mine)
-            assert self.theirs not in json.dumps(reply)
-        return reply
+            return await self._http.post(URL, content=body, headers=encoded)
+
+    async def _listen(self, body: bytes) -> list[Wire]:
+        """Speak ASGI, so as to leave a stream that would go on."""
+        headers = {"host": "127.0.0.1:8000", "authorization": "Bearer bob", **ACCEPT}
+        headers.update(headers_of("subscriptions/listen"))
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": "POST",
+            "scheme": "http",
+            "path": "/mcp",
+            "raw_path": b"/mcp",
+            "query_string": b"",
+            "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+            "server": ("127.0.0.1", 8000),
+            "client": ("127.0.0.1", 1),
+        }
+        messages: list[Wire] = []
+        enough = anyio.Event()
+        sent = False
+
+        async def receive() -> Wire:
+            nonlocal sent
+            if not sent:
+                sent = True
+                return {"type": "http.request", "body": body, "more_body": False}
+            await enough.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(event: Wire) -> None:
+            if event["type"] == "http.response.start":
+                assert event["status"] < 500
+                return
+            lines = event["body"].decode().splitlines()
+            messages.extend(json.loads(line.removeprefix("data:")) for line in lines if line.startswith(("data:", "{")))
+            shown = {message["params"]["taskId"] for message in messages if message.get("method") == PUSHED}
+            if messages and shown >= set(messages[0].get("params", {}).get("notifications", {}).get("taskIds", [])):
+                enough.set()
+
+        with anyio.fail_after(PATIENCE):
+            await self._app(scope, receive, send)
+        return messages
 
 
 @pytest.fixture(scope="module", params=["asyncio", "trio"])
@@ -165,7 +284,7 @@ def stranger(request: pytest.FixtureRequest) -> Generator[Stranger, None, None]:
 def test_params_of_any_shape_bring_an_answer_or_a_client_error(stranger: Stranger, method: str, params: Wire) -> None:
     assume(not (params.get("taskId") == MINE and method == "tasks/cancel"))  # that is allowed
     reply = stranger.request(method, params)
-    if params.get("taskId") != MINE:
+    if params.get("taskId") not in (MINE, ENDED):
         assert "error" in reply
 
 
@@ -225,6 +344,186 @@ def test_an_answer_of_any_shape_is_taken_or_refused_and_a_refused_one_leaves_its
         stranger.portal.call(stranger.bob.cancel, task_id)
     else:
         assert stranger.portal.call(stranger.bob.until, task_id, "completed", "failed")["status"] == "completed"
+
+
+# Messages that the schemas allow, and the same with one fault
+
+
+ids = st.sampled_from([MINE, MINE, ENDED, THEIRS, "0123456789abcdefghijkl", "", "ä☃"])
+answered = {"1": st.just(accept(ok=True)) | answers}
+
+
+def as_sent(method: str, schema: Schema, request: str, **parts: st.SearchStrategy[Any]) -> st.SearchStrategy[Wire]:
+    """Return valid requests, whose ids and names are such as the server knows, and that declare the extension."""
+
+    def complete(drawn: tuple[Wire, Wire]) -> Wire:
+        params, known = drawn
+        meta = {**params.get("_meta", {}), **ENVELOPE}
+        return {"jsonrpc": "2.0", "id": 1, "method": method, "params": {**params, **known, "_meta": meta}}
+
+    return st.tuples(st.deferred(lambda: valid_params(schema, request)), st.fixed_dictionaries(parts)).map(complete)
+
+
+arguments = st.dictionaries(texts, values, max_size=2)
+tools = st.sampled_from(["ask", "who", "who_in_a_thread", "no such tool"])
+filters = st.deferred(lambda: valid("mcp-2026-07-28", "SubscriptionFilter"))
+REQUESTS = {
+    "tools/call": as_sent(
+        "tools/call",
+        "mcp-2026-07-28",
+        "CallToolRequest",
+        name=tools,
+        arguments=st.dictionaries(texts, values, max_size=2),
+    ),
+    "tasks/get": as_sent("tasks/get", "ext-tasks-draft", "GetTaskRequest", taskId=ids),
+    "tasks/update": as_sent("tasks/update", "ext-tasks-draft", "UpdateTaskRequest", taskId=ids)
+    | as_sent(
+        "tasks/update",
+        "ext-tasks-draft",
+        "UpdateTaskRequest",
+        taskId=ids,
+        inputResponses=st.fixed_dictionaries({}, optional=answered),
+    ),
+    "tasks/cancel": as_sent("tasks/cancel", "ext-tasks-draft", "CancelTaskRequest", taskId=ids),
+}
+LISTEN = as_sent(
+    "subscriptions/listen",
+    "mcp-2026-07-28",
+    "SubscriptionsListenRequest",
+    notifications=st.tuples(filters, st.lists(ids, max_size=4)).map(lambda drawn: {**drawn[0], "taskIds": drawn[1]}),
+)
+
+
+@pytest.mark.parametrize("method", REQUESTS)
+@pytest.mark.parametrize("fault", [False, True], ids=["valid", "with a fault"])
+@fuzzing
+@given(data=st.data())
+def test_what_the_schema_allows_and_the_same_with_a_fault_brings_a_valid_answer_or_a_client_error(
+    stranger: Stranger, method: str, fault: bool, data: st.DataObject
+) -> None:
+    valid_one = REQUESTS[method]
+    message = data.draw(with_a_fault(valid_one, values) if fault else valid_one)
+    response = stranger.post(message, headers_of(method))
+    if response.status_code == 202:
+        assert "id" not in message, "a notification"
+        return
+    reply: Wire = response.json()
+    echoed = method == "tools/call" and THEIRS in json.dumps(message)  # a tool's own error may show its arguments
+    if not echoed:
+        stranger.check(reply, response.status_code, {})
+    if "error" not in reply:
+        validate_response(method, reply)
+        if method != "tools/call":
+            assert message["params"]["taskId"] in (MINE, ENDED)
+    elif not fault and method == "tasks/get":
+        assert message["params"]["taskId"] not in (MINE, ENDED)
+    if method in ("tasks/update", "tasks/cancel"):
+        stranger.still_asks()
+
+
+@pytest.mark.parametrize("fault", [False, True], ids=["valid", "with a fault"])
+@fuzzing
+@given(data=st.data())
+def test_a_listen_request_brings_the_callers_own_tasks_or_a_client_error(
+    stranger: Stranger, fault: bool, data: st.DataObject
+) -> None:
+    message = data.draw(with_a_fault(LISTEN, values) if fault else LISTEN)
+    assume("id" in message and isinstance(message["id"], int | str))  # else it is no request
+    received = stranger.listen(message)
+    if "error" in received[0]:
+        assert fault, received
+        assert len(received) == 1
+        return
+    agreed = set(received[0]["params"]["notifications"].get("taskIds", []))
+    assert agreed <= {stranger.mine, stranger.ended}
+    for pushed in received[1:]:
+        if pushed.get("method") == PUSHED:
+            assert pushed["params"]["taskId"] in agreed
+            validate(pushed, "TaskStatusNotification")
+    if not fault:
+        wanted = {MINE: stranger.mine, ENDED: stranger.ended}
+        assert agreed == {
+            wanted[task_id] for task_id in message["params"]["notifications"]["taskIds"] if task_id in wanted
+        }
+
+
+headers_of_any_kind = st.fixed_dictionaries(
+    {},
+    optional={
+        name: st.text(st.characters(min_codepoint=0x20, max_codepoint=0xFF, exclude_characters="\x7f"), max_size=12)
+        | st.sampled_from(usual)
+        for name, usual in {
+            "mcp-method": ["tasks/get", "tasks/cancel", "initialize", ""],
+            "mcp-name": [MINE, "", "=?base64?=?=", "=?base64?eHg=?="],
+            "mcp-protocol-version": ["2025-11-25", "2025-06-18", "2024-11-05", "2099-01-01", PROTOCOL_VERSION, ""],
+            "content-type": ["application/json; charset=latin-1", "text/plain", "application/json-seq", "", "*/*"],
+            "accept": ["*/*", "application/json", "text/event-stream", "text/html", "", "application/*;q=0"],
+            "mcp-session-id": ["0", "", "x" * 300],
+            "last-event-id": ["0", ""],
+            "content-encoding": ["gzip", "identity"],
+        }.items()
+    },
+)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@fuzzing
+@given(headers=headers_of_any_kind)
+def test_headers_of_any_shape_bring_an_answer_or_a_client_error(
+    stranger: Stranger, method: str, headers: dict[str, str]
+) -> None:
+    params = {"taskId": MINE if method == "tasks/get" else THEIRS, "inputResponses": {}, "_meta": ENVELOPE}
+    message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+    response = stranger.post(message, {**headers_of(method), **{n: v.strip() for n, v in headers.items()}})
+    assert response.status_code < 500, response.text
+    assert stranger.theirs not in response.text
+    assert not any(secret in response.text for secret in ("Traceback", "pydantic", "validation error"))
+    if response.headers.get("content-type", "").startswith("application/json") and "error" not in response.json():
+        assert response.json()["result"]["taskId"] == stranger.mine
+
+
+# Clients of revision 2025-11-25 on the same server
+
+
+OLD_REQUESTS = {
+    method: as_sent(method, "mcp-2025-11-25", definition, **parts)
+    for method, definition, parts in (
+        ("tools/call", "CallToolRequest", {"name": tools, "arguments": st.just({})}),
+        ("tasks/get", "GetTaskRequest", {"taskId": ids}),
+        ("tasks/result", "GetTaskPayloadRequest", {"taskId": ids.filter(lambda task_id: task_id != MINE)}),
+        ("tasks/cancel", "CancelTaskRequest", {"taskId": ids.filter(lambda task_id: task_id != MINE)}),
+        ("tasks/list", "ListTasksRequest", {}),
+    )
+}
+
+
+@pytest.mark.parametrize("method", OLD_REQUESTS)
+@pytest.mark.parametrize("fault", [False, True], ids=["valid", "with a fault"])
+@fuzzing
+@given(data=st.data())
+def test_a_request_of_the_old_revision_brings_a_valid_answer_or_a_client_error(
+    stranger: Stranger, method: str, fault: bool, data: st.DataObject
+) -> None:
+    message = data.draw(with_a_fault(OLD_REQUESTS[method], values) if fault else OLD_REQUESTS[method])
+    assume(MINE not in json.dumps(message) or method not in ("tasks/result", "tasks/cancel"))  # it waits, or ends it
+    response = stranger.post(message, {"mcp-protocol-version": "2025-11-25"})
+    assert response.status_code < 500, response.text
+    if response.status_code == 202:
+        return
+    reply: Wire = response.json()
+    if "error" in reply:
+        assert reply["error"]["code"] in BAD_REQUESTS, reply
+        assert stranger.theirs not in json.dumps(reply)
+        if reply["id"] is not None:  # else the SDK could not read it as a request, and says so with pydantic's words
+            assert not any(secret in json.dumps(reply) for secret in INTERNALS), reply
+        return
+    if method != "tools/call":
+        assert stranger.theirs not in json.dumps(reply)
+        assert message.get("params", {}).get("taskId") in (MINE, ENDED, None)
+    old_schemas.validate_response(message, reply)
+
+
+# Forms
 
 
 class Colour(str, Enum):
