@@ -157,6 +157,14 @@ class RawClient:
                 assert task["status"] in ("working", "input_required"), task
                 await anyio.sleep(0.01)
 
+    async def until_gone(self, task_id: str) -> None:
+        """Poll a task until there is none any more."""
+        with anyio.fail_after(PATIENCE):
+            while True:
+                if "error" in (await self.request("tasks/get", {"taskId": task_id})).message:
+                    return
+                await anyio.sleep(0.01)
+
     async def said(self, task_id: str, message: str) -> Wire:
         """Poll a task until it has this status message; return it."""
         with anyio.fail_after(PATIENCE):

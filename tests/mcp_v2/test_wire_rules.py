@@ -150,23 +150,6 @@ async def test_a4_an_unlimited_ttl_is_null_in_every_message_and_never_missing() 
     assert final["ttlMs"] is None
 
 
-async def test_a6_a_ttl_beyond_the_bounds_is_clamped_and_shown_as_stored() -> None:
-    mcp = MCPServer("bounds")
-    tasks = Tasks(settings=TaskSettings(min_ttl_ms=2_000, max_ttl_ms=60_000, retention_ms=0))
-    tasks.install(mcp)
-    for name, ttl_ms in {"short": 1, "long": 10**9, "fit": 5_000}.items():
-
-        @tasks.tool(name=name, ttl_ms=ttl_ms)
-        async def work(task: ServerTaskContext) -> str:
-            return "done"
-
-    async with memory_client(mcp) as client:
-        shown = {name: (await client.call(name)).result for name in ("short", "long", "fit")}
-        assert {name: task["ttlMs"] for name, task in shown.items()} == {"short": 2_000, "long": 60_000, "fit": 5_000}
-        for task in shown.values():
-            assert (await client.get(task["taskId"]))["ttlMs"] == task["ttlMs"]
-
-
 async def test_a5_without_authentication_whoever_knows_the_id_reaches_the_task(everything_over_http: str) -> None:
     async with http_client(everything_over_http) as one, http_client(everything_over_http) as other:
         task_id = await one.start("confirm_delete", {"filename": "x"})
