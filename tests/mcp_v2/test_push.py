@@ -34,6 +34,7 @@ from mcp_task_runtime.adapters.mcp_v2_client import ClientTask, TasksClient, Tas
 from mcp_task_runtime.adapters.mcp_v2_client_support import RawResult
 from mcp_task_runtime.adapters.mcp_v2_listen import MAX_TASKS_PER_STREAM
 from mcp_task_runtime.adapters.mcp_v2_support import RawMessage
+from mcp_task_runtime.core.message_queue import QueuedMessage
 from mcp_task_runtime.core.types import Outcome, TaskRecord
 from mcp_task_runtime.errors import StoreUnavailableError
 from mcp_task_runtime.testing.clock import FakeClock
@@ -52,7 +53,7 @@ from tests.mcp_v2.listeners import (
     memory_connection,
     post,
 )
-from tests.mcp_v2.push_server import make_server
+from tests.mcp_v2.push_server import FORM, make_server
 from tests.mcp_v2.raw_client import DECLARED, EXTENSION_ID, PATIENCE, accept
 from tests.mcp_v2.schemas import Wire, needs_schemas
 from tests.mcp_v2.scripted_server import Received, ScriptedServer, completed, working
@@ -493,6 +494,47 @@ async def test_c11_states_come_in_order_and_the_last_one_always_comes(seed: int)
                 assert [state["lastUpdatedAt"] for state in states] == sorted(s["lastUpdatedAt"] for s in states)
                 pushed += len(states)
         assert pushed > 2 * sum(len(stream.seen) for stream in streams), "not only the first and the last"
+
+
+async def test_c11_a_thousand_listeners_of_a_thousand_tasks_see_every_change_in_order_and_the_end_last() -> None:
+    """Each task goes on when its change was seen, so that no state may be skipped."""
+    store = WatchedStore()
+    mcp, tasks = make_server(store)
+    expected = [("working", None), ("working", "one"), ("working", "two"), ("input_required", "two")]
+    endings: dict[str, Callable[[str], Any]] = {
+        "completed": lambda task_id: tasks.complete(task_id, task_id),
+        "failed": lambda task_id: tasks.fail(task_id, task_id),
+        "cancelled": lambda task_id: tasks.runtime.cancel(task_id, owner=None),
+    }
+    listening, all_listen = 0, anyio.Event()
+
+    async def live(connection: Connection, ending: str) -> None:
+        nonlocal listening
+        task_id = (await store.create_task(ttl_ms=None)).task_id
+        async with connection.listen(task_id) as stream:
+            assert await stream.acknowledged() == [task_id]
+            await stream.task()
+            listening += 1
+            if listening == 1000:
+                all_listen.set()
+            await all_listen.wait()
+            for message in ("one", "two"):
+                await store.update_task(task_id, status_message=message)
+                await stream.task()
+            question = QueuedMessage.request("1", "elicitation/create", {"message": task_id, "requestedSchema": FORM})
+            await store.message_queue.enqueue(task_id, question)
+            await store.update_task(task_id, status="input_required")
+            assert (await stream.task())["inputRequests"]["1"]["params"]["message"] == task_id
+            await endings[ending](task_id)
+            await stream.ended()
+        assert [state[0] for state in states_of(stream, task_id)] == [*(state[0] for state in expected), ending]
+        assert states_of(stream, task_id)[:4] == expected
+
+    with anyio.fail_after(3 * PATIENCE):
+        async with tasks, memory_connection(mcp) as connection, anyio.create_task_group() as group:
+            for n in range(1000):
+                group.start_soon(live, connection, list(endings)[n % 3])
+    assert store.waiting == 0
 
 
 async def test_c11_tasks_without_a_listener_cost_no_push_work() -> None:
