@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from random import Random
 from typing import Any
@@ -183,6 +184,46 @@ async def test_one_task_too_many_is_refused_and_nothing_is_lost() -> None:
         await world.runtime.start(forever, NewTask(owner="me"))
         assert world.live_tasks() == 3
     assert dict(world.runtime._live_of) == {}
+
+
+@pytest.mark.parametrize("ending", ["completed", "cancelled"])
+async def test_an_ended_task_makes_room_at_once_although_its_work_still_cleans_up(
+    ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_world(settings=replace(TWO, max_tasks_per_owner=1)) as world:
+        clear, cleaned = world.queue.clear, anyio.Event()
+
+        async def clear_late(task_id: str) -> None:
+            await cleaned.wait()
+            await clear(task_id)
+
+        async def work(execution: Execution[Result]) -> Result:
+            if ending == "completed":
+                monkeypatch.setattr(world.queue, "clear", clear_late)
+                return {}
+            try:
+                return await forever(execution)
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await cleaned.wait()
+
+        record = await world.runtime.start(work)
+        await anyio.wait_all_tasks_blocked()
+        if ending == "cancelled":
+            await world.runtime.cancel(record.task_id, owner=None)
+        assert await _status(world, record) == ending
+        try:
+            again = await world.runtime.start(forever)
+            with pytest.raises(LimitExceededError):
+                await world.runtime.start(forever)
+        finally:
+            cleaned.set()
+        await anyio.wait_all_tasks_blocked()
+        with pytest.raises(LimitExceededError):
+            await world.runtime.start(forever)
+        await world.runtime.cancel(again.task_id, owner=None)
+    assert dict(world.runtime._live_of) == {}
+    assert world.runtime._live == {}
 
 
 async def test_of_many_that_start_at_once_no_more_than_the_limit_get_a_task() -> None:

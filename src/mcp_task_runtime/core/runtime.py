@@ -131,6 +131,7 @@ class TaskRuntime:
         self._deadlines = DeadlineHeap()
         self._deadline_changed = anyio.Event()
         self._watched_until: datetime | None = None
+        self._live: dict[str, str | None] = {}
         self._live_of: Counter[str | None] = Counter()
         self._turns: anyio.CapacityLimiter | None = None
         most = self.settings.max_polls_per_second
@@ -364,6 +365,7 @@ class TaskRuntime:
         with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
             record = await self.store.finish_task(task_id, outcome)
             audit.ended(record)
+            self._make_room(task_id)
             self._deadlines.discard(task_id)
             self._stop(task_id)
             await self.queue.clear(task_id)
@@ -433,14 +435,20 @@ class TaskRuntime:
 
     def _track(self, execution: Execution[Any], record: TaskRecord) -> None:
         self._running[record.task_id] = execution
+        self._live[record.task_id] = record.owner
         self._set_deadline(record.task)
         if not getattr(self.store, "is_private", False):  # another process may end the task
             execution._watch = anyio.CancelScope()
             self._runner.start(partial(self._watch_end, execution, record), execution._watch)
 
     def _untrack(self, record: TaskRecord) -> None:
-        if self._running.pop(record.task_id, None) is not None:
-            self._count_down(record.owner)
+        self._running.pop(record.task_id, None)
+        self._make_room(record.task_id)
+
+    def _make_room(self, task_id: str) -> None:
+        """Count a task no more, as soon as a client may see that it has ended: its work may still clean up."""
+        if task_id in self._live:
+            self._count_down(self._live.pop(task_id))
 
     def _count_down(self, owner: str | None) -> None:
         self._live_of[owner] -= 1
@@ -569,6 +577,7 @@ class TaskRuntime:
             except TaskRuntimeError:
                 logger.exception("An outcome could not be written")
                 return
+            self._make_room(task_id)
             self._deadlines.discard(task_id)
             await self.queue.clear(task_id)
             return
