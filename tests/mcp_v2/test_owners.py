@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import inspect
+from collections.abc import AsyncGenerator, Callable
+from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any
 
 import anyio
+import anyio.to_thread
+import httpx
 import pytest
 from mcp.server import MCPServer
 
-from mcp_task_runtime import ServerTaskContext
+from mcp_task_runtime import InMemoryTaskStore, ServerTaskContext
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
+from mcp_task_runtime.stores.memory import InMemoryTaskMessageQueue
 from tests.mcp_v2.guarded import URL, USERS, Guarded, as_user
-from tests.mcp_v2.raw_client import PATIENCE, accept, http_client
+from tests.mcp_v2.listeners import listen_request
+from tests.mcp_v2.raw_client import DECLARED, PATIENCE, accept, http_client
 from tests.mcp_v2.schemas import Wire, needs_schemas
 
 pytestmark = [
@@ -132,3 +139,144 @@ async def test_a5_without_authentication_the_id_alone_is_the_key() -> None:
         async with app.router.lifespan_context(app):
             async with http_client(URL, app=app) as one, http_client(URL, app=app) as other:
                 assert (await other.until(await one.start("quick"), "completed"))["result"]
+
+
+# Another's task and none at all: the same answer for the same work (law L10)
+
+
+class Calls:
+    """What is asked of every store and queue in memory.
+
+    Attributes:
+        names: The methods that were called, in order.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.names: list[str] = []
+        for kind in (InMemoryTaskStore, InMemoryTaskMessageQueue):
+            for name, method in inspect.getmembers(kind, inspect.iscoroutinefunction):
+                if not name.startswith("_"):
+                    monkeypatch.setattr(kind, name, self._noting(method))
+
+    def _noting(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        async def note(*args: Any, **options: Any) -> Any:
+            self.names.append(method.__qualname__)
+            return await method(*args, **options)
+
+        return note
+
+
+async def test_l10_another_s_task_costs_what_none_costs_and_the_answer_is_the_same_to_the_byte(
+    monkeypatch: pytest.MonkeyPatch, anyio_backend: str
+) -> None:
+    calls = Calls(monkeypatch)
+    async with Guarded().serve(stateless_http=True, json_response=True) as app:
+        async with as_user(app, "alice") as alice, httpx.AsyncClient(transport=httpx.ASGITransport(app)) as http:
+            asking = await alice.start("ask")
+            (key,) = await alice.asked(asking)
+            ended = await alice.start("who_in_a_thread")
+            await alice.until(ended, "completed")
+
+            async def as_bob(message: Wire, **headers: str) -> tuple[list[str], bytes, int]:
+                basic = {"accept": "application/json, text/event-stream", "authorization": "Bearer bob"}
+                calls.names.clear()
+                response = await http.post(URL, json=message, headers={**basic, **headers})
+                assert asking not in response.text
+                assert ended not in response.text
+                return list(calls.names), response.content, response.status_code
+
+            now = listen_request({}, DECLARED)["params"]["_meta"]
+            for method in ("tasks/get", "tasks/update", "tasks/cancel", "subscriptions/listen"):
+                seen = []
+                for task_id in (NO_SUCH_TASK, asking, ended):
+                    params: Wire = {"taskId": task_id, "inputResponses": {key: accept(ok=True), "x": "y" * 100_000}}
+                    if method == "subscriptions/listen":
+                        params = {"notifications": {"taskIds": [task_id]}}
+                    message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": {**params, "_meta": now}}
+                    headers = {"mcp-protocol-version": "2026-07-28", "mcp-method": method}
+                    seen.append(await as_bob(message, **headers))
+                assert seen[0] == seen[1] == seen[2], method
+                assert seen[0][0] == ["InMemoryTaskStore.get_task"]
+
+            for method in ("tasks/get", "tasks/result", "tasks/cancel"):  # as a client of revision 2025-11-25
+                seen = []
+                for task_id in (NO_SUCH_TASK, asking, ended):
+                    message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": {"taskId": task_id}}
+                    seen.append(await as_bob(message, **{"mcp-protocol-version": "2025-11-25"}))
+                assert seen[0] == seen[1] == seen[2], method
+                assert seen[0][0] == ["InMemoryTaskStore.get_task"]
+
+            assert (await alice.get(asking))["status"] == "input_required"
+            await alice.cancel(asking)
+
+
+async def test_a6_the_tasks_of_one_principal_leave_room_to_the_others(guarded: tuple[Guarded, Any]) -> None:
+    server, app = guarded
+    server.tasks.runtime.settings = replace(server.tasks.runtime.settings, max_tasks_per_owner=2)
+    async with as_user(app, "alice") as alice, as_user(app, "alice-again") as again, as_user(app, "bob") as bob:
+        mine = [await client.start("ask") for client in (alice, again)]
+        for client in (alice, again):
+            assert "at most 2" in (await client.call("ask")).error["message"]
+        theirs = await bob.start("ask")
+        await alice.cancel(mine[0])
+        await again.start("ask")
+        assert (await bob.get(theirs))["status"] in ("working", "input_required")
+
+
+# What the work sees of its caller
+
+caller: ContextVar[str] = ContextVar("caller", default="nobody")
+
+
+async def test_work_sees_the_context_variables_of_its_call_and_never_another_ones(anyio_backend: str) -> None:
+    """Such as those of tracing, which a layer around the server sets for each request."""
+    mcp: MCPServer[Any] = MCPServer("contexts")
+    tasks = Tasks()
+    tasks.install(mcp)
+    go_on = anyio.Event()
+
+    @tasks.tool()
+    async def who(task: ServerTaskContext) -> list[str]:
+        before = caller.get()
+        await go_on.wait()
+        seen = [before, caller.get(), await anyio.to_thread.run_sync(caller.get)]
+        caller.set("the work itself")
+        return seen
+
+    @tasks.tool()
+    def who_in_a_thread(task: ServerTaskContext) -> list[str]:
+        seen = [caller.get()]
+        caller.set("a thread")
+        return seen
+
+    app = mcp.streamable_http_app(json_response=True, stateless_http=True)
+
+    async def naming(scope: Any, receive: Any, send: Any) -> None:
+        token = caller.set(dict(scope["headers"]).get(b"x-caller", b"?").decode())
+        try:
+            await app(scope, receive, send)
+        finally:
+            caller.reset(token)
+
+    names = [f"caller {n}" for n in range(20)]
+    results: dict[str, list[str]] = {}
+    async with app.router.lifespan_context(app):
+        async with http_client(URL, app=naming, headers={"x-caller": "somebody else"}) as other:
+
+            async def call(name: str) -> None:
+                async with http_client(URL, app=naming, headers={"x-caller": name}) as client:
+                    waiting, quick = await client.start("who"), await client.start("who_in_a_thread")
+                    await other.get(waiting)
+                    if len(results) == len(names) - 1:
+                        go_on.set()
+                    results[name] = []
+                    for task_id in (waiting, quick):
+                        task = await client.until(task_id, "completed")
+                        results[name] += task["result"]["structuredContent"]["result"]
+
+            with anyio.fail_after(PATIENCE):
+                async with anyio.create_task_group() as group:
+                    for name in names:
+                        group.start_soon(call, name)
+    assert results == {name: [name] * 4 for name in names}
+    assert caller.get() == "nobody"
