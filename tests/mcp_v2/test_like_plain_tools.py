@@ -21,7 +21,9 @@ from mcp_task_runtime import ServerTaskContext
 from mcp_task_runtime.adapters import mcp_v2_client
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
 from mcp_task_runtime.adapters.mcp_v2_client import TasksClient
-from tests.mcp_v2.raw_client import PATIENCE
+from tests.mcp_v2.in_process import memory_client
+from tests.mcp_v2.raw_client import DECLARED, PATIENCE, RawClient
+from tests.mcp_v2.schemas import Wire, needs_schemas
 
 pytestmark = pytest.mark.anyio
 
@@ -374,3 +376,52 @@ async def test_work_that_exits_ends_its_task_and_not_the_server() -> None:
             assert isinstance(error, ErrorData)
             assert error.code == -32603
             assert isinstance(await called(client, "text", {"a": 1}), CallToolResult)
+
+
+# The same without an SDK: `tasks/get` gives back exactly what the call would have given
+
+
+async def as_called(client: RawClient, name: str, arguments: dict[str, Any], *, as_task: bool) -> Wire:
+    """Return the result or the error of a call as it came, by itself or through its task."""
+    reply = (await client.call(name, arguments, capabilities=DECLARED if as_task else {})).message
+    if "error" in reply:
+        return {"error": reply["error"]}
+    result = reply["result"]
+    if result["resultType"] == "task":
+        task = await client.until(result["taskId"], "completed", "failed")
+        assert ("error" in task) is (task["status"] == "failed"), "C10"
+        result = task.get("result") or task
+    if "error" in result:
+        return {"error": result["error"]}
+    meta = {key: value for key, value in result.get("_meta", {}).items() if key != SERVER_INFO_META_KEY}
+    return {"result": {**result, "_meta": meta}}
+
+
+@needs_schemas
+@pytest.mark.parametrize("function", FUNCTIONS, ids=name_of)
+async def test_tasks_get_gives_back_exactly_what_the_call_would_have(function: Callable[..., Any]) -> None:
+    """Structured content, `_meta`, `isError`, JSON-RPC errors with their data, and failures before the work starts."""
+    name = name_of(function)
+    with anyio.fail_after(PATIENCE):
+        async with (
+            memory_client(plain_server(function)) as plain,
+            memory_client(task_server(function)) as client,
+            memory_client(task_server(function, promote_after=0)) as promoted,
+            memory_client(task_server(function, promote_after=600)) as at_once,
+        ):
+            for arguments in ARGUMENTS:
+                expected = await as_called(plain, name, arguments, as_task=False)
+                for other in (client, promoted, at_once):
+                    assert await as_called(other, name, arguments, as_task=True) == expected, arguments
+                    assert await as_called(other, name, arguments, as_task=False) == expected, arguments
+
+
+@needs_schemas
+async def test_a_call_that_fails_before_its_work_starts_makes_no_task() -> None:
+    async with memory_client(task_server(described)) as client:
+        for arguments in ({}, {"size": 10}, {"size": "three"}, {"size": 1, "kind": "blue"}, {"size": 1, "point": 7}):
+            result = (await client.call("described", arguments)).result
+            assert result["resultType"] == "complete"
+            assert result["isError"] is True
+        assert (await client.call("no such tool", {})).result["isError"] is True  # the SDK's own answer
+        assert (await client.call("described", {"size": 1})).result["resultType"] == "task"
