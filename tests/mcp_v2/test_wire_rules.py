@@ -10,8 +10,10 @@ where callers are authenticated, A5 (`test_owners.py`), more of C11 (`test_push.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import AsyncGenerator, Generator
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -598,6 +600,24 @@ async def test_the_tools_of_the_everything_server_show_what_a_client_may_pass(cl
         "test_tool_with_task": set(),
     }
     assert all("outputSchema" in tool for tool in tools.values())
+
+
+RULES = Path(__file__).resolve().parents[3] / "shared" / "wire-rules.md"
+NOT_FOR_THE_SDK = {"c12", "c14"}  # that file says why
+
+
+@pytest.mark.skipif(not RULES.is_file(), reason=f"the rules are not in {RULES}")
+def test_every_rule_has_tests_with_its_number() -> None:
+    rules = {number.lower() for number in re.findall(r"^- ([AC]\d+) ", RULES.read_text(), re.MULTILINE)}
+    assert len(rules) == 20
+    tested = {
+        file.name: set(re.findall(r"def test_\w*?([ac]\d+)(?=_|\()", file.read_text()))
+        for file in Path(__file__).parent.glob("test_*.py")
+    }
+    without_sdk = [tested[name] for name in tested if name.startswith("test_wire_rules") and "sdk" not in name]
+    assert rules - set().union(*without_sdk) == {"c14"}
+    assert rules - tested["test_wire_rules_sdk.py"] == NOT_FOR_THE_SDK
+    assert "c14" in tested["test_client.py"]
 
 
 def test_the_schemas_tell_wrong_messages_from_right_ones() -> None:

@@ -3,7 +3,6 @@
 The same rules as in `test_wire_rules.py`, where this client can observe them at all. What it cannot:
 
 - C1: that the old capability alone declares nothing; the SDK has none to declare any more.
-- C2: progress of a call without a task, which `tests/mcp_v2/test_server.py` shows with the SDK's client.
 - C12: headers that do not match; the SDK's client sends the right ones. That it does is in A3, whose ids need every
   kind of encoding.
 - C14 is the client's own, and stands in `test_client.py`.
@@ -380,6 +379,27 @@ async def test_c1_the_extension_is_declared_for_each_connection_by_itself(world:
 async def test_c2_an_undeclared_call_of_an_optional_tool_runs_and_returns_its_result(world: World) -> None:
     result = await world.plain.call_tool("slow_compute", {"seconds": 0.01, "label": "x"})
     assert text_of(result) == "computed x"
+
+
+async def test_c2_progress_of_a_call_that_runs_within_its_request_goes_to_its_callback(
+    world: World, request: pytest.FixtureRequest
+) -> None:
+    seen: list[float] = []
+    all_seen = anyio.Event()
+
+    async def note(progress: float, total: float | None, message: str | None) -> None:
+        seen.append(progress)
+        if len(seen) == 4:
+            all_seen.set()
+
+    result = await world.plain.call_tool("slow_compute", {"seconds": 0.02, "label": "x"}, progress_callback=note)
+    assert text_of(result) == "computed x"
+    if "everything_as_json" in request.node.name:
+        assert seen == []  # a JSON response carries nothing else
+        return
+    with anyio.fail_after(PATIENCE):
+        await all_seen.wait()
+    assert sorted(seen) == [0, 1, 2, 3]
 
 
 async def test_c2_an_undeclared_call_of_a_required_tool_says_which_capability_is_missing(world: World) -> None:
