@@ -10,7 +10,15 @@ from typing import Any
 import anyio
 import pytest
 
-from mcp_task_runtime import Execution, LimitExceededError, NewTask, ServerTaskContext, TaskRecord, TaskSettings
+from mcp_task_runtime import (
+    Execution,
+    LimitExceededError,
+    NewTask,
+    Outcome,
+    ServerTaskContext,
+    TaskRecord,
+    TaskSettings,
+)
 from mcp_task_runtime.adapters.result_handler import TaskResultHandler
 from tests.core.leased_store import Client
 from tests.core.worlds import NOTHING, World, open_world
@@ -242,6 +250,47 @@ async def test_of_many_that_start_at_once_no_more_than_the_limit_get_a_task() ->
                 group.start_soon(start)
         assert (refused, world.live_tasks()) == (8, 2)
     assert dict(world.runtime._live_of) == {}
+
+
+async def detaching(execution: Execution[Result]) -> Result:
+    execution.detach()
+    return {}
+
+
+@pytest.mark.parametrize("how", ["finish", "cancel", "expire"])
+async def test_a_task_that_something_outside_will_end_counts_until_it_has_ended(how: str) -> None:
+    """A6: else a client could have any number of them."""
+    async with open_world(yielding=True, settings=TWO) as world:
+        outside = await world.runtime.start(detaching, NewTask(ttl_ms=10_000))
+        await world.until_idle()
+        await world.runtime.start(forever)
+        with pytest.raises(LimitExceededError):
+            await world.runtime.start(forever)
+        if how == "finish":
+            await world.runtime.finish(outside.task_id, Outcome.completed({}))
+        elif how == "cancel":
+            await world.runtime.cancel(outside.task_id, owner=None)
+        else:
+            world.clock.advance(9.5)
+            assert await world.until(outside.task_id, "failed") == "failed"
+            await anyio.wait_all_tasks_blocked()
+        await world.runtime.start(forever)
+    assert (dict(world.runtime._live_of), world.runtime._live) == ({}, {})
+
+
+async def test_a_task_that_was_ended_from_outside_before_its_work_returned_counts_no_more() -> None:
+    async with open_world(yielding=True, settings=TWO) as world:
+
+        async def work(execution: Execution[Result]) -> Result:
+            execution.detach()
+            assert execution.record is not None
+            await world.store.finish_task(execution.record.task_id, Outcome.completed({}))
+            await world.runtime._conclude(execution.record.task_id, Outcome.completed({}))
+            return {}
+
+        await world.runtime.start(work)
+        await world.until_idle()
+    assert (dict(world.runtime._live_of), world.runtime._live) == ({}, {})
 
 
 async def test_an_ordinary_call_that_may_not_become_a_task_is_told_so() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -13,9 +14,10 @@ import pytest
 from mcp_task_runtime import Answer, Execution, NewTask, Outcome, TaskNotFoundError, TaskSettings
 from mcp_task_runtime.core.json import dump_json
 from mcp_task_runtime.core.types import TaskRequest
-from mcp_task_runtime.errors import InvalidTransitionError, ProtocolError
+from mcp_task_runtime.errors import InvalidTransitionError, LimitExceededError, ProtocolError
 from tests.core.leased_store import (
     LEASE_SECONDS,
+    SETTINGS,
     TURN_SECONDS,
     Cluster,
     Process,
@@ -757,6 +759,26 @@ async def test_a_detached_task_has_no_lease_and_is_nobodys_to_take_over() -> Non
         assert cluster.store.record(task_id).status == "working"
         await b.runtime.finish(task_id, Outcome.completed({"by": "b"}))
         assert cluster.store.record(task_id).status == "completed"
+
+
+async def test_a_detached_task_that_another_process_ends_makes_room_for_its_owner() -> None:
+    """A6, across processes."""
+    async with open_cluster(settings=replace(SETTINGS, max_tasks_per_owner=1)) as (cluster, (a, b)):
+
+        async def work(execution: Execution[Any]) -> Result:
+            execution.detach()
+            return {}
+
+        task_id = (await a.runtime.start(work)).task_id
+        await cluster.settle()
+        with pytest.raises(LimitExceededError):
+            await a.runtime.start(work)
+        await b.runtime.finish(task_id, Outcome.completed({}))
+        await cluster.settle()
+        last = (await a.runtime.start(work)).task_id
+        await cluster.settle()
+        assert a.runtime._outside.keys() == {last}
+    assert a.runtime._outside == {}
 
 
 async def test_work_that_runs_on_after_it_detached_is_not_taken_for_lost() -> None:

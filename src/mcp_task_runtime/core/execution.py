@@ -53,6 +53,7 @@ class Execution(Generic[T]):
         record: The task as it was when the run became one, or `None` for a call.
         is_detached: Whether the task stays open when the work returns; see `detach`.
         is_ended: Whether the work has ended its own task, and goes on nevertheless.
+        is_left_open: Whether the work has returned, and its task is still open.
         is_released: Whether the work was stopped here so that another process runs it again.
     """
 
@@ -74,6 +75,7 @@ class Execution(Generic[T]):
         "_watch",
         "is_detached",
         "is_ended",
+        "is_left_open",
         "is_released",
         "record",
     )
@@ -82,6 +84,7 @@ class Execution(Generic[T]):
         self.record: TaskRecord | None = None
         self.is_detached: bool = False
         self.is_ended: bool = False
+        self.is_left_open: bool = False
         self.is_released: bool = False
         self._runtime = runtime
         self._home = home

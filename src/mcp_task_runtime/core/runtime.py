@@ -133,6 +133,8 @@ class TaskRuntime:
         self._watched_until: datetime | None = None
         self._live: dict[str, str | None] = {}
         self._live_of: Counter[str | None] = Counter()
+        self._outside: dict[str, anyio.CancelScope] = {}
+        """Who watches tasks that are open although their work has returned, where others may end them."""
         self._turns: anyio.CapacityLimiter | None = None
         most = self.settings.max_polls_per_second
         self._polls = None if most is None else RateLimit("polls of one task a second", most)
@@ -177,6 +179,9 @@ class TaskRuntime:
         try:
             await self.wind_down()
         finally:
+            for watch in self._outside.values():
+                watch.cancel()
+            self._outside.clear()
             try:
                 await stack.aclose()
             finally:
@@ -441,14 +446,13 @@ class TaskRuntime:
             execution._watch = anyio.CancelScope()
             self._runner.start(partial(self._watch_end, execution, record), execution._watch)
 
-    def _untrack(self, record: TaskRecord) -> None:
-        self._running.pop(record.task_id, None)
-        self._make_room(record.task_id)
-
     def _make_room(self, task_id: str) -> None:
         """Count a task no more, as soon as a client may see that it has ended: its work may still clean up."""
         if task_id in self._live:
             self._count_down(self._live.pop(task_id))
+        watch = self._outside.pop(task_id, None)
+        if watch is not None:
+            watch.cancel()
 
     def _count_down(self, owner: str | None) -> None:
         self._live_of[owner] -= 1
@@ -470,6 +474,7 @@ class TaskRuntime:
         except StoreError:
             logger.debug("A task is no longer watched for what other processes do to it", exc_info=True)
             return
+        self._make_room(record.task_id)
         if not execution.is_ended:
             execution._stop()
 
@@ -551,12 +556,17 @@ class TaskRuntime:
             await self._release(record.task_id)  # the event loop itself ends: it may run again elsewhere
         elif outcome is not None:
             await self._conclude(record.task_id, outcome)
-        elif self._keeper is not None:
-            await self._keeper.forget(record.task_id)
+        elif record.task_id in self._live:  # something outside ends it
+            if execution._watch is not None:
+                self._outside[record.task_id], execution._watch = execution._watch, None
+            execution.is_left_open = True
+            if self._keeper is not None:
+                await self._keeper.forget(record.task_id)
 
     async def _discard(self, record: TaskRecord) -> None:
         """Leave nothing of a task that nobody has heard of."""
-        self._untrack(record)
+        self._running.pop(record.task_id, None)
+        self._make_room(record.task_id)
         self._deadlines.discard(record.task_id)
         await self.store.delete_task(record.task_id)
         await self.queue.clear(record.task_id)
@@ -585,8 +595,9 @@ class TaskRuntime:
     def _forget(self, execution: Execution[Any]) -> None:
         record = execution.record
         if record is not None:
-            self._untrack(record)
-            if not execution.is_detached:
+            self._running.pop(record.task_id, None)
+            if not execution.is_left_open:
+                self._make_room(record.task_id)
                 self._deadlines.discard(record.task_id)
         self._give_turn(execution)
         self._calls.discard(execution)
@@ -626,6 +637,7 @@ class TaskRuntime:
         except Exception:  # whatever a store raises
             logger.exception("The end of a task could not be written")
         finally:
+            self._make_room(task_id)
             self._stop(task_id)
 
     async def _wait_for(self, executions: Iterable[Execution[Any]]) -> None:
