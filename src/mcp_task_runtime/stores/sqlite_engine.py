@@ -8,8 +8,9 @@ An engine has two threads, each with a connection of its own; they start when th
 - The *reader* answers requests that only look, beside the writer: with a write-ahead log neither waits for
   the other. It sees whatever was committed before the request was made.
 
-An operation hops to a thread and back once. The way back is the event loop's own (`call_soon_threadsafe`,
-`run_sync_soon`), one call for a whole batch, so one engine serves any number of event loops.
+An operation hops to a thread and back once. What one event loop asks for while the thread is busy travels as one
+batch, with one event; the way back is the event loop's own (`call_soon_threadsafe`, `run_sync_soon`), so one
+engine serves any number of event loops.
 
 Wake-up within the process follows each commit. For commits of other processes the writer, while somebody
 waits and only then, looks every `WATCH_SECONDS` at `PRAGMA data_version`, which changes when another connection has
@@ -99,10 +100,14 @@ _Post: TypeAlias = Callable[..., object]
 _Wake: TypeAlias = tuple[_Post, anyio.Event]
 
 
-def _poster() -> _Post:
-    """Return what calls a function on the running event loop from any thread."""
+def _event_loop() -> Any:
+    """Return the running event loop, as its library knows it."""
     token = anyio.lowlevel.current_token()
-    loop: Any = getattr(token, "native_token", token)  # older versions of anyio return the loop itself
+    return getattr(token, "native_token", token)  # older versions of anyio return the loop itself
+
+
+def _poster(loop: Any) -> _Post:
+    """Return what calls a function on an event loop from any thread."""
     post: _Post | None = getattr(loop, "call_soon_threadsafe", None)
     return loop.run_sync_soon if post is None else post
 
@@ -125,7 +130,7 @@ def _wake_all(wakes: Iterable[_Wake]) -> None:
 class _Request:
     """One operation on its way to a thread and back."""
 
-    __slots__ = ("_ticket", "done", "error", "is_answered", "lasting", "operation", "post", "task_id", "value")
+    __slots__ = ("_ticket", "error", "lasting", "operation", "task_id", "value")
 
     def __init__(self, operation: Operation[Any], task_id: str | None = None, lasting: bool = False) -> None:
         self.operation = operation
@@ -133,9 +138,6 @@ class _Request:
         self.lasting = lasting
         self.value: Any = None
         self.error: Exception | None = None
-        self.is_answered = False
-        self.done = anyio.Event()
-        self.post = _poster()
         self._ticket = [None]
 
     def take(self) -> bool:
@@ -152,6 +154,17 @@ class _Request:
         return self.value
 
 
+class _Batch:
+    """Requests of one event loop, all answered by one event."""
+
+    __slots__ = ("done", "loop", "requests")
+
+    def __init__(self, loop: Any) -> None:
+        self.loop = loop
+        self.requests: list[_Request] = []
+        self.done = anyio.Event()
+
+
 class _Waiter:
     """Somebody who waits for a task; `event` is replaced before each look."""
 
@@ -160,7 +173,7 @@ class _Waiter:
     def __init__(self, task_id: str, look: Look[Any]) -> None:
         self.task_id = task_id
         self.look = look
-        self.post = _poster()
+        self.post = _poster(_event_loop())
         self.event = anyio.Event()
 
 
@@ -210,7 +223,8 @@ class _Lane:
         self._connect = connect
         self._clock = clock
         self._waiters = waiters
-        self._queue: SimpleQueue[_Request | None] = SimpleQueue()
+        self._queue: SimpleQueue[_Batch | None] = SimpleQueue()
+        self._open: dict[Any, _Batch] = {}  # those in the queue that take more, by event loop
         self._lock = RLock()  # the garbage collector may close a lane in the middle of `put`
         self._thread: Thread | None = None
         self._connection: sqlite3.Connection | None = None
@@ -218,19 +232,39 @@ class _Lane:
         self._is_closed = False
         self._when_closed: Callable[[], None] | None = None
 
-    def put(self, request: _Request | None) -> None:
-        """Have a request served; `None` only wakes the thread.
+    def put(self, request: _Request) -> anyio.Event:
+        """Have a request served; return what is set when it was.
+
+        Raises:
+            StoreClosedError: The lane is closed.
+            StoreUnavailableError: There are too many threads.
+        """
+        loop = _event_loop()
+        with self._lock:
+            self._make_ready()
+            batch = self._open.get(loop)
+            if batch is None or len(batch.requests) == _BATCH:
+                batch = self._open[loop] = _Batch(loop)
+                self._queue.put(batch)
+            batch.requests.append(request)
+            return batch.done
+
+    def wake(self) -> None:
+        """Have the thread see whether there is something else to do.
 
         Raises:
             StoreClosedError: The lane is closed.
             StoreUnavailableError: There are too many threads.
         """
         with self._lock:
-            if self._is_closed:
-                raise StoreClosedError
-            if self._thread is None:
-                self._thread = self._start()
-            self._queue.put(request)
+            self._make_ready()
+            self._queue.put(None)
+
+    def _make_ready(self) -> None:
+        if self._is_closed:
+            raise StoreClosedError
+        if self._thread is None:
+            self._thread = self._start()
 
     def _start(self) -> Thread:
         thread = Thread(target=self._run, name=f"mcp-task-runtime-{self.name}", daemon=True)
@@ -257,35 +291,59 @@ class _Lane:
     def _run(self) -> None:
         try:
             while not (self._is_closed and self._queue.empty()):
-                requests = self._take()
                 try:
-                    self._serve(requests)
-                except Exception as error:  # a fault of this module: nobody may hang for it
+                    self._turn()
+                except Exception:
                     logger.exception("A database thread failed")
-                    self._fail(requests, error)
+                    self._disconnect()
         finally:
             self._disconnect()
             if self._when_closed is not None:
                 self._when_closed()
 
-    def _take(self) -> list[_Request]:
-        """Return all requests that wait, up to a limit; none if there is something else to do."""
+    def _turn(self) -> None:
+        batches = self._take()
+        requests = [request for batch in batches for request in batch.requests]
+        wakes: list[_Wake] = [(_poster(batch.loop), batch.done) for batch in batches]
         try:
-            first = self._queue.get(timeout=self._patience())
+            if requests:
+                wakes += self._serve(requests)
+        except Exception as error:  # a fault of this module: nobody may hang for it
+            self._fail(requests, error)
+            raise
+        finally:
+            _wake_all(wakes)
+        self._do_rest(is_idle=not requests)
+
+    def _take(self) -> list[_Batch]:
+        """Return the batches that wait, up to a limit; none if there is something else to do."""
+        try:
+            batch = self._queue.get(timeout=self._patience())
         except Empty:
             return []
-        batch = [] if first is None else [first]
-        for _ in range(min(self._queue.qsize(), _BATCH)):
-            request = self._queue.get_nowait()  # this thread is the only one that takes
-            if request is not None:
-                batch.append(request)
-        return batch
+        taken: list[_Batch] = []
+        size = 0
+        while True:
+            if batch is not None:
+                with self._lock:
+                    if self._open.get(batch.loop) is batch:
+                        del self._open[batch.loop]
+                taken.append(batch)
+                size += len(batch.requests)
+            if size >= _BATCH or self._queue.empty():
+                return taken
+            batch = self._queue.get_nowait()  # this thread is the only one that takes
 
     def _patience(self) -> float | None:
         """Return how many seconds to wait for a request."""
         return None
 
-    def _serve(self, requests: list[_Request]) -> None:
+    def _serve(self, requests: list[_Request]) -> list[_Wake]:
+        """Give each request that nobody withdrew a value or an error; return who else is to be woken."""
+        raise NotImplementedError
+
+    def _do_rest(self, *, is_idle: bool) -> None:
+        """Do what nobody asked for."""
         raise NotImplementedError
 
     def _connected(self) -> _Execute:
@@ -299,19 +357,10 @@ class _Lane:
     def _prepare(self, execute: _Execute) -> None:
         """Do what a new connection needs."""
 
-    def _answer(self, requests: Iterable[_Request], others: Iterable[_Wake] = ()) -> None:
-        wakes = list(others)
-        for request in requests:
-            request.is_answered = True
-            wakes.append((request.post, request.done))
-        _wake_all(wakes)
-
     def _fail(self, requests: Iterable[_Request], error: Exception) -> None:
         self._disconnect()
-        unanswered = [request for request in requests if not request.is_answered]
-        for request in unanswered:
+        for request in requests:
             request.error = _translated(error)
-        self._answer(unanswered)
 
     def _disconnect(self) -> None:
         """Close the connection, which rolls back; the next request opens another. So every fault heals."""
@@ -331,20 +380,21 @@ class _Reader(_Lane):
         """Look for everybody who waits, and wake those whose wait is over."""
         self._waiters.is_scanning = True
         with suppress(StoreClosedError):
-            self.put(None)
+            self.wake()
 
     def _prepare(self, execute: _Execute) -> None:
         # A reader waits only while the log is recovered after a crash.
         execute(f"PRAGMA busy_timeout = {int(_BUSY_SECONDS * 1000)}")
 
-    def _serve(self, requests: list[_Request]) -> None:
+    def _serve(self, requests: list[_Request]) -> list[_Wake]:
         wanted = [request for request in requests if request.take()]
         is_one_snapshot = len(wanted) > 1  # so that SQLite takes and frees its locks once
         for request in wanted:
             self._read(request, is_one_snapshot)
-        if wanted:
-            self._end_snapshot()
-            self._answer(wanted)
+        self._end_snapshot()
+        return []
+
+    def _do_rest(self, *, is_idle: bool) -> None:
         if self._waiters.is_scanning:
             try:
                 self._scan()
@@ -423,43 +473,44 @@ class _Writer(_Lane):
             return 0
         return max(WATCH_SECONDS, self._waiters.rest) if self._waiters else _IDLE_SECONDS
 
-    def _serve(self, requests: list[_Request]) -> None:
-        if requests:
-            self._write(requests)
-        elif not self._is_closed and (self._has_more_to_purge or time.monotonic() >= self._next_purge):
+    def _serve(self, requests: list[_Request]) -> list[_Wake]:
+        try:
+            execute = self._begin(any(request.lasting for request in requests))
+        except Exception as error:
+            self._fail(requests, error)
+            return []
+        # Taken only now: while another process holds the lock they can still be withdrawn.
+        return self._do_or_retry(execute, [request for request in requests if request.take()])
+
+    def _do_rest(self, *, is_idle: bool) -> None:
+        if is_idle and not self._is_closed and (self._has_more_to_purge or time.monotonic() >= self._next_purge):
             self._purge_idly()
         if self._waiters:
             self._watch()
 
-    def _write(self, requests: list[_Request]) -> None:
-        try:
-            execute = self._begin(any(request.lasting for request in requests))
-        except Exception as error:
-            self._fail([request for request in requests if request.take()], error)
-        else:  # taken only now: while another process holds the lock they can still be withdrawn
-            self._do_or_retry(execute, [request for request in requests if request.take()])
-
-    def _do_or_retry(self, execute: _Execute, requests: list[_Request]) -> None:
+    def _do_or_retry(self, execute: _Execute, requests: list[_Request]) -> list[_Wake]:
         try:
             purged = self._do(execute, requests)
         except Exception as error:
             if len(requests) < 2:
                 self._fail(requests, error)
-                return
+                return []
             self._disconnect()
-            for request in requests:
-                self._retry(request)
-        else:
-            changed = [r.task_id for r in requests if r.error is None and r.task_id is not None]
-            self._answer(requests, self._waiters.of([*changed, *purged]))
+            return self._retry(requests)
+        changed = [request.task_id for request in requests if request.error is None and request.task_id is not None]
+        return self._waiters.of([*changed, *purged])
 
-    def _retry(self, request: _Request) -> None:
-        try:
-            execute = self._begin(request.lasting)
-        except Exception as error:
-            self._fail([request], error)
-        else:
-            self._do_or_retry(execute, [request])
+    def _retry(self, requests: list[_Request]) -> list[_Wake]:
+        """Do each request in a transaction of its own."""
+        wakes: list[_Wake] = []
+        for done, request in enumerate(requests):
+            try:
+                execute = self._begin(request.lasting)
+            except Exception as error:  # the fault of none of them
+                self._fail(requests[done:], error)
+                break
+            wakes += self._do_or_retry(execute, [request])
+        return wakes
 
     def _do(self, execute: _Execute, requests: list[_Request]) -> Collection[str]:
         transaction = Transaction(execute, self._clock.now())
@@ -632,14 +683,14 @@ class Engine:
             lasting: Whether a power failure must not take it back.
         """
         request = _Request(operation, task_id, lasting)
-        self._writer.put(request)
+        done = self._writer.put(request)
         try:
-            await request.done.wait()
+            await done.wait()
         except BaseException as interruption:
             if request.take():
                 raise
             with anyio.CancelScope(shield=True):
-                await request.done.wait()
+                await done.wait()
             if not _comes_again(interruption):
                 raise
         result: T = request.result()
@@ -648,9 +699,9 @@ class Engine:
     async def read(self, operation: Operation[T]) -> T:
         """Do something that changes nothing."""
         request = _Request(operation)
-        self._reader.put(request)
+        done = self._reader.put(request)
         try:
-            await request.done.wait()
+            await done.wait()
         except BaseException:
             request.take()
             raise
@@ -663,7 +714,7 @@ class Engine:
         is_first = self._waiters.add(waiter)
         try:
             if is_first:
-                self._writer.put(None)  # it has to watch from now on
+                self._writer.wake()  # it has to watch from now on
             while True:
                 waiter.event = anyio.Event()  # before the look: a change after it sets this one
                 found, until = await self.read(look)
@@ -680,7 +731,7 @@ class Engine:
 
     async def aclose(self) -> None:
         """Do what was asked for, close the file, and wake whoever waits with `StoreClosedError`. Never cancelled."""
-        post = _poster()
+        post = _poster(_event_loop())
         closing: list[tuple[Thread, anyio.Event]] = []
         for lane in (self._writer, self._reader):
             closed = anyio.Event()

@@ -135,7 +135,7 @@ def to_stamp(time: datetime) -> int:
 
 def from_stamp(stamp: int) -> datetime:
     """Return the time of a stored form."""
-    return _EPOCH + timedelta(microseconds=stamp)
+    return _EPOCH + stamp * _MICROSECOND
 
 
 def to_sql(text: str | None) -> str | bytes | None:
