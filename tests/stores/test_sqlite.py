@@ -675,6 +675,69 @@ async def test_commits_wait_for_the_disk_unless_told_otherwise(path: Path) -> No
         assert await store._engine.write(level) == 1
 
 
+# --- records that are kept in memory ------------------------------------------------------------------
+
+
+async def test_what_another_store_changes_is_seen_by_who_made_the_task(path: Path) -> None:
+    clock = FakeClock()
+    async with SQLiteTaskStore(path, clock=clock) as ours, SQLiteTaskStore(path, clock=clock) as theirs:
+        for _ in range(2):  # the same identifier again, and again from revision 1
+            await ours.create_task(ttl_ms=None, task_id="a", worker="w", lease_ms=1_000)
+            await theirs.update_task("a", status_message="theirs")
+            assert (await ours.update_task("a", status="input_required")).task.status_message == "theirs"
+            await theirs.delete_task("a")
+            with pytest.raises(TaskNotFoundError):
+                await ours.update_task("a")
+
+        await ours.create_task(ttl_ms=None, task_id="b")
+        await theirs.delete_task("b")
+        await theirs.create_task(ttl_ms=None, task_id="b", owner="theirs")
+        assert (await ours.update_task("b")).owner == "theirs"
+
+        created = await ours.create_task(ttl_ms=None, task_id="c", worker="w", lease_ms=1_000)
+        await theirs.renew_leases("w", ["c"], lease_ms=5_000)
+        assert (await ours.update_task("c")).lease == Lease("w", created.task.created_at + timedelta(seconds=5))
+        await theirs.drop_leases("w", ["c"], lapse=False)
+        assert (await ours.update_task("c")).lease is None
+
+        await ours.create_task(ttl_ms=1_000, task_id="d")
+        clock.advance(1)
+        with pytest.raises(TaskNotFoundError):
+            await ours.update_task("d")
+
+
+async def test_what_was_rolled_back_was_never_there(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = sqlite_engine._Writer._do
+
+    def do(self: sqlite_engine._Writer, execute: Callable[..., sqlite3.Cursor], requests: list[Any]) -> Any:
+        def fail_to_commit(statement: str, *parameters: Any) -> sqlite3.Cursor:
+            if statement == "COMMIT":
+                raise sqlite3.OperationalError("disk I/O error")
+            return execute(statement, *parameters)
+
+        return original(self, fail_to_commit, requests)
+
+    async with SQLiteTaskStore(path) as store:
+        with monkeypatch.context() as broken:
+            broken.setattr(sqlite_engine._Writer, "_do", do)
+            with pytest.raises(StoreUnavailableError):
+                await store.create_task(ttl_ms=None, task_id="a")
+        await store.create_task(ttl_ms=None, task_id="b")  # has the sequence that the other would have had
+        with pytest.raises(TaskNotFoundError):
+            await store.update_task("a")
+
+
+async def test_only_so_many_records_are_kept(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "_MOST_KNOWN", 3)
+    async with SQLiteTaskStore(path) as store:
+        for number in range(9):
+            await store.create_task(ttl_ms=None, task_id=str(number))
+        await store.update_task("6")
+        await store.finish_task("7", DONE)
+        assert list(await store._engine.write(lambda transaction: transaction.known)) == ["8", "6"]
+        assert (await store.update_task("1")).revision == 2
+
+
 # --- cancellation -------------------------------------------------------------------------------------
 
 

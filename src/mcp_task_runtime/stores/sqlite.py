@@ -39,10 +39,13 @@ from mcp_task_runtime.stores.sqlite_schema import (
 __all__ = ["SQLiteTaskMessageQueue", "SQLiteTaskStore"]
 
 _NO_REQUEST: Final = TaskRequest()
+_MOST_KNOWN: Final = 256
 _LARGEST_INTEGER: Final = 2**63 - 1
 
 _ALIVE = "(expires_at IS NULL OR expires_at > ?)"
 _SELECT = f"SELECT {RECORD_COLUMNS} FROM tasks WHERE task_id = ? AND {_ALIVE}"
+# A sequence is used once, a revision too; beside them only the time of the lease changes.
+_IS_UNCHANGED = f"SELECT 1 FROM tasks WHERE sequence = ? AND revision = ? AND lease_expires_at IS ? AND {_ALIVE}"
 _INSERT = (
     f"INSERT OR IGNORE INTO tasks ({RECORD_COLUMNS}, expires_at)"
     f" VALUES ({', '.join('?' * (RECORD_COLUMNS.count(',') + 2))})"
@@ -213,6 +216,7 @@ class SQLiteTaskStore:
                 if_revision=if_revision,
             )
             transaction.execute(_UPDATE, _changes(record))
+            _keep(transaction, record)
             return record
 
         return await self._engine.write(update, task_id=task_id)
@@ -230,6 +234,7 @@ class SQLiteTaskStore:
                 to_sql(outcome.status_message),
             )
             transaction.execute(_FINISH, _changes(record, *ending))
+            transaction.known.pop(task_id, None)
             return record
 
         return await self._engine.write(finish, task_id=task_id)
@@ -532,8 +537,31 @@ def _note_clear(transaction: Transaction, task_id: str) -> None:
 
 
 def _find(task_id: str, transaction: Transaction) -> TaskRecord | None:
+    """Return a task.
+
+    Reading a row and making a record of it costs more than a change itself, and most changes are those of the
+    process that made the task: so the records of the newest are kept, with their sequences.
+    """
+    known: tuple[int, TaskRecord] | None = transaction.known.get(task_id)
+    if known is not None:
+        sequence, record = known
+        until = None if record.lease is None else to_stamp(record.lease.expires_at)
+        version = (sequence, record.revision, until, transaction.stamp)
+        if transaction.execute(_IS_UNCHANGED, version).fetchone() is not None:
+            return record
+        del transaction.known[task_id]
     row = transaction.execute(_SELECT, (to_sql(task_id), transaction.stamp)).fetchone()
     return None if row is None else record_of(row)
+
+
+def _keep(transaction: Transaction, record: TaskRecord, sequence: int | None = None) -> None:
+    """Keep a record that was written, if its sequence is known."""
+    known = transaction.known
+    before = known.pop(record.task_id, None)
+    if sequence is not None or before is not None:
+        if len(known) == _MOST_KNOWN:
+            del known[next(iter(known))]
+        known[record.task_id] = (before[0] if sequence is None else sequence, record)
 
 
 def _load(task_id: str, transaction: Transaction) -> TaskRecord:
@@ -558,17 +586,19 @@ def _changes(record: TaskRecord, *more: Any) -> tuple[Any, ...]:
 
 def _insert(transaction: Transaction, record: TaskRecord) -> None:
     values = insert_values(record)
-    if transaction.execute(_INSERT, values).rowcount:
-        return
-    if _find(record.task_id, transaction) is not None:
-        raise TaskExistsError(record.task_id)
-    _remove(transaction, record.task_id)  # it has expired, and its identifier is free again
-    transaction.execute(_INSERT, values)
+    inserted = transaction.execute(_INSERT, values)
+    if not inserted.rowcount:
+        if _find(record.task_id, transaction) is not None:
+            raise TaskExistsError(record.task_id)
+        _remove(transaction, record.task_id)  # it has expired, and its identifier is free again
+        inserted = transaction.execute(_INSERT, values)
+    _keep(transaction, record, inserted.lastrowid)
 
 
 def _remove(transaction: Transaction, task_id: str) -> None:
     transaction.execute("DELETE FROM tasks WHERE task_id = ?", (to_sql(task_id),))
     transaction.execute("DELETE FROM messages WHERE task_id = ?", (to_sql(task_id),))
+    transaction.known.pop(task_id, None)
 
 
 def _purge(transaction: Transaction, most: int) -> Collection[str]:

@@ -74,12 +74,14 @@ class Transaction:
         execute: Runs one statement.
         now: The time of the transaction.
         stamp: The same time in its stored form.
+        known: What operations keep for later ones on the same connection. A rollback empties it.
     """
 
-    __slots__ = ("execute", "now", "stamp")
+    __slots__ = ("execute", "known", "now", "stamp")
 
-    def __init__(self, execute: Callable[..., sqlite3.Cursor], now: datetime) -> None:
+    def __init__(self, execute: Callable[..., sqlite3.Cursor], known: dict[str, Any], now: datetime) -> None:
         self.execute: Callable[..., sqlite3.Cursor] = execute
+        self.known: dict[str, Any] = known
         self.now: datetime = now
         self.stamp: int = to_stamp(now)
 
@@ -229,6 +231,7 @@ class _Lane:
         self._thread: Thread | None = None
         self._connection: sqlite3.Connection | None = None
         self._cursor: sqlite3.Cursor | None = None
+        self._known: dict[str, Any] = {}
         self._is_closed = False
         self._when_closed: Callable[[], None] | None = None
 
@@ -366,6 +369,7 @@ class _Lane:
         """Close the connection, which rolls back; the next request opens another. So every fault heals."""
         connection, cursor = self._connection, self._cursor
         self._connection = self._cursor = None
+        self._known = {}
         # In this order: SQLite keeps a connection, and its locks, for as long as somebody holds a statement of it.
         for part in (cursor, connection):
             if part is not None:
@@ -405,7 +409,7 @@ class _Reader(_Lane):
         execute = self._connected()
         if is_snapshot and not self._is_in_snapshot():
             execute("BEGIN")
-        return Transaction(execute, self._clock.now())
+        return Transaction(execute, self._known, self._clock.now())
 
     def _is_in_snapshot(self) -> bool:
         return self._connection is not None and self._connection.in_transaction
@@ -513,7 +517,7 @@ class _Writer(_Lane):
         return wakes
 
     def _do(self, execute: _Execute, requests: list[_Request]) -> Collection[str]:
-        transaction = Transaction(execute, self._clock.now())
+        transaction = Transaction(execute, self._known, self._clock.now())
         purged: Collection[str] = ()
         self._since_purge += len(requests)
         if self._since_purge >= _PURGE_EVERY:
@@ -547,7 +551,7 @@ class _Writer(_Lane):
     def _purge_idly(self) -> None:
         try:
             execute = self._begin(lasting=False)
-            purged = self._purge_some(Transaction(execute, self._clock.now()))
+            purged = self._purge_some(Transaction(execute, self._known, self._clock.now()))
             execute("COMMIT")
         except Exception:
             self._has_more_to_purge = False
