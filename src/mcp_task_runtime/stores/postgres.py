@@ -29,7 +29,6 @@ from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 import anyio
 import anyio.lowlevel
-import anyio.to_thread
 import psycopg
 from psycopg import Connection, Cursor, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -55,6 +54,7 @@ from mcp_task_runtime.errors import (
     TaskNotFoundError,
 )
 from mcp_task_runtime.stores import postgres_schema as stored
+from mcp_task_runtime.stores.threads import Threads
 
 __all__ = ["PostgresTaskMessageQueue", "PostgresTaskStore"]
 
@@ -222,7 +222,7 @@ class _Database:
         self._pool = _make_pool(database, max_connections) if isinstance(database, str) else database
         # Whoever has a slot finds a connection, unless somebody else uses the pool, too.
         self._slots = anyio.Semaphore(self._pool.max_size, fast_acquire=True)
-        self._threads = anyio.CapacityLimiter(math.inf)
+        self._threads = Threads("mcp-task-runtime-postgres")
         self._opening = anyio.Lock()
         self._opened = self._closed = False
         self._listening: _Listening | None = None
@@ -243,7 +243,7 @@ class _Database:
         async with self._opening:
             self._check_open()
             if not self._opened:
-                await anyio.to_thread.run_sync(self._open, limiter=self._threads)
+                await self._in_thread(self._open)
                 self._opened = True
 
     async def aclose(self) -> None:
@@ -256,7 +256,7 @@ class _Database:
                 await self._listening.ended.wait()
             async with self._opening:
                 if self._owns_pool:
-                    await anyio.to_thread.run_sync(self._pool.close, _CLOSE_SECONDS, limiter=self._threads)
+                    await self._in_thread(partial(self._pool.close, _CLOSE_SECONDS))
 
     async def run(self, work: Callable[[_Execute], T], *, repeatable: bool = False) -> T:
         """Return what work returns that is done with a connection, in a thread.
@@ -276,19 +276,26 @@ class _Database:
         if not self._opened:
             await self.open()
         attempt = partial(self._attempt, work, repeatable)
-        give_up_at = anyio.current_time() + self._timeout
+        give_up_at = math.inf
         reason: BaseException | None = None
         while True:
             self._check_open()
             async with self._slots:
                 with anyio.move_on_after(self._timeout, shield=True) as limit:
+                    give_up_at = min(give_up_at, limit.deadline)
                     try:
-                        return await anyio.to_thread.run_sync(attempt, abandon_on_cancel=True, limiter=self._threads)
+                        return await self._threads.run(attempt)
                     except _TryAgainError as error:
                         reason = error.__cause__
             if limit.cancelled_caught or anyio.current_time() >= give_up_at:
                 raise StoreUnavailableError("PostgreSQL did not answer in time") from reason
             await anyio.lowlevel.checkpoint()
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        """Return what work returns that is done in a thread. Cancelled, this waits for its end."""
+        with anyio.CancelScope(shield=True):
+            result = await self._threads.run(work)
+        return result
 
     async def change(self, task_id: str, work: Callable[[_Execute], T]) -> T:
         """Return what work returns that changes a task, in its stored form; wake who waits for it in this process."""
@@ -377,7 +384,7 @@ class _Database:
 
     async def _listen_once(self, listening: _Listening) -> None:
         """Pass on what is heard until nobody waits any more, or the connection breaks."""
-        connection = await anyio.to_thread.run_sync(self._connect_to_listen, limiter=self._threads)
+        connection = await self._in_thread(self._connect_to_listen)
         try:
             listening.begun.set()
             self.signals.fire_all()  # nobody listened before

@@ -36,7 +36,6 @@ from threading import Lock, RLock, Thread
 from typing import Any, Final, TypeAlias, TypeVar
 
 import anyio
-import anyio.lowlevel
 
 from mcp_task_runtime.core.clock import Clock
 from mcp_task_runtime.errors import (
@@ -46,6 +45,7 @@ from mcp_task_runtime.errors import (
     TaskRuntimeError,
 )
 from mcp_task_runtime.stores.sqlite_schema import Synchronous, open_database, to_stamp
+from mcp_task_runtime.stores.threads import Post, event_loop, poster, set_all
 
 __all__ = ["WATCH_SECONDS", "Engine", "Look", "Transaction"]
 
@@ -98,35 +98,17 @@ Look: TypeAlias = Callable[[Transaction], tuple[T | None, datetime | None]]
 """A read that somebody waits for: what it found, or `None` and the time to look again at the latest."""
 
 _Execute: TypeAlias = Callable[..., sqlite3.Cursor]
-_Post: TypeAlias = Callable[..., object]
-_Wake: TypeAlias = tuple[_Post, anyio.Event]
-
-
-def _event_loop() -> Any:
-    """Return the running event loop, as its library knows it."""
-    token = anyio.lowlevel.current_token()
-    return getattr(token, "native_token", token)  # older versions of anyio return the loop itself
-
-
-def _poster(loop: Any) -> _Post:
-    """Return what calls a function on an event loop from any thread."""
-    post: _Post | None = getattr(loop, "call_soon_threadsafe", None)
-    return loop.run_sync_soon if post is None else post
-
-
-def _set_all(events: Iterable[anyio.Event]) -> None:
-    for event in events:
-        event.set()
+_Wake: TypeAlias = tuple[Post, anyio.Event]
 
 
 def _wake_all(wakes: Iterable[_Wake]) -> None:
     """Set events, each on its event loop; one call a loop."""
-    by_loop: dict[_Post, list[anyio.Event]] = {}
+    by_loop: dict[Post, list[anyio.Event]] = {}
     for post, event in wakes:
         by_loop.setdefault(post, []).append(event)
     for post, events in by_loop.items():
         with suppress(RuntimeError):  # that loop has ended: nobody waits there any more
-            post(_set_all, events)
+            post(set_all, events)
 
 
 class _Request:
@@ -175,7 +157,7 @@ class _Waiter:
     def __init__(self, task_id: str, look: Look[Any]) -> None:
         self.task_id = task_id
         self.look = look
-        self.post = _poster(_event_loop())
+        self.post = poster(event_loop())
         self.event = anyio.Event()
 
 
@@ -242,7 +224,7 @@ class _Lane:
             StoreClosedError: The lane is closed.
             StoreUnavailableError: There are too many threads.
         """
-        loop = _event_loop()
+        loop = event_loop()
         with self._lock:
             self._make_ready()
             batch = self._open.get(loop)
@@ -307,7 +289,7 @@ class _Lane:
     def _turn(self) -> None:
         batches = self._take()
         requests = [request for batch in batches for request in batch.requests]
-        wakes: list[_Wake] = [(_poster(batch.loop), batch.done) for batch in batches]
+        wakes: list[_Wake] = [(poster(batch.loop), batch.done) for batch in batches]
         try:
             if requests:
                 wakes += self._serve(requests)
@@ -735,7 +717,7 @@ class Engine:
 
     async def aclose(self) -> None:
         """Do what was asked for, close the file, and wake whoever waits with `StoreClosedError`. Never cancelled."""
-        post = _poster(_event_loop())
+        post = poster(event_loop())
         closing: list[tuple[Thread, anyio.Event]] = []
         for lane in (self._writer, self._reader):
             closed = anyio.Event()

@@ -1,0 +1,120 @@
+"""The way to a thread and back: what the stores with blocking drivers stand on. Knows no driver.
+
+`anyio.to_thread` costs about as much as a statement does that finds a row by its key: it passes the event loop
+twice before it begins, and makes scopes of its own. Here there is one event, and one call from the thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from contextvars import copy_context
+from queue import Empty, SimpleQueue
+from threading import Lock, Thread
+from typing import Any, Final, Generic, TypeAlias, TypeVar
+
+import anyio
+import anyio.lowlevel
+
+__all__ = ["Post", "Threads", "event_loop", "poster", "set_all"]
+
+T = TypeVar("T")
+
+Post: TypeAlias = Callable[..., object]
+"""Calls a function with arguments on an event loop, soon."""
+
+_IDLE_SECONDS: Final = 10.0
+
+
+def event_loop() -> Any:
+    """Return the running event loop, as its library knows it."""
+    token = anyio.lowlevel.current_token()
+    return getattr(token, "native_token", token)  # older versions of anyio return the loop itself
+
+
+def poster(loop: Any) -> Post:
+    """Return what calls a function on an event loop from any thread; `RuntimeError` if the loop has ended."""
+    post: Post | None = getattr(loop, "call_soon_threadsafe", None)
+    return loop.run_sync_soon if post is None else post
+
+
+def set_all(events: Iterable[anyio.Event]) -> None:
+    """Set events of the running event loop."""
+    for event in events:
+        event.set()
+
+
+class Threads:
+    """Threads that are started when they are needed, and end when they were not for a while."""
+
+    def __init__(self, name: str) -> None:
+        """Make a number of none.
+
+        Args:
+            name: What the threads are called.
+        """
+        self._name = name
+        self._lock = Lock()
+        self._jobs: SimpleQueue[_Job[Any]] = SimpleQueue()
+        self._idle = 0
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Return what work returns that is done in a thread, or raise what it raises.
+
+        Cancelled, this leaves the work alone, which goes on to its end, with nobody to take what comes of it.
+
+        Raises:
+            RuntimeError: No thread could be started.
+        """
+        job = _Job(work)
+        with self._lock:
+            if self._idle:
+                self._idle -= 1
+            else:
+                Thread(target=self._serve, name=self._name, daemon=True).start()
+            self._jobs.put(job)
+        await job.done.wait()
+        return job.result()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                job = self._jobs.get(timeout=_IDLE_SECONDS)
+            except Empty:
+                with self._lock:
+                    if self._jobs.empty():
+                        self._idle -= 1
+                        return
+                continue
+            job.do()
+            with self._lock:
+                self._idle += 1  # before anybody hears of it: whoever comes next finds this thread
+            job.tell()
+            del job
+
+
+class _Job(Generic[T]):
+    __slots__ = ("_context", "_error", "_post", "_value", "_work", "done")
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        self._work = work
+        self._context = copy_context()
+        self._post = poster(event_loop())
+        self._value: T | None = None
+        self._error: BaseException | None = None
+        self.done = anyio.Event()
+
+    def do(self) -> None:
+        try:
+            self._value = self._context.run(self._work)
+        except BaseException as error:
+            self._error = error
+
+    def tell(self) -> None:
+        with suppress(RuntimeError):  # the loop has ended: nobody waits there any more
+            self._post(self.done.set)
+
+    def result(self) -> T:
+        if self._error is not None:
+            raise self._error
+        return self._value  # type: ignore[return-value]  # what the work returned
