@@ -1,10 +1,11 @@
 """The durable stores, each beside its bare driver: the cycle create, status, finish, get.
 
-`MCP_TASK_RUNTIME_BENCH_TASKS` says how many stored tasks the flatness is measured with: 100,000 unless it is set.
+`MCP_TASK_RUNTIME_BENCH_TASKS` says how many stored tasks the flatness is measured with: 1,000,000 unless it is set.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import statistics
@@ -35,8 +36,8 @@ from tests.stores.postgres_server import PostgresServer
 from tests.stores.redis_server import RedisServer
 from tests.stores.worker_program import Place, Store
 
-STORED = int(os.environ.get("MCP_TASK_RUNTIME_BENCH_TASKS", "100000"))
-OWNERS = 100
+STORED = int(os.environ.get("MCP_TASK_RUNTIME_BENCH_TASKS", "1000000"))
+OWNERS = 1_000
 ROUNDS = 61
 """Many and short: load of others on the same disk comes in bursts, and must meet both rivals."""
 LISTED = "owner-5"
@@ -47,8 +48,11 @@ ROUND_TRIP = 0.02
 QUESTION = QueuedMessage.request("1", "elicitation/create", {"message": "Sure?", "requestedSchema": {}})
 YES = Answer.result({"action": "accept"})
 
-Bulk = Callable[[Place, str, int], None]
-"""Stores copies of the task `template`: at a place, for an owner, so many."""
+Bulk = Callable[[Place, list[str], int], None]
+"""Stores copies of the task `template`: at a place, for each of some owners, so many.
+
+Where there is an order of creation, the tasks of all owners are mixed in it, as they come in life.
+"""
 
 
 async def cycles(store: Store, number: int) -> None:
@@ -70,8 +74,7 @@ async def flatness(name: str, few: Place, many: Place, bulk: Bulk, number: int) 
     async with few.store() as few_store, many.store() as many_store:
         for store, place, owners in ((few_store, few, [LISTED]), (many_store, many, names_of_owners())):
             await store.create_task(ttl_ms=HOUR_MS, task_id="template", owner=LISTED)
-            for owner in owners:
-                bulk(place, owner, STORED // OWNERS)
+            bulk(place, owners, STORED // OWNERS)
             page = await store.list_tasks(owner=LISTED)
             assert len(page.records) == min(50, STORED // OWNERS + 1)
 
@@ -199,16 +202,16 @@ async def bare_sqlite_cycles(connection: sqlite3.Connection, ids: count[int], nu
         )
 
 
-def bulk_sqlite(place: Place, owner: str, number: int) -> None:
+def bulk_sqlite(place: Place, owners: list[str], each: int) -> None:
     with closing(sqlite3.connect(place.address, timeout=30)) as connection, connection:
         names = [name for _, name, *_ in connection.execute("PRAGMA table_info(tasks)") if name != "sequence"]
-        new = {"task_id": "? || '-' || n", "owner": "?"}
+        new = {"task_id": "o.value || '-' || n", "owner": "o.value"}
         connection.execute(
-            f"WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers LIMIT {number})"
+            "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers LIMIT ?)"
             f" INSERT INTO tasks ({', '.join(names)})"
             f" SELECT {', '.join(new.get(name, name) for name in names)}"
-            " FROM tasks, numbers WHERE task_id = 'template'",
-            (owner, owner),
+            " FROM tasks CROSS JOIN numbers CROSS JOIN json_each(?) AS o WHERE task_id = 'template'",
+            (each, json.dumps(owners)),
         )
 
 
@@ -275,9 +278,10 @@ async def bench_redis(server: RedisServer) -> None:
     def place(url: str = server.url) -> Place:
         return Place("redis", url, f"bench_{token_hex(4)}")
 
-    def bulk(place: Place, owner: str, number: int) -> None:
+    def bulk(place: Place, owners: list[str], each: int) -> None:
         keys = Keys(place.name)
-        server.client.eval(COPIES, 0, keys.opening, owner, number, *keys.of_owner(owner))
+        for owner in owners:
+            server.client.eval(COPIES, 0, keys.opening, owner, each, *keys.of_owner(owner))
 
     # coredis keeps a task for each connection: its client is opened like ours.
     async with coredis.Redis.from_url(server.url) as bare, place().store() as store:
@@ -308,26 +312,28 @@ async def bench_redis(server: RedisServer) -> None:
 # --- PostgreSQL -------------------------------------------------------------------------------------------------
 
 
-def bulk_postgres(server: PostgresServer, place: Place, owner: str, number: int) -> None:
+def bulk_postgres(server: PostgresServer, place: Place, owners: list[str], each: int) -> None:
     columns = server.execute(
         "SELECT column_name FROM information_schema.columns"
         " WHERE table_schema = %s AND table_name = 'tasks' AND column_name <> 'position'",
         [place.name],
     )
     names = [name for (name,) in columns]
-    new = {"task_id": sql.SQL("{} || '-' || n").format(owner), "owner": sql.Literal(owner)}
+    new = {"task_id": sql.SQL("o || '-' || n"), "owner": sql.SQL("o")}
     table = sql.Identifier(place.name, "tasks")
     server.execute(
         sql.SQL(
-            "INSERT INTO {} ({}) SELECT {} FROM {}, generate_series(1, {}) AS numbers(n) WHERE task_id = 'template'"
+            "INSERT INTO {table} ({names}) SELECT {values} FROM {table}, generate_series(1, {each}) AS numbers(n)"
+            " CROSS JOIN unnest({owners}::text[]) AS owners(o) WHERE task_id = 'template' ORDER BY n"
         ).format(
-            table,
-            sql.SQL(", ").join(map(sql.Identifier, names)),
-            sql.SQL(", ").join([new.get(name, sql.Identifier(name)) for name in names]),
-            table,
-            number,
+            table=table,
+            names=sql.SQL(", ").join(map(sql.Identifier, names)),
+            values=sql.SQL(", ").join([new.get(name, sql.Identifier(name)) for name in names]),
+            each=each,
+            owners=owners,
         )
     )
+    server.execute(sql.SQL("VACUUM (ANALYZE) {}").format(table))  # as a living server's autovacuum does
 
 
 async def bench_postgres(server: PostgresServer) -> None:

@@ -294,8 +294,8 @@ class _Database:
     async def _in_thread(self, work: Callable[[], T]) -> T:
         """Return what work returns that is done in a thread. Cancelled, this waits for its end."""
         with anyio.CancelScope(shield=True):
-            result = await self._threads.run(work)
-        return result
+            return await self._threads.run(work)
+        raise AssertionError("nobody cancels this scope")
 
     async def change(self, task_id: str, work: Callable[[_Execute], T]) -> T:
         """Return what work returns that changes a task, in its stored form; wake who waits for it in this process."""
