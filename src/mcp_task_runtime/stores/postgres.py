@@ -694,7 +694,7 @@ class PostgresTaskStore(_Opened):
             "status_message": stored.to_text(status_message),
             "if_revision": if_revision,
             "watcher": self._database.watcher,
-            "sources": [] if status in TERMINAL_STATUSES else stored.sources(status),
+            "sources": "{}" if status in TERMINAL_STATUSES else stored.sources(status),
         }
         apply = partial(update_record, now=now, status=status, status_message=status_message, if_revision=if_revision)
         return await self._change(task_id, stored.UPDATE, parameters, apply)

@@ -41,6 +41,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import datetime, timezone
+from functools import cache
 from typing import Any, Final, cast, overload
 
 from mcp_task_runtime.core.json import dump_json, load_json
@@ -193,7 +194,7 @@ UPDATE: Final = (
         status_message = coalesce(%(status_message)s, status_message),
         last_updated_at = greatest(%(now)s, last_updated_at),
         revision = revision + 1
-    WHERE task_id = %(task_id)s AND status = ANY(%(sources)s)
+    WHERE task_id = %(task_id)s AND status = ANY(%(sources)s::text[])
         AND (%(if_revision)s::bigint IS NULL OR revision = %(if_revision)s::bigint) AND """
     + _ALIVE
     + _RETURNING
@@ -222,7 +223,7 @@ FINISH: Final = (
         lease_expires_at = NULL,
         lease_attempt = NULL,
         revision = revision + 1
-    WHERE task_id = %(task_id)s AND status = ANY(%(sources)s) AND """
+    WHERE task_id = %(task_id)s AND status = ANY(%(sources)s::text[]) AND """
     + _ALIVE
     + _RETURNING
 )
@@ -374,9 +375,14 @@ def to_key(name: str, text: str) -> str:
     return key
 
 
-def sources(status: TaskStatus | None) -> list[TaskStatus]:
-    """Return the statuses that `TRANSITIONS` lets a step to `status` begin at; `None` is a step to the same."""
-    return [now for now, following in TRANSITIONS.items() if (now if status is None else status) in following]
+@cache
+def sources(status: TaskStatus | None) -> str:
+    """Return the statuses that `TRANSITIONS` lets a step to `status` begin at; `None` is a step to the same.
+
+    They are an array in PostgreSQL's own form, for the driver takes long to make one of a list.
+    """
+    found = [now for now, following in TRANSITIONS.items() if (now if status is None else status) in following]
+    return "{" + ",".join(found) + "}"
 
 
 def create_parameters(record: TaskRecord, watcher: int) -> dict[str, Any]:
