@@ -52,10 +52,12 @@ _INSERT = (
 )
 _UPDATE = "UPDATE tasks SET status = ?, status_message = ?, last_updated_at = ?, revision = ? WHERE task_id = ?"
 _FINISH = (
-    "UPDATE tasks SET status = ?, status_message = ?, last_updated_at = ?, revision = ?, ttl_ms = ?, expires_at = ?,"
+    "UPDATE tasks SET status = ?, status_message = ?, last_updated_at = ?, revision = ?,"
     " outcome_payload = ?, outcome_message = ?, lease_worker = NULL, lease_expires_at = NULL, lease_attempt = NULL"
     " WHERE task_id = ?"
 )
+# By itself, for it is rare, and SQLite makes the entries of an index anew for whatever is set.
+_EXTEND = "UPDATE tasks SET ttl_ms = ?, expires_at = ? WHERE task_id = ?"
 # Without INDEXED BY a database that was never analysed may be read in order of creation, all owners.
 _PAGE = (
     f"SELECT {RECORD_COLUMNS}, sequence FROM tasks INDEXED BY tasks_by_owner"
@@ -225,15 +227,14 @@ class SQLiteTaskStore:
         """Record a terminal status and its outcome; see `TaskStore.finish_task`."""
 
         def finish(transaction: Transaction) -> TaskRecord:
-            record = finish_record(_load(task_id, transaction), outcome, now=transaction.now)
-            expires_at = record.task.expires_at
-            ending = (
-                record.task.ttl_ms,
-                None if expires_at is None else to_stamp(expires_at),
-                to_sql(outcome.payload_json),
-                to_sql(outcome.status_message),
-            )
+            found = _load(task_id, transaction)
+            record = finish_record(found, outcome, now=transaction.now)
+            ending = (to_sql(outcome.payload_json), to_sql(outcome.status_message))
             transaction.execute(_FINISH, _changes(record, *ending))
+            if record.task.ttl_ms != found.task.ttl_ms:
+                assert record.task.expires_at is not None
+                extension = (record.task.ttl_ms, to_stamp(record.task.expires_at), to_sql(task_id))
+                transaction.execute(_EXTEND, extension)
             transaction.known.pop(task_id, None)
             return record
 
