@@ -32,6 +32,7 @@ from mcp_task_runtime.core.types import TaskRecord
 from mcp_task_runtime.errors import StoreUnavailableError
 from mcp_task_runtime.testing.clock import FakeClock
 from tests.mcp_v2.in_process import memory_client
+from tests.mcp_v2.plain_errors import alike
 from tests.mcp_v2.raw_client import EXTENSION_ID, PATIENCE, RawClient, accept
 from tests.mcp_v2.schemas import Wire, needs_schemas
 
@@ -247,7 +248,7 @@ async def test_a_promoted_call_that_fails_ends_as_the_plain_call_would(world: Wo
         if "error" in plain:
             assert task["error"] == plain["error"]
         else:
-            assert task["result"] == without_meta(plain["result"])
+            assert alike(task["result"], without_meta(plain["result"]))
 
 
 def without_meta(result: Wire) -> Wire:
@@ -287,7 +288,7 @@ async def test_an_error_before_the_promotion_is_exactly_the_plain_tools(world: W
     if "error" in plain:
         assert message["error"] == plain["error"]
     else:
-        assert without_meta(message["result"]) == without_meta(plain["result"])
+        assert alike(without_meta(message["result"]), without_meta(plain["result"]))
     assert world.store.tasks() == []
 
 
