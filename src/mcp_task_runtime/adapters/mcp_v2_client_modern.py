@@ -60,7 +60,7 @@ class ModernTask(RemoteTask):
 
     def take_handle(self, raw: JSONObject) -> None:
         """Keep the handle that a call was answered with (C4)."""
-        self.handle = _parse_task(raw, self.task_id, "tools/call", detailed=False)
+        self.handle: TaskSnapshot | None = _parse_task(raw, self.task_id, "tools/call", detailed=False)
 
     async def get(self) -> TaskSnapshot:
         """Ask the server how the task stands."""

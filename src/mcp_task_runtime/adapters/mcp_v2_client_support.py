@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, ClassVar, Final, Protocol, TypeAlias
 
 import anyio
 import mcp_types as types
@@ -152,7 +152,7 @@ class RawResult(RootModel[dict[str, Any]]):
 class TaskFields(BaseModel):
     """What every form of a task has. Serialisers that drop nulls lose the TTL: it may be missing."""
 
-    model_config = ConfigDict(alias_generator=to_camel)
+    model_config: ClassVar[ConfigDict] = ConfigDict(alias_generator=to_camel)
 
     task_id: str
     status: TaskStatus
