@@ -12,6 +12,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+import anyio
 from mcp.server import MCPServer
 from pydantic import BaseModel
 
@@ -29,6 +30,23 @@ def make_server(settings: dict[str, Any]) -> MCPServer[Any]:
     tasks = Tasks(settings=TaskSettings(shutdown_grace=0, **settings))
     tasks.install(mcp)
     begun = 0
+    gates: dict[str, anyio.Event] = {}
+
+    @tasks.tool()
+    async def work(task: ServerTaskContext) -> str:
+        """Work that goes on until it is let go."""
+        nonlocal begun
+        begun += 1
+        gates[task.task_id] = anyio.Event()
+        await gates[task.task_id].wait()
+        return task.task_id
+
+    @mcp.tool()
+    async def let_go(task_id: str) -> bool:
+        """Let work go; return whether it had begun."""
+        if task_id in gates:
+            gates[task_id].set()
+        return task_id in gates
 
     @tasks.tool()
     async def ask(task: ServerTaskContext) -> str:

@@ -18,7 +18,7 @@ import pytest
 from tests.mcp_v2 import limited_server
 from tests.mcp_v2.in_process import memory_client, served_over_http
 from tests.mcp_v2.limited_server import make_server
-from tests.mcp_v2.raw_client import RawClient, StdioServer, accept, http_client
+from tests.mcp_v2.raw_client import PATIENCE, RawClient, StdioServer, accept, http_client
 from tests.mcp_v2.schemas import Wire, needs_schemas
 
 pytestmark = [pytest.mark.anyio, needs_schemas]
@@ -63,6 +63,16 @@ def serve(request: pytest.FixtureRequest) -> Serve:
 async def begun(client: RawClient) -> int:
     count: int = (await client.call("how_many_have_begun")).result["structuredContent"]["result"]
     return count
+
+
+async def let_go(client: RawClient, task_id: str) -> None:
+    """Let work go, when it has begun."""
+    with anyio.fail_after(PATIENCE):
+        while True:
+            reply = await client.call("let_go", {"task_id": task_id})
+            if reply.result["structuredContent"]["result"]:
+                return
+            await anyio.sleep(0.01)
 
 
 def text_of(task: Wire) -> str:
@@ -111,8 +121,8 @@ async def test_a6_of_many_calls_at_once_no_more_than_the_limit_become_tasks(serv
 
 async def test_a6_work_beyond_what_may_run_at_once_waits_for_its_turn_and_then_runs(serve: Serve) -> None:
     async with serve({"max_running": 2}) as client:
-        running = [await client.start("ask") for _ in range(2)]
-        queued = [await client.start("ask") for _ in range(3)]
+        running = [await client.start("work") for _ in range(2)]
+        queued = [await client.start("work") for _ in range(3)]
         for task_id in queued:
             task = await client.get(task_id)
             assert task["status"] == "working", "a task that waits is one like any other"
@@ -121,10 +131,43 @@ async def test_a6_work_beyond_what_may_run_at_once_waits_for_its_turn_and_then_r
         await client.cancel(queued[0])
         await client.until(queued[0], "cancelled")
         for task_id in [*running, *queued[1:]]:
-            (key,) = await client.asked(task_id)
-            await client.update(task_id, {key: accept(text=task_id)})
+            await let_go(client, task_id)
             assert text_of(await client.until(task_id, "completed")) == task_id
         assert await begun(client) == 5, "the cancelled one never ran, and the call without a task did"
+
+
+async def test_a6_work_that_waits_for_an_answer_lets_others_run(serve: Serve) -> None:
+    """Law L13: who never answers holds up nobody."""
+    async with serve({"max_running": 1}) as client:
+        asking = [await client.start("ask") for _ in range(3)]
+        keys = [next(iter(await client.asked(task_id))) for task_id in asking]
+        working = await client.start("work")
+        await let_go(client, working)
+        assert text_of(await client.until(working, "completed")) == working
+        for task_id, key in zip(asking, keys, strict=True):
+            await client.update(task_id, {key: accept(text=task_id)})
+            assert text_of(await client.until(task_id, "completed")) == task_id
+
+
+async def test_a6_a_client_that_polls_too_often_is_told_when_to_come_again(serve: Serve) -> None:
+    async with serve({"max_polls_per_second": 2}) as client:
+        task_id = await client.start("work")
+        other = await client.start("work")
+        refused: Wire | None = None
+        with anyio.fail_after(PATIENCE):
+            while refused is None:
+                refused = (await client.request("tasks/get", {"taskId": task_id})).message.get("error")
+        wait_ms = refused["data"]["retryAfterMs"]
+        assert 0 < wait_ms <= 500
+        assert refused == {
+            "code": LIMIT_EXCEEDED,
+            "message": "Limit reached: polls of one task a second (at most 2)",
+            "data": {"retryAfterMs": wait_ms},
+        }
+        assert (await client.get(other))["status"] == "working", "each task has polls of its own"
+        await client.cancel(task_id)  # no poll, and not limited
+        await anyio.sleep(wait_ms / 1000)
+        assert (await client.get(task_id))["status"] == "cancelled", "nothing was lost"
 
 
 async def test_a6_a_ttl_beyond_the_bounds_is_clamped_and_shown_as_stored(serve: Serve) -> None:

@@ -92,7 +92,7 @@ class NotingClient(TasksClient):
         self._arrived = anyio.Event()
 
     def notifications(self) -> Sequence[NotificationBinding[Any]]:
-        (binding,) = super().notifications()
+        (binding,) = [each for each in super().notifications() if each.method == "notifications/tasks"]
 
         async def note(params: AnyResult) -> None:
             self.pushed.append(params.root)

@@ -420,6 +420,8 @@ class _Opening:
         self.link: _Link | None = None
         self.group: anyio.abc.TaskGroup | None = None
         self.signals = _Signals()
+        self.in_flight = 0
+        self.landed: anyio.Event | None = None
         self.opened = anyio.Event()
         self.closing = anyio.Event()
         self.closed = anyio.Event()
@@ -484,6 +486,10 @@ class Backend:
         if opening is None or opening.loop != anyio.lowlevel.current_token():
             return
         opening.signals.wake_all()
+        with anyio.move_on_after(self._timeout, shield=True):
+            if self.is_cluster and opening.in_flight:  # over the caller's client, who may close that next
+                opening.landed = anyio.Event()
+                await opening.landed.wait()
         opening.closing.set()
         with anyio.move_on_after(self._timeout, shield=True):
             await opening.closed.wait()
@@ -521,6 +527,7 @@ class Backend:
         while True:
             opening = await self.open()
             assert opening.link is not None
+            opening.in_flight += 1
             try:
                 return await opening.link.send(calls, in_order=in_order)
             except (RedisError, OSError, _NotConnectedError, anyio.ClosedResourceError) as error:
@@ -529,6 +536,10 @@ class Backend:
                 if not (again and isinstance(error, ConnectionLostError)):
                     raise _store_error(error) from error
                 again = False
+            finally:
+                opening.in_flight -= 1
+                if opening.landed is not None and not opening.in_flight:
+                    opening.landed.set()
 
     def post(self, *calls: Call) -> None:
         """Send calls if there is a connection, and wait for nothing: only what may as well be lost."""
