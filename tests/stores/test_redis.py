@@ -841,7 +841,7 @@ async def test_a_full_server_is_unavailable_and_changes_nothing(prefix: str) -> 
 
 
 async def test_no_operation_takes_more_than_one_round_trip(server: RedisServer, prefix: str) -> None:
-    round_trip = 0.12
+    round_trip = 0.08
 
     async def time_each(store: RedisTaskStore, task: str) -> list[float]:
         queue = store.message_queue

@@ -103,6 +103,11 @@ class Bench(Generic[T]):
     footprint: Footprint[T] | None
     _open: Callable[[], AbstractAsyncContextManager[T]]
 
+    @property
+    def rounds(self) -> int:
+        """How many lives tell what is kept of each: few where items are counted, many where memory is measured."""
+        return 250 if self.footprint is None else 50
+
     def open_again(self) -> AbstractAsyncContextManager[T]:
         """Open another one at the same location and with the same clock."""
         return self._open()

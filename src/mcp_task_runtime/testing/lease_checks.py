@@ -489,7 +489,7 @@ async def no_operation_on_leases_costs_more_when_there_are_many_tasks(bench: Sto
 
 @_check("L12", "L8", needs=["leases"])
 async def nothing_is_kept_of_leases_that_are_gone(bench: StoreBench) -> None:
-    store, rounds = _leased(bench.subject), 120
+    store, rounds = _leased(bench.subject), bench.rounds
 
     async def live_and_die(number: int) -> None:
         task_id = (await _make(store, f"worker {number}", lease_ms=1_000, ttl_ms=2_000)).task_id

@@ -531,7 +531,7 @@ async def interrupted_work_ends_its_task(bench: _Bench) -> None:
 
 @_check("L8", needs=["mailbox"])
 async def nothing_is_kept_of_tasks_that_are_gone(bench: _Bench) -> None:
-    backend, rounds = bench.subject, 200
+    backend, rounds = bench.subject, bench.rounds
     store, queue = backend.store, backend.queue
 
     async def live_and_die(number: int) -> None:

@@ -495,7 +495,7 @@ async def no_operation_costs_more_when_there_are_many_tasks(bench: _Bench) -> No
 
 @_check("L8")
 async def nothing_is_kept_of_mailboxes_that_are_gone(bench: _Bench) -> None:
-    queue, rounds = bench.subject, 250
+    queue, rounds = bench.subject, bench.rounds
 
     async def live_and_die(number: int) -> None:
         task_id = f"task {number}"

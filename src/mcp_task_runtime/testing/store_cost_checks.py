@@ -65,7 +65,7 @@ async def no_operation_costs_more_when_there_are_many_tasks(bench: StoreBench) -
 
 @_check("L8")
 async def nothing_is_kept_of_tasks_that_are_gone(bench: StoreBench) -> None:
-    store, rounds = bench.subject, 250
+    store, rounds = bench.subject, bench.rounds
 
     async def live_and_die(number: int) -> None:
         created = await store.create_task(ttl_ms=1_000, owner=f"owner {number}")
