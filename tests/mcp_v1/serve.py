@@ -17,6 +17,7 @@ from mcp.server.auth.middleware.auth_context import get_access_token
 from mcp.server.auth.provider import AccessToken
 from mcp.server.auth.settings import AuthSettings
 from mcp.server.fastmcp import FastMCP
+from mcp.shared.context import RequestContext
 from pydantic import AnyHttpUrl
 
 from mcp_task_runtime import ServerTaskContext
@@ -29,6 +30,13 @@ class Verifier:
 
     async def verify_token(self, token: str) -> AccessToken | None:
         return AccessToken(token=token, client_id=f"app-of-{token}", scopes=[])
+
+
+def user_of(ctx: RequestContext[Any, Any, Any]) -> str | None:
+    """Return whom the gateway let in."""
+    assert ctx.request is not None
+    user: str | None = ctx.request.headers.get("x-user")
+    return user
 
 
 def main() -> None:
@@ -46,7 +54,7 @@ def main() -> None:
     mcp: FastMCP[Any] = FastMCP(
         "world", port=0, json_response=options.json_response, stateless_http=options.stateless_http, **more
     )
-    tasks = Tasks(principal=(lambda ctx: ctx.request.headers.get("x-user")) if options.gateway else None)
+    tasks = Tasks(principal=user_of if options.gateway else None)
     tasks.install(mcp)
     mcp.tool()(greet)
     add_tools(World(tasks, None))  # type: ignore[arg-type]  # nobody connects from in here
