@@ -453,7 +453,7 @@ async def test_nothing_is_left_when_everything_has_expired_and_nobody_looks(serv
         for owner in ("ada", None):
             record = await store.create_task(ttl_ms=300, owner=owner, worker="w")
             await store.message_queue.enqueue(record.task_id, QUESTION)
-            ended = await store.create_task(ttl_ms=1, retention_ms=300, owner=owner)
+            ended = await store.create_task(ttl_ms=500, retention_ms=300, owner=owner)
             await store.finish_task(ended.task_id, DONE) if owner is None else None
     assert server.keys(prefix)
     await eventually(lambda: server.keys(prefix) == [])
@@ -619,7 +619,7 @@ def test_a_store_that_nobody_closes_outlives_its_event_loop(
 
     task_id = anyio.run(create, backend=first)
     anyio.run(wait, task_id, backend=second)
-    assert server.connections() <= before + 1  # closing may take the server a moment
+    anyio.run(eventually, lambda: server.connections() <= before)  # closing may take the server a moment
 
 
 async def test_a_client_that_was_handed_in_stays_the_callers(server: RedisServer, prefix: str) -> None:
