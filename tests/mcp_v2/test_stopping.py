@@ -167,6 +167,26 @@ async def test_streams_end_when_the_work_has_been_wound_down(uvicorn: _Uvicorn) 
                 await runtime.start(forever)
 
 
+async def test_streams_end_although_the_work_could_not_be_wound_down(
+    uvicorn: _Uvicorn, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Stuck(TaskRuntime):
+        async def wind_down(self) -> None:
+            if uvicorn.should_exit:
+                uvicorn.should_exit = False
+                raise LookupError("stuck")
+            await super().wind_down()
+
+    runtime = Stuck(InMemoryTaskStore(), settings=TaskSettings(shutdown_grace=0))
+    with anyio.fail_after(PATIENCE):
+        async with RuntimeHost(runtime) as host:
+            uvicorn.handle_exit()
+            with host.until_stopped():
+                await anyio.sleep_forever()
+            await runtime.start(forever)
+    assert "could not be wound down" in caplog.text
+
+
 async def test_a_stream_that_is_cancelled_stays_cancelled_and_is_forgotten(uvicorn: _Uvicorn) -> None:
     """Law L6."""
     host = RuntimeHost(TaskRuntime(InMemoryTaskStore()))

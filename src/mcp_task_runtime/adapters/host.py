@@ -106,7 +106,10 @@ class RuntimeHost:
 
     async def _stop_with_web_server(self, opening: _Opening) -> None:
         await until_web_server_stops()
-        await self._runtime.wind_down()
+        try:
+            await self._runtime.wind_down()
+        except Exception:  # the runtime is still open, and reads may go on
+            logger.exception("The task runtime could not be wound down")
         opening.is_stopped = True
         for scope in list(opening.streams):
             scope.cancel()
