@@ -19,6 +19,7 @@ from anyio.abc import TaskGroup
 
 from mcp_task_runtime.core.resolver import Resolver
 from mcp_task_runtime.testing.clock import FakeClock
+from mcp_task_runtime.testing.cost import measured_memory
 from mcp_task_runtime.testing.stepping import quiesce
 
 __all__ = [
@@ -103,10 +104,27 @@ class Bench(Generic[T]):
     footprint: Footprint[T] | None
     _open: Callable[[], AbstractAsyncContextManager[T]]
 
-    @property
-    def rounds(self) -> int:
-        """How many lives tell what is kept of each: few where items are counted, many where memory is measured."""
-        return 250 if self.footprint is None else 50
+    async def require_nothing_kept(self, live_and_die: Callable[[int], Awaitable[None]], what: str) -> None:
+        """Require that further lives leave nothing behind (law L8).
+
+        Args:
+            live_and_die: Makes something and has it go, with a number that no other call gets.
+            what: What comes and goes, in the plural.
+        """
+        # Few lives tell where items are counted; many are needed where memory is measured.
+        rounds, unit, allowed = (250, "bytes", 10_000) if self.footprint is None else (50, "items", 5)
+        with measured_memory() as memory:
+
+            async def kept() -> int:
+                return memory() if self.footprint is None else await self.footprint(self.subject)
+
+            for number in range(rounds):
+                await live_and_die(number)
+            before = await kept()
+            for number in range(rounds, 2 * rounds):
+                await live_and_die(number)
+            grown = await kept() - before
+        require(grown <= allowed, f"{grown} {unit} more are kept after {rounds} further {what} came and went")
 
     def open_again(self) -> AbstractAsyncContextManager[T]:
         """Open another one at the same location and with the same clock."""

@@ -13,7 +13,7 @@ from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.core.types import Lease, TaskRecord
 from mcp_task_runtime.testing.bench import Check, checks_into, require, require_raises
 from mcp_task_runtime.testing.cancellation import Trial, check_cancellation
-from mcp_task_runtime.testing.cost import count_work, measured_memory
+from mcp_task_runtime.testing.cost import count_work
 from mcp_task_runtime.testing.interleaving import Race, check_interleavings
 from mcp_task_runtime.testing.store_bench import OUTCOMES, StoreBench, read_task
 
@@ -489,7 +489,7 @@ async def no_operation_on_leases_costs_more_when_there_are_many_tasks(bench: Sto
 
 @_check("L12", "L8", needs=["leases"])
 async def nothing_is_kept_of_leases_that_are_gone(bench: StoreBench) -> None:
-    store, rounds = _leased(bench.subject), bench.rounds
+    store = _leased(bench.subject)
 
     async def live_and_die(number: int) -> None:
         task_id = (await _make(store, f"worker {number}", lease_ms=1_000, ttl_ms=2_000)).task_id
@@ -507,19 +507,7 @@ async def nothing_is_kept_of_leases_that_are_gone(bench: StoreBench) -> None:
         await store.list_lapsed()
         await store.delete_task(task_id)
 
-    with measured_memory() as memory:
-
-        async def kept() -> int:
-            return memory() if bench.footprint is None else await bench.footprint(store)
-
-        for number in range(rounds):
-            await live_and_die(number)
-        before = await kept()
-        for number in range(rounds, 2 * rounds):
-            await live_and_die(number)
-        grown = await kept() - before
-    unit, allowed = ("bytes", 40 * rounds) if bench.footprint is None else ("items", rounds // 10)
-    require(grown <= allowed, f"{grown} {unit} more are kept after {rounds} further leases came and went")
+    await bench.require_nothing_kept(live_and_die, "leases")
 
 
 # --- reopened, and shared -----------------------------------------------------------------------------

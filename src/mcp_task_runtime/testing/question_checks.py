@@ -37,7 +37,6 @@ from mcp_task_runtime.testing.bench import (
     start,
 )
 from mcp_task_runtime.testing.cancellation import Trial, check_cancellation
-from mcp_task_runtime.testing.cost import measured_memory
 from mcp_task_runtime.testing.interleaving import Race, explore_interleavings
 from mcp_task_runtime.testing.stepping import quiesce
 from mcp_task_runtime.testing.yielding import YieldingTaskMessageQueue, YieldingTaskStore
@@ -536,7 +535,7 @@ async def interrupted_work_ends_its_task(bench: _Bench) -> None:
 
 @_check("L8", needs=["mailbox"])
 async def nothing_is_kept_of_tasks_that_are_gone(bench: _Bench) -> None:
-    backend, rounds = bench.subject, bench.rounds
+    backend = bench.subject
     store, queue = backend.store, backend.queue
 
     async def live_and_die(number: int) -> None:
@@ -552,19 +551,7 @@ async def nothing_is_kept_of_tasks_that_are_gone(bench: _Bench) -> None:
             bench.clock.advance(1)
             await store.get_task(task_id)
 
-    with measured_memory() as memory:
-
-        async def kept() -> int:
-            return memory() if bench.footprint is None else await bench.footprint(backend)
-
-        for number in range(rounds):
-            await live_and_die(number)
-        before = await kept()
-        for number in range(rounds, 2 * rounds):
-            await live_and_die(number)
-        grown = await kept() - before
-    unit, allowed = ("bytes", 40 * rounds) if bench.footprint is None else ("items", rounds // 10)
-    require(grown <= allowed, f"{grown} {unit} more are kept after {rounds} further tasks came and went")
+    await bench.require_nothing_kept(live_and_die, "tasks")
 
 
 # --- L12: reopened ------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from mcp_task_runtime.testing.bench import (
     start,
 )
 from mcp_task_runtime.testing.cancellation import Trial, check_cancellation
-from mcp_task_runtime.testing.cost import count_work, measured_memory
+from mcp_task_runtime.testing.cost import count_work
 from mcp_task_runtime.testing.interleaving import Race, check_interleavings
 from mcp_task_runtime.testing.stepping import quiesce
 
@@ -495,7 +495,7 @@ async def no_operation_costs_more_when_there_are_many_tasks(bench: _Bench) -> No
 
 @_check("L8")
 async def nothing_is_kept_of_mailboxes_that_are_gone(bench: _Bench) -> None:
-    queue, rounds = bench.subject, bench.rounds
+    queue = bench.subject
 
     async def live_and_die(number: int) -> None:
         task_id = f"task {number}"
@@ -515,19 +515,7 @@ async def nothing_is_kept_of_mailboxes_that_are_gone(bench: _Bench) -> None:
         await queue.clear(task_id)
         await queue.is_empty(task_id)
 
-    with measured_memory() as memory:
-
-        async def kept() -> int:
-            return memory() if bench.footprint is None else await bench.footprint(queue)
-
-        for number in range(rounds):
-            await live_and_die(number)
-        before = await kept()
-        for number in range(rounds, 2 * rounds):
-            await live_and_die(number)
-        grown = await kept() - before
-    unit, allowed = ("bytes", 40 * rounds) if bench.footprint is None else ("items", rounds // 10)
-    require(grown <= allowed, f"{grown} {unit} more are kept after {rounds} further mailboxes came and went")
+    await bench.require_nothing_kept(live_and_die, "mailboxes")
 
 
 # --- L12, L3: reopened, and shared --------------------------------------------------------------------

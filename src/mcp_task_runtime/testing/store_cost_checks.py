@@ -10,7 +10,7 @@ import anyio
 
 from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.testing.bench import Check, checks_into, require
-from mcp_task_runtime.testing.cost import count_work, measured_memory
+from mcp_task_runtime.testing.cost import count_work
 from mcp_task_runtime.testing.store_bench import OUTCOMES, StoreBench
 
 __all__ = ["STORE_COST_CHECKS"]
@@ -65,7 +65,7 @@ async def no_operation_costs_more_when_there_are_many_tasks(bench: StoreBench) -
 
 @_check("L8")
 async def nothing_is_kept_of_tasks_that_are_gone(bench: StoreBench) -> None:
-    store, rounds = bench.subject, bench.rounds
+    store = bench.subject
 
     async def live_and_die(number: int) -> None:
         created = await store.create_task(ttl_ms=1_000, owner=f"owner {number}")
@@ -84,16 +84,4 @@ async def nothing_is_kept_of_tasks_that_are_gone(bench: StoreBench) -> None:
         await store.get_task(task_id)
         await store.delete_task(task_id)
 
-    with measured_memory() as memory:
-
-        async def kept() -> int:
-            return memory() if bench.footprint is None else await bench.footprint(store)
-
-        for number in range(rounds):
-            await live_and_die(number)
-        before = await kept()
-        for number in range(rounds, 2 * rounds):
-            await live_and_die(number)
-        grown = await kept() - before
-    unit, allowed = ("bytes", 40 * rounds) if bench.footprint is None else ("items", rounds // 10)
-    require(grown <= allowed, f"{grown} {unit} more are kept after {rounds} further tasks came and went")
+    await bench.require_nothing_kept(live_and_die, "tasks")
