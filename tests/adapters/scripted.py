@@ -100,8 +100,9 @@ class Desk:
         return [question.key or "" for question in await self.mailboxes.outstanding(self.task_id)]
 
     async def state(self) -> tuple[str, list[str]]:
-        """Return what must agree: the status and the open questions."""
-        return await self.status(), await self.open_keys()
+        """Return what must agree: the status, and what the open questions ask."""
+        questions = await self.mailboxes.outstanding(self.task_id)
+        return await self.status(), [question.params["message"] for question in questions]
 
     async def until_asked(self, count: int = 1) -> None:
         """Wait until so many questions are open."""

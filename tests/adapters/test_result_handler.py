@@ -180,7 +180,7 @@ async def test_a_question_that_was_never_answered_is_put_again_on_the_next_strea
                 await vanished.until_requested()
                 connection.cancel_scope.cancel()
             assert vanished.cancelled == 1
-            assert await desk.state() == ("input_required", ["1"])
+            assert await desk.state() == ("input_required", ["?"])
 
             broken = ScriptedSession(raises(ConnectionResetError("gone")))
             async with anyio.create_task_group() as connection:
@@ -188,7 +188,7 @@ async def test_a_question_that_was_never_answered_is_put_again_on_the_next_strea
                 await broken.until_requested()
                 await anyio.wait_all_tasks_blocked()
                 connection.cancel_scope.cancel()
-            assert await desk.state() == ("input_required", ["1"])
+            assert await desk.state() == ("input_required", ["?"])
             assert got == []
 
             async with desk.handler.delivering(desk.task_id, ScriptedSession(answers(ACCEPT))):
@@ -300,7 +300,8 @@ async def test_a_question_answered_elsewhere_is_taken_back_from_the_stream() -> 
         async with anyio.create_task_group() as group:
             group.start_soon(ask_and_note, desk, got)
             await desk.session.until_requested()
-            await answer_questions(desk.store, desk.queue, desk.task_id, {"1": Answer.result(ACCEPT)})
+            (key,) = await desk.open_keys()
+            await answer_questions(desk.store, desk.queue, desk.task_id, {key: Answer.result(ACCEPT)})
         await until(lambda: desk.session.cancelled == 1)
         assert isinstance(got[0], ElicitResult)
 
@@ -330,7 +331,7 @@ async def test_one_question_that_nobody_answers_does_not_hold_up_the_next() -> N
             await desk.session.until_requested()
             group.start_soon(ask_and_note, desk, got, "quick")
             await until(lambda: bool(got))
-            assert await desk.state() == ("input_required", ["1"])
+            assert await desk.state() == ("input_required", ["slow"])
             group.cancel_scope.cancel()
 
 
@@ -401,7 +402,7 @@ async def test_a_store_that_fails_when_an_answer_comes_leaves_the_question_open(
             await tried.wait()
             await anyio.wait_all_tasks_blocked()
             setattr(desk.mailboxes, "answer", answer)  # noqa: B010
-            assert await desk.open_keys() == ["1"]
+            assert len(await desk.open_keys()) == 1
             async with desk.handler.delivering(desk.task_id, ScriptedSession(answers(ACCEPT))):
                 await until(lambda: bool(got))
 

@@ -326,7 +326,7 @@ async def test_two_questions_at_once_each_get_their_own_answer() -> None:
         async def ask(message: str) -> None:
             got[message] = (await desk.context.elicit(message, FORM)).content
             if message == "second":
-                assert await desk.state() == ("input_required", ["1"])
+                assert await desk.state() == ("input_required", ["first"])
                 release.set()
 
         async with anyio.create_task_group() as group:
@@ -778,7 +778,7 @@ async def test_a_client_gone_while_its_task_is_polled_is_asked_for_the_same_task
             async with desk.handler.delivering(desk.task_id, desk.session):
                 await client.polled.wait()
                 await anyio.wait_all_tasks_blocked()
-            assert await desk.state() == ("input_required", ["1"])
+            assert await desk.state() == ("input_required", ["?"])
             again = ScriptedSession(TaskingClient(COMPLETED))
             async with desk.handler.delivering(desk.task_id, again):
                 while not got:

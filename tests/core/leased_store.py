@@ -281,12 +281,19 @@ class Cluster:
         """Return the open questions of a task."""
         return list(await self.store.message_queue.outstanding(task_id))
 
-    async def until_asked(self, task_id: str, *keys: str) -> None:
+    async def asks(self, task_id: str) -> dict[str, str]:
+        """Return the open questions: their keys by what they ask."""
+        return {question.params["message"]: question.key or "" for question in await self.questions(task_id)}
+
+    async def until_asked(self, task_id: str, *messages: str) -> None:
         """Wait until exactly these questions are open, and the status says so."""
-        while [question.key for question in await self.questions(task_id)] != list(keys) or (
-            self.store.record(task_id).status != "input_required"
-        ):
+        while list(await self.asks(task_id)) != list(messages) or self.store.record(task_id).status != "input_required":
             await anyio.lowlevel.checkpoint()
+
+    async def answer(self, process: Process, task_id: str, message: str, content: JSONObject) -> None:
+        """Have a client that a process serves answer an open question."""
+        key = (await self.asks(task_id))[message]
+        await process.runtime.answer(task_id, {key: {"action": "accept", "content": content}}, owner=None)
 
     async def until_ended(self, task_id: str) -> TaskRecord:
         """Wait until the task has ended."""

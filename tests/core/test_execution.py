@@ -381,12 +381,11 @@ async def test_work_that_asks_gives_its_turn_away_until_it_has_its_answer() -> N
             return {}
 
         askers = [(await world.runtime.start(ask)).task_id for _ in range(3)]
-        for task_id in askers:
-            await world.until_asked(task_id, 2)
+        keys = [await world.until_asked(task_id, 2) for task_id in askers]
         record = await world.runtime.start(quick)
         assert (await world.runtime.result(record.task_id, owner=None)).status == "completed"
-        for task_id in askers:
-            await world.runtime.answer(task_id, {"1": {"roots": []}, "2": {"roots": []}}, owner=None)
+        for task_id, asked in zip(askers, keys, strict=True):
+            await world.runtime.answer(task_id, {key: {"roots": []} for key in asked}, owner=None)
         for task_id in askers:
             assert (await world.runtime.result(task_id, owner=None)).status == "completed"
         assert most == 1
@@ -400,10 +399,10 @@ async def test_work_whose_turn_does_not_come_back_after_an_answer_can_be_cancell
             return await server_context(world, execution).ask("roots/list", {})
 
         asker = await world.runtime.start(ask)
-        await world.until_asked(asker.task_id)
+        (key,) = await world.until_asked(asker.task_id)
         await world.runtime.start(forever)
         await anyio.wait_all_tasks_blocked()
-        await world.runtime.answer(asker.task_id, {"1": {"roots": []}}, owner=None)
+        await world.runtime.answer(asker.task_id, {key: {"roots": []}}, owner=None)
         await anyio.wait_all_tasks_blocked()
         assert await _status(world, asker) == "working"
         await world.runtime.cancel(asker.task_id, owner=None)

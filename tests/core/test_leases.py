@@ -230,7 +230,7 @@ async def test_questions_of_lost_work_are_released_when_it_fails() -> None:
 
         async with anyio.create_task_group() as group:
             group.start_soon(ask, Execution(a.runtime, None))
-            await cluster.until_asked(task_id, "1")
+            await cluster.until_asked(task_id, "?")
             group.cancel_scope.cancel()
         await cluster.pass_time(LEASE_SECONDS)
         assert await cluster.questions(task_id) == []
@@ -262,9 +262,9 @@ async def test_get_starts_the_rerun_at_once_and_shows_the_task_as_live() -> None
         assert questions.runs == []
         view = await b.runtime.get(task_id, owner=None)
         assert view.task.status in ("working", "input_required")
-        await cluster.until_asked(task_id, "1")
+        await cluster.until_asked(task_id, "?")
         assert questions.runs == [(b, 2)]
-        await b.runtime.answer(task_id, {"1": {"action": "accept", "content": {}}}, owner=None)
+        await cluster.answer(b, task_id, "?", {})
         assert (await b.runtime.result(task_id, owner=None)).status == "completed"
 
 
@@ -281,15 +281,15 @@ async def test_work_is_left_to_a_process_that_knows_how_to_run_it() -> None:
         assert (await cluster.until_ended(task_id)).status == "completed"
 
 
-async def test_the_nth_question_of_a_rerun_gets_the_nth_answer_and_an_open_one_stays_open() -> None:
+async def test_a_question_that_a_rerun_asks_again_gets_its_answer_and_an_open_one_stays_open() -> None:
     """The client is asked each question once, whatever happens to the process."""
     async with open_cluster() as (cluster, (a, b)):
         questions = Questions("first?", "second?", "third?")
         questions.offer(a, b)
         task_id = await questions.start(a)
-        await cluster.until_asked(task_id, "1")
-        await b.runtime.answer(task_id, {"1": {"action": "accept", "content": {"n": 1}}}, owner=None)
-        await cluster.until_asked(task_id, "2")
+        await cluster.until_asked(task_id, "first?")
+        await cluster.answer(b, task_id, "first?", {"n": 1})
+        await cluster.until_asked(task_id, "second?")
         asked_before = await cluster.questions(task_id)
 
         await cluster.cut(a)
@@ -299,12 +299,79 @@ async def test_the_nth_question_of_a_rerun_gets_the_nth_answer_and_an_open_one_s
         assert await cluster.questions(task_id) == asked_before, "the same question, under the same key"
         assert cluster.store.record(task_id).status == "input_required"
 
-        await b.runtime.answer(task_id, {"2": {"action": "accept", "content": {"n": 2}}}, owner=None)
-        await cluster.until_asked(task_id, "3")
-        await b.runtime.answer(task_id, {"3": {"action": "accept", "content": {"n": 3}}}, owner=None)
+        await cluster.answer(b, task_id, "second?", {"n": 2})
+        await cluster.until_asked(task_id, "third?")
+        await cluster.answer(b, task_id, "third?", {"n": 3})
         record = await cluster.until_ended(task_id)
         assert record.outcome is not None
         assert record.outcome.result == {"heard": [{"n": 1}, {"n": 2}, {"n": 3}], "n": 7}
+
+
+async def test_answers_are_those_to_the_same_questions_in_whatever_order_a_rerun_asks() -> None:
+    """An answer to one question is never taken for one to another: several are asked at once, in no certain order."""
+    async with open_cluster() as (cluster, (a, b)):
+        heard: list[dict[str, Any]] = []
+
+        def of(process: Process, *messages: str) -> Work:
+            async def work(execution: Execution[Any]) -> Outcome:
+                context = process.context(execution)
+                mine: dict[str, Any] = {}
+                heard.append(mine)
+
+                async def ask(message: str) -> None:
+                    mine[message] = (await context.elicit(message, FORM)).content
+
+                async with anyio.create_task_group() as group:
+                    for number, message in enumerate(messages, 1):
+                        group.start_soon(ask, message)
+                        while len(await cluster.asks(context.task_id)) + len(mine) < number:
+                            await anyio.lowlevel.checkpoint()
+                return Outcome.completed(mine)
+
+            return work
+
+        b.runtime.rerun_with("tool", of(b, "Keep the files?", "Send it to Bob?", "Send it to Ann?"))
+        first = of(a, "Send it to Ann?", "Send it to Bob?")
+        task_id = (await a.runtime.start(first, RERUNNABLE, outcome_of=lambda outcome: outcome)).task_id
+        await cluster.until_asked(task_id, "Send it to Ann?", "Send it to Bob?")
+        await cluster.answer(b, task_id, "Send it to Ann?", {"sure": True})
+        await cluster.until_asked(task_id, "Send it to Bob?")
+        await cluster.cut(a)
+        await cluster.pass_time_until_taken(task_id, b)
+        await cluster.settle()
+        assert heard[1] == {"Send it to Ann?": {"sure": True}}
+        assert set(await cluster.asks(task_id)) == {"Send it to Bob?", "Keep the files?"}
+        await cluster.answer(b, task_id, "Send it to Bob?", {"sure": False})
+        await cluster.answer(b, task_id, "Keep the files?", {"keep": 3})
+        record = await cluster.until_ended(task_id)
+        assert record.outcome is not None
+        assert record.outcome.result == {
+            "Send it to Ann?": {"sure": True},
+            "Send it to Bob?": {"sure": False},
+            "Keep the files?": {"keep": 3},
+        }
+
+
+async def test_the_same_question_asked_twice_has_an_answer_for_each_time() -> None:
+    async with open_cluster() as (cluster, (a, b)):
+        questions = Questions("again?", "again?", "again?")
+        questions.offer(a, b)
+        task_id = await questions.start(a)
+        keys: list[str] = []
+        for number in range(2):
+            while keys == list((await cluster.asks(task_id)).values()):
+                await anyio.lowlevel.checkpoint()
+            await cluster.until_asked(task_id, "again?")
+            keys = list((await cluster.asks(task_id)).values())
+            await cluster.answer(b, task_id, "again?", {"n": number})
+        await cluster.settle()
+        await cluster.cut(a)
+        await cluster.pass_time(LEASE_SECONDS)
+        assert questions.heard[1] == [{"n": 0}, {"n": 1}]
+        await cluster.answer(b, task_id, "again?", {"n": 2})
+        record = await cluster.until_ended(task_id)
+        assert record.outcome is not None
+        assert record.outcome.result == {"heard": [{"n": 0}, {"n": 1}, {"n": 2}], "n": 7}
 
 
 async def test_an_error_answer_is_replayed_as_the_same_error() -> None:
@@ -324,8 +391,10 @@ async def test_an_error_answer_is_replayed_as_the_same_error() -> None:
 
         b.runtime.rerun_with("tool", of(b))
         task_id = (await a.runtime.start(of(a), RERUNNABLE, outcome_of=lambda outcome: outcome)).task_id
-        await cluster.until_asked(task_id, "1")
-        await cluster.store.message_queue.answer(task_id, "1", Answer.error(-32042, "no"))
+        await cluster.until_asked(task_id, "?")
+        await cluster.store.message_queue.answer(
+            task_id, (await cluster.asks(task_id))["?"], Answer.error(-32042, "no")
+        )
         await cluster.settle()
         await cluster.cut(a)
         await cluster.pass_time(LEASE_SECONDS)
@@ -355,18 +424,20 @@ async def test_a_question_that_was_withdrawn_is_asked_anew_under_a_new_key() -> 
         b.runtime.rerun_with("tool", impatient(b, asked))
         new = RERUNNABLE
         task_id = (await a.runtime.start(impatient(a, asked), new, outcome_of=lambda outcome: outcome)).task_id
-        await cluster.until_asked(task_id, "1")
+        await cluster.until_asked(task_id, "first?")
+        withdrawn = (await cluster.asks(task_id))["first?"]
         await cluster.pass_time(1)
-        await cluster.until_asked(task_id, "2")
+        await cluster.until_asked(task_id, "second?")
+        key_of_second = (await cluster.asks(task_id))["second?"]
         await cluster.cut(a)
         await cluster.pass_time_until_taken(task_id, b)
-        (key_of_first, key_of_second) = sorted(question.key or "" for question in await cluster.questions(task_id))
-        assert key_of_first not in ("1", "2")
-        assert key_of_second == "2"
-        await b.runtime.answer(task_id, {key_of_first: {"action": "accept", "content": {"late": 1}}}, owner=None)
+        asks = await cluster.asks(task_id)
+        assert asks["first?"] != withdrawn
+        assert asks["second?"] == key_of_second
+        await cluster.answer(b, task_id, "first?", {"late": 1})
         await cluster.settle()
         assert asked == ["first", "first", "first answered {'late': 1}"]
-        await b.runtime.answer(task_id, {"2": {"action": "accept", "content": {"x": 2}}}, owner=None)
+        await cluster.answer(b, task_id, "second?", {"x": 2})
         record = await cluster.until_ended(task_id)
         assert record.outcome is not None
         assert record.outcome.result == {"second": {"x": 2}}
@@ -378,9 +449,9 @@ async def test_a_third_run_gets_the_answer_to_what_the_second_had_to_ask_anew() 
         asked: list[str] = []
         b.runtime.rerun_with("tool", impatient(b, asked))
         task_id = (await a.runtime.start(impatient(a, asked), RERUNNABLE, outcome_of=lambda outcome: outcome)).task_id
-        await cluster.until_asked(task_id, "1")
+        await cluster.until_asked(task_id, "first?")
         await cluster.pass_time(1)
-        await cluster.until_asked(task_id, "2")
+        await cluster.until_asked(task_id, "second?")
         await cluster.cut(a)
         await cluster.pass_time_until_taken(task_id, b)
         open_before = await cluster.questions(task_id)
@@ -404,19 +475,19 @@ async def test_a_graceful_shutdown_releases_rerunnable_work_at_once_and_leaves_i
         questions.offer(a, b)
         async with a.runtime:
             task_id = await questions.start(a)
-            await cluster.until_asked(task_id, "1")
-            await b.runtime.answer(task_id, {"1": {"action": "accept", "content": {"n": 1}}}, owner=None)
-            await cluster.until_asked(task_id, "2")
+            await cluster.until_asked(task_id, "first?")
+            await cluster.answer(b, task_id, "first?", {"n": 1})
+            await cluster.until_asked(task_id, "second?")
             revision = cluster.store.record(task_id).revision
         record = cluster.store.record(task_id)
         assert (record.status, record.revision) == ("input_required", revision), "nobody saw it go"
-        assert [question.key for question in await cluster.questions(task_id)] == ["2"]
+        assert list(await cluster.asks(task_id)) == ["second?"]
         assert questions.stopped == [a]
         await b.runtime.get(task_id, owner=None)  # the next poll of any client is enough
         await cluster.settle()
         assert questions.runs == [(a, 1), (b, 2)]
-        assert [question.key for question in await cluster.questions(task_id)] == ["2"]
-        await b.runtime.answer(task_id, {"2": {"action": "accept", "content": {"n": 2}}}, owner=None)
+        assert list(await cluster.asks(task_id)) == ["second?"]
+        await cluster.answer(b, task_id, "second?", {"n": 2})
         record = await cluster.until_ended(task_id)
         assert record.outcome is not None
         assert record.outcome.result == {"heard": [{"n": 1}, {"n": 2}], "n": 7}
@@ -580,9 +651,9 @@ async def test_the_loser_of_a_lease_stops_its_work_and_leaves_the_task_to_the_wi
         questions = Questions("first?", "second?")
         questions.offer(a, b)
         task_id = await questions.start(a)
-        await cluster.until_asked(task_id, "1")
-        await b.runtime.answer(task_id, {"1": {"action": "accept", "content": {"n": 1}}}, owner=None)
-        await cluster.until_asked(task_id, "2")
+        await cluster.until_asked(task_id, "first?")
+        await cluster.answer(b, task_id, "first?", {"n": 1})
+        await cluster.until_asked(task_id, "second?")
         await cluster.cut(a)
         await cluster.pass_time(LEASE_SECONDS)
         assert questions.runs == [(a, 1), (b, 2)]
@@ -592,8 +663,8 @@ async def test_the_loser_of_a_lease_stops_its_work_and_leaves_the_task_to_the_wi
         assert (a.running, b.running) == (set(), {task_id})
         record = cluster.store.record(task_id)
         assert record.status == "input_required", record.outcome
-        assert [question.key for question in await cluster.questions(task_id)] == ["2"]
-        await b.runtime.answer(task_id, {"2": {"action": "accept", "content": {"n": 2}}}, owner=None)
+        assert list(await cluster.asks(task_id)) == ["second?"]
+        await cluster.answer(b, task_id, "second?", {"n": 2})
         record = await cluster.until_ended(task_id)
         assert record.outcome is not None
         assert record.outcome.result == {"heard": [{"n": 1}, {"n": 2}], "n": 7}
@@ -688,7 +759,7 @@ async def test_a_rerun_is_cancelled_like_any_other_work() -> None:
         questions.offer(b)
         task_id = await lost_task(cluster, RERUNNABLE)
         await cluster.pass_time(LEASE_SECONDS)
-        await cluster.until_asked(task_id, "1")
+        await cluster.until_asked(task_id, "?")
         record = await a.runtime.cancel(task_id, owner=None)
         assert record.status == "cancelled"
         await cluster.settle()
@@ -703,7 +774,7 @@ async def test_a_rerun_is_stopped_at_the_deadline_of_its_task() -> None:
         questions.offer(b)
         task_id = await lost_task(cluster, RERUNNABLE, ttl_ms=60_000)
         await cluster.pass_time(LEASE_SECONDS)
-        await cluster.until_asked(task_id, "1")
+        await cluster.until_asked(task_id, "?")
         await cluster.pass_time(60 - LEASE_SECONDS - 0.5)
         record = await cluster.until_ended(task_id)
         assert record.outcome is not None
@@ -739,7 +810,7 @@ async def test_a_rerun_is_renewed_too_and_lost_in_its_turn() -> None:
         await cluster.cut(b)
         await cluster.pass_time(LEASE_SECONDS + TURN_SECONDS)
         assert questions.runs == [(b, 2), (c, 3)]
-        assert [question.key for question in await cluster.questions(task_id)] == ["1"]
+        assert list(await cluster.asks(task_id)) == ["?"]
 
 
 # --- detached work -------------------------------------------------------------------------------------------------

@@ -41,6 +41,8 @@ THEIRS = "{theirs}"
 """Stands for the id of somebody else's task."""
 ENDED = "{ended}"
 """Stands for the id of a task of the stranger's own that has ended."""
+KEY = "{key}"
+"""Stands for the key of the question that his own task asks."""
 BAD_REQUESTS = {-32602, -32600, -32601, -32700, -32020, -32021, -32022}
 INTERNALS = ("Traceback", "Exception", "pydantic", "validation error", ".py")
 """What comes up in texts that are not for clients."""
@@ -63,8 +65,8 @@ texts = st.text(st.characters(codec=None), max_size=12) | st.sampled_from(
         THEIRS,
         ENDED,
         "",
+        KEY,
         "1",
-        "2",
         "\0",
         "\ud800",
         "x" * 50_000,
@@ -122,6 +124,7 @@ class Stranger:
         self.theirs = ""
         self.mine = ""
         self.ended = ""
+        self.key = ""
 
     @classmethod
     @asynccontextmanager
@@ -150,7 +153,7 @@ class Stranger:
     async def asking(self) -> str:
         """Start a task of his own, and wait until it asks."""
         task_id = await self.bob.start("ask")
-        await self.bob.asked(task_id)
+        (self.key,) = await self.bob.asked(task_id)
         return task_id
 
     def still_asks(self) -> None:
@@ -204,8 +207,8 @@ class Stranger:
         return messages
 
     def _encode(self, text: str) -> bytes:
-        for marker, task_id in ((MINE, self.mine), (THEIRS, self.theirs), (ENDED, self.ended)):
-            text = text.replace(marker, task_id)
+        for marker, meant in ((MINE, self.mine), (THEIRS, self.theirs), (ENDED, self.ended), (KEY, self.key)):
+            text = text.replace(marker, meant)
         for marker, depth in DEEP.items():
             text = text.replace(f'"{marker}": ', '"deep": ').replace(f'"{marker}"', "[" * depth + "]" * depth)
         return text.encode()
@@ -272,10 +275,10 @@ def stranger(request: pytest.FixtureRequest) -> Generator[Stranger, None, None]:
 @fuzzing
 @given(params=params_of_any_shape)
 @example(params={})
-@example(params={"taskId": THEIRS, "inputResponses": {"1": {"action": "accept", "content": {"ok": True}}}})
+@example(params={"taskId": THEIRS, "inputResponses": {KEY: {"action": "accept", "content": {"ok": True}}}})
 @example(params={"taskId": MINE, "inputResponses": "{deep 900}"})
-@example(params={"taskId": MINE, "inputResponses": {"1": "{deep 900}"}})
-@example(params={"taskId": MINE, "inputResponses": {"1": {"action": "accept", "content": {"ok": "\ud800"}}}})
+@example(params={"taskId": MINE, "inputResponses": {KEY: "{deep 900}"}})
+@example(params={"taskId": MINE, "inputResponses": {KEY: {"action": "accept", "content": {"ok": "\ud800"}}}})
 @example(params={"taskId": MINE, "inputResponses": {"\ud800": {"action": "cancel"}}})
 @example(params={"taskId": "\ud800"})
 @example(params={"taskId": "\0"})
@@ -332,14 +335,15 @@ def test_a_name_header_of_any_shape_is_the_tasks_or_refused(stranger: Stranger, 
 
 
 @fuzzing
-@given(responses=st.dictionaries(st.sampled_from(["1", "2", "x", ""]), values | answers, max_size=3))
+@given(responses=st.dictionaries(st.sampled_from([KEY, "1", "x", ""]), values | answers, max_size=3))
 def test_an_answer_of_any_shape_is_taken_or_refused_and_a_refused_one_leaves_its_question_open(
     stranger: Stranger, responses: Wire
 ) -> None:
     task_id = stranger.portal.call(stranger.bob.start, "ask")
     asked = stranger.portal.call(stranger.bob.asked, task_id)
     reply = stranger.request("tasks/update", {"taskId": task_id, "inputResponses": responses})
-    if "error" in reply or "1" not in responses:
+    assert list(asked) == [stranger.key]
+    if "error" in reply or KEY not in responses:
         assert stranger.portal.call(stranger.bob.get, task_id)["inputRequests"] == asked
         stranger.portal.call(stranger.bob.cancel, task_id)
     else:
@@ -350,7 +354,7 @@ def test_an_answer_of_any_shape_is_taken_or_refused_and_a_refused_one_leaves_its
 
 
 ids = st.sampled_from([MINE, MINE, ENDED, THEIRS, "0123456789abcdefghijkl", "", "ä☃"])
-answered = {"1": st.just(accept(ok=True)) | answers}
+answered = {KEY: st.just(accept(ok=True)) | answers}
 
 
 def as_sent(method: str, schema: Schema, request: str, **parts: st.SearchStrategy[Any]) -> st.SearchStrategy[Wire]:

@@ -602,12 +602,13 @@ async def test_cancelling_releases_a_question() -> None:
         task = await start(client_tasks, client, "asking")
         while (await task.get()).status != "input_required":  # noqa: ASYNC110
             await anyio.sleep(0.001)
+        (key,) = (await task.get()).input_requests
         await task.cancel()
         await released.wait()
         snapshot = await task.get()
         assert snapshot.status == "cancelled"
         assert snapshot.input_requests == {}
-        await task.update({"1": {"action": "accept", "content": {"ok": True}}})
+        await task.update({key: {"action": "accept", "content": {"ok": True}}})
         assert (await task.get()) == snapshot
     assert await tasks.runtime.queue.outstanding(task.task_id) == ()
 

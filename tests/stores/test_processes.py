@@ -61,10 +61,10 @@ async def open_world(program: subprocess.Popen[str], place: Place, *, lease_ms: 
                 yield World(store, server, await office.hire(), await office.hire())
 
 
-async def race(do: Any, world: World, command: str, task_ids: list[str]) -> dict[str, str]:
+async def race(do: Any, world: World, command: str, task_ids: list[str], **more: str) -> dict[str, str]:
     """Have all three processes do the same to the same tasks at once; return who was let, for each task."""
-    first = await world.first.send(command, task_ids=task_ids, name="first")
-    second = await world.second.send(command, task_ids=task_ids, name="second")
+    first = await world.first.send(command, task_ids=task_ids, name="first", **more)
+    second = await world.second.send(command, task_ids=task_ids, name="second", **more)
     won = {"server": await all_at_once(partial(do, "server"), task_ids)}
     won |= {"first": await first.wait(), "second": await second.wait()}
     winners = {
@@ -139,9 +139,8 @@ async def test_of_processes_that_race_to_end_a_task_exactly_one_wins(processes: 
 async def test_of_processes_that_race_to_answer_a_question_exactly_one_wins(processes: Processes) -> None:
     async with processes as world:
         task_ids = [await world.first.do("start", questions=1) for _ in range(RACES)]
-        for task_id in task_ids:
-            await world.until_asked(task_id)
-        winners = await race(partial(answer, world.store), world, "answer", task_ids)
+        (key,) = {key for task_id in task_ids for key in await world.until_asked(task_id)}  # all ask the same
+        winners = await race(partial(answer, world.store, key), world, "answer", task_ids, key=key)
         for task_id, winner in winners.items():
             assert (await world.server.result(task_id, owner=None)).result == {"heard": [{"by": winner}]}
 

@@ -187,9 +187,9 @@ class Worker:
         """End tasks, all at once; reply which of them it was that ended here."""
         return await all_at_once(partial(finish, self._runtime, name), task_ids)
 
-    async def answer(self, task_ids: list[str], name: str) -> list[bool]:
-        """Answer the first question of tasks, all at once; reply which answers were taken."""
-        return await all_at_once(partial(answer, self._store, name), task_ids)
+    async def answer(self, task_ids: list[str], name: str, key: str) -> list[bool]:
+        """Answer a question of tasks, all at once; reply which answers were taken."""
+        return await all_at_once(partial(answer, self._store, key, name), task_ids)
 
     async def churn(self, seed: str, owner: str, most: int) -> None:
         """Start work of all kinds, one after the other, and tell of each task."""
@@ -234,10 +234,10 @@ async def finish(runtime: TaskRuntime, name: str, task_id: str) -> bool:
     return True
 
 
-async def answer(store: Store, name: str, task_id: str) -> bool:
-    """Answer the first question of a task; return whether the answer was taken."""
+async def answer(store: Store, key: str, name: str, task_id: str) -> bool:
+    """Answer a question of a task; return whether the answer was taken."""
     result: JSONObject = {"action": "accept", "content": {"by": name}}
-    return await store.message_queue.answer(task_id, "1", Answer.result(result))
+    return await store.message_queue.answer(task_id, key, Answer.result(result))
 
 
 async def work_for(hiring: Hiring) -> None:

@@ -234,9 +234,8 @@ class Tasks(BaseTasks, Extension):
             promote_after: As for `task`.
             model_immediate_response: As for `task`.
             rerunnable: Whether the work may run again, with the same arguments, when the process that ran
-                it is lost; any process of the same server that shares the store does it. Its n-th
-                question then gets the answer that the n-th question got before, so it must ask in the same
-                order each time. If not, the task fails.
+                it is lost; any process of the same server that shares the store does it. What it asks in
+                the same words as before then gets the answer it got before. If not, the task fails.
 
         Raises:
             RuntimeError: These Tasks are not installed in an `MCPServer`.

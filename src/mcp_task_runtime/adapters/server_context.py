@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from hashlib import blake2b
 from typing import Any, Literal, TypeAlias, TypeVar, overload
 
 import anyio
@@ -85,8 +87,8 @@ class ServerTaskContext:
             handler: Who delivers questions; without one nothing can be asked.
             progress_token: The token the client gave for progress, if it did (wire rule B11).
             execution: The run of work this context belongs to, if a runtime runs it.
-            attempt: More than 1 when the work runs again: its n-th question then has the answer that the
-                n-th question of the first run got, if it got one (law L12).
+            attempt: More than 1 when the work runs again: a question that is asked as it was before then has
+                the answer that it got, if it got one (law L12).
         """
         self._ctx = TaskContext(task=task, store=store)
         self._store = store
@@ -96,7 +98,7 @@ class ServerTaskContext:
         self._progress_token = progress_token
         self._execution = execution
         self._attempt = attempt
-        self._questions_asked = 0
+        self._times_asked: Counter[str] = Counter()
         if execution is not None:
             execution.on_cancel(self.request_cancellation)
 
@@ -442,17 +444,15 @@ class ServerTaskContext:
             await self._execution.take_turn()
 
     async def _ask(self, method: str, params: JSONObject) -> JSONObject:
+        message = QueuedMessage.request("", method, params)
+        content = f"{method}\0{message.params_json}".encode("utf-8", "surrogatepass")
+        digest = blake2b(content, digest_size=12).hexdigest()
         while True:
-            # The n-th question of a task has the n-th key: unique for its life (wire rule C7).
-            self._questions_asked += 1
-            question = QueuedMessage.request(str(self._questions_asked), method, params)
-            answer = await self._put(question)
-            again = 1
-            while answer is not None and answer.type == "withdrawn":
-                # An earlier run gave this question up. Its key is used, and the later keys are taken.
-                again += 1
-                answer = await self._put(replace(question, key=f"{question.key}.{again}"))
-            if answer is not None:
+            # Made of what is asked, so that a rerun finds the answer to this question, and no other one's, whatever
+            # it asks before or beside it; and of how often, for no key is used twice (wire rule C7).
+            self._times_asked[digest] += 1
+            answer = await self._put(replace(message, key=f"{digest}.{self._times_asked[digest]}"))
+            if answer is not None and answer.type != "withdrawn":  # an earlier run may have given it up
                 return answer.unwrap()
 
     async def _put(self, question: QueuedMessage) -> Answer | None:
