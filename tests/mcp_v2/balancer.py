@@ -1,9 +1,13 @@
-"""A balancer for tests: one address, behind which each request goes to the next server in turn."""
+"""A balancer for tests: one address, behind which each request goes to the next server in turn.
+
+Each method has turns of its own, so that two requests of one method go to two servers, whatever comes between.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Generator
+from collections import defaultdict
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from itertools import cycle
 from typing import Any
@@ -29,12 +33,8 @@ class Balancer:
     def __init__(self, servers: list[str]) -> None:
         self.log: list[tuple[str, str]] = []
         self._count = len(servers)
-        self._turns = cycle(servers)
+        self._turns: defaultdict[str, Iterator[str]] = defaultdict(lambda: cycle(servers))
         self._http: httpx.AsyncClient
-
-    def servers_of(self, method: str) -> set[str]:
-        """Return the servers that have taken requests of this method."""
-        return {server for each, server in self.log if each == method}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -67,7 +67,7 @@ class Balancer:
         headers = [(name, value) for name, value in scope["headers"] if name.decode() not in _NOT_PASSED_ON]
         has_started = False
         for _ in range(self._count):
-            server = next(self._turns)
+            server = next(self._turns[method])
             url = f"{server}{scope['path']}"
             try:
                 async with self._http.stream(scope["method"], url, content=body, headers=headers) as response:
