@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,6 +21,7 @@ from anyio.abc import ByteStream, SocketAttribute
 URL_VARIABLE = "MCP_TASK_RUNTIME_REDIS_URL"
 
 _START_SECONDS = 20.0
+_KEEPING = ("--appendonly", "yes", "--appendfsync", "always")
 
 
 class RedisServer:
@@ -68,6 +69,11 @@ class RedisServer:
         if self._process is not None:
             self.kill()
         self.client.close()
+
+    def cluster(self, *command: str | int) -> Any:
+        """Give a command of the node of a cluster."""
+        execute: Any = self.client.execute_command
+        return execute("CLUSTER", *command)
 
     def cut_connections(self) -> None:
         """Cut all connections but this object's own."""
@@ -137,19 +143,61 @@ def running_server() -> Iterator[RedisServer]:
 @contextmanager
 def keeping_server() -> Iterator[RedisServer]:
     """Run a server that keeps everything it has acknowledged, also when it is killed."""
-    with own_server("--appendonly", "yes", "--appendfsync", "always") as server:
+    with own_server(*_KEEPING) as server:
         yield server
+
+
+class Nodes:
+    """A running cluster."""
+
+    def __init__(self, nodes: list[RedisServer]) -> None:
+        self.nodes = nodes
+
+    def count_items(self, prefix: str) -> int:
+        """Return how many keys there are with a prefix, and members of indexes."""
+        return sum(node.count_items(prefix) for node in self.nodes)
+
+    def node_of(self, key: str) -> RedisServer:
+        """Return the node that has a key."""
+        (node,) = (node for node in self.nodes if node.keys(key))
+        return node
+
+    def move_slot_of(self, key: str) -> None:
+        """Move a key, and what is in its slot, to another node."""
+        source = self.node_of(key)
+        target = next(node for node in self.nodes if node is not source)
+        (slot, source_id, target_id) = (
+            source.cluster("KEYSLOT", key),
+            source.cluster("MYID").decode(),
+            target.cluster("MYID").decode(),
+        )
+        target.cluster("SETSLOT", slot, "IMPORTING", source_id)
+        source.cluster("SETSLOT", slot, "MIGRATING", target_id)
+        keys = source.cluster("GETKEYSINSLOT", slot, 1000)
+        execute: Any = source.client.execute_command
+        execute("MIGRATE", target.host, target.port, "", 0, 5000, "KEYS", *keys)
+        for node in (target, source):
+            node.cluster("SETSLOT", slot, "NODE", target_id)
 
 
 @contextmanager
-def running_cluster() -> Iterator[RedisServer]:
-    """Run a cluster of one node, which refuses scripts that touch several slots as any cluster does."""
-    with own_server("--cluster-enabled", "yes", "--cluster-require-full-coverage", "no") as server:
-        command: Any = server.client.execute_command
-        command("CLUSTER", "ADDSLOTS", *range(16_384))
-        while b"cluster_state:ok" not in command("CLUSTER", "INFO"):
-            time.sleep(0.01)
-        yield server
+def running_cluster(size: int = 3) -> Iterator[Nodes]:
+    """Run a cluster of so many nodes, each with its share of the slots."""
+    options = ("--cluster-enabled", "yes", "--cluster-require-full-coverage", "no", *_KEEPING)
+    with ExitStack() as stack:
+        nodes = [stack.enter_context(own_server(*options)) for _ in range(size)]
+        for number, node in enumerate(nodes):
+            node.cluster("ADDSLOTS", *range(16_384 * number // size, 16_384 * (number + 1) // size))
+            node.cluster("MEET", nodes[0].host, nodes[0].port)
+        for node in nodes:
+            while not _knows_all(node, size):
+                time.sleep(0.01)
+        yield Nodes(nodes)
+
+
+def _knows_all(node: RedisServer, size: int) -> bool:
+    info = node.cluster("INFO")
+    return all(line.encode() in info for line in ("cluster_state:ok", f"cluster_size:{size}", "slots_assigned:16384"))
 
 
 @asynccontextmanager

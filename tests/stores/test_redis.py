@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import statistics
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -41,7 +42,7 @@ from mcp_task_runtime.testing.question_checks import QUESTION_CHECKS, TaskBacken
 from mcp_task_runtime.testing.queue_checks import QUEUE_CHECKS
 from mcp_task_runtime.testing.store_checks import STORE_CHECKS
 from tests.stores.profile import PROFILE
-from tests.stores.redis_server import RedisServer, distant, keeping_server, running_cluster, running_server
+from tests.stores.redis_server import Nodes, RedisServer, distant, keeping_server, running_cluster, running_server
 
 CAPABILITIES: tuple[Capability, ...] = ("durable", "listing", "mailbox", "shared")
 
@@ -925,13 +926,20 @@ async def test_an_operation_costs_the_server_the_same_with_many_tasks(
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[RedisServer]:
+def cluster() -> Iterator[Nodes]:
     with running_cluster() as cluster:
         yield cluster
 
 
-class ClusterOpener(Opener):
+class ClusterOpener:
     """Opens at the kit's locations on a cluster."""
+
+    def __init__(self, cluster: Nodes) -> None:
+        self.cluster = cluster
+        self.locations: set[str] = set()
+
+    async def count_items(self, kept: object) -> int:
+        return sum(self.cluster.count_items(location) for location in self.locations)
 
     @asynccontextmanager
     async def store(self, clock: FakeClock, location: str) -> AsyncIterator[TaskStore]:
@@ -946,15 +954,19 @@ class ClusterOpener(Opener):
     @asynccontextmanager
     async def backend(self, clock: FakeClock, location: str) -> AsyncIterator[TaskBackend]:
         self.locations.add(location)
-        client = coredis.RedisCluster(self.server.host, self.server.port)
+        async with self.client() as client, RedisTaskStore(client, clock=clock, prefix=location) as store:
+            yield TaskBackend(store, store.message_queue)
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[coredis.RedisCluster[bytes]]:
+        client = coredis.RedisCluster(self.cluster.nodes[0].host, self.cluster.nodes[0].port)
         errors = client.connection_pool.cluster_layout._error_stream  # coredis leaves it open
-        async with errors[0], errors[1]:
-            async with client, RedisTaskStore(client, clock=clock, prefix=location) as store:
-                yield TaskBackend(store, store.message_queue)
+        async with errors[0], errors[1], client:
+            yield client
 
 
 @pytest.fixture
-def on_cluster(cluster: RedisServer) -> ClusterOpener:
+def on_cluster(cluster: Nodes) -> ClusterOpener:
     return ClusterOpener(cluster)
 
 
@@ -986,3 +998,80 @@ async def test_leases_work_on_a_cluster(on_cluster: ClusterOpener, clock: FakeCl
         with pytest.raises(TaskExistsError):
             await store.create_task(ttl_ms=None, task_id=ids[0], owner="eve")
         assert (await store.list_tasks(owner="eve")).records == ()
+
+
+@asynccontextmanager
+async def store_on(cluster: Nodes, prefix: str, **options: Any) -> AsyncIterator[RedisTaskStore]:
+    """Open a store of the system's clock on a cluster."""
+    opener = ClusterOpener(cluster)
+    async with opener.client() as client, RedisTaskStore(client, prefix=prefix, **options) as store:
+        yield store
+
+
+async def task_at_each(store: RedisTaskStore, cluster: Nodes, prefix: str) -> list[str]:
+    """Return a task for each node, which keeps it."""
+    found: dict[RedisServer, str] = {}
+    while len(found) < len(cluster.nodes):
+        task_id = (await store.create_task(ttl_ms=None)).task_id
+        found[cluster.node_of(f"{prefix}:{{{task_id}}}:task")] = task_id
+    return [found[node] for node in cluster.nodes]
+
+
+async def test_who_waits_on_a_cluster_is_woken_whichever_node_has_the_task(cluster: Nodes, prefix: str) -> None:
+    """L3: the message comes from the task's node, and the subscription is at any one."""
+    async with store_on(cluster, prefix) as store, store_on(cluster, prefix) as other:
+        tasks = await task_at_each(store, cluster, prefix)
+        async with waiting(*(partial(store.wait_for_update, task_id, after=1) for task_id in tasks)) as waiters:
+            await anyio.sleep(0.1)
+            for task_id, waiter in zip(tasks, waiters, strict=True):
+                assert not waiter.done()
+                await other.finish_task(task_id, DONE)
+                with anyio.fail_after(5):
+                    assert (await waiter.wait()).status == "completed"
+
+
+# Where coredis cannot connect to a node, it leaves the streams of the connection open.
+@pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <function MemoryObject:pytest.PytestUnraisableExceptionWarning"
+)
+async def test_a_node_that_is_away_takes_its_own_tasks_along_and_no_others(prefix: str) -> None:
+    """L12, L13: what it had acknowledged is there when it is back, and who waited meanwhile is woken."""
+    with running_cluster() as cluster:
+        async with store_on(cluster, prefix, timeout=1.0) as store, store_on(cluster, prefix, timeout=1.0) as other:
+            tasks = await task_at_each(store, cluster, prefix)
+            async with waiting(*(partial(store.wait_for_update, task_id, after=1) for task_id in tasks)) as waiters:
+                await anyio.sleep(0.1)
+                cluster.nodes[1].kill()
+                with pytest.raises(StoreUnavailableError):
+                    await other.get_task(tasks[1])
+                for number in (0, 2):
+                    await other.finish_task(tasks[number], DONE)
+                    with anyio.fail_after(10):
+                        assert (await waiters[number].wait()).status == "completed"
+                assert not waiters[1].done()
+                cluster.nodes[1].start()
+                with anyio.fail_after(30):
+                    while True:
+                        try:
+                            await other.finish_task(tasks[1], DONE)
+                            break
+                        except StoreUnavailableError:
+                            await anyio.sleep(0.05)
+                    assert (await waiters[1].wait()).status == "completed"
+    gc.collect()
+
+
+async def test_a_task_goes_on_while_its_slot_moves_to_another_node(prefix: str) -> None:
+    """What is asked of the old node meanwhile is sent on, and happens once."""
+    with running_cluster() as cluster:
+        async with store_on(cluster, prefix) as store, store_on(cluster, prefix) as other:
+            task_id = (await task_at_each(store, cluster, prefix))[0]
+            await store.message_queue.enqueue(task_id, QUESTION)
+            async with waiting(partial(store.message_queue.wait_for_answer, task_id, "k")) as (asker,):
+                await anyio.sleep(0.1)
+                cluster.move_slot_of(f"{prefix}:{{{task_id}}}:task")
+                assert (await other.update_task(task_id, status_message="moved")).revision == 2
+                assert await other.message_queue.answer(task_id, "k", YES)
+                with anyio.fail_after(10):
+                    assert await asker.wait() == YES
+            assert (await store.finish_task(task_id, DONE)).revision == 3
