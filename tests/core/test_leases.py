@@ -645,6 +645,28 @@ async def test_work_that_would_end_a_task_that_another_process_has_ended_is_told
         assert (await cluster.until_ended(task_id)).status == "cancelled"
 
 
+async def test_work_is_stopped_by_another_process_also_after_the_store_was_away() -> None:
+    """Law L9: it does not have to wait for the next renewal of its lease."""
+    async with open_cluster() as (_, (a, b)):
+        a.link.fails = {"wait_for_update"}
+        stopped = anyio.Event()
+
+        async def work(execution: Execution[Any]) -> Result:
+            try:
+                await anyio.sleep_forever()
+            finally:
+                stopped.set()
+            return {}
+
+        task_id = (await a.runtime.start(work)).task_id
+        while "wait_for_update" not in a.link.calls:
+            await anyio.lowlevel.checkpoint()
+        await b.runtime.cancel(task_id, owner=None)
+        a.link.fails = set()
+        await stopped.wait()
+        assert "renew_leases" not in a.link.calls
+
+
 async def test_the_loser_of_a_lease_stops_its_work_and_leaves_the_task_to_the_winner() -> None:
     """Laws L2 and L5: it neither fails the task nor withdraws the question that the rerun waits for."""
     async with open_cluster() as (cluster, (a, b)):

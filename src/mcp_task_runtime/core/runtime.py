@@ -466,14 +466,19 @@ class TaskRuntime:
 
     async def _watch_end(self, execution: Execution[Any], record: TaskRecord) -> None:
         """Stop work whose task another process ended (law L9)."""
-        try:
-            while not is_terminal(record.status):
+        delay = _RETRY_SECONDS
+        while not is_terminal(record.status):
+            try:
                 record = await self.store.wait_for_update(record.task_id, after=record.revision)
-        except TaskNotFoundError:
-            pass
-        except StoreError:
-            logger.debug("A task is no longer watched for what other processes do to it", exc_info=True)
-            return
+                delay = _RETRY_SECONDS
+            except TaskNotFoundError:
+                break
+            except StoreUnavailableError:
+                await anyio.sleep(delay)
+                delay = min(2 * delay, _LONGEST_RETRY_SECONDS)
+            except StoreError:
+                logger.debug("A task is no longer watched for what other processes do to it", exc_info=True)
+                return
         self._make_room(record.task_id)
         if not execution.is_ended:
             execution._stop()
