@@ -41,7 +41,7 @@ class Server:
         store: The store.
         runtime: Its runtime.
         seen: Each task as it was when it was last looked at.
-        given: The answers that were acknowledged, by task and key.
+        given: The answers that were acknowledged, by task and question.
     """
 
     store: Store
@@ -73,12 +73,12 @@ class Server:
             return record
         given = self.given.setdefault(task_id, {})
         for question in (await self.runtime.get(task_id, owner=record.owner)).questions:
-            key = question.key
+            key, message = question.key, question.params["message"]
             assert key is not None
-            assert key not in given, f"{task_id} asked again what had been answered"
-            content = {"answer": f"{key} {secrets.token_hex(4)}"}
+            assert message not in given, f"{task_id} asked again what had been answered"
+            content = {"answer": f"{message} {secrets.token_hex(4)}"}
             await self.runtime.answer(task_id, {key: {"action": "accept", "content": content}}, owner=record.owner)
-            given[key] = content
+            given[message] = content
         return record
 
 
@@ -88,7 +88,7 @@ def check_end(record: TaskRecord, work: Mapping[str, Any], given: Mapping[str, A
     assert outcome is not None
     if outcome.status == "completed":
         assert not work.get("forever")
-        heard = [given[str(number + 1)] for number in range(work.get("questions", 0))]
+        heard = [given[f"question {number}?"] for number in range(work.get("questions", 0))]
         assert outcome.result == {"heard": heard}, "the answers are those that were given, each to its question"
     else:
         assert not work.get("rerunnable"), outcome
