@@ -38,12 +38,18 @@ class Suite:
 
 PROJECT = ("--editable", f"{ROOT}[testing,redis,postgres]", "--group", f"{ROOT / 'pyproject.toml'}:test")
 
+# The oldest versions that `pyproject.toml` allows; but anyio is newer for its pytest plugin, and trio for anyio.
+OLDEST = (
+    *("pydantic==2.12", "hypothesis==6.100", "coredis==6.4", "psycopg==3.2.1", "psycopg-pool==3.2"),
+    *("anyio==4.11", "trio==0.31"),
+)
+
 # The two major versions of the SDK cannot stand in one environment.
 SUITES = {
     "mcp2": Suite((*PROJECT, "mcp>=2,<3"), ignore=(TESTS / "mcp_v1",)),
     "mcp1": Suite((*PROJECT, "mcp>=1.23,<2"), path=TESTS / "mcp_v1"),
-    "mcp2-oldest": Suite((*PROJECT, "mcp==2.0.0"), path=TESTS / "mcp_v2", on_demand=True),
-    "mcp1-oldest": Suite((*PROJECT, "mcp==1.23.0"), path=TESTS / "mcp_v1", on_demand=True),
+    "mcp2-oldest": Suite((*PROJECT, *OLDEST, "mcp==2.0.0"), path=TESTS / "mcp_v2", on_demand=True),
+    "mcp1-oldest": Suite((*PROJECT, *OLDEST, "mcp==1.23.0"), path=TESTS / "mcp_v1", on_demand=True),
     "lint": Suite(("--group", f"{ROOT / 'pyproject.toml'}:lint"), path=None),
 }
 

@@ -14,6 +14,7 @@ from zipfile import ZipFile
 import pytest
 
 import mcp_task_runtime
+from tests.run import OLDEST
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "mcp_task_runtime"
@@ -33,6 +34,13 @@ def test_the_runtime_dependencies_are_exactly_three() -> None:
     requirements = metadata.requires("mcp-task-runtime") or []
     names = {re.split(r"[^\w-]", requirement)[0] for requirement in requirements if "extra ==" not in requirement}
     assert names == {"anyio", "pydantic", "typing-extensions"}
+
+
+def test_the_oldest_versions_that_are_allowed_are_those_that_are_tested() -> None:
+    project = (ROOT / "pyproject.toml").read_text()
+    for name, version in (pin.split("==") for pin in OLDEST):
+        if name not in ("anyio", "trio"):
+            assert re.search(rf'"{name}(\[\w+\])?>={re.escape(version)}[,"]', project), name
 
 
 def test_the_wheel_holds_the_whole_package_its_types_and_its_licence(tmp_path: Path) -> None:
