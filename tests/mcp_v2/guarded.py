@@ -48,7 +48,7 @@ class Guarded:
     """A server whose callers are authenticated, and what its work saw."""
 
     def __init__(self) -> None:
-        tasks = self.tasks = Tasks(settings=TaskSettings(shutdown_grace=0.01))
+        tasks = self.tasks = Tasks(settings=TaskSettings(shutdown_grace=0.01, max_polls_per_second=None))
         self.mcp = MCPServer(
             "guarded",
             extensions=[tasks],
