@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -316,3 +317,9 @@ async def test_task_under_the_servers_own_decorator_takes_the_tools_name() -> No
         (tool,) = (await client.result("tools/list"))["tools"]
         assert tool["execution"] == {"taskSupport": "required"}
         assert await client.text(await client.start("renamed", {"x": 1})) == "2"
+
+
+@pytest.mark.parametrize(("name", "hint"), [("mcp_v2", "mcp>=2.*mcp_v1"), ("mcp_v2_client", "mcp>=2")])
+async def test_the_adapter_of_another_sdk_line_says_what_it_needs(name: str, hint: str) -> None:
+    with pytest.raises(ImportError, match=rf"{name} needs mcp 2\.x.*{hint}"):
+        importlib.import_module(f"mcp_task_runtime.adapters.{name}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -866,3 +867,8 @@ async def test_a_raw_client_over_the_same_streams_sees_the_same_tasks() -> None:
         assert (await client.until(await client.start("quick"), "completed"))["result"]["structuredContent"] == {
             "result": "quick"
         }
+
+
+async def test_the_adapter_of_another_sdk_line_says_which_one_this_is_for() -> None:
+    with pytest.raises(ImportError, match=r"needs mcp 1\.23 to 1\.30.*mcp<2.*mcp_v2"):
+        importlib.import_module("mcp_task_runtime.adapters.mcp_v1")

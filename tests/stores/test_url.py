@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import importlib
 import sys
 from collections.abc import Generator
 from pathlib import Path
@@ -104,6 +105,9 @@ def test_a_missing_driver_says_what_to_install_and_shows_no_password(
         if name.partition(".")[0] == driver or name.startswith(f"mcp_task_runtime.stores.{extra}"):
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(builtins, "__import__", without_driver)
-    with pytest.raises(ImportError, match=rf"pip install 'mcp-task-runtime\[{extra}\]'") as caught:
+    says_what_to_install = rf"pip install 'mcp-task-runtime\[{extra}\]'"
+    with pytest.raises(ImportError, match=says_what_to_install) as caught:
         open_store(url)
     assert "secret" not in str(caught.value)
+    with pytest.raises(ImportError, match=says_what_to_install):
+        importlib.import_module(f"mcp_task_runtime.stores.{extra}")

@@ -27,7 +27,13 @@ from typing import Any, Final, Literal
 from weakref import WeakKeyDictionary
 
 import anyio
-import mcp_types as types
+
+try:
+    import mcp_types as types
+except ImportError as error:
+    raise ImportError(
+        "mcp_task_runtime.adapters.mcp_v2_client needs mcp 2.x: pip install 'mcp-task-runtime[mcp]' 'mcp>=2'"
+    ) from error
 from mcp.client import (
     ClaimContext,
     Client,

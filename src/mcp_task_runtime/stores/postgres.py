@@ -29,12 +29,16 @@ from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 import anyio
 import anyio.lowlevel
-import psycopg
+
+try:
+    import psycopg
+    from psycopg_pool import ConnectionPool, PoolTimeout
+except ImportError as error:
+    raise ImportError("A PostgreSQL store needs its driver: pip install 'mcp-task-runtime[postgres]'") from error
 from psycopg import Connection, Cursor, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.errors import DeadlockDetected, ForeignKeyViolation, SerializationFailure
 from psycopg.rows import TupleRow, tuple_row
-from psycopg_pool import ConnectionPool, PoolTimeout
 from typing_extensions import Self
 
 from mcp_task_runtime.core.background import start_background_task

@@ -22,7 +22,11 @@ from types import TracebackType
 from typing import Any, Final
 
 import anyio
-from coredis import Redis, RedisCluster
+
+try:
+    from coredis import Redis, RedisCluster
+except ImportError as error:
+    raise ImportError("A Redis store needs its driver: pip install 'mcp-task-runtime[redis]'") from error
 from typing_extensions import Self
 
 from mcp_task_runtime.core.clock import Clock

@@ -65,17 +65,13 @@ def open_store(url: str, *, clock: Clock | None = None) -> BundledTaskStore:
     if scheme == "sqlite":
         return _open_sqlite(url, clock)
     if scheme in ("redis", "rediss"):
-        try:
-            from mcp_task_runtime.stores.redis import RedisTaskStore
-        except ImportError as error:
-            raise _missing("Redis", "redis") from error
+        from mcp_task_runtime.stores.redis import RedisTaskStore
+
         url, options = _take_option(url, "prefix")
         return RedisTaskStore(url, clock=clock, **options)
     if scheme in ("postgresql", "postgres"):
-        try:
-            from mcp_task_runtime.stores.postgres import PostgresTaskStore
-        except ImportError as error:
-            raise _missing("PostgreSQL", "postgres") from error
+        from mcp_task_runtime.stores.postgres import PostgresTaskStore
+
         url, options = _take_option(url, "schema")
         return PostgresTaskStore(url, clock=clock, **options)
     raise ValueError(
@@ -104,7 +100,3 @@ def _take_option(url: str, name: str) -> tuple[str, dict[str, Any]]:
         else:
             theirs.append(pair)
     return urlunsplit(parts._replace(query="&".join(theirs))), ours
-
-
-def _missing(name: str, extra: str) -> ImportError:
-    return ImportError(f"A {name} store needs its driver: pip install 'mcp-task-runtime[{extra}]'")
