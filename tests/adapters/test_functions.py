@@ -10,9 +10,9 @@ from typing import Annotated, Any, get_type_hints
 
 import anyio
 import pytest
-from pydantic import Field
+from pydantic import Field, create_model
 
-from mcp_task_runtime import ServerTaskContext
+from mcp_task_runtime import ServerTaskContext, TaskContext
 from mcp_task_runtime.adapters.functions import ToolFunction
 from tests.adapters.scripted import PATIENCE, Desk, ScriptedSession
 
@@ -155,3 +155,34 @@ async def test_plain_functions_that_block_do_not_use_up_the_threads_of_others() 
                 assert await anyio.to_thread.run_sync(lambda: "free") == "free"
             finally:
                 release.set()
+
+
+def optional(task: ServerTaskContext | None = None) -> None: ...
+
+
+def annotated(task: Annotated[ServerTaskContext, "mine"]) -> None: ...
+
+
+def pure(context: TaskContext) -> None: ...
+
+
+def bare(topic: str, task) -> None: ...  # type: ignore[no-untyped-def]
+
+
+@pytest.mark.parametrize("function", [optional, annotated, pure, bare])
+async def test_a_context_parameter_that_would_not_be_filled_is_refused(function: Callable[..., Any]) -> None:
+    with pytest.raises(TypeError, match=r"must be annotated as (task|context): ServerTaskContext"):
+        ToolFunction(function)
+
+
+async def test_parameters_of_other_names_need_no_annotation() -> None:
+    def loose(topic, *task, **others) -> str:  # type: ignore[no-untyped-def]
+        return str(topic)
+
+    assert await ToolFunction(loose).call({"topic": "x"}, await make_context()) == "x"
+
+
+async def test_a_tool_that_shows_its_context_to_clients_says_which_decorator_it_lacks() -> None:
+    arguments = create_model("Arguments", __config__={"arbitrary_types_allowed": True}, task=(ServerTaskContext, ...))
+    with pytest.raises(TypeError, match=r"@tasks\.tool\(\), or @tasks\.task\(\) between"):
+        arguments.model_json_schema()

@@ -5,21 +5,25 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, cast, get_type_hints
+from typing import Any, cast, get_args, get_type_hints
 
 import anyio
 import anyio.to_thread
 
 from mcp_task_runtime.adapters.server_context import ServerTaskContext
+from mcp_task_runtime.core.context import TaskContext
 
 __all__ = ["ToolFunction"]
+
+_COLLECTING = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 class ToolFunction:
     """A tool's function, as its author wrote it.
 
     Raises:
-        TypeError: More than one parameter is a `ServerTaskContext`.
+        TypeError: More than one parameter is a `ServerTaskContext`; or one is something made of it, or is
+            called `task` and has no annotation.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -28,6 +32,10 @@ class ToolFunction:
         contexts = [name for name, hint in self._hints.items() if hint is ServerTaskContext and name != "return"]
         if len(contexts) > 1:
             raise TypeError(f"More than one parameter is a ServerTaskContext: {', '.join(contexts)}")
+        for name, parameter in inspect.signature(function).parameters.items():
+            unclear = name == "task" if name not in self._hints else _mentions_context(self._hints[name])
+            if unclear and name not in contexts and parameter.kind not in _COLLECTING:
+                raise TypeError(f"Parameter {name!r} must be annotated as {name}: ServerTaskContext, and nothing else")
         self._parameter = contexts[0] if contexts else None
 
     async def call(self, arguments: Mapping[str, Any], context: ServerTaskContext) -> Any:
@@ -61,6 +69,10 @@ class ToolFunction:
         wrapper.__annotations__ = {name: hint for name, hint in self._hints.items() if name != self._parameter}
         del wrapper.__wrapped__  # or type hints would be read from the function itself
         return cast(Callable[..., Any], wrapper)
+
+
+def _mentions_context(hint: object) -> bool:
+    return hint is ServerTaskContext or hint is TaskContext or any(map(_mentions_context, get_args(hint)))
 
 
 def _is_async(function: Callable[..., Any]) -> bool:

@@ -102,6 +102,17 @@ class ServerTaskContext:
         if execution is not None:
             execution.on_cancel(self.request_cancellation)
 
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: object, handler: object) -> JSONObject:
+        """Refuse to be an argument that clients pass: a tool with such a parameter was made without these tasks.
+
+        Raises:
+            TypeError: Always.
+        """
+        raise TypeError(
+            "A tool with a ServerTaskContext needs @tasks.tool(), or @tasks.task() between @mcp.tool() and the function"
+        )
+
     @property
     def task_id(self) -> str:
         """The task's identifier."""
