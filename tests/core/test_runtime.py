@@ -99,6 +99,18 @@ async def test_a_store_without_a_queue_of_its_own_needs_one() -> None:
     assert TaskRuntime(store, other).queue is other
 
 
+@pytest.mark.parametrize("store", [None, "sqlite:///tasks.db", InMemoryTaskStore, TaskSettings()])
+async def test_what_is_no_store_is_refused_by_name(store: Any) -> None:
+    with pytest.raises(ValueError, match=r"store must be a TaskStore; open_store"):
+        TaskRuntime(store)
+
+
+async def test_what_are_no_settings_is_refused_by_name() -> None:
+    settings: Any = {"max_running": 2}
+    with pytest.raises(ValueError, match="settings must be TaskSettings"):
+        TaskRuntime(InMemoryTaskStore(), settings=settings)
+
+
 async def test_an_ordinary_call_gives_back_what_the_work_returned_and_leaves_no_task() -> None:
     async with open_world() as world:
         assert await world.runtime.run(quick) == {"done": True}

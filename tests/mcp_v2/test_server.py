@@ -819,7 +819,14 @@ async def test_run_outside_a_tool_call_says_what_to_do() -> None:
         await Tasks().run(quick)
 
 
-async def test_a_server_whose_lifespan_was_not_wrapped_says_what_to_do() -> None:
+@pytest.mark.parametrize("server", [MCPServer, Server])
+async def test_a_lifespan_that_was_handed_over_uncalled_says_how_to_write_it(server: Any) -> None:
+    with pytest.raises(TypeError, match=r"lifespan=tasks\.lifespan\(\)"):
+        async with connected(server("test", lifespan=Tasks().lifespan)):
+            pass
+
+
+async def test_a_server_whose_lifespan_was_not_wrapped_says_what_to_do(caplog: pytest.LogCaptureFixture) -> None:
     tasks = Tasks()
     mcp = MCPServer("unwrapped", extensions=[tasks])
     mcp.tool(name="quick")(tasks.task()(quick))
@@ -827,6 +834,7 @@ async def test_a_server_whose_lifespan_was_not_wrapped_says_what_to_do() -> None
         with pytest.raises(MCPError) as caught:
             await client.call_tool("quick")
     assert caught.value.code == -32603
+    assert "have the server enter its lifespan" in caplog.text
 
 
 # Many at once

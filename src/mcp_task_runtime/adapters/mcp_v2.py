@@ -184,7 +184,12 @@ class Tasks(BaseTasks, Extension):
 
         Args:
             lifespan: The server's own lifespan, to wrap.
+
+        Raises:
+            TypeError: It is handed to the server instead of called: `lifespan=tasks.lifespan()`.
         """
+        if isinstance(lifespan, MCPServer | Server):
+            raise TypeError("Use lifespan=tasks.lifespan() instead of lifespan=tasks.lifespan")
 
         @asynccontextmanager
         async def holding(server: Any) -> AsyncIterator[Any]:

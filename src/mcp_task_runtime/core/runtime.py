@@ -53,6 +53,7 @@ _LATEST_MARGIN = timedelta(seconds=1)
 _RETRY_SECONDS = 0.1
 _LONGEST_RETRY_SECONDS = 5.0
 _FINISH_SECONDS = 60.0
+_NOT_OPEN = "The runtime is not open: enter it with `async with`, or have the server enter its lifespan"
 _INTERRUPTED = Outcome.failed("The work was interrupted")
 
 
@@ -116,8 +117,12 @@ class TaskRuntime:
             settings: Limits and defaults.
 
         Raises:
-            ValueError: `queue` is `None` and the store brings none.
+            ValueError: `queue` is `None` and the store brings none; or an argument is no such thing.
         """
+        if isinstance(store, type) or not isinstance(store, TaskStore):
+            raise ValueError("store must be a TaskStore; open_store(url) makes one of a URL")
+        if settings is not None and not isinstance(settings, TaskSettings):
+            raise ValueError("settings must be TaskSettings")
         if queue is None:
             if not isinstance(store, _BringsQueue):
                 raise ValueError("queue is required with a store that has no message_queue of its own")
@@ -251,7 +256,7 @@ class TaskRuntime:
             StoreError: The store could not create the task.
         """
         if not self._accepts:
-            raise RuntimeError("The runtime is not open")
+            raise RuntimeError(_NOT_OPEN)
         execution: Execution[T] = Execution(self, home)
         execution._announced = True
         with anyio.CancelScope(shield=True):
@@ -282,7 +287,7 @@ class TaskRuntime:
         outcome_of: Callable[[T], Outcome],
     ) -> None:
         if not self._accepts:
-            raise RuntimeError("The runtime is not open")
+            raise RuntimeError(_NOT_OPEN)
         self._runner.start(partial(self._execute, execution, work, outcome_of), execution._scope)
         self._calls.add(execution)
 
