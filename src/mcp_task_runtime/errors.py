@@ -71,7 +71,8 @@ class InvalidTransitionError(TaskRuntimeError, ValueError):
     jsonrpc_code = INVALID_PARAMS
 
     def __init__(self, task_id: str, *, current: str, requested: str) -> None:
-        super().__init__(f"A task that is {current!r} cannot become {requested!r}")
+        step = "change any more" if requested == current else f"become {requested!r}"
+        super().__init__(f"A task that is {current!r} cannot {step}")
         self.task_id = task_id
         self.current = current
         self.requested = requested

@@ -190,6 +190,8 @@ def test_errors_stand_under_one_base_with_the_builtin_ones_people_catch() -> Non
     assert isinstance(TaskNotFoundError("t"), LookupError | ValueError)
     assert isinstance(TaskExistsError("t"), ValueError)
     assert isinstance(InvalidTransitionError("t", current="a", requested="b"), ValueError)
+    assert str(InvalidTransitionError("t", current="a", requested="b")) == "A task that is 'a' cannot become 'b'"
+    assert str(InvalidTransitionError("t", current="a", requested="a")) == "A task that is 'a' cannot change any more"
     assert isinstance(InvalidCursorError(), ValueError)
     assert isinstance(StoreUnavailableError("x"), OSError)
     for error in (
