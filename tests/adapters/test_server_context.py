@@ -227,6 +227,15 @@ async def test_a_model_that_is_no_flat_form_is_refused_before_anything_is_asked(
         assert desk.session.requests == []
 
 
+@pytest.mark.parametrize("method", ["elicit", "elicit_as_task"])
+@pytest.mark.parametrize("form", [str, "object", None, Choice(ok=True)])
+async def test_what_is_no_form_is_refused_before_anything_is_asked(method: str, form: Any) -> None:
+    async with open_desk(answers(ACCEPT)) as desk:
+        with pytest.raises(TypeError, match="requested_schema must be a pydantic model class"):
+            await getattr(desk.context, method)("?", form)
+        assert desk.session.requests == []
+
+
 async def test_a_url_is_asked_for_in_url_mode() -> None:
     async with open_desk(answers({"action": "accept"})) as desk:
         answer = await desk.context.elicit_url("Log in", "https://login", "e-1")
@@ -443,6 +452,15 @@ def test_tool_messages_are_refused_exactly_as_the_reference_refuses_them(message
     """The SDK's own validation is the oracle: same verdict, same words."""
     theirs = [mcp_types.SamplingMessage.model_validate(message) for message in messages]
     assert refusal(check_tool_messages, messages) == refusal(validate_tool_use_result_messages, theirs)
+
+
+@pytest.mark.parametrize("method", ["create_message", "create_message_as_task"])
+@pytest.mark.parametrize("messages", ["hi", ["hi"], [None]])
+async def test_what_is_no_message_is_refused_before_anything_is_asked(method: str, messages: Any) -> None:
+    async with open_desk(answers(MESSAGE)) as desk:
+        with pytest.raises(TypeError, match="messages must be JSON objects"):
+            await getattr(desk.context, method)(messages, max_tokens=1)
+        assert desk.session.requests == []
 
 
 @pytest.mark.parametrize("method", ["create_message", "create_message_as_task"])

@@ -58,8 +58,9 @@ class ServerTaskContext:
 
     Every asking method raises, besides what it names:
 
-    - `ProtocolError` if the client answers with an error,
-    - `InvalidTransitionError` if the task has ended,
+    - `ProtocolError` if the client answers with an error, or with what is no answer,
+    - `CapabilityError` if the client's connection carries no questions,
+    - `InvalidTransitionError` if the task has ended, `TaskNotFoundError` if it has expired,
     - `RuntimeError` if the context has no handler.
 
     Cancelled while it waits, it withdraws its question.
@@ -224,7 +225,7 @@ class ServerTaskContext:
 
         Raises:
             CapabilityError: The client did not declare elicitation.
-            TypeError: The model class is no flat form.
+            TypeError: `requested_schema` is neither, or the model class is no flat form.
         """
         self._require_elicitation("form")
         self._require_handler("elicit")
@@ -285,6 +286,7 @@ class ServerTaskContext:
 
         Raises:
             CapabilityError: The client did not declare sampling, or not sampling with tools.
+            TypeError: A message is no JSON object.
             ValueError: Tool uses and tool results in the messages do not match.
         """
         self._require_deliverable()
@@ -327,7 +329,7 @@ class ServerTaskContext:
 
         Raises:
             CapabilityError: The client did not declare tasks for elicitation.
-            TypeError: The model class is no flat form.
+            TypeError: As for `elicit`.
         """
         self._require_deliverable()
         if self._capability("tasks", "requests", "elicitation", "create") is None:
@@ -357,6 +359,7 @@ class ServerTaskContext:
 
         Raises:
             CapabilityError: The client did not declare tasks for sampling, or not sampling with tools.
+            TypeError: A message is no JSON object.
             ValueError: Tool uses and tool results in the messages do not match.
         """
         self._require_deliverable()
@@ -421,6 +424,8 @@ class ServerTaskContext:
         if wants_tools and self._capability("sampling", "tools") is None:
             raise CapabilityError("Client does not support sampling tools capability", code=INVALID_PARAMS)
         conversation = [to_json_value(message) for message in messages]
+        if not all(isinstance(message, Mapping) for message in conversation):
+            raise TypeError("messages must be JSON objects or the SDK's own messages, in a list")
         check_tool_messages(conversation)
         optional = {
             "systemPrompt": system_prompt,
@@ -486,6 +491,8 @@ def _number(value: float) -> str:
 
 
 def _form_params(message: str, form: type[BaseModel] | Mapping[str, Any]) -> JSONObject:
+    if not (issubclass(form, BaseModel) if isinstance(form, type) else isinstance(form, Mapping)):
+        raise TypeError("requested_schema must be a pydantic model class, or the JSON Schema of a form")
     return {"message": message, "requestedSchema": form_schema(form) if isinstance(form, type) else form}
 
 
