@@ -64,7 +64,6 @@ __all__ = [
     "LIST_LAPSED",
     "LIST_OF_NOBODY",
     "LIST_OF_OWNER",
-    "LIVE_STATUSES",
     "LOOK_FOR_ANSWER",
     "LOOK_FOR_MESSAGE",
     "MAKE_MIGRATIONS",
@@ -142,8 +141,6 @@ VERSION: Final = "SELECT max(version) FROM {schema_migrations}"
 
 KEY_BYTES: Final = 1024
 """The longest identifier, owner or key: PostgreSQL indexes no text of more than some 2,700 bytes."""
-
-LIVE_STATUSES: Final[list[TaskStatus]] = [status for status in TRANSITIONS if status not in TERMINAL_STATUSES]
 
 # Every statement takes the time as a parameter, and none sees a task that has expired by it (law L7).
 _ALIVE: Final = "(expires_at IS NULL OR expires_at > %(now)s)"

@@ -15,7 +15,6 @@ __all__ = [
     "PROTOCOL_VERSION",
     "RELATED_TASK_META_KEY",
     "STATUS_NOTIFICATION",
-    "TASK_METHODS",
     "TaskSupport",
     "already_ended",
     "list_not_offered",
@@ -38,7 +37,6 @@ PROTOCOL_VERSION: Final = "2025-11-25"
 RELATED_TASK_META_KEY: Final = "io.modelcontextprotocol/related-task"
 MODEL_IMMEDIATE_RESPONSE_META_KEY: Final = "io.modelcontextprotocol/model-immediate-response"
 STATUS_NOTIFICATION: Final = "notifications/tasks/status"
-TASK_METHODS: Final = frozenset({"tasks/get", "tasks/result", "tasks/list", "tasks/cancel"})
 
 TaskSupport: TypeAlias = Literal["required", "optional", "forbidden"]
 """Whether a tool is called as a task (B2)."""
