@@ -1,7 +1,9 @@
 """Background tasks for MCP servers: durable, cancellable, able to ask their client.
 
-The adapters for the SDK lines are imported by name: `mcp_task_runtime.adapters.mcp_v2` and
-`mcp_task_runtime.adapters.mcp_v2_client`. Importing this package imports no SDK and no driver.
+What belongs to one line of the SDK is imported by name: `mcp_task_runtime.adapters.mcp_v2` for servers on
+`mcp` 2.x, `mcp_task_runtime.adapters.mcp_v1` for servers on `mcp` 1.x, and
+`mcp_task_runtime.adapters.mcp_v2_client` for clients. So is each durable store, unless `open_store` makes it,
+such as `mcp_task_runtime.stores.sqlite`. Importing this package imports no SDK and no driver.
 """
 
 from __future__ import annotations

@@ -252,6 +252,7 @@ class TaskRuntime:
             home: Whose resources the work uses; see `drain`.
 
         Raises:
+            LimitExceededError: The owner has as many tasks as it may have.
             RuntimeError: The runtime is not open.
             StoreError: The store could not create the task.
         """
@@ -341,6 +342,7 @@ class TaskRuntime:
         Raises:
             TaskNotFoundError: No such task, for this owner.
             ProtocolError: An answer is malformed or too large.
+            StoreUnavailableError: The store did not answer in time; some answers may have been taken.
         """
         view = await self.get(task_id, owner=owner)
         accepted: dict[str, Answer] = {}
@@ -359,6 +361,7 @@ class TaskRuntime:
         Raises:
             TaskNotFoundError: No such task, for this owner.
             InvalidTransitionError: The task has already ended (an error only in wire rule B8).
+            StoreError: As for `finish`.
         """
         await self._owned(task_id, owner)
         return await self.finish(task_id, Outcome.cancelled())
@@ -371,6 +374,7 @@ class TaskRuntime:
         Raises:
             TaskNotFoundError: No such task.
             InvalidTransitionError: The task has already ended; nothing changed.
+            StoreUnavailableError: The store did not answer in time; the task may have ended.
         """
         with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
             record = await self.store.finish_task(task_id, outcome)

@@ -17,7 +17,8 @@ class TaskSettings:
     """Limits and defaults of a task runtime.
 
     Attributes:
-        default_ttl_ms: TTL of a task when neither its tool nor its client names one, in milliseconds.
+        default_ttl_ms: TTL of a task when neither its tool nor its client names one, in milliseconds. `None`
+            for the longest that `max_ttl_ms` allows.
         min_ttl_ms: Lowest TTL; a shorter one is raised to it.
         max_ttl_ms: Highest TTL; a longer one, and an unlimited one, is lowered to it. `None` allows
             both, within a hundred years.
