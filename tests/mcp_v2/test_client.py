@@ -191,7 +191,7 @@ async def test_a_failed_task_raises_exactly_the_error_of_the_server(data: Any) -
 async def test_a_task_cancelled_by_somebody_else_raises_that_it_was() -> None:
     scripted = ScriptedServer(task("cancelled", statusMessage="The operator stopped it"))
     async with connected(scripted) as client:
-        with pytest.raises(TaskCancelledError, match="The operator stopped it") as caught:
+        with pytest.raises(TaskCancelledError, match="The task was cancelled: The operator stopped it") as caught:
             await client.call_tool("work")
     assert caught.value.task_id == TASK_ID
     assert scripted.methods == ["tools/call"]

@@ -1016,7 +1016,7 @@ async def test_a_result_that_can_never_be_fetched_raises_why() -> None:
 async def test_a_task_that_was_cancelled_by_somebody_else_raises_that_it_was() -> None:
     scripted = ScriptedLegacyServer(task("cancelled", statusMessage="by the owner"))
     async with connected(scripted) as (tasks, client):
-        with pytest.raises(TaskCancelledError, match="by the owner"):
+        with pytest.raises(TaskCancelledError, match="The task was cancelled: by the owner"):
             await (await start(tasks, client)).wait()
     assert scripted.of("tasks/result") == []
 

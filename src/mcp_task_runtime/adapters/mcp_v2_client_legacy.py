@@ -340,8 +340,7 @@ class _Following:
                 task's own error.
         """
         if final.status == "cancelled":
-            message = final.status_message or "The task was cancelled"
-            raise TaskCancelledError(types.INTERNAL_ERROR, message, task_id=final.task_id)
+            raise TaskCancelledError._of(final)
         try:
             return await self._task.result() if self._result is None else self._result
         except _NoResultError:

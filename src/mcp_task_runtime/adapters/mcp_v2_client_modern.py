@@ -336,8 +336,7 @@ def _parse_task(raw: JSONObject, task_id: str, method: str, *, detailed: bool) -
 def _outcome(final: TaskSnapshot) -> CallToolResult:
     """Return the result of a task that ended, or raise its error."""
     if final.status == "cancelled":
-        message = final.status_message or "The task was cancelled"
-        raise TaskCancelledError(types.INTERNAL_ERROR, message, task_id=final.task_id)
+        raise TaskCancelledError._of(final)
     if final.error is not None:
         raise TaskFailedError(**final.error, task_id=final.task_id)
     result = parse_result(final.result, final.task_id)

@@ -16,6 +16,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult
 from pydantic import BaseModel, ConfigDict, RootModel, ValidationError
 from pydantic.alias_generators import to_camel
+from typing_extensions import Self
 
 from mcp_task_runtime.core.json import JSONObject, load_json
 from mcp_task_runtime.core.types import TaskStatus
@@ -77,6 +78,12 @@ class TaskFailedError(TaskError):
 
 class TaskCancelledError(TaskError):
     """The task ended as `cancelled`, by this client or somebody else."""
+
+    @classmethod
+    def _of(cls, final: TaskSnapshot) -> Self:
+        """Return the error of a cancelled task, with its last status message: maybe it says why."""
+        told = f": {final.status_message}" if final.status_message else ""
+        return cls(types.INTERNAL_ERROR, f"The task was cancelled{told}", task_id=final.task_id)
 
 
 class UnknownTaskError(TaskError):
