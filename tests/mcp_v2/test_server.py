@@ -790,11 +790,15 @@ def test_installing_twice_is_refused() -> None:
         given.install(MCPServer("another"))
 
 
+async def no_tool(ctx: Any, params: CallToolRequestParams) -> CallToolResult:
+    raise AssertionError("nobody calls this")
+
+
 def test_tool_before_install_says_what_to_do() -> None:
     with pytest.raises(RuntimeError, match=r"needs install\(mcp\)"):
         Tasks().tool()
     low = Tasks()
-    low.install(Server("low"))
+    low.install(Server("low", on_call_tool=no_tool))
     with pytest.raises(RuntimeError, match=r"needs install\(mcp\)"):
         low.tool()
 
@@ -812,6 +816,16 @@ def test_two_context_parameters_are_refused() -> None:
     _, tasks = server_with()
     with pytest.raises(TypeError, match=r"More than one parameter is a ServerTaskContext: a, b"):
         tasks.tool()(confused)
+
+
+async def test_a_low_level_server_without_its_tool_handler_is_refused_and_left_alone() -> None:
+    server: Server[Any] = Server("too early")
+    tasks = Tasks()
+    with pytest.raises(RuntimeError, match="tools/call handler already"):
+        tasks.install(server)
+    assert server.extensions == {}
+    server.add_request_handler("tools/call", CallToolRequestParams, no_tool)
+    tasks.install(server)
 
 
 async def test_run_outside_a_tool_call_says_what_to_do() -> None:

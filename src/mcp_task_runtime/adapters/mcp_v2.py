@@ -152,7 +152,7 @@ class Tasks(BaseTasks, Extension):
         the constructor arguments named above do without.
 
         Raises:
-            RuntimeError: This object is installed already, or the server has the extension.
+            RuntimeError: This object is installed already, or the server has the extension or lacks the handler.
         """
         if self._installed:
             raise RuntimeError("These Tasks are installed already; make one Tasks for each server")
@@ -164,13 +164,14 @@ class Tasks(BaseTasks, Extension):
             low_level = server
         if self.identifier in low_level.extensions:
             raise RuntimeError(f"The server has the extension {self.identifier!r} already")
+        entry = low_level.get_request_handler("tools/call")
+        if entry is None:
+            raise RuntimeError("install() needs a server that has its tools/call handler already")
         for binding in self.methods():
             low_level.add_request_handler(binding.method, binding.params_type, binding.handler)
-        entry = low_level.get_request_handler("tools/call")
-        if entry is not None:
-            low_level.add_request_handler(
-                "tools/call", CallToolRequestParams, compose_tool_call_handler([self], entry.handler)
-            )
+        low_level.add_request_handler(
+            "tools/call", CallToolRequestParams, compose_tool_call_handler([self], entry.handler)
+        )
         low_level.extensions[self.identifier] = self.settings()
         low_level.middleware.append(self.middleware)
         low_level.lifespan = self.lifespan(low_level.lifespan)
