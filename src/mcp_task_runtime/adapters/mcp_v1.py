@@ -20,11 +20,11 @@ import anyio
 try:
     from mcp import types
     from mcp.server.fastmcp import FastMCP
-except ImportError as error:
+except ImportError as _error:
     raise ImportError(
         "mcp_task_runtime.adapters.mcp_v1 needs mcp 1.23 to 1.30: pip install 'mcp-task-runtime[mcp]' 'mcp<2'. "
         "A server on mcp 2.x imports mcp_task_runtime.adapters.mcp_v2"
-    ) from error
+    ) from _error
 from mcp.server.auth.middleware.auth_context import auth_context_var
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.fastmcp.exceptions import ToolError

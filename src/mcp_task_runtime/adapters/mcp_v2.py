@@ -13,11 +13,11 @@ from typing import Any, ClassVar, Final, TypeVar, cast
 
 try:
     from mcp.server.context import CallNext, HandlerResult
-except ImportError as error:
+except ImportError as _error:
     raise ImportError(
         "mcp_task_runtime.adapters.mcp_v2 needs mcp 2.x: pip install 'mcp-task-runtime[mcp]' 'mcp>=2'. "
         "A server on mcp 1.x imports mcp_task_runtime.adapters.mcp_v1"
-    ) from error
+    ) from _error
 from mcp.server.extension import Extension, MethodBinding, compose_tool_call_handler
 from mcp.server.lowlevel import Server
 from mcp.server.lowlevel.server import lifespan as sdk_default_lifespan

@@ -30,10 +30,10 @@ import anyio
 
 try:
     import mcp_types as types
-except ImportError as error:
+except ImportError as _error:
     raise ImportError(
         "mcp_task_runtime.adapters.mcp_v2_client needs mcp 2.x: pip install 'mcp-task-runtime[mcp]' 'mcp>=2'"
-    ) from error
+    ) from _error
 from mcp.client import (
     ClaimContext,
     Client,

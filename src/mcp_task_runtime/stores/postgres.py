@@ -33,8 +33,8 @@ import anyio.lowlevel
 try:
     import psycopg
     from psycopg_pool import ConnectionPool, PoolTimeout
-except ImportError as error:
-    raise ImportError("A PostgreSQL store needs its driver: pip install 'mcp-task-runtime[postgres]'") from error
+except ImportError as _error:
+    raise ImportError("A PostgreSQL store needs its driver: pip install 'mcp-task-runtime[postgres]'") from _error
 from psycopg import Connection, Cursor, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.errors import DeadlockDetected, ForeignKeyViolation, SerializationFailure

@@ -25,8 +25,8 @@ import anyio
 
 try:
     from coredis import Redis, RedisCluster
-except ImportError as error:
-    raise ImportError("A Redis store needs its driver: pip install 'mcp-task-runtime[redis]'") from error
+except ImportError as _error:
+    raise ImportError("A Redis store needs its driver: pip install 'mcp-task-runtime[redis]'") from _error
 from typing_extensions import Self
 
 from mcp_task_runtime.core.clock import Clock
