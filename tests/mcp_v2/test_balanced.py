@@ -30,13 +30,12 @@ from tests.mcp_v2.balancer import Balancer, balanced
 from tests.mcp_v2.listeners import Connection, Stream, http_connection
 from tests.mcp_v2.processes import HTTPServerProcess
 from tests.mcp_v2.raw_client import PATIENCE, RawClient, accept
-from tests.mcp_v2.schemas import Wire, needs_schemas
+from tests.mcp_v2.schemas import Wire
 from tests.stores import conftest as stores
 from tests.stores.worker_program import Place
 
 pytestmark = [
     pytest.mark.anyio,
-    needs_schemas,
     # Where the SDK's client leaves a stream before its end, its HTTP library leaves generators to trio to close.
     pytest.mark.filterwarnings("ignore:Async generator '(httpx2|httpcore2|httpx_sse|mcp)[._]:ResourceWarning"),
 ]

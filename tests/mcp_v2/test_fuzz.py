@@ -29,10 +29,7 @@ from tests.mcp_v2.raw_client import DECLARED, PATIENCE, PROTOCOL_VERSION, RawCli
 from tests.mcp_v2.schema_strategies import valid, valid_params, with_a_fault
 from tests.mcp_v2.schemas import Schema, Wire, needs_schemas, validate, validate_response
 
-pytestmark = [
-    needs_schemas,
-    pytest.mark.filterwarnings("ignore:.AuthSettings.validate_token_resource"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:.AuthSettings.validate_token_resource")
 
 METHODS = ["tasks/get", "tasks/update", "tasks/cancel"]
 MINE = "{mine}"
@@ -408,6 +405,7 @@ def draw_message(data: st.DataObject, valid_ones: st.SearchStrategy[Wire], fault
     return message
 
 
+@needs_schemas
 @pytest.mark.parametrize("method", REQUESTS)
 @pytest.mark.parametrize("fault", [False, True], ids=["valid", "with a fault"])
 @fuzzing
@@ -434,6 +432,7 @@ def test_what_the_schema_allows_and_the_same_with_a_fault_brings_a_valid_answer_
         stranger.still_asks()
 
 
+@needs_schemas
 @pytest.mark.parametrize("fault", [False, True], ids=["valid", "with a fault"])
 @fuzzing
 @given(data=st.data())
@@ -510,6 +509,7 @@ OLD_REQUESTS = {
 }
 
 
+@needs_schemas
 @pytest.mark.parametrize("method", OLD_REQUESTS)
 @pytest.mark.parametrize("fault", [False, True], ids=["valid", "with a fault"])
 @fuzzing

@@ -24,7 +24,7 @@ from mcp_task_runtime.adapters.mcp_v2_client import TasksClient
 from tests.mcp_v2.in_process import memory_client
 from tests.mcp_v2.plain_errors import alike
 from tests.mcp_v2.raw_client import DECLARED, PATIENCE, RawClient
-from tests.mcp_v2.schemas import Wire, needs_schemas
+from tests.mcp_v2.schemas import Wire
 
 pytestmark = pytest.mark.anyio
 
@@ -392,7 +392,6 @@ async def as_called(client: RawClient, name: str, arguments: dict[str, Any], *, 
     return {"result": {**result, "_meta": meta}}
 
 
-@needs_schemas
 @pytest.mark.parametrize("function", FUNCTIONS, ids=name_of)
 async def test_tasks_get_gives_back_exactly_what_the_call_would_have(function: Callable[..., Any]) -> None:
     """Structured content, `_meta`, `isError`, JSON-RPC errors with their data, and failures before the work starts."""
@@ -411,7 +410,6 @@ async def test_tasks_get_gives_back_exactly_what_the_call_would_have(function: C
                     assert alike(await as_called(other, name, arguments, as_task=False), expected), arguments
 
 
-@needs_schemas
 async def test_a_call_that_fails_before_its_work_starts_makes_no_task() -> None:
     async with memory_client(task_server(described)) as client:
         for arguments in ({}, {"size": 10}, {"size": "three"}, {"size": 1, "kind": "blue"}, {"size": 1, "point": 7}):

@@ -29,11 +29,10 @@ from tests.mcp_v2.in_process import application_over_http
 from tests.mcp_v2.listeners import Connection, http_connection
 from tests.mcp_v2.processes import HTTPServerProcess
 from tests.mcp_v2.raw_client import PATIENCE, RawClient, accept, http_client
-from tests.mcp_v2.schemas import Wire, needs_schemas
+from tests.mcp_v2.schemas import Wire
 
 pytestmark = [
     pytest.mark.anyio,
-    needs_schemas,
     # Where the SDK's client leaves a stream before its end, its HTTP library leaves generators to trio to close.
     pytest.mark.filterwarnings("ignore:Async generator '(httpx2|httpcore2|httpx_sse|mcp)[._]:ResourceWarning"),
 ]

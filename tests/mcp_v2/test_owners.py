@@ -20,11 +20,10 @@ from mcp_task_runtime.stores.memory import InMemoryTaskMessageQueue
 from tests.mcp_v2.guarded import URL, USERS, Guarded, as_user
 from tests.mcp_v2.listeners import listen_request
 from tests.mcp_v2.raw_client import DECLARED, PATIENCE, accept, http_client
-from tests.mcp_v2.schemas import Wire, needs_schemas
+from tests.mcp_v2.schemas import Wire
 
 pytestmark = [
     pytest.mark.anyio,
-    needs_schemas,
     pytest.mark.filterwarnings("ignore:.AuthSettings.validate_token_resource"),  # not a setting in mcp 2.0
 ]
 

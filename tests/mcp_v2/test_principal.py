@@ -20,9 +20,8 @@ from tests.mcp_v1 import raw_client as old
 from tests.mcp_v2.in_process import served_over_http
 from tests.mcp_v2.listeners import http_connection
 from tests.mcp_v2.raw_client import PATIENCE
-from tests.mcp_v2.schemas import needs_schemas
 
-pytestmark = [pytest.mark.anyio, needs_schemas]
+pytestmark = pytest.mark.anyio
 
 MISSING = "0123456789abcdefghijkl"
 

@@ -34,9 +34,9 @@ from mcp_task_runtime.testing.clock import FakeClock
 from tests.mcp_v2.in_process import memory_client
 from tests.mcp_v2.plain_errors import alike
 from tests.mcp_v2.raw_client import EXTENSION_ID, PATIENCE, RawClient, accept
-from tests.mcp_v2.schemas import Wire, needs_schemas
+from tests.mcp_v2.schemas import Wire
 
-pytestmark = [pytest.mark.anyio, needs_schemas]
+pytestmark = pytest.mark.anyio
 
 SECONDS = 5.0
 """After which calls become tasks, by a clock that stands still unless a test moves it."""

@@ -55,12 +55,11 @@ from tests.mcp_v2.listeners import (
 )
 from tests.mcp_v2.push_server import FORM, make_server
 from tests.mcp_v2.raw_client import DECLARED, EXTENSION_ID, PATIENCE, accept
-from tests.mcp_v2.schemas import Wire, needs_schemas
+from tests.mcp_v2.schemas import Wire
 from tests.mcp_v2.scripted_server import Received, ScriptedServer, completed, working
 
 pytestmark = [
     pytest.mark.anyio,
-    needs_schemas,
     # Where the SDK's client leaves a stream before its end, its HTTP library leaves generators to trio to close.
     pytest.mark.filterwarnings("ignore:Async generator '(httpx2|httpcore2|httpx_sse|mcp)[._]:ResourceWarning"),
 ]

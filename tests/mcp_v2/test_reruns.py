@@ -23,9 +23,9 @@ from mcp_task_runtime.adapters.mcp_v2_client import ClientTask, TasksClient
 from tests.core.leased_store import LEASE_SECONDS, PATIENCE, SETTINGS, Cluster, Process
 from tests.mcp_v2.listeners import Connection, memory_connection
 from tests.mcp_v2.raw_client import accept
-from tests.mcp_v2.schemas import Wire, needs_schemas
+from tests.mcp_v2.schemas import Wire
 
-pytestmark = [pytest.mark.anyio, needs_schemas]
+pytestmark = pytest.mark.anyio
 
 
 class Name(BaseModel):

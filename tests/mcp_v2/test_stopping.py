@@ -21,9 +21,8 @@ from tests.mcp_v2.everything_entry import EXAMPLES
 from tests.mcp_v2.listeners import http_connection
 from tests.mcp_v2.processes import HTTPServerProcess
 from tests.mcp_v2.raw_client import PATIENCE
-from tests.mcp_v2.schemas import needs_schemas
 
-pytestmark = [pytest.mark.anyio, needs_schemas]
+pytestmark = pytest.mark.anyio
 
 one_event_loop = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 PROMPTLY = 10

@@ -19,9 +19,9 @@ import pytest
 
 from tests.mcp_v2.listeners import listen_request
 from tests.mcp_v2.raw_client import DECLARED, PATIENCE, PROTOCOL_VERSION, HTTPExchange, RawClient, Reply
-from tests.mcp_v2.schemas import Wire, needs_schemas, validate_response
+from tests.mcp_v2.schemas import Wire, validate_response
 
-pytestmark = [pytest.mark.anyio, needs_schemas]
+pytestmark = pytest.mark.anyio
 
 METHODS = ["tasks/get", "tasks/update", "tasks/cancel"]
 HEADER_MISMATCH = -32020

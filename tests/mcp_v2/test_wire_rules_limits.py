@@ -19,9 +19,9 @@ from tests.mcp_v2 import limited_server
 from tests.mcp_v2.in_process import memory_client, served_over_http
 from tests.mcp_v2.limited_server import make_server
 from tests.mcp_v2.raw_client import PATIENCE, RawClient, StdioServer, accept, http_client
-from tests.mcp_v2.schemas import Wire, needs_schemas
+from tests.mcp_v2.schemas import Wire
 
-pytestmark = [pytest.mark.anyio, needs_schemas]
+pytestmark = pytest.mark.anyio
 
 LIMIT_EXCEEDED = -32600
 

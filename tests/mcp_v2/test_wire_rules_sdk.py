@@ -49,11 +49,10 @@ from tests.mcp_v2.conftest import ENTRY
 from tests.mcp_v2.guarded import Guarded
 from tests.mcp_v2.in_process import served_over_http
 from tests.mcp_v2.raw_client import EXTENSION_ID, PATIENCE, accept
-from tests.mcp_v2.schemas import Wire, needs_schemas, validate, validate_response
+from tests.mcp_v2.schemas import Wire, validate, validate_response
 
 pytestmark = [
     pytest.mark.anyio,
-    needs_schemas,
     # Where the SDK's client leaves a stream before its end, its HTTP library leaves generators to trio to close.
     pytest.mark.filterwarnings("ignore:Async generator '(httpx2|httpcore2|httpx_sse|mcp)[._]:ResourceWarning"),
 ]
