@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -24,6 +25,7 @@ from mcp_task_runtime.core.questions import answer_questions
 from mcp_task_runtime.testing.cancellation import Trial, check_cancellation
 from tests.adapters.scripted import (
     ACCEPT,
+    DECLINE,
     FORM,
     JSON,
     PATIENCE,
@@ -345,6 +347,33 @@ async def test_an_answer_that_names_another_task_is_not_taken() -> None:
     async with open_desk(answer) as desk:
         assert (await desk.context.elicit("?", FORM)).action == "accept"
         assert len(desk.session.requests) == 2
+
+
+async def test_a_client_that_always_answers_for_another_task_is_asked_no_more(caplog: pytest.LogCaptureFixture) -> None:
+    """L5, L10, L13: its question ends with an error, and it writes nothing into the server's log."""
+    caplog.set_level(logging.INFO)
+    async with open_desk(answers({**ACCEPT, "_meta": {RELATED: {"taskId": "another"}}})) as desk:
+        with pytest.raises(ProtocolError, match="answered for another task"):
+            await desk.context.elicit("?", FORM)
+        assert len(desk.session.requests) == 3
+        assert await desk.state() == ("working", [])
+    assert caplog.records == []
+
+
+async def test_a_stream_that_cannot_carry_requests_leaves_the_questions_to_others() -> None:
+    """L5."""
+    deaf = ScriptedSession(answers(DECLINE))
+    deaf.can_send_request = False
+    async with open_desk(answers(ACCEPT), delivering=False) as desk:
+        got: list[Any] = []
+        async with anyio.create_task_group() as group, desk.handler.delivering(desk.task_id, deaf):
+            group.start_soon(ask_and_note, desk, got)
+            await desk.until_asked()
+            await anyio.wait_all_tasks_blocked()
+            async with desk.handler.delivering(desk.task_id, desk.session):
+                await until(lambda: bool(got))
+        assert got[0].action == "accept"
+        assert deaf.requests == []
 
 
 @pytest.mark.parametrize("named", [True, False])

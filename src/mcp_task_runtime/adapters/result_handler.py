@@ -26,7 +26,7 @@ from mcp_task_runtime.core.settings import TaskSettings
 from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.core.types import Outcome, TaskRecord
-from mcp_task_runtime.errors import INTERNAL_ERROR, ProtocolError, StoreError, TaskNotFoundError
+from mcp_task_runtime.errors import INTERNAL_ERROR, INVALID_PARAMS, ProtocolError, StoreError, TaskNotFoundError
 from mcp_task_runtime.wire.v2025_11_25 import related_task_id, with_related_task
 
 __all__ = ["TaskResultHandler"]
@@ -37,6 +37,8 @@ _SHORTEST_POLL_SECONDS = 0.02
 _LONGEST_POLL_SECONDS = 30.0
 _DEFAULT_POLL_SECONDS = 0.5
 _FAREWELL_SECONDS = 1.0
+_MOST_MIXED_UP = 3
+"""How often a client may answer one question for another task than it was asked for."""
 _RECHECK = timedelta(seconds=5)
 """How often a stream asks whether another one, which has a question in hand, is still alive."""
 
@@ -194,7 +196,9 @@ class TaskResultHandler:
         Returns:
             Whether to look again after a while: another stream has a question in hand and may be dead.
         """
-        if stream.is_broken or (record.status != "input_required" and not stream.in_hand):
+        if stream.is_broken or not stream.session.can_send_request:
+            return False
+        if record.status != "input_required" and not stream.in_hand:
             return False
         questions = {question.key or "": question for question in await self._queue.outstanding(record.task_id)}
         for key, scope in list(stream.in_hand.items()):
@@ -239,11 +243,12 @@ class TaskResultHandler:
         task_id = record.task_id
         params = with_related_task(question.params, task_id) if related else question.params
         try:
-            while True:
+            for _ in range(_MOST_MIXED_UP):
                 result = await self._request(record, question, params, stream)
                 if related_task_id(result) in (None, task_id):
                     return check_answer(question, result, max_bytes=self._settings.max_answer_bytes)
-                logger.warning("A client answered for another task than it was asked for; it is asked again")
+                logger.debug("A client answered for another task than it was asked for; it is asked again")
+            return Answer.error(INVALID_PARAMS, "The client answered for another task")
         except ProtocolError as error:  # from the client, or about what it sent
             return Answer.error(error.code, error.message, error.data)
         except Exception:
