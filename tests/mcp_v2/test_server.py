@@ -450,6 +450,20 @@ async def test_constructor_arguments_do_without_install() -> None:
         assert text_of(await client.call_tool("wired")) == "accept: True"
 
 
+@pytest.mark.parametrize("whole", [True, False])
+async def test_a_server_that_lacks_the_middleware_is_told_once_what_it_does_without(
+    whole: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    tasks = Tasks()
+    middleware = [tasks.middleware] if whole else []
+    mcp = MCPServer("halfway", extensions=[tasks], middleware=middleware, lifespan=tasks.lifespan())
+    mcp.tool(name="quick")(tasks.task()(quick))
+    async with connected(mcp, TasksClient()) as client:
+        for _ in range(2):
+            assert not (await client.call_tool("quick")).is_error
+    assert caplog.text.count("middleware=[tasks.middleware] is missing") == (not whole)
+
+
 @pytest.mark.parametrize("wiring", ["constructor", "install"])
 async def test_work_ends_before_the_lifespan_of_the_user_closes(wiring: str) -> None:
     events: list[str] = []

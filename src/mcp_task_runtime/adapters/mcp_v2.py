@@ -141,6 +141,7 @@ class Tasks(BaseTasks, Extension):
         self._homes: Counter[int] = Counter()
         self._mcp: MCPServer[Any] | None = None
         self._installed = False
+        self._has_middleware: bool | None = None  # until the first tool call tells
 
     # -- wiring
 
@@ -421,6 +422,12 @@ class Tasks(BaseTasks, Extension):
         Argument validation, dependencies and multi-round-trip input stay part of the call (wire rule
         C5), and result conversion and output validation stay the SDK's.
         """
+        if self._has_middleware is None:  # every request would have passed it before it came here
+            self._has_middleware = False
+            logger.warning(
+                "middleware=[tasks.middleware] is missing among the arguments of the server: "
+                "its tasks are not pushed, and clients of protocol 2025-11-25 have none"
+            )
         if not declares_tasks(ctx):
             with _calling(_Call(self, ctx, params, None)):
                 return await call_next(ctx)
@@ -448,6 +455,7 @@ class Tasks(BaseTasks, Extension):
 
         That is push for tasks (wire rule C11), and clients of protocol revision 2025-11-25.
         """
+        self._has_middleware = True
         if is_listen(ctx):
             return await serve_listen(self.runtime, self._host, self._principal(ctx), ctx, call_next)
         return await self._legacy.middleware(ctx, call_next)
