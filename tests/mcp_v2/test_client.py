@@ -501,6 +501,21 @@ async def test_a_callback_that_answers_nonsense_cancels_the_task_and_says_so(non
     assert scripted.methods == ["tools/call", "tasks/cancel"]
 
 
+async def test_an_answer_that_is_not_json_cancels_the_task_and_says_so_and_the_connection_lives_on() -> None:
+    """A terminal gives half a surrogate pair for a byte it does not understand; no transport can send that."""
+    scripted = ScriptedServer(asking(consent=elicit()))
+
+    async def callback(context: Any, params: Any) -> ElicitResult:
+        return ElicitResult(action="accept", content={"name": "\udcff"})
+
+    async with connected(scripted, elicitation_callback=callback) as client:
+        with pytest.raises(MCPError, match="not JSON"):
+            await client.call_tool("work")
+        assert scripted.methods == ["tools/call", "tasks/cancel"]
+        scripted.show(completed())
+        assert text_of(await client.call_tool("work")) == "done"
+
+
 @pytest.mark.parametrize(
     "request_",
     [
@@ -1423,12 +1438,13 @@ async def test_update_sends_answers_as_they_are_given() -> None:
     assert scripted.answers == {"a": {"action": "accept", "content": {"x": None}}, "b": {"action": "decline"}}
 
 
-async def test_update_takes_nothing_that_is_not_json() -> None:
+@pytest.mark.parametrize("answers", [{"a": {"content": object()}}, {"a": {"content": "\ud800"}}, {"\ud800": {}}])
+async def test_update_takes_nothing_that_is_not_json(answers: Any) -> None:
     scripted = ScriptedServer()
     tasks = TasksClient()
     async with connected(scripted, tasks) as client:
-        with pytest.raises(ValueError, match="serialize"):
-            await tasks.resume(client, TASK_ID).update({"a": {"content": object()}})
+        with pytest.raises(ValueError, match=r"serializ|surrogates"):
+            await tasks.resume(client, TASK_ID).update(answers)
     assert scripted.received == []
 
 

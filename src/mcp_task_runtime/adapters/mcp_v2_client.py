@@ -385,10 +385,10 @@ class ClientTask:
                 objects.
 
         Raises:
-            ValueError: An answer has no JSON form.
+            ValueError: An answer or a key has no JSON form.
         """
-        answers = {key: load_json(dump_json(to_json_value(response))) for key, response in responses.items()}
-        await self._remote.update(answers)
+        answers = {key: to_json_value(response) for key, response in responses.items()}
+        await self._remote.update(load_json(dump_json(answers)))
 
     async def cancel(self) -> None:
         """Ask the server to cancel the task.

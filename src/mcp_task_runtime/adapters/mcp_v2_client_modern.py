@@ -33,7 +33,7 @@ from mcp_task_runtime.adapters.mcp_v2_client_support import (
     problems,
     retry_after_seconds,
 )
-from mcp_task_runtime.core.json import JSONObject, JSONValue, dump_json, to_json_value
+from mcp_task_runtime.core.json import JSONObject, JSONValue, dump_json, load_json, to_json_value
 from mcp_task_runtime.core.transitions import is_terminal
 
 __all__ = ["ModernTask"]
@@ -114,7 +114,10 @@ class ModernTask(RemoteTask):
             raise MCPError.from_error_data(answer)
         if not isinstance(answer, answers):
             raise MCPError(types.INTERNAL_ERROR, "Client callback returned an invalid result")
-        value: JSONObject = to_json_value(answer)
+        try:
+            value: JSONObject = load_json(dump_json(to_json_value(answer)))
+        except ValueError:  # such as half a surrogate pair, which would end the whole connection
+            raise MCPError(types.INTERNAL_ERROR, "Client callback returned a result that is not JSON") from None
         return value
 
 
