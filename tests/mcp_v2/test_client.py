@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import pickle
@@ -447,6 +448,22 @@ async def test_a_callback_that_raises_cancels_the_task_and_raises_its_exception(
         with pytest.raises(ZeroDivisionError) as caught:
             await client.call_tool("work")
     assert caught.value is trouble
+    assert scripted.methods == ["tools/call", "tasks/cancel"]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_callback_that_waits_for_something_that_is_cancelled_cancels_the_task_and_says_so() -> None:
+    """On trio, nobody sees the cancellation of another."""
+    scripted = ScriptedServer(asking(consent=elicit()))
+
+    async def callback(context: Any, params: Any) -> ElicitResult:
+        dialog: asyncio.Future[ElicitResult] = asyncio.Future()
+        dialog.cancel()
+        return await dialog
+
+    async with connected(scripted, elicitation_callback=callback) as client:
+        with pytest.raises(MCPError, match="callback was cancelled"):
+            await client.call_tool("work")
     assert scripted.methods == ["tools/call", "tasks/cancel"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Literal
@@ -248,6 +249,11 @@ class _Following:
             except Exception as error:
                 if not prompt.cancel_called:  # else the server no longer wants to know
                     self._refuse(error)
+            except anyio.get_cancelled_exc_class():
+                if anyio.current_effective_deadline() == -math.inf:
+                    raise
+                # Nobody cancelled this: on asyncio, the callback waited for something else that was cancelled.
+                self._refuse(MCPError(types.INTERNAL_ERROR, "Client callback was cancelled"))
             finally:
                 del self._prompts[key]
 
