@@ -1013,6 +1013,17 @@ async def test_a_result_that_can_never_be_fetched_raises_why() -> None:
     assert len(scripted.of("tasks/result")) == MAX_FAILED_REQUESTS
 
 
+@pytest.mark.parametrize("status", ["completed", "failed"])
+async def test_a_result_that_is_never_sent_does_not_hang_a_task_that_has_ended(status: str) -> None:
+    scripted = ScriptedLegacyServer(task(status))
+    scripted.outcomes = [None]
+    async with connected(scripted, TasksClient(request_timeout=0.05)) as (tasks, client):
+        with pytest.raises(TaskError, match="tasks/result timed out") as caught:
+            await (await start(tasks, client)).wait()
+        assert type(caught.value) is TaskError
+    assert len(scripted.of("tasks/result")) == MAX_FAILED_REQUESTS
+
+
 async def test_a_task_that_was_cancelled_by_somebody_else_raises_that_it_was() -> None:
     scripted = ScriptedLegacyServer(task("cancelled", statusMessage="by the owner"))
     async with connected(scripted) as (tasks, client):

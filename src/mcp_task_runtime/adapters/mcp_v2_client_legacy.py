@@ -236,14 +236,17 @@ class LegacyTask(RemoteTask):
             raise TaskError(refused.code, refused.message, refused.data, task_id=self.task_id) from refused
         _parse_task(raw, self.task_id, "tasks/cancel")
 
-    async def result(self) -> CallToolResult:
+    async def result(self, *, has_ended: bool = False) -> CallToolResult:
         """Return the result when there is one (B5); the server sends the task's questions meanwhile (B6).
+
+        Args:
+            has_ended: Whether the result should be there at once, so that the request may take only so long.
 
         Raises:
             TaskError: The task's own error, or that of the request.
         """
         params = types.GetTaskPayloadRequestParams(task_id=self.task_id)
-        raw = await self.request(types.GetTaskPayloadRequest(params=params), limited=False)
+        raw = await self.request(types.GetTaskPayloadRequest(params=params), limited=has_ended)
         if related_task_id(raw) not in (None, self.task_id):
             raise self.invalid("tasks/result: another task than the one asked for")
         if raw.keys() <= {"_meta"}:
@@ -342,7 +345,7 @@ class _Following:
         if final.status == "cancelled":
             raise TaskCancelledError._of(final)
         try:
-            return await self._task.result() if self._result is None else self._result
+            return await self._task.result(has_ended=True) if self._result is None else self._result
         except _NoResultError:
             if final.status != "failed":
                 raise
@@ -355,7 +358,8 @@ class _Following:
             if self._result is not None:
                 return self._result
             doubtful = error.code in _DOUBTFUL_CODES or retry_after_seconds(error) is not None
-            if final.status != "failed" or (doubtful and not is_certain):
+            unanswered = isinstance(error.__cause__, TimeoutError)  # this side's own clock
+            if final.status != "failed" or unanswered or (doubtful and not is_certain):
                 raise
             raise TaskFailedError(error.code, error.message, error.data, task_id=final.task_id) from error
 
