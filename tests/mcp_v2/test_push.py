@@ -785,6 +785,16 @@ async def test_c11_a_client_hears_at_once_that_its_task_has_ended() -> None:
         assert server.received.count("tasks/cancel") == 0
 
 
+async def test_c11_the_read_time_out_of_a_client_does_not_end_what_it_listens_to() -> None:
+    read_timeout = 0.5
+    async with gate(TasksClient(), read_timeout_seconds=read_timeout) as (server, client):
+        async with anyio.create_task_group() as group:
+            group.start_soon(client.call_tool, "wait")
+            await server.is_only_listened_to()
+            await anyio.sleep(2 * read_timeout)
+            server.go.set()  # the next poll would be a minute away
+
+
 async def test_c11_a_client_hears_at_once_that_it_is_asked() -> None:
     async def accept_it(context: Any, params: Any) -> ElicitResult:
         return ElicitResult(action="accept", content={})

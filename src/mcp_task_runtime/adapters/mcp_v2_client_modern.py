@@ -81,7 +81,8 @@ class ModernTask(RemoteTask):
         """Have changes pushed for as long as the server does (C11)."""
         wanted = types.SubscriptionFilter.model_validate({"taskIds": [self.task_id]})
         params = types.SubscriptionsListenRequestParams(notifications=wanted)
-        await self.session.send_request(types.SubscriptionsListenRequest(params=params), RawResult)
+        # It is answered when the server stops: no read time-out of the client may end it before.
+        await self.session.send_request(types.SubscriptionsListenRequest(params=params), RawResult, math.inf)
 
     async def follow(self, looks: Looks, report: Report, beside: Beside) -> CallToolResult:
         """Follow the task to its end, with its questions asked and answered beside the polling."""
