@@ -997,10 +997,21 @@ async def test_the_message_of_an_invalid_response_names_the_place_and_not_the_va
         task("completed", createdAt="2026-07-28T14:00:00.123456789+02:00", result=completed()["result"]),
         task("completed", createdAt="2026-07-28T12:00:00", result=completed()["result"]),
         task("completed", pollIntervalMs=10.0, result=completed()["result"], novelty={"x": 1}),
+        task("completed", pollIntervalMs=0.5, ttlMs=99.9, result=completed()["result"]),
+        task("completed", pollIntervalMs=1e308, ttlMs=1e308, result=completed()["result"]),
         task("completed", error={"code": 1}, inputRequests=7, result=completed()["result"]),
         {"resultType": "complete", **completed(resultType="complete")},
     ],
-    ids=["nulls dropped", "offset", "naive time", "whole float", "superfluous fields", "explicit result types"],
+    ids=[
+        "nulls dropped",
+        "offset",
+        "naive time",
+        "whole float",
+        "fractions",
+        "huge floats",
+        "superfluous fields",
+        "explicit result types",
+    ],
 )
 async def test_a_small_slip_does_not_cost_the_result(tolerable: Wire) -> None:
     async with connected(ScriptedServer(tolerable)) as client:

@@ -685,8 +685,9 @@ async def test_a_broken_task_is_an_invalid_response_and_is_left_alone(broken: Wi
         task("completed", createdAt="2026-07-28T12:00:00", novelty={"x": 1}, resultType="complete"),
         task("completed", pollInterval=0, ttl=2**60),
         task("completed", pollInterval=2**60, _meta={RELATED: {"taskId": TASK_ID}}),
+        task("completed", ttl=1e308, pollInterval=0.5),
     ],
-    ids=["nulls dropped", "offset and whole floats", "naive time", "zero", "huge"],
+    ids=["nulls dropped", "offset and whole floats", "naive time", "zero", "huge", "fractions and huge floats"],
 )
 async def test_a_small_slip_does_not_cost_the_result(tolerable: Wire) -> None:
     async with connected(ScriptedLegacyServer({**tolerable, "status": "working"}, tolerable)) as (tasks, client):

@@ -22,6 +22,7 @@ from mcp_task_runtime.adapters.mcp_v2_client_support import (
     Beside,
     InvalidTaskResponseError,
     Looks,
+    Milliseconds,
     RawResult,
     RemoteTask,
     Report,
@@ -394,8 +395,8 @@ class _Following:
 
 
 class _Fields(TaskFields):
-    ttl_ms: int | None = Field(default=None, alias="ttl")
-    poll_interval_ms: int | None = Field(default=None, alias="pollInterval")
+    ttl_ms: Milliseconds | None = Field(default=None, alias="ttl")
+    poll_interval_ms: Milliseconds | None = Field(default=None, alias="pollInterval")
 
 
 class _Page(BaseModel):

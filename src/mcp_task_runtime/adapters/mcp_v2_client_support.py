@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any, ClassVar, Final, Protocol, TypeAlias
+from typing import Annotated, Any, ClassVar, Final, Protocol, TypeAlias
 
 import anyio
 import mcp_types as types
 from mcp.client import ClientSession
 from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult
-from pydantic import BaseModel, ConfigDict, RootModel, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, RootModel, ValidationError
 from pydantic.alias_generators import to_camel
 from typing_extensions import Self
 
@@ -29,6 +30,7 @@ __all__ = [
     "Beside",
     "InvalidTaskResponseError",
     "Looks",
+    "Milliseconds",
     "RawResult",
     "RemoteTask",
     "Report",
@@ -156,6 +158,14 @@ class RawResult(RootModel[dict[str, Any]]):
     """A result as it came."""
 
 
+def _without_fraction(value: object) -> object:
+    return int(value) if isinstance(value, float) and math.isfinite(value) else value
+
+
+Milliseconds: TypeAlias = Annotated[int, BeforeValidator(_without_fraction)]
+"""Any number that JSON can say: the protocols want whole ones, and a fraction or 1e300 must not cost the task."""
+
+
 class TaskFields(BaseModel):
     """What every form of a task has. Serialisers that drop nulls lose the TTL: it may be missing."""
 
@@ -166,8 +176,8 @@ class TaskFields(BaseModel):
     status_message: str | None = None
     created_at: datetime
     last_updated_at: datetime
-    ttl_ms: int | None = None
-    poll_interval_ms: int | None = None
+    ttl_ms: Milliseconds | None = None
+    poll_interval_ms: Milliseconds | None = None
 
     def snapshot(self, task_id: str, method: str, **details: Any) -> TaskSnapshot:
         """Return what was said, if it was said of this task.
