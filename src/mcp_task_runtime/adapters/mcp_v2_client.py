@@ -289,7 +289,8 @@ class TasksClient(ClientExtension):
     def resume(self, client: Client, task_id: str) -> ClientTask:
         """Return a task by its id alone, such as one that was started before a restart.
 
-        Sends nothing: whether the server has the task shows at the first request.
+        Sends nothing: whether the server has the task shows at the first request. Each call returns an object of
+        its own, and two that wait for one task at once both ask its questions; the first answer counts (C8).
 
         Args:
             client: A connected client that has a `TasksClient` among its extensions.
