@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from mcp_task_runtime import InMemoryTaskStore, open_store
 from mcp_task_runtime.stores.postgres import PostgresTaskStore
@@ -78,6 +79,9 @@ async def test_a_postgresql_and_a_schema_in_it() -> None:
         ("sqlite://tasks.db", "sqlite:///FILE"),
         ("sqlite:///", "sqlite:///FILE"),
         ("sqlite:tasks.db", "sqlite:///FILE"),
+        ("sqlite:///what?.db", "%3F"),
+        ("sqlite:///number#1.db", "%23"),
+        ("postgresql:app", "postgresql://"),
         ("redis://localhost/0?prefix=", "prefix"),
         ("postgresql://localhost/app?schema=", "schema"),
     ],
@@ -85,6 +89,40 @@ async def test_a_postgresql_and_a_schema_in_it() -> None:
 def test_a_bad_url_says_what_to_write_instead(url: str, hint: str) -> None:
     with pytest.raises(ValueError, match=hint):
         open_store(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "conninfo"),
+    [
+        ("postgresql:///app", {"dbname": "app", "host": None}),
+        ("postgresql:///app?host=/run/pg&schema=reports", {"dbname": "app", "host": "/run/pg"}),
+        ("postgres://ada:p%40ss%2Fword@db:5433/app?sslmode=require", {"password": "p@ss/word", "sslmode": "require"}),
+        ("postgresql://one:1,two:2/app", {"host": "one,two", "port": "1,2"}),
+    ],
+)
+def test_a_url_of_postgresql_reaches_the_driver_as_it_is(url: str, conninfo: dict[str, str | None]) -> None:
+    store = open_store(url)
+    assert isinstance(store, PostgresTaskStore)
+    found = conninfo_to_dict(str(store._database._pool.conninfo))
+    assert {name: found.get(name) for name in conninfo} == conninfo
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://ada:[secret]@localhost/app",
+        "postgresql://ada:secret℀@localhost/app",
+        "postgresql://ada:%zzsecret@localhost/app",
+        "redis://:a[secret]b@localhost/0",
+        "redis://ada:secret/word@localhost/0",
+        "redis://:sec%00ret@localhost:secret/0",
+    ],
+)
+def test_the_error_of_a_url_that_cannot_be_read_shows_no_password(url: str) -> None:
+    with pytest.raises(ValueError, match="URL") as caught:
+        open_store(url)
+    assert "secret" not in str(caught.value)
+    assert caught.value.__suppress_context__
 
 
 @pytest.mark.parametrize(

@@ -602,7 +602,12 @@ def _pool_of(source: str | Redis[Any] | RedisCluster[Any]) -> ConnectionPool[Any
         return pool
     if source.partition("://")[0] not in ("redis", "rediss", "unix"):
         raise ValueError("source must be a redis://, rediss:// or unix:// URL, or a client of coredis")
-    from_url: ConnectionPool[Any] = ConnectionPool.from_url(source, decode_components=True)
+    try:
+        from_url: ConnectionPool[Any] = ConnectionPool.from_url(source, decode_components=True)
+    except ValueError:  # its text may show a password
+        raise ValueError(
+            "source cannot be read; what is special in a URL, like / in a password, is written as %2F"
+        ) from None
     if from_url.location is None:
         raise ValueError("source must name a host")
     return from_url

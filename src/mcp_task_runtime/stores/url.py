@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import TracebackType
 from typing import Any, Protocol
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from typing_extensions import Self
 
@@ -59,38 +59,47 @@ def open_store(url: str, *, clock: Clock | None = None) -> BundledTaskStore:
         ValueError: The URL is none of these.
         ImportError: The driver is not installed; the message says what to install.
     """
-    scheme = urlsplit(url).scheme
-    if scheme == "memory":
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # its text may show a password
+        raise ValueError(
+            "url cannot be read; what is special in a URL, like [ in a password, is written as %5B"
+        ) from None
+    if parts.scheme == "memory":
         return InMemoryTaskStore(clock=clock)
-    if scheme == "sqlite":
-        return _open_sqlite(url, clock)
-    if scheme in ("redis", "rediss"):
+    if parts.scheme == "sqlite":
+        return _open_sqlite(url, parts, clock)
+    if parts.scheme in ("redis", "rediss"):
         from mcp_task_runtime.stores.redis import RedisTaskStore
 
-        url, options = _take_option(url, "prefix")
+        url, options = _take_option(url, parts, "prefix")
         return RedisTaskStore(url, clock=clock, **options)
-    if scheme in ("postgresql", "postgres"):
+    if parts.scheme in ("postgresql", "postgres"):
         from mcp_task_runtime.stores.postgres import PostgresTaskStore
 
-        url, options = _take_option(url, "schema")
+        url, options = _take_option(url, parts, "schema")
         return PostgresTaskStore(url, clock=clock, **options)
     raise ValueError(
-        f"url has the scheme {scheme!r}; use memory://, sqlite:///FILE, redis://HOST or postgresql://HOST/DATABASE"
+        f"url has the scheme {parts.scheme!r};"
+        " use memory://, sqlite:///FILE, redis://HOST or postgresql://HOST/DATABASE"
     )
 
 
-def _open_sqlite(url: str, clock: Clock | None) -> BundledTaskStore:
+def _open_sqlite(url: str, parts: SplitResult, clock: Clock | None) -> BundledTaskStore:
     from mcp_task_runtime.stores.sqlite import SQLiteTaskStore
 
-    path = unquote(urlsplit(url).path[1:])
+    path = unquote(parts.path[1:])
     if not url.startswith("sqlite:///") or not path:
         raise ValueError("url must be sqlite:///FILE, or sqlite:////FILE for an absolute path")
+    if parts.query or parts.fragment:
+        raise ValueError("url of a file takes no parameters; write ? and # in its name as %3F and %23")
     return SQLiteTaskStore(path, clock=clock)
 
 
-def _take_option(url: str, name: str) -> tuple[str, dict[str, Any]]:
+def _take_option(url: str, parts: SplitResult, name: str) -> tuple[str, dict[str, Any]]:
     """Split a parameter of ours off a URL, whose other parameters are the driver's."""
-    parts = urlsplit(url)
+    if not url.partition(":")[2].startswith("//"):
+        raise ValueError(f"url must begin with {parts.scheme}://")
     theirs: list[str] = []
     ours: dict[str, Any] = {}
     for pair in filter(None, parts.query.split("&")):
@@ -99,4 +108,9 @@ def _take_option(url: str, name: str) -> tuple[str, dict[str, Any]]:
             ours[name] = unquote(value)
         else:
             theirs.append(pair)
-    return urlunsplit(parts._replace(query="&".join(theirs))), ours
+    rest = f"{parts.scheme}://{parts.netloc}{parts.path}"  # urlunsplit would drop the slashes of an empty netloc
+    if theirs:
+        rest += "?" + "&".join(theirs)
+    if parts.fragment:
+        rest += "#" + parts.fragment
+    return rest, ours
