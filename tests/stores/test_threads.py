@@ -9,6 +9,7 @@ from contextvars import ContextVar
 import anyio
 import pytest
 
+from mcp_task_runtime.errors import StoreUnavailableError
 from mcp_task_runtime.stores import threads
 from mcp_task_runtime.stores.threads import Threads
 
@@ -67,6 +68,19 @@ async def test_one_after_the_other_shares_a_thread(monkeypatch: pytest.MonkeyPat
     with anyio.fail_after(PATIENCE):
         used = {await some.run(threading.get_ident) for _ in range(50)}
     assert len(used) == 1
+
+
+async def test_that_no_thread_can_be_started_is_told_and_does_no_lasting_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    some = Threads(NAME)
+    with monkeypatch.context() as exhausted, anyio.fail_after(PATIENCE):
+        exhausted.setattr(threading.Thread, "start", fail)
+        with pytest.raises(StoreUnavailableError, match="thread"):
+            await some.run(threading.get_ident)
+    with anyio.fail_after(PATIENCE):
+        assert await some.run(lambda: "again") == "again"
 
 
 async def test_who_is_cancelled_leaves_the_work_alone() -> None:

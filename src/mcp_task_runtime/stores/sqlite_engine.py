@@ -45,7 +45,7 @@ from mcp_task_runtime.errors import (
     TaskRuntimeError,
 )
 from mcp_task_runtime.stores.sqlite_schema import Synchronous, open_database, to_stamp
-from mcp_task_runtime.stores.threads import Post, event_loop, poster, set_all
+from mcp_task_runtime.stores.threads import Post, event_loop, poster, set_all, start_thread
 
 __all__ = ["WATCH_SECONDS", "Engine", "Look", "Transaction"]
 
@@ -249,15 +249,7 @@ class _Lane:
         if self._is_closed:
             raise StoreClosedError
         if self._thread is None:
-            self._thread = self._start()
-
-    def _start(self) -> Thread:
-        thread = Thread(target=self._run, name=f"mcp-task-runtime-{self.name}", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError as error:
-            raise StoreUnavailableError("No thread could be started") from error
-        return thread
+            self._thread = start_thread(self._run, f"mcp-task-runtime-{self.name}")
 
     def close(self, when_closed: Callable[[], None] | None = None) -> Thread | None:
         """Accept no more requests; when those there are have been served, close the connection and call back.

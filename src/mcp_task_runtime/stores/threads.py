@@ -16,7 +16,9 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar
 import anyio
 import anyio.lowlevel
 
-__all__ = ["Post", "Threads", "event_loop", "poster", "set_all"]
+from mcp_task_runtime.errors import StoreUnavailableError
+
+__all__ = ["Post", "Threads", "event_loop", "poster", "set_all", "start_thread"]
 
 T = TypeVar("T")
 
@@ -44,6 +46,20 @@ def set_all(events: Iterable[anyio.Event]) -> None:
         event.set()
 
 
+def start_thread(target: Callable[[], None], name: str) -> Thread:
+    """Start a thread that keeps no process alive.
+
+    Raises:
+        StoreUnavailableError: There are too many threads.
+    """
+    thread = Thread(target=target, name=name, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise StoreUnavailableError("No thread could be started") from error
+    return thread
+
+
 class Threads:
     """Threads that are started when they are needed, and end when they were not for a while."""
 
@@ -64,14 +80,14 @@ class Threads:
         Cancelled, this leaves the work alone, which goes on to its end, with nobody to take what comes of it.
 
         Raises:
-            RuntimeError: No thread could be started.
+            StoreUnavailableError: There are too many threads.
         """
         job = _Job(work)
         with self._lock:
             if self._idle:
                 self._idle -= 1
             else:
-                Thread(target=self._serve, name=self._name, daemon=True).start()
+                start_thread(self._serve, self._name)
             self._jobs.put(job)
         await job.done.wait()
         return job.result()
