@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from functools import partial
@@ -16,8 +16,9 @@ import anyio
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg.conninfo import make_conninfo
 from psycopg.rows import dict_row
-from psycopg_pool import ConnectionPool
+from psycopg_pool import ConnectionPool, NullConnectionPool
 
 from mcp_task_runtime.core.leases import TaskLeases
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
@@ -255,6 +256,7 @@ async def test_a_server_that_is_not_there_is_reported_at_once() -> None:
         ({"database": "nonsense://secret"}, "database"),
         ({"schema": ""}, "schema"),
         ({"schema": "x" * 64}, "schema"),
+        ({"schema": "100%s"}, "schema"),
         ({"max_connections": 0}, "max_connections"),
         ({"timeout": 0}, "timeout"),
     ],
@@ -450,6 +452,36 @@ async def test_the_driver_s_errors_stay_inside(make: Open, server: PostgresServe
         assert "messages" not in str(refused.value)
 
 
+async def test_what_cannot_be_stored_is_refused_for_good_and_changes_nothing(
+    server: PostgresServer, schema: str
+) -> None:
+    too_deep = Outcome("completed", "[" * 100_000 + "]" * 100_000)
+    with ConnectionPool(server.url, open=True, kwargs={"options": "-c client_encoding=LATIN1"}) as pool:
+        async with PostgresTaskStore(pool, schema=schema) as store:
+            created = await store.create_task(ttl_ms=None)
+            for refusal in (
+                partial(store.update_task, created.task_id, status_message="🌍"),
+                partial(store.finish_task, created.task_id, too_deep),
+            ):
+                with pytest.raises(StoreError) as refused:
+                    await refusal()
+                assert type(refused.value) is StoreError
+                assert refused.value.__cause__ is not None
+            assert await store.get_task(created.task_id) == created
+
+
+async def test_a_server_that_takes_no_changes_for_now_is_unavailable(
+    make: Open, server: PostgresServer, schema: str
+) -> None:
+    async with make() as store:
+        created = await store.create_task(ttl_ms=None)
+    url = make_conninfo(server.url, options="-c default_transaction_read_only=on")
+    async with PostgresTaskStore(url, schema=schema) as store:
+        assert await store.get_task(created.task_id) == created
+        with pytest.raises(StoreUnavailableError, match="read-only"):
+            await store.finish_task(created.task_id, DONE)
+
+
 # --- pools, cancellation, closing ---
 
 
@@ -474,6 +506,15 @@ async def test_a_pool_that_was_handed_in_may_be_of_any_kind_and_stays_open(serve
         with pool.connection() as connection:
             one: Any = connection.execute("SELECT 1 AS one").fetchone()
             assert one == {"one": 1}
+
+
+async def test_a_pool_that_keeps_no_connection_and_has_no_limit_is_used_as_well(
+    server: PostgresServer, schema: str
+) -> None:
+    with NullConnectionPool(server.url, open=True) as pool, anyio.fail_after(PATIENCE):
+        async with PostgresTaskStore(pool, schema=schema) as store:
+            created = await store.create_task(ttl_ms=None)
+            assert await store.get_task(created.task_id) == created
 
 
 async def test_an_exhausted_pool_is_an_error_in_time_and_a_wait_that_can_be_cancelled(
@@ -573,6 +614,34 @@ async def test_a_change_notifies_only_if_another_process_waits(make: Open, serve
                 await waiting(other)
                 assert await store.finish_task(created.task_id, DONE) == await ending()
             assert heard() == 1
+
+
+async def test_who_waits_is_told_of_a_task_that_was_made_anew_meanwhile(make: Open) -> None:
+    async with make() as store, make() as other:
+        await other.create_task(ttl_ms=None, task_id="a")
+        async with in_background(partial(store.wait_for_update, "a", after=2)) as ending:
+            await waiting(store)
+            async with AsyncExitStack() as held:
+                for _ in range(3):  # all connections of the one that waits: it does not see that there was none
+                    await held.enter_async_context(store._database._slots)
+                await other.delete_task("a")
+                await other.create_task(ttl_ms=None, task_id="a")
+                await anyio.sleep(0.2)
+            await until(lambda: store._database._slots.value == 3)
+            await other.update_task("a")
+            assert await other.update_task("a") == await ending()
+
+
+async def test_a_notification_of_somebody_else_does_not_end_the_listening(
+    make: Open, server: PostgresServer, schema: str
+) -> None:
+    async with make() as store, make() as other:
+        await store.create_task(ttl_ms=None, task_id="a")
+        for number, nonsense in enumerate(("", ":", "u", "unumber:a", "x1:a", "cé:a"), 1):
+            async with in_background(partial(store.wait_for_update, "a", after=number)) as ending:
+                await waiting(store)
+                server.execute("SELECT pg_notify(%s, %s)", [schema, nonsense])
+                assert await other.update_task("a") == await ending()
 
 
 async def test_a_mailbox_that_was_cleared_before_the_wait_does_not_end_it(make: Open) -> None:

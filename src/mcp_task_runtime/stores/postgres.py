@@ -37,7 +37,7 @@ except ImportError as _error:
     raise ImportError("A PostgreSQL store needs its driver: pip install 'mcp-task-runtime[postgres]'") from _error
 from psycopg import Connection, Cursor, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg.errors import DeadlockDetected, ForeignKeyViolation, SerializationFailure
+from psycopg.errors import DeadlockDetected, ForeignKeyViolation, ReadOnlySqlTransaction, SerializationFailure
 from psycopg.rows import TupleRow, tuple_row
 from typing_extensions import Self
 
@@ -56,6 +56,7 @@ from mcp_task_runtime.errors import (
     StoreUnavailableError,
     TaskExistsError,
     TaskNotFoundError,
+    TaskRuntimeError,
 )
 from mcp_task_runtime.stores import postgres_schema as stored
 from mcp_task_runtime.stores.threads import Threads
@@ -195,7 +196,7 @@ class _Listening:
         self.scope = anyio.CancelScope()
         self.begun = anyio.Event()
         self.ended = anyio.Event()
-        self.error: psycopg.Error | None = None
+        self.error: Exception | None = None
 
 
 class _Database:
@@ -210,8 +211,8 @@ class _Database:
         max_connections: int,
         timeout: float,
     ) -> None:
-        if not 0 < len(schema.encode()) < 64 or "\0" in schema:
-            raise ValueError("schema must be the name of a database schema, of at most 63 bytes")
+        if not 0 < len(schema.encode()) < 64 or "\0" in schema or "%" in schema:  # % begins a parameter
+            raise ValueError("schema must be the name of a database schema, of at most 63 bytes and without %")
         if max_connections < 1:
             raise ValueError("max_connections must be at least 1")
         if not timeout > 0:
@@ -225,7 +226,7 @@ class _Database:
         self._owns_pool = isinstance(database, str)
         self._pool = _make_pool(database, max_connections) if isinstance(database, str) else database
         # Whoever has a slot finds a connection, unless somebody else uses the pool, too.
-        self._slots = anyio.Semaphore(self._pool.max_size, fast_acquire=True)
+        self._slots = anyio.Semaphore(self._pool.max_size or max_connections, fast_acquire=True)  # 0 is no limit
         self._threads = Threads("mcp-task-runtime-postgres")
         self._opening = anyio.Lock()
         self._opened = self._closed = False
@@ -371,15 +372,15 @@ class _Database:
                     try:
                         await self._listen_once(listening)
                         return
-                    except (psycopg.Error, OSError) as error:
+                    except Exception as error:  # whatever it is: somebody waits, and somebody must listen
                         if not listening.begun.is_set():
-                            listening.error = error if isinstance(error, psycopg.Error) else psycopg.OperationalError()
+                            listening.error = error
                             return
-                        logger.warning("Lost the connection that listens to PostgreSQL; connecting again")
+                        if isinstance(error, psycopg.Error | OSError):
+                            logger.warning("Lost the connection that listens to PostgreSQL; connecting again")
+                        else:
+                            logger.exception("Listening to PostgreSQL failed; connecting again")
                     await anyio.sleep(_RECONNECT_SECONDS)
-        except Exception:
-            logger.exception("Listening to PostgreSQL failed")
-            listening.error = psycopg.InterfaceError("listening failed")
         finally:
             if self._listening is listening:
                 self._listening = None
@@ -450,7 +451,9 @@ class _Database:
                 return work(execute)
         except (PoolTimeout, SerializationFailure, DeadlockDetected) as error:
             raise _TryAgainError from error
-        except psycopg.Error as error:
+        except (TaskRuntimeError, _TryAgainError):
+            raise
+        except Exception as error:  # the driver raises others than its own, too
             if repeatable and connection is not None and connection.closed:
                 raise _TryAgainError from error
             if self._closed:
@@ -548,9 +551,12 @@ def _make_pool(database: str, max_connections: int) -> ConnectionPool[Any]:
     )
 
 
-def _translated(error: psycopg.Error) -> StoreError:
+def _translated(error: Exception) -> StoreError:
     """Return what is raised in place of a driver's error."""
-    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+    if isinstance(error, ReadOnlySqlTransaction):  # a disk that is nearly full, or another server that takes over
+        return StoreUnavailableError("PostgreSQL is read-only")
+    is_too_much = isinstance(error, psycopg.Error) and (error.sqlstate or "").startswith("54")  # and always will be
+    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | OSError) and not is_too_much:
         return StoreUnavailableError("PostgreSQL could not be reached")
     return StoreError("PostgreSQL refused the operation")
 
@@ -750,20 +756,16 @@ class PostgresTaskStore(_Opened):
         """Wait until the revision is greater than `after`; see `TaskStore.wait_for_update`."""
         parameters = {"task_id": stored.to_text(task_id), "watcher": self._database.watcher}
 
-        is_watching = False
-
         def look(execute: _Execute) -> TaskRecord | _NotYet:
-            nonlocal is_watching
             while True:
                 record = self._get(task_id, execute)
                 if record is None:
                     raise TaskNotFoundError(task_id)
                 if record.revision > after:
                     return record
-                if is_watching:
+                if not execute(stored.WATCH, parameters).rowcount:  # it was watched before this look began
                     return _NotYet(record.task.expires_at)
-                execute(stored.WATCH, parameters)  # and look again: only who changes it later will notify
-                is_watching = True
+                # Look again, for only who changes it from now on notifies.
 
         return await self._database.wait("task", stored.to_text(task_id), look)
 
