@@ -381,6 +381,10 @@ async def test_what_cannot_be_stored_is_an_error_of_ours_and_changes_nothing(pat
         assert isinstance(caught.value.__cause__, ValueError)
         with pytest.raises(StoreError):
             await store.create_task(ttl_ms=None, retention_ms=2**70)
+        with pytest.raises(StoreError):
+            await store.create_task(ttl_ms=None, poll_interval_ms=None)  # type: ignore[arg-type]
+        with pytest.raises(StoreError):
+            await store.message_queue.enqueue("a", replace(NOTE, params_json=None))  # type: ignore[arg-type]
         assert (await store.list_tasks(owner=None)).records == ()
 
 

@@ -46,9 +46,10 @@ _ALIVE = "(expires_at IS NULL OR expires_at > ?)"
 _SELECT = f"SELECT {RECORD_COLUMNS} FROM tasks WHERE task_id = ? AND {_ALIVE}"
 # A sequence is used once, a revision too; beside them only the time of the lease changes.
 _IS_UNCHANGED = f"SELECT 1 FROM tasks WHERE sequence = ? AND revision = ? AND lease_expires_at IS ? AND {_ALIVE}"
+# Not OR IGNORE: that is silent about whatever else a row may lack.
 _INSERT = (
-    f"INSERT OR IGNORE INTO tasks ({RECORD_COLUMNS}, expires_at)"
-    f" VALUES ({', '.join('?' * (RECORD_COLUMNS.count(',') + 2))})"
+    f"INSERT INTO tasks ({RECORD_COLUMNS}, expires_at)"
+    f" VALUES ({', '.join('?' * (RECORD_COLUMNS.count(',') + 2))}) ON CONFLICT (task_id) DO NOTHING"
 )
 _UPDATE = "UPDATE tasks SET status = ?, status_message = ?, last_updated_at = ?, revision = ? WHERE task_id = ?"
 _FINISH = (
@@ -82,7 +83,9 @@ _CLAIM = (
 _MESSAGE = "type, method, params, key"
 # The mailbox of an expired task is gone with it, even if its rows are still there.
 _MAILBOX_ALIVE = "NOT EXISTS (SELECT 1 FROM tasks WHERE tasks.task_id = messages.task_id AND expires_at <= ?)"
-_ENQUEUE = f"INSERT OR IGNORE INTO messages (task_id, {_MESSAGE}) VALUES (?, ?, ?, ?, ?)"
+_ENQUEUE = (
+    f"INSERT INTO messages (task_id, {_MESSAGE}) VALUES (?, ?, ?, ?, ?) ON CONFLICT (task_id, key) DO NOTHING"
+)
 _OLDEST = (
     f"SELECT {_MESSAGE}, position FROM messages INDEXED BY messages_queued"
     f" WHERE task_id = ? AND queued = 1 AND {_MAILBOX_ALIVE} ORDER BY position LIMIT 1"
