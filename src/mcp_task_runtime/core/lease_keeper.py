@@ -6,6 +6,7 @@ The runtime has one when its store implements `TaskLeases` (law L12).
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Awaitable, Callable, Collection
 from datetime import timedelta
 
@@ -52,7 +53,7 @@ class LeaseKeeper:
             adopt: Takes over a lost task that was claimed for this process.
             adopts: Whether this process would take over a lost task.
         """
-        self.worker: str = new_worker_name()
+        self._name = new_worker_name()
         self.lease_ms = lease_ms
         self._leases = leases
         self._clock = clock
@@ -60,6 +61,11 @@ class LeaseKeeper:
         self._stop = stop
         self._adopt = adopt
         self._adopts = adopts
+
+    @property
+    def worker(self) -> str:
+        """The name of this process; another one after a fork."""
+        return f"{self._name}.{os.getpid():x}"
 
     async def run(self) -> None:
         """Renew and reap until cancelled. A store that is away is tried again at the next turn."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import secrets
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -59,7 +60,7 @@ from mcp_task_runtime.errors import (
     TaskRuntimeError,
 )
 from mcp_task_runtime.stores import postgres_schema as stored
-from mcp_task_runtime.stores.threads import Threads
+from mcp_task_runtime.stores.threads import FORKED, Threads
 
 __all__ = ["PostgresTaskMessageQueue", "PostgresTaskStore"]
 
@@ -219,7 +220,7 @@ class _Database:
             raise ValueError("timeout must be above 0")
         self.clock: Clock = SystemClock() if clock is None else clock
         self.signals: _Signals = _Signals()
-        self.watcher: int = secrets.randbits(63)
+        self._number = secrets.randbits(63)
         self._schema = schema
         self._timeout = timeout
         self._queries: dict[str, bytes] = {}
@@ -230,8 +231,14 @@ class _Database:
         self._threads = Threads("mcp-task-runtime-postgres")
         self._opening = anyio.Lock()
         self._opened = self._closed = False
+        self._process = 0
         self._listening: _Listening | None = None
         self._doubtful_until = -math.inf
+
+    @property
+    def watcher(self) -> int:
+        """The number of this process among those that wait; another one after a fork."""
+        return self._number ^ os.getpid()
 
     def query(self, template: str) -> bytes:
         """Return a statement of `postgres_schema` with the names of this database."""
@@ -249,11 +256,13 @@ class _Database:
             self._check_open()
             if not self._opened:
                 await self._in_thread(self._open)
-                self._opened = True
+                self._opened, self._process = True, os.getpid()
 
     async def aclose(self) -> None:
         """Close: whoever waits is woken with `StoreClosedError`."""
         self._closed = True
+        if self._is_foreign:
+            return
         self.signals.fire_all()
         with anyio.CancelScope(shield=True):
             if self._listening is not None:
@@ -417,6 +426,13 @@ class _Database:
     def _check_open(self) -> None:
         if self._closed:
             raise StoreClosedError
+        if self._is_foreign:
+            raise StoreError(FORKED)
+
+    @property
+    def _is_foreign(self) -> bool:
+        """Whether the connections are those of another process, of which this one is a fork."""
+        return self._opened and self._process != os.getpid()
 
     def _connect(self) -> Connection[Any]:
         """Return a connection beside the pool, to the same server."""

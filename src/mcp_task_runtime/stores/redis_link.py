@@ -11,6 +11,7 @@ A call whose connection is lost is sent once more: it has a name, by which the s
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from functools import partial
@@ -452,7 +453,7 @@ class Backend:
 
     def new_operation(self) -> str:
         """Return a name for one call that no other call of any process has."""
-        return f"{self._name}.{next(self._numbers):x}"
+        return f"{self._name}.{os.getpid():x}.{next(self._numbers):x}"  # a fork has the same name, and counts on
 
     async def open(self) -> _Opening:
         """Return the opening on this event loop; one on another loop died with it."""

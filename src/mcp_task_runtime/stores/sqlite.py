@@ -83,9 +83,7 @@ _CLAIM = (
 _MESSAGE = "type, method, params, key"
 # The mailbox of an expired task is gone with it, even if its rows are still there.
 _MAILBOX_ALIVE = "NOT EXISTS (SELECT 1 FROM tasks WHERE tasks.task_id = messages.task_id AND expires_at <= ?)"
-_ENQUEUE = (
-    f"INSERT INTO messages (task_id, {_MESSAGE}) VALUES (?, ?, ?, ?, ?) ON CONFLICT (task_id, key) DO NOTHING"
-)
+_ENQUEUE = f"INSERT INTO messages (task_id, {_MESSAGE}) VALUES (?, ?, ?, ?, ?) ON CONFLICT (task_id, key) DO NOTHING"
 _OLDEST = (
     f"SELECT {_MESSAGE}, position FROM messages INDEXED BY messages_queued"
     f" WHERE task_id = ? AND queued = 1 AND {_MAILBOX_ALIVE} ORDER BY position LIMIT 1"

@@ -45,7 +45,7 @@ from mcp_task_runtime.errors import (
     TaskRuntimeError,
 )
 from mcp_task_runtime.stores.sqlite_schema import Synchronous, open_database, to_stamp
-from mcp_task_runtime.stores.threads import Post, event_loop, poster, set_all, start_thread
+from mcp_task_runtime.stores.threads import FORKED, Post, event_loop, poster, set_all, start_thread
 
 __all__ = ["WATCH_SECONDS", "Engine", "Look", "Transaction"]
 
@@ -223,6 +223,7 @@ class _Lane:
         Raises:
             StoreClosedError: The lane is closed.
             StoreUnavailableError: There are too many threads.
+            StoreError: The lane is that of another process.
         """
         loop = event_loop()
         with self._lock:
@@ -240,6 +241,7 @@ class _Lane:
         Raises:
             StoreClosedError: The lane is closed.
             StoreUnavailableError: There are too many threads.
+            StoreError: The lane is that of another process.
         """
         with self._lock:
             self._make_ready()
@@ -248,6 +250,8 @@ class _Lane:
     def _make_ready(self) -> None:
         if self._is_closed:
             raise StoreClosedError
+        if self._thread is not None and not self._thread.is_alive():
+            raise StoreError(FORKED)
         if self._thread is None:
             self._thread = start_thread(self._run, f"mcp-task-runtime-{self.name}")
 
@@ -263,7 +267,7 @@ class _Lane:
             self._is_closed = True
             self._when_closed = when_closed
             self._queue.put(None)
-            return self._thread
+            return self._thread if self._thread is not None and self._thread.is_alive() else None
 
     def _run(self) -> None:
         try:

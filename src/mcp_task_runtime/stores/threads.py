@@ -18,12 +18,15 @@ import anyio.lowlevel
 
 from mcp_task_runtime.errors import StoreUnavailableError
 
-__all__ = ["Post", "Threads", "event_loop", "poster", "set_all", "start_thread"]
+__all__ = ["FORKED", "Post", "Threads", "event_loop", "poster", "set_all", "start_thread"]
 
 T = TypeVar("T")
 
 Post: TypeAlias = Callable[..., object]
 """Calls a function with arguments on an event loop, soon."""
+
+FORKED: Final = "The store was in use when this process was forked; each process must make its own"
+"""What is said where threads and connections are those of another process."""
 
 _IDLE_SECONDS: Final = 10.0
 
