@@ -179,8 +179,8 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def waiting(store: PostgresTaskStore) -> None:
     """Return when somebody waits in this store, has looked, and listens."""
-    await until(lambda: bool(store._database.signals._signals))
-    listening = store._database._listening
+    await until(lambda: bool(store._database.here.signals._signals))
+    listening = store._database.here.listening
     assert listening is not None
     with anyio.fail_after(PATIENCE):
         await listening.begun.wait()
@@ -553,7 +553,7 @@ async def test_cancelled_operations_keep_no_connection(make: Open) -> None:
                     group.start_soon(partial(store.wait_for_update, created.task_id, after=10_000))
                 await anyio.sleep(number / 20_000)
                 group.cancel_scope.cancel()
-        assert not store._database.signals._signals
+        assert not store._database.here.signals._signals
         stats = store._database._pool.get_stats()
         assert stats["pool_available"] == stats["pool_size"]
         record = await store.get_task(created.task_id)
@@ -578,7 +578,7 @@ async def test_closing_wakes_everybody_and_ends_every_use(make: Open, server: Po
             in_background(waits[1]) as second,
             in_background(waits[2]) as third,
         ):
-            await until(lambda: len(store._database.signals._signals) == 3)
+            await until(lambda: len(store._database.here.signals._signals) == 3)
             await store.aclose()
             for ending in (first, second, third):
                 assert isinstance(await ending(), StoreClosedError)
@@ -588,6 +588,24 @@ async def test_closing_wakes_everybody_and_ends_every_use(make: Open, server: Po
             await use
     with pytest.raises(StoreClosedError):
         await store.__aenter__()
+
+
+def test_event_loops_may_use_a_store_one_after_the_other(make: Open) -> None:
+    store = make()
+
+    async def use() -> None:
+        with anyio.fail_after(PATIENCE):
+            async with anyio.create_task_group() as group:
+                for _ in range(20):  # more than there are connections
+                    group.start_soon(partial(store.create_task, ttl_ms=None))
+            created = await store.create_task(ttl_ms=None)
+            async with in_background(partial(store.wait_for_update, created.task_id, after=1)) as ending:
+                await waiting(store)
+                assert await store.update_task(created.task_id) == await ending()
+
+    for backend in ("asyncio", "trio", "asyncio"):
+        anyio.run(use, backend=backend)
+    anyio.run(store.aclose, backend="trio")
 
 
 # --- wake-ups ---
@@ -623,11 +641,11 @@ async def test_who_waits_is_told_of_a_task_that_was_made_anew_meanwhile(make: Op
             await waiting(store)
             async with AsyncExitStack() as held:
                 for _ in range(3):  # all connections of the one that waits: it does not see that there was none
-                    await held.enter_async_context(store._database._slots)
+                    await held.enter_async_context(store._database.here.slots)
                 await other.delete_task("a")
                 await other.create_task(ttl_ms=None, task_id="a")
                 await anyio.sleep(0.2)
-            await until(lambda: store._database._slots.value == 3)
+            await until(lambda: store._database.here.slots.value == 3)
             await other.update_task("a")
             assert await other.update_task("a") == await ending()
 
@@ -803,7 +821,7 @@ async def test_a_queue_stands_alone(server: PostgresServer, schema: str) -> None
     async with PostgresTaskMessageQueue(server.url, schema=schema) as queue:
         message = QueuedMessage.notification("notifications/message", {"n": 1})
         async with in_background(partial(queue.wait_for_message, "x")) as ending:
-            await until(lambda: bool(queue._database.signals._signals))
+            await until(lambda: bool(queue._database.here.signals._signals))
             assert await queue.enqueue("x", message)
             assert await ending() is None
         assert await queue.dequeue("x") == message

@@ -60,7 +60,7 @@ from mcp_task_runtime.errors import (
     TaskRuntimeError,
 )
 from mcp_task_runtime.stores import postgres_schema as stored
-from mcp_task_runtime.stores.threads import FORKED, Threads
+from mcp_task_runtime.stores.threads import FORKED, Threads, event_loop
 
 __all__ = ["PostgresTaskMessageQueue", "PostgresTaskStore"]
 
@@ -190,14 +190,26 @@ class _Signals:
 
 
 class _Listening:
-    """One time that somebody listens, on one event loop."""
+    """One time that somebody listens."""
 
     def __init__(self) -> None:
-        self.loop = anyio.lowlevel.current_token()
         self.scope = anyio.CancelScope()
         self.begun = anyio.Event()
         self.ended = anyio.Event()
         self.error: Exception | None = None
+
+
+class _Here:
+    """What belongs to one event loop: who waits there, whoever listens for them, and the turns of operations."""
+
+    def __init__(self, loop: Any, slots: int) -> None:
+        self.loop = loop
+        self.signals = _Signals()
+        self.listening: _Listening | None = None
+        self.doubtful_until = -math.inf
+        self.opening = anyio.Lock()
+        # Whoever has a slot finds a connection, unless somebody else uses the pool, too.
+        self.slots = anyio.Semaphore(slots, fast_acquire=True)
 
 
 class _Database:
@@ -219,21 +231,25 @@ class _Database:
         if not timeout > 0:
             raise ValueError("timeout must be above 0")
         self.clock: Clock = SystemClock() if clock is None else clock
-        self.signals: _Signals = _Signals()
         self._number = secrets.randbits(63)
         self._schema = schema
         self._timeout = timeout
         self._queries: dict[str, bytes] = {}
         self._owns_pool = isinstance(database, str)
         self._pool = _make_pool(database, max_connections) if isinstance(database, str) else database
-        # Whoever has a slot finds a connection, unless somebody else uses the pool, too.
-        self._slots = anyio.Semaphore(self._pool.max_size or max_connections, fast_acquire=True)  # 0 is no limit
+        self._most = self._pool.max_size or max_connections  # 0 is no limit
         self._threads = Threads("mcp-task-runtime-postgres")
-        self._opening = anyio.Lock()
         self._opened = self._closed = False
         self._process = 0
-        self._listening: _Listening | None = None
-        self._doubtful_until = -math.inf
+        self._current: _Here | None = None
+
+    @property
+    def here(self) -> _Here:
+        """What belongs to the running event loop. What is left of another one, which has ended, is forgotten."""
+        here, loop = self._current, event_loop()
+        if here is None or here.loop is not loop:
+            here = self._current = _Here(loop, self._most)
+        return here
 
     @property
     def watcher(self) -> int:
@@ -252,7 +268,7 @@ class _Database:
 
     async def open(self) -> None:
         """Connect and bring the schema up to date, unless that was done."""
-        async with self._opening:
+        async with self.here.opening:
             self._check_open()
             if not self._opened:
                 await self._in_thread(self._open)
@@ -263,12 +279,13 @@ class _Database:
         self._closed = True
         if self._is_foreign:
             return
-        self.signals.fire_all()
+        here = self.here
+        here.signals.fire_all()
         with anyio.CancelScope(shield=True):
-            if self._listening is not None:
-                self._listening.scope.cancel()
-                await self._listening.ended.wait()
-            async with self._opening:
+            if here.listening is not None:
+                here.listening.scope.cancel()
+                await here.listening.ended.wait()
+            async with here.opening:
                 if self._owns_pool:
                     await self._in_thread(partial(self._pool.close, _CLOSE_SECONDS))
 
@@ -294,7 +311,7 @@ class _Database:
         reason: BaseException | None = None
         while True:
             self._check_open()
-            async with self._slots:
+            async with self.here.slots:
                 with anyio.move_on_after(self._timeout, shield=True) as limit:
                     give_up_at = min(give_up_at, limit.deadline)
                     try:
@@ -313,15 +330,16 @@ class _Database:
 
     async def change(self, task_id: str, work: Callable[[_Execute], T]) -> T:
         """Return what work returns that changes a task, in its stored form; wake who waits for it in this process."""
+        here = self.here
         try:
             return await self.run(work)
         except (StoreUnavailableError, anyio.get_cancelled_exc_class()):
             # It may happen yet, and will notify nobody here.
-            self._doubtful_until = anyio.current_time() + _DOUBTFUL_SECONDS
-            self.signals.fire_all()
+            here.doubtful_until = anyio.current_time() + _DOUBTFUL_SECONDS
+            here.signals.fire_all()
             raise
         finally:
-            self.signals.fire("task", task_id)
+            here.signals.fire("task", task_id)
 
     async def wait(self, topic: _Topic, task_id: str, look: Callable[[_Execute], T | _NotYet]) -> T:
         """Look, and look again whenever something may have changed, until there is no reason to wait (law L3).
@@ -340,9 +358,10 @@ class _Database:
         self._check_open()
         seen: T | _NotYet | None = None
         since: int | None = None
-        with self.signals.watch(topic, task_id) as signal:
+        here = self.here
+        with here.signals.watch(topic, task_id) as signal:
             clears = signal.clears
-            await self._listen()
+            await self._listen(here)
             while True:
                 event = signal.event
                 try:
@@ -358,28 +377,28 @@ class _Database:
                 since = seen.since if since is None else since
                 if since is not None and (signal.clears != clears or signal.cleared_by >= since):
                     raise TaskNotFoundError(stored.from_text(task_id))
-                doubtful = anyio.current_time() < self._doubtful_until
+                doubtful = anyio.current_time() < here.doubtful_until
                 with self.clock.move_on_at(seen.until), anyio.move_on_after(_LOOK_AGAIN_SECONDS if doubtful else None):
                     await event.wait()
 
-    async def _listen(self) -> None:
+    async def _listen(self, here: _Here) -> None:
         """Make sure that whatever is committed from now on will be heard of."""
         if not self._opened:
             await self.open()
-        listening = self._listening
-        if listening is None or listening.loop != anyio.lowlevel.current_token():
-            listening = self._listening = _Listening()
-            start_background_task(partial(self._keep_listening, listening))
+        listening = here.listening
+        if listening is None:
+            listening = here.listening = _Listening()
+            start_background_task(partial(self._keep_listening, here, listening))
         await listening.begun.wait()
         if listening.error is not None:
             raise _translated(listening.error) from listening.error
 
-    async def _keep_listening(self, listening: _Listening) -> None:
+    async def _keep_listening(self, here: _Here, listening: _Listening) -> None:
         try:
             with listening.scope:
                 while True:
                     try:
-                        await self._listen_once(listening)
+                        await self._listen_once(here.signals, listening)
                         return
                     except Exception as error:  # whatever it is: somebody waits, and somebody must listen
                         if not listening.begun.is_set():
@@ -391,26 +410,25 @@ class _Database:
                             logger.exception("Listening to PostgreSQL failed; connecting again")
                     await anyio.sleep(_RECONNECT_SECONDS)
         finally:
-            if self._listening is listening:
-                self._listening = None
+            here.listening = None
             listening.begun.set()
             listening.ended.set()
 
-    async def _listen_once(self, listening: _Listening) -> None:
+    async def _listen_once(self, signals: _Signals, listening: _Listening) -> None:
         """Pass on what is heard until nobody waits any more, or the connection breaks."""
         connection = await self._in_thread(self._connect_to_listen)
         try:
             listening.begun.set()
-            self.signals.fire_all()  # nobody listened before
+            signals.fire_all()  # nobody listened before
             server, encoding = connection.pgconn, connection.info.encoding
             while True:
                 with anyio.move_on_after(_IDLE_SECONDS) as idle:
                     await anyio.wait_readable(connection)
-                if idle.cancelled_caught and not self.signals:
+                if idle.cancelled_caught and not signals:
                     return
                 server.consume_input()
                 while (notification := server.notifies()) is not None:
-                    self.signals.notify(notification.extra.decode(encoding))
+                    signals.notify(notification.extra.decode(encoding))
         finally:
             connection.close()
 
@@ -765,7 +783,7 @@ class PostgresTaskStore(_Opened):
         parameters: dict[str, Any] = {"task_id": stored.to_text(task_id), "now": self.clock.now()}
         deleted = await self._database.run(lambda execute: execute(stored.DELETE, parameters).rowcount > 0)
         if deleted:
-            self._database.signals.fire_cleared(parameters["task_id"])
+            self._database.here.signals.fire_cleared(parameters["task_id"])
         return deleted
 
     async def wait_for_update(self, task_id: str, *, after: int) -> TaskRecord:
@@ -923,7 +941,7 @@ class PostgresTaskMessageQueue(_Opened):
         """
         key = stored.to_key("task_id", task_id)
         await self._database.run(lambda execute: execute(stored.CLEAR, {"task_id": key}), repeatable=True)
-        self._database.signals.fire_cleared(key)
+        self._database.here.signals.fire_cleared(key)
 
     async def wait_for_message(self, task_id: str) -> None:
         """Wait until a message is queued; see `TaskMessageQueue.wait_for_message`."""
