@@ -193,9 +193,9 @@ class _Listening:
     """One time that somebody listens."""
 
     def __init__(self) -> None:
-        self.scope = anyio.CancelScope()
-        self.begun = anyio.Event()
-        self.ended = anyio.Event()
+        self.scope: anyio.CancelScope = anyio.CancelScope()
+        self.begun: anyio.Event = anyio.Event()
+        self.ended: anyio.Event = anyio.Event()
         self.error: Exception | None = None
 
 
@@ -203,13 +203,13 @@ class _Here:
     """What belongs to one event loop: who waits there, whoever listens for them, and the turns of operations."""
 
     def __init__(self, loop: Any, slots: int) -> None:
-        self.loop = loop
-        self.signals = _Signals()
+        self.loop: Any = loop
+        self.signals: _Signals = _Signals()
         self.listening: _Listening | None = None
-        self.doubtful_until = -math.inf
-        self.opening = anyio.Lock()
+        self.doubtful_until: float = -math.inf
+        self.opening: anyio.Lock = anyio.Lock()
         # Whoever has a slot finds a connection, unless somebody else uses the pool, too.
-        self.slots = anyio.Semaphore(slots, fast_acquire=True)
+        self.slots: anyio.Semaphore = anyio.Semaphore(slots, fast_acquire=True)
 
 
 class _Database:
