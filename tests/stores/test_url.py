@@ -110,10 +110,10 @@ def test_a_url_of_postgresql_reaches_the_driver_as_it_is(url: str, conninfo: dic
 @pytest.mark.parametrize(
     "url",
     [
-        "postgresql://ada:[secret]@localhost/app",
+        "postgresql://ada:[secret@localhost/app",
         "postgresql://ada:secret℀@localhost/app",
         "postgresql://ada:%zzsecret@localhost/app",
-        "redis://:a[secret]b@localhost/0",
+        "redis://:a[secret@localhost/0",
         "redis://ada:secret/word@localhost/0",
         "redis://:sec%00ret@localhost:secret/0",
     ],
