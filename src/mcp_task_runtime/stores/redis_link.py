@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from functools import partial
 from itertools import count
 from secrets import token_hex
@@ -66,6 +66,9 @@ _FIRST_RETRY_SECONDS: Final = 0.05
 _LONGEST_RETRY_SECONDS: Final = 1.0
 _KEEP_ALIVE_SECONDS: Final = 15.0
 _BATCH: Final = 1_000
+
+_JUST_CLOSED: Final = (RedisError, anyio.ClosedResourceError, anyio.BrokenResourceError)
+"""What a connection raises that is closing and does not say so yet."""
 
 # What a server says when it is there and cannot serve now.
 _READ_ONLY: Final = "READONLY"
@@ -200,8 +203,9 @@ class _ServerLink:
     def post(self, calls: Sequence[Call]) -> None:
         connection = self._connection
         if connection is not None and connection.usable:
-            for call in calls:
-                _ = self._request(connection, *call.wire())
+            with suppress(*_JUST_CLOSED):
+                for call in calls:
+                    _ = self._request(connection, *call.wire())
 
     async def open_connection(self) -> BaseConnection:
         # The pool knows how to find its server, a sentinel's too. Its own connections are left alone.
@@ -398,8 +402,9 @@ class _Signals:
     def _command(self, command: bytes, channels: list[bytes]) -> None:
         connection = self._connection
         if connection is not None and connection.usable:
-            for start in range(0, len(channels), _BATCH):
-                connection.send_command(command, *channels[start : start + _BATCH])
+            with suppress(*_JUST_CLOSED):  # the next connection subscribes to all
+                for start in range(0, len(channels), _BATCH):
+                    connection.send_command(command, *channels[start : start + _BATCH])
 
     def _disconnect(self) -> None:
         if self._connection is not None:
