@@ -29,11 +29,11 @@ from mcp_task_runtime import (
     TaskRequest,
     TaskRuntime,
 )
-from mcp_task_runtime.core.cursor import decode_cursor, encode_cursor
 from mcp_task_runtime.core.deadlines import DeadlineHeap
 from mcp_task_runtime.core.ids import new_task_id
 from mcp_task_runtime.core.transitions import finish_record, update_record
 from mcp_task_runtime.core.types import Lease, LiveStatus
+from mcp_task_runtime.stores._cursor import decode_cursor, encode_cursor
 from mcp_task_runtime.testing import FakeClock, check_task_store
 
 

@@ -30,11 +30,11 @@ DEPENDENCIES = {"anyio", "pydantic", "pydantic_core", "typing_extensions"}
 
 # Modules -> what they may import beyond our dependencies.
 EXTRAS = {
-    "core/background.py": {"asyncio", "trio"},  # starts the one task that no task group of ours can hold
-    "adapters/mcp_v1*": {"mcp", "starlette"},
-    "adapters/mcp_v2*": {"mcp", "mcp_types", "starlette"},
-    "stores/redis*.py": {"coredis"},
-    "stores/postgres*.py": {"psycopg", "psycopg_pool"},
+    "stores/_event_loop.py": {"asyncio", "trio"},  # starts the one task that no task group of ours can hold
+    "adapters/mcp_v1/*": {"mcp", "starlette"},
+    "adapters/mcp_v2*/*": {"mcp", "mcp_types", "starlette"},
+    "stores/redis/*": {"coredis"},
+    "stores/postgres/*": {"psycopg", "psycopg_pool"},
     "testing/*": {"hypothesis"},
 }
 
@@ -106,12 +106,12 @@ def test_module_imports_only_what_its_layer_may(module: str) -> None:
         ("core/store.py", "import importlib\nimportlib.import_module('mcp')"),
         ("adapters/session.py", "import asyncio"),
         ("stores/memory.py", f"from {PACKAGE}.adapters import session"),
-        ("stores/redis.py", "import psycopg"),
-        ("stores/postgres.py", "import coredis"),
+        ("stores/redis/store.py", "import psycopg"),
+        ("stores/postgres/store.py", "import coredis"),
         ("wire/v2026_07_28.py", "from mcp_types import CallToolResult"),
         ("adapters/session.py", "from mcp.server import Server"),
         ("adapters/session.py", f"from {PACKAGE}.testing import clocks"),
-        ("adapters/mcp_v1.py", "import mcp_types"),
+        ("adapters/mcp_v1/_tasks.py", "import mcp_types"),
         ("testing/contract.py", "import pytest"),
         ("core/store.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import hypothesis"),
     ],
@@ -124,9 +124,12 @@ def test_a_breach_is_found(module: str, source: str) -> None:
     ("module", "source"),
     [
         ("core/store.py", f"import anyio, json\nfrom {PACKAGE} import errors\nfrom {PACKAGE}.core import ids"),
-        ("stores/redis.py", f"from coredis import Redis\nfrom {PACKAGE}.core.store import TaskStore"),
-        ("adapters/mcp_v2_client.py", f"import mcp.client, mcp_types\nfrom {PACKAGE}.wire import v2026_07_28"),
-        ("testing/machine.py", f"import hypothesis.stateful\nfrom {PACKAGE}.stores.memory import InMemoryTaskStore"),
+        ("stores/redis/store.py", f"from coredis import Redis\nfrom {PACKAGE}.core.store import TaskStore"),
+        ("adapters/mcp_v2_client/_client.py", f"import mcp.client, mcp_types\nfrom {PACKAGE}.wire import v2026_07_28"),
+        (
+            "testing/machine/machine.py",
+            f"import hypothesis\nfrom {PACKAGE}.stores.memory import InMemoryTaskStore",
+        ),
     ],
 )
 def test_a_lawful_import_is_not_taken_for_a_breach(module: str, source: str) -> None:

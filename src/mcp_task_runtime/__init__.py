@@ -8,7 +8,7 @@ such as `mcp_task_runtime.stores.sqlite`. Importing this package imports no SDK 
 
 from __future__ import annotations
 
-from mcp_task_runtime.adapters.messages import (
+from mcp_task_runtime.adapters.answers import (
     AcceptedElicitation,
     CancelledElicitation,
     CreateMessageResult,

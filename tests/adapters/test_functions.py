@@ -13,7 +13,7 @@ import pytest
 from pydantic import Field, create_model
 
 from mcp_task_runtime import ServerTaskContext, TaskContext
-from mcp_task_runtime.adapters.functions import ToolFunction
+from mcp_task_runtime.adapters.tool_function import ToolFunction
 from tests.adapters.scripted import PATIENCE, Desk, ScriptedSession
 
 

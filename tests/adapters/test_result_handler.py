@@ -22,7 +22,7 @@ from mcp_task_runtime import (
     TaskNotFoundError,
 )
 from mcp_task_runtime.core.questions import answer_questions
-from mcp_task_runtime.testing.cancellation import Trial, check_cancellation
+from mcp_task_runtime.testing.concurrency.cancellation import Trial, check_cancellation
 from tests.adapters.scripted import (
     ACCEPT,
     DECLINE,

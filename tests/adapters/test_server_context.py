@@ -36,8 +36,8 @@ from mcp_task_runtime import (
 )
 from mcp_task_runtime.adapters import server_context
 from mcp_task_runtime.adapters.sampling import check_tool_messages
-from mcp_task_runtime.testing.cancellation import Trial, check_cancellation
 from mcp_task_runtime.testing.clock import FakeClock
+from mcp_task_runtime.testing.concurrency.cancellation import Trial, check_cancellation
 from mcp_task_runtime.testing.session import Answerer
 from tests.adapters.scripted import (
     ACCEPT,

@@ -29,7 +29,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg_pool import ConnectionPool
 
 from mcp_task_runtime import Answer, Outcome, QueuedMessage
-from mcp_task_runtime.stores.redis_form import Keys
+from mcp_task_runtime.stores.redis._form import Keys
 from tests.benchmarks.measuring import rates, row
 from tests.stores import postgres_server, redis_server
 from tests.stores.postgres_server import PostgresServer

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from mcp_task_runtime.adapters.messages import CreateMessageResult, ElicitResult
+from mcp_task_runtime.adapters.answers import CreateMessageResult, ElicitResult
 from mcp_task_runtime.core.answers import check_answer
 from mcp_task_runtime.core.message_queue import QueuedMessage
 from mcp_task_runtime.errors import INVALID_PARAMS, ProtocolError

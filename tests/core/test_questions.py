@@ -25,9 +25,9 @@ from mcp_task_runtime import (
     TaskSettings,
 )
 from mcp_task_runtime.core.questions import answer_questions, ask_question, settle_status
-from mcp_task_runtime.testing.cancellation import Trial, check_cancellation
 from mcp_task_runtime.testing.clock import FakeClock
-from mcp_task_runtime.testing.interleaving import Race, explore_interleavings
+from mcp_task_runtime.testing.concurrency.cancellation import Trial, check_cancellation
+from mcp_task_runtime.testing.concurrency.interleaving import Race, explore_interleavings
 from mcp_task_runtime.testing.yielding import YieldingTaskMessageQueue, YieldingTaskStore
 from tests.core.worlds import ACCEPT, NOTHING, PATIENCE, World, ask, open_world
 

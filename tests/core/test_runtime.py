@@ -32,8 +32,8 @@ from mcp_task_runtime import (
     task_execution,
 )
 from mcp_task_runtime.adapters.host import RuntimeHost
-from mcp_task_runtime.testing.cancellation import Trial, check_cancellation
-from mcp_task_runtime.testing.interleaving import Race, explore_interleavings
+from mcp_task_runtime.testing.concurrency.cancellation import Trial, check_cancellation
+from mcp_task_runtime.testing.concurrency.interleaving import Race, explore_interleavings
 from mcp_task_runtime.testing.yielding import YieldingTaskStore
 from tests.core.worlds import ACCEPT, NOTHING, PATIENCE, World, make_world, open_world
 

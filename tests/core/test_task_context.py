@@ -18,8 +18,8 @@ from mcp_task_runtime import (
     TaskStore,
     task_execution,
 )
-from mcp_task_runtime.testing.cancellation import Trial, check_cancellation
 from mcp_task_runtime.testing.clock import FakeClock
+from mcp_task_runtime.testing.concurrency.cancellation import Trial, check_cancellation
 from mcp_task_runtime.testing.yielding import YieldingTaskStore
 from tests.core.worlds import PATIENCE
 

@@ -16,7 +16,6 @@ import anyio
 import anyio.lowlevel
 
 from mcp_task_runtime.core.context import TaskContext
-from mcp_task_runtime.core.cursor import encode_cursor
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
 from mcp_task_runtime.core.questions import ask_question, settle_status
 from mcp_task_runtime.core.store import TaskStore
@@ -28,9 +27,10 @@ from mcp_task_runtime.errors import (
     RevisionConflictError,
     TaskNotFoundError,
 )
+from mcp_task_runtime.stores._cursor import encode_cursor
 from mcp_task_runtime.stores.memory import InMemoryTaskMessageQueue, InMemoryTaskStore, _Entry
+from mcp_task_runtime.testing.checks.questions import TaskBackend
 from mcp_task_runtime.testing.clock import FakeClock
-from mcp_task_runtime.testing.question_checks import TaskBackend
 from tests.core.leased_store import LeasedTaskStore, Link
 
 

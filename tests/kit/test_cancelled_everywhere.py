@@ -28,9 +28,9 @@ from mcp_task_runtime import (
     TaskSettings,
     task_execution,
 )
+from mcp_task_runtime.adapters.base_tasks import TaskOptions
 from mcp_task_runtime.adapters.host import RuntimeHost
-from mcp_task_runtime.adapters.task_calls import Requestor, TaskMethods, augmented_call, run_within_request
-from mcp_task_runtime.adapters.tasks import TaskOptions
+from mcp_task_runtime.adapters.task_methods import Requestor, TaskMethods, augmented_call, run_within_request
 from mcp_task_runtime.testing import RecordingSession, Trial, check_cancellation
 from tests.adapters.scripted import ACCEPT, FORM, MESSAGE, Desk, ScriptedSession
 from tests.core.worlds import ACCEPT as ACCEPTED

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from mcp_task_runtime.testing.bench import Check
-from mcp_task_runtime.testing.question_checks import QUESTION_CHECKS
-from mcp_task_runtime.testing.queue_checks import QUEUE_CHECKS
-from mcp_task_runtime.testing.store_checks import STORE_CHECKS
+from mcp_task_runtime.testing.checks.bench import Check
+from mcp_task_runtime.testing.checks.questions import QUESTION_CHECKS
+from mcp_task_runtime.testing.checks.queue import QUEUE_CHECKS
+from mcp_task_runtime.testing.checks.store import STORE_CHECKS
 from tests.kit.mutants import MUTANTS, Mutant
 
 CHECKS: dict[str, dict[str, Check[Any]]] = {

@@ -22,7 +22,7 @@ from mcp_task_runtime.testing import (
     check_task_message_queue,
     check_task_store,
 )
-from mcp_task_runtime.testing.lease_checks import LEASE_CHECKS
+from mcp_task_runtime.testing.checks.leases import LEASE_CHECKS
 from tests.core.leased_store import LeasedTaskStore, Link
 from tests.kit.memory import memory_backend, memory_queue, memory_store
 

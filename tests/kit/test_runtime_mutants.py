@@ -31,8 +31,8 @@ from mcp_task_runtime import (
 )
 from mcp_task_runtime.adapters.host import RuntimeHost
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
-from mcp_task_runtime.adapters.mcp_v2_legacy import LegacyClients
-from mcp_task_runtime.adapters.task_calls import Requestor, TaskMethods, augmented_call
+from mcp_task_runtime.adapters.mcp_v2._clients_2025 import LegacyClients
+from mcp_task_runtime.adapters.task_methods import Requestor, TaskMethods, augmented_call
 from mcp_task_runtime.core.runner import InProcessRunner, TaskRunner
 from mcp_task_runtime.errors import METHOD_NOT_FOUND
 from mcp_task_runtime.testing import FakeClock, RecordingSession

@@ -35,7 +35,7 @@ from mcp_task_runtime import (
 )
 from mcp_task_runtime.adapters.mcp_v1 import Tasks
 from mcp_task_runtime.testing import FakeClock, YieldingTaskMessageQueue, YieldingTaskStore
-from mcp_task_runtime.testing.cost import count_work
+from mcp_task_runtime.testing.concurrency.cost import count_work
 from tests.mcp_v1 import raw_client, scenarios
 from tests.mcp_v1.raw_client import accept
 from tests.mcp_v1.scenarios import Choice, World

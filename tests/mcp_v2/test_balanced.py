@@ -22,8 +22,8 @@ from mcp import Client
 from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, ElicitResult, TextContent
 
-from mcp_task_runtime.adapters import mcp_v2_client
 from mcp_task_runtime.adapters.mcp_v2_client import ClientTask, TaskFailedError, TasksClient
+from mcp_task_runtime.adapters.mcp_v2_client import _client as mcp_v2_client
 from tests.mcp_v1 import raw_client as legacy
 from tests.mcp_v2.balanced_server import PATH
 from tests.mcp_v2.balancer import Balancer, balanced

@@ -28,7 +28,6 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, ElicitResult, ErrorData, TextContent
 from pydantic import ValidationError
 
-from mcp_task_runtime.adapters import mcp_v2_client, mcp_v2_client_support
 from mcp_task_runtime.adapters.mcp_v2_client import (
     ClientTask,
     InvalidTaskResponseError,
@@ -39,6 +38,8 @@ from mcp_task_runtime.adapters.mcp_v2_client import (
     TaskSnapshot,
     UnknownTaskError,
 )
+from mcp_task_runtime.adapters.mcp_v2_client import _client as mcp_v2_client
+from mcp_task_runtime.adapters.mcp_v2_client import _support as mcp_v2_client_support
 from mcp_task_runtime.errors import TaskRuntimeError
 from tests.mcp_v2.scripted_server import (
     TASK_ID,

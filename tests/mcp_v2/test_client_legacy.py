@@ -21,7 +21,6 @@ from mcp_types import CallToolResult, CreateMessageResult, ElicitResult, TextCon
 from pydantic import BaseModel
 
 from mcp_task_runtime import ProtocolError, ServerTaskContext, TaskSettings
-from mcp_task_runtime.adapters import mcp_v2_client
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
 from mcp_task_runtime.adapters.mcp_v2_client import (
     MAX_FAILED_REQUESTS,
@@ -34,6 +33,7 @@ from mcp_task_runtime.adapters.mcp_v2_client import (
     TaskSnapshot,
     UnknownTaskError,
 )
+from mcp_task_runtime.adapters.mcp_v2_client import _client as mcp_v2_client
 from tests.mcp_v1.schemas import RELATED
 from tests.mcp_v2.processes import HTTPServerProcess
 from tests.mcp_v2.scripted_legacy_server import (

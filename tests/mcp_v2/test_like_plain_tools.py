@@ -18,9 +18,9 @@ from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
 from mcp_task_runtime import ServerTaskContext
-from mcp_task_runtime.adapters import mcp_v2_client
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
 from mcp_task_runtime.adapters.mcp_v2_client import TasksClient
+from mcp_task_runtime.adapters.mcp_v2_client import _client as mcp_v2_client
 from tests.mcp_v2.in_process import memory_client
 from tests.mcp_v2.plain_errors import alike
 from tests.mcp_v2.raw_client import DECLARED, PATIENCE, RawClient

@@ -20,9 +20,9 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from mcp_task_runtime import InMemoryTaskStore, ServerTaskContext, TaskSettings, TaskStore
-from mcp_task_runtime.adapters import mcp_v2_client
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
 from mcp_task_runtime.adapters.mcp_v2_client import ClientTask, TasksClient
+from mcp_task_runtime.adapters.mcp_v2_client import _client as mcp_v2_client
 from mcp_task_runtime.stores.sqlite import SQLiteTaskStore
 from tests.mcp_v2.everything_entry import EXAMPLES
 from tests.mcp_v2.in_process import application_over_http

@@ -28,12 +28,13 @@ from mcp_types import (
 )
 
 from mcp_task_runtime import InMemoryTaskStore, ServerTaskContext, TaskSettings
-from mcp_task_runtime.adapters import mcp_v2_client, mcp_v2_listen
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
+from mcp_task_runtime.adapters.mcp_v2 import _listen as mcp_v2_listen
+from mcp_task_runtime.adapters.mcp_v2._listen import MAX_TASKS_PER_STREAM
+from mcp_task_runtime.adapters.mcp_v2._requests import RawMessage
 from mcp_task_runtime.adapters.mcp_v2_client import ClientTask, TasksClient, TaskSnapshot
-from mcp_task_runtime.adapters.mcp_v2_client_support import RawResult
-from mcp_task_runtime.adapters.mcp_v2_listen import MAX_TASKS_PER_STREAM
-from mcp_task_runtime.adapters.mcp_v2_support import RawMessage
+from mcp_task_runtime.adapters.mcp_v2_client import _client as mcp_v2_client
+from mcp_task_runtime.adapters.mcp_v2_client._support import RawResult
 from mcp_task_runtime.core.message_queue import QueuedMessage
 from mcp_task_runtime.core.types import Outcome, TaskRecord
 from mcp_task_runtime.errors import StoreUnavailableError

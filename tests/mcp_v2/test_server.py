@@ -22,9 +22,9 @@ from mcp_types import CallToolRequestParams, CallToolResult, CreateMessageResult
 from pydantic import BaseModel
 
 from mcp_task_runtime import InMemoryTaskStore, InvalidTransitionError, ServerTaskContext, TaskSettings
-from mcp_task_runtime.adapters import mcp_v2_client
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
 from mcp_task_runtime.adapters.mcp_v2_client import ClientTask, TaskCancelledError, TaskFailedError, TasksClient
+from mcp_task_runtime.adapters.mcp_v2_client import _client as mcp_v2_client
 from mcp_task_runtime.errors import CapabilityError, ProtocolError, TaskNotFoundError
 from mcp_task_runtime.testing.clock import FakeClock
 from tests.mcp_v2.in_process import memory_client

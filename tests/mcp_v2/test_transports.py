@@ -22,9 +22,9 @@ from mcp_types import CallToolResult, CreateMessageResult, ElicitResult, TextCon
 from pydantic import BaseModel
 
 from mcp_task_runtime import ServerTaskContext
-from mcp_task_runtime.adapters import mcp_v2_client
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
 from mcp_task_runtime.adapters.mcp_v2_client import ClientTask, TaskFailedError, TasksClient
+from mcp_task_runtime.adapters.mcp_v2_client import _client as mcp_v2_client
 from tests.mcp_v2.conftest import ENTRY
 from tests.mcp_v2.everything_entry import EXAMPLES
 from tests.mcp_v2.in_process import served_over_http

@@ -34,7 +34,6 @@ from mcp_types import CallToolResult, CreateMessageResult, ElicitResult, TextCon
 from pydantic import ConfigDict, RootModel
 
 from mcp_task_runtime import ServerTaskContext, TaskSettings
-from mcp_task_runtime.adapters import mcp_v2_client
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
 from mcp_task_runtime.adapters.mcp_v2_client import (
     ClientTask,
@@ -45,6 +44,7 @@ from mcp_task_runtime.adapters.mcp_v2_client import (
     TaskSnapshot,
     UnknownTaskError,
 )
+from mcp_task_runtime.adapters.mcp_v2_client import _client as mcp_v2_client
 from tests.mcp_v2.conftest import ENTRY
 from tests.mcp_v2.guarded import Guarded
 from tests.mcp_v2.in_process import served_over_http

@@ -35,12 +35,12 @@ from mcp_task_runtime.errors import (
     TaskRuntimeError,
 )
 from mcp_task_runtime.stores.postgres import PostgresTaskMessageQueue, PostgresTaskStore
-from mcp_task_runtime.testing.bench import Capability, Check
+from mcp_task_runtime.testing.checks.bench import Capability, Check
+from mcp_task_runtime.testing.checks.questions import QUESTION_CHECKS, TaskBackend
+from mcp_task_runtime.testing.checks.queue import QUEUE_CHECKS
+from mcp_task_runtime.testing.checks.store import STORE_CHECKS
 from mcp_task_runtime.testing.clock import FakeClock
-from mcp_task_runtime.testing.machine import check_task_store_machine
-from mcp_task_runtime.testing.question_checks import QUESTION_CHECKS, TaskBackend
-from mcp_task_runtime.testing.queue_checks import QUEUE_CHECKS
-from mcp_task_runtime.testing.store_checks import STORE_CHECKS
+from mcp_task_runtime.testing.machine.machine import check_task_store_machine
 from tests.stores.postgres_server import PostgresServer, running_server
 from tests.stores.profile import PROFILE
 
@@ -809,7 +809,7 @@ async def test_what_is_too_long_for_an_index_is_refused_or_unknown(make: Open) -
 
 
 async def test_a_forged_cursor_of_any_size_is_refused(make: Open) -> None:
-    from mcp_task_runtime.core.cursor import encode_cursor
+    from mcp_task_runtime.stores._cursor import encode_cursor
 
     async with make() as store:
         for position in (-1, 2**63, 10**400):

@@ -33,15 +33,15 @@ from mcp_task_runtime.errors import (
     TaskExistsError,
     TaskNotFoundError,
 )
-from mcp_task_runtime.stores import redis_link
 from mcp_task_runtime.stores.redis import RedisTaskMessageQueue, RedisTaskStore
-from mcp_task_runtime.stores.redis_scripts import FOLLOWS, UPDATES
-from mcp_task_runtime.testing.bench import Capability, Check
+from mcp_task_runtime.stores.redis import _connections as redis_link
+from mcp_task_runtime.stores.redis._scripts import FOLLOWS, UPDATES
+from mcp_task_runtime.testing.checks.bench import Capability, Check
+from mcp_task_runtime.testing.checks.questions import QUESTION_CHECKS, TaskBackend
+from mcp_task_runtime.testing.checks.queue import QUEUE_CHECKS
+from mcp_task_runtime.testing.checks.store import STORE_CHECKS
 from mcp_task_runtime.testing.clock import FakeClock
-from mcp_task_runtime.testing.machine import check_task_store_machine
-from mcp_task_runtime.testing.question_checks import QUESTION_CHECKS, TaskBackend
-from mcp_task_runtime.testing.queue_checks import QUEUE_CHECKS
-from mcp_task_runtime.testing.store_checks import STORE_CHECKS
+from mcp_task_runtime.testing.machine.machine import check_task_store_machine
 from tests.stores.profile import PROFILE
 from tests.stores.redis_server import Nodes, RedisServer, distant, keeping_server, running_cluster, running_server
 

@@ -22,7 +22,6 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from mcp_task_runtime.core.cursor import encode_cursor
 from mcp_task_runtime.core.leases import TaskLeases
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
 from mcp_task_runtime.core.store import TaskStore
@@ -36,15 +35,18 @@ from mcp_task_runtime.errors import (
     TaskExistsError,
     TaskNotFoundError,
 )
-from mcp_task_runtime.stores import sqlite, sqlite_engine, sqlite_schema
+from mcp_task_runtime.stores._cursor import encode_cursor
 from mcp_task_runtime.stores.sqlite import SQLiteTaskMessageQueue, SQLiteTaskStore
-from mcp_task_runtime.testing.bench import Capability, Check
+from mcp_task_runtime.stores.sqlite import _engine as sqlite_engine
+from mcp_task_runtime.stores.sqlite import _schema as sqlite_schema
+from mcp_task_runtime.stores.sqlite import store as sqlite
+from mcp_task_runtime.testing.checks.bench import Capability, Check
+from mcp_task_runtime.testing.checks.questions import QUESTION_CHECKS, TaskBackend
+from mcp_task_runtime.testing.checks.queue import QUEUE_CHECKS
+from mcp_task_runtime.testing.checks.store import STORE_CHECKS
 from mcp_task_runtime.testing.clock import FakeClock
-from mcp_task_runtime.testing.machine import check_task_store_machine
-from mcp_task_runtime.testing.question_checks import QUESTION_CHECKS, TaskBackend
-from mcp_task_runtime.testing.queue_checks import QUEUE_CHECKS
-from mcp_task_runtime.testing.stepping import quiesce
-from mcp_task_runtime.testing.store_checks import STORE_CHECKS
+from mcp_task_runtime.testing.concurrency.stepping import quiesce
+from mcp_task_runtime.testing.machine.machine import check_task_store_machine
 from tests.stores.profile import PROFILE
 
 CAPABILITIES: tuple[Capability, ...] = ("durable", "listing", "mailbox", "shared")

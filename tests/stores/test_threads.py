@@ -10,8 +10,8 @@ import anyio
 import pytest
 
 from mcp_task_runtime.errors import StoreUnavailableError
-from mcp_task_runtime.stores import threads
-from mcp_task_runtime.stores.threads import Threads
+from mcp_task_runtime.stores import _threads as threads
+from mcp_task_runtime.stores._threads import Threads
 
 pytestmark = pytest.mark.anyio
 

@@ -20,10 +20,10 @@ import anyio.abc
 import anyio.lowlevel
 from typing_extensions import Self
 
-from mcp_task_runtime.adapters.web_server import until_web_server_stops
-from mcp_task_runtime.core.background import start_background_task
+from mcp_task_runtime.adapters._web_server import until_web_server_stops
 from mcp_task_runtime.core.questions import CLEANUP_SECONDS
 from mcp_task_runtime.core.runtime import TaskRuntime
+from mcp_task_runtime.stores._event_loop import start_background_task
 
 __all__ = ["RuntimeHost"]
 

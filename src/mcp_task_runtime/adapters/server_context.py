@@ -12,8 +12,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, overload
 import anyio
 from pydantic import BaseModel, ValidationError
 
-from mcp_task_runtime.adapters.forms import form_schema
-from mcp_task_runtime.adapters.messages import (
+from mcp_task_runtime.adapters.answers import (
     AcceptedElicitation,
     CancelledElicitation,
     CreateMessageResult,
@@ -21,6 +20,7 @@ from mcp_task_runtime.adapters.messages import (
     Elicitation,
     ElicitResult,
 )
+from mcp_task_runtime.adapters.forms import form_schema
 from mcp_task_runtime.adapters.result_handler import TaskResultHandler
 from mcp_task_runtime.adapters.sampling import check_tool_messages
 from mcp_task_runtime.adapters.session import TaskSession

@@ -14,13 +14,13 @@ import anyio
 from typing_extensions import Self
 
 from mcp_task_runtime.core.clock import Clock, SystemClock
-from mcp_task_runtime.core.cursor import decode_cursor, encode_cursor
 from mcp_task_runtime.core.deadlines import DeadlineHeap
 from mcp_task_runtime.core.ids import new_task_id
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
 from mcp_task_runtime.core.transitions import finish_record, update_record
 from mcp_task_runtime.core.types import Lease, LiveStatus, Outcome, Task, TaskPage, TaskRecord, TaskRequest
 from mcp_task_runtime.errors import StoreClosedError, TaskExistsError, TaskNotFoundError
+from mcp_task_runtime.stores._cursor import decode_cursor, encode_cursor
 
 __all__ = ["InMemoryTaskMessageQueue", "InMemoryTaskStore"]
 

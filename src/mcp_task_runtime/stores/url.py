@@ -70,12 +70,12 @@ def open_store(url: str, *, clock: Clock | None = None) -> BundledTaskStore:
     if parts.scheme == "sqlite":
         return _open_sqlite(url, parts, clock)
     if parts.scheme in ("redis", "rediss"):
-        from mcp_task_runtime.stores.redis import RedisTaskStore
+        from mcp_task_runtime.stores.redis.store import RedisTaskStore
 
         url, options = _take_option(url, parts, "prefix")
         return RedisTaskStore(url, clock=clock, **options)
     if parts.scheme in ("postgresql", "postgres"):
-        from mcp_task_runtime.stores.postgres import PostgresTaskStore
+        from mcp_task_runtime.stores.postgres.store import PostgresTaskStore
 
         url, options = _take_option(url, parts, "schema")
         return PostgresTaskStore(url, clock=clock, **options)
@@ -86,7 +86,7 @@ def open_store(url: str, *, clock: Clock | None = None) -> BundledTaskStore:
 
 
 def _open_sqlite(url: str, parts: SplitResult, clock: Clock | None) -> BundledTaskStore:
-    from mcp_task_runtime.stores.sqlite import SQLiteTaskStore
+    from mcp_task_runtime.stores.sqlite.store import SQLiteTaskStore
 
     path = unquote(parts.path[1:])
     if not url.startswith("sqlite:///") or not path:

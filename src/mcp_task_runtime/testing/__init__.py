@@ -18,16 +18,21 @@ that make an in-memory backend yield like a remote one, and `strategies` for Hyp
 from __future__ import annotations
 
 from mcp_task_runtime.testing import strategies
-from mcp_task_runtime.testing.bench import BACKENDS, Bench, Capability, Check, CheckReport, Factory, Footprint
-from mcp_task_runtime.testing.cancellation import Trial, check_cancellation
+from mcp_task_runtime.testing.checks.bench import BACKENDS, Bench, Capability, Check, CheckReport, Factory, Footprint
+from mcp_task_runtime.testing.checks.questions import QUESTION_CHECKS, TaskBackend, check_task_backend
+from mcp_task_runtime.testing.checks.queue import QUEUE_CHECKS, check_task_message_queue
+from mcp_task_runtime.testing.checks.store import STORE_CHECKS, check_task_store
 from mcp_task_runtime.testing.clock import FakeClock
-from mcp_task_runtime.testing.interleaving import Interleaving, Race, check_interleavings, explore_interleavings
-from mcp_task_runtime.testing.machine import PROFILES, TaskBackendMachine, check_task_store_machine
-from mcp_task_runtime.testing.question_checks import QUESTION_CHECKS, TaskBackend, check_task_backend
-from mcp_task_runtime.testing.queue_checks import QUEUE_CHECKS, check_task_message_queue
+from mcp_task_runtime.testing.concurrency.cancellation import Trial, check_cancellation
+from mcp_task_runtime.testing.concurrency.interleaving import (
+    Interleaving,
+    Race,
+    check_interleavings,
+    explore_interleavings,
+)
+from mcp_task_runtime.testing.concurrency.stepping import quiesce
+from mcp_task_runtime.testing.machine.machine import PROFILES, TaskBackendMachine, check_task_store_machine
 from mcp_task_runtime.testing.session import RecordingSession
-from mcp_task_runtime.testing.stepping import quiesce
-from mcp_task_runtime.testing.store_checks import STORE_CHECKS, check_task_store
 from mcp_task_runtime.testing.yielding import YieldingTaskMessageQueue, YieldingTaskStore
 
 __all__ = [

@@ -1,0 +1,5 @@
+"""Tasks for servers on `mcp` 2.x."""
+
+from mcp_task_runtime.adapters.mcp_v2._tasks import Tasks
+
+__all__ = ["Tasks"]

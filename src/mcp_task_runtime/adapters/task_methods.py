@@ -1,0 +1,462 @@
+"""Task-augmented calls and the `tasks/*` methods of protocol revision 2025-11-25, for every SDK line.
+
+An adapter says who asks (`Requestor`), how its client is reached (`TaskSession`) and how a tool runs; what
+follows from that is here, in JSON terms.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import weakref
+from collections.abc import Awaitable, Callable, Generator, Hashable, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final, Protocol, TypeVar
+
+import anyio
+
+from mcp_task_runtime.adapters.base_tasks import TaskOptions
+from mcp_task_runtime.adapters.host import RuntimeHost
+from mcp_task_runtime.adapters.result_handler import TaskResultHandler
+from mcp_task_runtime.adapters.server_context import ServerTaskContext
+from mcp_task_runtime.adapters.session import TaskSession
+from mcp_task_runtime.core import audit
+from mcp_task_runtime.core.execution import Execution, NewTask
+from mcp_task_runtime.core.json import JSONObject, JSONValue, dump_json
+from mcp_task_runtime.core.runtime import TaskRuntime
+from mcp_task_runtime.core.transitions import is_terminal
+from mcp_task_runtime.core.types import Outcome, TaskRecord, TaskRequest
+from mcp_task_runtime.errors import (
+    INTERNAL_ERROR,
+    InvalidTransitionError,
+    ProtocolError,
+    StoreError,
+    TaskNotFoundError,
+)
+from mcp_task_runtime.stores.memory import InMemoryTaskStore
+from mcp_task_runtime.wire import v2025_11_25 as wire
+
+__all__ = [
+    "JSON_RESPONSES",
+    "NO_SESSION",
+    "AugmentedCall",
+    "ConnectionScopes",
+    "Requestor",
+    "TaskMethods",
+    "ToolModes",
+    "augmented_call",
+    "calling",
+    "http_manager",
+    "listed_mode",
+    "run_within_request",
+]
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+NO_SESSION: Final = "The client cannot be asked: the server keeps no sessions (stateless HTTP)"
+JSON_RESPONSES: Final = "The client cannot be asked: the server answers with JSON, which carries no requests"
+
+_BEGIN_SECONDS: Final = 0.1
+"""How long a tool may take to say with which options it runs as a task; then it runs with the default ones."""
+
+_DEEPEST_MIDDLEWARE: Final = 16
+
+_NOTIFY_SECONDS: Final = 5.0
+"""How long a client may take to read a notification before it misses it."""
+
+
+# Who asks
+
+
+@dataclass(frozen=True, slots=True)
+class Requestor:
+    """Who makes a request.
+
+    Attributes:
+        owner: What the requestor's tasks belong to: its principal, otherwise its session; `None` where
+            there is neither, and the task's id is the secret (law L10).
+    """
+
+    owner: str | None
+
+    @property
+    def can_list(self) -> bool:
+        """Whether this requestor can be told apart from others (wire rule B1)."""
+        return self.owner is not None
+
+
+class ConnectionScopes:
+    """A secret for each connection without a principal, for as long as it lives (law L10)."""
+
+    def __init__(self) -> None:
+        self._scopes: dict[int, str] = {}
+
+    def of(self, anchor: object) -> str:
+        """Return the scope of a connection.
+
+        Args:
+            anchor: An object that belongs to this connection alone, and lives as long.
+        """
+        key = id(anchor)
+        scope = self._scopes.get(key)
+        if scope is None:
+            scope = self._scopes[key] = f"session:{secrets.token_urlsafe(24)}"
+            weakref.finalize(anchor, self._scopes.pop, key, None)
+        return scope
+
+
+def http_manager(request: object) -> Any:
+    """Return the SDK's manager of Streamable HTTP sessions that a request came through, or `None`.
+
+    Its public `stateless` and `json_response` are told to no handler otherwise. It stands behind the
+    endpoint that Starlette noted: under middleware, or as the owner of a method.
+    """
+    scope = getattr(request, "scope", None)
+    application: Any = scope.get("endpoint") if isinstance(scope, Mapping) else None
+    for _ in range(_DEEPEST_MIDDLEWARE):
+        if isinstance(getattr(application, "json_response", None), bool):
+            return application
+        inner = (getattr(application, name, None) for name in ("session_manager", "__self__", "app"))
+        application = next((each for each in inner if each is not None), None)
+    return None
+
+
+# Which tools run as tasks
+
+
+class ToolModes:
+    """Whether each tool is called as a task (wire rule B2), as far as it was declared here."""
+
+    def __init__(self) -> None:
+        self._modes: dict[str, wire.TaskSupport] = {}
+
+    def declare(self, name: str, *, required: bool) -> None:
+        """Note that a tool runs as a task."""
+        self._modes[name] = "required" if required else "optional"
+
+    def get(self, name: str) -> wire.TaskSupport | None:
+        """Return the mode of a tool, or `None` where nothing was declared."""
+        return self._modes.get(name)
+
+    def show(self, tools: list[JSONObject]) -> list[JSONObject]:
+        """Return tools with `execution.taskSupport` where it was declared here; others stay as they are."""
+        shown = []
+        for tool in tools:
+            mode = self._modes.get(str(tool.get("name")))
+            execution: JSONValue = tool.get("execution")
+            if mode is not None:
+                tool = {**tool, "execution": {**(execution or {}), "taskSupport": mode}}
+            shown.append(tool)
+        return shown
+
+
+def listed_mode(tools: list[JSONObject], name: str) -> wire.TaskSupport | None:
+    """Return the mode that a list of tools shows for one, `forbidden` if it shows none; `None` if it is not there."""
+    for tool in tools:
+        if tool.get("name") == name:
+            execution: JSONValue = tool.get("execution")
+            mode = execution.get("taskSupport") if isinstance(execution, Mapping) else None
+            return mode if mode in ("required", "optional") else "forbidden"
+    return None
+
+
+# A call that is a task
+
+
+class _Job(Protocol):
+    """Runs a tool to its end and returns its result as JSON."""
+
+    async def __call__(self) -> JSONObject: ...
+
+
+class AugmentedCall:
+    """A `tools/call` with `task`, while its tool runs.
+
+    The task begins when the tool calls `run`; otherwise when the tool has returned, or after a moment.
+    """
+
+    def __init__(
+        self,
+        *,
+        runtime: TaskRuntime,
+        handler: TaskResultHandler,
+        execution: Execution[JSONObject],
+        new: NewTask,
+        announce: Callable[[TaskRecord], TaskSession],
+    ) -> None:
+        """Make a call.
+
+        Args:
+            runtime: Where it runs.
+            handler: Who delivers its questions.
+            execution: Its run.
+            new: What its task is made with, unless the tool says otherwise.
+            announce: Called once when the task exists; returns the session for the work.
+        """
+        self.runtime = runtime
+        self.model_immediate_response: str | None = None
+        self._handler = handler
+        self._execution = execution
+        self._new = new
+        self._announce = announce
+        self._session: TaskSession | None = None
+
+    async def run(self, work: Callable[[ServerTaskContext], Awaitable[T]], options: TaskOptions) -> T:
+        """Make the call a task, if it is none yet, and run work for it.
+
+        The TTL is the one that the client asked for, if it asked for one.
+        """
+        new = self._new
+        if self.model_immediate_response is None:
+            self.model_immediate_response = options.model_immediate_response
+        request = new.request or TaskRequest()
+        new = replace(
+            new,
+            ttl_ms=options.ttl_ms if new.ttl_ms is None else new.ttl_ms,
+            poll_interval_ms=options.poll_interval_ms,
+            request=replace(request, rerunnable=options.rerunnable),
+        )
+        record = await self.begin(new)
+        assert self._session is not None
+        return await work(
+            ServerTaskContext(
+                task=record.task,
+                store=self.runtime.store,
+                session=self._session,
+                queue=self.runtime.queue,
+                handler=self._handler,
+                progress_token=request.progress_token,
+                execution=self._execution,
+            )
+        )
+
+    async def begin(self, new: NewTask | None = None) -> TaskRecord:
+        """Make the call a task, once."""
+        record = await self._execution.begin(self._new if new is None else new)
+        if self._session is None:
+            self._session = self._announce(record)
+        return record
+
+
+_augmented_call: ContextVar[AugmentedCall | None] = ContextVar("mcp_task_runtime_augmented_call", default=None)
+
+
+def augmented_call(runtime: TaskRuntime) -> AugmentedCall | None:
+    """Return the call that is running in this context as a task of this runtime."""
+    call = _augmented_call.get()
+    return call if call is not None and call.runtime is runtime else None
+
+
+@contextmanager
+def calling(call: AugmentedCall | None) -> Generator[None, None, None]:
+    """Run a block as part of a call; `None` for one that is no task."""
+    token = _augmented_call.set(call)
+    try:
+        yield
+    finally:
+        _augmented_call.reset(token)
+
+
+# What the protocol asks for
+
+
+class TaskMethods:
+    """The `tasks` capability over one runtime."""
+
+    def __init__(self, runtime: TaskRuntime, host: RuntimeHost) -> None:
+        """Make the methods; the host must hold the runtime open while they are used."""
+        self._runtime = runtime
+        self._host = host
+        self._handler = TaskResultHandler(runtime.store, runtime.queue, settings=runtime.settings)
+
+    async def call(
+        self,
+        params: Mapping[str, JSONValue],
+        job: _Job,
+        requestor: Requestor,
+        connection: TaskSession,
+        *,
+        undeliverable: str | None,
+        home: Hashable = None,
+    ) -> JSONObject:
+        """Run a tool as a task and return its handle as soon as there is one (wire rule B3).
+
+        Args:
+            params: The params of the `tools/call`.
+            job: Runs the tool; it raises what is to end the task as an error.
+            requestor: Who calls.
+            connection: What of the client's connection outlives the call.
+            undeliverable: As for `TaskResultHandler`.
+            home: As for `TaskRuntime.run`.
+
+        Raises:
+            ProtocolError: `task` is malformed.
+            StoreError: The task could not be created.
+        """
+        meta: JSONValue = params.get("_meta")
+        token = meta.get("progressToken") if isinstance(meta, Mapping) else None
+        new = NewTask(
+            owner=requestor.owner,
+            ttl_ms=wire.parse_ttl(params.get("task")),
+            request=TaskRequest(
+                name=str(params.get("name", "")),
+                arguments_json=dump_json(params.get("arguments") or {}),
+                progress_token=token if isinstance(token, str | int) else None,
+            ),
+            client_capabilities_json=dump_json(connection.client_capabilities),
+        )
+        handler = self._handler
+        if undeliverable is not None:
+            handler = TaskResultHandler(
+                self._runtime.store, self._runtime.queue, settings=self._runtime.settings, undeliverable=undeliverable
+            )
+        calls: list[AugmentedCall] = []
+
+        def announce(record: TaskRecord) -> TaskSession:
+            client = _TaskConnection(record, connection, self._handler)
+            self._host.start_soon(partial(client.announce, self._runtime))
+            return client
+
+        async def work(execution: Execution[JSONObject]) -> JSONObject:
+            call = AugmentedCall(
+                runtime=self._runtime, handler=handler, execution=execution, new=new, announce=announce
+            )
+            calls.append(call)
+            execution.promote_after(_BEGIN_SECONDS, new)
+            with calling(call):
+                # A call that ends before its tool began is a task too: the client asked for one.
+                try:
+                    result = await job()
+                except Exception:
+                    await call.begin()
+                    raise
+                await call.begin()
+                return result
+
+        made = await self._runtime.run(work, outcome_of=Outcome.completed, home=home)
+        assert isinstance(made, TaskRecord)
+        return wire.render_created(made.task, model_immediate_response=calls[0].model_immediate_response)
+
+    async def get(self, params: Mapping[str, JSONValue] | None, requestor: Requestor) -> JSONObject:
+        """Serve `tasks/get` (wire rule B4)."""
+        view = await self._runtime.poll(wire.parse_task_id(params), owner=requestor.owner)
+        return wire.render_task(view.task, view.record.outcome)
+
+    async def result(
+        self,
+        params: Mapping[str, JSONValue] | None,
+        requestor: Requestor,
+        stream: TaskSession,
+        *,
+        is_alive: Callable[[], Awaitable[bool]] | None = None,
+    ) -> JSONObject:
+        """Serve `tasks/result`: wait for the end, with the task's questions on this stream (wire rules B5, B6).
+
+        Raises:
+            ProtocolError: What the call would have ended with, or the task was cancelled.
+        """
+        task_id = wire.parse_task_id(params)
+        await self._runtime.get(task_id, owner=requestor.owner)
+        with self._host.until_stopped():
+            outcome = await self._handler.handle(task_id, stream, is_alive=is_alive)
+            audit.retrieved(task_id, requestor.owner)
+            return wire.render_result(outcome, task_id)
+        raise ProtocolError(INTERNAL_ERROR, "The server stops before the task has ended")
+
+    async def list(self, params: Mapping[str, JSONValue] | None, requestor: Requestor) -> JSONObject:
+        """Serve `tasks/list` (wire rule B9)."""
+        if not requestor.can_list:
+            raise wire.list_not_offered()
+        return wire.render_page(await self._runtime.list(owner=requestor.owner, cursor=wire.parse_cursor(params)))
+
+    async def cancel(self, params: Mapping[str, JSONValue] | None, requestor: Requestor) -> JSONObject:
+        """Serve `tasks/cancel` (wire rule B8)."""
+        try:
+            record = await self._runtime.cancel(wire.parse_task_id(params), owner=requestor.owner)
+        except InvalidTransitionError:
+            raise wire.already_ended() from None
+        return wire.render_record(record)
+
+
+class _TaskConnection:
+    """The `TaskSession` of a task: what its work can send when the call is long answered."""
+
+    can_send_request = False
+
+    def __init__(self, record: TaskRecord, connection: TaskSession, handler: TaskResultHandler) -> None:
+        self.client_capabilities = record.client_capabilities
+        self._record = record
+        self._status: JSONValue = record.task.status
+        self._connection = connection
+        self._handler = handler
+
+    async def send_notification(self, method: str, params: JSONObject) -> None:
+        """Send a notification; a client that does not read misses it, and does not hold up the work.
+
+        A change of status goes over the connection (wire rule B10). The rest goes over the stream of a
+        `tasks/result`, if there is one.
+        """
+        task_id = self._record.task_id
+        with anyio.move_on_after(_NOTIFY_SECONDS):
+            if method == wire.STATUS_NOTIFICATION:
+                self._status = params["status"]
+            else:
+                params = wire.with_related_task(params, task_id)
+                if await self._handler.notify(task_id, method, params):
+                    return
+            await self._connection.send_notification(method, params)
+
+    async def send_request(self, method: str, params: JSONObject) -> JSONObject:
+        """Refuse: requests go through the task's questions."""
+        raise RuntimeError("Requests to the client go through the task's questions")
+
+    async def announce(self, runtime: TaskRuntime) -> None:
+        """Send each change of the task's status, unless the work has sent it, until the task has ended."""
+        record = self._record
+        try:
+            while not is_terminal(record.status):
+                record = await runtime.store.wait_for_update(record.task_id, after=record.revision)
+                rendered = wire.render_record(record)
+                if rendered["status"] != self._status:
+                    await self.send_notification(wire.STATUS_NOTIFICATION, rendered)
+        except TaskNotFoundError:
+            return
+        except StoreError:
+            logger.debug("A task's changes are no longer announced", exc_info=True)
+
+
+async def run_within_request(
+    work: Callable[[ServerTaskContext], Awaitable[T]],
+    session: TaskSession,
+    *,
+    undeliverable: str | None,
+    progress_token: str | int | None = None,
+) -> T:
+    """Run work for a client that takes no task: its task is a private one that ends with the call.
+
+    Args:
+        work: What to run; it gets the private task's context.
+        session: The connection, as far as this request reaches.
+        undeliverable: As for `TaskResultHandler`.
+        progress_token: The token the client gave for progress, if it did.
+    """
+    async with InMemoryTaskStore() as store:
+        record = await store.create_task(ttl_ms=None)
+        handler = TaskResultHandler(store, store.message_queue, undeliverable=undeliverable)
+        context = ServerTaskContext(
+            task=record.task,
+            store=store,
+            session=session,
+            queue=store.message_queue,
+            handler=handler,
+            progress_token=progress_token,
+        )
+        if undeliverable is not None:
+            return await work(context)
+        async with handler.delivering(record.task_id, session, related=False):
+            return await work(context)

@@ -1,0 +1,5 @@
+"""Tasks in Redis."""
+
+from mcp_task_runtime.stores.redis.store import RedisTaskMessageQueue, RedisTaskStore
+
+__all__ = ["RedisTaskMessageQueue", "RedisTaskStore"]

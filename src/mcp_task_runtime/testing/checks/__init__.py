@@ -1,0 +1,1 @@
+"""The laws as checks: one function a law and case, for any store and queue."""

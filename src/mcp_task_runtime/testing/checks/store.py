@@ -1,0 +1,71 @@
+"""The laws of `TaskStore`: all named checks in one list, and one call that runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Final
+
+from mcp_task_runtime.core.store import TaskStore
+from mcp_task_runtime.testing.checks.bench import (
+    BACKENDS,
+    LISTING,
+    Capability,
+    Check,
+    CheckReport,
+    Factory,
+    Footprint,
+    run_checks,
+)
+from mcp_task_runtime.testing.checks.leases import LEASE_CHECKS
+from mcp_task_runtime.testing.checks.store_cost import STORE_COST_CHECKS
+from mcp_task_runtime.testing.checks.store_life import STORE_LIFE_CHECKS
+from mcp_task_runtime.testing.checks.store_listing import STORE_LISTING_CHECKS
+from mcp_task_runtime.testing.checks.store_sharing import STORE_SHARING_CHECKS
+from mcp_task_runtime.testing.checks.store_time import STORE_TIME_CHECKS
+from mcp_task_runtime.testing.checks.store_waiting import STORE_WAITING_CHECKS
+
+__all__ = ["STORE_CHECKS", "check_task_store"]
+
+STORE_CHECKS: Final[list[Check[TaskStore]]] = [
+    *STORE_LIFE_CHECKS,
+    *STORE_WAITING_CHECKS,
+    *STORE_TIME_CHECKS,
+    *STORE_COST_CHECKS,
+    *STORE_LISTING_CHECKS,
+    *STORE_SHARING_CHECKS,
+    *LEASE_CHECKS,
+]
+"""All checks of `check_task_store`, for a test runner that wants one test for each."""
+
+
+def check_task_store(
+    factory: Factory[TaskStore],
+    *,
+    capabilities: Collection[Capability] = LISTING,
+    backends: Collection[str] = BACKENDS,
+    patience: float = 5.0,
+    footprint: Footprint[TaskStore] | None = None,
+) -> CheckReport:
+    """Check every law that holds for any `TaskStore`, and for its leases if it has them, on each event loop.
+
+    Args:
+        factory: Opens a store; see `Factory`.
+        capabilities: What the store is able to do; see `Capability`. Checks that need more are left out.
+        backends: The event loops, by their anyio names.
+        patience: Seconds that something which must happen may take.
+        footprint: Counts what the backend keeps; without it this process's memory is measured.
+
+    Returns:
+        What was checked and what was left out.
+
+    Raises:
+        AssertionError: A law is broken; the message says which and how, for each broken one.
+    """
+    return run_checks(
+        STORE_CHECKS,
+        factory,
+        capabilities=capabilities,
+        backends=backends,
+        patience=patience,
+        footprint=footprint,
+    )

@@ -1,0 +1,1 @@
+"""Tools that drive cancellations and interleavings, one step at a time."""

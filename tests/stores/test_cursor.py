@@ -1,0 +1,67 @@
+"""List cursors: opaque, stable, bound to their owner (wire rule B9)."""
+
+from __future__ import annotations
+
+from base64 import urlsafe_b64encode
+
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from mcp_task_runtime.errors import InvalidCursorError
+from mcp_task_runtime.stores._cursor import decode_cursor, encode_cursor
+
+owners = st.none() | st.text(max_size=10)
+positions = st.integers(0, 10**18)
+
+
+@given(positions, owners)
+@example(0, None)
+@example(1, "\ud800")
+def test_a_cursor_stands_for_its_position(position: int, owner: str | None) -> None:
+    assert decode_cursor(encode_cursor(position, owner), owner) == position
+
+
+@given(positions, owners, owners)
+@example(1, None, "")
+@example(1, None, "-")
+@example(1, "", "+")
+def test_a_cursor_of_another_owner_is_refused(position: int, owner: str | None, other: str | None) -> None:
+    """L10."""
+    assume(owner != other)
+    with pytest.raises(InvalidCursorError):
+        decode_cursor(encode_cursor(position, owner), other)
+
+
+@given(st.text(max_size=60))
+@example("")
+@example("é")
+@example("\ud800")
+@example("=")
+@example("A" * 10_000)
+def test_garbage_is_refused(cursor: str) -> None:
+    """F13: the SDK's runtime took any text for a cursor."""
+    with pytest.raises(InvalidCursorError):
+        decode_cursor(cursor, None)
+
+
+@given(positions, st.data())
+def test_a_cursor_changed_in_any_character_is_refused(position: int, data: st.DataObject) -> None:
+    """F13."""
+    cursor = encode_cursor(position, "o")
+    at = data.draw(st.integers(0, len(cursor) - 1))
+    changed = cursor[:at] + data.draw(st.characters(codec="ascii")) + cursor[at + 1 :]
+    assume(changed != cursor)
+    with pytest.raises(InvalidCursorError):
+        decode_cursor(changed, "o")
+
+
+@pytest.mark.parametrize("wrap", [" {}", "{}\n", "{}=", "{}A", "!{}"])
+def test_a_cursor_with_something_added_is_refused(wrap: str) -> None:
+    with pytest.raises(InvalidCursorError):
+        decode_cursor(wrap.format(encode_cursor(7, None)), None)
+
+
+def test_a_bare_position_is_no_cursor() -> None:
+    with pytest.raises(InvalidCursorError):
+        decode_cursor(urlsafe_b64encode(b"x" * 12 + b"7").decode(), None)
