@@ -21,15 +21,15 @@ from mcp_task_runtime.adapters.server_context import ServerTaskContext
 from mcp_task_runtime.adapters.session import TaskSession
 from mcp_task_runtime.core.clock import Clock, SystemClock
 from mcp_task_runtime.core.context import TaskContext, task_execution
-from mcp_task_runtime.core.execution import Execution, NewTask
-from mcp_task_runtime.core.leases import TaskLeases
+from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
 from mcp_task_runtime.core.resolver import Resolver
 from mcp_task_runtime.core.runner import InProcessRunner, TaskRunner
-from mcp_task_runtime.core.runtime import TaskRuntime, TaskView
+from mcp_task_runtime.core.runtime import TaskRuntime
 from mcp_task_runtime.core.settings import TaskSettings
-from mcp_task_runtime.core.store import TaskStore
-from mcp_task_runtime.core.types import Lease, Outcome, Task, TaskPage, TaskRecord, TaskRequest, TaskStatus
+from mcp_task_runtime.core.store import TaskLeases, TaskStore
+from mcp_task_runtime.core.types import Lease, Outcome, Task, TaskPage, TaskRecord, TaskRequest, TaskSpec, TaskStatus
+from mcp_task_runtime.core.views import TaskView
 from mcp_task_runtime.errors import (
     CapabilityError,
     InvalidCursorError,
@@ -66,7 +66,6 @@ __all__ = [
     "InvalidTransitionError",
     "Lease",
     "LimitExceededError",
-    "NewTask",
     "Outcome",
     "ProtocolError",
     "QueuedMessage",
@@ -93,6 +92,7 @@ __all__ = [
     "TaskRuntimeError",
     "TaskSession",
     "TaskSettings",
+    "TaskSpec",
     "TaskStatus",
     "TaskStore",
     "TaskView",

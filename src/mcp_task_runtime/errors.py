@@ -13,6 +13,7 @@ __all__ = [
     "CapabilityError",
     "InvalidCursorError",
     "InvalidTransitionError",
+    "LeaseLostError",
     "LimitExceededError",
     "ProtocolError",
     "RevisionConflictError",
@@ -86,6 +87,14 @@ class RevisionConflictError(TaskRuntimeError):
         self.task_id = task_id
         self.expected = expected
         self.current = current
+
+
+class LeaseLostError(TaskRuntimeError):
+    """The run that writes no longer holds the task's lease: another run has it. Nothing was changed (law L12)."""
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__("This run of the work no longer holds the lease of its task")
+        self.task_id = task_id
 
 
 class InvalidCursorError(TaskRuntimeError, ValueError):

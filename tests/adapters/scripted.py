@@ -16,6 +16,7 @@ from mcp_task_runtime import (
     TaskSettings,
     TaskStore,
 )
+from mcp_task_runtime.core.types import NewTask
 from mcp_task_runtime.testing.clock import FakeClock
 from mcp_task_runtime.testing.session import Answerer, RecordingSession
 from mcp_task_runtime.testing.yielding import YieldingTaskMessageQueue, YieldingTaskStore
@@ -80,7 +81,7 @@ class Desk:
 
     async def open(self, *, ttl_ms: int | None = 60_000, with_handler: bool = True, **more: Any) -> None:
         """Create the task."""
-        record = await self.memory.create_task(ttl_ms=ttl_ms)
+        record = await self.memory.create_task(NewTask(ttl_ms=ttl_ms))
         self.task_id = record.task_id
         self.context = self.another_context(handler=self.handler if with_handler else None, **more)
 

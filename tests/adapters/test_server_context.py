@@ -36,6 +36,7 @@ from mcp_task_runtime import (
 )
 from mcp_task_runtime.adapters import server_context
 from mcp_task_runtime.adapters.sampling import check_tool_messages
+from mcp_task_runtime.core.types import Fence, NewTask
 from mcp_task_runtime.testing.clock import FakeClock
 from mcp_task_runtime.testing.concurrency.cancellation import Trial, check_cancellation
 from mcp_task_runtime.testing.session import Answerer
@@ -573,14 +574,14 @@ async def test_completing_with_a_store_that_hangs_raises_instead_of_claiming_suc
     """A result that was not stored must not be announced."""
 
     class Hanging(InMemoryTaskStore):
-        async def finish_task(self, task_id: str, outcome: Outcome) -> TaskRecord:
+        async def finish_task(self, task_id: str, outcome: Outcome, *, fence: Fence | None = None) -> TaskRecord:
             await anyio.sleep_forever()
             raise AssertionError
 
     monkeypatch.setattr(server_context, "CLEANUP_SECONDS", 0.05)
     store = Hanging(clock=FakeClock())
     session = ScriptedSession()
-    record = await store.create_task(ttl_ms=None)
+    record = await store.create_task(NewTask(ttl_ms=None))
     context = ServerTaskContext(task=record.task, store=store, session=session, queue=store.message_queue)
     with anyio.fail_after(PATIENCE):
         with pytest.raises(StoreUnavailableError):

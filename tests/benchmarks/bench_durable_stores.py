@@ -29,6 +29,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg_pool import ConnectionPool
 
 from mcp_task_runtime import Answer, Outcome, QueuedMessage
+from mcp_task_runtime.core.types import NewTask
 from mcp_task_runtime.stores.redis._form import Keys
 from tests.benchmarks.measuring import rates, row
 from tests.stores import postgres_server, redis_server
@@ -57,7 +58,7 @@ Where there is an order of creation, the tasks of all owners are mixed in it, as
 
 async def cycles(store: Store, number: int) -> None:
     for _ in range(number):
-        record = await store.create_task(ttl_ms=HOUR_MS)
+        record = await store.create_task(NewTask(ttl_ms=HOUR_MS))
         await store.update_task(record.task_id, status_message="working on it")
         await store.finish_task(record.task_id, Outcome.completed(RESULT))
         await store.get_task(record.task_id)
@@ -73,7 +74,7 @@ async def flatness(name: str, few: Place, many: Place, bulk: Bulk, number: int) 
     """Compare a store that holds the tasks of one owner with one that holds those of all."""
     async with few.store() as few_store, many.store() as many_store:
         for store, place, owners in ((few_store, few, [LISTED]), (many_store, many, names_of_owners())):
-            await store.create_task(ttl_ms=HOUR_MS, task_id="template", owner=LISTED)
+            await store.create_task(NewTask(ttl_ms=HOUR_MS, task_id="template", owner=LISTED))
             bulk(place, owners, STORED // OWNERS)
             page = await store.list_tasks(owner=LISTED)
             assert len(page.records) == min(50, STORED // OWNERS + 1)
@@ -111,7 +112,7 @@ async def wake_up(asking: Store, answering: Store, samples: int) -> float:
     """Return the median of the seconds from an answer in one store to the asker awake in another."""
     taken = []
     for _ in range(samples):
-        task_id = (await asking.create_task(ttl_ms=HOUR_MS)).task_id
+        task_id = (await asking.create_task(NewTask(ttl_ms=HOUR_MS))).task_id
         await asking.message_queue.enqueue(task_id, QUESTION)
         ended = 0.0
 

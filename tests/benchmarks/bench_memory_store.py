@@ -9,6 +9,7 @@ from mcp.shared.experimental.tasks.in_memory_task_store import InMemoryTaskStore
 from mcp.types import CallToolResult, TaskMetadata, TextContent
 
 from mcp_task_runtime import InMemoryTaskStore, Outcome
+from mcp_task_runtime.core.types import NewTask
 from tests.benchmarks.measuring import rates, row
 
 HOUR_MS = 3_600_000
@@ -27,7 +28,7 @@ async def sdk_cycles(store: SDKTaskStore, count: int) -> None:
 
 async def our_cycles(store: InMemoryTaskStore, count: int) -> None:
     for _ in range(count):
-        record = await store.create_task(ttl_ms=HOUR_MS)
+        record = await store.create_task(NewTask(ttl_ms=HOUR_MS))
         await store.update_task(record.task_id, status_message="working on it")
         await store.finish_task(record.task_id, Outcome.completed(RESULT_JSON))
         await store.get_task(record.task_id)
@@ -62,7 +63,7 @@ async def main() -> None:
 
     full = InMemoryTaskStore()
     for number in range(1_000_000):
-        await full.create_task(ttl_ms=HOUR_MS, owner=f"owner-{number % 1000}")
+        await full.create_task(NewTask(ttl_ms=HOUR_MS, owner=f"owner-{number % 1000}"))
     both = await rates(
         {"empty": partial(our_cycles, InMemoryTaskStore(), 2000), "full": partial(our_cycles, full, 2000)},
         operations=2000,

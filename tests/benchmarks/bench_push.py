@@ -12,6 +12,7 @@ from mcp.server import MCPServer
 
 from mcp_task_runtime import InMemoryTaskStore
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
+from mcp_task_runtime.core.types import NewTask
 from tests.benchmarks.measuring import rates, row, seconds
 from tests.mcp_v2.listeners import Connection, Stream, memory_connection
 from tests.mcp_v2.schemas import Wire
@@ -31,7 +32,7 @@ async def serve(stack: AsyncExitStack) -> tuple[InMemoryTaskStore, Connection]:
 
 
 async def new_tasks(store: InMemoryTaskStore, count: int) -> list[str]:
-    return [(await store.create_task(ttl_ms=HOUR_MS)).task_id for _ in range(count)]
+    return [(await store.create_task(NewTask(ttl_ms=HOUR_MS))).task_id for _ in range(count)]
 
 
 async def listen(stack: AsyncExitStack, connection: Connection, task_id: str) -> Stream:

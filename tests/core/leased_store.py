@@ -20,7 +20,7 @@ from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.json import JSONObject
 from mcp_task_runtime.core.message_queue import QueuedMessage
 from mcp_task_runtime.core.transitions import is_terminal, update_record
-from mcp_task_runtime.core.types import Lease, Outcome, TaskRecord
+from mcp_task_runtime.core.types import Fence, Lease, NewTask, Outcome, TaskRecord
 from mcp_task_runtime.errors import StoreUnavailableError
 from mcp_task_runtime.testing.clock import FakeClock
 
@@ -46,15 +46,15 @@ class LeasedTaskStore(InMemoryTaskStore):
         """Return a task that has not been removed, without looking at the clock."""
         return self._entries[task_id].record
 
-    async def create_task(self, **fields: Any) -> TaskRecord:
+    async def create_task(self, new: NewTask) -> TaskRecord:
         """Create a task; see `TaskStore.create_task`."""
-        record = await super().create_task(**fields)
+        record = await super().create_task(new)
         self._set_lease(record.task_id, record.lease)
         return record
 
-    async def finish_task(self, task_id: str, outcome: Outcome) -> TaskRecord:
+    async def finish_task(self, task_id: str, outcome: Outcome, *, fence: Fence | None = None) -> TaskRecord:
         """Record a terminal status and its outcome; see `TaskStore.finish_task`."""
-        record = await super().finish_task(task_id, outcome)
+        record = await super().finish_task(task_id, outcome, fence=fence)
         self._lapses.discard(task_id)
         return record
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from mcp_task_runtime import Execution, NewTask, Outcome, TaskContext, TaskNotFoundError, TaskRequest
+from mcp_task_runtime import Execution, Outcome, TaskContext, TaskNotFoundError, TaskRequest, TaskSpec
+from mcp_task_runtime.core.types import NewTask
 from tests.core.worlds import open_world
 
 AUDIT = "mcp_task_runtime.audit"
-ADA = NewTask(owner="ada", request=TaskRequest(name="report"))
+ADA = TaskSpec(owner="ada", request=TaskRequest(name="report"))
 
 
 async def quick(execution: Execution[dict[str, Any]]) -> dict[str, Any]:
@@ -35,7 +36,7 @@ async def test_a6_creation_end_and_retrieval_are_logged_with_who_it_was(caplog: 
 async def test_a6_every_way_to_end_a_task_is_logged_once(how: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, AUDIT)
     async with open_world() as world:
-        record = await world.store.create_task(ttl_ms=None, owner="ada")
+        record = await world.store.create_task(NewTask(ttl_ms=None, owner="ada"))
         if how == "cancel":
             await world.runtime.cancel(record.task_id, owner="ada")
         elif how == "finish":
@@ -50,7 +51,7 @@ async def test_l10_who_asks_for_the_task_of_another_is_logged_and_told_nothing(
 ) -> None:
     caplog.set_level(logging.DEBUG, AUDIT)
     async with open_world() as world:
-        record = await world.store.create_task(ttl_ms=None, owner="ada")
+        record = await world.store.create_task(NewTask(ttl_ms=None, owner="ada"))
         with pytest.raises(TaskNotFoundError):
             await world.runtime.poll(record.task_id, owner="bob")
     assert f"Task {record.task_id} of ada was refused to bob" in caplog.messages

@@ -13,11 +13,11 @@ import pytest
 from mcp_task_runtime import (
     Execution,
     LimitExceededError,
-    NewTask,
     Outcome,
     ServerTaskContext,
     TaskRecord,
     TaskSettings,
+    TaskSpec,
 )
 from mcp_task_runtime.adapters.result_handler import TaskResultHandler
 from tests.core.leased_store import Client
@@ -43,7 +43,7 @@ async def test_a_quiet_task_whose_work_ends_first_was_an_ordinary_call_and_leave
     async with open_world(yielding=True) as world:
 
         async def work(execution: Execution[Result]) -> Result:
-            await execution.begin(NewTask(), quietly=True)
+            await execution.begin(TaskSpec(), quietly=True)
             if raises:
                 raise LookupError("mine")
             return {"ordinary": True}
@@ -62,7 +62,7 @@ async def test_a_quiet_task_is_its_callers_once_it_is_announced() -> None:
         release = anyio.Event()
 
         async def work(execution: Execution[Result]) -> Result:
-            await execution.begin(NewTask(), quietly=True)
+            await execution.begin(TaskSpec(), quietly=True)
             await anyio.lowlevel.checkpoint()
             execution.announce()
             await release.wait()
@@ -80,7 +80,7 @@ async def test_a_caller_cancelled_while_its_task_is_quiet_leaves_no_live_task(st
     async with open_world(yielding=True) as world:
 
         async def work(execution: Execution[Result]) -> Result:
-            await execution.begin(NewTask(), quietly=True)
+            await execution.begin(TaskSpec(), quietly=True)
             return await forever(execution)
 
         async with anyio.create_task_group() as group:
@@ -102,8 +102,8 @@ async def test_slow_work_becomes_a_task_when_its_time_is_up_and_not_before() -> 
         got: list[Any] = []
 
         async def work(execution: Execution[Result]) -> Result:
-            execution.promote_after(1000, NewTask(owner="me"))
-            execution.promote_after(10, NewTask(owner="me"))  # replaces the first
+            execution.promote_after(1000, TaskSpec(owner="me"))
+            execution.promote_after(10, TaskSpec(owner="me"))  # replaces the first
             await release.wait()
             return {"slow": True}
 
@@ -129,7 +129,7 @@ async def test_work_that_is_quick_enough_stays_an_ordinary_call_and_its_timer_go
     async with open_world() as world:
 
         async def work(execution: Execution[Result]) -> Result:
-            execution.promote_after(10, NewTask())
+            execution.promote_after(10, TaskSpec())
             return {"quick": True}
 
         assert await world.runtime.run(work) == {"quick": True}
@@ -148,7 +148,7 @@ async def test_work_that_ends_just_when_its_time_is_up_is_one_or_the_other(steps
         got: list[Any] = []
 
         async def work(execution: Execution[Result]) -> Result:
-            execution.promote_after(10, NewTask())
+            execution.promote_after(10, TaskSpec())
             await release.wait()
             return {"n": 1}
 
@@ -180,16 +180,16 @@ TWO = TaskSettings(max_tasks_per_owner=2, shutdown_grace=0)
 async def test_one_task_too_many_is_refused_and_nothing_is_lost() -> None:
     """Design section 5, L13: others are not affected, and an ended task makes room."""
     async with open_world(yielding=True, settings=TWO) as world:
-        first = await world.runtime.start(forever, NewTask(owner="me"))
-        await world.runtime.start(forever, NewTask(owner="me"))
+        first = await world.runtime.start(forever, TaskSpec(owner="me"))
+        await world.runtime.start(forever, TaskSpec(owner="me"))
         with pytest.raises(LimitExceededError, match="at most 2"):
-            await world.runtime.start(forever, NewTask(owner="me"))
-        await world.runtime.start(forever, NewTask(owner="you"))
+            await world.runtime.start(forever, TaskSpec(owner="me"))
+        await world.runtime.start(forever, TaskSpec(owner="you"))
         assert world.live_tasks() == 3
         await anyio.wait_all_tasks_blocked()
         await world.runtime.cancel(first.task_id, owner="me")
         await anyio.wait_all_tasks_blocked()
-        await world.runtime.start(forever, NewTask(owner="me"))
+        await world.runtime.start(forever, TaskSpec(owner="me"))
         assert world.live_tasks() == 3
     assert dict(world.runtime._live_of) == {}
 
@@ -241,7 +241,7 @@ async def test_of_many_that_start_at_once_no_more_than_the_limit_get_a_task() ->
         async def start() -> None:
             nonlocal refused
             try:
-                await world.runtime.start(forever, NewTask(owner="me"))
+                await world.runtime.start(forever, TaskSpec(owner="me"))
             except LimitExceededError:
                 refused += 1
 
@@ -261,7 +261,7 @@ async def detaching(execution: Execution[Result]) -> Result:
 async def test_a_task_that_something_outside_will_end_counts_until_it_has_ended(how: str) -> None:
     """A6: else a client could have any number of them."""
     async with open_world(yielding=True, settings=TWO) as world:
-        outside = await world.runtime.start(detaching, NewTask(ttl_ms=10_000))
+        outside = await world.runtime.start(detaching, TaskSpec(ttl_ms=10_000))
         await world.until_idle()
         await world.runtime.start(forever)
         with pytest.raises(LimitExceededError):
@@ -299,7 +299,7 @@ async def test_an_ordinary_call_that_may_not_become_a_task_is_told_so() -> None:
             await world.runtime.start(forever)
 
         async def work(execution: Execution[Result]) -> Result:
-            await execution.begin(NewTask())
+            await execution.begin(TaskSpec())
             raise AssertionError
 
         with pytest.raises(LimitExceededError):
@@ -354,7 +354,7 @@ async def test_a_task_that_waits_for_its_turn_ends_at_its_deadline_or_with_the_s
     async with open_world(yielding=True, settings=TaskSettings(max_running=1, shutdown_grace=0)) as world:
         await world.runtime.start(forever)
         await anyio.wait_all_tasks_blocked()
-        due = await world.runtime.start(forever, NewTask(ttl_ms=10_000))
+        due = await world.runtime.start(forever, TaskSpec(ttl_ms=10_000))
         last = await world.runtime.start(partial(forever))
         await anyio.wait_all_tasks_blocked()
         world.clock.advance(9.5)

@@ -11,9 +11,9 @@ from typing import Any
 import anyio
 import pytest
 
-from mcp_task_runtime import Answer, Execution, NewTask, Outcome, TaskNotFoundError, TaskSettings
+from mcp_task_runtime import Answer, Execution, Outcome, TaskNotFoundError, TaskSettings, TaskSpec
 from mcp_task_runtime.core.json import dump_json
-from mcp_task_runtime.core.types import TaskRequest
+from mcp_task_runtime.core.types import NewTask, TaskRequest
 from mcp_task_runtime.errors import InvalidTransitionError, LimitExceededError, ProtocolError
 from tests.core.leased_store import (
     LEASE_SECONDS,
@@ -29,8 +29,8 @@ pytestmark = pytest.mark.anyio
 Result = dict[str, Any]
 Work = Callable[[Execution[Any]], Awaitable[Any]]
 FORM = {"type": "object", "properties": {}}
-PLAIN = NewTask()
-RERUNNABLE = NewTask(request=TaskRequest(name="tool", arguments_json=dump_json({"n": 7}), rerunnable=True))
+PLAIN = TaskSpec()
+RERUNNABLE = TaskSpec(request=TaskRequest(name="tool", arguments_json=dump_json({"n": 7}), rerunnable=True))
 """A task whose work may run again in any process that calls `rerun_with("tool", …)`."""
 
 
@@ -84,15 +84,15 @@ class Questions:
         return record.task_id
 
 
-async def lost_task(cluster: Cluster, new: NewTask = PLAIN, *, ttl_ms: int | None = None) -> str:
+async def lost_task(cluster: Cluster, new: TaskSpec = PLAIN, *, ttl_ms: int | None = None) -> str:
     """Return a task whose process was killed: nobody renews its lease."""
     record = await cluster.store.create_task(
-        ttl_ms=ttl_ms, request=new.request, owner=new.owner, worker="killed", lease_ms=LEASE_SECONDS * 1000
+        NewTask(ttl_ms=ttl_ms, request=new.request, owner=new.owner, worker="killed", lease_ms=LEASE_SECONDS * 1000)
     )
     return record.task_id
 
 
-async def started(process: Process, new: NewTask | None = None) -> str:
+async def started(process: Process, new: TaskSpec | None = None) -> str:
     return (await process.runtime.start(forever, new)).task_id
 
 
@@ -190,7 +190,7 @@ async def test_the_task_of_a_silent_process_ends_failed_and_says_that_its_worker
 async def test_get_notices_a_lost_worker_before_the_next_turn_of_any_reaper() -> None:
     async with open_cluster() as (cluster, (_, b)):
         await cluster.pass_time(1)
-        task_id = await lost_task(cluster, NewTask(owner="me"))
+        task_id = await lost_task(cluster, TaskSpec(owner="me"))
         await cluster.pass_time(LEASE_SECONDS)
         assert cluster.store.record(task_id).status == "working", "no reaper had its turn yet"
         with pytest.raises(TaskNotFoundError):
@@ -756,7 +756,7 @@ async def test_what_ends_a_task_elsewhere_stops_its_work_here(how: str) -> None:
                 stopped.append(context.is_cancelled)
             raise AssertionError
 
-        record = await a.runtime.start(work, NewTask(ttl_ms=60_000))
+        record = await a.runtime.start(work, TaskSpec(ttl_ms=60_000))
         task_id = record.task_id
         await cluster.settle()
         if how == "cancel":

@@ -13,7 +13,7 @@ from typing import Any
 import anyio
 import pytest
 
-from mcp_task_runtime import Execution, InvalidTransitionError, NewTask, TaskSettings
+from mcp_task_runtime import Execution, InvalidTransitionError, TaskSettings, TaskSpec
 from tests.core.worlds import ACCEPT, NOTHING, World, open_world
 
 Result = dict[str, Any]
@@ -69,7 +69,7 @@ async def test_a_thousand_tasks_that_wait_for_an_answer_all_get_it() -> None:
         for n in range(MANY):
             marker = Marker()
             markers.add(marker)
-            record = await world.runtime.start(partial(asks, world, marker), NewTask(owner=f"owner-{n % 7}"))
+            record = await world.runtime.start(partial(asks, world, marker), TaskSpec(owner=f"owner-{n % 7}"))
             ids.append(record.task_id)
         del marker
         results: Counter[int] = Counter()

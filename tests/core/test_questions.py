@@ -17,14 +17,15 @@ from mcp_task_runtime import (
     InMemoryTaskMessageQueue,
     InMemoryTaskStore,
     InvalidTransitionError,
-    NewTask,
     Outcome,
     ProtocolError,
     QueuedMessage,
     TaskNotFoundError,
     TaskSettings,
+    TaskSpec,
 )
 from mcp_task_runtime.core.questions import answer_questions, ask_question, settle_status
+from mcp_task_runtime.core.types import NewTask
 from mcp_task_runtime.testing.clock import FakeClock
 from mcp_task_runtime.testing.concurrency.cancellation import Trial, check_cancellation
 from mcp_task_runtime.testing.concurrency.interleaving import Race, explore_interleavings
@@ -48,7 +49,7 @@ class Backend:
     @classmethod
     async def make(cls, ttl_ms: int | None = None) -> Backend:
         self = cls()
-        self.task_id = (await self.memory.create_task(ttl_ms=ttl_ms)).task_id
+        self.task_id = (await self.memory.create_task(NewTask(ttl_ms=ttl_ms))).task_id
         return self
 
     async def ask(self, key: str = "1") -> Answer:
@@ -367,7 +368,7 @@ async def asks_once(world: World, execution: Execution[Result]) -> Result:
 
 async def test_answering_through_the_runtime_gives_the_asker_its_result() -> None:
     async with open_world(yielding=True) as world:
-        record = await world.runtime.start(partial(asks_once, world), NewTask(owner="me"))
+        record = await world.runtime.start(partial(asks_once, world), TaskSpec(owner="me"))
         assert await world.until_asked(record.task_id) == ["1"]
         view = await world.runtime.get(record.task_id, owner="me")
         assert view.task.status == "input_required"
@@ -380,8 +381,8 @@ async def test_answering_through_the_runtime_gives_the_asker_its_result() -> Non
 async def test_answers_that_are_late_unknown_or_for_another_task_change_nothing() -> None:
     """L5, L10, F15, wire rule C8."""
     async with open_world(yielding=True) as world:
-        one = await world.runtime.start(partial(asks_once, world), NewTask(owner="me"))
-        two = await world.runtime.start(partial(asks_once, world), NewTask(owner="me"))
+        one = await world.runtime.start(partial(asks_once, world), TaskSpec(owner="me"))
+        two = await world.runtime.start(partial(asks_once, world), TaskSpec(owner="me"))
         for record in (one, two):
             await world.until_asked(record.task_id)
         await world.runtime.answer(one.task_id, {"unknown": ACCEPT, "": {"bad": 1}}, owner="me")
@@ -462,7 +463,7 @@ async def test_cancelling_a_task_releases_its_pending_question(shielded: bool) -
 async def test_a_question_open_at_the_deadline_is_released_and_the_task_fails() -> None:
     """L5, L7, F18: the client left and never came back."""
     async with open_world(yielding=True) as world:
-        record = await world.runtime.start(partial(asks_once, world), NewTask(ttl_ms=10_000))
+        record = await world.runtime.start(partial(asks_once, world), TaskSpec(ttl_ms=10_000))
         await world.until_asked(record.task_id)
         world.clock.advance(9.5)
         assert await world.until(record.task_id, "failed", "cancelled", "completed") == "failed"

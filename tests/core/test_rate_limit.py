@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from mcp_task_runtime import LimitExceededError, TaskNotFoundError, TaskSettings
 from mcp_task_runtime.core.rate_limit import RateLimit
+from mcp_task_runtime.core.types import NewTask
 from tests.core.worlds import open_world
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
@@ -82,8 +83,8 @@ def test_a_clock_that_is_set_back_locks_nobody_out_and_leaves_nothing_behind() -
 
 async def test_a_client_that_polls_a_task_too_often_is_refused_and_loses_nothing() -> None:
     async with open_world(settings=TaskSettings(max_polls_per_second=2, shutdown_grace=0)) as world:
-        record = await world.store.create_task(ttl_ms=None, owner="a")
-        other = await world.store.create_task(ttl_ms=None, owner="a")
+        record = await world.store.create_task(NewTask(ttl_ms=None, owner="a"))
+        other = await world.store.create_task(NewTask(ttl_ms=None, owner="a"))
         for _ in range(2):
             await world.runtime.poll(record.task_id, owner="a")
         with pytest.raises(LimitExceededError):

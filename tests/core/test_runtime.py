@@ -20,7 +20,6 @@ from mcp_task_runtime import (
     InMemoryTaskStore,
     InvalidCursorError,
     InvalidTransitionError,
-    NewTask,
     Outcome,
     ProtocolError,
     StoreError,
@@ -29,9 +28,11 @@ from mcp_task_runtime import (
     TaskRecord,
     TaskRuntime,
     TaskSettings,
+    TaskSpec,
     task_execution,
 )
 from mcp_task_runtime.adapters.host import RuntimeHost
+from mcp_task_runtime.core.types import Fence, NewTask
 from mcp_task_runtime.testing.concurrency.cancellation import Trial, check_cancellation
 from mcp_task_runtime.testing.concurrency.interleaving import Race, explore_interleavings
 from mcp_task_runtime.testing.yielding import YieldingTaskStore
@@ -65,7 +66,7 @@ async def test_a_started_task_can_be_found_at_once_and_its_result_fetched_later(
             await release.wait()
             return {"n": 1}
 
-        record = await world.runtime.start(work, NewTask(owner="me"))
+        record = await world.runtime.start(work, TaskSpec(owner="me"))
         view = await world.runtime.get(record.task_id, owner="me")
         assert (view.task.status, view.record.revision) == ("working", 1)
         release.set()
@@ -133,7 +134,7 @@ async def test_work_that_begins_gives_its_caller_the_record_and_goes_on() -> Non
         release = anyio.Event()
 
         async def work(execution: Execution[Result]) -> Result:
-            await execution.begin(NewTask(owner="me"))
+            await execution.begin(TaskSpec(owner="me"))
             await release.wait()
             return {"n": 2}
 
@@ -149,8 +150,8 @@ async def test_beginning_twice_gives_the_same_task() -> None:
         ids: list[str] = []
 
         async def work(execution: Execution[Result]) -> Result:
-            ids.append((await execution.begin(NewTask(ttl_ms=5000))).task_id)
-            ids.append((await execution.begin(NewTask(ttl_ms=9000))).task_id)
+            ids.append((await execution.begin(TaskSpec(ttl_ms=5000))).task_id)
+            ids.append((await execution.begin(TaskSpec(ttl_ms=9000))).task_id)
             return {}
 
         record = await world.runtime.run(work)
@@ -167,7 +168,7 @@ async def test_beginning_twice_at_once_makes_one_task() -> None:
         async def work(execution: Execution[Result]) -> Result:
             async with anyio.create_task_group() as group:
                 for _ in range(3):
-                    group.start_soon(execution.begin, NewTask())
+                    group.start_soon(execution.begin, TaskSpec())
             return {}
 
         await world.runtime.run(work)
@@ -178,12 +179,12 @@ async def test_beginning_twice_at_once_makes_one_task() -> None:
 
 async def test_work_whose_task_could_not_be_created_is_still_an_ordinary_call() -> None:
     class Full(InMemoryTaskStore):
-        async def create_task(self, **_: Any) -> TaskRecord:
+        async def create_task(self, new: NewTask) -> TaskRecord:
             raise StoreUnavailableError("down")
 
     async def work(execution: Execution[Result]) -> Result:
         with pytest.raises(StoreUnavailableError):
-            await execution.begin(NewTask())
+            await execution.begin(TaskSpec())
         return {"without": "task"}
 
     with anyio.fail_after(PATIENCE):
@@ -232,7 +233,7 @@ async def test_a_caller_cancelled_at_any_await_of_run_leaves_no_task_that_nobody
     """L6, L12: who was not given the handle has no task that runs."""
 
     async def work(execution: Execution[Result]) -> Result:
-        await execution.begin(NewTask())
+        await execution.begin(TaskSpec())
         return await forever(execution)
 
     async def prepare(world: World) -> Callable[[], Awaitable[Any]]:
@@ -262,7 +263,7 @@ async def test_a_caller_cancelled_while_its_task_begins_takes_the_task_with_it(s
 
         async def work(execution: Execution[Result]) -> Result:
             try:
-                await execution.begin(NewTask())
+                await execution.begin(TaskSpec())
                 return await forever(execution)
             finally:
                 cleaned.append(True)
@@ -293,7 +294,7 @@ async def test_a_caller_cancelled_after_it_got_the_handle_does_not_stop_the_work
         release = anyio.Event()
 
         async def work(execution: Execution[Result]) -> Result:
-            await execution.begin(NewTask())
+            await execution.begin(TaskSpec())
             await release.wait()
             return {"survived": True}
 
@@ -549,7 +550,7 @@ async def test_an_outcome_waits_until_the_store_is_back() -> None:
     finish_task = world.memory.finish_task
     failures = 2
 
-    async def flaky(task_id: str, outcome: Outcome) -> TaskRecord:
+    async def flaky(task_id: str, outcome: Outcome, *, fence: Fence | None = None) -> TaskRecord:
         nonlocal failures
         if failures:
             failures -= 1
@@ -579,7 +580,7 @@ async def test_work_that_outlives_its_ttl_is_cancelled_and_its_task_fails_and_st
             finally:
                 stopped.set()
 
-        record = await world.runtime.start(work, NewTask(ttl_ms=10_000))
+        record = await world.runtime.start(work, TaskSpec(ttl_ms=10_000))
         outcomes: list[Outcome] = []
 
         async def wait() -> None:
@@ -610,7 +611,7 @@ async def test_work_that_outlives_its_ttl_is_cancelled_and_its_task_fails_and_st
 async def test_a_deadline_is_a_tenth_of_a_short_ttl_before_its_end() -> None:
     """L7: the end must be stored while the task exists."""
     async with open_world(settings=TaskSettings(min_ttl_ms=1, retention_ms=0, shutdown_grace=0)) as world:
-        record = await world.runtime.start(forever, NewTask(ttl_ms=100))
+        record = await world.runtime.start(forever, TaskSpec(ttl_ms=100))
         await anyio.wait_all_tasks_blocked()
         world.clock.advance(0.0901)
         assert await world.until(record.task_id, "failed") == "failed"
@@ -620,7 +621,7 @@ async def test_each_task_ends_at_its_own_time_whatever_order_they_were_made_in()
     """L7."""
     async with open_world() as world:
         ttls = [90, 30, 70, 50, 30]
-        records = [await world.runtime.start(forever, NewTask(ttl_ms=ttl * 1000)) for ttl in ttls]
+        records = [await world.runtime.start(forever, TaskSpec(ttl_ms=ttl * 1000)) for ttl in ttls]
         await anyio.wait_all_tasks_blocked()
         world.clock.advance(9.5)
         for second in range(20, 100, 10):
@@ -633,7 +634,7 @@ async def test_each_task_ends_at_its_own_time_whatever_order_they_were_made_in()
 async def test_a_deadline_that_passes_while_the_clock_jumps_over_the_whole_ttl_still_stops_the_work() -> None:
     """L7: a machine that slept; the task is gone then, and so must be its work."""
     async with open_world() as world:
-        record = await world.runtime.start(forever, NewTask(ttl_ms=10_000))
+        record = await world.runtime.start(forever, TaskSpec(ttl_ms=10_000))
         await anyio.wait_all_tasks_blocked()
         world.clock.advance(3600)
         await anyio.wait_all_tasks_blocked()
@@ -653,11 +654,11 @@ async def test_work_is_stopped_at_its_deadline_even_if_the_store_cannot_be_reach
             finally:
                 stopped.set()
 
-        async def down(task_id: str, outcome: Outcome) -> TaskRecord:
+        async def down(task_id: str, outcome: Outcome, *, fence: Fence | None = None) -> TaskRecord:
             raise StoreUnavailableError("down")
 
         finish_task = world.memory.finish_task
-        record = await world.runtime.start(work, NewTask(ttl_ms=10_000))
+        record = await world.runtime.start(work, TaskSpec(ttl_ms=10_000))
         await anyio.wait_all_tasks_blocked()
         world.memory.finish_task = down  # type: ignore[method-assign]
         world.clock.advance(9.5)
@@ -685,7 +686,7 @@ async def test_a_nonsense_ttl_is_clamped_and_reported_as_stored(ttl_ms: int | No
     """Design section 5."""
     settings = TaskSettings(max_ttl_ms=60_000, default_ttl_ms=30_000, shutdown_grace=0)
     async with open_world(settings=settings) as world:
-        record = await world.runtime.start(forever, NewTask(ttl_ms=ttl_ms))
+        record = await world.runtime.start(forever, TaskSpec(ttl_ms=ttl_ms))
         assert record.task.ttl_ms == stored
         assert (await world.runtime.get(record.task_id, owner=None)).task.ttl_ms == stored
 
@@ -693,7 +694,7 @@ async def test_a_nonsense_ttl_is_clamped_and_reported_as_stored(ttl_ms: int | No
 async def test_waiting_for_the_result_of_a_detached_task_that_expires_ends_with_not_found() -> None:
     """L7, F20: unless the runtime ends it first, which it does while it is open."""
     world = make_world()
-    record = await world.memory.create_task(ttl_ms=1000)
+    record = await world.memory.create_task(NewTask(ttl_ms=1000))
     with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as group:
 
@@ -757,7 +758,7 @@ async def test_detached_work_that_raises_fails_its_task() -> None:
 async def test_a_detached_task_still_ends_at_its_ttl() -> None:
     """L7, L12: nobody may ever finish it."""
     async with open_world() as world:
-        record = await world.runtime.start(hand_over, NewTask(ttl_ms=10_000))
+        record = await world.runtime.start(hand_over, TaskSpec(ttl_ms=10_000))
         await world.until_idle()
         world.clock.advance(9.5)
         assert await world.until(record.task_id, "failed") == "failed"
@@ -789,7 +790,7 @@ async def test_of_racers_to_end_a_task_exactly_one_wins_in_every_order_of_their_
 
     async def setup() -> Race:
         world = make_world(yielding=True)
-        record = await world.memory.create_task(ttl_ms=None)
+        record = await world.memory.create_task(NewTask(ttl_ms=None))
 
         async def end(how: str) -> str:
             await ENDINGS[how](world, record.task_id)
@@ -863,7 +864,7 @@ async def test_a_foreign_task_is_answered_exactly_like_an_unknown_one(
 ) -> None:
     """L10, F19."""
     async with open_world() as world:
-        record = await world.runtime.start(quick if ended else forever, NewTask(owner=owner))
+        record = await world.runtime.start(quick if ended else forever, TaskSpec(owner=owner))
         await anyio.wait_all_tasks_blocked()
         before = await world.runtime.get(record.task_id, owner=owner)
         raised = []
@@ -887,8 +888,8 @@ async def test_a_malformed_id_is_not_found(method: str, task_id: str) -> None:
 async def test_a_list_shows_the_owners_tasks_and_no_others() -> None:
     """L10, wire rule B9."""
     async with open_world() as world:
-        mine = [(await world.runtime.start(quick, NewTask(owner="me"))).task_id for _ in range(3)]
-        await world.runtime.start(quick, NewTask(owner="you"))
+        mine = [(await world.runtime.start(quick, TaskSpec(owner="me"))).task_id for _ in range(3)]
+        await world.runtime.start(quick, TaskSpec(owner="you"))
         await world.runtime.start(quick)
         page = await world.runtime.list(owner="me", limit=2)
         assert page.next_cursor is not None
@@ -946,7 +947,7 @@ async def test_l9_what_another_runtime_on_the_same_store_does_stops_the_work_her
     """Also with a store that has nothing but the eight methods, as one of a user's own."""
 
     class Shared(YieldingTaskStore):
-        is_private = False
+        is_shared = True
 
     memory = InMemoryTaskStore()
     settings = TaskSettings(shutdown_grace=0)

@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
-from mcp_task_runtime import Execution, NewTask, Outcome, ProtocolError, TaskNotFoundError, TaskSettings
+from mcp_task_runtime import Execution, Outcome, ProtocolError, TaskNotFoundError, TaskSettings, TaskSpec
 from tests.core.worlds import NOTHING, PATIENCE, World, make_world
 
 Result = dict[str, Any]
@@ -206,7 +206,7 @@ async def test_closing_while_a_call_becomes_a_task_leaves_no_task_without_work(m
     got: list[Any] = []
 
     async def work(execution: Execution[Result]) -> Result:
-        await execution.begin(NewTask())
+        await execution.begin(TaskSpec())
         return await forever(execution)
 
     async def call() -> None:
@@ -236,8 +236,8 @@ async def test_a_detached_task_outlives_the_runtime_even_if_its_work_still_ran()
 
     with anyio.fail_after(PATIENCE):
         async with world.runtime:
-            record = await world.runtime.start(work, NewTask(ttl_ms=60_000))
-            other = await world.runtime.start(work, NewTask(ttl_ms=60_000))
+            record = await world.runtime.start(work, TaskSpec(ttl_ms=60_000))
+            other = await world.runtime.start(work, TaskSpec(ttl_ms=60_000))
             await anyio.wait_all_tasks_blocked()
         view = await world.runtime.get(record.task_id, owner=None)
         assert view.task.status == "working"
@@ -294,7 +294,7 @@ async def work_ask_and_expire(world: World) -> None:
     await world.until_asked(record.task_id)
     await world.runtime.answer(record.task_id, {"1": {"action": "decline"}}, owner=None)
     assert (await world.runtime.result(record.task_id, owner=None)).result == {"action": "decline"}
-    late = await world.runtime.start(forever, NewTask(ttl_ms=10_000))
+    late = await world.runtime.start(forever, TaskSpec(ttl_ms=10_000))
     await anyio.wait_all_tasks_blocked()
     world.clock.advance(9.5)
     assert await world.until(late.task_id, "failed") == "failed"

@@ -18,6 +18,7 @@ from mcp_task_runtime import (
     TaskStore,
     task_execution,
 )
+from mcp_task_runtime.core.types import NewTask
 from mcp_task_runtime.testing.clock import FakeClock
 from mcp_task_runtime.testing.concurrency.cancellation import Trial, check_cancellation
 from mcp_task_runtime.testing.yielding import YieldingTaskStore
@@ -28,7 +29,7 @@ if sys.version_info < (3, 11):
 
 
 async def make_context(store: TaskStore) -> TaskContext:
-    return TaskContext(task=(await store.create_task(ttl_ms=60_000)).task, store=store)
+    return TaskContext(task=(await store.create_task(NewTask(ttl_ms=60_000))).task, store=store)
 
 
 async def outcome(store: TaskStore, task_id: str) -> Outcome | None:
@@ -108,7 +109,7 @@ async def test_completing_with_no_json_object_is_refused_and_changes_nothing(res
 
 async def test_a_block_that_completes_its_task_leaves_it_completed() -> None:
     store = InMemoryTaskStore()
-    record = await store.create_task(ttl_ms=None)
+    record = await store.create_task(NewTask(ttl_ms=None))
     async with task_execution(record.task_id, store) as context:
         await context.complete({"n": 1})
     assert await outcome(store, record.task_id) == Outcome.completed({"n": 1})
@@ -116,7 +117,7 @@ async def test_a_block_that_completes_its_task_leaves_it_completed() -> None:
 
 async def test_a_block_that_ends_nothing_leaves_the_task_open() -> None:
     store = InMemoryTaskStore()
-    record = await store.create_task(ttl_ms=None)
+    record = await store.create_task(NewTask(ttl_ms=None))
     async with task_execution(record.task_id, store):
         pass
     assert await outcome(store, record.task_id) is None
@@ -140,7 +141,7 @@ async def test_a_block_that_raises_fails_the_task_and_the_exception_goes_no_furt
 ) -> None:
     """L11."""
     store = YieldingTaskStore(InMemoryTaskStore())
-    record = await store.create_task(ttl_ms=None)
+    record = await store.create_task(NewTask(ttl_ms=None))
     with anyio.fail_after(PATIENCE):
         async with task_execution(record.task_id, store):
             raise error
@@ -152,7 +153,7 @@ async def test_a_block_that_raises_fails_the_task_and_the_exception_goes_no_furt
 async def test_a_block_that_raises_after_its_task_ended_changes_nothing() -> None:
     """L2: whether the block itself or somebody else ended it."""
     store = InMemoryTaskStore()
-    mine, foreign = await store.create_task(ttl_ms=None), await store.create_task(ttl_ms=None)
+    mine, foreign = await store.create_task(NewTask(ttl_ms=None)), await store.create_task(NewTask(ttl_ms=None))
     async with task_execution(mine.task_id, store) as context:
         await context.complete({})
         raise LookupError
@@ -166,7 +167,7 @@ async def test_a_block_that_raises_after_its_task_ended_changes_nothing() -> Non
 @pytest.mark.parametrize("error", [SystemExit(1), BaseExceptionGroup("x", [KeyboardInterrupt()])])
 async def test_a_block_that_exits_fails_the_task_and_still_exits(error: BaseException) -> None:
     store = InMemoryTaskStore()
-    record = await store.create_task(ttl_ms=None)
+    record = await store.create_task(NewTask(ttl_ms=None))
 
     async def work() -> None:
         async with task_execution(record.task_id, store):
@@ -185,7 +186,7 @@ async def test_a_block_that_is_cancelled_fails_the_task_and_stays_cancelled() ->
     async def setup() -> Trial:
         memory = InMemoryTaskStore()
         store = YieldingTaskStore(memory)
-        record = await memory.create_task(ttl_ms=None)
+        record = await memory.create_task(NewTask(ttl_ms=None))
         entered = False
 
         async def operation() -> None:
@@ -211,7 +212,7 @@ async def test_a_block_that_is_cancelled_fails_the_task_and_stays_cancelled() ->
 async def test_a_failure_is_recorded_even_if_its_block_is_cancelled_meanwhile(steps: int) -> None:
     """L6: clean-up that must run is shielded; the task must not stay `working`."""
     memory = InMemoryTaskStore()
-    record = await memory.create_task(ttl_ms=None)
+    record = await memory.create_task(NewTask(ttl_ms=None))
 
     async def work() -> None:
         async with task_execution(record.task_id, YieldingTaskStore(memory)):

@@ -16,8 +16,8 @@ from pydantic.alias_generators import to_camel
 from mcp_task_runtime.core.ids import new_task_id
 from mcp_task_runtime.core.json import dump_json, load_json, to_json_value
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
-from mcp_task_runtime.core.runtime import TaskView
 from mcp_task_runtime.core.types import Outcome, Task, TaskRecord, TaskRequest, TaskStatus
+from mcp_task_runtime.core.views import TaskView
 from mcp_task_runtime.errors import (
     CapabilityError,
     InvalidCursorError,

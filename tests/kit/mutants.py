@@ -20,7 +20,16 @@ from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessa
 from mcp_task_runtime.core.questions import ask_question, settle_status
 from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.core.transitions import is_terminal
-from mcp_task_runtime.core.types import Lease, LiveStatus, Outcome, Task, TaskPage, TaskRecord, TaskRequest
+from mcp_task_runtime.core.types import (
+    Fence,
+    Lease,
+    LiveStatus,
+    NewTask,
+    Outcome,
+    Task,
+    TaskPage,
+    TaskRecord,
+)
 from mcp_task_runtime.errors import (
     InvalidCursorError,
     InvalidTransitionError,
@@ -160,8 +169,8 @@ class TheExpectedRevisionIsCheckedTooEarly(InMemoryTaskStore):
 
 @store_mutant("a_created_task_is_working_at_revision_1_and_keeps_what_it_was_given")
 class TheProgressTokenIsDropped(InMemoryTaskStore):
-    async def create_task(self, *, request: TaskRequest | None = None, **fields: Any) -> TaskRecord:
-        return await super().create_task(request=request and replace(request, progress_token=None), **fields)
+    async def create_task(self, new: NewTask) -> TaskRecord:
+        return await super().create_task(replace(new, request=replace(new.request, progress_token=None)))
 
 
 @store_mutant("every_allowed_step_is_made_and_adds_one_to_the_revision")
@@ -175,10 +184,10 @@ class AnUpdateWithoutAMessageDropsTheMessage(InMemoryTaskStore):
 
 @store_mutant("a_taken_identifier_is_refused_and_changes_nothing")
 class CreatingOverwrites(InMemoryTaskStore):
-    async def create_task(self, *, task_id: str | None = None, **fields: Any) -> TaskRecord:
-        if task_id in self._entries:
-            await self.delete_task(task_id or "")
-        return await super().create_task(task_id=task_id, **fields)
+    async def create_task(self, new: NewTask) -> TaskRecord:
+        if new.task_id in self._entries:
+            await self.delete_task(new.task_id or "")
+        return await super().create_task(new)
 
 
 @store_mutant("last_updated_at_never_goes_back")
@@ -192,7 +201,7 @@ class LastUpdatedAtGoesBack(InMemoryTaskStore):
 
 @store_mutant("of_many_that_finish_a_task_exactly_one_wins", "changes_that_overlap_have_the_effect_of_some_sequence")
 class EveryFinisherThatLookedInTimeWins(InMemoryTaskStore):
-    async def finish_task(self, task_id: str, outcome: Outcome) -> TaskRecord:
+    async def finish_task(self, task_id: str, outcome: Outcome, *, fence: Fence | None = None) -> TaskRecord:
         before = _live(self, task_id).record
         await anyio.lowlevel.checkpoint()
         entry = _live(self, task_id)
@@ -203,7 +212,7 @@ class EveryFinisherThatLookedInTimeWins(InMemoryTaskStore):
 
 @store_mutant("nobody_sees_an_end_without_its_outcome", "a_cancelled_change_happened_in_full_or_not_at_all", fault=8)
 class TheResultIsWrittenBeforeTheStatus(InMemoryTaskStore):
-    async def finish_task(self, task_id: str, outcome: Outcome) -> TaskRecord:
+    async def finish_task(self, task_id: str, outcome: Outcome, *, fence: Fence | None = None) -> TaskRecord:
         entry = _live(self, task_id)
         if not is_terminal(entry.record.status):
             entry.record = replace(entry.record, outcome=outcome)
@@ -213,7 +222,7 @@ class TheResultIsWrittenBeforeTheStatus(InMemoryTaskStore):
 
 @store_mutant("nobody_sees_an_end_without_its_outcome", "a_cancelled_change_happened_in_full_or_not_at_all", fault=8)
 class TheStatusIsWrittenBeforeTheResult(InMemoryTaskStore):
-    async def finish_task(self, task_id: str, outcome: Outcome) -> TaskRecord:
+    async def finish_task(self, task_id: str, outcome: Outcome, *, fence: Fence | None = None) -> TaskRecord:
         record = await super().finish_task(task_id, outcome)
         entry = _live(self, task_id)
         entry.record = replace(record, outcome=None)
@@ -241,7 +250,7 @@ class AChangeBeforeTheWaitIsLost(InMemoryTaskStore):
 
 @store_mutant("every_waiter_wakes_when_the_task_changes")
 class TheEndWakesNobody(InMemoryTaskStore):
-    async def finish_task(self, task_id: str, outcome: Outcome) -> TaskRecord:
+    async def finish_task(self, task_id: str, outcome: Outcome, *, fence: Fence | None = None) -> TaskRecord:
         entry = _live(self, task_id)
         entry.changed, waited_for = None, entry.changed
         try:
@@ -283,8 +292,8 @@ class AWaiterKeepsTheFirstDeadline(InMemoryTaskStore):
         super().__init__(**options)
         self._first: dict[str, datetime | None] = {}
 
-    async def create_task(self, **fields: Any) -> TaskRecord:
-        record = await super().create_task(**fields)
+    async def create_task(self, new: NewTask) -> TaskRecord:
+        record = await super().create_task(new)
         self._first[record.task_id] = record.task.expires_at
         return record
 
@@ -345,7 +354,7 @@ class _SharedOutcome(Outcome):
 
 @store_mutant("changing_what_a_store_returned_changes_nothing")
 class OneResultIsSharedByAllReaders(InMemoryTaskStore):
-    async def finish_task(self, task_id: str, outcome: Outcome) -> TaskRecord:
+    async def finish_task(self, task_id: str, outcome: Outcome, *, fence: Fence | None = None) -> TaskRecord:
         shared = _SharedOutcome(outcome.status, outcome.payload_json, outcome.status_message)
         return await super().finish_task(task_id, shared)
 
@@ -359,14 +368,17 @@ class AnUpdateIsWrittenInTwoSteps(InMemoryTaskStore):
         status: LiveStatus | None = None,
         status_message: str | None = None,
         if_revision: int | None = None,
+        **changes: Any,
     ) -> TaskRecord:
         if status is not None and status_message is not None:
-            record = await super().update_task(task_id, status=status, if_revision=if_revision)
+            record = await super().update_task(task_id, status=status, if_revision=if_revision, **changes)
             await anyio.lowlevel.checkpoint()
             entry = _live(self, task_id)
             entry.record = replace(record, task=replace(record.task, status_message=status_message))
             return entry.record
-        return await super().update_task(task_id, status=status, status_message=status_message, if_revision=if_revision)
+        return await super().update_task(
+            task_id, status=status, status_message=status_message, if_revision=if_revision, **changes
+        )
 
 
 @store_mutant("a_cancelled_operation_leaves_the_store_usable")
@@ -399,8 +411,8 @@ class ACancelledWaitLeavesItsTimer(InMemoryTaskStore):
 
 @store_mutant("all_time_comes_from_the_injected_clock")
 class TheMachinesClockIsUsed(InMemoryTaskStore):
-    async def create_task(self, **fields: Any) -> TaskRecord:
-        record = await super().create_task(**fields)
+    async def create_task(self, new: NewTask) -> TaskRecord:
+        record = await super().create_task(new)
         entry = _live(self, record.task_id)
         now = datetime.now(timezone.utc)
         entry.record = replace(record, task=replace(record.task, created_at=now, last_updated_at=now))
@@ -429,22 +441,22 @@ class ExpiredTasksAreHiddenFromReadingOnly(InMemoryTaskStore):
 
 @store_mutant("an_expired_task_is_gone_for_every_caller_at_once")
 class ATaskOutlivesItsDeadline(InMemoryTaskStore):
-    async def create_task(self, *, ttl_ms: int | None, **fields: Any) -> TaskRecord:
-        record = await super().create_task(ttl_ms=None if ttl_ms is None else ttl_ms + 1, **fields)
+    async def create_task(self, new: NewTask) -> TaskRecord:
+        record = await super().create_task(replace(new, ttl_ms=None if new.ttl_ms is None else new.ttl_ms + 1))
         entry = _live(self, record.task_id)
-        entry.record = replace(record, task=replace(record.task, ttl_ms=ttl_ms))
+        entry.record = replace(record, task=replace(record.task, ttl_ms=new.ttl_ms))
         return entry.record
 
 
 @store_mutant("an_outcome_can_be_fetched_for_the_retention_time", "a_waiter_outlasts_a_deadline_that_moved")
 class FinishingDoesNotExtendTheTTL(InMemoryTaskStore):
-    async def create_task(self, *, retention_ms: int = 0, **fields: Any) -> TaskRecord:
-        return await super().create_task(**fields)
+    async def create_task(self, new: NewTask) -> TaskRecord:
+        return await super().create_task(replace(new, retention_ms=0))
 
 
 @store_mutant("an_outcome_can_be_fetched_for_the_retention_time")
 class FinishingExtendsTheTTLInTheAnswerOnly(InMemoryTaskStore):
-    async def finish_task(self, task_id: str, outcome: Outcome) -> TaskRecord:
+    async def finish_task(self, task_id: str, outcome: Outcome, *, fence: Fence | None = None) -> TaskRecord:
         due = _live(self, task_id).record.task.expires_at
         record = await super().finish_task(task_id, outcome)
         self._expiry.set(task_id, due)
@@ -453,10 +465,10 @@ class FinishingExtendsTheTTLInTheAnswerOnly(InMemoryTaskStore):
 
 @store_mutant("a_task_without_a_ttl_never_expires")
 class EveryTaskExpires(InMemoryTaskStore):
-    async def create_task(self, *, ttl_ms: int | None, **fields: Any) -> TaskRecord:
-        record = await super().create_task(ttl_ms=ttl_ms if ttl_ms is not None else 86_400_000, **fields)
+    async def create_task(self, new: NewTask) -> TaskRecord:
+        record = await super().create_task(replace(new, ttl_ms=86_400_000 if new.ttl_ms is None else new.ttl_ms))
         entry = _live(self, record.task_id)
-        entry.record = replace(record, task=replace(record.task, ttl_ms=ttl_ms))
+        entry.record = replace(record, task=replace(record.task, ttl_ms=new.ttl_ms))
         return entry.record
 
 
@@ -513,9 +525,9 @@ class OwnersAreKeptForEver(InMemoryTaskStore):
         super().__init__(**options)
         self._counts: dict[str | None, int] = {}
 
-    async def create_task(self, *, owner: str | None = None, **fields: Any) -> TaskRecord:
-        self._counts[owner] = self._counts.get(owner, 0) + 1
-        return await super().create_task(owner=owner, **fields)
+    async def create_task(self, new: NewTask) -> TaskRecord:
+        self._counts[new.owner] = self._counts.get(new.owner, 0) + 1
+        return await super().create_task(new)
 
 
 # --- store: lists -------------------------------------------------------------------------------------
@@ -592,8 +604,8 @@ class TheLastPageHasACursor(InMemoryTaskStore):
 
 @store_mutant("made_identifiers_are_long_random_and_plain")
 class IdentifiersAreNumbered(InMemoryTaskStore):
-    async def create_task(self, *, task_id: str | None = None, **fields: Any) -> TaskRecord:
-        return await super().create_task(task_id=task_id or f"task-{self._sequence:020}", **fields)
+    async def create_task(self, new: NewTask) -> TaskRecord:
+        return await super().create_task(replace(new, task_id=new.task_id or f"task-{self._sequence:020}"))
 
 
 # --- store: leases ------------------------------------------------------------------------------------
@@ -913,8 +925,8 @@ class TheFirstWorkerGetsItsTaskBack(LeasedTaskStore):
         super().__init__(**options)
         self._first: dict[str, Lease | None] = {}
 
-    async def create_task(self, **fields: Any) -> TaskRecord:
-        record = await super().create_task(**fields)
+    async def create_task(self, new: NewTask) -> TaskRecord:
+        record = await super().create_task(new)
         self._first[record.task_id] = record.lease
         return record
 
@@ -928,7 +940,7 @@ class TheFirstWorkerGetsItsTaskBack(LeasedTaskStore):
 
 @store_mutant("an_ended_task_has_no_lease")
 class AnEndedTaskKeepsItsLease(LeasedTaskStore):
-    async def finish_task(self, task_id: str, outcome: Outcome) -> TaskRecord:
+    async def finish_task(self, task_id: str, outcome: Outcome, *, fence: Fence | None = None) -> TaskRecord:
         lease = _live(self, task_id).record.lease
         await super().finish_task(task_id, outcome)
         self._set_lease(task_id, lease)
@@ -937,7 +949,7 @@ class AnEndedTaskKeepsItsLease(LeasedTaskStore):
 
 @store_mutant("an_ended_task_has_no_lease")
 class TheLeaseOfAnEndedTaskIsOnlyHidden(LeasedTaskStore):
-    async def finish_task(self, task_id: str, outcome: Outcome) -> TaskRecord:
+    async def finish_task(self, task_id: str, outcome: Outcome, *, fence: Fence | None = None) -> TaskRecord:
         lease = _live(self, task_id).record.lease
         record = await super().finish_task(task_id, outcome)
         self._lapses.set(task_id, None if lease is None else lease.expires_at)
@@ -950,8 +962,8 @@ class ANewTaskHasTheLeaseOfAnOldOne(LeasedTaskStore):
         super().__init__(**options)
         self._old: dict[str, Lease | None] = {}
 
-    async def create_task(self, **fields: Any) -> TaskRecord:
-        record = await super().create_task(**fields)
+    async def create_task(self, new: NewTask) -> TaskRecord:
+        record = await super().create_task(new)
         if (old := self._old.get(record.task_id)) is not None:
             self._lapses.set(record.task_id, old.expires_at)
         return record

@@ -18,7 +18,6 @@ import pytest
 
 from mcp_task_runtime import (
     Execution,
-    NewTask,
     Outcome,
     QueuedMessage,
     ServerTaskContext,
@@ -26,6 +25,7 @@ from mcp_task_runtime import (
     TaskRecord,
     TaskRuntime,
     TaskSettings,
+    TaskSpec,
     task_execution,
 )
 from mcp_task_runtime.adapters.base_tasks import TaskOptions
@@ -105,7 +105,7 @@ def plan(planner: Planner) -> Planner:
 
 
 async def started(world: World, work: Callable[[Execution[JSON]], Awaitable[JSON]] = forever) -> str:
-    record = await world.runtime.start(work, NewTask(owner="me"))
+    record = await world.runtime.start(work, TaskSpec(owner="me"))
     await still()
     return record.task_id
 
@@ -123,7 +123,7 @@ def asking(world: World, *keys: str) -> Callable[[Execution[JSON]], Awaitable[JS
 
 @plan
 async def start(world: World, host: RuntimeHost) -> Plan:
-    return Plan(partial(world.runtime.start, forever, NewTask(owner="me")))
+    return Plan(partial(world.runtime.start, forever, TaskSpec(owner="me")))
 
 
 @plan
@@ -139,7 +139,7 @@ async def run_a_call(world: World, host: RuntimeHost) -> Plan:
 @plan
 async def run_a_task(world: World, host: RuntimeHost) -> Plan:
     async def work(execution: Execution[JSON]) -> JSON:
-        await execution.begin(NewTask(owner="me"))
+        await execution.begin(TaskSpec(owner="me"))
         return await forever(execution)
 
     return Plan(partial(world.runtime.run, work), also=(only("cancelled"),))
@@ -170,7 +170,7 @@ async def begin(world: World, host: RuntimeHost) -> Plan:
 
     host.start_soon(call)
     await still()
-    return Plan(partial(executions[0].begin, NewTask(owner="me"), is_work=False), finally_=end)
+    return Plan(partial(executions[0].begin, TaskSpec(owner="me"), is_work=False), finally_=end)
 
 
 @plan
@@ -225,8 +225,8 @@ async def finish(world: World, host: RuntimeHost) -> Plan:
 async def drain(world: World, host: RuntimeHost) -> Plan:
     """The grace period passes; one connection of two closes."""
     await started(world)
-    await world.runtime.start(forever, NewTask(owner="me"), home="A")
-    await world.runtime.start(asking(world, "1"), NewTask(owner="me"), home="A")
+    await world.runtime.start(forever, TaskSpec(owner="me"), home="A")
+    await world.runtime.start(asking(world, "1"), TaskSpec(owner="me"), home="A")
     await still()
 
     async def pass_the_time() -> None:

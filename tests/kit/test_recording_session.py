@@ -15,6 +15,7 @@ from mcp_task_runtime import (
     TaskResultHandler,
     TaskSession,
 )
+from mcp_task_runtime.core.types import NewTask
 from mcp_task_runtime.testing import RecordingSession
 
 PATIENCE = 6.0
@@ -146,7 +147,7 @@ async def test_work_is_asked_and_told_through_it() -> None:
     """A question outlives the client that left with it, and a refusal raises in the asker (L5)."""
     left, here = RecordingSession(), RecordingSession({"elicitation/create": ACCEPT})
     async with InMemoryTaskStore() as store:
-        record = await store.create_task(ttl_ms=None)
+        record = await store.create_task(NewTask(ttl_ms=None))
         queue = store.message_queue
         handler = TaskResultHandler(store, queue)
         context = ServerTaskContext(task=record.task, store=store, session=here, queue=queue, handler=handler)

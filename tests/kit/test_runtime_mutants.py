@@ -18,7 +18,6 @@ import pytest
 from mcp_task_runtime import (
     Execution,
     InMemoryTaskStore,
-    NewTask,
     Outcome,
     ProtocolError,
     Task,
@@ -27,6 +26,7 @@ from mcp_task_runtime import (
     TaskRecord,
     TaskRuntime,
     TaskSettings,
+    TaskSpec,
     TaskView,
 )
 from mcp_task_runtime.adapters.host import RuntimeHost
@@ -248,7 +248,7 @@ async def work_ends_with_its_time_to_live(parts: Parts) -> None:
     """L7."""
     async with open_server(parts, retention_ms=60_000) as server:
         work = Work(parts.patience)
-        record = await server.runtime.start(work, NewTask(ttl_ms=10_000))
+        record = await server.runtime.start(work, TaskSpec(ttl_ms=10_000))
         await anyio.wait_all_tasks_blocked()
         server.clock.advance(9.95)
         require(await work.is_stopped(), "the work outlives its task (L7)")
@@ -264,8 +264,8 @@ async def a_foreign_task_is_like_an_unknown_one(parts: Parts) -> None:
     """L10."""
     async with open_server(parts) as server:
         runtime = server.runtime
-        record = await runtime.start(Work(), NewTask(owner="alice"))
-        ended = await runtime.start(Work(), NewTask(owner="alice"))
+        record = await runtime.start(Work(), TaskSpec(owner="alice"))
+        ended = await runtime.start(Work(), TaskSpec(owner="alice"))
         await runtime.finish(ended.task_id, Outcome.completed({"secret": 1}))
         await anyio.wait_all_tasks_blocked()
         for owner in ("mallory", None):

@@ -34,6 +34,7 @@ from mcp_task_runtime import (
     TaskSettings,
 )
 from mcp_task_runtime.adapters.mcp_v1 import Tasks
+from mcp_task_runtime.core.types import NewTask
 from mcp_task_runtime.testing import FakeClock, YieldingTaskMessageQueue, YieldingTaskStore
 from mcp_task_runtime.testing.concurrency.cost import count_work
 from tests.mcp_v1 import raw_client, scenarios
@@ -82,7 +83,7 @@ class OurBackend:
         self.queue = self.store.message_queue
 
     async def create(self, ttl_ms: int | None = None) -> str:
-        return (await self.store.create_task(ttl_ms=ttl_ms)).task_id
+        return (await self.store.create_task(NewTask(ttl_ms=ttl_ms))).task_id
 
     async def read(self, task_id: str) -> Any:
         return await self.store.get_task(task_id)
@@ -318,7 +319,7 @@ async def fault_19_nobody_may_read_or_cancel_what_no_session_has_made(world: Wor
     if isinstance(tasks, SDKTasks):
         task_id = (await tasks.store.create_task(types.TaskMetadata())).taskId
     else:
-        task_id = (await tasks.runtime.store.create_task(ttl_ms=60_000)).task_id
+        task_id = (await tasks.runtime.store.create_task(NewTask(ttl_ms=60_000))).task_id
     async with world.connect() as client:
         for method in ("tasks/cancel", "tasks/get"):
             assert (await client.error(method, {"taskId": task_id}))["code"] == -32602

@@ -18,6 +18,7 @@ from mcp.server.mcpserver import Context
 from mcp_task_runtime import ServerTaskContext, TaskSettings
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
 from mcp_task_runtime.core.store import TaskStore
+from mcp_task_runtime.core.types import NewTask
 
 FORM: dict[str, Any] = {"type": "object", "properties": {}}
 
@@ -54,7 +55,7 @@ def add_tools(mcp: MCPServer[Any], tasks: Tasks) -> None:
 
     @mcp.tool()
     async def belongs_to(owner: str) -> str:
-        return (await tasks.runtime.store.create_task(ttl_ms=60_000, owner=owner)).task_id
+        return (await tasks.runtime.store.create_task(NewTask(ttl_ms=60_000, owner=owner))).task_id
 
     @mcp.tool()
     async def announce(ctx: Context) -> None:

@@ -28,7 +28,7 @@ from pydantic import BaseModel
 from mcp_task_runtime import Answer, InMemoryTaskStore, ProtocolError, ServerTaskContext, TaskSettings
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
 from mcp_task_runtime.adapters.mcp_v2_client import TaskFailedError, TasksClient, TaskSnapshot
-from mcp_task_runtime.core.types import TaskRecord
+from mcp_task_runtime.core.types import NewTask, TaskRecord
 from mcp_task_runtime.errors import StoreUnavailableError
 from mcp_task_runtime.testing.clock import FakeClock
 from tests.mcp_v2.in_process import memory_client
@@ -74,11 +74,11 @@ class GatedStore(InMemoryTaskStore):
         if name in self.fails:
             raise StoreUnavailableError("gone")
 
-    async def create_task(self, **options: Any) -> TaskRecord:
+    async def create_task(self, new: NewTask) -> TaskRecord:
         self.entered.set()
         await self.gate.wait()
         self._check("create_task")
-        record = await super().create_task(**options)
+        record = await super().create_task(new)
         self.created.append(record.task_id)
         return record
 

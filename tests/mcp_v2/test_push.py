@@ -36,7 +36,7 @@ from mcp_task_runtime.adapters.mcp_v2_client import ClientTask, TasksClient, Tas
 from mcp_task_runtime.adapters.mcp_v2_client import _client as mcp_v2_client
 from mcp_task_runtime.adapters.mcp_v2_client._support import RawResult
 from mcp_task_runtime.core.message_queue import QueuedMessage
-from mcp_task_runtime.core.types import Outcome, TaskRecord
+from mcp_task_runtime.core.types import Fence, NewTask, Outcome, TaskRecord
 from mcp_task_runtime.errors import StoreUnavailableError
 from mcp_task_runtime.testing.clock import FakeClock
 from tests.mcp_v2 import push_server
@@ -104,14 +104,14 @@ class WatchedStore(InMemoryTaskStore):
         self._change()
         return await super().get_task(task_id)
 
-    async def create_task(self, **options: Any) -> TaskRecord:
-        return self._note(await super().create_task(**options))
+    async def create_task(self, new: NewTask) -> TaskRecord:
+        return self._note(await super().create_task(new))
 
     async def update_task(self, task_id: str, **options: Any) -> TaskRecord:
         return self._note(await super().update_task(task_id, **options))
 
-    async def finish_task(self, task_id: str, outcome: Outcome) -> TaskRecord:
-        return self._note(await super().finish_task(task_id, outcome))
+    async def finish_task(self, task_id: str, outcome: Outcome, *, fence: Fence | None = None) -> TaskRecord:
+        return self._note(await super().finish_task(task_id, outcome, fence=fence))
 
     def _note(self, record: TaskRecord) -> TaskRecord:
         self.history.setdefault(record.task_id, []).append(record)
@@ -510,7 +510,7 @@ async def test_c11_a_thousand_listeners_of_a_thousand_tasks_see_every_change_in_
 
     async def live(connection: Connection, ending: str) -> None:
         nonlocal listening
-        task_id = (await store.create_task(ttl_ms=None)).task_id
+        task_id = (await store.create_task(NewTask(ttl_ms=None))).task_id
         async with connection.listen(task_id) as stream:
             assert await stream.acknowledged() == [task_id]
             await stream.task()
@@ -577,7 +577,7 @@ async def test_c11_one_stream_listens_to_as_many_tasks_as_it_may(monkeypatch: py
     most = 50
     monkeypatch.setattr(mcp_v2_listen, "MAX_TASKS_PER_STREAM", most)
     async with watched() as (store, tasks, connection):
-        task_ids = [(await store.create_task(ttl_ms=None)).task_id for _ in range(most)]
+        task_ids = [(await store.create_task(NewTask(ttl_ms=None))).task_id for _ in range(most)]
         async with connection.listen(*task_ids) as stream:
             assert len(await stream.acknowledged()) == most
             for task_id in task_ids:
@@ -594,8 +594,8 @@ async def test_c11_a_task_that_expires_ends_its_push(core: Wire) -> None:
     mcp, tasks = make_server(store, retention_ms=0)
     with anyio.fail_after(PATIENCE):
         async with tasks, memory_connection(mcp) as connection:
-            short = (await store.create_task(ttl_ms=60_000)).task_id
-            long = (await store.create_task(ttl_ms=600_000)).task_id
+            short = (await store.create_task(NewTask(ttl_ms=60_000))).task_id
+            long = (await store.create_task(NewTask(ttl_ms=600_000))).task_id
             async with connection.listen(short, long, **core) as stream:
                 await stream.acknowledged()
                 await stream.task()

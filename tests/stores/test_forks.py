@@ -14,6 +14,7 @@ import anyio
 import pytest
 
 from mcp_task_runtime import TaskRuntime
+from mcp_task_runtime.core.types import NewTask
 from mcp_task_runtime.errors import StoreError
 from tests.stores.worker_program import Place, Store
 
@@ -25,7 +26,7 @@ ROUNDS = 10
 
 async def test_a_store_that_was_made_before_the_fork_serves_each_process(place: Place, anyio_backend_name: str) -> None:
     async with place.store() as store:
-        await store.create_task(ttl_ms=60_000, task_id="shared")
+        await store.create_task(NewTask(ttl_ms=60_000, task_id="shared"))
         said = await run_script("share", place, anyio_backend_name)
         shared = await store.get_task("shared")
     assert shared is not None
@@ -59,7 +60,7 @@ def share(store: Store, loop: str) -> None:
     async def live(mine: str, other: str) -> Any:
         async with store:
             await store.update_task("shared")
-            await store.create_task(ttl_ms=60_000, task_id=mine)
+            await store.create_task(NewTask(ttl_ms=60_000, task_id=mine))
             while await store.get_task(other) is None:  # noqa: ASYNC110 - the other process makes it
                 await anyio.sleep(0.01)
             for number in range(ROUNDS):
@@ -78,12 +79,16 @@ def keep(store: Store, loop: str) -> None:
     """Use a store, try it in a fork, and use it again."""
 
     async def use() -> None:
-        await store.create_task(ttl_ms=60_000)
+        await store.create_task(NewTask(ttl_ms=60_000))
         assert await store.get_task("unknown") is None
 
     async def try_it() -> list[str]:
         said = []
-        for attempt in (store.create_task(ttl_ms=60_000), store.get_task("unknown"), store.message_queue.peek("a")):
+        for attempt in (
+            store.create_task(NewTask(ttl_ms=60_000)),
+            store.get_task("unknown"),
+            store.message_queue.peek("a"),
+        ):
             try:
                 await attempt
                 said.append("ok")

@@ -20,11 +20,10 @@ from psycopg.conninfo import make_conninfo
 from psycopg.rows import dict_row
 from psycopg_pool import ConnectionPool, NullConnectionPool
 
-from mcp_task_runtime.core.leases import TaskLeases
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
-from mcp_task_runtime.core.store import TaskStore
+from mcp_task_runtime.core.store import TaskLeases, TaskStore
 from mcp_task_runtime.core.transitions import TERMINAL_STATUSES, TRANSITIONS, finish_record, update_record
-from mcp_task_runtime.core.types import Lease, Outcome, Task, TaskRecord, TaskRequest
+from mcp_task_runtime.core.types import Lease, NewTask, Outcome, Task, TaskRecord, TaskRequest
 from mcp_task_runtime.errors import (
     InvalidCursorError,
     SchemaVersionError,
@@ -195,7 +194,7 @@ async def test_a_schema_is_made_once_however_many_open_it_at_once(
 ) -> None:
     async def use() -> None:
         async with make() as store:
-            await store.create_task(ttl_ms=None, owner="ada")
+            await store.create_task(NewTask(ttl_ms=None, owner="ada"))
 
     async with anyio.create_task_group() as group:
         for _ in range(6):
@@ -210,7 +209,7 @@ async def test_a_schema_of_a_later_version_is_refused_and_left_alone(
     make: Open, server: PostgresServer, schema: str
 ) -> None:
     async with make() as store:
-        created = await store.create_task(ttl_ms=None)
+        created = await store.create_task(NewTask(ttl_ms=None))
     table = sql.Identifier(schema, "schema_migrations")
     server.execute(sql.SQL("INSERT INTO {} VALUES (7, now())").format(table))
     for use in (make().__aenter__, partial(make().get_task, created.task_id)):
@@ -270,7 +269,7 @@ def test_a_nonsensical_argument_is_named(arguments: dict[str, Any], named: str) 
 async def test_a_store_opens_when_it_is_first_used(make: Open) -> None:
     store = make()
     try:
-        created = await store.create_task(ttl_ms=None)
+        created = await store.create_task(NewTask(ttl_ms=None))
         assert await store.message_queue.is_empty(created.task_id)
     finally:
         await store.aclose()
@@ -357,7 +356,7 @@ async def test_the_statements_do_what_the_status_table_says(make: Open, clock: F
         for current in TRANSITIONS:
             for requested in (None, *TRANSITIONS):
                 record = await store.create_task(
-                    ttl_ms=random.choice([None, 50, 5_000]), retention_ms=random.choice([0, 49, 70_000])
+                    NewTask(ttl_ms=random.choice([None, 50, 5_000]), retention_ms=random.choice([0, 49, 70_000]))
                 )
                 clock.advance(random.randrange(40_000) / 1_000_000)
                 if current in ends:
@@ -399,7 +398,7 @@ async def test_a_stopped_server_is_an_error_and_a_started_one_is_used_again(
         pytest.skip("the server is not ours to stop")
     caplog.set_level(logging.CRITICAL, "psycopg.pool")
     async with make(timeout=1.0) as store, make() as other:
-        created = await store.create_task(ttl_ms=None)
+        created = await store.create_task(NewTask(ttl_ms=None))
         await other.get_task(created.task_id)
         async with in_background(partial(store.wait_for_update, created.task_id, after=1)) as ending:
             await waiting(store)
@@ -425,7 +424,7 @@ async def test_a_stopped_server_is_an_error_and_a_started_one_is_used_again(
 
 async def test_connections_that_are_cut_are_replaced_and_nothing_is_missed(make: Open, server: PostgresServer) -> None:
     async with make() as store, make() as other:
-        created = await store.create_task(ttl_ms=None)
+        created = await store.create_task(NewTask(ttl_ms=None))
         for number in range(1, 4):
             wait = partial(store.wait_for_update, created.task_id, after=number)
             async with in_background(wait) as ending:
@@ -443,7 +442,7 @@ async def test_connections_that_are_cut_are_replaced_and_nothing_is_missed(make:
 
 async def test_the_driver_s_errors_stay_inside(make: Open, server: PostgresServer, schema: str) -> None:
     async with make() as store:
-        await store.create_task(ttl_ms=None)
+        await store.create_task(NewTask(ttl_ms=None))
         server.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(schema, "messages")))
         with pytest.raises(StoreError) as refused:
             await store.message_queue.peek("x")
@@ -458,7 +457,7 @@ async def test_what_cannot_be_stored_is_refused_for_good_and_changes_nothing(
     too_deep = Outcome("completed", "[" * 100_000 + "]" * 100_000)
     with ConnectionPool(server.url, open=True, kwargs={"options": "-c client_encoding=LATIN1"}) as pool:
         async with PostgresTaskStore(pool, schema=schema) as store:
-            created = await store.create_task(ttl_ms=None)
+            created = await store.create_task(NewTask(ttl_ms=None))
             for refusal in (
                 partial(store.update_task, created.task_id, status_message="🌍"),
                 partial(store.finish_task, created.task_id, too_deep),
@@ -474,7 +473,7 @@ async def test_a_server_that_takes_no_changes_for_now_is_unavailable(
     make: Open, server: PostgresServer, schema: str
 ) -> None:
     async with make() as store:
-        created = await store.create_task(ttl_ms=None)
+        created = await store.create_task(NewTask(ttl_ms=None))
     url = make_conninfo(server.url, options="-c default_transaction_read_only=on")
     async with PostgresTaskStore(url, schema=schema) as store:
         assert await store.get_task(created.task_id) == created
@@ -494,7 +493,7 @@ async def test_a_pool_that_was_handed_in_may_be_of_any_kind_and_stays_open(serve
         kwargs={"row_factory": dict_row, "options": "-c timezone=Asia/Tokyo"},
     ) as pool:
         async with PostgresTaskStore(pool, schema=schema) as store:
-            created = await store.create_task(ttl_ms=60_000, owner="ada")
+            created = await store.create_task(NewTask(ttl_ms=60_000, owner="ada"))
             assert (await store.list_tasks(owner="ada")).records == (created,)
             async with in_background(partial(store.wait_for_update, created.task_id, after=1)) as ending:
                 await waiting(store)
@@ -513,7 +512,7 @@ async def test_a_pool_that_keeps_no_connection_and_has_no_limit_is_used_as_well(
 ) -> None:
     with NullConnectionPool(server.url, open=True) as pool, anyio.fail_after(PATIENCE):
         async with PostgresTaskStore(pool, schema=schema) as store:
-            created = await store.create_task(ttl_ms=None)
+            created = await store.create_task(NewTask(ttl_ms=None))
             assert await store.get_task(created.task_id) == created
 
 
@@ -522,7 +521,7 @@ async def test_an_exhausted_pool_is_an_error_in_time_and_a_wait_that_can_be_canc
 ) -> None:
     with ConnectionPool(server.url, min_size=1, max_size=1, open=True) as pool:
         async with PostgresTaskStore(pool, schema=schema, timeout=1.0) as store:
-            created = await store.create_task(ttl_ms=None)
+            created = await store.create_task(NewTask(ttl_ms=None))
             with pool.connection():
                 with anyio.fail_after(PATIENCE), pytest.raises(StoreUnavailableError):
                     await store.get_task(created.task_id)
@@ -534,7 +533,7 @@ async def test_an_exhausted_pool_is_an_error_in_time_and_a_wait_that_can_be_canc
 
 async def test_more_operations_at_once_than_connections_wait_their_turn(make: Open) -> None:
     async with make(timeout=60) as store:
-        created = await store.create_task(ttl_ms=None)
+        created = await store.create_task(NewTask(ttl_ms=None))
         async with anyio.create_task_group() as group:
             for _ in range(50):
                 group.start_soon(partial(store.update_task, created.task_id, status_message="on"))
@@ -545,7 +544,7 @@ async def test_more_operations_at_once_than_connections_wait_their_turn(make: Op
 
 async def test_cancelled_operations_keep_no_connection(make: Open) -> None:
     async with make() as store:
-        created = await store.create_task(ttl_ms=None)
+        created = await store.create_task(NewTask(ttl_ms=None))
         for number in range(40):
             async with anyio.create_task_group() as group:
                 for _ in range(5):
@@ -564,7 +563,7 @@ async def test_cancelled_operations_keep_no_connection(make: Open) -> None:
 
 async def test_closing_wakes_everybody_and_ends_every_use(make: Open, server: PostgresServer) -> None:
     async with make() as store:
-        created = await store.create_task(ttl_ms=None)
+        created = await store.create_task(NewTask(ttl_ms=None))
         queue = store.message_queue
         await queue.enqueue(created.task_id, QueuedMessage.request("k", "roots/list", {}))
         await queue.dequeue(created.task_id)
@@ -583,7 +582,7 @@ async def test_closing_wakes_everybody_and_ends_every_use(make: Open, server: Po
             for ending in (first, second, third):
                 assert isinstance(await ending(), StoreClosedError)
     await store.aclose()
-    for use in (store.get_task("x"), store.create_task(ttl_ms=None), queue.peek("x"), waits[0]()):
+    for use in (store.get_task("x"), store.create_task(NewTask(ttl_ms=None)), queue.peek("x"), waits[0]()):
         with pytest.raises(StoreClosedError):
             await use
     with pytest.raises(StoreClosedError):
@@ -597,8 +596,8 @@ def test_event_loops_may_use_a_store_one_after_the_other(make: Open) -> None:
         with anyio.fail_after(PATIENCE):
             async with anyio.create_task_group() as group:
                 for _ in range(20):  # more than there are connections
-                    group.start_soon(partial(store.create_task, ttl_ms=None))
-            created = await store.create_task(ttl_ms=None)
+                    group.start_soon(partial(store.create_task, NewTask(ttl_ms=None)))
+            created = await store.create_task(NewTask(ttl_ms=None))
             async with in_background(partial(store.wait_for_update, created.task_id, after=1)) as ending:
                 await waiting(store)
                 assert await store.update_task(created.task_id) == await ending()
@@ -613,7 +612,7 @@ def test_event_loops_may_use_a_store_one_after_the_other(make: Open) -> None:
 
 async def test_a_change_notifies_only_if_another_process_waits(make: Open, server: PostgresServer, schema: str) -> None:
     async with make() as store, make() as other:
-        created = await store.create_task(ttl_ms=None)
+        created = await store.create_task(NewTask(ttl_ms=None))
         with psycopg.connect(server.url, autocommit=True) as connection:
             connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(schema)))
 
@@ -636,14 +635,14 @@ async def test_a_change_notifies_only_if_another_process_waits(make: Open, serve
 
 async def test_who_waits_is_told_of_a_task_that_was_made_anew_meanwhile(make: Open) -> None:
     async with make() as store, make() as other:
-        await other.create_task(ttl_ms=None, task_id="a")
+        await other.create_task(NewTask(ttl_ms=None, task_id="a"))
         async with in_background(partial(store.wait_for_update, "a", after=2)) as ending:
             await waiting(store)
             async with AsyncExitStack() as held:
                 for _ in range(3):  # all connections of the one that waits: it does not see that there was none
                     await held.enter_async_context(store._database.here.slots)
                 await other.delete_task("a")
-                await other.create_task(ttl_ms=None, task_id="a")
+                await other.create_task(NewTask(ttl_ms=None, task_id="a"))
                 await anyio.sleep(0.2)
             await until(lambda: store._database.here.slots.value == 3)
             await other.update_task("a")
@@ -654,7 +653,7 @@ async def test_a_notification_of_somebody_else_does_not_end_the_listening(
     make: Open, server: PostgresServer, schema: str
 ) -> None:
     async with make() as store, make() as other:
-        await store.create_task(ttl_ms=None, task_id="a")
+        await store.create_task(NewTask(ttl_ms=None, task_id="a"))
         for number, nonsense in enumerate(("", ":", "u", "unumber:a", "x1:a", "cé:a"), 1):
             async with in_background(partial(store.wait_for_update, "a", after=number)) as ending:
                 await waiting(store)
@@ -678,7 +677,7 @@ async def test_who_waits_for_a_message_is_released_when_the_task_expires_or_is_d
 ) -> None:
     async with make() as store, make() as other:
         for end in (lambda task_id: clock.advance(60), other.delete_task):
-            created = await store.create_task(ttl_ms=60_000)
+            created = await store.create_task(NewTask(ttl_ms=60_000))
             async with in_background(partial(store.message_queue.wait_for_message, created.task_id)) as ending:
                 await waiting(store)
                 ended = end(created.task_id)
@@ -692,10 +691,10 @@ async def test_who_waits_for_a_message_is_released_when_the_task_expires_or_is_d
 
 async def test_leases_are_renewed_dropped_and_claimed_by_exactly_one(make: Open, clock: FakeClock) -> None:
     async with make() as store, make() as other:
-        mine = await store.create_task(ttl_ms=None, worker="one", lease_ms=1_000)
-        theirs = await store.create_task(ttl_ms=None, worker="two", lease_ms=9_000)
-        free = await store.create_task(ttl_ms=None)
-        ended = await store.create_task(ttl_ms=None, worker="one", lease_ms=1_000)
+        mine = await store.create_task(NewTask(ttl_ms=None, worker="one", lease_ms=1_000))
+        theirs = await store.create_task(NewTask(ttl_ms=None, worker="two", lease_ms=9_000))
+        free = await store.create_task(NewTask(ttl_ms=None))
+        ended = await store.create_task(NewTask(ttl_ms=None, worker="one", lease_ms=1_000))
         assert (await store.finish_task(ended.task_id, DONE)).lease is None
         ids = [record.task_id for record in (mine, theirs, free, ended)] + ["unknown"]
         clock.advance(0.999)
@@ -748,7 +747,7 @@ async def test_nothing_is_kept_of_what_expired(
     note = QueuedMessage.notification("notifications/message", {})
     async with make() as store:
         for _ in range(40):
-            created = await store.create_task(ttl_ms=1_000)
+            created = await store.create_task(NewTask(ttl_ms=1_000))
             await store.message_queue.enqueue(created.task_id, note)
             await store.message_queue.enqueue(created.task_id, QueuedMessage.request("k", "roots/list", {}))
         assert rows() == [(40, 80)]
@@ -757,10 +756,10 @@ async def test_nothing_is_kept_of_what_expired(
         assert await store.message_queue.outstanding(created.task_id) == ()
         with pytest.raises(TaskNotFoundError):
             await store.message_queue.wait_for_answer(created.task_id, "k")
-        again = await store.create_task(ttl_ms=None, task_id=created.task_id)
+        again = await store.create_task(NewTask(ttl_ms=None, task_id=created.task_id))
         assert await store.message_queue.is_empty(again.task_id)
         for _ in range(20):
-            await store.delete_task((await store.create_task(ttl_ms=None)).task_id)
+            await store.delete_task((await store.create_task(NewTask(ttl_ms=None))).task_id)
         assert rows() == [(1, 0)]
 
 
@@ -771,7 +770,7 @@ async def test_nothing_is_kept_of_what_expired(
 async def test_any_text_is_kept_as_it_is(make: Open, text: str) -> None:
     async with make() as store:
         created = await store.create_task(
-            ttl_ms=None, task_id=text, owner=text, request=TaskRequest(text, text, "{}", text), worker=text
+            NewTask(ttl_ms=None, task_id=text, owner=text, request=TaskRequest(text, text, "{}", text), worker=text)
         )
         assert (created.task_id, created.owner) == (text, text)
         assert await store.get_task(text) == created
@@ -797,14 +796,14 @@ async def test_what_is_too_long_for_an_index_is_refused_or_unknown(make: Open) -
     async with make() as store:
         for arguments in ({"task_id": long}, {"owner": long}):
             with pytest.raises(ValueError, match="must not be longer than 1024 bytes"):
-                await store.create_task(ttl_ms=None, **arguments)  # type: ignore[arg-type]
+                await store.create_task(NewTask(ttl_ms=None, **arguments))  # type: ignore[arg-type]
         message = QueuedMessage.request(long, "roots/list", {})
         with pytest.raises(ValueError, match="key must not be longer"):
             await store.message_queue.enqueue("x", message)
         assert await store.get_task(long) is None
         assert await store.message_queue.answer(long, long, Answer.withdrawn()) is False
         assert (await store.list_tasks(owner=long)).records == ()
-        created = await store.create_task(ttl_ms=None, task_id="🌍" * 256, owner="ü" * 512)
+        created = await store.create_task(NewTask(ttl_ms=None, task_id="🌍" * 256, owner="ü" * 512))
         assert await store.get_task(created.task_id) == created
 
 

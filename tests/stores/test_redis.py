@@ -19,12 +19,11 @@ import coredis
 import coredis.exceptions
 import pytest
 
-from mcp_task_runtime.core.leases import TaskLeases
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
 from mcp_task_runtime.core.resolver import Resolver
-from mcp_task_runtime.core.store import TaskStore
+from mcp_task_runtime.core.store import TaskLeases, TaskStore
 from mcp_task_runtime.core.transitions import TERMINAL_STATUSES, TRANSITIONS, finish_record, update_record
-from mcp_task_runtime.core.types import Lease, Outcome, TaskRecord, TaskRequest, TaskStatus
+from mcp_task_runtime.core.types import Lease, NewTask, Outcome, TaskRecord, TaskRequest, TaskStatus
 from mcp_task_runtime.errors import (
     SchemaVersionError,
     StoreClosedError,
@@ -181,7 +180,7 @@ def _outcome(status: TaskStatus) -> Outcome:
 
 
 async def _in_status(store: RedisTaskStore, clock: FakeClock, status: TaskStatus, **options: Any) -> TaskRecord:
-    record = await store.create_task(**options)
+    record = await store.create_task(NewTask(**options))
     if status in TERMINAL_STATUSES:
         return await store.finish_task(record.task_id, _outcome(status))
     if status != "working":
@@ -253,15 +252,17 @@ async def test_the_stored_form_of_a_task_is_pinned(server: RedisServer, prefix: 
     request = TaskRequest("tools/call", "report", '{"topic":"Zürich"}', 7, True)
     async with RedisTaskStore(server.url, clock=clock, prefix=prefix) as store:
         await store.create_task(
-            task_id="T-1",
-            ttl_ms=60_000,
-            poll_interval_ms=250,
-            owner="ada",
-            retention_ms=90_000,
-            request=request,
-            client_capabilities_json='{"sampling":{}}',
-            worker="w",
-            lease_ms=10_000,
+            NewTask(
+                task_id="T-1",
+                ttl_ms=60_000,
+                poll_interval_ms=250,
+                owner="ada",
+                retention_ms=90_000,
+                request=request,
+                client_capabilities_json='{"sampling":{}}',
+                worker="w",
+                lease_ms=10_000,
+            )
         )
         task: dict[Any, Any] = server.client.hgetall(f"{prefix}:{{T-1}}:task")
         mark = task.pop(b"mark")
@@ -332,7 +333,7 @@ async def test_what_a_later_version_stored_is_refused_and_left_alone(
     server: RedisServer, prefix: str, clock: FakeClock
 ) -> None:
     async with RedisTaskStore(server.url, clock=clock, prefix=prefix) as store:
-        task_id = (await store.create_task(ttl_ms=None, owner="ada", worker="w", lease_ms=1)).task_id
+        task_id = (await store.create_task(NewTask(ttl_ms=None, owner="ada", worker="w", lease_ms=1))).task_id
         key = f"{prefix}:{{{task_id}}}:task"
         server.client.hset(key, "v", 2)
         before = server.client.hgetall(key)
@@ -344,7 +345,7 @@ async def test_what_a_later_version_stored_is_refused_and_left_alone(
             store.finish_task(task_id, DONE),
             store.delete_task(task_id),
             store.wait_for_update(task_id, after=0),
-            store.create_task(ttl_ms=None, task_id=task_id),
+            store.create_task(NewTask(ttl_ms=None, task_id=task_id)),
             store.list_tasks(owner="ada"),
             store.list_lapsed(),
             store.claim_task(task_id, worker="v", lease_ms=1),
@@ -363,7 +364,7 @@ async def test_what_a_later_version_stored_is_refused_and_left_alone(
 
 async def test_what_cannot_be_read_is_a_store_error(server: RedisServer, prefix: str, clock: FakeClock) -> None:
     async with RedisTaskStore(server.url, clock=clock, prefix=prefix) as store:
-        task_id = (await store.create_task(ttl_ms=None)).task_id
+        task_id = (await store.create_task(NewTask(ttl_ms=None))).task_id
         server.client.hset(f"{prefix}:{{{task_id}}}:task", "revision", "many")
         with pytest.raises(StoreError) as caught:
             await store.get_task(task_id)
@@ -402,7 +403,7 @@ async def test_nothing_from_a_client_gets_into_names_unescaped(
     async with RedisTaskStore(server.url, clock=clock, prefix=prefix) as store:
         queue = store.message_queue
         for text in HOSTILE:
-            record = await store.create_task(ttl_ms=60_000, task_id=text, owner=text, worker=text)
+            record = await store.create_task(NewTask(ttl_ms=60_000, task_id=text, owner=text, worker=text))
             assert (record.task_id, record.owner) == (text, text)
             assert await store.get_task(text) == record
             assert (await store.list_tasks(owner=text)).records == (record,)
@@ -429,7 +430,7 @@ async def test_nothing_from_a_client_gets_into_names_unescaped(
 async def test_every_key_expires_with_its_task(server: RedisServer, prefix: str) -> None:
     async with RedisTaskStore(server.url, prefix=prefix) as store:
         queue = store.message_queue
-        record = await store.create_task(ttl_ms=100_000, owner="ada", worker="w", retention_ms=50_000)
+        record = await store.create_task(NewTask(ttl_ms=100_000, owner="ada", worker="w", retention_ms=50_000))
         await queue.enqueue(record.task_id, QUESTION)
         await queue.enqueue(record.task_id, NOTE)
         await queue.dequeue(record.task_id)
@@ -441,7 +442,7 @@ async def test_every_key_expires_with_its_task(server: RedisServer, prefix: str)
             assert 0 < server.client.pttl(key) <= limit
         await store.finish_task(record.task_id, DONE)
         assert 49_000 < server.client.pttl(f"{prefix}:{{{record.task_id}}}:task") <= 101_000
-        forever = await store.create_task(ttl_ms=None, owner="ada")
+        forever = await store.create_task(NewTask(ttl_ms=None, owner="ada"))
         index = next(key for key in server.keys(prefix) if key.endswith(":tasks"))
         assert server.client.pttl(index) == -1
         await store.delete_task(forever.task_id)
@@ -453,9 +454,9 @@ async def test_every_key_expires_with_its_task(server: RedisServer, prefix: str)
 async def test_nothing_is_left_when_everything_has_expired_and_nobody_looks(server: RedisServer, prefix: str) -> None:
     async with RedisTaskStore(server.url, prefix=prefix) as store:
         for owner in ("ada", None):
-            record = await store.create_task(ttl_ms=300, owner=owner, worker="w")
+            record = await store.create_task(NewTask(ttl_ms=300, owner=owner, worker="w"))
             await store.message_queue.enqueue(record.task_id, QUESTION)
-            ended = await store.create_task(ttl_ms=500, retention_ms=300, owner=owner)
+            ended = await store.create_task(NewTask(ttl_ms=500, retention_ms=300, owner=owner))
             await store.finish_task(ended.task_id, DONE) if owner is None else None
     assert server.keys(prefix)
     await eventually(lambda: server.keys(prefix) == [])
@@ -463,7 +464,7 @@ async def test_nothing_is_left_when_everything_has_expired_and_nobody_looks(serv
 
 async def test_a_clock_that_stands_still_loses_no_data(server: RedisServer, prefix: str, clock: FakeClock) -> None:
     async with RedisTaskStore(server.url, clock=clock, prefix=prefix) as store:
-        record = await store.create_task(ttl_ms=1)
+        record = await store.create_task(NewTask(ttl_ms=1))
         await store.message_queue.enqueue(record.task_id, QUESTION)
         await anyio.sleep(0.1)
         assert await store.get_task(record.task_id) == record
@@ -475,20 +476,20 @@ async def test_expired_tasks_of_an_owner_leave_the_index_when_new_ones_come(
 ) -> None:
     async with RedisTaskStore(server.url, clock=clock, prefix=prefix) as store:
         for _ in range(30):
-            await store.create_task(ttl_ms=1_000, owner="ada")
+            await store.create_task(NewTask(ttl_ms=1_000, owner="ada"))
         clock.advance(5)
         for _ in range(10):
-            await store.create_task(ttl_ms=1_000, owner="ada")
+            await store.create_task(NewTask(ttl_ms=1_000, owner="ada"))
         (index,) = [key for key in server.keys(prefix) if key.endswith(":tasks")]
         assert server.client.zcard(index) == 10
 
 
 async def test_an_owners_list_heals(server: RedisServer, prefix: str, clock: FakeClock) -> None:
     async with RedisTaskStore(server.url, clock=clock, prefix=prefix) as store:
-        ids = [(await store.create_task(ttl_ms=None, owner="ada")).task_id for _ in range(7)]
+        ids = [(await store.create_task(NewTask(ttl_ms=None, owner="ada"))).task_id for _ in range(7)]
         for task_id in (ids[0], ids[1], ids[4]):
             server.client.delete(f"{prefix}:{{{task_id}}}:task")
-        eves = await store.create_task(ttl_ms=None, owner="eve", task_id=ids[1])
+        eves = await store.create_task(NewTask(ttl_ms=None, owner="eve", task_id=ids[1]))
         page = await store.list_tasks(owner="ada", limit=3)
         assert [record.task_id for record in page.records] == [ids[2], ids[3], ids[5]]
         page = await store.list_tasks(owner="ada", cursor=page.next_cursor, limit=3)
@@ -508,7 +509,7 @@ async def test_a_lapsed_lease_is_claimed_by_exactly_one(server: RedisServer, pre
         RedisTaskStore(server.url, clock=clock, prefix=prefix) as other,
     ):
         assert isinstance(store, TaskLeases)
-        record = await store.create_task(ttl_ms=None, worker="a", lease_ms=1_000)
+        record = await store.create_task(NewTask(ttl_ms=None, worker="a", lease_ms=1_000))
         await store.update_task(record.task_id, status="input_required", status_message="asked")
         clock.advance(0.999)
         assert await other.list_lapsed() == ()
@@ -545,7 +546,7 @@ async def test_leases_are_renewed_and_dropped_by_their_worker_only(
 ) -> None:
     async with RedisTaskStore(server.url, clock=clock, prefix=prefix) as store:
         mine, theirs, free, ended, gone = [
-            (await store.create_task(ttl_ms=ttl_ms, worker=worker, lease_ms=1_000)).task_id
+            (await store.create_task(NewTask(ttl_ms=ttl_ms, worker=worker, lease_ms=1_000))).task_id
             for worker, ttl_ms in (("a", None), ("b", None), (None, None), ("a", None), ("a", 1_500))
         ]
         await store.finish_task(ended, DONE)
@@ -572,8 +573,8 @@ async def test_leases_are_renewed_and_dropped_by_their_worker_only(
 
 async def test_the_index_of_leases_heals(server: RedisServer, prefix: str, clock: FakeClock) -> None:
     async with RedisTaskStore(server.url, clock=clock, prefix=prefix) as store:
-        live = await store.create_task(ttl_ms=None, worker="a", lease_ms=60_000)
-        lapsed = await store.create_task(ttl_ms=None, worker="a", lease_ms=1)
+        live = await store.create_task(NewTask(ttl_ms=None, worker="a", lease_ms=60_000))
+        lapsed = await store.create_task(NewTask(ttl_ms=None, worker="a", lease_ms=1))
         key = f"{prefix}:{{leases:}}"
         clock.advance(1)
         server.client.zadd(key, {live.task_id: 1, "gone": 2, **{f"gone{number}": 3 for number in range(10)}})
@@ -590,7 +591,7 @@ async def test_a_store_opens_when_it_is_first_used(server: RedisServer, prefix: 
     before = server.connections()
     store = RedisTaskStore(server.url, prefix=prefix)
     assert server.connections() == before
-    record = await store.create_task(ttl_ms=None)
+    record = await store.create_task(NewTask(ttl_ms=None))
     async with waiting(partial(store.wait_for_update, record.task_id, after=1)) as (waiter,):
         await eventually(lambda: server.connections() == before + 2)
         await store.aclose()
@@ -612,7 +613,7 @@ def test_a_store_that_nobody_closes_outlives_its_event_loop(
     store = RedisTaskStore(server.url, prefix=prefix)
 
     async def create() -> str:
-        return (await store.create_task(ttl_ms=60_000)).task_id
+        return (await store.create_task(NewTask(ttl_ms=60_000))).task_id
 
     async def wait(task_id: str) -> None:
         async with waiting(partial(store.wait_for_update, task_id, after=1)) as (waiter,):
@@ -627,7 +628,7 @@ def test_a_store_that_nobody_closes_outlives_its_event_loop(
 async def test_a_client_that_was_handed_in_stays_the_callers(server: RedisServer, prefix: str) -> None:
     async with coredis.Redis.from_url(server.url, decode_responses=True) as client:
         async with RedisTaskStore(client, prefix=prefix) as store:
-            record = await store.create_task(ttl_ms=None)
+            record = await store.create_task(NewTask(ttl_ms=None))
             async with waiting(partial(store.wait_for_update, record.task_id, after=1)) as (waiter,):
                 await store.finish_task(record.task_id, DONE)
                 assert (await waiter.wait()).outcome == DONE
@@ -670,7 +671,7 @@ async def test_cut_connections_are_noticed_by_nobody(server: RedisServer, prefix
     async with RedisTaskStore(server.url, prefix=prefix) as store:
         queue = store.message_queue
         for number in range(20):
-            task_id = (await store.create_task(ttl_ms=None)).task_id
+            task_id = (await store.create_task(NewTask(ttl_ms=None))).task_id
             await queue.enqueue(task_id, QUESTION)
             waits = (
                 partial(store.wait_for_update, task_id, after=1),
@@ -719,7 +720,7 @@ async def test_a_call_that_is_sent_twice_has_its_effect_once(
                 patch.setattr(link, "send", lose_the_reply)
                 return await operation
 
-        created = await twice(store.create_task(ttl_ms=None, task_id="T", owner="ada", worker="a", lease_ms=1))
+        created = await twice(store.create_task(NewTask(ttl_ms=None, task_id="T", owner="ada", worker="a", lease_ms=1)))
         assert created == await store.get_task("T")
         assert (await store.list_tasks(owner="ada")).records == (created,)
         updated = await twice(store.update_task("T", status_message="on", if_revision=1))
@@ -742,7 +743,7 @@ async def test_a_call_that_is_sent_twice_has_its_effect_once(
 
 async def test_a_cancelled_operation_leaves_the_connection_in_order(server: RedisServer, prefix: str) -> None:
     async with RedisTaskStore(server.url, prefix=prefix) as store:
-        record = await store.create_task(ttl_ms=None)
+        record = await store.create_task(NewTask(ttl_ms=None))
         for number in range(50):
             with anyio.move_on_after(0.0001 * (number % 5)):
                 await store.update_task(record.task_id, status_message=f"{number}")
@@ -757,8 +758,8 @@ async def test_a_restart_is_survived(caplog: pytest.LogCaptureFixture) -> None:
     with keeping_server() as server:
         async with RedisTaskStore(server.url) as store:
             queue = store.message_queue
-            record = await store.create_task(ttl_ms=None, owner="ada", worker="w")
-            ended = await store.create_task(ttl_ms=None, owner="ada")
+            record = await store.create_task(NewTask(ttl_ms=None, owner="ada", worker="w"))
+            ended = await store.create_task(NewTask(ttl_ms=None, owner="ada"))
             ended = await store.finish_task(ended.task_id, DONE)
             await queue.enqueue(record.task_id, QUESTION)
             waits = (
@@ -771,7 +772,7 @@ async def test_a_restart_is_survived(caplog: pytest.LogCaptureFixture) -> None:
                 server.kill()
                 for operation in (
                     store.get_task(record.task_id),
-                    store.create_task(ttl_ms=None),
+                    store.create_task(NewTask(ttl_ms=None)),
                     store.update_task(record.task_id, status_message="x"),
                     store.list_tasks(owner="ada"),
                     store.list_lapsed(),
@@ -821,7 +822,7 @@ async def test_a_server_that_does_not_answer_is_unavailable(server: RedisServer,
 
 async def test_a_server_without_its_scripts_gets_them_again(server: RedisServer, prefix: str) -> None:
     async with RedisTaskStore(server.url, prefix=prefix) as store:
-        record = await store.create_task(ttl_ms=None)
+        record = await store.create_task(NewTask(ttl_ms=None))
         server.client.script_flush()
         assert (await store.update_task(record.task_id, status_message="x")).revision == 2
         assert (await store.update_task(record.task_id, status_message="y")).revision == 3
@@ -830,7 +831,7 @@ async def test_a_server_without_its_scripts_gets_them_again(server: RedisServer,
 async def test_a_full_server_is_unavailable_and_changes_nothing(prefix: str) -> None:
     with keeping_server() as server:
         async with RedisTaskStore(server.url) as store:
-            record = await store.create_task(ttl_ms=None)
+            record = await store.create_task(NewTask(ttl_ms=None))
             server.client.config_set("maxmemory", "1")
             with pytest.raises(StoreUnavailableError):
                 await store.finish_task(record.task_id, DONE)
@@ -849,7 +850,9 @@ async def test_no_operation_takes_more_than_one_round_trip(server: RedisServer, 
         queue = store.message_queue
         worker = f"worker of {task}"
         operations: list[Callable[[], Awaitable[Any]]] = [
-            lambda: store.create_task(task_id=task, ttl_ms=60_000, owner="ada", worker=worker, retention_ms=90_000),
+            lambda: store.create_task(
+                NewTask(task_id=task, ttl_ms=60_000, owner="ada", worker=worker, retention_ms=90_000)
+            ),
             lambda: store.get_task(task),
             lambda: store.update_task(task, status_message="x"),
             lambda: store.get_result(task),
@@ -910,9 +913,9 @@ async def test_an_operation_costs_the_server_the_same_with_many_tasks(
         for count in (10, 2_000):
             async with anyio.create_task_group() as group:
                 for _ in range(count):
-                    group.start_soon(partial(store.create_task, ttl_ms=60_000, owner="ada", worker="w"))
+                    group.start_soon(partial(store.create_task, NewTask(ttl_ms=60_000, owner="ada", worker="w")))
             server.client.config_resetstat()
-            task_id = (await store.create_task(ttl_ms=60_000, owner="ada", worker="w")).task_id
+            task_id = (await store.create_task(NewTask(ttl_ms=60_000, owner="ada", worker="w"))).task_id
             await store.get_task(task_id)
             await store.update_task(task_id, status_message="x")
             await store.finish_task(task_id, DONE)
@@ -996,7 +999,7 @@ async def test_leases_work_on_a_cluster(on_cluster: ClusterOpener, clock: FakeCl
     async with on_cluster.backend(clock, f"leases_{token_hex(4)}") as backend:
         store = backend.store
         assert isinstance(store, RedisTaskStore)
-        ids = [(await store.create_task(ttl_ms=None, worker="a", lease_ms=1_000)).task_id for _ in range(3)]
+        ids = [(await store.create_task(NewTask(ttl_ms=None, worker="a", lease_ms=1_000))).task_id for _ in range(3)]
         assert await store.renew_leases("a", ids[:2], lease_ms=5_000) == set(ids[:2])
         clock.advance(1)
         assert [record.task_id for record in await store.list_lapsed()] == [ids[2]]
@@ -1008,7 +1011,7 @@ async def test_leases_work_on_a_cluster(on_cluster: ClusterOpener, clock: FakeCl
             while [lapsed.task_id for lapsed in await store.list_lapsed()] != [ids[0]]:  # noqa: ASYNC110 - as above
                 await anyio.sleep(0.01)
         with pytest.raises(TaskExistsError):
-            await store.create_task(ttl_ms=None, task_id=ids[0], owner="eve")
+            await store.create_task(NewTask(ttl_ms=None, task_id=ids[0], owner="eve"))
         assert (await store.list_tasks(owner="eve")).records == ()
 
 
@@ -1024,7 +1027,7 @@ async def task_at_each(store: RedisTaskStore, cluster: Nodes, prefix: str) -> li
     """Return a task for each node, which keeps it."""
     found: dict[RedisServer, str] = {}
     while len(found) < len(cluster.nodes):
-        task_id = (await store.create_task(ttl_ms=None)).task_id
+        task_id = (await store.create_task(NewTask(ttl_ms=None))).task_id
         found[cluster.node_of(f"{prefix}:{{{task_id}}}:task")] = task_id
     return [found[node] for node in cluster.nodes]
 

@@ -22,10 +22,9 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from mcp_task_runtime.core.leases import TaskLeases
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
-from mcp_task_runtime.core.store import TaskStore
-from mcp_task_runtime.core.types import Lease, Outcome, Task, TaskRecord, TaskRequest
+from mcp_task_runtime.core.store import TaskLeases, TaskStore
+from mcp_task_runtime.core.types import Lease, NewTask, Outcome, Task, TaskRecord, TaskRequest
 from mcp_task_runtime.errors import (
     InvalidCursorError,
     SchemaVersionError,
@@ -118,7 +117,7 @@ async def test_nothing_is_kept_in_memory_of_what_is_gone(opener: Opener) -> None
     async with opener.store(clock, "tasks") as store:
         before = count()
         for _ in range(100):
-            created = await store.create_task(ttl_ms=1_000)
+            created = await store.create_task(NewTask(ttl_ms=1_000))
             with anyio.move_on_after(0):
                 await store.wait_for_update(created.task_id, after=1)
             await store.finish_task(created.task_id, DONE)
@@ -325,16 +324,18 @@ async def test_the_stored_form_is_that_of_version_1(path: Path) -> None:
         queue = store.message_queue
         request = RECORDS_1[0].request
         await store.create_task(
-            ttl_ms=60_000,
-            poll_interval_ms=250,
-            task_id="live",
-            owner="ada",
-            retention_ms=5_000,
-            request=request,
-            client_capabilities_json='{"sampling":{}}',
-            worker="worker",
+            NewTask(
+                ttl_ms=60_000,
+                poll_interval_ms=250,
+                task_id="live",
+                owner="ada",
+                retention_ms=5_000,
+                request=request,
+                client_capabilities_json='{"sampling":{}}',
+                worker="worker",
+            )
         )
-        await store.create_task(ttl_ms=None, task_id="ended", worker="worker")
+        await store.create_task(NewTask(ttl_ms=None, task_id="ended", worker="worker"))
         clock.advance(1.5)
         await store.update_task("live", status="input_required", status_message="asked")
         await store.finish_task("ended", Outcome.failed("no"))
@@ -358,10 +359,10 @@ async def test_any_text_and_token_comes_back_as_it_was(path: Path) -> None:
             token = 10**30 + number if number % 2 else text.replace("\ud800", "")
             request = TaskRequest("tools/call", text, '{"a":1}', token)
             created = await store.create_task(
-                ttl_ms=None, task_id=f"id {text}", owner=text, request=request, worker=text
+                NewTask(ttl_ms=None, task_id=f"id {text}", owner=text, request=request, worker=text)
             )
             with pytest.raises(TaskExistsError):
-                await store.create_task(ttl_ms=None, task_id=f"id {text}")
+                await store.create_task(NewTask(ttl_ms=None, task_id=f"id {text}"))
             records.append(await store.update_task(created.task_id, status_message=text))
             question = QueuedMessage("request", text, '{"b":2}', text)
             assert await store.message_queue.enqueue(text, question)
@@ -379,12 +380,12 @@ async def test_any_text_and_token_comes_back_as_it_was(path: Path) -> None:
 async def test_what_cannot_be_stored_is_an_error_of_ours_and_changes_nothing(path: Path) -> None:
     async with SQLiteTaskStore(path) as store:
         with pytest.raises(StoreError) as caught:
-            await store.create_task(ttl_ms=None, request=TaskRequest(progress_token=object()))  # type: ignore[arg-type]
+            await store.create_task(NewTask(ttl_ms=None, request=TaskRequest(progress_token=object())))  # type: ignore[arg-type]
         assert isinstance(caught.value.__cause__, ValueError)
         with pytest.raises(StoreError):
-            await store.create_task(ttl_ms=None, retention_ms=2**70)
+            await store.create_task(NewTask(ttl_ms=None, retention_ms=2**70))
         with pytest.raises(StoreError):
-            await store.create_task(ttl_ms=None, poll_interval_ms=None)  # type: ignore[arg-type]
+            await store.create_task(NewTask(ttl_ms=None, poll_interval_ms=None))  # type: ignore[arg-type]
         with pytest.raises(StoreError):
             await store.message_queue.enqueue("a", replace(NOTE, params_json=None))  # type: ignore[arg-type]
         assert (await store.list_tasks(owner=None)).records == ()
@@ -420,7 +421,7 @@ async def refusal_of(path: Path) -> StoreError:
 
 async def test_a_newer_file_is_refused_and_left_alone(path: Path) -> None:
     async with SQLiteTaskStore(path) as store:
-        await store.create_task(ttl_ms=None, task_id="kept")
+        await store.create_task(NewTask(ttl_ms=None, task_id="kept"))
     run_script(path, "PRAGMA user_version = 99")
     before = content_of(path)
     error = await refusal_of(path)
@@ -458,17 +459,17 @@ async def test_a_file_that_cannot_be_opened_is_unavailable_until_it_can(tmp_path
     store = SQLiteTaskStore(tmp_path / "missing" / "tasks.db")
     for _ in range(2):
         with pytest.raises(StoreUnavailableError, match="cannot be opened") as caught:
-            await store.create_task(ttl_ms=None)
+            await store.create_task(NewTask(ttl_ms=None))
         assert isinstance(caught.value.__cause__, sqlite3.OperationalError)
     (tmp_path / "missing").mkdir()
-    created = await store.create_task(ttl_ms=None)
+    created = await store.create_task(NewTask(ttl_ms=None))
     assert await store.get_task(created.task_id) == created
     await store.aclose()
 
 
 async def test_a_migration_happens_in_full_or_not_at_all(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with SQLiteTaskStore(path, clock=FakeClock()) as store:
-        created = await store.create_task(ttl_ms=None)
+        created = await store.create_task(NewTask(ttl_ms=None))
     first = sqlite_schema.MIGRATIONS[0]
     second = ("ALTER TABLE tasks ADD COLUMN added TEXT", "CREATE TABLE tasks (again)")
     monkeypatch.setattr(sqlite_schema, "MIGRATIONS", (first, second))
@@ -487,7 +488,7 @@ async def test_many_that_open_a_new_file_at_once_make_it_once(path: Path) -> Non
     with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as group:
             for store in stores:
-                group.start_soon(partial(store.create_task, ttl_ms=None))
+                group.start_soon(partial(store.create_task, NewTask(ttl_ms=None)))
     assert len((await stores[0].list_tasks(owner=None)).records) == 8
     for store in stores:
         await store.aclose()
@@ -507,12 +508,12 @@ async def test_it_opens_when_it_is_first_used(path: Path) -> None:
 
 async def test_a_closed_store_and_its_queue_refuse_every_use(path: Path) -> None:
     async with SQLiteTaskStore(path) as store:
-        await store.create_task(ttl_ms=None, task_id="a")
+        await store.create_task(NewTask(ttl_ms=None, task_id="a"))
     await store.aclose()
     queue = store.message_queue
     uses: list[Callable[[], Awaitable[Any]]] = [
         store.__aenter__,
-        partial(store.create_task, ttl_ms=None),
+        partial(store.create_task, NewTask(ttl_ms=None)),
         partial(store.get_task, "a"),
         partial(store.update_task, "a"),
         partial(store.finish_task, "a", DONE),
@@ -554,14 +555,14 @@ async def test_closing_the_queue_of_a_store_leaves_the_store_open(path: Path) ->
                 pass
         with pytest.raises(StoreClosedError):
             await store.message_queue.peek("a")
-        await store.create_task(ttl_ms=None)
+        await store.create_task(NewTask(ttl_ms=None))
 
 
 async def test_closing_finishes_what_was_asked_for_and_ends_the_threads(path: Path) -> None:
     store = SQLiteTaskStore(path)
     async with anyio.create_task_group() as group:
         for number in range(30):
-            group.start_soon(partial(store.create_task, ttl_ms=None, task_id=str(number)))
+            group.start_soon(partial(store.create_task, NewTask(ttl_ms=None, task_id=str(number))))
         for _ in range(3):
             await anyio.lowlevel.checkpoint()
         await store.aclose()
@@ -572,7 +573,7 @@ async def test_closing_finishes_what_was_asked_for_and_ends_the_threads(path: Pa
 
 async def test_a_store_that_nobody_closed_ends_its_threads_when_it_is_gone(path: Path) -> None:
     store = SQLiteTaskStore(path)
-    await store.create_task(ttl_ms=None)
+    await store.create_task(NewTask(ttl_ms=None))
     await store.list_tasks(owner=None)
     assert len(our_threads()) == 2
     del store
@@ -584,7 +585,7 @@ def test_event_loops_may_use_a_store_one_after_the_other(path: Path) -> None:
     store = SQLiteTaskStore(path)
 
     async def use() -> int:
-        created = await store.create_task(ttl_ms=None)
+        created = await store.create_task(NewTask(ttl_ms=None))
         with anyio.move_on_after(0.05):
             await store.wait_for_update(created.task_id, after=1)
         await store.finish_task(created.task_id, DONE)
@@ -629,7 +630,7 @@ async def test_writes_that_wait_share_one_commit(path: Path, batches: list[int])
         async with anyio.create_task_group() as group:
             with locked(path):
                 for _ in range(100):
-                    group.start_soon(partial(store.create_task, ttl_ms=None))
+                    group.start_soon(partial(store.create_task, NewTask(ttl_ms=None)))
                 await quiesce()
         assert sum(batches) == 100
         assert len(batches) <= 3
@@ -638,12 +639,12 @@ async def test_writes_that_wait_share_one_commit(path: Path, batches: list[int])
 
 async def test_what_fails_among_others_fails_alone(path: Path, batches: list[int]) -> None:
     async with SQLiteTaskStore(path) as store:
-        await store.create_task(ttl_ms=None, task_id="taken")
+        await store.create_task(NewTask(ttl_ms=None, task_id="taken"))
         endings: dict[str, Any] = {}
 
         async def create(task_id: str, **options: Any) -> None:
             try:
-                endings[task_id] = await store.create_task(ttl_ms=None, task_id=task_id, **options)
+                endings[task_id] = await store.create_task(NewTask(ttl_ms=None, task_id=task_id, **options))
             except StoreError as error:
                 endings[task_id] = "impossible", type(error)
             except TaskExistsError as error:
@@ -688,25 +689,25 @@ async def test_what_another_store_changes_is_seen_by_who_made_the_task(path: Pat
     clock = FakeClock()
     async with SQLiteTaskStore(path, clock=clock) as ours, SQLiteTaskStore(path, clock=clock) as theirs:
         for _ in range(2):  # the same identifier again, and again from revision 1
-            await ours.create_task(ttl_ms=None, task_id="a", worker="w", lease_ms=1_000)
+            await ours.create_task(NewTask(ttl_ms=None, task_id="a", worker="w", lease_ms=1_000))
             await theirs.update_task("a", status_message="theirs")
             assert (await ours.update_task("a", status="input_required")).task.status_message == "theirs"
             await theirs.delete_task("a")
             with pytest.raises(TaskNotFoundError):
                 await ours.update_task("a")
 
-        await ours.create_task(ttl_ms=None, task_id="b")
+        await ours.create_task(NewTask(ttl_ms=None, task_id="b"))
         await theirs.delete_task("b")
-        await theirs.create_task(ttl_ms=None, task_id="b", owner="theirs")
+        await theirs.create_task(NewTask(ttl_ms=None, task_id="b", owner="theirs"))
         assert (await ours.update_task("b")).owner == "theirs"
 
-        created = await ours.create_task(ttl_ms=None, task_id="c", worker="w", lease_ms=1_000)
+        created = await ours.create_task(NewTask(ttl_ms=None, task_id="c", worker="w", lease_ms=1_000))
         await theirs.renew_leases("w", ["c"], lease_ms=5_000)
         assert (await ours.update_task("c")).lease == Lease("w", created.task.created_at + timedelta(seconds=5))
         await theirs.drop_leases("w", ["c"], lapse=False)
         assert (await ours.update_task("c")).lease is None
 
-        await ours.create_task(ttl_ms=1_000, task_id="d")
+        await ours.create_task(NewTask(ttl_ms=1_000, task_id="d"))
         clock.advance(1)
         with pytest.raises(TaskNotFoundError):
             await ours.update_task("d")
@@ -727,8 +728,8 @@ async def test_what_was_rolled_back_was_never_there(path: Path, monkeypatch: pyt
         with monkeypatch.context() as broken:
             broken.setattr(sqlite_engine._Writer, "_do", do)
             with pytest.raises(StoreUnavailableError):
-                await store.create_task(ttl_ms=None, task_id="a")
-        await store.create_task(ttl_ms=None, task_id="b")  # has the sequence that the other would have had
+                await store.create_task(NewTask(ttl_ms=None, task_id="a"))
+        await store.create_task(NewTask(ttl_ms=None, task_id="b"))  # has the sequence that the other would have had
         with pytest.raises(TaskNotFoundError):
             await store.update_task("a")
 
@@ -737,7 +738,7 @@ async def test_only_so_many_records_are_kept(path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(sqlite, "_MOST_KNOWN", 3)
     async with SQLiteTaskStore(path) as store:
         for number in range(9):
-            await store.create_task(ttl_ms=None, task_id=str(number))
+            await store.create_task(NewTask(ttl_ms=None, task_id=str(number)))
         await store.update_task("6")
         await store.finish_task("7", DONE)
         assert list(await store._engine.write(lambda transaction: transaction.known)) == ["8", "6"]
@@ -753,7 +754,7 @@ async def test_a_storm_of_cancellations_leaves_each_write_done_or_not_and_nothin
 
         async def live(number: int) -> None:
             with anyio.move_on_after(0.0005 * (number % 40)):
-                created = await store.create_task(ttl_ms=None, task_id=str(number), owner="storm")
+                created = await store.create_task(NewTask(ttl_ms=None, task_id=str(number), owner="storm"))
                 returned.append(created.task_id)
                 await store.message_queue.enqueue(created.task_id, QUESTION)
                 with anyio.move_on_after(0.001):
@@ -800,12 +801,12 @@ async def test_a_write_that_waits_for_its_turn_is_withdrawn_when_it_is_cancelled
         with anyio.fail_after(PATIENCE), locked(path):
             async with anyio.create_task_group() as group:
                 for number in range(3):
-                    group.start_soon(partial(store.create_task, ttl_ms=None, task_id=str(number)))
+                    group.start_soon(partial(store.create_task, NewTask(ttl_ms=None, task_id=str(number))))
                     await quiesce()
                 await until(lambda: store._engine._writer._queue.qsize() < 3)  # it waits for the lock
-                group.start_soon(partial(store.create_task, ttl_ms=None))
+                group.start_soon(partial(store.create_task, NewTask(ttl_ms=None)))
                 group.cancel_scope.cancel()
-        await store.create_task(ttl_ms=None, task_id="after")
+        await store.create_task(NewTask(ttl_ms=None, task_id="after"))
         assert query(path, "SELECT task_id FROM tasks") == [("after",)]
 
 
@@ -868,7 +869,7 @@ async def test_the_cancellation_of_an_asyncio_task_is_raised_once_it_is_known_wh
 async def test_who_waits_is_woken_by_another_process_at_once(path: Path) -> None:
     delays: list[float] = []
     async with SQLiteTaskStore(path) as store:
-        await store.create_task(ttl_ms=None, task_id="a")
+        await store.create_task(NewTask(ttl_ms=None, task_id="a"))
         body = """
 say("ready")
 for line in sys.stdin:
@@ -911,7 +912,7 @@ await queue.wait_for_message("b")
 
 async def test_waiting_is_no_busy_loop(path: Path) -> None:
     async with SQLiteTaskStore(path) as store:
-        await store.create_task(ttl_ms=None, task_id="a")
+        await store.create_task(NewTask(ttl_ms=None, task_id="a"))
         before = time.process_time()
         with anyio.move_on_after(1):
             await store.wait_for_update("a", after=1)
@@ -925,7 +926,7 @@ async def test_what_was_acknowledged_outlives_a_kill(path: Path) -> None:
     body = """
 say("ready")
 while True:
-    record = await store.create_task(ttl_ms=None, worker="lost", lease_ms=1)
+    record = await store.create_task(NewTask(ttl_ms=None, worker="lost", lease_ms=1))
     await store.update_task(record.task_id, status_message="begun")
     say(record.task_id)
 """
@@ -948,14 +949,14 @@ async def test_processes_that_write_all_the_time_take_turns(path: Path) -> None:
     body = """
 say("ready")
 while True:
-    await store.create_task(ttl_ms=None, owner="other")
+    await store.create_task(NewTask(ttl_ms=None, owner="other"))
 """
     async with SQLiteTaskStore(path) as store:
         with child(path, body) as process:
             assert await hear(process) == "ready"
             with anyio.fail_after(PATIENCE):
                 for _ in range(100):
-                    await store.create_task(ttl_ms=None, owner="mine")
+                    await store.create_task(NewTask(ttl_ms=None, owner="mine"))
         assert len((await store.list_tasks(owner="mine", limit=1000)).records) == 100
 
 
@@ -963,15 +964,15 @@ async def test_a_lock_that_is_not_released_is_an_error_and_nothing_is_lost(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with SQLiteTaskStore(path) as store:
-        await store.create_task(ttl_ms=None, task_id="before")
+        await store.create_task(NewTask(ttl_ms=None, task_id="before"))
         monkeypatch.setattr(sqlite_engine, "_BUSY_TRIES", 5)
         with locked(path):
             with pytest.raises(StoreUnavailableError, match="locked"):
-                await store.create_task(ttl_ms=None, task_id="refused")
+                await store.create_task(NewTask(ttl_ms=None, task_id="refused"))
             assert await store.get_task("before") is not None
         monkeypatch.undo()
         assert await store.get_task("refused") is None
-        await store.create_task(ttl_ms=None, task_id="after")
+        await store.create_task(NewTask(ttl_ms=None, task_id="after"))
 
 
 # --- leases -------------------------------------------------------------------------------------------
@@ -980,13 +981,13 @@ async def test_a_lock_that_is_not_released_is_an_error_and_nothing_is_lost(
 async def test_leases_are_renewed_by_their_worker_only(path: Path) -> None:
     clock = FakeClock()
     async with SQLiteTaskStore(path, clock=clock) as store:
-        mine = await store.create_task(ttl_ms=None, worker="me", lease_ms=10_000)
+        mine = await store.create_task(NewTask(ttl_ms=None, worker="me", lease_ms=10_000))
         assert mine.lease == Lease("me", clock.now() + timedelta(seconds=10), 1)
-        theirs = await store.create_task(ttl_ms=None, worker="them", lease_ms=10_000)
-        nobodys = await store.create_task(ttl_ms=None)
-        ended = await store.create_task(ttl_ms=None, worker="me", lease_ms=10_000)
+        theirs = await store.create_task(NewTask(ttl_ms=None, worker="them", lease_ms=10_000))
+        nobodys = await store.create_task(NewTask(ttl_ms=None))
+        ended = await store.create_task(NewTask(ttl_ms=None, worker="me", lease_ms=10_000))
         assert (await store.finish_task(ended.task_id, DONE)).lease is None
-        dying = await store.create_task(ttl_ms=11_000, worker="me", lease_ms=10_000)
+        dying = await store.create_task(NewTask(ttl_ms=11_000, worker="me", lease_ms=10_000))
         clock.advance(11)
         ids = [record.task_id for record in (mine, theirs, nobodys, ended, dying)]
         assert await store.renew_leases("me", [*ids, "unknown"], lease_ms=20_000) == {mine.task_id}
@@ -1000,8 +1001,8 @@ async def test_lapsed_leases_are_listed_the_longest_lapsed_first(path: Path) -> 
     clock = FakeClock()
     async with SQLiteTaskStore(path, clock=clock) as store:
         for task_id, lease_ms in (("c", 3_000), ("a", 1_000), ("b", 2_000), ("later", 4_001)):
-            await store.create_task(ttl_ms=None, task_id=task_id, worker="w", lease_ms=lease_ms)
-        await store.create_task(ttl_ms=4_000, task_id="gone", worker="w", lease_ms=1_000)
+            await store.create_task(NewTask(ttl_ms=None, task_id=task_id, worker="w", lease_ms=lease_ms))
+        await store.create_task(NewTask(ttl_ms=4_000, task_id="gone", worker="w", lease_ms=1_000))
         assert await store.list_lapsed() == ()
         clock.advance(4)
         assert [record.task_id for record in await store.list_lapsed()] == ["a", "b", "c"]
@@ -1020,7 +1021,7 @@ async def test_dropped_leases_lapse_at_once_or_are_gone(path: Path) -> None:
     clock = FakeClock()
     async with SQLiteTaskStore(path, clock=clock) as store:
         for task_id in ("lapses", "detached", "kept"):
-            await store.create_task(ttl_ms=None, task_id=task_id, worker="me")
+            await store.create_task(NewTask(ttl_ms=None, task_id=task_id, worker="me"))
         await store.drop_leases("somebody else", ["lapses", "detached", "kept"], lapse=True)
         await store.drop_leases("somebody else", ["lapses", "detached", "kept"], lapse=False)
         assert await store.list_lapsed() == ()
@@ -1036,7 +1037,7 @@ async def test_dropped_leases_lapse_at_once_or_are_gone(path: Path) -> None:
 async def test_of_many_that_claim_a_task_in_several_stores_exactly_one_gets_it(path: Path) -> None:
     clock = FakeClock()
     async with SQLiteTaskStore(path, clock=clock) as store, SQLiteTaskStore(path, clock=clock) as other:
-        created = await store.create_task(ttl_ms=None, task_id="a", worker="lost", lease_ms=1_000)
+        created = await store.create_task(NewTask(ttl_ms=None, task_id="a", worker="lost", lease_ms=1_000))
         await store.update_task("a", status="input_required", status_message="asked")
         assert await store.claim_task("a", worker="early", lease_ms=1) is None
         clock.advance(1)
@@ -1086,12 +1087,12 @@ def largest_file(size: int) -> Iterator[None]:
 async def test_a_disk_that_takes_no_more_loses_nothing_and_recovers_by_itself(path: Path) -> None:
     big = Outcome.completed({"text": "x" * 100_000})
     async with SQLiteTaskStore(path) as store:
-        acknowledged = [(await store.create_task(ttl_ms=None)).task_id]
+        acknowledged = [(await store.create_task(NewTask(ttl_ms=None))).task_id]
         refusals: list[StoreError] = []
         with largest_file(500_000):
             for _ in range(40):
                 try:
-                    record = await store.create_task(ttl_ms=None)
+                    record = await store.create_task(NewTask(ttl_ms=None))
                     acknowledged.append(record.task_id)
                     await store.finish_task(record.task_id, big)
                 except StoreUnavailableError as error:
@@ -1113,7 +1114,7 @@ async def test_a_full_disk_is_told_by_name(path: Path) -> None:
         transaction.execute(f"PRAGMA max_page_count = {pages}")
 
     async with SQLiteTaskStore(path) as store:
-        created = await store.create_task(ttl_ms=None)
+        created = await store.create_task(NewTask(ttl_ms=None))
         await store._engine.write(shrink)
         with pytest.raises(StoreUnavailableError, match="disk is full"):
             await store.finish_task(created.task_id, Outcome.completed({"text": "x" * 50_000}))
@@ -1126,11 +1127,11 @@ async def test_a_read_only_file_can_be_read_and_says_why_it_cannot_be_written() 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tasks.db"
         async with SQLiteTaskStore(path) as store:
-            created = await store.create_task(ttl_ms=None)
+            created = await store.create_task(NewTask(ttl_ms=None))
         with read_only(path):
             store = SQLiteTaskStore(path)
             with pytest.raises(StoreUnavailableError) as caught:
-                await store.create_task(ttl_ms=None)
+                await store.create_task(NewTask(ttl_ms=None))
             assert isinstance(caught.value.__cause__, sqlite3.OperationalError)
             assert str(caught.value) in ("The database is read-only", "The database file cannot be opened")
         await store.finish_task(created.task_id, DONE)
@@ -1181,7 +1182,7 @@ async def test_expired_tasks_and_their_mailboxes_are_removed_by_the_way(path: Pa
     clock = FakeClock()
     async with SQLiteTaskStore(path, clock=clock) as store:
         for number in range(300):
-            await store.create_task(ttl_ms=1_000, task_id=f"{number}")
+            await store.create_task(NewTask(ttl_ms=1_000, task_id=f"{number}"))
             await store.message_queue.enqueue(f"{number}", QUESTION)
         clock.advance(1)
         for _ in range(2 * sqlite_engine._PURGE_EVERY):
@@ -1194,8 +1195,8 @@ async def test_expired_tasks_are_removed_when_nothing_happens(path: Path, monkey
     monkeypatch.setattr(sqlite_engine, "_IDLE_SECONDS", 0.01)
     clock = FakeClock()
     async with SQLiteTaskStore(path, clock=clock) as store:
-        await store.create_task(ttl_ms=1_000)
-        await store.create_task(ttl_ms=None)
+        await store.create_task(NewTask(ttl_ms=1_000))
+        await store.create_task(NewTask(ttl_ms=None))
         clock.advance(1)
         await until(lambda: query(path, "SELECT count(*) FROM tasks") == [(1,)])
 
@@ -1204,7 +1205,7 @@ async def test_the_mailbox_of_an_expired_task_is_gone_before_it_is_removed(path:
     clock = FakeClock()
     async with SQLiteTaskStore(path, clock=clock) as store:
         queue = store.message_queue
-        await store.create_task(ttl_ms=1_000, task_id="a")
+        await store.create_task(NewTask(ttl_ms=1_000, task_id="a"))
         await queue.enqueue("a", QUESTION)
         async with anyio.create_task_group() as group:
 

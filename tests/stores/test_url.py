@@ -13,6 +13,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from mcp_task_runtime import InMemoryTaskStore, open_store
+from mcp_task_runtime.core.types import NewTask
 from mcp_task_runtime.stores.postgres import PostgresTaskStore
 from mcp_task_runtime.stores.redis import RedisTaskStore
 from mcp_task_runtime.stores.sqlite import SQLiteTaskStore
@@ -37,7 +38,7 @@ async def test_a_file_is_relative_after_three_slashes_and_absolute_after_four(
         store = open_store(url)
         assert isinstance(store, SQLiteTaskStore)
         async with store:
-            await store.create_task(ttl_ms=None, task_id=url)
+            await store.create_task(NewTask(ttl_ms=None, task_id=url))
             assert await store.get_task(f"sqlite:///{quoted}") is not None
     assert (tmp_path / name).exists()
 
@@ -53,7 +54,7 @@ async def test_a_redis_and_what_all_names_in_it_begin_with(redis_url: str, anyio
     first, again, other = (open_store(url) for url in (own, own, redis_url))
     assert isinstance(first, RedisTaskStore)
     async with first, again, other:
-        await first.create_task(ttl_ms=60_000, task_id="t")
+        await first.create_task(NewTask(ttl_ms=60_000, task_id="t"))
         assert await again.get_task("t") is not None
         assert await other.get_task("t") is None
 
@@ -64,7 +65,7 @@ async def test_a_postgresql_and_a_schema_in_it() -> None:
         first, other = (open_store(url) for url in (server.url, f"{server.url}{sign}schema=the%20reports"))
         assert isinstance(first, PostgresTaskStore)
         async with first, other:
-            await other.create_task(ttl_ms=60_000, task_id="t")
+            await other.create_task(NewTask(ttl_ms=60_000, task_id="t"))
             assert await first.get_task("t") is None
         ((found,),) = server.execute('SELECT count(*) FROM "the reports".tasks', [])
         assert found == 1

@@ -27,13 +27,13 @@ from mcp_task_runtime import (
     Answer,
     Execution,
     InvalidTransitionError,
-    NewTask,
     Outcome,
     ServerTaskContext,
     TaskRequest,
     TaskResultHandler,
     TaskRuntime,
     TaskSettings,
+    TaskSpec,
 )
 from mcp_task_runtime.core.json import JSONObject, dump_json
 from mcp_task_runtime.stores.postgres import PostgresTaskStore
@@ -128,7 +128,7 @@ class Tool:
     async def start(self, *, rerunnable: bool = False, owner: str | None = None, **arguments: Any) -> str:
         """Start work; return the task's identifier."""
         request = TaskRequest(name=self.NAME, arguments_json=dump_json(arguments), rerunnable=rerunnable)
-        record = await self._runtime.start(self.run, NewTask(owner=owner, request=request), outcome_of=lambda it: it)
+        record = await self._runtime.start(self.run, TaskSpec(owner=owner, request=request), outcome_of=lambda it: it)
         return record.task_id
 
     async def run(self, execution: Execution[Outcome]) -> Outcome:

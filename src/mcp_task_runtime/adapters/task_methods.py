@@ -24,11 +24,11 @@ from mcp_task_runtime.adapters.result_handler import TaskResultHandler
 from mcp_task_runtime.adapters.server_context import ServerTaskContext
 from mcp_task_runtime.adapters.session import TaskSession
 from mcp_task_runtime.core import audit
-from mcp_task_runtime.core.execution import Execution, NewTask
+from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.json import JSONObject, JSONValue, dump_json
 from mcp_task_runtime.core.runtime import TaskRuntime
 from mcp_task_runtime.core.transitions import is_terminal
-from mcp_task_runtime.core.types import Outcome, TaskRecord, TaskRequest
+from mcp_task_runtime.core.types import NewTask, Outcome, TaskRecord, TaskRequest, TaskSpec
 from mcp_task_runtime.errors import (
     INTERNAL_ERROR,
     InvalidTransitionError,
@@ -186,7 +186,7 @@ class AugmentedCall:
         runtime: TaskRuntime,
         handler: TaskResultHandler,
         execution: Execution[JSONObject],
-        new: NewTask,
+        new: TaskSpec,
         announce: Callable[[TaskRecord], TaskSession],
     ) -> None:
         """Make a call.
@@ -214,7 +214,7 @@ class AugmentedCall:
         new = self._new
         if self.model_immediate_response is None:
             self.model_immediate_response = options.model_immediate_response
-        request = new.request or TaskRequest()
+        request = new.request
         new = replace(
             new,
             ttl_ms=options.ttl_ms if new.ttl_ms is None else new.ttl_ms,
@@ -235,7 +235,7 @@ class AugmentedCall:
             )
         )
 
-    async def begin(self, new: NewTask | None = None) -> TaskRecord:
+    async def begin(self, new: TaskSpec | None = None) -> TaskRecord:
         """Make the call a task, once."""
         record = await self._execution.begin(self._new if new is None else new)
         if self._session is None:
@@ -300,7 +300,7 @@ class TaskMethods:
         """
         meta: JSONValue = params.get("_meta")
         token = meta.get("progressToken") if isinstance(meta, Mapping) else None
-        new = NewTask(
+        new = TaskSpec(
             owner=requestor.owner,
             ttl_ms=wire.parse_ttl(params.get("task")),
             request=TaskRequest(
@@ -446,7 +446,7 @@ async def run_within_request(
         progress_token: The token the client gave for progress, if it did.
     """
     async with InMemoryTaskStore() as store:
-        record = await store.create_task(ttl_ms=None)
+        record = await store.create_task(NewTask(ttl_ms=None))
         handler = TaskResultHandler(store, store.message_queue, undeliverable=undeliverable)
         context = ServerTaskContext(
             task=record.task,

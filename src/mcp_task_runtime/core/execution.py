@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator, Hashable
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -13,37 +12,17 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import anyio
 import anyio.lowlevel
 
-from mcp_task_runtime.core.types import Outcome, TaskRecord, TaskRequest
+from mcp_task_runtime.core.types import Outcome, TaskRecord, TaskSpec
 from mcp_task_runtime.errors import InvalidTransitionError, TaskNotFoundError
 
 if TYPE_CHECKING:
     from mcp_task_runtime.core.runtime import TaskRuntime
 
-__all__ = ["Execution", "NewTask"]
+__all__ = ["Execution"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewTask:
-    """What a task is made with.
-
-    Attributes:
-        owner: Principal the task belongs to, if there is one (law L10).
-        ttl_ms: Wanted TTL in milliseconds, brought within the bounds of `TaskSettings`; `None` for the
-            default there.
-        poll_interval_ms: Milliseconds clients wait between polls; `None` for the default.
-        request: The request the task is made for.
-        client_capabilities_json: What the client declared, as JSON text.
-    """
-
-    owner: str | None = None
-    ttl_ms: int | None = None
-    poll_interval_ms: int | None = None
-    request: TaskRequest | None = None
-    client_capabilities_json: str = "{}"
 
 
 class Execution(Generic[T]):
@@ -102,7 +81,7 @@ class Execution(Generic[T]):
         self._value: T | None = None
         self._error: BaseException | None = None
 
-    async def begin(self, new: NewTask, *, quietly: bool = False, is_work: bool = True) -> TaskRecord:
+    async def begin(self, new: TaskSpec, *, quietly: bool = False, is_work: bool = True) -> TaskRecord:
         """Make this run a task, once; later calls return the same.
 
         From then on it outlives its caller, who gets the task's record. Cancelled before the task exists,
@@ -156,7 +135,7 @@ class Execution(Generic[T]):
             self._announced = True
             self._settle()
 
-    def promote_after(self, seconds: float, new: NewTask) -> None:
+    def promote_after(self, seconds: float, new: TaskSpec) -> None:
         """Make this run a task, and announce it, if it has not ended in so many seconds.
 
         A later call replaces an earlier one.
@@ -166,7 +145,7 @@ class Execution(Generic[T]):
         self._timer = anyio.CancelScope()
         self._runtime._runner.start(partial(self._promote, seconds, new), self._timer)
 
-    async def _promote(self, seconds: float, new: NewTask) -> None:
+    async def _promote(self, seconds: float, new: TaskSpec) -> None:
         clock = self._runtime.store.clock
         with clock.move_on_at(clock.now() + timedelta(seconds=seconds)):
             await anyio.sleep_forever()

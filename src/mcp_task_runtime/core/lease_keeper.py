@@ -14,7 +14,7 @@ import anyio
 
 from mcp_task_runtime.core.clock import Clock
 from mcp_task_runtime.core.ids import new_worker_name
-from mcp_task_runtime.core.leases import TaskLeases
+from mcp_task_runtime.core.store import TaskLeases
 from mcp_task_runtime.core.types import TaskRecord
 from mcp_task_runtime.errors import StoreClosedError, StoreError
 

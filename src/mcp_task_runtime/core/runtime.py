@@ -6,7 +6,6 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from types import TracebackType
@@ -20,18 +19,18 @@ from mcp_task_runtime.core import audit
 from mcp_task_runtime.core.answers import check_answer
 from mcp_task_runtime.core.context import outcome_of_exception
 from mcp_task_runtime.core.deadlines import DeadlineHeap
-from mcp_task_runtime.core.execution import Execution, NewTask
+from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.json import JSONValue
 from mcp_task_runtime.core.lease_keeper import LeaseKeeper
-from mcp_task_runtime.core.leases import TaskLeases
-from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
+from mcp_task_runtime.core.message_queue import Answer, TaskMessageQueue
 from mcp_task_runtime.core.questions import CLEANUP_SECONDS, answer_questions
 from mcp_task_runtime.core.rate_limit import RateLimit
 from mcp_task_runtime.core.runner import InProcessRunner, TaskRunner
 from mcp_task_runtime.core.settings import TaskSettings
-from mcp_task_runtime.core.store import TaskStore
+from mcp_task_runtime.core.store import TaskLeases, TaskSharing, TaskStore
 from mcp_task_runtime.core.transitions import is_terminal
-from mcp_task_runtime.core.types import Outcome, Task, TaskPage, TaskRecord, TaskStatus
+from mcp_task_runtime.core.types import NewTask, Outcome, Task, TaskPage, TaskRecord, TaskSpec
+from mcp_task_runtime.core.views import TaskView
 from mcp_task_runtime.errors import (
     INTERNAL_ERROR,
     InvalidTransitionError,
@@ -43,7 +42,7 @@ from mcp_task_runtime.errors import (
     TaskRuntimeError,
 )
 
-__all__ = ["Rerun", "TaskRuntime", "TaskView"]
+__all__ = ["Rerun", "TaskRuntime"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -55,28 +54,6 @@ _LONGEST_RETRY_SECONDS = 5.0
 _FINISH_SECONDS = 60.0
 _NOT_OPEN = "The runtime is not open: enter it with `async with`, or have the server enter its lifespan"
 _INTERRUPTED = Outcome.failed("The work was interrupted")
-
-
-@dataclass(frozen=True, slots=True)
-class TaskView:
-    """A task as its client is to see it: the record together with the open questions.
-
-    Attributes:
-        record: What the store has.
-        questions: The open questions in the order they were asked; none once the task has ended.
-    """
-
-    record: TaskRecord
-    questions: tuple[QueuedMessage, ...] = ()
-
-    @property
-    def task(self) -> Task:
-        """The snapshot, `input_required` exactly while there are questions (law L5)."""
-        task = self.record.task
-        if is_terminal(task.status):
-            return task
-        status: TaskStatus = "input_required" if self.questions else "working"
-        return task if task.status == status else replace(task, status=status)
 
 
 Rerun: TypeAlias = "Callable[[Execution[Outcome]], Awaitable[Outcome]]"
@@ -236,7 +213,7 @@ class TaskRuntime:
     async def start(
         self,
         work: Callable[[Execution[T]], Awaitable[T]],
-        new: NewTask | None = None,
+        new: TaskSpec | None = None,
         *,
         outcome_of: Callable[[T], Outcome] = Outcome.completed,
         home: Hashable = None,
@@ -261,7 +238,7 @@ class TaskRuntime:
         execution: Execution[T] = Execution(self, home)
         execution._announced = True
         with anyio.CancelScope(shield=True):
-            execution.record = await self._create(NewTask() if new is None else new, execution)
+            execution.record = await self._create(TaskSpec() if new is None else new, execution)
             if not self._accepts:  # closed meanwhile
                 self._forget(execution)
                 await self._conclude(execution.record.task_id, Outcome.cancelled())
@@ -418,7 +395,7 @@ class TaskRuntime:
             raise TaskNotFoundError(task_id)
         return record
 
-    async def _create(self, new: NewTask, execution: Execution[Any]) -> TaskRecord:
+    async def _create(self, new: TaskSpec, execution: Execution[Any]) -> TaskRecord:
         settings = self.settings
         limit = settings.max_tasks_per_owner
         if limit is not None and self._live_of[new.owner] >= limit:
@@ -427,16 +404,18 @@ class TaskRuntime:
         try:
             with anyio.fail_after(_FINISH_SECONDS):
                 record = await self.store.create_task(
-                    ttl_ms=settings.clamp_ttl(settings.default_ttl_ms if new.ttl_ms is None else new.ttl_ms),
-                    poll_interval_ms=settings.poll_interval_ms
-                    if new.poll_interval_ms is None
-                    else new.poll_interval_ms,
-                    owner=new.owner,
-                    retention_ms=settings.retention_ms,
-                    request=new.request,
-                    client_capabilities_json=new.client_capabilities_json,
-                    worker=None if self._keeper is None else self._keeper.worker,
-                    lease_ms=settings.lease_ms,
+                    NewTask(
+                        ttl_ms=settings.clamp_ttl(settings.default_ttl_ms if new.ttl_ms is None else new.ttl_ms),
+                        poll_interval_ms=settings.poll_interval_ms
+                        if new.poll_interval_ms is None
+                        else new.poll_interval_ms,
+                        owner=new.owner,
+                        retention_ms=settings.retention_ms,
+                        request=new.request,
+                        client_capabilities_json=new.client_capabilities_json,
+                        worker=None if self._keeper is None else self._keeper.worker,
+                        lease_ms=settings.lease_ms,
+                    )
                 )
         except BaseException as error:
             self._count_down(new.owner)
@@ -451,7 +430,7 @@ class TaskRuntime:
         self._running[record.task_id] = execution
         self._live[record.task_id] = record.owner
         self._set_deadline(record.task)
-        if not getattr(self.store, "is_private", False):  # another process may end the task
+        if not isinstance(self.store, TaskSharing) or self.store.is_shared:  # another process may end the task
             execution._watch = anyio.CancelScope()
             self._runner.start(partial(self._watch_end, execution, record), execution._watch)
 

@@ -1,13 +1,32 @@
-"""`TaskStore`: what a backend promises about the state of tasks."""
+"""`TaskStore`: what a backend promises about the state of tasks, and the abilities it may have beside that.
+
+A custom store implements `TaskStore` and no more. Abilities are protocols of their own, declared by
+implementing them: `TaskLeases`, `TaskQuestions`, `TaskJournal`, `TaskSearch`, `TaskSharing`. All bundled
+stores have all of them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Protocol, runtime_checkable
 
 from mcp_task_runtime.core.clock import Clock
-from mcp_task_runtime.core.types import LiveStatus, Outcome, TaskPage, TaskRecord, TaskRequest
+from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
+from mcp_task_runtime.core.types import (
+    Fence,
+    LiveStatus,
+    NewTask,
+    Outcome,
+    Progress,
+    TaskCounts,
+    TaskEvent,
+    TaskFilter,
+    TaskPage,
+    TaskRecord,
+)
+from mcp_task_runtime.core.views import TaskView
 
-__all__ = ["TaskStore"]
+__all__ = ["TaskJournal", "TaskLeases", "TaskQuestions", "TaskSearch", "TaskSharing", "TaskStore"]
 
 
 @runtime_checkable
@@ -32,38 +51,15 @@ class TaskStore(Protocol):
         """The clock that stamps and expires tasks; everything above the store uses the same one."""
         ...
 
-    async def create_task(
-        self,
-        *,
-        ttl_ms: int | None,
-        poll_interval_ms: int = 500,
-        task_id: str | None = None,
-        owner: str | None = None,
-        retention_ms: int = 0,
-        request: TaskRequest | None = None,
-        client_capabilities_json: str = "{}",
-        worker: str | None = None,
-        lease_ms: int = 30_000,
-    ) -> TaskRecord:
+    async def create_task(self, new: NewTask) -> TaskRecord:
         """Create a task in status `working`, at revision 1 (wire rules A1, C4).
 
-        When this returns, every process that uses the backend finds the task, and with a durable
-        backend no kill loses it (L12). Cancelled, the task may exist.
-
-        Args:
-            ttl_ms: Milliseconds until the task expires; `None` for never.
-            poll_interval_ms: Milliseconds a client should wait between polls.
-            task_id: Identifier to use; one with at least 128 random bits is made when it is `None`.
-            owner: Principal the task belongs to.
-            retention_ms: Milliseconds the outcome stays fetchable after the end, at the least.
-            request: The request the task is made for.
-            client_capabilities_json: What the client declared, as JSON text.
-            worker: Name of the process that runs the work: it holds the first lease (law L12). A store
-                that does not implement `TaskLeases` only records it.
-            lease_ms: How long that lease lasts, in milliseconds.
+        `core.transitions.create_record` makes the record. When this returns, every process that uses the
+        backend finds the task, and with a durable backend no kill loses it (L12). Cancelled, the task may exist.
 
         Raises:
-            TaskExistsError: `task_id` is taken.
+            TaskExistsError: `new.task_id` is taken.
+            ValueError: Something in it could not be read back (L4); nothing was written.
         """
         ...
 
@@ -77,7 +73,10 @@ class TaskStore(Protocol):
         *,
         status: LiveStatus | None = None,
         status_message: str | None = None,
+        progress: Progress | None = None,
+        ttl_ms: int | None = None,
         if_revision: int | None = None,
+        fence: Fence | None = None,
     ) -> TaskRecord:
         """Change a live task; what is `None` stays as it is. Each accepted call adds one to the revision.
 
@@ -85,7 +84,10 @@ class TaskStore(Protocol):
             task_id: Identifier that `create_task` returned.
             status: `working` or `input_required`.
             status_message: Text for people to read.
+            progress: How far the work is.
+            ttl_ms: The new TTL, in milliseconds from creation.
             if_revision: Write only if the task is still at this revision.
+            fence: Write only if this run of the work still holds the task's lease (L12).
 
         Returns:
             The stored snapshot.
@@ -93,24 +95,25 @@ class TaskStore(Protocol):
         Raises:
             TaskNotFoundError: The task is unknown or its TTL has passed.
             InvalidTransitionError: The task has ended, or `status` is not a live one; nothing changed.
+            LeaseLostError: Another run of the work holds the lease, or none does; nothing changed.
             RevisionConflictError: The task is at another revision than `if_revision`; nothing changed.
         """
         ...
 
-    async def finish_task(self, task_id: str, outcome: Outcome) -> TaskRecord:
+    async def finish_task(self, task_id: str, outcome: Outcome, *, fence: Fence | None = None) -> TaskRecord:
         """Record a terminal status and its outcome in one atomic write (L2).
 
         Of concurrent callers exactly one wins. Cancelled, the write happened in full or not at all.
         The TTL grows where the outcome would be gone before `retention_ms` have passed (L7). The task's
         lease goes (L12).
 
-        The store does not know the task's mailbox: whoever ends a task afterwards calls
-        `TaskMessageQueue.clear` for it, also when cancelled, so that who asks or waits there is released (L5).
-        `TaskRuntime` does.
+        A store with `TaskQuestions` drops the task's mailbox in the same write, which releases every asker (L5).
+        With another one, `TaskMessageQueue.clear` must follow; `core.endings` sees to it.
 
         Args:
             task_id: Identifier that `create_task` returned.
             outcome: Result, error or cancellation to store.
+            fence: Write only if this run of the work still holds the task's lease (L12).
 
         Returns:
             The stored snapshot, never a live reference.
@@ -118,6 +121,7 @@ class TaskStore(Protocol):
         Raises:
             TaskNotFoundError: The task is unknown or its TTL has passed.
             InvalidTransitionError: The task has already ended; nothing changed.
+            LeaseLostError: Another run of the work holds the lease, or none does; nothing changed.
         """
         ...
 
@@ -149,8 +153,7 @@ class TaskStore(Protocol):
     async def delete_task(self, task_id: str) -> bool:
         """Delete the task and all that belongs to it. Returns whether there was one.
 
-        Whoever waits for it is woken with `TaskNotFoundError`. A queue that is not this store's own keeps the
-        mailbox: call `TaskMessageQueue.clear`, as after `finish_task`.
+        Waiters wake with `TaskNotFoundError`. The mailbox goes as in `finish_task`.
         """
         ...
 
@@ -164,4 +167,192 @@ class TaskStore(Protocol):
             TaskNotFoundError: The task is unknown, or expires or is deleted while waiting.
             StoreClosedError: The store was closed while waiting.
         """
+        ...
+
+
+@runtime_checkable
+class TaskLeases(Protocol):
+    """Ability of a store whose tasks outlive the process that runs them: it shows which process was lost (law L12).
+
+    A live task whose work a process runs has a lease (`TaskRecord.lease`): made with the task, kept when the
+    task is updated, and renewed by that process. From its `expires_at` on, by the store's clock, it has
+    *lapsed*: its process is lost. A lease with an empty worker is held by no process: the work waits for a
+    worker, which may claim it at any time. A task that ends, expires or is deleted has no lease any more.
+    For every method:
+
+    - **Atomic.** One task's lease changes in full or not at all, also when the call is cancelled (L6). A call
+      for several tasks may be seen, or cancelled, when it has reached some of them.
+    - **Quiet.** Clients do not see leases: renewing, dropping or lapsing moves neither the task's revision nor
+      `last_updated_at`, and wakes no waiter. Only `claim_task` does: the work starts again, and waiters wake.
+    - **Server time.** `expires_at` is decided by one clock for all processes (law L17).
+    """
+
+    async def renew_leases(self, worker: str, task_ids: Collection[str], *, lease_ms: int) -> frozenset[str]:
+        """Reset the expiry of a worker's leases to `lease_ms` milliseconds from now; the attempt stays.
+
+        Returns:
+            Those of `task_ids` that are live and whose lease is this worker's, lapsed or not. The work of
+            all others must stop: the task ended, is gone, or was claimed by another worker.
+        """
+        ...
+
+    async def drop_leases(self, worker: str, task_ids: Collection[str], *, lapse: bool) -> None:
+        """Release leases of a worker; tasks whose lease another worker holds stay as they are.
+
+        Args:
+            worker: The worker that releases them.
+            task_ids: The tasks.
+            lapse: `True` makes them lapse at once, so that another worker can claim them (a shutdown); one that
+                lapsed before keeps the time at which it did. `False` removes the leases (work that was handed
+                to something outside).
+        """
+        ...
+
+    async def list_lapsed(self, *, limit: int = 100) -> tuple[TaskRecord, ...]:
+        """Return live tasks whose lease has lapsed, the longest lapsed first.
+
+        Args:
+            limit: Most tasks to return, at least 1.
+
+        Raises:
+            ValueError: `limit` is below 1.
+        """
+        ...
+
+    async def claim_task(self, task_id: str, *, worker: str, lease_ms: int) -> TaskRecord | None:
+        """Take over a live task whose lease has lapsed or is held by no process; of concurrent callers one gets it.
+
+        `core.transitions.claim_record` says what is claimed and what the record is then: one attempt more, the
+        status as before; the revision and `last_updated_at` move, and waiters wake.
+
+        Args:
+            task_id: The task.
+            worker: The worker that takes it over; empty puts a lapsed task back to wait for a worker.
+            lease_ms: How long the new lease lasts, in milliseconds.
+
+        Returns:
+            The stored snapshot, or `None`, and nothing changed, if there is nothing to claim: the task is
+            unknown, has ended or expired, has no lease, or a worker holds one that has not lapsed.
+        """
+        ...
+
+
+@runtime_checkable
+class TaskQuestions(Protocol):
+    """Ability of a store that keeps the questions of its tasks, too: status and questions change in one write (L5).
+
+    It has a `message_queue` of its own, and these methods work on that queue's mailboxes. After each of them
+    the task is `input_required` exactly while a question is open. `TaskStore.finish_task` and `delete_task`
+    drop the mailbox in their own write. Every method is atomic, also when it is cancelled (L6).
+    """
+
+    async def ask(self, task_id: str, question: QueuedMessage, *, fence: Fence | None = None) -> TaskRecord | None:
+        """Append a question to the task's mailbox and make the task `input_required`, in one write and revision.
+
+        Args:
+            task_id: The task that asks.
+            question: A request to the client.
+            fence: Write only if this run of the work still holds the task's lease (L12).
+
+        Returns:
+            The stored snapshot; `None`, and nothing changed, if the task has had a question with this key before.
+
+        Raises:
+            TaskNotFoundError: The task is unknown or has expired.
+            InvalidTransitionError: The task has ended.
+            LeaseLostError: Another run of the work holds the lease, or none does; nothing changed.
+            ValueError: The message is not a request, or could not be read back (L4).
+        """
+        ...
+
+    async def answer_all(self, task_id: str, answers: Mapping[str, Answer]) -> frozenset[str]:
+        """Answer open questions and set the status, in one write and one revision; askers wake.
+
+        The first answer to a question wins. An unknown task, or one that has ended, has no open questions. To
+        withdraw a question, answer it with `Answer.withdrawn()`. Its cost is linear in the number of `answers`.
+
+        Returns:
+            The keys whose answer was taken; for none of them nothing changed.
+        """
+        ...
+
+    async def get_view(self, task_id: str) -> TaskView | None:
+        """Return the task with its open questions, in the order they were asked, in one read."""
+        ...
+
+
+@runtime_checkable
+class TaskJournal(Protocol):
+    """Ability of a store that records the results of steps, so that a rerun resumes behind them (law L12).
+
+    Steps go with their task, at the latest when it has ended and expired.
+    """
+
+    async def record_step(self, task_id: str, key: str, value_json: str, *, fence: Fence) -> str:
+        """Record the result of a step, once; quiet: the revision stays and no waiter wakes.
+
+        Args:
+            task_id: The task.
+            key: Names the step; unique in the task's life.
+            value_json: The result, as JSON text.
+            fence: The run that records; it must hold the task's lease.
+
+        Returns:
+            What is recorded: `value_json`, or what an earlier call recorded for this key.
+
+        Raises:
+            TaskNotFoundError: The task is unknown or has expired.
+            InvalidTransitionError: The task has ended.
+            LeaseLostError: Another run of the work holds the lease, or none does; nothing changed.
+        """
+        ...
+
+    async def read_steps(self, task_id: str) -> Mapping[str, str]:
+        """Return the recorded results by key, in the order they were recorded; empty for an unknown task."""
+        ...
+
+
+@runtime_checkable
+class TaskSearch(Protocol):
+    """Ability of a store to show operators the tasks of all owners."""
+
+    async def search_tasks(
+        self, wanted: TaskFilter, *, newest_first: bool = True, cursor: str | None = None, limit: int = 50
+    ) -> TaskPage:
+        """Return a page of the tasks that match, by creation.
+
+        Walking the pages shows every matching task that exists throughout exactly once. A page by status, tool,
+        owner or prefix of the id costs O(page), whatever else is stored; a text is looked for among the rest.
+
+        Args:
+            wanted: Which tasks.
+            newest_first: Whether the newest come first.
+            cursor: `TaskPage.next_cursor` of the page before; `None` for the first.
+            limit: Tasks a page, at least 1.
+
+        Raises:
+            InvalidCursorError: The cursor was not made by this method for this filter and order.
+            ValueError: `limit` is below 1.
+        """
+        ...
+
+    async def count_tasks(self) -> TaskCounts:
+        """Return how many tasks there are by status and tool; expired ones may still be counted."""
+        ...
+
+    async def get_history(self, task_id: str) -> tuple[TaskEvent, ...]:
+        """Return what happened to a task, oldest first: `created`, then the last `EVENTS_KEPT` events.
+
+        An event is written in the write that makes it happen. Renewed leases and recorded steps are none.
+        """
+        ...
+
+
+@runtime_checkable
+class TaskSharing(Protocol):
+    """Ability of a store to say that one runtime alone uses it; without it, a store counts as shared."""
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other runtimes or processes may change its tasks."""
         ...

@@ -10,13 +10,21 @@ from mcp_task_runtime.core.json import JSONObject, JSONValue, dump_json, load_js
 from mcp_task_runtime.errors import INTERNAL_ERROR
 
 __all__ = [
+    "Fence",
     "Lease",
     "LiveStatus",
+    "NewTask",
     "Outcome",
+    "Progress",
     "Task",
+    "TaskCounts",
+    "TaskEvent",
+    "TaskEventKind",
+    "TaskFilter",
     "TaskPage",
     "TaskRecord",
     "TaskRequest",
+    "TaskSpec",
     "TaskStatus",
     "TerminalStatus",
 ]
@@ -136,6 +144,10 @@ class TaskRequest:
         arguments_json: The arguments as JSON text.
         progress_token: The caller's progress token, valid for the task's life (wire rule B11).
         rerunnable: Whether the work may be run again when the process that ran it is lost (law L12).
+        max_attempts: Runs of rerunnable work at the most, the first one included (law L12).
+        caller_json: What a rerun or a worker elsewhere needs to know of the caller, as a JSON object: its
+            protocol version, trace context, principal (law L18). No secrets.
+        sealed_credentials: The caller's credentials, encrypted by the adapter; `None` unless asked for.
     """
 
     method: str = "tools/call"
@@ -143,6 +155,9 @@ class TaskRequest:
     arguments_json: str = "{}"
     progress_token: str | int | None = None
     rerunnable: bool = False
+    max_attempts: int = 3
+    caller_json: str = "{}"
+    sealed_credentials: str | None = None
 
     @property
     def arguments(self) -> JSONObject:
@@ -155,18 +170,53 @@ _NO_REQUEST = TaskRequest()
 
 
 @dataclass(frozen=True, slots=True)
+class Fence:
+    """Names one run of a task's work. A write that carries it is refused once the run has lost its lease (law L12).
+
+    Attributes:
+        worker: Name of the process that runs the work.
+        attempt: The run's number.
+    """
+
+    worker: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
 class Lease:
     """Who runs a task's work, and until when that holds unless it is renewed (law L12).
 
     Attributes:
-        worker: Name of the process that runs the work, different for each.
-        expires_at: When the worker counts as lost.
-        attempt: 1 for the first run of the work, one more for each rerun.
+        worker: Name of the process that runs the work, different for each. Empty while no process holds the
+            lease: the work waits for a worker.
+        expires_at: When the worker counts as lost; of a lease that no process holds, when the wait for a worker
+            is overdue.
+        attempt: 1 for the first run of the work, one more for each rerun; 0 before the first run.
     """
 
     worker: str
     expires_at: datetime
     attempt: int = 1
+
+    @property
+    def fence(self) -> Fence:
+        """What the writes of the run that holds this lease carry."""
+        return Fence(self.worker, self.attempt)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the work of a task is.
+
+    Attributes:
+        progress: More each time it is reported.
+        total: What `progress` will be at the end; `None` where that is unknown.
+        message: What the work is doing.
+    """
+
+    progress: float
+    total: float | None = None
+    message: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +231,8 @@ class TaskRecord:
         request: The request the task was made for.
         client_capabilities_json: What the client declared when it made the task, as JSON text.
         outcome: How the task ended; `None` exactly while it has not (law L2).
-        lease: Who runs the work of a live task; `None` where nobody must, as after `Execution.detach`.
+        lease: Who runs the work of a live task; `None` where no process must, as after `Execution.detach`.
+        progress: The last progress that the work reported; it stays when the task ends.
     """
 
     task: Task
@@ -192,6 +243,7 @@ class TaskRecord:
     client_capabilities_json: str = "{}"
     outcome: Outcome | None = None
     lease: Lease | None = None
+    progress: Progress | None = None
 
     @property
     def task_id(self) -> str:
@@ -221,3 +273,110 @@ class TaskPage:
 
     records: tuple[TaskRecord, ...]
     next_cursor: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewTask:
+    """A task to be stored; `TaskStore.create_task` takes it.
+
+    Attributes:
+        ttl_ms: Milliseconds until the task expires; `None` for never.
+        poll_interval_ms: Milliseconds a client should wait between polls.
+        task_id: Identifier to use; the store makes one with at least 128 random bits when it is `None`.
+        owner: Principal the task belongs to (law L10).
+        retention_ms: Milliseconds the outcome stays fetchable after the end, at the least (law L7).
+        request: The request the task is made for.
+        client_capabilities_json: What the client declared, as JSON text.
+        worker: Name of the process that runs the work: it holds the first lease (law L12). Empty for a lease
+            that no process holds yet, `None` for no lease. A store without `TaskLeases` only records it.
+        lease_ms: How long that lease lasts, in milliseconds.
+    """
+
+    ttl_ms: int | None
+    poll_interval_ms: int = 500
+    task_id: str | None = None
+    owner: str | None = None
+    retention_ms: int = 0
+    request: TaskRequest = _NO_REQUEST
+    client_capabilities_json: str = "{}"
+    worker: str | None = None
+    lease_ms: int = 30_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskSpec:
+    """A task as a caller wants it; `TaskRuntime` brings it within the bounds of `TaskSettings`.
+
+    Attributes:
+        owner: Principal the task belongs to, if there is one (law L10).
+        ttl_ms: Wanted TTL in milliseconds; `None` for the default of `TaskSettings`.
+        poll_interval_ms: Milliseconds clients wait between polls; `None` for the default.
+        request: The request the task is made for.
+        client_capabilities_json: What the client declared, as JSON text.
+    """
+
+    owner: str | None = None
+    ttl_ms: int | None = None
+    poll_interval_ms: int | None = None
+    request: TaskRequest = _NO_REQUEST
+    client_capabilities_json: str = "{}"
+
+
+TaskEventKind: TypeAlias = Literal[
+    "created", "claimed", "released", "status", "asked", "answered", "withdrawn", "completed", "failed", "cancelled"
+]
+"""What happened to a task."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskEvent:
+    """One entry in the history of a task, for operators.
+
+    Attributes:
+        at: Aware UTC time.
+        kind: What happened.
+        text: The status message, the key of the question, the worker and attempt of a claim as `worker#attempt`;
+            cut to `EVENT_TEXT_LENGTH` characters.
+    """
+
+    at: datetime
+    kind: TaskEventKind
+    text: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskFilter:
+    """Which tasks an operator wants to see; what is `None` does not matter.
+
+    Attributes:
+        statuses: In one of these statuses.
+        names: For one of these tools (`TaskRequest.name`).
+        owners: Of one of these owners; `None` among them stands for tasks without an owner.
+        id_prefix: With an identifier that begins so.
+        text: With a status message that contains this, regardless of ASCII case.
+        created_after: Created at this aware time or later.
+        created_before: Created before this aware time.
+    """
+
+    statuses: frozenset[TaskStatus] | None = None
+    names: frozenset[str] | None = None
+    owners: frozenset[str | None] | None = None
+    id_prefix: str | None = None
+    text: str | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskCounts:
+    """How many tasks a store has.
+
+    Attributes:
+        by_status_and_name: Number of tasks for each status and tool that has any.
+        oldest_working: When the oldest task in `working` was created.
+        oldest_input_required: When the oldest task in `input_required` was created.
+    """
+
+    by_status_and_name: dict[tuple[TaskStatus, str], int]
+    oldest_working: datetime | None = None
+    oldest_input_required: datetime | None = None

@@ -6,7 +6,7 @@ State is gone with the process. Use it on one event loop at a time.
 from __future__ import annotations
 
 from bisect import bisect_right
-from datetime import datetime, timedelta
+from datetime import datetime
 from types import TracebackType
 from typing import Final
 
@@ -15,10 +15,9 @@ from typing_extensions import Self
 
 from mcp_task_runtime.core.clock import Clock, SystemClock
 from mcp_task_runtime.core.deadlines import DeadlineHeap
-from mcp_task_runtime.core.ids import new_task_id
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
-from mcp_task_runtime.core.transitions import finish_record, update_record
-from mcp_task_runtime.core.types import Lease, LiveStatus, Outcome, Task, TaskPage, TaskRecord, TaskRequest
+from mcp_task_runtime.core.transitions import create_record, finish_record, update_record
+from mcp_task_runtime.core.types import Fence, LiveStatus, NewTask, Outcome, Progress, TaskPage, TaskRecord, TaskRequest
 from mcp_task_runtime.errors import StoreClosedError, TaskExistsError, TaskNotFoundError
 from mcp_task_runtime.stores._cursor import decode_cursor, encode_cursor
 
@@ -80,8 +79,8 @@ class InMemoryTaskStore:
     """A `TaskStore` in memory. Every operation but listing costs O(log n) or less in the number of tasks.
 
     Attributes:
-        is_private: Whether one runtime alone uses it, which then need not watch for what others do to the
-            tasks it runs. Set it to `False` where several share one store object.
+        is_shared: Whether several runtimes use this store object. Otherwise its runtime need not watch for
+            what others do to the tasks it runs. Set it to `True` where several share it.
     """
 
     def __init__(self, *, clock: Clock | None = None) -> None:
@@ -96,7 +95,7 @@ class InMemoryTaskStore:
         self._expiry = DeadlineHeap()
         self._sequence = 0
         self._closed = False
-        self.is_private: bool = True
+        self.is_shared: bool = False
         self._queue = InMemoryTaskMessageQueue()
 
     @property
@@ -124,43 +123,20 @@ class InMemoryTaskStore:
             entry.wake()
         await self._queue.aclose()
 
-    async def create_task(
-        self,
-        *,
-        ttl_ms: int | None,
-        poll_interval_ms: int = 500,
-        task_id: str | None = None,
-        owner: str | None = None,
-        retention_ms: int = 0,
-        request: TaskRequest | None = None,
-        client_capabilities_json: str = "{}",
-        worker: str | None = None,
-        lease_ms: int = 30_000,
-    ) -> TaskRecord:
+    async def create_task(self, new: NewTask) -> TaskRecord:
         """Create a task; see `TaskStore.create_task`."""
         now = self._purge()
-        if task_id is None:
-            task_id = new_task_id()
-        elif task_id in self._entries:
+        record = create_record(new, now=now)
+        task_id = record.task_id
+        if task_id in self._entries:
             raise TaskExistsError(task_id)
-        task = Task(task_id, "working", None, now, now, ttl_ms, poll_interval_ms)
-        record = TaskRecord(
-            task,
-            1,
-            owner,
-            retention_ms,
-            _NO_REQUEST if request is None else request,
-            client_capabilities_json,
-            None,
-            None if worker is None else Lease(worker, now + timedelta(milliseconds=lease_ms)),
-        )
         self._sequence += 1
         entry = self._entries[task_id] = _Entry(record, self._sequence)
-        index = self._owners.get(owner)
+        index = self._owners.get(record.owner)
         if index is None:
-            index = self._owners[owner] = _OwnerIndex()
+            index = self._owners[record.owner] = _OwnerIndex()
         index.entries.append(entry)
-        self._expiry.set(task_id, task.expires_at)
+        self._expiry.set(task_id, record.task.expires_at)
         return record
 
     async def get_task(self, task_id: str) -> TaskRecord | None:
@@ -175,7 +151,10 @@ class InMemoryTaskStore:
         *,
         status: LiveStatus | None = None,
         status_message: str | None = None,
+        progress: Progress | None = None,
+        ttl_ms: int | None = None,
         if_revision: int | None = None,
+        fence: Fence | None = None,
     ) -> TaskRecord:
         """Change a live task; see `TaskStore.update_task`."""
         now = self._purge()
@@ -185,17 +164,22 @@ class InMemoryTaskStore:
             now=now,
             status=status,
             status_message=status_message,
+            progress=progress,
+            ttl_ms=ttl_ms,
             if_revision=if_revision,
+            fence=fence,
         )
+        if ttl_ms is not None:
+            self._expiry.set(task_id, entry.record.task.expires_at)
         entry.wake()
         return entry.record
 
-    async def finish_task(self, task_id: str, outcome: Outcome) -> TaskRecord:
+    async def finish_task(self, task_id: str, outcome: Outcome, *, fence: Fence | None = None) -> TaskRecord:
         """Record a terminal status and its outcome; see `TaskStore.finish_task`."""
         now = self._purge()
         entry = self._entry(task_id)
         ttl_ms = entry.record.task.ttl_ms
-        entry.record = finish_record(entry.record, outcome, now=now)
+        entry.record = finish_record(entry.record, outcome, now=now, fence=fence)
         if entry.record.task.ttl_ms != ttl_ms:
             self._expiry.set(task_id, entry.record.task.expires_at)
         entry.wake()

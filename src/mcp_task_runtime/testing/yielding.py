@@ -14,8 +14,8 @@ from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint
 
 from mcp_task_runtime.core.clock import Clock
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
-from mcp_task_runtime.core.store import TaskStore
-from mcp_task_runtime.core.types import LiveStatus, Outcome, TaskPage, TaskRecord, TaskRequest
+from mcp_task_runtime.core.store import TaskSharing, TaskStore
+from mcp_task_runtime.core.types import Fence, LiveStatus, NewTask, Outcome, Progress, TaskPage, TaskRecord
 
 __all__ = ["YieldingTaskMessageQueue", "YieldingTaskStore"]
 
@@ -41,38 +41,14 @@ class YieldingTaskStore:
         return self._store.clock
 
     @property
-    def is_private(self) -> bool:
-        """Whether one runtime alone uses the wrapped store; see `InMemoryTaskStore`."""
-        return getattr(self._store, "is_private", False)
+    def is_shared(self) -> bool:
+        """Whether several runtimes use the wrapped store; see `TaskSharing`."""
+        return not isinstance(self._store, TaskSharing) or self._store.is_shared
 
-    async def create_task(
-        self,
-        *,
-        ttl_ms: int | None,
-        poll_interval_ms: int = 500,
-        task_id: str | None = None,
-        owner: str | None = None,
-        retention_ms: int = 0,
-        request: TaskRequest | None = None,
-        client_capabilities_json: str = "{}",
-        worker: str | None = None,
-        lease_ms: int = 30_000,
-    ) -> TaskRecord:
+    async def create_task(self, new: NewTask) -> TaskRecord:
         """Create a task; see `TaskStore.create_task`."""
         await checkpoint()
-        return await _then_checkpoint(
-            self._store.create_task(
-                ttl_ms=ttl_ms,
-                poll_interval_ms=poll_interval_ms,
-                task_id=task_id,
-                owner=owner,
-                retention_ms=retention_ms,
-                request=request,
-                client_capabilities_json=client_capabilities_json,
-                worker=worker,
-                lease_ms=lease_ms,
-            )
-        )
+        return await _then_checkpoint(self._store.create_task(new))
 
     async def get_task(self, task_id: str) -> TaskRecord | None:
         """Return the task, or `None`; see `TaskStore.get_task`."""
@@ -85,18 +61,29 @@ class YieldingTaskStore:
         *,
         status: LiveStatus | None = None,
         status_message: str | None = None,
+        progress: Progress | None = None,
+        ttl_ms: int | None = None,
         if_revision: int | None = None,
+        fence: Fence | None = None,
     ) -> TaskRecord:
         """Change a live task; see `TaskStore.update_task`."""
         await checkpoint()
         return await _then_checkpoint(
-            self._store.update_task(task_id, status=status, status_message=status_message, if_revision=if_revision)
+            self._store.update_task(
+                task_id,
+                status=status,
+                status_message=status_message,
+                progress=progress,
+                ttl_ms=ttl_ms,
+                if_revision=if_revision,
+                fence=fence,
+            )
         )
 
-    async def finish_task(self, task_id: str, outcome: Outcome) -> TaskRecord:
+    async def finish_task(self, task_id: str, outcome: Outcome, *, fence: Fence | None = None) -> TaskRecord:
         """Record a terminal status and its outcome; see `TaskStore.finish_task`."""
         await checkpoint()
-        return await _then_checkpoint(self._store.finish_task(task_id, outcome))
+        return await _then_checkpoint(self._store.finish_task(task_id, outcome, fence=fence))
 
     async def get_result(self, task_id: str) -> Outcome | None:
         """Return how the task ended, or `None`; see `TaskStore.get_result`."""

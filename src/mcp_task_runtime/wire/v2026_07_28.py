@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from mcp_task_runtime.core.json import JSONObject, JSONValue
-from mcp_task_runtime.core.runtime import TaskView
 from mcp_task_runtime.core.types import Task, TaskRecord
+from mcp_task_runtime.core.views import TaskView
 from mcp_task_runtime.errors import ProtocolError
 from mcp_task_runtime.wire.timestamps import format_timestamp
 

@@ -55,12 +55,12 @@ from mcp_task_runtime.adapters.result_handler import TaskResultHandler
 from mcp_task_runtime.adapters.server_context import ServerTaskContext
 from mcp_task_runtime.adapters.task_methods import augmented_call, run_within_request
 from mcp_task_runtime.adapters.tool_function import ToolFunction
-from mcp_task_runtime.core.execution import Execution, NewTask
+from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.json import dump_json
 from mcp_task_runtime.core.message_queue import TaskMessageQueue
 from mcp_task_runtime.core.settings import TaskSettings
 from mcp_task_runtime.core.store import TaskStore
-from mcp_task_runtime.core.types import Outcome, TaskRecord, TaskRequest
+from mcp_task_runtime.core.types import Outcome, TaskRecord, TaskRequest, TaskSpec
 from mcp_task_runtime.errors import (
     InvalidTransitionError,
     ProtocolError,
@@ -506,10 +506,10 @@ class _Call:
     params: CallToolRequestParams
     execution: Execution[Any] | None
 
-    def new_task(self, options: TaskOptions) -> NewTask:
+    def new_task(self, options: TaskOptions) -> TaskSpec:
         """Return what a task for this call is made with."""
         assert self.ctx is not None
-        return NewTask(
+        return TaskSpec(
             owner=self.tasks._principal(self.ctx),
             ttl_ms=options.ttl_ms,
             poll_interval_ms=options.poll_interval_ms,

@@ -206,7 +206,8 @@ FINISH: Final = (
     """
     UPDATE {tasks} SET
         status = %(status)s,
-        status_message = coalesce(%(status_message)s, status_message),
+        status_message = CASE WHEN %(status_message)s::text IS NULL AND %(status)s::text <> 'completed'
+            THEN status_message ELSE %(status_message)s::text END,
         last_updated_at = greatest(%(now)s, last_updated_at),
         ttl_ms = """
     + _TTL

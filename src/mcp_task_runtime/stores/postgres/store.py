@@ -43,10 +43,9 @@ from psycopg.rows import TupleRow, tuple_row
 from typing_extensions import Self
 
 from mcp_task_runtime.core.clock import Clock, SystemClock
-from mcp_task_runtime.core.ids import new_task_id
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
-from mcp_task_runtime.core.transitions import TERMINAL_STATUSES, finish_record, update_record
-from mcp_task_runtime.core.types import Lease, LiveStatus, Outcome, Task, TaskPage, TaskRecord, TaskRequest
+from mcp_task_runtime.core.transitions import TERMINAL_STATUSES, create_record, finish_record, update_record
+from mcp_task_runtime.core.types import Fence, LiveStatus, NewTask, Outcome, Progress, TaskPage, TaskRecord, TaskRequest
 from mcp_task_runtime.errors import (
     InvalidCursorError,
     SchemaVersionError,
@@ -666,43 +665,14 @@ class PostgresTaskStore(_Opened):
         """The queue that belongs to this store, on the same pool: a task's mailbox goes when the task goes."""
         return self._queue
 
-    async def create_task(
-        self,
-        *,
-        ttl_ms: int | None,
-        poll_interval_ms: int = 500,
-        task_id: str | None = None,
-        owner: str | None = None,
-        retention_ms: int = 0,
-        request: TaskRequest | None = None,
-        client_capabilities_json: str = "{}",
-        worker: str | None = None,
-        lease_ms: int = 30_000,
-    ) -> TaskRecord:
+    async def create_task(self, new: NewTask) -> TaskRecord:
         """Create a task; see `TaskStore.create_task`.
 
         Raises:
             ValueError: `task_id` or `owner` is longer than 1024 bytes.
         """
         now = self.clock.now()
-        record = TaskRecord(
-            Task(
-                new_task_id() if task_id is None else task_id,
-                "working",
-                None,
-                now,
-                now,
-                ttl_ms,
-                poll_interval_ms,
-            ),
-            1,
-            owner,
-            retention_ms,
-            _NO_REQUEST if request is None else request,
-            client_capabilities_json,
-            None,
-            None if worker is None else Lease(worker, now + timedelta(milliseconds=lease_ms)),
-        )
+        record = create_record(new, now=now)
         parameters = stored.create_parameters(record, self._database.watcher)
         purges = self._created % _PURGE_EVERY == 0
         self._created += 1
@@ -727,9 +697,14 @@ class PostgresTaskStore(_Opened):
         *,
         status: LiveStatus | None = None,
         status_message: str | None = None,
+        progress: Progress | None = None,
+        ttl_ms: int | None = None,
         if_revision: int | None = None,
+        fence: Fence | None = None,
     ) -> TaskRecord:
         """Change a live task; see `TaskStore.update_task`."""
+        if progress is not None or ttl_ms is not None or fence is not None:
+            raise NotImplementedError
         now = self.clock.now()
         parameters = {
             "task_id": stored.to_text(task_id),
@@ -743,8 +718,10 @@ class PostgresTaskStore(_Opened):
         apply = partial(update_record, now=now, status=status, status_message=status_message, if_revision=if_revision)
         return await self._change(task_id, stored.UPDATE, parameters, apply)
 
-    async def finish_task(self, task_id: str, outcome: Outcome) -> TaskRecord:
+    async def finish_task(self, task_id: str, outcome: Outcome, *, fence: Fence | None = None) -> TaskRecord:
         """Record a terminal status and its outcome; see `TaskStore.finish_task`."""
+        if fence is not None:
+            raise NotImplementedError
         now = self.clock.now()
         parameters = {
             "task_id": stored.to_text(task_id),

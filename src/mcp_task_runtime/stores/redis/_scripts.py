@@ -173,6 +173,8 @@ _FINISH: Final = """
         if ARGV[7] ~= '' then
             local message = string.sub(ARGV[7], 2)
             redis.call('HSET', KEYS[1], 'status_message', message, 'outcome_message', message)
+        elseif ARGV[5] == 'completed' then
+            redis.call('HDEL', KEYS[1], 'status_message')
         end
         if @worker then
             redis.call('HDEL', KEYS[1], 'worker', 'lease_expires_at', 'attempt')

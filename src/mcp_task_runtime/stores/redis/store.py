@@ -16,7 +16,6 @@ Redis decides how durable it all is: see its `appendonly` and `appendfsync`, and
 from __future__ import annotations
 
 from collections.abc import Collection
-from datetime import timedelta
 from functools import partial
 from types import TracebackType
 from typing import Any, Final
@@ -30,10 +29,9 @@ except ImportError as _error:
 from typing_extensions import Self
 
 from mcp_task_runtime.core.clock import Clock
-from mcp_task_runtime.core.ids import new_task_id
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
-from mcp_task_runtime.core.transitions import is_expired
-from mcp_task_runtime.core.types import Lease, LiveStatus, Outcome, Task, TaskPage, TaskRecord, TaskRequest
+from mcp_task_runtime.core.transitions import create_record, is_expired
+from mcp_task_runtime.core.types import Fence, LiveStatus, NewTask, Outcome, Progress, TaskPage, TaskRecord, TaskRequest
 from mcp_task_runtime.errors import (
     InvalidTransitionError,
     RevisionConflictError,
@@ -122,31 +120,10 @@ class RedisTaskStore:
         """Close the store and its queue: whoever waits is woken with `StoreClosedError`."""
         await self._backend.aclose()
 
-    async def create_task(
-        self,
-        *,
-        ttl_ms: int | None,
-        poll_interval_ms: int = 500,
-        task_id: str | None = None,
-        owner: str | None = None,
-        retention_ms: int = 0,
-        request: TaskRequest | None = None,
-        client_capabilities_json: str = "{}",
-        worker: str | None = None,
-        lease_ms: int = 30_000,
-    ) -> TaskRecord:
+    async def create_task(self, new: NewTask) -> TaskRecord:
         """Create a task; see `TaskStore.create_task`."""
         now = self.clock.now()
-        record = TaskRecord(
-            Task(new_task_id() if task_id is None else task_id, "working", None, now, now, ttl_ms, poll_interval_ms),
-            1,
-            owner,
-            retention_ms,
-            _NO_REQUEST if request is None else request,
-            client_capabilities_json,
-            None,
-            None if worker is None else Lease(worker, now + timedelta(milliseconds=lease_ms)),
-        )
+        record = create_record(new, now=now)
         tag, mark = self._keys.tag(record.task_id), self._backend.new_operation()
         (status, *rest), *_ = await self._backend.send(*self._creation(record, tag, mark), in_order=True)
         if status == b"ok":
@@ -154,7 +131,7 @@ class RedisTaskStore:
                 self._backend.forget(tag, *rest)
             return record
         if self._backend.is_cluster:
-            self._backend.unindex(owner, [_member(mark, tag)])
+            self._backend.unindex(record.owner, [_member(mark, tag)])
         if status == b"schema":
             raise _schema_error(rest[0])
         raise TaskExistsError(record.task_id)
@@ -194,9 +171,14 @@ class RedisTaskStore:
         *,
         status: LiveStatus | None = None,
         status_message: str | None = None,
+        progress: Progress | None = None,
+        ttl_ms: int | None = None,
         if_revision: int | None = None,
+        fence: Fence | None = None,
     ) -> TaskRecord:
         """Change a live task; see `TaskStore.update_task`."""
+        if progress is not None or ttl_ms is not None or fence is not None:
+            raise NotImplementedError
         status_text, message = "" if status is None else status, _optional(status_message)
         revision = "" if if_revision is None else int(if_revision)
         allowed = UPDATES.get(status, b" ")
@@ -208,8 +190,10 @@ class RedisTaskStore:
             raise RevisionConflictError(task_id, expected=int(if_revision or 0), current=int(rest[0]))
         return _loaded(rest[0])
 
-    async def finish_task(self, task_id: str, outcome: Outcome) -> TaskRecord:
+    async def finish_task(self, task_id: str, outcome: Outcome, *, fence: Fence | None = None) -> TaskRecord:
         """Record a terminal status and its outcome; see `TaskStore.finish_task`."""
+        if fence is not None:
+            raise NotImplementedError
         status, margin_ms = outcome.status, self._backend.margin_ms
         payload, message = _optional(outcome.payload_json), _optional(outcome.status_message)
         _, (reply, *rest) = await self._change(

@@ -19,8 +19,18 @@ from typing_extensions import Self
 from mcp_task_runtime.core.clock import Clock, SystemClock
 from mcp_task_runtime.core.ids import new_task_id
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
-from mcp_task_runtime.core.transitions import finish_record, update_record
-from mcp_task_runtime.core.types import Lease, LiveStatus, Outcome, Task, TaskPage, TaskRecord, TaskRequest
+from mcp_task_runtime.core.transitions import create_record, finish_record, update_record
+from mcp_task_runtime.core.types import (
+    Fence,
+    Lease,
+    LiveStatus,
+    NewTask,
+    Outcome,
+    Progress,
+    TaskPage,
+    TaskRecord,
+    TaskRequest,
+)
 from mcp_task_runtime.errors import InvalidCursorError, StoreClosedError, TaskExistsError, TaskNotFoundError
 from mcp_task_runtime.stores._cursor import decode_cursor, encode_cursor
 from mcp_task_runtime.stores.sqlite._engine import Engine, Transaction
@@ -163,38 +173,16 @@ class SQLiteTaskStore:
         """Close the file, and the queue with it: whoever waits is woken with `StoreClosedError`."""
         await self._engine.aclose()
 
-    async def create_task(
-        self,
-        *,
-        ttl_ms: int | None,
-        poll_interval_ms: int = 500,
-        task_id: str | None = None,
-        owner: str | None = None,
-        retention_ms: int = 0,
-        request: TaskRequest | None = None,
-        client_capabilities_json: str = "{}",
-        worker: str | None = None,
-        lease_ms: int = 30_000,
-    ) -> TaskRecord:
+    async def create_task(self, new: NewTask) -> TaskRecord:
         """Create a task; see `TaskStore.create_task`."""
-        new_id = new_task_id() if task_id is None else task_id
+        new = new if new.task_id is not None else replace(new, task_id=new_task_id())
 
         def create(transaction: Transaction) -> TaskRecord:
-            now = transaction.now
-            record = TaskRecord(
-                Task(new_id, "working", None, now, now, ttl_ms, poll_interval_ms),
-                1,
-                owner,
-                retention_ms,
-                _NO_REQUEST if request is None else request,
-                client_capabilities_json,
-                None,
-                None if worker is None else Lease(worker, now + timedelta(milliseconds=lease_ms)),
-            )
+            record = create_record(new, now=transaction.now)
             _insert(transaction, record)
             return record
 
-        return await self._engine.write(create, task_id=new_id)
+        return await self._engine.write(create, task_id=new.task_id)
 
     async def get_task(self, task_id: str) -> TaskRecord | None:
         """Return the task, or `None`; see `TaskStore.get_task`."""
@@ -206,9 +194,14 @@ class SQLiteTaskStore:
         *,
         status: LiveStatus | None = None,
         status_message: str | None = None,
+        progress: Progress | None = None,
+        ttl_ms: int | None = None,
         if_revision: int | None = None,
+        fence: Fence | None = None,
     ) -> TaskRecord:
         """Change a live task; see `TaskStore.update_task`."""
+        if progress is not None or ttl_ms is not None or fence is not None:
+            raise NotImplementedError
 
         def update(transaction: Transaction) -> TaskRecord:
             record = update_record(
@@ -224,8 +217,10 @@ class SQLiteTaskStore:
 
         return await self._engine.write(update, task_id=task_id)
 
-    async def finish_task(self, task_id: str, outcome: Outcome) -> TaskRecord:
+    async def finish_task(self, task_id: str, outcome: Outcome, *, fence: Fence | None = None) -> TaskRecord:
         """Record a terminal status and its outcome; see `TaskStore.finish_task`."""
+        if fence is not None:
+            raise NotImplementedError
 
         def finish(transaction: Transaction) -> TaskRecord:
             found = _load(task_id, transaction)

@@ -8,9 +8,8 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, Final, Protocol
 
-from mcp_task_runtime.core.leases import TaskLeases
-from mcp_task_runtime.core.store import TaskStore
-from mcp_task_runtime.core.types import Lease, TaskRecord
+from mcp_task_runtime.core.store import TaskLeases, TaskStore
+from mcp_task_runtime.core.types import Lease, NewTask, TaskRecord
 from mcp_task_runtime.testing.checks.bench import Check, checks_into, require, require_raises
 from mcp_task_runtime.testing.checks.store_bench import OUTCOMES, StoreBench, read_task
 from mcp_task_runtime.testing.concurrency.cancellation import Trial, check_cancellation
@@ -37,7 +36,7 @@ def _leased(store: Any) -> _LeasedStore:
 
 
 async def _make(store: TaskStore, worker: str | None = "one", *, lease_ms: int = 10_000, **options: Any) -> TaskRecord:
-    return await store.create_task(**{"ttl_ms": None, **options}, worker=worker, lease_ms=lease_ms)
+    return await store.create_task(NewTask(**{"ttl_ms": None, **options}, worker=worker, lease_ms=lease_ms))
 
 
 async def _lapsed(store: TaskLeases, **options: Any) -> list[str]:

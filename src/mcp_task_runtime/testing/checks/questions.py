@@ -20,7 +20,7 @@ from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessa
 from mcp_task_runtime.core.questions import answer_questions, ask_question
 from mcp_task_runtime.core.resolver import Resolver
 from mcp_task_runtime.core.store import TaskStore
-from mcp_task_runtime.core.types import Outcome, TaskRecord
+from mcp_task_runtime.core.types import NewTask, Outcome, TaskRecord
 from mcp_task_runtime.errors import InvalidTransitionError, ProtocolError, TaskNotFoundError
 from mcp_task_runtime.testing.checks.bench import (
     BACKENDS,
@@ -182,7 +182,7 @@ def _quiet_log() -> Iterator[None]:
 async def a_task_is_input_required_exactly_while_a_question_is_open(bench: _Bench) -> None:
     backend = bench.subject
     for order in (("a", "b"), ("b", "a")):
-        task_id = (await backend.store.create_task(ttl_ms=None)).task_id
+        task_id = (await backend.store.create_task(NewTask(ttl_ms=None))).task_id
         async with _asked(bench, task_id, "a", "b") as (first, second):
             taken = await backend.answer(backend.store, backend.queue, task_id, {order[0]: _YES})
             require(taken == frozenset({order[0]}), f"answering one question took the answers {sorted(taken)}")
@@ -210,7 +210,7 @@ async def a_task_is_input_required_exactly_while_a_question_is_open(bench: _Benc
 @_check("L5")
 async def an_error_answer_raises_in_the_asker_and_closes_the_question(bench: _Bench) -> None:
     backend = bench.subject
-    task_id = (await backend.store.create_task(ttl_ms=None)).task_id
+    task_id = (await backend.store.create_task(NewTask(ttl_ms=None))).task_id
     async with _asked(bench, task_id, "k") as (asker,):
         await backend.answer(backend.store, backend.queue, task_id, {"k": _NO})
         answer = await bench.within(asker.wait(), "an asker was not woken by an error")
@@ -228,7 +228,7 @@ async def an_error_answer_raises_in_the_asker_and_closes_the_question(bench: _Be
 @_check("L5")
 async def unknown_late_and_repeated_answers_are_ignored(bench: _Bench) -> None:
     backend = bench.subject
-    task_id = (await backend.store.create_task(ttl_ms=None)).task_id
+    task_id = (await backend.store.create_task(NewTask(ttl_ms=None))).task_id
     async with _asked(bench, task_id, "k", "open") as (asker, _):
         give = partial(backend.answer, backend.store, backend.queue)
         await give(task_id, {"k": _YES})
@@ -250,7 +250,7 @@ async def unknown_late_and_repeated_answers_are_ignored(bench: _Bench) -> None:
 @_check("L5")
 async def a_key_that_was_used_asks_nothing(bench: _Bench) -> None:
     backend = bench.subject
-    task_id = (await backend.store.create_task(ttl_ms=None)).task_id
+    task_id = (await backend.store.create_task(NewTask(ttl_ms=None))).task_id
     async with _asked(bench, task_id, "k") as (asker,):
         again = backend.ask(backend.store, backend.queue, task_id, _question("k"))
         require(await bench.within(again, "a question with a used key waits") is None, "a used key was used again")
@@ -267,7 +267,7 @@ async def a_key_that_was_used_asks_nothing(bench: _Bench) -> None:
 @_check("L5")
 async def a_question_survives_its_deliverer(bench: _Bench) -> None:
     backend = bench.subject
-    task_id = (await backend.store.create_task(ttl_ms=None)).task_id
+    task_id = (await backend.store.create_task(NewTask(ttl_ms=None))).task_id
     async with _asked(bench, task_id, "k") as (asker,):
         await backend.queue.dequeue(task_id)  # a deliverer took it, and its connection broke
         require(
@@ -285,7 +285,7 @@ async def a_question_survives_its_deliverer(bench: _Bench) -> None:
 async def ending_the_task_releases_every_asker(bench: _Bench) -> None:
     backend = bench.subject
     for outcome in (Outcome.cancelled(), Outcome.failed("it broke"), Outcome.completed({})):
-        task_id = (await backend.store.create_task(ttl_ms=None)).task_id
+        task_id = (await backend.store.create_task(NewTask(ttl_ms=None))).task_id
         async with _asked(bench, task_id, "a", "b") as askers:
             await backend.store.finish_task(task_id, outcome)
             await backend.queue.clear(task_id)
@@ -310,7 +310,7 @@ async def ending_the_task_releases_every_asker(bench: _Bench) -> None:
 async def a_task_that_is_gone_releases_every_asker(bench: _Bench) -> None:
     backend = bench.subject
     for how in ("is deleted", "expires"):
-        task_id = (await backend.store.create_task(ttl_ms=60_000)).task_id
+        task_id = (await backend.store.create_task(NewTask(ttl_ms=60_000))).task_id
         async with _asked(bench, task_id, "a", "b") as askers:
             if how == "expires":
                 bench.clock.advance(60)
@@ -326,7 +326,7 @@ async def a_task_that_is_gone_releases_every_asker(bench: _Bench) -> None:
 @_check("L5", "L7")
 async def a_task_that_expires_releases_every_asker_by_itself(bench: _Bench) -> None:
     backend = bench.subject
-    task_id = (await backend.store.create_task(ttl_ms=60_000)).task_id
+    task_id = (await backend.store.create_task(NewTask(ttl_ms=60_000))).task_id
     async with _asked(bench, task_id, "a", "b") as askers:
         bench.clock.advance(60)
         for asker in askers:
@@ -342,7 +342,7 @@ async def a_cancelled_asker_withdraws_its_question(bench: _Bench) -> None:
     backend = _yielding(bench.subject)
 
     async def setup(with_another: bool) -> Trial:
-        task_id = (await bench.subject.store.create_task(ttl_ms=None)).task_id
+        task_id = (await bench.subject.store.create_task(NewTask(ttl_ms=None))).task_id
         if with_another:
             await bench.subject.queue.enqueue(task_id, _question("another"))
             await bench.subject.store.update_task(task_id, status="input_required")
@@ -372,7 +372,7 @@ async def a_cancelled_answer_counts_in_full_or_not_at_all(bench: _Bench) -> None
     backend = _yielding(bench.subject)
 
     async def setup(keys: tuple[str, ...]) -> Trial:
-        task_id = (await bench.subject.store.create_task(ttl_ms=None)).task_id
+        task_id = (await bench.subject.store.create_task(NewTask(ttl_ms=None))).task_id
         for key in ("a", "b"):
             await bench.subject.queue.enqueue(task_id, _question(key))
         await bench.subject.store.update_task(task_id, status="input_required")
@@ -388,7 +388,7 @@ async def overlapping_questions_and_answers_leave_the_status_true(bench: _Bench)
     backend = _yielding(bench.subject)
 
     async def setup(answers: tuple[Mapping[str, Answer], ...], then: str) -> Race:
-        task_id = (await bench.subject.store.create_task(ttl_ms=None)).task_id
+        task_id = (await bench.subject.store.create_task(NewTask(ttl_ms=None))).task_id
         for key in ("a", "b"):
             await bench.subject.queue.enqueue(task_id, _question(key))
         await bench.subject.store.update_task(task_id, status="input_required")
@@ -435,7 +435,7 @@ async def overlapping_questions_and_answers_leave_the_status_true(bench: _Bench)
 async def work_ends_its_task_once(bench: _Bench) -> None:
     backend = bench.subject
     for ending in ("complete", "fail"):
-        record = await backend.store.create_task(ttl_ms=None)
+        record = await backend.store.create_task(NewTask(ttl_ms=None))
         context = backend.context(task=record.task, store=backend.store)
         await context.update_status("on it")
         require(context.task.status_message == "on it", "the context does not show its own update")
@@ -464,7 +464,7 @@ async def cancelled_work_leaves_its_task_whole(bench: _Bench) -> None:
     backend = _yielding(bench.subject)
 
     async def setup(ending: str) -> Trial:
-        record = await bench.subject.store.create_task(ttl_ms=None)
+        record = await bench.subject.store.create_task(NewTask(ttl_ms=None))
         context = backend.context(task=record.task, store=backend.store)
         operation = partial(context.complete, {"content": []}) if ending == "complete" else partial(context.fail, "no")
 
@@ -487,7 +487,7 @@ async def what_work_raises_is_told_only_if_it_is_a_protocol_error(bench: _Bench)
         (ProtocolError(-32042, "not today", {"n": 1}), {"code": -32042, "message": "not today", "data": {"n": 1}}),
     )
     for raised, error in told:
-        record = await backend.store.create_task(ttl_ms=None)
+        record = await backend.store.create_task(NewTask(ttl_ms=None))
         with _quiet_log():
             async with backend.execute(record.task_id, backend.store):
                 raise raised
@@ -503,7 +503,7 @@ async def interrupted_work_ends_its_task(bench: _Bench) -> None:
     backend = _yielding(bench.subject)
 
     async def setup() -> Trial:
-        task_id = (await bench.subject.store.create_task(ttl_ms=None)).task_id
+        task_id = (await bench.subject.store.create_task(NewTask(ttl_ms=None))).task_id
 
         async def work() -> None:
             async with backend.execute(task_id, backend.store) as context:
@@ -518,7 +518,7 @@ async def interrupted_work_ends_its_task(bench: _Bench) -> None:
 
     await check_cancellation(setup, patience=bench.patience)
 
-    task_id = (await bench.subject.store.create_task(ttl_ms=None)).task_id
+    task_id = (await bench.subject.store.create_task(NewTask(ttl_ms=None))).task_id
     with anyio.CancelScope() as scope:
         async with backend.execute(task_id, backend.store):
             scope.cancel()
@@ -539,7 +539,7 @@ async def nothing_is_kept_of_tasks_that_are_gone(bench: _Bench) -> None:
     store, queue = backend.store, backend.queue
 
     async def live_and_die(number: int) -> None:
-        task_id = (await store.create_task(ttl_ms=1_000, owner=f"owner {number}")).task_id
+        task_id = (await store.create_task(NewTask(ttl_ms=1_000, owner=f"owner {number}"))).task_id
         with anyio.move_on_after(0):
             await backend.ask(store, queue, task_id, _question("given up"))
         await queue.enqueue(task_id, _question("k"))
@@ -560,7 +560,7 @@ async def nothing_is_kept_of_tasks_that_are_gone(bench: _Bench) -> None:
 @_check("L12", "L5", needs=["durable"])
 async def a_question_is_answered_after_everything_was_reopened(bench: _Bench) -> None:
     async with bench.open_again() as first:
-        task_id = (await first.store.create_task(ttl_ms=None)).task_id
+        task_id = (await first.store.create_task(NewTask(ttl_ms=None))).task_id
         await first.queue.enqueue(task_id, _question("k"))
         await first.store.update_task(task_id, status="input_required")
     async with bench.open_again() as second:

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeAlias
 
 from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.core.transitions import TERMINAL_STATUSES
-from mcp_task_runtime.core.types import Outcome, TaskRecord
+from mcp_task_runtime.core.types import NewTask, Outcome, TaskRecord
 from mcp_task_runtime.errors import TaskNotFoundError
 from mcp_task_runtime.testing.checks.bench import Bench, require, require_raises
 
@@ -43,7 +43,7 @@ async def read_task(store: TaskStore, task_id: str) -> TaskRecord:
 
 async def ended_task(store: TaskStore, outcome: Outcome = OUTCOMES[0], **options: Any) -> TaskRecord:
     """Return a new task that has ended."""
-    created = await store.create_task(**{"ttl_ms": None, **options})
+    created = await store.create_task(NewTask(**{"ttl_ms": None, **options}))
     return await store.finish_task(created.task_id, outcome)
 
 

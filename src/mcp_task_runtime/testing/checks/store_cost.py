@@ -9,6 +9,7 @@ from typing import Any, Final
 import anyio
 
 from mcp_task_runtime.core.store import TaskStore
+from mcp_task_runtime.core.types import NewTask
 from mcp_task_runtime.testing.checks.bench import Check, checks_into, require
 from mcp_task_runtime.testing.checks.store_bench import OUTCOMES, StoreBench
 from mcp_task_runtime.testing.concurrency.cost import count_work
@@ -26,14 +27,14 @@ async def no_operation_costs_more_when_there_are_many_tasks(bench: StoreBench) -
     rounds = 8
 
     async def measure() -> dict[str, int]:
-        ids = [(await store.create_task(ttl_ms=5_000_000, owner="ada")).task_id for _ in range(rounds)]
+        ids = [(await store.create_task(NewTask(ttl_ms=5_000_000, owner="ada"))).task_id for _ in range(rounds)]
 
         async def each(operation: Callable[[str], Awaitable[Any]]) -> None:
             for task_id in ids:
                 await operation(task_id)
 
         async def create(_: str) -> None:
-            await store.create_task(ttl_ms=4_000_000, owner="ada")
+            await store.create_task(NewTask(ttl_ms=4_000_000, owner="ada"))
 
         work: dict[str, int] = {}
         for name, operation in (
@@ -50,7 +51,7 @@ async def no_operation_costs_more_when_there_are_many_tasks(bench: StoreBench) -
 
     async def populate(count: int) -> None:
         for number in range(count):
-            await store.create_task(ttl_ms=1_000_000 + number, owner="ada" if number % 2 else "bob")
+            await store.create_task(NewTask(ttl_ms=1_000_000 + number, owner="ada" if number % 2 else "bob"))
 
     await populate(16)
     few = await measure()
@@ -68,7 +69,7 @@ async def nothing_is_kept_of_tasks_that_are_gone(bench: StoreBench) -> None:
     store = bench.subject
 
     async def live_and_die(number: int) -> None:
-        created = await store.create_task(ttl_ms=1_000, owner=f"owner {number}")
+        created = await store.create_task(NewTask(ttl_ms=1_000, owner=f"owner {number}"))
         task_id = created.task_id
         with anyio.CancelScope() as scope:  # a waiter that gives up
             scope.cancel()

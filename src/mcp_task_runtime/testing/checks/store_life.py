@@ -13,7 +13,7 @@ import anyio.lowlevel
 
 from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.core.transitions import TERMINAL_STATUSES
-from mcp_task_runtime.core.types import Lease, LiveStatus, Outcome, TaskRecord, TaskRequest
+from mcp_task_runtime.core.types import Lease, LiveStatus, NewTask, Outcome, TaskRecord, TaskRequest
 from mcp_task_runtime.errors import InvalidTransitionError, RevisionConflictError, TaskExistsError
 from mcp_task_runtime.testing.checks.bench import Check, checks_into, require, require_raises
 from mcp_task_runtime.testing.checks.store_bench import (
@@ -45,15 +45,17 @@ async def a_created_task_is_working_at_revision_1_and_keeps_what_it_was_given(be
     store, now = bench.subject, bench.clock.now()
     request = TaskRequest("tools/call", "weather", '{"city":"Zürich","days":[1,2]}', progress_token=7)
     created = await store.create_task(
-        ttl_ms=60_000,
-        poll_interval_ms=250,
-        task_id="given",
-        owner="ada",
-        retention_ms=1_000,
-        request=request,
-        client_capabilities_json='{"elicitation":{"form":{}}}',
-        worker="worker 1",
-        lease_ms=9_000,
+        NewTask(
+            ttl_ms=60_000,
+            poll_interval_ms=250,
+            task_id="given",
+            owner="ada",
+            retention_ms=1_000,
+            request=request,
+            client_capabilities_json='{"elicitation":{"form":{}}}',
+            worker="worker 1",
+            lease_ms=9_000,
+        )
     )
     task = created.task
     require((task.task_id, task.status, created.revision) == ("given", "working", 1), f"create_task returned {created}")
@@ -70,7 +72,7 @@ async def a_created_task_is_working_at_revision_1_and_keeps_what_it_was_given(be
     require(created.lease == lease, f"create_task made the lease {created.lease} and not {lease}")
     require(await read_task(store, "given") == created, "get_task returned something else than create_task did")
     require(await store.get_result("given") is None, "a new task has a result")
-    plain = await store.create_task(ttl_ms=None)
+    plain = await store.create_task(NewTask(ttl_ms=None))
     unset = (plain.owner, plain.task.ttl_ms, plain.lease)
     require(unset == (None, None, None), f"without owner, ttl_ms and worker a task has {unset}")
     require(await read_task(store, plain.task_id) == plain, "get_task returned something else than create_task did")
@@ -79,8 +81,8 @@ async def a_created_task_is_working_at_revision_1_and_keeps_what_it_was_given(be
 @_check("L1")
 async def a_taken_identifier_is_refused_and_changes_nothing(bench: StoreBench) -> None:
     store = bench.subject
-    created = await store.create_task(ttl_ms=None, task_id="taken", owner="ada")
-    again = store.create_task(ttl_ms=5, task_id="taken", owner="eve")
+    created = await store.create_task(NewTask(ttl_ms=None, task_id="taken", owner="ada"))
+    again = store.create_task(NewTask(ttl_ms=5, task_id="taken", owner="eve"))
     await require_raises(TaskExistsError, again, "create_task with an identifier that is taken")
     require(await read_task(store, "taken") == created, "creating a task with a taken identifier changed the task")
 
@@ -89,7 +91,7 @@ async def a_taken_identifier_is_refused_and_changes_nothing(bench: StoreBench) -
 async def every_allowed_step_is_made_and_adds_one_to_the_revision(bench: StoreBench) -> None:
     store = bench.subject
     for outcome in OUTCOMES:
-        previous = await store.create_task(ttl_ms=None)
+        previous = await store.create_task(NewTask(ttl_ms=None))
         steps: tuple[LiveStatus | None, ...] = (None, "input_required", "input_required", "working", "working")
         for number, status in enumerate(steps):
             bench.clock.advance(1)
@@ -117,8 +119,9 @@ async def every_allowed_step_is_made_and_adds_one_to_the_revision(bench: StoreBe
             f"finish_task with {outcome} made {ended}",
         )
         require(
-            ended.task.status_message == (outcome.status_message or previous.task.status_message),
-            "finish_task did not take over the outcome's status message, or dropped the task's",
+            ended.task.status_message
+            == (outcome.status_message or (None if outcome.status == "completed" else previous.task.status_message)),
+            "finish_task did not take over the outcome's status message, or kept one that no longer holds",
         )
         require(ended.task.last_updated_at == bench.clock.now(), "finish_task did not stamp last_updated_at")
         require(await read_task(store, ended.task_id) == ended, "finish_task returned what it did not store")
@@ -143,7 +146,7 @@ async def a_refused_step_raises_and_changes_nothing(bench: StoreBench) -> None:
                 await read_task(store, ended.task_id) == ended,
                 f"a refused change of a {ended.status} task changed it (status, revision or time)",
             )
-    live = await store.create_task(ttl_ms=None)
+    live = await store.create_task(NewTask(ttl_ms=None))
     bench.clock.advance(1)
     for status in sorted(TERMINAL_STATUSES):
         skipping = store.update_task(live.task_id, status=status)  # type: ignore[arg-type]
@@ -154,7 +157,7 @@ async def a_refused_step_raises_and_changes_nothing(bench: StoreBench) -> None:
 @_check("L1")
 async def a_conditional_update_happens_at_its_revision_only(bench: StoreBench) -> None:
     store = bench.subject
-    created = await store.create_task(ttl_ms=None)
+    created = await store.create_task(NewTask(ttl_ms=None))
     first = await store.update_task(created.task_id, status_message="one", if_revision=1)
     require(first.revision == 2, "a conditional update at the right revision did not add one to the revision")
     for stale in (1, 3):
@@ -172,7 +175,7 @@ async def a_conditional_update_happens_at_its_revision_only(bench: StoreBench) -
 @_check("L1", "L7")
 async def last_updated_at_never_goes_back(bench: StoreBench) -> None:
     store = bench.subject
-    created = await store.create_task(ttl_ms=None)
+    created = await store.create_task(NewTask(ttl_ms=None))
     bench.clock.advance(10)
     updated = await store.update_task(created.task_id, status_message="now")
     bench.clock.set_back(5)
@@ -195,7 +198,7 @@ async def last_updated_at_never_goes_back(bench: StoreBench) -> None:
 async def of_many_that_finish_a_task_exactly_one_wins(bench: StoreBench) -> None:
     store = bench.subject
     for _ in range(3):
-        created = await store.create_task(ttl_ms=None)
+        created = await store.create_task(NewTask(ttl_ms=None))
         racers = [partial(store.finish_task, created.task_id, OUTCOMES[number % 3]) for number in range(8)]
         endings = await bench.race(*racers)
         won = [ending for ending in endings if isinstance(ending, TaskRecord)]
@@ -217,7 +220,7 @@ async def nobody_sees_an_end_without_its_outcome(bench: StoreBench) -> None:
 
 async def _watch_an_end(bench: StoreBench) -> None:
     store = bench.subject
-    created = await store.create_task(ttl_ms=None)
+    created = await store.create_task(NewTask(ttl_ms=None))
     task_id = created.task_id
 
     async def watch() -> None:
@@ -254,7 +257,7 @@ async def changes_that_overlap_have_the_effect_of_some_sequence(bench: StoreBenc
     store = bench.subject
 
     async def setup(*kinds: str) -> Race:
-        task_id = (await store.create_task(ttl_ms=None)).task_id
+        task_id = (await store.create_task(NewTask(ttl_ms=None))).task_id
         operations: dict[str, Callable[[], Awaitable[Any]]] = {
             "ask": partial(store.update_task, task_id, status="input_required"),
             "say": partial(store.update_task, task_id, status_message="hello", if_revision=1),
@@ -293,7 +296,7 @@ async def changes_that_overlap_have_the_effect_of_some_sequence(bench: StoreBenc
 @_check("L4")
 async def what_a_store_returned_never_changes(bench: StoreBench) -> None:
     store = bench.subject
-    created = await store.create_task(ttl_ms=None, retention_ms=5, client_capabilities_json='{"sampling":{}}')
+    created = await store.create_task(NewTask(ttl_ms=None, retention_ms=5, client_capabilities_json='{"sampling":{}}'))
     got = await read_task(store, created.task_id)
     updated = await store.update_task(created.task_id, status="input_required", status_message="one")
     taken = (created, got, updated)
@@ -342,7 +345,7 @@ async def a_cancelled_change_happened_in_full_or_not_at_all(bench: StoreBench) -
     for name, change in changes.items():
 
         async def setup(change: Callable[[str], Awaitable[Any]] = change) -> Trial:
-            task_id = (await store.create_task(ttl_ms=1_000_000, retention_ms=2_000_000)).task_id
+            task_id = (await store.create_task(NewTask(ttl_ms=1_000_000, retention_ms=2_000_000))).task_id
             return Trial(
                 partial(change, task_id), partial(view_task, store, task_id), leftovers=lambda: bench.clock.waiting
             )
@@ -358,7 +361,7 @@ async def a_cancelled_change_happened_in_full_or_not_at_all(bench: StoreBench) -
         nonlocal count
         count += 1
         task_id = f"created-{count}"
-        create = partial(store.create_task, ttl_ms=None, task_id=task_id, owner="ada", retention_ms=7)
+        create = partial(store.create_task, NewTask(ttl_ms=None, task_id=task_id, owner="ada", retention_ms=7))
         return Trial(create, partial(view_task, store, task_id), leftovers=lambda: bench.clock.waiting)
 
     try:
@@ -370,13 +373,13 @@ async def a_cancelled_change_happened_in_full_or_not_at_all(bench: StoreBench) -
 @_check("L6")
 async def a_cancelled_operation_leaves_the_store_usable(bench: StoreBench) -> None:
     store = bench.subject
-    task_id = (await store.create_task(ttl_ms=None)).task_id
+    task_id = (await store.create_task(NewTask(ttl_ms=None))).task_id
     operations: tuple[Callable[[], Awaitable[Any]], ...] = (
         partial(store.get_task, task_id),
         partial(store.update_task, task_id, status_message="again"),
         partial(store.get_result, task_id),
         partial(store.wait_for_update, task_id, after=10_000),
-        partial(store.create_task, ttl_ms=None),
+        partial(store.create_task, NewTask(ttl_ms=None)),
     )
     for operation in operations:
         with anyio.CancelScope() as scope:
@@ -395,14 +398,14 @@ async def an_unknown_or_deleted_task_is_not_found_by_any_method(bench: StoreBenc
     store = bench.subject
     for task_id in ("never-made", "", "a" * 500, "x'; --", "../..", "grüß\u2028🌍"):
         await require_gone(store, task_id, "was never made")
-    created = await store.create_task(ttl_ms=None)
+    created = await store.create_task(NewTask(ttl_ms=None))
     require(await store.delete_task(created.task_id) is True, "delete_task did not find an existing task")
     await require_gone(store, created.task_id, "was deleted")
 
 
 @_check("L10")
 async def made_identifiers_are_long_random_and_plain(bench: StoreBench) -> None:
-    ids = [(await bench.subject.create_task(ttl_ms=None)).task_id for _ in range(64)]
+    ids = [(await bench.subject.create_task(NewTask(ttl_ms=None))).task_id for _ in range(64)]
     require(len(set(ids)) == 64, "the store made one identifier twice")
     for task_id in ids:
         require(len(task_id) >= 22, f"the identifier {task_id!r} cannot hold 128 random bits")

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Final
 
 from mcp_task_runtime.core.store import TaskStore
+from mcp_task_runtime.core.types import NewTask
 from mcp_task_runtime.errors import InvalidCursorError
 from mcp_task_runtime.testing.checks.bench import Check, checks_into, require, require_raises
 from mcp_task_runtime.testing.checks.store_bench import OUTCOMES, StoreBench, read_task
@@ -38,7 +39,7 @@ async def listing_shows_each_task_of_one_owner_once_oldest_first(bench: StoreBen
     made: dict[str | None, list[str]] = {"ada": [], "bob": [], None: []}
     for number in range(7):
         for owner, ids in made.items():
-            ids.append((await store.create_task(ttl_ms=None, owner=owner)).task_id)
+            ids.append((await store.create_task(NewTask(ttl_ms=None, owner=owner))).task_id)
         if number % 2:
             bench.clock.advance(1)
     await store.update_task(made["ada"][0], status_message="an update does not move a task")
@@ -60,12 +61,12 @@ async def listing_shows_each_task_of_one_owner_once_oldest_first(bench: StoreBen
 @_check("L8", needs=["listing"])
 async def walking_the_pages_survives_what_comes_and_goes_meanwhile(bench: StoreBench) -> None:
     store = bench.subject
-    ids = [(await store.create_task(ttl_ms=None, owner="ada")).task_id for _ in range(8)]
+    ids = [(await store.create_task(NewTask(ttl_ms=None, owner="ada"))).task_id for _ in range(8)]
     first = await store.list_tasks(owner="ada", limit=3)
     require(first.next_cursor is not None, "a page that is not the last one has no cursor")
     for task_id in (ids[2], ids[0], ids[3]):  # the one the cursor was made at among them
         await store.delete_task(task_id)
-    added = (await store.create_task(ttl_ms=None, owner="ada")).task_id
+    added = (await store.create_task(NewTask(ttl_ms=None, owner="ada"))).task_id
     second = await store.list_tasks(owner="ada", cursor=first.next_cursor, limit=3)
     seen = [record.task_id for record in second.records]
     require(seen == ids[4:7], "after the task at the cursor was deleted the next page is not the one that follows")
@@ -82,8 +83,8 @@ async def walking_the_pages_survives_what_comes_and_goes_meanwhile(bench: StoreB
 @_check("L7", needs=["listing"])
 async def an_expired_task_is_not_listed(bench: StoreBench) -> None:
     store = bench.subject
-    await store.create_task(ttl_ms=1_000, owner="ada")
-    stays = await store.create_task(ttl_ms=2_000, owner="ada")
+    await store.create_task(NewTask(ttl_ms=1_000, owner="ada"))
+    stays = await store.create_task(NewTask(ttl_ms=2_000, owner="ada"))
     bench.clock.advance(1)
     page = await store.list_tasks(owner="ada", limit=1)
     require([record.task_id for record in page.records] == [stays.task_id], "an expired task is still listed")
@@ -95,7 +96,7 @@ async def a_cursor_that_the_store_did_not_make_for_this_owner_is_refused(bench: 
     store = bench.subject
     for owner in ("ada", "bob", None):
         for _ in range(3):
-            await store.create_task(ttl_ms=None, owner=owner)
+            await store.create_task(NewTask(ttl_ms=None, owner=owner))
     page = await store.list_tasks(owner="ada", limit=1)
     good = page.next_cursor
     if good is None:
@@ -115,12 +116,12 @@ async def a_cursor_that_the_store_did_not_make_for_this_owner_is_refused(bench: 
 @_check("L8", needs=["listing"])
 async def a_page_costs_what_is_on_it(bench: StoreBench) -> None:
     store = bench.subject
-    ids = [(await store.create_task(ttl_ms=None, owner="ada")).task_id for _ in range(24)]
+    ids = [(await store.create_task(NewTask(ttl_ms=None, owner="ada"))).task_id for _ in range(24)]
     cursor = (await store.list_tasks(owner="ada", limit=12)).next_cursor
     page = partial(store.list_tasks, owner="ada", cursor=cursor, limit=5)
     few = await count_work(page)
     for number in range(600):
-        await store.create_task(ttl_ms=None, owner="ada" if number % 2 else "bob")
+        await store.create_task(NewTask(ttl_ms=None, owner="ada" if number % 2 else "bob"))
     many = await count_work(page)
     require(
         many <= 3 * few + 400, f"a page of 5 costs {many} steps among 600 tasks and {few} among 24: it looks at all"

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Final
 
 from mcp_task_runtime.core.store import TaskStore
-from mcp_task_runtime.core.types import TaskRecord, TaskRequest
+from mcp_task_runtime.core.types import NewTask, TaskRecord, TaskRequest
 from mcp_task_runtime.errors import InvalidTransitionError, TaskNotFoundError
 from mcp_task_runtime.testing.checks.bench import Check, checks_into, require, require_raises
 from mcp_task_runtime.testing.checks.store_bench import OUTCOMES, StoreBench, ended_task, read_task, require_gone
@@ -23,12 +23,12 @@ async def a_reopened_store_has_every_task_as_it_was(bench: StoreBench) -> None:
     request = TaskRequest("tools/call", "report", '{"topic":"rain"}', "token")
     async with bench.open_again() as first:
         live = await first.create_task(
-            ttl_ms=100_000, owner="ada", request=request, client_capabilities_json='{"sampling":{}}'
+            NewTask(ttl_ms=100_000, owner="ada", request=request, client_capabilities_json='{"sampling":{}}')
         )
         live = await first.update_task(live.task_id, status="input_required", status_message="asked")
         ended = [await ended_task(first, outcome, owner="ada", retention_ms=5_000) for outcome in OUTCOMES]
-        dying = await first.create_task(ttl_ms=1_000, owner="ada")
-        deleted = await first.create_task(ttl_ms=None, owner="ada")
+        dying = await first.create_task(NewTask(ttl_ms=1_000, owner="ada"))
+        deleted = await first.create_task(NewTask(ttl_ms=None, owner="ada"))
         await first.delete_task(deleted.task_id)
     bench.clock.advance(1)
     async with bench.open_again() as second:
@@ -46,7 +46,7 @@ async def a_reopened_store_has_every_task_as_it_was(bench: StoreBench) -> None:
 @_check("L12", needs=["durable", "listing"])
 async def a_cursor_outlives_the_store_that_made_it(bench: StoreBench) -> None:
     async with bench.open_again() as first:
-        ids = [(await first.create_task(ttl_ms=None, owner="ada")).task_id for _ in range(4)]
+        ids = [(await first.create_task(NewTask(ttl_ms=None, owner="ada"))).task_id for _ in range(4)]
         cursor = (await first.list_tasks(owner="ada", limit=2)).next_cursor
     async with bench.open_again() as second:
         page = await second.list_tasks(owner="ada", cursor=cursor, limit=2)
@@ -57,7 +57,7 @@ async def a_cursor_outlives_the_store_that_made_it(bench: StoreBench) -> None:
 async def a_waiter_is_woken_by_another_process(bench: StoreBench) -> None:
     store = bench.subject
     async with bench.open_again() as other:
-        created = await store.create_task(ttl_ms=60_000)
+        created = await store.create_task(NewTask(ttl_ms=60_000))
         require(await other.get_task(created.task_id) == created, "another process does not find a new task")
         for what, change in (
             ("an update", partial(other.update_task, created.task_id, status_message="from afar")),
@@ -84,7 +84,7 @@ async def of_many_processes_that_finish_a_task_exactly_one_wins(bench: StoreBenc
     store = bench.subject
     async with bench.open_again() as other:
         for _ in range(5):
-            task_id = (await store.create_task(ttl_ms=None)).task_id
+            task_id = (await store.create_task(NewTask(ttl_ms=None))).task_id
             racers = [
                 partial(side.finish_task, task_id, OUTCOMES[number]) for number in range(3) for side in (store, other)
             ]
@@ -92,7 +92,7 @@ async def of_many_processes_that_finish_a_task_exactly_one_wins(bench: StoreBenc
             require(len(won) == 1, f"{len(won)} of 6 callers in two processes won, not one")
             for side in (store, other):
                 require(await side.get_task(task_id) == won[0], "a process does not see what the winner stored")
-            task_id = (await store.create_task(ttl_ms=None)).task_id
+            task_id = (await store.create_task(NewTask(ttl_ms=None))).task_id
             updates = [
                 partial(side.update_task, task_id, status_message=f"{number}", if_revision=1)
                 for number in range(3)

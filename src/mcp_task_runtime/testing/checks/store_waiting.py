@@ -9,7 +9,7 @@ from typing import Final
 import anyio
 
 from mcp_task_runtime.core.store import TaskStore
-from mcp_task_runtime.core.types import TaskRecord
+from mcp_task_runtime.core.types import NewTask, TaskRecord
 from mcp_task_runtime.errors import StoreClosedError, TaskNotFoundError
 from mcp_task_runtime.testing.checks.bench import Check, checks_into, require, require_raises, start
 from mcp_task_runtime.testing.checks.store_bench import OUTCOMES, StoreBench, read_task, view_task
@@ -26,7 +26,7 @@ _check = checks_into(STORE_WAITING_CHECKS)
 @_check("L3")
 async def every_waiter_wakes_when_the_task_changes(bench: StoreBench) -> None:
     store = bench.subject
-    created = await store.create_task(ttl_ms=None)
+    created = await store.create_task(NewTask(ttl_ms=None))
     changes: tuple[tuple[str, Callable[[], Awaitable[TaskRecord]]], ...] = (
         ("an update", partial(store.update_task, created.task_id, status_message="on it")),
         ("a change of status", partial(store.update_task, created.task_id, status="input_required")),
@@ -47,7 +47,7 @@ async def every_waiter_wakes_when_the_task_changes(bench: StoreBench) -> None:
 @_check("L3")
 async def a_change_before_the_wait_counts(bench: StoreBench) -> None:
     store = bench.subject
-    created = await store.create_task(ttl_ms=None)
+    created = await store.create_task(NewTask(ttl_ms=None))
     first = await bench.within(
         store.wait_for_update(created.task_id, after=0), "wait_for_update(after=0) did not return an existing task"
     )
@@ -65,7 +65,7 @@ async def a_change_before_the_wait_counts(bench: StoreBench) -> None:
 @_check("L3")
 async def a_waiter_is_woken_by_deletion(bench: StoreBench) -> None:
     store = bench.subject
-    created = await store.create_task(ttl_ms=60_000)
+    created = await store.create_task(NewTask(ttl_ms=60_000))
     wait = partial(store.wait_for_update, created.task_id, after=created.revision)
     async with bench.waiting(wait, wait) as waiters:
         await store.delete_task(created.task_id)
@@ -77,7 +77,7 @@ async def a_waiter_is_woken_by_deletion(bench: StoreBench) -> None:
 @_check("L3", "L7")
 async def a_waiter_is_woken_by_expiry(bench: StoreBench) -> None:
     store = bench.subject
-    created = await store.create_task(ttl_ms=60_000)
+    created = await store.create_task(NewTask(ttl_ms=60_000))
     wait = partial(store.wait_for_update, created.task_id, after=created.revision)
     async with bench.waiting(wait, wait) as waiters:
         bench.clock.advance(60)
@@ -89,7 +89,7 @@ async def a_waiter_is_woken_by_expiry(bench: StoreBench) -> None:
 @_check("L3", "L7")
 async def a_waiter_outlasts_a_deadline_that_moved(bench: StoreBench) -> None:
     store = bench.subject
-    created = await store.create_task(ttl_ms=10_000, retention_ms=60_000)
+    created = await store.create_task(NewTask(ttl_ms=10_000, retention_ms=60_000))
     bench.clock.advance(5)
     ended = await store.finish_task(created.task_id, OUTCOMES[0])
     async with bench.waiting(partial(store.wait_for_update, created.task_id, after=ended.revision)) as (waiter,):
@@ -106,7 +106,7 @@ async def a_waiter_outlasts_a_deadline_that_moved(bench: StoreBench) -> None:
 async def a_waiter_is_woken_when_the_store_is_closed(bench: StoreBench) -> None:
     async with anyio.create_task_group() as group:
         async with bench.open_again() as store:
-            created = await store.create_task(ttl_ms=None)
+            created = await store.create_task(NewTask(ttl_ms=None))
             waiter = start(group, partial(store.wait_for_update, created.task_id, after=created.revision))
             await quiesce()
         woken = bench.within(waiter.wait(), "a waiter was not woken when the store was closed")
@@ -117,7 +117,7 @@ async def a_waiter_is_woken_when_the_store_is_closed(bench: StoreBench) -> None:
 @_check("L3", "L6")
 async def a_cancelled_waiter_takes_nobody_with_it(bench: StoreBench) -> None:
     store = bench.subject
-    created = await store.create_task(ttl_ms=60_000)
+    created = await store.create_task(NewTask(ttl_ms=60_000))
     wait = partial(store.wait_for_update, created.task_id, after=created.revision)
     async with bench.waiting(wait, wait) as (first, last):
         async with bench.waiting(wait, wait):
@@ -133,7 +133,7 @@ async def a_cancelled_wait_leaves_nothing_behind(bench: StoreBench) -> None:
     store = bench.subject
 
     async def setup() -> Trial:
-        task_id = (await store.create_task(ttl_ms=60_000)).task_id
+        task_id = (await store.create_task(NewTask(ttl_ms=60_000))).task_id
         return Trial(
             partial(store.wait_for_update, task_id, after=1),
             partial(view_task, store, task_id),

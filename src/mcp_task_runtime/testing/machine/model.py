@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
 from mcp_task_runtime.core.store import TaskStore
-from mcp_task_runtime.core.types import LiveStatus, Outcome, Task, TaskRecord, TaskRequest
+from mcp_task_runtime.core.types import LiveStatus, NewTask, Outcome, Task, TaskRecord, TaskRequest
 
 __all__ = [
     "AnswerOne",
@@ -101,7 +101,7 @@ async def perform(store: TaskStore, queue: TaskMessageQueue, task_id: str, opera
     match operation:
         case Create(ttl_ms, owner, retention_ms, request):
             doing = store.create_task(
-                ttl_ms=ttl_ms, task_id=task_id, owner=owner, retention_ms=retention_ms, request=request
+                NewTask(ttl_ms=ttl_ms, task_id=task_id, owner=owner, retention_ms=retention_ms, request=request)
             )
         case Update(status, message, if_revision):
             doing = store.update_task(task_id, status=status, status_message=message, if_revision=if_revision)
@@ -258,7 +258,8 @@ class Model:
         if task["outcome"] is not None:
             return "raised", "InvalidTransitionError"
         task["status"], task["outcome"] = outcome.status, outcome
-        task["status_message"] = task["status_message"] if outcome.status_message is None else outcome.status_message
+        if outcome.status_message is not None or outcome.status == "completed":
+            task["status_message"] = outcome.status_message
         task["last_updated_at"] = max(now, task["last_updated_at"])
         task["revision"] += 1
         if task["ttl_ms"] is not None:
