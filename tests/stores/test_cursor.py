@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from base64 import urlsafe_b64encode
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from mcp_task_runtime.errors import InvalidCursorError
-from mcp_task_runtime.stores._cursor import decode_cursor, encode_cursor
+from mcp_task_runtime.stores._cursor import CursorKey, decode_cursor, encode_cursor, owner_scope
 
 owners = st.none() | st.text(max_size=10)
 positions = st.integers(0, 10**18)
@@ -65,3 +65,38 @@ def test_a_cursor_with_something_added_is_refused(wrap: str) -> None:
 def test_a_bare_position_is_no_cursor() -> None:
     with pytest.raises(InvalidCursorError):
         decode_cursor(urlsafe_b64encode(b"x" * 12 + b"7").decode(), None)
+
+
+KEY = CursorKey(b"secret")
+
+
+@given(st.integers(0, 2**64 - 1), owners, owners)
+@example(0, None, "")
+def test_an_encrypted_cursor_stands_for_its_position_and_only_for_its_owner(
+    position: int, owner: str | None, other: str | None
+) -> None:
+    cursor = KEY.encode(position, owner_scope(owner))
+    assert KEY.decode(cursor, owner_scope(owner)) == position
+    assume(owner != other)
+    with pytest.raises(InvalidCursorError):
+        KEY.decode(cursor, owner_scope(other))
+
+
+@given(st.text(max_size=60))
+@example("")
+@example("é")
+@example("A" * 28)
+@example(encode_cursor(7, None))
+@example(CursorKey(b"another").encode(7, b"-"))
+@example(KEY.encode(7, b"-") + "=")
+def test_what_is_no_encrypted_cursor_is_refused(cursor: str) -> None:
+    with pytest.raises(InvalidCursorError):
+        KEY.decode(cursor, b"-")
+
+
+def test_encrypted_cursors_of_neighbours_have_nothing_in_common() -> None:
+    """L10: a cursor does not show how many tasks others have made."""
+    cursors = [urlsafe_b64decode(KEY.encode(position, b"-")) for position in range(200)]
+    assert len({len(cursor) for cursor in cursors}) == 1
+    for at in range(len(cursors[0])):
+        assert len({cursor[at] for cursor in cursors}) > 50

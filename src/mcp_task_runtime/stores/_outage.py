@@ -1,0 +1,54 @@
+"""`Outage`: one log line when a backend can no longer be reached, and one when it can be again."""
+
+from __future__ import annotations
+
+import logging
+from threading import Lock
+from time import monotonic
+
+__all__ = ["Outage"]
+
+
+class Outage:
+    """Whether a backend can be reached, as far as this process knows. May be used from any thread."""
+
+    def __init__(self, logger: logging.Logger, backend: str) -> None:
+        """Start with a backend that can be reached.
+
+        Args:
+            logger: Where the two lines go, at level WARNING.
+            backend: What the lines call the backend; no password.
+        """
+        self._logger = logger
+        self._backend = backend
+        self._lock = Lock()
+        self._began_at: float | None = None
+        self._reached_at = 0.0
+
+    @property
+    def is_on(self) -> bool:
+        """Whether the latest attempt to reach the backend failed."""
+        return self._began_at is not None
+
+    def failed(self, started_at: float) -> None:
+        """Note an attempt that did not reach the backend; one that was overtaken by a success does not count.
+
+        Args:
+            started_at: When the attempt began, by `time.monotonic`.
+        """
+        with self._lock:
+            if self._began_at is not None or started_at < self._reached_at:
+                return
+            self._began_at = started_at
+        self._logger.warning("%s cannot be reached", self._backend)
+
+    def succeeded(self) -> None:
+        """Note that the backend was reached."""
+        now = monotonic()
+        if self._began_at is None:
+            self._reached_at = now
+            return
+        with self._lock:
+            began_at, self._began_at, self._reached_at = self._began_at, None, now
+        if began_at is not None:
+            self._logger.warning("%s can be reached again, after %.1f seconds", self._backend, now - began_at)
