@@ -14,8 +14,8 @@ from jsonschema import Draft202012Validator
 from pydantic import AnyUrl, BaseModel, Field, RootModel
 
 from mcp_task_runtime.adapters.forms import form_schema
-from mcp_task_runtime.core.answers import check_answer
 from mcp_task_runtime.core.message_queue import QueuedMessage
+from mcp_task_runtime.wire.answers import check_answer
 
 
 class Color(Enum):

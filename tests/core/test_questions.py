@@ -30,6 +30,7 @@ from mcp_task_runtime.testing.clock import FakeClock
 from mcp_task_runtime.testing.concurrency.cancellation import Trial, check_cancellation
 from mcp_task_runtime.testing.concurrency.interleaving import Race, explore_interleavings
 from mcp_task_runtime.testing.yielding import YieldingTaskMessageQueue, YieldingTaskStore
+from mcp_task_runtime.wire.answers import check_answer
 from tests.core.worlds import ACCEPT, NOTHING, PATIENCE, World, ask, open_world
 
 Result = dict[str, Any]
@@ -404,7 +405,7 @@ async def test_answers_that_are_late_unknown_or_for_another_task_change_nothing(
 )
 async def test_one_bad_answer_refuses_them_all_and_every_question_stays_open(bad: Any) -> None:
     """Design section 5: the error names the question, and nothing was taken."""
-    settings = TaskSettings(max_answer_bytes=1000, shutdown_grace=0)
+    settings = TaskSettings(shutdown_grace=0)
     async with open_world(yielding=True, settings=settings) as world:
         results: list[Result] = []
 
@@ -421,7 +422,9 @@ async def test_one_bad_answer_refuses_them_all_and_every_question_stays_open(bad
         await world.until_asked(record.task_id, 2)
         for answers in ({"a": ACCEPT, "b": bad}, {"b": bad, "a": ACCEPT}):
             with pytest.raises(ProtocolError, match="'b'") as caught:
-                await world.runtime.answer(record.task_id, answers, owner=None)
+                await world.runtime.answer(
+                    record.task_id, answers, owner=None, check=partial(check_answer, max_bytes=1000)
+                )
             assert caught.value.code == -32602
             await anyio.wait_all_tasks_blocked()
             view = await world.runtime.get(record.task_id, owner=None)

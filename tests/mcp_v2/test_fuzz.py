@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
 from mcp_task_runtime.adapters.forms import form_schema
-from mcp_task_runtime.core.answers import check_answer
 from mcp_task_runtime.core.message_queue import QueuedMessage
 from mcp_task_runtime.errors import ProtocolError
+from mcp_task_runtime.wire.answers import check_answer
 from tests.mcp_v1 import schemas as old_schemas
 from tests.mcp_v2.guarded import URL, Guarded, as_user
 from tests.mcp_v2.raw_client import DECLARED, PATIENCE, PROTOCOL_VERSION, RawClient, accept

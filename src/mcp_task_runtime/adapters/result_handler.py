@@ -17,7 +17,6 @@ import anyio
 import anyio.abc
 
 from mcp_task_runtime.adapters.session import TaskSession
-from mcp_task_runtime.core.answers import check_answer
 from mcp_task_runtime.core.deadlines import DeadlineHeap
 from mcp_task_runtime.core.json import JSONObject, JSONValue
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
@@ -27,6 +26,7 @@ from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.core.types import Outcome, TaskRecord
 from mcp_task_runtime.errors import INTERNAL_ERROR, INVALID_PARAMS, ProtocolError, StoreError, TaskNotFoundError
+from mcp_task_runtime.wire.answers import check_answer
 from mcp_task_runtime.wire.v2025_11_25 import related_task_id, with_related_task
 
 __all__ = ["TaskResultHandler"]

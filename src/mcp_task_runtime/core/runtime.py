@@ -16,13 +16,12 @@ import anyio.lowlevel
 from typing_extensions import Self
 
 from mcp_task_runtime.core import audit
-from mcp_task_runtime.core.answers import check_answer
 from mcp_task_runtime.core.context import outcome_of_exception
 from mcp_task_runtime.core.deadlines import DeadlineHeap
 from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.json import JSONValue
 from mcp_task_runtime.core.lease_keeper import LeaseKeeper
-from mcp_task_runtime.core.message_queue import Answer, TaskMessageQueue
+from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
 from mcp_task_runtime.core.questions import CLEANUP_SECONDS, answer_questions
 from mcp_task_runtime.core.rate_limit import RateLimit
 from mcp_task_runtime.core.runner import InProcessRunner, TaskRunner
@@ -311,14 +310,29 @@ class TaskRuntime:
         """Return a page of the owner's tasks; see `TaskStore.list_tasks`."""
         return await self.store.list_tasks(owner=owner, cursor=cursor, limit=limit)
 
-    async def answer(self, task_id: str, results: Mapping[str, JSONValue], *, owner: str | None) -> None:
+    async def answer(
+        self,
+        task_id: str,
+        results: Mapping[str, JSONValue],
+        *,
+        owner: str | None,
+        check: Callable[[QueuedMessage, JSONValue], Answer] | None = None,
+    ) -> None:
         """Answer questions by key (wire rule C8). Keys without an open question are ignored.
 
-        Either all answers are accepted or, if one of them is malformed, none is and all stay open.
+        Either all answers are accepted or, if `check` refuses one of them, none is and all stay open.
+
+        Args:
+            task_id: The task.
+            results: What the client sent, by the key of the question.
+            owner: Who answers.
+            check: Turns what the client sent for an open question into its answer, or raises `ProtocolError`;
+                `mcp_task_runtime.wire.answers.check_answer` for what comes from a client. `None` accepts
+                any JSON object.
 
         Raises:
-            TaskNotFoundError: No such task, for this owner.
-            ProtocolError: An answer is malformed or too large.
+            TaskNotFoundError: The task is unknown, or belongs to another owner.
+            ProtocolError: `check` refused an answer.
             StoreUnavailableError: The store did not answer in time; some answers may have been taken.
         """
         view = await self.get(task_id, owner=owner)
@@ -326,7 +340,8 @@ class TaskRuntime:
         for question in view.questions:
             key = question.key
             if key is not None and key in results:
-                accepted[key] = check_answer(question, results[key], max_bytes=self.settings.max_answer_bytes)
+                result = results[key]
+                accepted[key] = Answer.result(result) if check is None else check(question, result)
         if accepted:
             await answer_questions(self.store, self.queue, task_id, accepted)
 

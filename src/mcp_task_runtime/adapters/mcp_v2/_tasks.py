@@ -66,6 +66,7 @@ from mcp_task_runtime.errors import (
     ProtocolError,
 )
 from mcp_task_runtime.wire import v2026_07_28 as wire
+from mcp_task_runtime.wire.answers import check_answer
 
 __all__ = ["Tasks"]
 
@@ -483,7 +484,12 @@ class Tasks(BaseTasks, Extension):
     async def _update(self, ctx: Context, params: _UpdateParams) -> HandlerResult:
         with as_mcp_errors():
             _admit(ctx, params)
-            await self.runtime.answer(params.task_id, params.input_responses, owner=self._principal(ctx))
+            await self.runtime.answer(
+                params.task_id,
+                params.input_responses,
+                owner=self._principal(ctx),
+                check=functools.partial(check_answer, max_bytes=self.runtime.settings.max_answer_bytes),
+            )
             return wire.acknowledge()
 
     async def _cancel(self, ctx: Context, params: _TaskIdParams) -> HandlerResult:

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from mcp_task_runtime.adapters.answers import CreateMessageResult, ElicitResult
-from mcp_task_runtime.core.answers import check_answer
 from mcp_task_runtime.core.message_queue import QueuedMessage
 from mcp_task_runtime.errors import INVALID_PARAMS, ProtocolError
+from mcp_task_runtime.wire.answers import check_answer
 
 FORM = {"type": "object", "properties": {"name": {"type": "string", "minLength": 1}}, "required": ["name"]}
 TEXT = {"type": "text", "text": "hi"}
