@@ -83,7 +83,7 @@ async def test_the_last_holder_waits_until_the_runtime_has_closed() -> None:
         async with RuntimeHost(runtime):
             record = await runtime.start(forever)
         assert (await runtime.get(record.task_id, owner=None)).task.status == "failed"
-        assert runtime._calls == set()
+        assert runtime.statistics().calls == 0
 
 
 async def test_a_host_can_be_entered_again_also_while_it_closes() -> None:

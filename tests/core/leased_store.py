@@ -211,13 +211,14 @@ class Process:
     @property
     def worker(self) -> str:
         """Its name in leases."""
-        assert self.runtime._keeper is not None
-        return self.runtime._keeper.worker
+        worker = self.runtime.statistics().worker
+        assert worker is not None
+        return worker
 
     @property
     def running(self) -> set[str]:
         """The tasks whose work runs here."""
-        return set(self.runtime._running)
+        return set(self.runtime.statistics().running)
 
     def context(self, execution: Execution[Any]) -> ServerTaskContext:
         """Return what work here sees of its task."""
@@ -247,7 +248,7 @@ class Cluster:
         """Make a process whose runtime is not open."""
         link = Link(self.store)
         process = Process(link, TaskRuntime(cast(TaskStore, link), settings=settings))
-        assert process.runtime._keeper is not None, "the link brings leases"
+        assert process.runtime.statistics().worker is not None, "the link brings leases"
         self.processes.append(process)
         return process
 
@@ -323,5 +324,5 @@ async def open_cluster(
                     process.link.fails.clear()
         for process in processes:
             assert process.running == set()
-            assert not process.runtime._calls
+            assert process.runtime.statistics().calls == 0
     assert cluster.clock.waiting == 0, "somebody still waits"

@@ -191,7 +191,7 @@ async def test_one_task_too_many_is_refused_and_nothing_is_lost() -> None:
         await anyio.wait_all_tasks_blocked()
         await world.runtime.start(forever, TaskSpec(owner="me"))
         assert world.live_tasks() == 3
-    assert dict(world.runtime._live_of) == {}
+    assert (world.runtime.statistics().owners, world.runtime.statistics().live_tasks) == (0, 0)
 
 
 @pytest.mark.parametrize("ending", ["completed", "cancelled"])
@@ -230,8 +230,7 @@ async def test_an_ended_task_makes_room_at_once_although_its_work_still_cleans_u
         with pytest.raises(LimitExceededError):
             await world.runtime.start(forever)
         await world.runtime.cancel(again.task_id, owner=None)
-    assert dict(world.runtime._live_of) == {}
-    assert world.runtime._live == {}
+    assert (world.runtime.statistics().owners, world.runtime.statistics().live_tasks) == (0, 0)
 
 
 async def test_of_many_that_start_at_once_no_more_than_the_limit_get_a_task() -> None:
@@ -249,7 +248,7 @@ async def test_of_many_that_start_at_once_no_more_than_the_limit_get_a_task() ->
             for _ in range(10):
                 group.start_soon(start)
         assert (refused, world.live_tasks()) == (8, 2)
-    assert dict(world.runtime._live_of) == {}
+    assert (world.runtime.statistics().owners, world.runtime.statistics().live_tasks) == (0, 0)
 
 
 async def detaching(execution: Execution[Result]) -> Result:
@@ -275,7 +274,7 @@ async def test_a_task_that_something_outside_will_end_counts_until_it_has_ended(
             assert await world.until(outside.task_id, "failed") == "failed"
             await anyio.wait_all_tasks_blocked()
         await world.runtime.start(forever)
-    assert (dict(world.runtime._live_of), world.runtime._live) == ({}, {})
+    assert (world.runtime.statistics().owners, world.runtime.statistics().live_tasks) == (0, 0)
 
 
 async def test_a_task_that_was_ended_from_outside_before_its_work_returned_counts_no_more() -> None:
@@ -290,7 +289,7 @@ async def test_a_task_that_was_ended_from_outside_before_its_work_returned_count
 
         await world.runtime.start(work)
         await world.until_idle()
-    assert (dict(world.runtime._live_of), world.runtime._live) == ({}, {})
+    assert (world.runtime.statistics().owners, world.runtime.statistics().live_tasks) == (0, 0)
 
 
 async def test_an_ordinary_call_that_may_not_become_a_task_is_told_so() -> None:
@@ -346,7 +345,7 @@ async def test_work_that_waits_for_its_turn_can_be_cancelled_and_takes_nobodys_p
         assert world.live_tasks() == 0
         record = await world.runtime.start(quick)
         assert (await world.runtime.result(record.task_id, owner=None)).status == "completed"
-    assert dict(world.runtime._live_of) == {}
+    assert (world.runtime.statistics().owners, world.runtime.statistics().live_tasks) == (0, 0)
 
 
 async def test_a_task_that_waits_for_its_turn_ends_at_its_deadline_or_with_the_shutdown() -> None:

@@ -192,8 +192,7 @@ async def test_work_whose_task_could_not_be_created_is_still_an_ordinary_call() 
             assert await runtime.run(work) == {"without": "task"}
             with pytest.raises(StoreUnavailableError):
                 await runtime.start(quick)
-            assert not runtime._calls
-            assert not runtime._running
+            assert (runtime.statistics().calls, runtime.statistics().running) == (0, frozenset())
 
 
 @asynccontextmanager
@@ -210,7 +209,7 @@ async def hosted_trials(
 
         async def observe() -> tuple[list[str], int]:
             await anyio.wait_all_tasks_blocked()
-            return [entry.record.status for entry in world.memory._entries.values()], len(world.runtime._calls)
+            return [entry.record.status for entry in world.memory._entries.values()], world.runtime.statistics().calls
 
         return Trial(operation, observe, also=((["cancelled"], 0),))
 
@@ -970,4 +969,4 @@ async def test_l9_what_another_runtime_on_the_same_store_does_stops_the_work_her
             else:
                 await b.finish(record.task_id, Outcome.cancelled() if how == "cancel" else Outcome.completed({}))
             await stopped.wait()
-        assert not a._calls
+        assert a.statistics().calls == 0

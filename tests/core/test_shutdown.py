@@ -261,7 +261,7 @@ async def test_draining_one_home_leaves_the_work_of_others_alone() -> None:
             await world.runtime.drain(home="mine")
             assert (await outcome_of(world, mine.task_id)).error == SHUT_DOWN
             assert (await world.runtime.get(other.task_id, owner=None)).task.status == "working"
-            assert len(world.runtime._calls) == 1
+            assert world.runtime.statistics().calls == 1
             await world.runtime.drain(home="unknown")
 
 
@@ -324,4 +324,4 @@ async def test_closing_a_runtime_with_a_dead_store_ends_all_the_same() -> None:
             await world.runtime.start(forever)
             await anyio.wait_all_tasks_blocked()
             setattr(world.memory, "finish_task", broken)  # noqa: B010  # mypy would want its whole signature
-    assert len(world.runtime._calls) == 0
+    assert world.runtime.statistics().calls == 0

@@ -77,10 +77,11 @@ class World:
 
     def kept(self) -> dict[str, int]:
         """Count what runtime and queue keep for live tasks; the store keeps ended ones for their retention."""
+        statistics = self.runtime.statistics()
         return {
-            "calls": len(self.runtime._calls),
-            "running": len(self.runtime._running),
-            "deadlines": len(self.runtime._deadlines),
+            "calls": statistics.calls,
+            "running": len(statistics.running),
+            "deadlines": statistics.deadlines,
             "mailboxes": len(self.memory.message_queue._mailboxes),
         }
 

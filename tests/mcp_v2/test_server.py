@@ -894,7 +894,7 @@ async def test_a_thousand_tasks_at_once_are_all_answered(monkeypatch: pytest.Mon
                     group.start_soon(call)
     assert texts == ["accept: True"] * 1_000
     assert asked == 1_000
-    assert tasks.runtime._running == {}
+    assert tasks.runtime.statistics().running == frozenset()
 
 
 async def test_a_raw_client_over_the_same_streams_sees_the_same_tasks() -> None:

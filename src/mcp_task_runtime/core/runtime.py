@@ -26,6 +26,7 @@ from mcp_task_runtime.core.questions import CLEANUP_SECONDS, answer_questions
 from mcp_task_runtime.core.rate_limit import RateLimit
 from mcp_task_runtime.core.runner import InProcessRunner, TaskRunner
 from mcp_task_runtime.core.settings import TaskSettings
+from mcp_task_runtime.core.statistics import RuntimeStatistics
 from mcp_task_runtime.core.store import TaskLeases, TaskSharing, TaskStore
 from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.core.types import NewTask, Outcome, Task, TaskPage, TaskRecord, TaskSpec
@@ -377,6 +378,18 @@ class TaskRuntime:
             await self.queue.clear(task_id)
             return record
         raise StoreUnavailableError("The store did not answer in time")
+
+    def statistics(self) -> RuntimeStatistics:
+        """Return what the runtime is doing now; its cost is linear in the running tasks."""
+        return RuntimeStatistics(
+            calls=len(self._calls),
+            running=frozenset(self._running),
+            live_tasks=sum(self._live_of.values()),
+            owners=len(self._live_of),
+            deadlines=len(self._deadlines),
+            detached=len(self._outside),
+            worker=None if self._keeper is None else self._keeper.worker,
+        )
 
     async def wind_down(self) -> None:
         """Do what closing does to the work: accept no more, and drain. Tasks can still be read and answered."""
