@@ -86,7 +86,8 @@ async def seen(world: World) -> tuple[Any, ...]:
         )
     mailboxes = world.memory.message_queue._mailboxes.values()
     waiting = world.clock.waiting - (world.runtime._watched_until is not None)  # the watcher of deadlines
-    return tasks, world.kept(), waiting, sum(mailbox.waiting for mailbox in mailboxes)
+    running = len(world.runtime.statistics().running)
+    return tasks, world.kept(), running, waiting, sum(mailbox.waiting for mailbox in mailboxes)
 
 
 def only(*statuses: str) -> tuple[Any, ...]:
