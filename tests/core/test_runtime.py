@@ -928,7 +928,7 @@ async def test_work_sees_the_context_variables_of_its_caller() -> None:
 
 
 async def test_no_error_goes_to_the_log_when_all_goes_well(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.WARNING)
     async with open_world() as world:
         record = await world.runtime.start(quick)
         await world.runtime.result(record.task_id, owner=None)

@@ -91,7 +91,7 @@ class ServerTaskContext:
             attempt: More than 1 when the work runs again: a question that is asked as it was before then has
                 the answer that it got, if it got one (law L12).
         """
-        self._ctx = TaskContext(task=task, store=store)
+        self._ctx = TaskContext(task=task, store=store, queue=queue)
         self._store = store
         self._session = session
         self._queue = queue
@@ -194,7 +194,6 @@ class ServerTaskContext:
         with anyio.move_on_after(CLEANUP_SECONDS, shield=True) as scope:
             with nullcontext() if self._execution is None else self._execution.ending():
                 await self._ctx.finish(outcome)
-            await self._queue.clear(self.task_id)
         if scope.cancelled_caught:
             raise StoreUnavailableError("The store did not answer in time")
         if notify:

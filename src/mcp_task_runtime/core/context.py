@@ -8,26 +8,30 @@ from contextlib import asynccontextmanager
 
 import anyio
 
-from mcp_task_runtime.core import audit
+from mcp_task_runtime.core.endings import TaskEndings
+from mcp_task_runtime.core.message_queue import TaskMessageQueue
 from mcp_task_runtime.core.questions import CLEANUP_SECONDS
 from mcp_task_runtime.core.store import TaskStore
+from mcp_task_runtime.core.text import clean_text
 from mcp_task_runtime.core.transitions import is_terminal
-from mcp_task_runtime.core.types import Outcome, Task
+from mcp_task_runtime.core.types import Fence, Outcome, Task
 from mcp_task_runtime.errors import (
     INTERNAL_ERROR,
     CapabilityError,
     InvalidTransitionError,
+    LeaseLostError,
     ProtocolError,
+    StoreUnavailableError,
     TaskNotFoundError,
 )
 
-__all__ = ["TaskContext", "outcome_of_exception", "sole_cause", "task_execution"]
+__all__ = ["TaskContext", "is_store_outage", "outcome_of_exception", "sole_cause", "task_execution"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
 
 def outcome_of_exception(error: BaseException) -> Outcome:
-    """Return how a task ends whose work raised this (law L11).
+    """Map an exception that work raised to the task's outcome (law L11).
 
     A `ProtocolError` or `CapabilityError`, also when it is the only one in an exception group, keeps
     its code, message and data. Anything else is logged in full and becomes -32603 without its text.
@@ -35,35 +39,63 @@ def outcome_of_exception(error: BaseException) -> Outcome:
     cause = sole_cause(error)
     if isinstance(cause, ProtocolError | CapabilityError):
         try:
-            return Outcome.failed(cause.message, code=cause.code, data=cause.data)
-        except ValueError:
+            return Outcome.failed(clean_text(cause.message), code=cause.code, data=cause.data)
+        except (ValueError, TypeError, AttributeError):
             pass  # it has no JSON form
     logger.error("The work of a task raised an exception", exc_info=error)
     return Outcome.failed("Internal error", code=INTERNAL_ERROR)
 
 
 def sole_cause(error: BaseException) -> BaseException:
-    """Return the only exception in a group, however deep; an exception that is no such group as it is."""
+    """Unwrap nested exception groups that hold a single exception; return any other exception unchanged."""
     while isinstance(inner := getattr(error, "exceptions", None), tuple) and len(inner) == 1:
         error = inner[0]
     return error
 
 
+def is_store_outage(error: BaseException) -> bool:
+    """Return whether work failed only because the store was unavailable: itself, or as the cause of its exception."""
+    seen: set[int] = set()
+    current: BaseException | None = sole_cause(error)
+    while current is not None and id(current) not in seen:
+        if isinstance(current, StoreUnavailableError):
+            return True
+        seen.add(id(current))
+        current = None if current.__cause__ is None else sole_cause(current.__cause__)
+    return False
+
+
 class TaskContext:
-    """The view of a task that its work has: say how it goes, and end it.
+    """A task as its work sees it: reports status, and ends the task.
 
     Attributes change only through this object; another process's changes show in the store.
     """
 
-    def __init__(self, *, task: Task, store: TaskStore) -> None:
+    def __init__(
+        self, *, task: Task, store: TaskStore, queue: TaskMessageQueue | None = None, fence: Fence | None = None
+    ) -> None:
         """Make the context of a task.
 
         Args:
             task: The task as it is now.
             store: The store it is kept in.
+            queue: The queue of its questions, which an end releases (law L5); the store's own when `None`.
+            fence: The run of work that this context belongs to; its writes are refused once the run has lost
+                its lease (law L12).
+
+        Raises:
+            ValueError: An argument has the wrong type; the message names it.
         """
+        if not isinstance(task, Task):
+            raise ValueError("task must be a Task; a store's record has it as record.task")
+        if isinstance(store, type) or not isinstance(store, TaskStore):
+            raise ValueError("store must be a TaskStore; open_store(url) makes one of a URL")
+        if queue is not None and (isinstance(queue, type) or not isinstance(queue, TaskMessageQueue)):
+            raise ValueError("queue must be a TaskMessageQueue, or None for the store's own")
         self._task = task
         self._store = store
+        self._fence = fence
+        self._endings = TaskEndings(store, queue)
         self._is_cancelled = False
 
     @property
@@ -78,15 +110,15 @@ class TaskContext:
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether the task is to stop: it was cancelled, or ended by somebody else."""
+        """Whether the work is to stop: the task was cancelled, or ended from outside the work."""
         return self._is_cancelled
 
     def request_cancellation(self) -> None:
-        """Set `is_cancelled`, for work that looks at it. Ends nothing by itself."""
+        """Set `is_cancelled`, for work that checks it. It does not end the task."""
         self._is_cancelled = True
 
     async def refresh(self) -> Task:
-        """Read the task anew and return it.
+        """Read the task from the store and return it.
 
         Raises:
             TaskNotFoundError: The task has expired or was deleted.
@@ -98,13 +130,19 @@ class TaskContext:
         return self._task
 
     async def update_status(self, message: str) -> None:
-        """Set the status message.
+        """Set the status message; U+FFFD replaces what is not Unicode in it.
 
         Raises:
             InvalidTransitionError: The task has ended.
             TaskNotFoundError: The task has expired or was deleted.
+            LeaseLostError: Another run of the work holds the task's lease.
         """
-        self._task = (await self._store.update_task(self.task_id, status_message=message)).task
+        message = clean_text(message)
+        if self._fence is None:
+            record = await self._store.update_task(self.task_id, status_message=message)
+        else:
+            record = await self._store.update_task(self.task_id, status_message=message, fence=self._fence)
+        self._task = record.task
 
     async def complete(self, result: object) -> None:
         """End the task as `completed` with this result, in one atomic step (law L2).
@@ -129,22 +167,33 @@ class TaskContext:
             InvalidTransitionError: The task has already ended; nothing changed.
             TaskNotFoundError: The task has expired or was deleted.
         """
-        await self.finish(Outcome.failed(error))
+        await self.finish(Outcome.failed(clean_text(error)))
 
     async def finish(self, outcome: Outcome) -> None:
-        """End the task with this outcome; see `complete` and `fail`."""
-        record = await self._store.finish_task(self.task_id, outcome)
-        audit.ended(record)
-        self._task = record.task
+        """End the task with this outcome and release its askers; see `complete` and `fail`.
+
+        Shielded and bounded: cancelled, it happened in full or not at all.
+
+        Raises:
+            StoreUnavailableError: The store did not answer in time; the task may have ended.
+        """
+        self._task = (await self._endings.finish(self.task_id, outcome, fence=self._fence)).task
 
 
 @asynccontextmanager
-async def task_execution(task_id: str, store: TaskStore) -> AsyncIterator[TaskContext]:
+async def task_execution(
+    task_id: str, store: TaskStore, queue: TaskMessageQueue | None = None
+) -> AsyncIterator[TaskContext]:
     """Run a block as the work of a task that exists already, for example in a worker process.
 
     A block that raises ends the task as `failed` (law L11), and the exception goes no further. A
     block that is cancelled ends it as `failed` too, and stays cancelled. A block that ends without
-    `complete` or `fail` leaves the task open for somebody else to end.
+    `complete` or `fail` leaves the task open, to be ended from outside. Each end releases the task's askers.
+
+    Args:
+        task_id: The task.
+        store: The store it is kept in.
+        queue: The queue of its questions; the store's own when `None`.
 
     Raises:
         TaskNotFoundError: The task is unknown or has expired.
@@ -152,22 +201,22 @@ async def task_execution(task_id: str, store: TaskStore) -> AsyncIterator[TaskCo
     record = await store.get_task(task_id)
     if record is None:
         raise TaskNotFoundError(task_id)
-    context = TaskContext(task=record.task, store=store)
+    context = TaskContext(task=record.task, store=store, queue=queue)
     try:
         yield context
     except Exception as error:
         with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
-            await _finish_quietly(context, outcome_of_exception(error))
+            await _finish_unless_ended(context, outcome_of_exception(error))
     except BaseException:
         with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
-            await _finish_quietly(context, Outcome.failed("The work was interrupted"))
+            await _finish_unless_ended(context, Outcome.failed("The work was interrupted"))
         raise
 
 
-async def _finish_quietly(context: TaskContext, outcome: Outcome) -> None:
+async def _finish_unless_ended(context: TaskContext, outcome: Outcome) -> None:
     if is_terminal(context.task.status):
         return
     try:
         await context.finish(outcome)
-    except (InvalidTransitionError, TaskNotFoundError):
+    except (InvalidTransitionError, LeaseLostError, TaskNotFoundError):
         logger.debug("A task had ended before its work did")

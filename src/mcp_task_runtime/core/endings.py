@@ -1,0 +1,201 @@
+"""`TaskEndings`: the only code that ends or discards a task.
+
+Each end is: write the outcome, release the task's askers (law L5), log, then call the listeners. Listeners hear of
+ends that were seen elsewhere too, through `announce`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Protocol, TypeAlias, runtime_checkable
+
+import anyio
+
+from mcp_task_runtime.core import audit
+from mcp_task_runtime.core.message_queue import TaskMessageQueue
+from mcp_task_runtime.core.questions import CLEANUP_SECONDS
+from mcp_task_runtime.core.store import TaskQuestions, TaskStore
+from mcp_task_runtime.core.types import Fence, Outcome, TaskRecord
+from mcp_task_runtime.errors import (
+    InvalidTransitionError,
+    LeaseLostError,
+    StoreClosedError,
+    StoreUnavailableError,
+    TaskNotFoundError,
+    TaskRuntimeError,
+)
+
+__all__ = ["EndListener", "TaskEndings", "queue_of"]
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+_FIRST_RETRY_SECONDS = 0.1
+_LONGEST_RETRY_SECONDS = 5.0
+_ATTEMPT_SECONDS = 30.0
+_UNSTORABLE = Outcome.failed("Internal error")
+
+EndListener: TypeAlias = Callable[[str, TaskRecord | None], None]
+"""Called with the id of a task that has ended or is gone, and its last record where that is known."""
+
+
+@runtime_checkable
+class _BringsQueue(Protocol):
+    @property
+    def message_queue(self) -> TaskMessageQueue: ...
+
+
+def queue_of(store: TaskStore) -> TaskMessageQueue | None:
+    """Return the message queue that a store brings, or `None`; every bundled store has one."""
+    return store.message_queue if isinstance(store, _BringsQueue) else None
+
+
+class TaskEndings:
+    """Ends the tasks of one store."""
+
+    def __init__(self, store: TaskStore, queue: TaskMessageQueue | None = None) -> None:
+        """Make the endings of a store.
+
+        Args:
+            store: Where the tasks are kept.
+            queue: Where their questions are kept; the store's own when `None`.
+        """
+        own = queue_of(store)
+        queue = own if queue is None else queue
+        self._store = store
+        # A store with this ability drops the mailbox in the write that ends or deletes the task.
+        self._queue = None if isinstance(store, TaskQuestions) and queue is own else queue
+        self._listeners: list[EndListener] = []
+        self._waiting = 0
+
+    @property
+    def waiting(self) -> int:
+        """Number of outcomes that wait to be written because the store failed."""
+        return self._waiting
+
+    def on_end(self, listener: EndListener) -> None:
+        """Call a listener after each end, in the order of registration. What it raises is logged."""
+        self._listeners.append(listener)
+
+    def announce(self, task_id: str, record: TaskRecord | None = None) -> None:
+        """Tell the listeners of an end that was seen elsewhere."""
+        for listener in self._listeners:
+            try:
+                listener(task_id, record)
+            except Exception:
+                logger.exception("A listener for ends of tasks raised an exception")
+
+    async def finish(
+        self, task_id: str, outcome: Outcome, *, fence: Fence | None = None, reason: str | None = None
+    ) -> TaskRecord:
+        """End a task. Shielded and bounded: cancelled, it happened in full or not at all.
+
+        Args:
+            task_id: The task.
+            outcome: How it ends.
+            fence: End it only if this run of the work still holds its lease (law L12).
+            reason: Why the runtime ends it, for the log.
+
+        Raises:
+            TaskNotFoundError: The task is unknown or has expired.
+            InvalidTransitionError: The task has already ended; nothing changed.
+            LeaseLostError: Another run holds the lease; nothing changed.
+            StoreError: The store failed.
+            StoreUnavailableError: The store did not answer in time; the task may have ended.
+        """
+        with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
+            return await self._end(task_id, outcome, fence, reason)
+        raise StoreUnavailableError("The store did not answer in time")
+
+    async def finish_eventually(
+        self, record: TaskRecord, outcome: Outcome, *, fence: Fence | None = None, reason: str | None = None
+    ) -> None:
+        """End a task, retrying while the store fails, until it is written or the task has expired (law L12).
+
+        A late outcome is dropped: the task has ended, or another run of its work holds the lease. An outcome that
+        the store refuses as a value is replaced by an internal error. Not shielded; cancelled while it waits, the
+        outcome is dropped. A drop of an outcome that was not late is logged at ERROR.
+        """
+        try:
+            await self._retry(record, outcome, fence, reason)
+        except (InvalidTransitionError, TaskNotFoundError):
+            audit.late(record)
+            await self._clear(record.task_id)
+            self.announce(record.task_id)
+        except LeaseLostError:
+            audit.late(record)
+
+    async def discard(self, record: TaskRecord) -> None:
+        """Delete a task that no client has heard of. Shielded, bounded; a failure is logged, and the task expires."""
+        try:
+            with anyio.move_on_after(CLEANUP_SECONDS, shield=True) as scope:
+                await self._store.delete_task(record.task_id)
+                await self._clear(record.task_id)
+            if scope.cancelled_caught:
+                logger.warning("A task that became no task could not be deleted in time; it will expire")
+        except Exception:
+            logger.warning("A task that became no task could not be deleted; it will expire", exc_info=True)
+        finally:
+            self.announce(record.task_id)
+
+    async def _retry(self, record: TaskRecord, outcome: Outcome, fence: Fence | None, reason: str | None) -> None:
+        delay = 0.0
+        try:
+            while True:
+                try:
+                    with anyio.move_on_after(_ATTEMPT_SECONDS):
+                        await self._end(record.task_id, outcome, fence, reason)
+                        if delay:
+                            audit.written(record)
+                        return
+                    error: Exception = StoreUnavailableError("The store did not answer in time")
+                except (InvalidTransitionError, TaskNotFoundError, LeaseLostError):
+                    raise
+                except StoreClosedError:
+                    audit.dropped(record, outcome, "the store was closed")
+                    return
+                except Exception as raised:
+                    error = raised
+                if isinstance(error, ValueError) and not isinstance(error, TaskRuntimeError):
+                    if outcome is _UNSTORABLE:
+                        audit.dropped(record, outcome, "the store refuses it")
+                        return
+                    logger.error("The store refuses an outcome; an internal error takes its place", exc_info=error)
+                    outcome = _UNSTORABLE
+                    continue
+                if not delay:
+                    audit.waits(record, error)
+                    logger.debug("An outcome could not be written", exc_info=error)
+                    self._waiting += 1
+                expires_at = record.task.expires_at
+                if expires_at is not None and self._store.clock.now() >= expires_at:
+                    audit.dropped(record, outcome, "the task expired before the store returned")
+                    return
+                delay = min(2 * delay, _LONGEST_RETRY_SECONDS) or _FIRST_RETRY_SECONDS
+                await anyio.sleep(delay)
+        except anyio.get_cancelled_exc_class():
+            audit.dropped(record, outcome, "the runtime closed before the store returned")
+            raise
+        finally:
+            self._waiting -= bool(delay)
+
+    async def _end(self, task_id: str, outcome: Outcome, fence: Fence | None, reason: str | None) -> TaskRecord:
+        if fence is None:
+            record = await self._store.finish_task(task_id, outcome)
+        else:
+            record = await self._store.finish_task(task_id, outcome, fence=fence)
+        try:
+            await self._clear(task_id)
+        finally:
+            audit.ended(record, reason)
+            self.announce(task_id, record)
+        return record
+
+    async def _clear(self, task_id: str) -> None:
+        if self._queue is None:
+            return
+        try:
+            with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
+                await self._queue.clear(task_id)
+        except Exception:
+            logger.warning("The mailbox of an ended task could not be cleared", exc_info=True)
