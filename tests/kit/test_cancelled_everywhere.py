@@ -28,9 +28,10 @@ from mcp_task_runtime import (
     TaskSpec,
     task_execution,
 )
-from mcp_task_runtime.adapters.base_tasks import TaskOptions
+from mcp_task_runtime.adapters._options import TaskOptions
+from mcp_task_runtime.adapters._tool_calls import TaskCall, current_call, run_within_request
 from mcp_task_runtime.adapters.host import RuntimeHost
-from mcp_task_runtime.adapters.task_methods import Requestor, TaskMethods, augmented_call, run_within_request
+from mcp_task_runtime.adapters.task_methods import Requestor, TaskMethods
 from mcp_task_runtime.testing import RecordingSession, Trial, check_cancellation
 from tests.adapters.scripted import ACCEPT, FORM, MESSAGE, Desk, ScriptedSession
 from tests.core.worlds import ACCEPT as ACCEPTED
@@ -251,8 +252,8 @@ async def called(world: World, methods: TaskMethods) -> str:
 
 
 async def begin_and_wait(world: World) -> JSON:
-    call = augmented_call(world.runtime)
-    assert call is not None
+    call = current_call(world.runtime)
+    assert isinstance(call, TaskCall)
     await call.begin()
     return await call.run(lambda context: context.ask("roots/list", {}), TaskOptions())
 

@@ -29,10 +29,11 @@ from mcp_task_runtime import (
     TaskSpec,
     TaskView,
 )
+from mcp_task_runtime.adapters._tool_calls import TaskCall, current_call
 from mcp_task_runtime.adapters.host import RuntimeHost
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
-from mcp_task_runtime.adapters.mcp_v2._clients_2025 import LegacyClients
-from mcp_task_runtime.adapters.task_methods import Requestor, TaskMethods, augmented_call
+from mcp_task_runtime.adapters.mcp_v2._clients_2025 import Clients2025
+from mcp_task_runtime.adapters.task_methods import Requestor, TaskMethods
 from mcp_task_runtime.core.runner import InProcessRunner, TaskRunner
 from mcp_task_runtime.errors import METHOD_NOT_FOUND
 from mcp_task_runtime.testing import FakeClock, RecordingSession
@@ -61,7 +62,7 @@ class Parts:
     runtime: type[TaskRuntime] = TaskRuntime
     runner: Callable[[], TaskRunner] = InProcessRunner
     methods: type[TaskMethods] = TaskMethods
-    legacy: type[LegacyClients] = LegacyClients
+    legacy: type[Clients2025] = Clients2025
     handle: Callable[[Any], JSON] = v2026_07_28.render_handle
     view: Callable[[Any], JSON] = v2026_07_28.render_view
 
@@ -295,8 +296,8 @@ async def a_foreign_task_is_like_an_unknown_one(parts: Parts) -> None:
 
 async def _call_2025(server: Server, methods: TaskMethods, work: Callable[[], Awaitable[JSON]]) -> JSON:
     async def job() -> JSON:
-        call = augmented_call(server.runtime)
-        assert call is not None
+        call = current_call(server.runtime)
+        assert isinstance(call, TaskCall)
         await call.begin()  # the clock that would do it stands still
         return await work()
 
@@ -374,7 +375,7 @@ async def a_call_in_the_wrong_mode_is_method_not_found(parts: Parts) -> None:
     """Wire rule B2, through the SDK: it is the adapter that knows the modes."""
     world = make_world()
     async with cast(Tasks, world.tasks) as tasks:
-        tasks._legacy.__class__ = parts.legacy
+        tasks._clients_2025.__class__ = parts.legacy
         await b2_fault_23_a_call_in_the_wrong_mode_is_method_not_found(world)
 
 
@@ -569,7 +570,7 @@ def _view_without_none(view: TaskView) -> JSON:
     return _without_none(v2026_07_28.render_view(view))
 
 
-class AWrongModeIsAResult(LegacyClients):
+class AWrongModeIsAResult(Clients2025):
     async def _call(self, ctx: Any, call_next: Any) -> Any:
         try:
             return await super()._call(ctx, call_next)
@@ -583,7 +584,7 @@ class AMissingTaskIsAResult(AWrongModeIsAResult):
     async def _call(self, ctx: Any, call_next: Any) -> Any:
         if (ctx.params or {}).get("task") is None:
             return await super()._call(ctx, call_next)
-        return await LegacyClients._call(self, ctx, call_next)
+        return await Clients2025._call(self, ctx, call_next)
 
 
 def runtimes(fault: int, check: Check, *runtimes: type[TaskRuntime]) -> Iterator[Mutant]:

@@ -54,7 +54,7 @@ def main() -> None:
     mcp: FastMCP[Any] = FastMCP(
         "world", port=0, json_response=options.json_response, stateless_http=options.stateless_http, **more
     )
-    tasks = Tasks(principal=user_of if options.gateway else None)
+    tasks = Tasks(principal=user_of) if options.gateway else Tasks()
     tasks.install(mcp)
     mcp.tool()(greet)
     add_tools(World(tasks, None))  # type: ignore[arg-type]  # nobody connects from in here

@@ -323,3 +323,20 @@ async def test_task_under_the_servers_own_decorator_takes_the_tools_name() -> No
 async def test_the_adapter_of_another_sdk_line_says_what_it_needs(name: str, hint: str) -> None:
     with pytest.raises(ImportError, match=rf"{name} needs mcp 2\.x.*{hint}"):
         importlib.import_module(f"mcp_task_runtime.adapters.{name}")
+
+
+async def test_the_text_of_an_exception_stays_in_the_server_on_demand() -> None:
+    tasks = Tasks(settings=TaskSettings(shutdown_grace=0.05), mask_errors=True)
+
+    async def work(task: ServerTaskContext) -> Any:
+        raise RuntimeError("a secret of the server")
+
+    async def handler() -> Any:
+        return await tasks.run(work)
+
+    async with tasks, connect(make_server(tasks, {"breaks": ("optional", handler)})) as client:
+        plain = await client.result("tools/call", {"name": "breaks", "arguments": {}})
+        result = await client.result("tasks/result", {"taskId": await client.start("breaks")})
+    for each in (plain, result):
+        assert each["isError"] is True
+        assert each["content"] == [{"type": "text", "text": "internal error"}]

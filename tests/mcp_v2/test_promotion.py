@@ -32,7 +32,6 @@ from mcp_task_runtime.core.types import NewTask, TaskRecord
 from mcp_task_runtime.errors import StoreUnavailableError
 from mcp_task_runtime.testing.clock import FakeClock
 from tests.mcp_v2.in_process import memory_client
-from tests.mcp_v2.plain_errors import alike
 from tests.mcp_v2.raw_client import EXTENSION_ID, PATIENCE, RawClient, accept
 from tests.mcp_v2.schemas import Wire
 
@@ -248,7 +247,7 @@ async def test_a_promoted_call_that_fails_ends_as_the_plain_call_would(world: Wo
         if "error" in plain:
             assert task["error"] == plain["error"]
         else:
-            assert alike(task["result"], without_meta(plain["result"]))
+            assert task["result"] == without_meta(plain["result"])
 
 
 def without_meta(result: Wire) -> Wire:
@@ -288,7 +287,7 @@ async def test_an_error_before_the_promotion_is_exactly_the_plain_tools(world: W
     if "error" in plain:
         assert message["error"] == plain["error"]
     else:
-        assert alike(without_meta(message["result"]), without_meta(plain["result"]))
+        assert without_meta(message["result"]) == without_meta(plain["result"])
     assert world.store.tasks() == []
 
 
@@ -547,9 +546,12 @@ async def test_progress_goes_to_the_call_before_the_promotion_and_to_the_status_
             world.entered.set()
             await world.go.wait()
             await ctx.report_progress(2, 3, "second")
+            reported.set()
+            await end.wait()
             return "done"
 
         world.add(steps)
+        reported, end = anyio.Event(), anyio.Event()
         shown: list[tuple[float, float | None, str | None]] = []
         results: list[Any] = []
         snapshots: list[str] = []
@@ -574,10 +576,12 @@ async def test_progress_goes_to_the_call_before_the_promotion_and_to_the_status_
             await anyio.wait_all_tasks_blocked()
             (task_id,) = world.store.created
             world.go.set()
+            await reported.wait()
+            record = await world.store.get_task(task_id)
+            assert record is not None
+            assert record.task.status_message == "second (2/3)"
+            end.set()
         assert results[0].content[0].text == "done"
-        record = await world.store.get_task(task_id)
-        assert record is not None
-        assert record.task.status_message == "second (2/3)"
         assert shown == [(1, 3, "first")]
 
 

@@ -1,72 +1,242 @@
-"""What `Tasks` is on every line of the SDK: a runtime that is held open, and tasks that are ended by their id."""
+"""What `Tasks` is on every line of the SDK: a runtime that is held open, and tools whose calls become tasks."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
+from typing import Any, ClassVar, TypeVar, cast
 
-from typing_extensions import Self
+from typing_extensions import Self, Unpack
 
+from mcp_task_runtime.adapters._options import TaskOptions, TaskOptionsDict
+from mcp_task_runtime.adapters._tool_calls import TaskCall, ToolCall, calling, current_call
+from mcp_task_runtime.adapters._tool_table import DeclaredTool, ToolTable
 from mcp_task_runtime.adapters.host import RuntimeHost
+from mcp_task_runtime.adapters.result_handler import TaskResultHandler
+from mcp_task_runtime.adapters.server_context import ServerTaskContext
+from mcp_task_runtime.adapters.session import DetachedSession
+from mcp_task_runtime.adapters.tool_function import ToolFunction
+from mcp_task_runtime.core.context import sole_cause
+from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.json import JSONObject, to_json_value
 from mcp_task_runtime.core.message_queue import TaskMessageQueue
 from mcp_task_runtime.core.runtime import TaskRuntime
 from mcp_task_runtime.core.settings import TaskSettings
 from mcp_task_runtime.core.store import TaskStore
-from mcp_task_runtime.core.types import Outcome
+from mcp_task_runtime.core.types import Outcome, TaskSpec
+from mcp_task_runtime.errors import TaskRuntimeError
 from mcp_task_runtime.stores.memory import InMemoryTaskStore
 
-__all__ = ["BaseTasks", "TaskOptions", "check_seconds", "to_call_result"]
+__all__ = ["BaseTasks", "to_call_result"]
 
-_LONGEST_SECONDS = 100 * 365 * 24 * 60 * 60
+logger: logging.Logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class TaskOptions:
-    """How the calls of a tool become tasks; the fields are arguments of `Tasks.tool`.
-
-    Raises:
-        ValueError: A number is out of range; the message names it.
-    """
-
-    required: bool = False
-    ttl_ms: int | None = None
-    poll_interval_ms: int | None = None
-    promote_after: float | None = None
-    model_immediate_response: str | None = None
-    rerunnable: bool = False
-
-    def __post_init__(self) -> None:
-        if self.ttl_ms is not None and self.ttl_ms < 1:
-            raise ValueError("ttl_ms must be at least 1")
-        if self.poll_interval_ms is not None and self.poll_interval_ms < 1:
-            raise ValueError("poll_interval_ms must be at least 1")
-        check_seconds("promote_after", self.promote_after)
+T = TypeVar("T")
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 
-class BaseTasks:
+class BaseTasks(ABC):
     """The part of `Tasks` that knows no SDK.
 
+    A class of one SDK line says how tools are added to a server (`_add_tool`), how one is run by its name
+    (`_invoke`), and how errors of this library become the SDK's (`_raising`).
+
     Attributes:
-        runtime: What runs the tasks, and serves them to the server itself.
+        runtime: Runs the tasks, and serves them to the server itself.
     """
 
-    def __init__(self, store: TaskStore | None, queue: TaskMessageQueue | None, settings: TaskSettings | None) -> None:
+    _deliberate_errors: ClassVar[tuple[type[Exception], ...]]
+    """The SDK's errors whose text is meant for clients; the first one is for tools in general."""
+
+    def __init__(
+        self,
+        store: TaskStore | None,
+        queue: TaskMessageQueue | None,
+        settings: TaskSettings | None,
+        *,
+        mask_errors: bool,
+    ) -> None:
         self.runtime: TaskRuntime = TaskRuntime(
             InMemoryTaskStore() if store is None else store, queue, settings=settings
         )
         self._host = RuntimeHost(self.runtime)
+        self._handler = TaskResultHandler(self.runtime.store, self.runtime.queue, settings=self.runtime.settings)
+        self._tools = ToolTable()
+        self._mask_errors = mask_errors
 
     async def __aenter__(self) -> Self:
-        """Hold the runtime open, whatever lifespans and connections come and go."""
+        """Hold the runtime open while lifespans and connections come and go."""
         await self._host.__aenter__()
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Let go of the runtime; the last who does waits until it has drained and closed."""
+        """Release the runtime; its last holder waits until it has drained and closed."""
         await self._host.__aexit__(exc_type, exc, traceback)
+
+    # -- tools
+
+    def tool(
+        self,
+        name: str | None = None,
+        title: str | None = None,
+        description: str | None = None,
+        annotations: Any = None,
+        icons: list[Any] | None = None,
+        meta: dict[str, Any] | None = None,
+        structured_output: bool | None = None,
+        **options: Unpack[TaskOptionsDict],
+    ) -> Callable[[FunctionT], FunctionT]:
+        """Make a tool of the installed high-level server (`MCPServer`, `FastMCP`) that runs as a task.
+
+        Args:
+            name: As for the SDK's own `tool`.
+            title: As for the SDK's own `tool`.
+            description: As for the SDK's own `tool`.
+            annotations: As for the SDK's own `tool`.
+            icons: As for the SDK's own `tool`.
+            meta: As for the SDK's own `tool`; `mcp` 1.23 has it not everywhere.
+            structured_output: As for the SDK's own `tool`.
+            **options: How its calls become tasks; see `TaskOptions`.
+
+        Raises:
+            RuntimeError: These Tasks are not installed in a high-level server.
+            ValueError: A number is out of range; the message names it.
+        """
+        if callable(name):
+            raise TypeError("Use @tasks.tool() instead of @tasks.tool")
+        add_tool = self._add_tool()
+        given = {
+            "title": title,
+            "description": description,
+            "annotations": annotations,
+            "icons": icons,
+            "meta": meta,
+            "structured_output": structured_output,
+        }
+        sdk_options = {key: value for key, value in given.items() if value is not None}
+        decorate = self.task(name=name, **options)
+
+        def register(function: FunctionT) -> FunctionT:
+            add_tool(decorate(function), name=name, **sdk_options)
+            return function
+
+        return register
+
+    def task(self, *, name: str | None = None, **options: Unpack[TaskOptionsDict]) -> Callable[[FunctionT], FunctionT]:
+        """Return a decorator, to stand under `mcp.tool()`, for functions that run as tasks.
+
+        A parameter annotated with `ServerTaskContext` gets the task's context and shows in no schema.
+        Async and plain functions work; a plain one runs in a thread, where `anyio.from_thread.run` calls
+        the context's methods, and `is_cancelled` says when to stop. Its task ends at once when it is
+        cancelled, but Python cannot stop a thread, and a process waits for its threads when it exits.
+
+        Args:
+            name: The tool's name, where `mcp.tool()` gives it another than the function's.
+            **options: How its calls become tasks; see `TaskOptions`.
+
+        Raises:
+            ValueError: A number is out of range; the message names it.
+        """
+        declared = DeclaredTool(TaskOptions(**options))
+
+        def decorate(function: FunctionT) -> FunctionT:
+            return cast(FunctionT, self._task_body(function, name or function.__name__, declared))
+
+        return decorate
+
+    def _task_body(self, function: Callable[..., Any], name: str, declared: DeclaredTool) -> Callable[..., Any]:
+        tool = ToolFunction(function)
+        self._declare(name, declared)
+
+        async def body(**arguments: Any) -> Any:
+            return await self._run(functools.partial(tool.call, arguments), declared.options)
+
+        return tool.disguise(body)
+
+    def _declare(self, name: str, declared: DeclaredTool) -> None:
+        self._tools.declare(name, declared)
+        if declared.options.rerunnable:
+            self.runtime.rerun_with(name, self._rerun)
+
+    async def run(self, work: Callable[[ServerTaskContext], Awaitable[T]], **options: Unpack[TaskOptionsDict]) -> T:
+        """Run work as a task, from inside a tool call.
+
+        Returns what the work returns, for the handler to return; a client that takes a task has its handle long
+        before. What a tool does before this is part of the call, what it does afterwards is part of the task. Under
+        protocol 2025-11-25 the handle does not wait longer than a moment: options that come later are too late for it.
+
+        Args:
+            work: What to run; it gets the task's context.
+            **options: How the call becomes a task; see `TaskOptions`. A process that is to run the work of another
+                one again (`rerunnable`) must have seen a call of this tool.
+
+        Raises:
+            RuntimeError: This is no tool call of the server these Tasks are installed in.
+            ValueError: A number is out of range; the message names it.
+            Exception: What the work raised. A `ProtocolError` or `CapabilityError` that leaves the handler ends the
+                call with exactly that error.
+        """
+        return await self._run(work, TaskOptions(**options))
+
+    async def _run(self, work: Callable[[ServerTaskContext], Awaitable[T]], options: TaskOptions) -> T:
+        call = current_call(self.runtime)
+        if call is None:
+            raise RuntimeError("run() works in a tool call of the server that these Tasks are installed in")
+        if options.rerunnable:
+            self.runtime.rerun_with(call.name, self._rerun)
+        with self._raising(call), self._masking():
+            return await call.run(work, options)
+
+    @contextmanager
+    def _masking(self) -> Generator[None, None, None]:
+        """Keep the text of an exception in the server, where `mask_errors` asks for that."""
+        try:
+            yield
+        except Exception as error:
+            deliberate = (*self._deliberate_errors, TaskRuntimeError)
+            if not self._mask_errors or isinstance(error, deliberate) or isinstance(sole_cause(error), deliberate):
+                raise
+            logger.exception("The work of a tool raised an exception")
+            raise self._deliberate_errors[0]("internal error") from error
+
+    async def _rerun(self, execution: Execution[Outcome]) -> Outcome:
+        """Run a tool again by its name: the process that ran it was lost (law L12)."""
+        record = execution.record
+        assert record is not None
+        call = TaskCall(
+            self.runtime,
+            record.request.name,
+            execution=execution,
+            handler=self._handler,
+            new=TaskSpec,
+            connect=lambda record: DetachedSession(record.client_capabilities),
+        )
+        with calling(call):
+            return await self._invoke(call, record.request.arguments)
+
+    @abstractmethod
+    def _add_tool(self) -> Callable[..., None]:
+        """Return the `add_tool` of the installed high-level server.
+
+        Raises:
+            RuntimeError: There is none.
+        """
+
+    @abstractmethod
+    def _raising(self, call: ToolCall) -> AbstractContextManager[None]:
+        """Return a block whose errors of this library end the call as they are."""
+
+    @abstractmethod
+    async def _invoke(self, call: TaskCall, arguments: JSONObject) -> Outcome:
+        """Run a tool by its name, apart from any request."""
+
+    # -- tasks that end elsewhere
 
     async def complete(self, task_id: str, result: object) -> None:
         """End a task as `completed`, from anywhere in the server.
@@ -76,7 +246,7 @@ class BaseTasks:
             result: A `CallToolResult` or its JSON object; or a text, for a tool that returns `str`.
 
         Raises:
-            TaskNotFoundError: No such task.
+            TaskNotFoundError: The task is unknown or has expired.
             InvalidTransitionError: The task has already ended; nothing changed.
             ValueError: The result is none of these.
         """
@@ -92,7 +262,7 @@ class BaseTasks:
             error: What went wrong. The client reads it.
 
         Raises:
-            TaskNotFoundError: No such task.
+            TaskNotFoundError: The task is unknown or has expired.
             InvalidTransitionError: The task has already ended; nothing changed.
         """
         await self.runtime.finish(task_id, Outcome.failed(error))
@@ -108,13 +278,3 @@ def to_call_result(result: object) -> JSONObject:
     if not isinstance(value, dict):
         raise ValueError("result must be a CallToolResult or its JSON object")
     return value
-
-
-def check_seconds(name: str, seconds: float | None) -> None:
-    """Check a number of seconds.
-
-    Raises:
-        ValueError: It is out of range; the message has the name.
-    """
-    if seconds is not None and not 0 <= seconds <= _LONGEST_SECONDS:  # false for NaN, too
-        raise ValueError(f"{name} must not be negative, nor above a hundred years")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Protocol, runtime_checkable
 
 from mcp_task_runtime.core.json import JSONObject
+from mcp_task_runtime.errors import CapabilityError
 
-__all__ = ["TaskSession"]
+__all__ = ["DetachedSession", "TaskSession"]
 
 
 @runtime_checkable
@@ -35,3 +36,28 @@ class TaskSession(Protocol):
             Exception: Anything else means that the client did not answer; the request may be sent again.
         """
         ...
+
+
+class DetachedSession:
+    """The `TaskSession` of work whose request is over: its client is reached through the task alone."""
+
+    can_send_request = False
+
+    def __init__(self, client_capabilities: JSONObject) -> None:
+        """Make a session.
+
+        Args:
+            client_capabilities: What the client declared when it made the task.
+        """
+        self.client_capabilities = client_capabilities
+
+    async def send_notification(self, method: str, params: JSONObject) -> None:
+        """Do nothing: the client sees the status when it polls."""
+
+    async def send_request(self, method: str, params: JSONObject) -> JSONObject:
+        """Refuse: there is no connection to send a request on.
+
+        Raises:
+            CapabilityError: Always.
+        """
+        raise CapabilityError("This connection carries no requests to the client")

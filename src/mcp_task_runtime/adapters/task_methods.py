@@ -9,26 +9,24 @@ from __future__ import annotations
 import logging
 import secrets
 import weakref
-from collections.abc import Awaitable, Callable, Generator, Hashable, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Hashable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 import anyio
 
-from mcp_task_runtime.adapters.base_tasks import TaskOptions
+from mcp_task_runtime.adapters._options import TaskOptions
+from mcp_task_runtime.adapters._tool_calls import TaskCall, calling
 from mcp_task_runtime.adapters.host import RuntimeHost
 from mcp_task_runtime.adapters.result_handler import TaskResultHandler
-from mcp_task_runtime.adapters.server_context import ServerTaskContext
 from mcp_task_runtime.adapters.session import TaskSession
 from mcp_task_runtime.core import audit
 from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.json import JSONObject, JSONValue, dump_json
 from mcp_task_runtime.core.runtime import TaskRuntime
 from mcp_task_runtime.core.transitions import is_terminal
-from mcp_task_runtime.core.types import NewTask, Outcome, TaskRecord, TaskRequest, TaskSpec
+from mcp_task_runtime.core.types import Outcome, TaskRecord, TaskRequest, TaskSpec
 from mcp_task_runtime.errors import (
     INTERNAL_ERROR,
     InvalidTransitionError,
@@ -36,22 +34,15 @@ from mcp_task_runtime.errors import (
     StoreError,
     TaskNotFoundError,
 )
-from mcp_task_runtime.stores.memory import InMemoryTaskStore
 from mcp_task_runtime.wire import v2025_11_25 as wire
 
 __all__ = [
     "JSON_RESPONSES",
     "NO_SESSION",
-    "AugmentedCall",
     "ConnectionScopes",
     "Requestor",
     "TaskMethods",
-    "ToolModes",
-    "augmented_call",
-    "calling",
     "http_manager",
-    "listed_mode",
-    "run_within_request",
 ]
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -126,140 +117,10 @@ def http_manager(request: object) -> Any:
     return None
 
 
-# Which tools run as tasks
-
-
-class ToolModes:
-    """Whether each tool is called as a task (wire rule B2), as far as it was declared here."""
-
-    def __init__(self) -> None:
-        self._modes: dict[str, wire.TaskSupport] = {}
-
-    def declare(self, name: str, *, required: bool) -> None:
-        """Note that a tool runs as a task."""
-        self._modes[name] = "required" if required else "optional"
-
-    def get(self, name: str) -> wire.TaskSupport | None:
-        """Return the mode of a tool, or `None` where nothing was declared."""
-        return self._modes.get(name)
-
-    def show(self, tools: list[JSONObject]) -> list[JSONObject]:
-        """Return tools with `execution.taskSupport` where it was declared here; others stay as they are."""
-        shown = []
-        for tool in tools:
-            mode = self._modes.get(str(tool.get("name")))
-            execution: JSONValue = tool.get("execution")
-            if mode is not None:
-                tool = {**tool, "execution": {**(execution or {}), "taskSupport": mode}}
-            shown.append(tool)
-        return shown
-
-
-def listed_mode(tools: list[JSONObject], name: str) -> wire.TaskSupport | None:
-    """Return the mode that a list of tools shows for one, `forbidden` if it shows none; `None` if it is not there."""
-    for tool in tools:
-        if tool.get("name") == name:
-            execution: JSONValue = tool.get("execution")
-            mode = execution.get("taskSupport") if isinstance(execution, Mapping) else None
-            return mode if mode in ("required", "optional") else "forbidden"
-    return None
-
-
-# A call that is a task
-
-
 class _Job(Protocol):
     """Runs a tool to its end and returns its result as JSON."""
 
     async def __call__(self) -> JSONObject: ...
-
-
-class AugmentedCall:
-    """A `tools/call` with `task`, while its tool runs.
-
-    The task begins when the tool calls `run`; otherwise when the tool has returned, or after a moment.
-    """
-
-    def __init__(
-        self,
-        *,
-        runtime: TaskRuntime,
-        handler: TaskResultHandler,
-        execution: Execution[JSONObject],
-        new: TaskSpec,
-        announce: Callable[[TaskRecord], TaskSession],
-    ) -> None:
-        """Make a call.
-
-        Args:
-            runtime: Where it runs.
-            handler: Who delivers its questions.
-            execution: Its run.
-            new: What its task is made with, unless the tool says otherwise.
-            announce: Called once when the task exists; returns the session for the work.
-        """
-        self.runtime = runtime
-        self.model_immediate_response: str | None = None
-        self._handler = handler
-        self._execution = execution
-        self._new = new
-        self._announce = announce
-        self._session: TaskSession | None = None
-
-    async def run(self, work: Callable[[ServerTaskContext], Awaitable[T]], options: TaskOptions) -> T:
-        """Make the call a task, if it is none yet, and run work for it.
-
-        The TTL is the one that the client asked for, if it asked for one.
-        """
-        new = self._new
-        if self.model_immediate_response is None:
-            self.model_immediate_response = options.model_immediate_response
-        request = new.request
-        new = replace(
-            new,
-            ttl_ms=options.ttl_ms if new.ttl_ms is None else new.ttl_ms,
-            poll_interval_ms=options.poll_interval_ms,
-            request=replace(request, rerunnable=options.rerunnable),
-        )
-        record = await self.begin(new)
-        assert self._session is not None
-        return await work(
-            ServerTaskContext(
-                task=record.task,
-                store=self.runtime.store,
-                session=self._session,
-                queue=self.runtime.queue,
-                handler=self._handler,
-                progress_token=request.progress_token,
-                execution=self._execution,
-            )
-        )
-
-    async def begin(self, new: TaskSpec | None = None) -> TaskRecord:
-        """Make the call a task, once."""
-        record = await self._execution.begin(self._new if new is None else new)
-        if self._session is None:
-            self._session = self._announce(record)
-        return record
-
-
-_augmented_call: ContextVar[AugmentedCall | None] = ContextVar("mcp_task_runtime_augmented_call", default=None)
-
-
-def augmented_call(runtime: TaskRuntime) -> AugmentedCall | None:
-    """Return the call that is running in this context as a task of this runtime."""
-    call = _augmented_call.get()
-    return call if call is not None and call.runtime is runtime else None
-
-
-@contextmanager
-def calling(call: AugmentedCall | None) -> Generator[None, None, None]:
-    """Run a block as part of a call; `None` for one that is no task."""
-    token = _augmented_call.set(call)
-    try:
-        yield
-    finally:
-        _augmented_call.reset(token)
 
 
 # What the protocol asks for
@@ -282,6 +143,7 @@ class TaskMethods:
         connection: TaskSession,
         *,
         undeliverable: str | None,
+        options: TaskOptions | None = None,
         home: Hashable = None,
     ) -> JSONObject:
         """Run a tool as a task and return its handle as soon as there is one (wire rule B3).
@@ -292,6 +154,7 @@ class TaskMethods:
             requestor: Who calls.
             connection: What of the client's connection outlives the call.
             undeliverable: As for `TaskResultHandler`.
+            options: How the tool runs as a task; `None` where the tool itself says so, with `Tasks.run`.
             home: As for `TaskRuntime.run`.
 
         Raises:
@@ -315,7 +178,7 @@ class TaskMethods:
             handler = TaskResultHandler(
                 self._runtime.store, self._runtime.queue, settings=self._runtime.settings, undeliverable=undeliverable
             )
-        calls: list[AugmentedCall] = []
+        calls: list[TaskCall] = []
 
         def announce(record: TaskRecord) -> TaskSession:
             client = _TaskConnection(record, connection, self._handler)
@@ -323,11 +186,20 @@ class TaskMethods:
             return client
 
         async def work(execution: Execution[JSONObject]) -> JSONObject:
-            call = AugmentedCall(
-                runtime=self._runtime, handler=handler, execution=execution, new=new, announce=announce
+            call = TaskCall(
+                self._runtime,
+                new.request.name,
+                execution=execution,
+                handler=handler,
+                new=lambda: new,
+                connect=announce,
+                client_decides=True,
             )
             calls.append(call)
-            execution.promote_after(_BEGIN_SECONDS, new)
+            if options is None:
+                call.promote_after(_BEGIN_SECONDS)
+            else:
+                await call.begin(options)
             with calling(call):
                 # A call that ends before its tool began is a task too: the client asked for one.
                 try:
@@ -428,35 +300,3 @@ class _TaskConnection:
             return
         except StoreError:
             logger.debug("A task's changes are no longer announced", exc_info=True)
-
-
-async def run_within_request(
-    work: Callable[[ServerTaskContext], Awaitable[T]],
-    session: TaskSession,
-    *,
-    undeliverable: str | None,
-    progress_token: str | int | None = None,
-) -> T:
-    """Run work for a client that takes no task: its task is a private one that ends with the call.
-
-    Args:
-        work: What to run; it gets the private task's context.
-        session: The connection, as far as this request reaches.
-        undeliverable: As for `TaskResultHandler`.
-        progress_token: The token the client gave for progress, if it did.
-    """
-    async with InMemoryTaskStore() as store:
-        record = await store.create_task(NewTask(ttl_ms=None))
-        handler = TaskResultHandler(store, store.message_queue, undeliverable=undeliverable)
-        context = ServerTaskContext(
-            task=record.task,
-            store=store,
-            session=session,
-            queue=store.message_queue,
-            handler=handler,
-            progress_token=progress_token,
-        )
-        if undeliverable is not None:
-            return await work(context)
-        async with handler.delivering(record.task_id, session, related=False):
-            return await work(context)

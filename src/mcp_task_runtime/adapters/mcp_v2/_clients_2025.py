@@ -9,35 +9,36 @@ import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
-import anyio
 from mcp.server.context import CallNext, HandlerResult
 from mcp.shared.exceptions import MCPError
-from mcp.shared.message import ServerMessageMetadata
-from mcp_types import CONNECTION_CLOSED
-from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
+from mcp_task_runtime.adapters._tool_calls import calling
+from mcp_task_runtime.adapters._tool_table import ToolTable
 from mcp_task_runtime.adapters.host import RuntimeHost
-from mcp_task_runtime.adapters.mcp_v2._requests import Context, RawMessage, RawResult, as_mcp_errors, capabilities
+from mcp_task_runtime.adapters.mcp_v2._requests import (
+    ConnectionSession,
+    Context,
+    RequestSession,
+    as_mcp_errors,
+    is_modern,
+)
 from mcp_task_runtime.adapters.task_methods import (
     JSON_RESPONSES,
     NO_SESSION,
     ConnectionScopes,
     Requestor,
     TaskMethods,
-    ToolModes,
-    calling,
     http_manager,
-    listed_mode,
 )
 from mcp_task_runtime.core.json import JSONObject, to_json_value
 from mcp_task_runtime.core.runtime import TaskRuntime
-from mcp_task_runtime.errors import INVALID_PARAMS, METHOD_NOT_FOUND, CapabilityError, ProtocolError
+from mcp_task_runtime.errors import INVALID_PARAMS, METHOD_NOT_FOUND, ProtocolError
 from mcp_task_runtime.wire import v2025_11_25 as wire
 
-__all__ = ["LegacyClients"]
+__all__ = ["Clients2025"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -47,19 +48,21 @@ _PROTOCOL_VERSIONS = frozenset({wire.PROTOCOL_VERSION, "2025-06-18"})
 _SESSION_HEADER = "mcp-session-id"
 
 
-class LegacyClients:
+class Clients2025:
     """Serves the `tasks` capability to the clients that know no other."""
 
-    def __init__(self, runtime: TaskRuntime, host: RuntimeHost, principal: Callable[[Context], str | None]) -> None:
+    def __init__(
+        self, runtime: TaskRuntime, host: RuntimeHost, tools: ToolTable, principal: Callable[[Context], str | None]
+    ) -> None:
         """Make it for one server; the host must hold the runtime open while it serves."""
-        self.modes: ToolModes = ToolModes()
+        self._tools = tools
         self._principal = principal
         self._methods = TaskMethods(runtime, host)
         self._scopes = ConnectionScopes()
 
     async def middleware(self, ctx: Context, call_next: CallNext) -> HandlerResult:
         """Serve what such a client asks for; pass on everything else."""
-        if ctx.request_id is None or ctx.protocol_version in MODERN_PROTOCOL_VERSIONS:
+        if ctx.request_id is None or is_modern(ctx):
             with calling(None):
                 return await call_next(ctx)
         if ctx.method == "initialize":
@@ -73,11 +76,11 @@ class LegacyClients:
                 return await call_next(ctx)
             requestor = self._requestor(ctx)
             if ctx.method == "tools/list":
-                return await self._tools(ctx, call_next)
+                return await self._list_tools(ctx, call_next)
             if ctx.method == "tasks/get":
                 return await self._methods.get(ctx.params, requestor)
             if ctx.method == "tasks/result":
-                return await self._methods.result(ctx.params, requestor, _RequestSession(ctx), is_alive=_liveness(ctx))
+                return await self._methods.result(ctx.params, requestor, RequestSession(ctx), is_alive=_liveness(ctx))
             if ctx.method == "tasks/list":
                 return await self._methods.list(ctx.params, requestor)
             if ctx.method == "tasks/cancel":
@@ -92,41 +95,35 @@ class LegacyClients:
             result["capabilities"] = {**result["capabilities"], "tasks": tasks}
         return result
 
-    async def _tools(self, ctx: Context, call_next: CallNext) -> JSONObject:
+    async def _list_tools(self, ctx: Context, call_next: CallNext) -> JSONObject:
         result = await _as_object(call_next(ctx))
-        result["tools"] = self.modes.show(result.get("tools", []))
+        result["tools"] = self._tools.show(result.get("tools", []))
         return result
 
-    async def _mode_of(self, name: str, ctx: Context, call_next: CallNext) -> wire.TaskSupport:
-        """Return the mode of a tool: as declared here, or as the server's own list shows it."""
-        mode = self.modes.get(name)
-        cursor: str | None = None
-        while mode is None:
+    async def _support_of(self, name: str, ctx: Context, call_next: CallNext) -> wire.TaskSupport:
+        async def list_page(cursor: str | None) -> JSONObject:
             params = {} if cursor is None else {"cursor": cursor}
             try:
-                page = await _as_object(call_next(replace(ctx, method="tools/list", params=params)))
+                return await _as_object(call_next(replace(ctx, method="tools/list", params=params)))
             except MCPError as error:
                 if error.code != METHOD_NOT_FOUND:
                     raise
-                return "forbidden"
-            mode = listed_mode(page.get("tools", []), name)
-            cursor = page.get("nextCursor")
-            if cursor is None:
-                break
-        return mode or "forbidden"
+                return {}
+
+        return await self._tools.support_of(name, list_page)
 
     async def _call(self, ctx: Context, call_next: CallNext) -> HandlerResult:
         params = ctx.params or {}
         name = params.get("name")
         if not isinstance(name, str):
             return await call_next(ctx)  # the SDK refuses it
-        mode = await self._mode_of(name, ctx, call_next)
+        support = await self._support_of(name, ctx, call_next)
         if ctx.protocol_version not in _PROTOCOL_VERSIONS or params.get("task") is None:
-            if mode == "required":
+            if support == "required":
                 raise wire.task_required(name)
             with calling(None):
                 return await call_next(ctx)
-        if mode == "forbidden":
+        if support == "forbidden":
             raise wire.task_forbidden(name)
 
         async def job() -> JSONObject:
@@ -137,6 +134,7 @@ class LegacyClients:
             except ValidationError as error:
                 raise ProtocolError(INVALID_PARAMS, "Invalid request parameters", "") from error
 
+        declared = self._tools.get(name)
         undeliverable = NO_SESSION if _is_stateless(ctx) else None
         if undeliverable is None and not ctx.session.can_send_request:
             undeliverable = JSON_RESPONSES
@@ -144,8 +142,9 @@ class LegacyClients:
             params,
             job,
             self._requestor(ctx),
-            _ConnectionSession(ctx),
+            ConnectionSession(ctx),
             undeliverable=undeliverable,
+            options=None if declared is None else declared.options,
             home=id(ctx.lifespan_context),
         )
 
@@ -200,56 +199,3 @@ def _liveness(ctx: Context) -> Callable[[], Awaitable[bool]] | None:
 async def _as_object(result: Awaitable[HandlerResult]) -> JSONObject:
     value = to_json_value(await result)
     return dict(value) if isinstance(value, dict) else {}
-
-
-class _ConnectionSession:
-    """The `TaskSession` of a whole connection: what is sent here belongs to no request."""
-
-    can_send_request = False
-
-    def __init__(self, ctx: Context) -> None:
-        self.client_capabilities = capabilities(ctx)
-        self._session = ctx.session
-        self._request_id = ctx.request_id
-
-    async def send_notification(self, method: str, params: JSONObject) -> None:
-        """Send a notification on the connection's own channel; a client that has left is no error."""
-        await self._send(method, params, None)
-
-    async def _send(self, method: str, params: JSONObject, related_request_id: Any) -> None:
-        try:
-            await self._session.send_notification(cast(Any, RawMessage(method, params)), related_request_id)
-        except (anyio.ClosedResourceError, anyio.BrokenResourceError):
-            logger.debug("A notification was dropped: the client has left")
-
-    async def send_request(self, method: str, params: JSONObject) -> JSONObject:
-        """Refuse: such requests would belong to no stream."""
-        raise CapabilityError("Requests to the client go over the stream of one of its own")
-
-
-class _RequestSession(_ConnectionSession):
-    """The `TaskSession` of one request: what is sent here goes over its stream."""
-
-    @property
-    def can_send_request(self) -> bool:  # type: ignore[override]
-        """Whether the stream carries requests."""
-        return self._session.can_send_request
-
-    async def send_notification(self, method: str, params: JSONObject) -> None:
-        """Send a notification, unless it belongs to no stream."""
-        if method != wire.STATUS_NOTIFICATION:
-            await self._send(method, params, self._request_id)
-
-    async def send_request(self, method: str, params: JSONObject) -> JSONObject:
-        """Send a request and return what the client answers."""
-        try:
-            result: Any = await self._session.send_request(
-                cast(Any, RawMessage(method, params)),
-                cast(Any, RawResult),
-                metadata=ServerMessageMetadata(related_request_id=self._request_id),
-            )
-        except MCPError as error:
-            if error.code == CONNECTION_CLOSED and error.message == "Connection closed":
-                raise ConnectionError("The client has left") from error
-            raise ProtocolError(error.code, error.message, error.data) from error
-        return cast(JSONObject, result)

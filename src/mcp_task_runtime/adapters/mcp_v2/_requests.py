@@ -7,26 +7,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias, cast
 
+import anyio
 from mcp.server.context import ServerRequestContext
 from mcp.shared.exceptions import MCPError
 from mcp.shared.message import ServerMessageMetadata
+from mcp_types import CONNECTION_CLOSED
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from mcp_task_runtime.core.context import sole_cause
 from mcp_task_runtime.core.json import JSONObject, to_json_value
-from mcp_task_runtime.core.types import TaskRecord
 from mcp_task_runtime.errors import INTERNAL_ERROR, CapabilityError, ProtocolError, StoreError, TaskRuntimeError
 from mcp_task_runtime.wire import v2026_07_28 as wire
+from mcp_task_runtime.wire.v2025_11_25 import STATUS_NOTIFICATION
 
 __all__ = [
+    "ConnectionSession",
     "Context",
     "RawMessage",
     "RawResult",
-    "RequestClient",
-    "TaskClient",
+    "RequestSession",
     "as_mcp_errors",
     "capabilities",
     "declares_tasks",
+    "is_modern",
 ]
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -63,51 +66,73 @@ def declares_tasks(ctx: Context) -> bool:
     """Whether this very request declared the extension; a client of an older revision cannot (C1)."""
     declared = ctx.session.client_capabilities
     extensions = None if declared is None else declared.extensions
-    return ctx.protocol_version in MODERN_PROTOCOL_VERSIONS and wire.EXTENSION_ID in (extensions or {})
+    return is_modern(ctx) and wire.EXTENSION_ID in (extensions or {})
 
 
-class TaskClient:
-    """The `TaskSession` of a task: its request is over, so the client is reached through the task alone."""
+def is_modern(ctx: Context) -> bool:
+    """Whether a request is of a protocol revision that has the extension."""
+    return ctx.protocol_version in MODERN_PROTOCOL_VERSIONS
+
+
+class ConnectionSession:
+    """The `TaskSession` of a whole connection: what is sent here belongs to no request."""
 
     can_send_request = False
 
-    def __init__(self, record: TaskRecord) -> None:
-        self.client_capabilities: JSONObject = record.client_capabilities
+    def __init__(self, ctx: Context) -> None:
+        """Make the session of the connection that a request came by."""
+        self.client_capabilities: JSONObject = capabilities(ctx)
+        self._session = ctx.session
+        self._request_id = ctx.request_id
 
     async def send_notification(self, method: str, params: JSONObject) -> None:
-        """Do nothing: the client sees the status when it polls."""
+        """Send a notification on the connection's own channel; a client that has left is no error."""
+        await self._send(method, params, None)
+
+    async def _send(self, method: str, params: JSONObject, related_request_id: Any) -> None:
+        try:
+            await self._session.send_notification(cast(Any, RawMessage(method, params)), related_request_id)
+        except (anyio.ClosedResourceError, anyio.BrokenResourceError):
+            logger.debug("A notification was dropped: the client has left")
 
     async def send_request(self, method: str, params: JSONObject) -> JSONObject:
-        """Refuse: under this protocol revision a server sends no requests."""
-        raise CapabilityError("This connection carries no requests to the client")
+        """Refuse: such requests would belong to no stream.
+
+        Raises:
+            CapabilityError: Always.
+        """
+        raise CapabilityError("Requests to the client go over the stream of one of its own")
 
 
-class RequestClient:
-    """The `TaskSession` of a call that runs within its request, over the SDK's own session."""
-
-    def __init__(self, ctx: Context) -> None:
-        self.client_capabilities: JSONObject = capabilities(ctx)
-        self._ctx = ctx
+class RequestSession(ConnectionSession):
+    """The `TaskSession` of one request: what is sent here goes over its stream."""
 
     @property
-    def can_send_request(self) -> bool:
-        """Whether this connection carries requests to the client."""
-        return self._ctx.session.can_send_request
+    def can_send_request(self) -> bool:  # type: ignore[override]
+        """Whether the stream carries requests."""
+        return self._session.can_send_request
 
     async def send_notification(self, method: str, params: JSONObject) -> None:
-        """Send progress; a client that has no task is told nothing of one."""
-        if method == "notifications/progress":
-            await self._ctx.session.report_progress(params["progress"], params.get("total"), params.get("message"))
+        """Send a notification, unless it belongs to no stream."""
+        if method != STATUS_NOTIFICATION:
+            await self._send(method, params, self._request_id)
 
     async def send_request(self, method: str, params: JSONObject) -> JSONObject:
-        """Send a request on the stream of the call."""
+        """Send a request and return what the client answers.
+
+        Raises:
+            ConnectionError: The client has left.
+            ProtocolError: The client answered with a JSON-RPC error.
+        """
         try:
-            result: Any = await self._ctx.session.send_request(
+            result: Any = await self._session.send_request(
                 cast(Any, RawMessage(method, params)),
                 cast(Any, RawResult),
-                metadata=ServerMessageMetadata(related_request_id=self._ctx.request_id),
+                metadata=ServerMessageMetadata(related_request_id=self._request_id),
             )
         except MCPError as error:
+            if error.code == CONNECTION_CLOSED and error.message == "Connection closed":
+                raise ConnectionError("The client has left") from error
             raise ProtocolError(error.code, error.message, error.data) from error
         return cast(JSONObject, result)
 

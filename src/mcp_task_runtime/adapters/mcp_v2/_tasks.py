@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
-from contextvars import ContextVar
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Final, TypeVar, cast
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
+from typing import Any, ClassVar, Final
 
 try:
     from mcp.server.context import CallNext, HandlerResult
@@ -22,73 +19,39 @@ from mcp.server.extension import Extension, MethodBinding, compose_tool_call_han
 from mcp.server.lowlevel import Server
 from mcp.server.lowlevel.server import lifespan as sdk_default_lifespan
 from mcp.server.mcpserver import MCPServer, authenticated_principal
-from mcp.server.mcpserver import exceptions as sdk_exceptions
 from mcp.server.mcpserver.exceptions import ResourceError, ToolError
 from mcp.shared.exceptions import MCPError
-from mcp.shared.inbound import decode_header_value
-from mcp_types import (
-    METHOD_NOT_FOUND,
-    CallToolRequestParams,
-    CallToolResult,
-    ErrorData,
-    Icon,
-    InputRequiredResult,
-    RequestParams,
-    TextContent,
-    ToolAnnotations,
-)
-from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+from mcp_types import CallToolRequestParams, CallToolResult, TextContent
 
-from mcp_task_runtime.adapters.base_tasks import BaseTasks, TaskOptions, check_seconds, to_call_result
-from mcp_task_runtime.adapters.mcp_v2._clients_2025 import LegacyClients
+from mcp_task_runtime.adapters._options import check_seconds
+from mcp_task_runtime.adapters._tool_calls import PlainCall, TaskCall, ToolCall, calling, current_call
+from mcp_task_runtime.adapters.base_tasks import BaseTasks
+from mcp_task_runtime.adapters.mcp_v2._clients_2025 import Clients2025
 from mcp_task_runtime.adapters.mcp_v2._listen import is_listen, serve_listen
-from mcp_task_runtime.adapters.mcp_v2._promotion import PromotingSession
+from mcp_task_runtime.adapters.mcp_v2._methods_2026 import Methods2026, outcome_of_result
 from mcp_task_runtime.adapters.mcp_v2._requests import (
     Context,
-    RequestClient,
-    TaskClient,
+    RequestSession,
     as_mcp_errors,
-    capabilities,
     declares_tasks,
+    is_modern,
 )
-from mcp_task_runtime.adapters.result_handler import TaskResultHandler
-from mcp_task_runtime.adapters.server_context import ServerTaskContext
-from mcp_task_runtime.adapters.task_methods import augmented_call, run_within_request
-from mcp_task_runtime.adapters.tool_function import ToolFunction
-from mcp_task_runtime.core.execution import Execution
-from mcp_task_runtime.core.json import dump_json
+from mcp_task_runtime.core.json import JSONObject
 from mcp_task_runtime.core.message_queue import TaskMessageQueue
 from mcp_task_runtime.core.settings import TaskSettings
 from mcp_task_runtime.core.store import TaskStore
-from mcp_task_runtime.core.types import Outcome, TaskRecord, TaskRequest, TaskSpec
-from mcp_task_runtime.errors import (
-    InvalidTransitionError,
-    ProtocolError,
-)
-from mcp_task_runtime.wire import v2026_07_28 as wire
-from mcp_task_runtime.wire.answers import check_answer
+from mcp_task_runtime.core.types import Outcome
+from mcp_task_runtime.errors import ProtocolError
+from mcp_task_runtime.wire import v2025_11_25 as wire_2025
+from mcp_task_runtime.wire import v2026_07_28 as wire_2026
 
 __all__ = ["Tasks"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 _NO_BACK_CHANNEL: Final = (
     "The client cannot be asked: it did not declare the tasks extension, and its connection carries no requests"
 )
-FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
-
-_SDK_MASKS_CRASHES: Final = hasattr(sdk_exceptions, "UnexpectedToolError")
-"""Whether the SDK keeps the text of an unexpected exception to itself (law L11): since `mcp` 2.1."""
-
-
-class _TaskIdParams(RequestParams):
-    task_id: str
-
-
-class _UpdateParams(_TaskIdParams):
-    input_responses: dict[str, Any]
 
 
 class Tasks(BaseTasks, Extension):
@@ -107,7 +70,9 @@ class Tasks(BaseTasks, Extension):
     running in between.
     """
 
-    identifier: ClassVar[str] = wire.EXTENSION_ID  # type: ignore[misc]  # the base declares it without ClassVar
+    identifier: ClassVar[str] = wire_2026.EXTENSION_ID  # type: ignore[misc]  # the base declares it without ClassVar
+
+    _deliberate_errors = (ToolError, MCPError, ResourceError)
 
     def __init__(
         self,
@@ -117,6 +82,7 @@ class Tasks(BaseTasks, Extension):
         settings: TaskSettings | None = None,
         promote_after: float | None = None,
         principal: Callable[[Context], str | None] = authenticated_principal,
+        mask_errors: bool = False,
     ) -> None:
         """Make the tasks of one server.
 
@@ -124,21 +90,23 @@ class Tasks(BaseTasks, Extension):
             store: Where tasks are kept; in memory when `None`. It stays yours to close.
             queue: Where questions are kept; the store's own when `None`.
             settings: Limits and defaults.
-            promote_after: Seconds after which any tool call becomes a task by itself, if its client takes
-                tasks; `None` for never. Such a call becomes a task at once when its tool asks the client.
-            principal: Who makes a request: its tasks belong to that principal, and nobody else sees them
-                (law L10). `None` from it means that nobody can tell, and that a task's id is its secret.
-                Otherwise the SDK's authentication says who.
+            promote_after: Seconds after which any tool call becomes a task, if its client takes tasks; `None` for
+                never. Such a call becomes a task at once when its tool asks the client.
+            principal: Returns the principal that makes a request: its tasks belong to that principal, and are
+                hidden from all others (law L10). `None` from it means that the caller is unknown, and that a task's
+                id is its secret. The default takes the principal from the SDK's authentication.
+            mask_errors: Whether clients read "internal error" instead of the text of an exception that the work of a
+                tool raises, other than the errors that are meant for them. By default they read what the SDK shows
+                of a plain call.
 
         Raises:
             ValueError: `queue` is `None` and the store brings none; or `promote_after` is out of range.
         """
         check_seconds("promote_after", promote_after)
-        self._promote_after = promote_after
-        super().__init__(store, queue, settings)
-        self._handler = TaskResultHandler(self.runtime.store, self.runtime.queue, settings=settings)
+        super().__init__(store, queue, settings, mask_errors=mask_errors)
         self._principal = principal
-        self._legacy = LegacyClients(self.runtime, self._host, principal)
+        self._methods_2026 = Methods2026(self.runtime, self._handler, principal, promote_after)
+        self._clients_2025 = Clients2025(self.runtime, self._host, self._tools, principal)
         self._homes: Counter[int] = Counter()
         self._mcp: MCPServer[Any] | None = None
         self._installed = False
@@ -213,243 +181,29 @@ class Tasks(BaseTasks, Extension):
 
         return holding
 
-    # -- tools
-
-    def tool(
-        self,
-        name: str | None = None,
-        title: str | None = None,
-        description: str | None = None,
-        annotations: ToolAnnotations | None = None,
-        icons: list[Icon] | None = None,
-        meta: dict[str, Any] | None = None,
-        structured_output: bool | None = None,
-        *,
-        required: bool = False,
-        ttl_ms: int | None = None,
-        poll_interval_ms: int | None = None,
-        promote_after: float | None = None,
-        model_immediate_response: str | None = None,
-        rerunnable: bool = False,
-    ) -> Callable[[FunctionT], FunctionT]:
-        """Make a tool of the installed `MCPServer` that runs as a task.
-
-        Args:
-            name: As for `MCPServer.tool`.
-            title: As for `MCPServer.tool`.
-            description: As for `MCPServer.tool`.
-            annotations: As for `MCPServer.tool`.
-            icons: As for `MCPServer.tool`.
-            meta: As for `MCPServer.tool`.
-            structured_output: As for `MCPServer.tool`.
-            required: As for `task`.
-            ttl_ms: As for `task`.
-            poll_interval_ms: As for `task`.
-            promote_after: As for `task`.
-            model_immediate_response: As for `task`.
-            rerunnable: Whether the work may run again, with the same arguments, when the process that ran
-                it is lost; any process of the same server that shares the store does it. What it asks in
-                the same words as before then gets the answer it got before. If not, the task fails.
-
-        Raises:
-            RuntimeError: These Tasks are not installed in an `MCPServer`.
-        """
-        if callable(name):
-            raise TypeError("Use @tasks.tool() instead of @tasks.tool")
-        mcp = self._mcp
-        if mcp is None:
-            raise RuntimeError("tool() needs install(mcp); without it write @mcp.tool() above @tasks.task()")
-
-        def register(function: FunctionT) -> FunctionT:
-            options = TaskOptions(
-                required, ttl_ms, poll_interval_ms, promote_after, model_immediate_response, rerunnable
-            )
-            body = self._task_body(function, name or function.__name__, options)
-            if rerunnable:
-                self.runtime.rerun_with(name or function.__name__, functools.partial(self._rerun, mcp))
-            mcp.add_tool(
-                body,
-                name=name,
-                title=title,
-                description=description,
-                annotations=annotations,
-                icons=icons,
-                meta=meta,
-                structured_output=structured_output,
-            )
-            return function
-
-        return register
-
-    def task(
-        self,
-        *,
-        name: str | None = None,
-        required: bool = False,
-        ttl_ms: int | None = None,
-        poll_interval_ms: int | None = None,
-        promote_after: float | None = None,
-        model_immediate_response: str | None = None,
-    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        """Return a decorator, to stand under `mcp.tool()`, for functions that run as tasks.
-
-        A parameter annotated with `ServerTaskContext` gets the task's context and shows in no schema.
-        Async and plain functions work; a plain one runs in a thread, where `anyio.from_thread.run` calls
-        the context's methods, and `is_cancelled` says when to stop. Its task ends at once when it is
-        cancelled, but Python cannot stop a thread, and a process waits for its threads when it exits.
-
-        Args:
-            name: The tool's name, where `mcp.tool()` gives it another than the function's.
-            required: Whether a client must take a task. If not, a client without the extension gets the
-                result itself, and the work runs within its request.
-            ttl_ms: TTL of the tasks in milliseconds; the settings' default when `None`.
-            poll_interval_ms: Milliseconds clients wait between polls; the settings' default when `None`.
-            promote_after: Seconds to wait for the result before the client gets a task instead of it;
-                `None` to give it a task at once. A question to the client ends the wait.
-            model_immediate_response: What a client of protocol revision 2025-11-25 tells its model while the
-                task runs (wire rule B3).
-
-        Raises:
-            ValueError: A number is out of range; the message names it.
-        """
-        options = TaskOptions(required, ttl_ms, poll_interval_ms, promote_after, model_immediate_response)
-        return lambda function: self._task_body(function, name or function.__name__, options)
-
-    def _task_body(self, function: Callable[..., Any], name: str, options: TaskOptions) -> Callable[..., Any]:
-        tool = ToolFunction(function)
-        self._legacy.modes.declare(name, required=options.required)
-
-        async def body(**arguments: Any) -> Any:
-            try:
-                return await self._run(functools.partial(tool.call, arguments), options)
-            except (MCPError, ToolError, ResourceError):
-                raise
-            except Exception as error:
-                if _SDK_MASKS_CRASHES:
-                    raise
-                logger.exception("The work of a task raised an exception")
-                raise ToolError("internal error") from error
-
-        return tool.disguise(body)
-
-    async def run(
-        self,
-        work: Callable[[ServerTaskContext], Awaitable[T]],
-        *,
-        required: bool = False,
-        ttl_ms: int | None = None,
-        poll_interval_ms: int | None = None,
-        promote_after: float | None = None,
-        model_immediate_response: str | None = None,
-    ) -> T:
-        """Run work as a task, from inside a tool call.
-
-        Returns what the work returns; the caller's client has its task handle long before. What a tool
-        does before this is part of the call, what it does afterwards is part of the task.
-
-        Args:
-            work: What to run; it gets the task's context.
-            required: As for `task`.
-            ttl_ms: As for `task`.
-            poll_interval_ms: As for `task`.
-            promote_after: As for `task`.
-            model_immediate_response: As for `task`.
-
-        Raises:
-            MCPError: The client did not declare the extension, and it is required (wire rule C2); or the
-                work raised a `ProtocolError` or `CapabilityError`.
-            RuntimeError: This is no tool call of the server these Tasks are installed in.
-            ValueError: A number is out of range; the message names it.
-        """
-        return await self._run(
-            work, TaskOptions(required, ttl_ms, poll_interval_ms, promote_after, model_immediate_response)
-        )
-
-    async def _run(self, work: Callable[[ServerTaskContext], Awaitable[T]], options: TaskOptions) -> T:
-        call = _current_call.get()
-        if call is None or call.tasks is not self:
-            raise RuntimeError("run() works in a tool call of the server that these Tasks are installed in")
-        with as_mcp_errors():
-            augmented = augmented_call(self.runtime)
-            if augmented is not None:
-                return await augmented.run(work, options)
-            if call.execution is None:
-                if options.required:
-                    raise wire.missing_capability()
-                assert call.ctx is not None
-                session = RequestClient(call.ctx)
-                return await run_within_request(
-                    work,
-                    session,
-                    undeliverable=None if session.can_send_request else _NO_BACK_CHANNEL,
-                    progress_token=None if call.ctx.meta is None else call.ctx.meta.get("progress_token"),
-                )
-            if call.execution.record is None:
-                new = call.new_task(options)
-                if options.promote_after is not None:
-                    call.execution.promote_after(options.promote_after, new)
-                await call.execution.begin(new, quietly=options.promote_after is not None)
-            return await work(self._context(call.execution))
-
-    def _context(self, execution: Execution[Any]) -> ServerTaskContext:
-        record = execution.record
-        assert record is not None
-        return ServerTaskContext(
-            task=record.task,
-            store=self.runtime.store,
-            session=TaskClient(record),
-            queue=self.runtime.queue,
-            handler=self._handler,
-            execution=execution,
-            attempt=1 if record.lease is None else record.lease.attempt,
-        )
-
     # -- what the SDK calls
 
     def methods(self) -> Sequence[MethodBinding]:
         """Return the methods of the extension; called by `MCPServer`."""
         self._installed = True
-        return [
-            MethodBinding("tasks/get", _TaskIdParams, self._get),
-            MethodBinding("tasks/update", _UpdateParams, self._update),
-            MethodBinding("tasks/cancel", _TaskIdParams, self._cancel),
-        ]
+        return self._methods_2026.bindings()
 
     async def intercept_tool_call(
         self, params: CallToolRequestParams, ctx: Context, call_next: CallNext
     ) -> HandlerResult:
-        """Run a tool call apart from its request, so that it can become a task; called by the SDK.
-
-        Argument validation, dependencies and multi-round-trip input stay part of the call (wire rule
-        C5), and result conversion and output validation stay the SDK's.
-        """
+        """Run a tool call so that it can become a task, if its client takes one; called by the SDK."""
         if self._has_middleware is None:  # every request would have passed it before it came here
             self._has_middleware = False
             logger.warning(
                 "middleware=[tasks.middleware] is missing among the arguments of the server: "
                 "its tasks are not pushed, and clients of protocol 2025-11-25 have none"
             )
-        if not declares_tasks(ctx):
-            with _calling(_Call(self, ctx, params, None)):
-                return await call_next(ctx)
-
-        async def work(execution: Execution[HandlerResult]) -> HandlerResult:
-            call = _Call(self, ctx, params, execution)
-            inner = ctx
-            if self._promote_after is not None:
-                execution.promote_after(self._promote_after, call.new_task(_DEFAULT_OPTIONS))
-                session = PromotingSession(ctx.session, execution, call.context)
-                inner = replace(ctx, session=cast(Any, session))
-            with _calling(call):
-                try:
-                    return await call_next(inner)
-                except MCPError as error:
-                    if not execution.is_announced:
-                        raise
-                    raise ProtocolError(error.code, error.message, error.data) from error
-
-        result = await self.runtime.run(work, outcome_of=_outcome, home=id(ctx.lifespan_context))
-        return wire.render_handle(result) if isinstance(result, TaskRecord) else result
+        if declares_tasks(ctx):
+            return await self._methods_2026.call(params, ctx, call_next)
+        if self._has_middleware and not is_modern(ctx) and current_call(self.runtime) is not None:
+            return await call_next(ctx)  # a task of a client of 2025-11-25
+        with calling(self._plain_call(params.name, ctx)):
+            return await call_next(ctx)
 
     async def middleware(self, ctx: Context, call_next: CallNext) -> HandlerResult:
         """Serve what no handler of an extension can; called by the SDK.
@@ -459,113 +213,36 @@ class Tasks(BaseTasks, Extension):
         self._has_middleware = True
         if is_listen(ctx):
             return await serve_listen(self.runtime, self._host, self._principal(ctx), ctx, call_next)
-        return await self._legacy.middleware(ctx, call_next)
+        return await self._clients_2025.middleware(ctx, call_next)
 
-    async def _rerun(self, mcp: MCPServer[Any], execution: Execution[Outcome]) -> Outcome:
-        """Run the work of a tool again whose process was lost (law L12)."""
-        record = execution.record
-        assert record is not None
-        params = CallToolRequestParams(name=record.request.name, arguments=record.request.arguments)
-        with _calling(_Call(self, None, params, execution)):
-            try:
-                return _outcome(await mcp.call_tool(params.name, params.arguments or {}))
-            except MCPError as error:
-                raise ProtocolError(error.code, error.message, error.data) from error
-            except ToolError as error:
-                logger.exception("A tool that was run again failed")
-                return _outcome(CallToolResult(content=[TextContent(text=str(error))], is_error=True))
-
-    async def _get(self, ctx: Context, params: _TaskIdParams) -> HandlerResult:
-        with as_mcp_errors():
-            _admit(ctx, params)
-            view = await self.runtime.poll(params.task_id, owner=self._principal(ctx))
-            return {"resultType": "complete", **wire.render_view(view)}
-
-    async def _update(self, ctx: Context, params: _UpdateParams) -> HandlerResult:
-        with as_mcp_errors():
-            _admit(ctx, params)
-            await self.runtime.answer(
-                params.task_id,
-                params.input_responses,
-                owner=self._principal(ctx),
-                check=functools.partial(check_answer, max_bytes=self.runtime.settings.max_answer_bytes),
-            )
-            return wire.acknowledge()
-
-    async def _cancel(self, ctx: Context, params: _TaskIdParams) -> HandlerResult:
-        with as_mcp_errors():
-            _admit(ctx, params)
-            with suppress(InvalidTransitionError):  # it has ended: acknowledged all the same (wire rule C9)
-                await self.runtime.cancel(params.task_id, owner=self._principal(ctx))
-            return wire.acknowledge()
-
-
-_DEFAULT_OPTIONS = TaskOptions()
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """The tool call that is running in this context; without a request when it runs again."""
-
-    tasks: Tasks
-    ctx: Context | None
-    params: CallToolRequestParams
-    execution: Execution[Any] | None
-
-    def new_task(self, options: TaskOptions) -> TaskSpec:
-        """Return what a task for this call is made with."""
-        assert self.ctx is not None
-        return TaskSpec(
-            owner=self.tasks._principal(self.ctx),
-            ttl_ms=options.ttl_ms,
-            poll_interval_ms=options.poll_interval_ms,
-            request=TaskRequest(
-                name=self.params.name,
-                arguments_json=dump_json(self.params.arguments or {}),
-                rerunnable=options.rerunnable,
-            ),
-            client_capabilities_json=dump_json(capabilities(self.ctx)),
+    def _plain_call(self, name: str, ctx: Context) -> PlainCall:
+        session = RequestSession(ctx)
+        return PlainCall(
+            self.runtime,
+            name,
+            session,
+            undeliverable=None if session.can_send_request else _NO_BACK_CHANNEL,
+            progress_token=None if ctx.meta is None else ctx.meta.get("progress_token"),
+            refusal=wire_2026.missing_capability if is_modern(ctx) else lambda: wire_2025.task_required(name),
         )
 
-    async def context(self) -> ServerTaskContext:
-        """Make this call a task, if it is none, and return the task's context."""
-        assert self.execution is not None
-        await self.execution.begin(self.new_task(_DEFAULT_OPTIONS))
-        return self.tasks._context(self.execution)
+    # -- what differs from other SDK lines
 
+    def _add_tool(self) -> Callable[..., None]:
+        if self._mcp is None:
+            raise RuntimeError("tool() needs install(mcp); without it write @mcp.tool() above @tasks.task()")
+        return self._mcp.add_tool
 
-_current_call: ContextVar[_Call | None] = ContextVar("mcp_task_runtime_call", default=None)
+    def _raising(self, call: ToolCall) -> AbstractContextManager[None]:
+        return as_mcp_errors()
 
-
-@contextmanager
-def _calling(call: _Call) -> Iterator[None]:
-    token = _current_call.set(call)
-    try:
-        yield
-    finally:
-        _current_call.reset(token)
-
-
-def _admit(ctx: Context, params: _TaskIdParams) -> None:
-    """Check what every `tasks/*` request must fulfil.
-
-    Raises:
-        MCPError: The request is of an older protocol revision.
-        ProtocolError: The extension was not declared (C13), or the header names another task (C12).
-    """
-    if ctx.protocol_version not in MODERN_PROTOCOL_VERSIONS:
-        raise MCPError(METHOD_NOT_FOUND, "Method not found", ctx.method)
-    if not declares_tasks(ctx):
-        raise wire.missing_capability()
-    headers: Mapping[str, str] | None = getattr(ctx.request, "headers", None)
-    name = None if headers is None else headers.get("mcp-name")
-    if name is not None and decode_header_value(name) != params.task_id:
-        raise ProtocolError(wire.HEADER_MISMATCH, "The Mcp-Name header does not name the task of the request")
-
-
-def _outcome(result: HandlerResult) -> Outcome:
-    if isinstance(result, ErrorData):
-        return Outcome.failed(result.message, code=result.code, data=result.data)
-    if isinstance(result, InputRequiredResult):
-        return Outcome.failed("A task cannot ask by multi-round-trip input: it asks through its context")
-    return Outcome.completed(to_call_result(result))
+    async def _invoke(self, call: TaskCall, arguments: JSONObject) -> Outcome:
+        if self._mcp is None:
+            raise RuntimeError("Work runs again only in a server that these Tasks are installed in")
+        try:
+            return outcome_of_result(await self._mcp.call_tool(call.name, arguments))
+        except MCPError as error:
+            raise ProtocolError(error.code, error.message, error.data) from error
+        except ToolError as error:
+            logger.exception("A tool that was run again failed")
+            return outcome_of_result(CallToolResult(content=[TextContent(text=str(error))], is_error=True))

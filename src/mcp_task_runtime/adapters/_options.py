@@ -1,0 +1,72 @@
+"""How the calls of a tool become tasks: the options that `tool`, `task`, `run` and `adopt` share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from typing_extensions import TypedDict
+
+__all__ = ["DEFAULT_OPTIONS", "TaskOptions", "TaskOptionsDict", "check_seconds"]
+
+_LONGEST_SECONDS = 100 * 365 * 24 * 60 * 60
+
+
+class TaskOptionsDict(TypedDict, total=False):
+    """The fields of `TaskOptions` as keyword arguments."""
+
+    required: bool
+    ttl_ms: int | None
+    poll_interval_ms: int | None
+    promote_after: float | None
+    model_immediate_response: str | None
+    rerunnable: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskOptions:
+    """How the calls of a tool become tasks.
+
+    Attributes:
+        required: Whether a client must take a task. If not, a client that takes none gets the result itself, and the
+            work runs within its request.
+        ttl_ms: TTL of the tasks in milliseconds, for clients that ask for none; the settings' default when `None`.
+        poll_interval_ms: Milliseconds clients wait between polls; the settings' default when `None`.
+        promote_after: Seconds to wait for the result before a client of protocol 2026-07-28 gets a task instead of
+            it; `None` to give it a task at once. A question to the client ends the wait. Under protocol 2025-11-25
+            the client decides: a call that asks for a task gets one at once, any other call gets none.
+        model_immediate_response: What a client of protocol 2025-11-25 tells its model while the task runs (wire rule
+            B3).
+        rerunnable: Whether the work may run again, with the same arguments, when the process that ran it is lost; any
+            process of the same server that shares the store does it. A question with the same method and params then
+            gets the answer it got before. If not, the task fails.
+
+    Raises:
+        ValueError: A number is out of range; the message names it.
+    """
+
+    required: bool = False
+    ttl_ms: int | None = None
+    poll_interval_ms: int | None = None
+    promote_after: float | None = None
+    model_immediate_response: str | None = None
+    rerunnable: bool = False
+
+    def __post_init__(self) -> None:
+        if self.ttl_ms is not None and self.ttl_ms < 1:
+            raise ValueError("ttl_ms must be at least 1")
+        if self.poll_interval_ms is not None and self.poll_interval_ms < 1:
+            raise ValueError("poll_interval_ms must be at least 1")
+        check_seconds("promote_after", self.promote_after)
+
+
+def check_seconds(name: str, seconds: float | None) -> None:
+    """Check a number of seconds.
+
+    Raises:
+        ValueError: It is out of range; the message has the name.
+    """
+    if seconds is not None and not 0 <= seconds <= _LONGEST_SECONDS:  # false for NaN, too
+        raise ValueError(f"{name} must not be negative, nor above a hundred years")
+
+
+DEFAULT_OPTIONS = TaskOptions()

@@ -1,0 +1,230 @@
+"""The tool call that runs in this context: what `Tasks.run` does in it.
+
+A call is *plain* when its client takes no task, and its work runs within the request. Otherwise it is a run of the
+runtime that becomes a task.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from mcp_task_runtime.adapters._options import DEFAULT_OPTIONS, TaskOptions
+from mcp_task_runtime.adapters.result_handler import TaskResultHandler
+from mcp_task_runtime.adapters.server_context import ServerTaskContext
+from mcp_task_runtime.adapters.session import TaskSession
+from mcp_task_runtime.core.execution import Execution
+from mcp_task_runtime.core.runtime import TaskRuntime
+from mcp_task_runtime.core.types import NewTask, TaskRecord, TaskSpec
+from mcp_task_runtime.errors import TaskRuntimeError
+from mcp_task_runtime.stores.memory import InMemoryTaskStore
+
+__all__ = ["PlainCall", "TaskCall", "ToolCall", "calling", "current_call", "run_within_request"]
+
+T = TypeVar("T")
+
+
+class ToolCall(ABC):
+    """A call of a tool.
+
+    Attributes:
+        runtime: Where its task lives, if it becomes one.
+        name: The tool's name.
+        error: The protocol error that left the work, for SDK lines whose tool layer hides it.
+    """
+
+    def __init__(self, runtime: TaskRuntime, name: str) -> None:
+        self.runtime = runtime
+        self.name = name
+        self.error: TaskRuntimeError | None = None
+
+    @abstractmethod
+    async def run(self, work: Callable[[ServerTaskContext], Awaitable[T]], options: TaskOptions) -> T:
+        """Run work for this call, as a task if its client takes one; return what the work returns."""
+
+
+class PlainCall(ToolCall):
+    """A call whose client takes no task."""
+
+    def __init__(
+        self,
+        runtime: TaskRuntime,
+        name: str,
+        session: TaskSession,
+        *,
+        undeliverable: str | None,
+        progress_token: str | int | None,
+        refusal: Callable[[], TaskRuntimeError],
+    ) -> None:
+        """Make a call.
+
+        Args:
+            runtime: Where it runs.
+            name: The tool's name.
+            session: The connection, as far as this request reaches.
+            undeliverable: As for `TaskResultHandler`.
+            progress_token: The token the client gave for progress, if it did.
+            refusal: Makes the error for work that needs a task.
+        """
+        super().__init__(runtime, name)
+        self._session = session
+        self._undeliverable = undeliverable
+        self._progress_token = progress_token
+        self._refusal = refusal
+
+    async def run(self, work: Callable[[ServerTaskContext], Awaitable[T]], options: TaskOptions) -> T:
+        """Run work within the request.
+
+        Raises:
+            TaskRuntimeError: The work needs a task.
+        """
+        if options.required:
+            raise self._refusal()
+        return await run_within_request(
+            work, self._session, undeliverable=self._undeliverable, progress_token=self._progress_token
+        )
+
+
+class TaskCall(ToolCall):
+    """A call that becomes a task, or is one already when it runs again."""
+
+    def __init__(
+        self,
+        runtime: TaskRuntime,
+        name: str,
+        *,
+        execution: Execution[Any],
+        handler: TaskResultHandler,
+        new: Callable[[], TaskSpec],
+        connect: Callable[[TaskRecord], TaskSession],
+        client_decides: bool = False,
+    ) -> None:
+        """Make a call.
+
+        Args:
+            runtime: Where it runs.
+            name: The tool's name.
+            execution: Its run.
+            handler: Delivers its questions.
+            new: Returns what its task is made with, unless the options of the work say otherwise.
+            connect: Called once when the task exists; returns the session for the work.
+            client_decides: Whether the client has asked for a task, so that it gets one at once.
+        """
+        super().__init__(runtime, name)
+        self.model_immediate_response: str | None = None
+        self._execution = execution
+        self._handler = handler
+        self._new = new
+        self._connect = connect
+        self._client_decides = client_decides
+        self._session: TaskSession | None = None
+
+    async def run(self, work: Callable[[ServerTaskContext], Awaitable[T]], options: TaskOptions) -> T:
+        """Make the call a task, at once or after `promote_after`, and run work for it."""
+        return await work(await self.context(options))
+
+    async def context(self, options: TaskOptions = DEFAULT_OPTIONS) -> ServerTaskContext:
+        """Make the call a task, if it is none yet, and return the task's context."""
+        record = await self.begin(options)
+        assert self._session is not None
+        return ServerTaskContext(
+            task=record.task,
+            store=self.runtime.store,
+            session=self._session,
+            queue=self.runtime.queue,
+            handler=self._handler,
+            progress_token=record.request.progress_token,
+            execution=self._execution,
+            attempt=1 if record.lease is None else record.lease.attempt,
+        )
+
+    async def begin(self, options: TaskOptions = DEFAULT_OPTIONS) -> TaskRecord:
+        """Make the call a task, once.
+
+        Raises:
+            LimitExceededError: The owner has as many tasks as it may have.
+            StoreError: The store could not create it.
+        """
+        execution = self._execution
+        if self.model_immediate_response is None:
+            self.model_immediate_response = options.model_immediate_response
+        if execution.record is None:
+            new = self.new_task(options)
+            waits = options.promote_after is not None and not self._client_decides
+            if waits and options.promote_after is not None:
+                execution.promote_after(options.promote_after, new)
+            record = await execution.begin(new, quietly=waits)
+        else:
+            record = await execution.begin(TaskSpec(), quietly=True)
+        if self._session is None:
+            self._session = self._connect(record)
+        return record
+
+    def promote_after(self, seconds: float, options: TaskOptions = DEFAULT_OPTIONS) -> None:
+        """Make the call a task if it has not ended in so many seconds; a later call replaces an earlier one."""
+        self._execution.promote_after(seconds, self.new_task(options))
+
+    def new_task(self, options: TaskOptions) -> TaskSpec:
+        """Return what a task for this call is made with; the client's own TTL comes first."""
+        new = self._new()
+        return replace(
+            new,
+            ttl_ms=options.ttl_ms if new.ttl_ms is None else new.ttl_ms,
+            poll_interval_ms=options.poll_interval_ms,
+            request=replace(new.request, rerunnable=options.rerunnable),
+        )
+
+
+_current_call: ContextVar[ToolCall | None] = ContextVar("mcp_task_runtime_tool_call", default=None)
+
+
+def current_call(runtime: TaskRuntime) -> ToolCall | None:
+    """Return the call that runs in this context, if it belongs to this runtime."""
+    call = _current_call.get()
+    return call if call is not None and call.runtime is runtime else None
+
+
+@contextmanager
+def calling(call: ToolCall | None) -> Generator[None, None, None]:
+    """Run a block as part of a call; `None` for a request that is none."""
+    token = _current_call.set(call)
+    try:
+        yield
+    finally:
+        _current_call.reset(token)
+
+
+async def run_within_request(
+    work: Callable[[ServerTaskContext], Awaitable[T]],
+    session: TaskSession,
+    *,
+    undeliverable: str | None,
+    progress_token: str | int | None = None,
+) -> T:
+    """Run work for a client that takes no task: its task is a private one that ends with the call.
+
+    Args:
+        work: What to run; it gets the private task's context.
+        session: The connection, as far as this request reaches.
+        undeliverable: As for `TaskResultHandler`.
+        progress_token: The token the client gave for progress, if it did.
+    """
+    async with InMemoryTaskStore() as store:
+        record = await store.create_task(NewTask(ttl_ms=None))
+        handler = TaskResultHandler(store, store.message_queue, undeliverable=undeliverable)
+        context = ServerTaskContext(
+            task=record.task,
+            store=store,
+            session=session,
+            queue=store.message_queue,
+            handler=handler,
+            progress_token=progress_token,
+        )
+        if undeliverable is not None:
+            return await work(context)
+        async with handler.delivering(record.task_id, session, related=False):
+            return await work(context)

@@ -1,0 +1,177 @@
+"""Connections on `mcp` 1.x, and the faults of the SDK's own that are mended here.
+
+Each mend names the versions that need it; with the last of them it can go.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager, nullcontext
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Any, Final, TypeVar
+
+import anyio
+from mcp import types
+from mcp.shared.exceptions import McpError
+from typing_extensions import Self
+
+__all__ = ["Connection", "cancellable", "is_about_lost_connection", "serving", "use_random_request_ids"]
+
+T = TypeVar("T")
+
+_PAUSE_SECONDS: Final = 1.0
+"""How long a connection may take to settle before something goes on without that."""
+
+_ID_BITS: Final = 48
+"""Request ids start at a random number of so many bits: JSON readers everywhere hold it exactly."""
+
+
+class Connection:
+    """A connection's incoming messages. Its end ends the requests that still wait.
+
+    `mcp` before 1.27 lets them wait without end, and stumbles over requests to the client that are open then.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self.is_over = False
+        self.requests: set[anyio.CancelScope] = set()
+        self.idle = anyio.Event()
+        self._stream = stream
+        self._pauses = 0
+        self._between = anyio.Event()
+        self._resumed = anyio.Event()
+
+    @contextmanager
+    def current(self) -> Generator[None, None, None]:
+        """Run a block, and what is spawned in it, as part of this connection."""
+        token = _current.set(self)
+        try:
+            yield
+        finally:
+            _current.reset(token)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    async def __aenter__(self) -> Self:
+        await self._stream.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._stream.__aexit__(exc_type, exc, traceback)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        self._between.set()
+        try:
+            message = await self._stream.__anext__()
+            while self._pauses:
+                await self._resumed.wait()
+        except BaseException:
+            await self._end()
+            raise
+        self._between = anyio.Event()
+        return message
+
+    @asynccontextmanager
+    async def pause(self) -> AsyncGenerator[None, None]:
+        """Run a block while the SDK handles no incoming message."""
+        self._pauses += 1
+        try:
+            with anyio.move_on_after(_PAUSE_SECONDS, shield=True):
+                await self._between.wait()
+            yield
+        finally:
+            self._pauses -= 1
+            self._resumed.set()
+            self._resumed = anyio.Event()
+
+    async def _end(self) -> None:
+        self.is_over = True
+        for scope in self.requests:
+            scope.cancel()
+        if self.requests:
+            with anyio.move_on_after(_PAUSE_SECONDS, shield=True):
+                await self.idle.wait()
+
+
+_current: ContextVar[Connection | None] = ContextVar("mcp_task_runtime_connection", default=None)
+
+
+@contextmanager
+def serving() -> Generator[None, None, None]:
+    """Run a block that ends when its connection ends, however long it would wait."""
+    connection = _current.get()
+    if connection is None:
+        yield
+        return
+    scope = anyio.CancelScope()
+    connection.requests.add(scope)
+    try:
+        with scope:
+            yield
+    finally:
+        connection.requests.discard(scope)
+        if connection.is_over and not connection.requests:
+            connection.idle.set()
+    if scope.cancelled_caught:
+        raise McpError(types.ErrorData(code=types.CONNECTION_CLOSED, message="Connection closed"))
+
+
+def is_about_lost_connection(error: BaseException) -> bool:
+    inner = getattr(error, "exceptions", None)
+    if isinstance(inner, tuple):
+        return all(is_about_lost_connection(each) for each in inner)
+    return isinstance(error, anyio.ClosedResourceError | anyio.BrokenResourceError)
+
+
+async def cancellable(request: Callable[[], Awaitable[T]]) -> T:
+    """Send a request to the client that may be cancelled at any time.
+
+    Cancelled just when its answer is being handled, the SDK's own method ends the whole connection (all of `mcp` 1.x).
+    """
+    connection = _current.get()
+    answer: list[T] = []
+    failure: list[Exception] = []
+    ended = anyio.Event()
+    scope = anyio.CancelScope(shield=True)
+
+    async def send() -> None:
+        try:
+            with scope:
+                answer.append(await request())
+        except Exception as error:
+            failure.append(error)
+        finally:
+            ended.set()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(send)
+        try:
+            await ended.wait()
+        finally:
+            with anyio.CancelScope(shield=True):
+                if not ended.is_set():
+                    async with nullcontext() if connection is None else connection.pause():
+                        scope.cancel()
+                        await ended.wait()
+    if failure:
+        raise failure[0]
+    return answer[0]
+
+
+def use_random_request_ids(session: object) -> None:
+    """Let the ids of a session's requests start at a random number.
+
+    All of `mcp` 1.x counts them from 0 in each connection, so that an answer meant for another one would fit. This
+    writes the private name `_request_id`: nothing public sets where it starts.
+    """
+    counting: Any = session
+    if getattr(counting, "_request_id", None) == 0:
+        counting._request_id = secrets.randbits(_ID_BITS)

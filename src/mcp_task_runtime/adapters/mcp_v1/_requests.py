@@ -1,0 +1,198 @@
+"""Requests on `mcp` 1.x: their caller, their sessions, and errors."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeAlias, cast
+
+import anyio
+from mcp import types
+from mcp.server.auth.middleware.auth_context import auth_context_var
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp.shared.context import RequestContext
+from mcp.shared.exceptions import McpError
+from mcp.shared.message import ServerMessageMetadata
+
+from mcp_task_runtime.adapters.mcp_v1._connection import cancellable, use_random_request_ids
+from mcp_task_runtime.adapters.task_methods import JSON_RESPONSES, NO_SESSION, http_manager
+from mcp_task_runtime.core.json import JSONObject, JSONValue, to_json_value
+from mcp_task_runtime.errors import INTERNAL_ERROR, CapabilityError, ProtocolError, StoreError, TaskRuntimeError
+from mcp_task_runtime.wire.v2025_11_25 import STATUS_NOTIFICATION
+
+__all__ = [
+    "ConnectionSession",
+    "Context",
+    "RequestSession",
+    "as_caller",
+    "as_mcp_errors",
+    "authenticated_principal",
+    "is_stateless",
+    "liveness",
+    "progress_token",
+    "raw_result",
+    "undeliverable",
+]
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+Context: TypeAlias = RequestContext[Any, Any, Any]
+
+
+@contextmanager
+def as_mcp_errors() -> Generator[None, None, None]:
+    """Turn this library's errors into the SDK's, with the code that belongs to them."""
+    try:
+        yield
+    except (ProtocolError, CapabilityError) as error:
+        raise _mcp_error(error.code, error.message, error.data) from error
+    except StoreError as error:
+        logger.exception("The task store failed")
+        raise _mcp_error(INTERNAL_ERROR, "The task store failed") from error
+    except TaskRuntimeError as error:
+        raise _mcp_error(error.jsonrpc_code, str(error), error.data) from error
+
+
+def _mcp_error(code: int, message: str, data: JSONValue = None) -> McpError:
+    return McpError(types.ErrorData(code=code, message=message, data=data))
+
+
+def _user(ctx: Context) -> AuthenticatedUser | None:
+    """Return who makes this very request; context variables are those of the connection's first one."""
+    scope = getattr(ctx.request, "scope", None)
+    user = scope.get("user") if isinstance(scope, Mapping) else auth_context_var.get()
+    return user if isinstance(user, AuthenticatedUser) else None
+
+
+def authenticated_principal(ctx: Context) -> str | None:
+    """Return the text that the adapter for `mcp` 2.x has for this principal, too."""
+    user = _user(ctx)
+    if user is None:
+        return None
+    token = user.access_token
+    issuer = (getattr(token, "claims", None) or {}).get("iss")
+    principal = [token.client_id, None if issuer is None else str(issuer), getattr(token, "subject", None)]
+    return json.dumps(principal, separators=(",", ":"))
+
+
+@contextmanager
+def as_caller(ctx: Context) -> Generator[None, None, None]:
+    """Let `get_access_token()` tell of this request's caller, also in background work."""
+    token = auth_context_var.set(_user(ctx))
+    try:
+        yield
+    finally:
+        auth_context_var.reset(token)
+
+
+def is_stateless(ctx: Context) -> bool:
+    return ctx.session.client_params is None
+
+
+def progress_token(ctx: Context) -> str | int | None:
+    return None if ctx.meta is None else ctx.meta.progressToken
+
+
+def undeliverable(ctx: Context) -> str | None:
+    """Return why no question can reach this client, if that is so."""
+    if is_stateless(ctx):
+        return NO_SESSION
+    manager = http_manager(ctx.request)
+    return JSON_RESPONSES if manager is not None and manager.json_response else None
+
+
+def liveness(ctx: Context) -> Callable[[], Awaitable[bool]] | None:
+    """Return what says whether the client still reads this request's stream.
+
+    Over Streamable HTTP a stream may end while the connection lives, and nobody tells the handler.
+    """
+    headers = getattr(ctx.request, "headers", None)
+    if headers is None or "mcp-session-id" not in headers:
+        return None
+    request: Any = ctx.request
+
+    async def is_alive() -> bool:
+        return not await request.is_disconnected()
+
+    return is_alive
+
+
+class _RawMessage:
+    """A message the SDK sends as it is: it only asks for a dump."""
+
+    def __init__(self, message: JSONObject) -> None:
+        self._message = message
+
+    def model_dump(self, **_: Any) -> JSONObject:
+        return dict(self._message)
+
+
+def raw_result(result: JSONObject) -> types.ServerResult:
+    """Return a result that is sent as it is: the SDK's own models leave out a `ttl` of `null` (A4)."""
+    return cast(types.ServerResult, _RawMessage(result))
+
+
+class _RawAnswer:
+    """A result type that takes any result as it is."""
+
+    @staticmethod
+    def model_validate(value: Any, **_: Any) -> Any:
+        return value
+
+
+class ConnectionSession:
+    """The `TaskSession` of a whole connection: what is sent here belongs to no request."""
+
+    can_send_request = False
+
+    def __init__(self, ctx: Context) -> None:
+        params = ctx.session.client_params
+        capabilities: JSONObject | None = None if params is None else to_json_value(params.capabilities)
+        self.client_capabilities: JSONObject = capabilities or {}
+        self._session = ctx.session
+
+    async def send_notification(self, method: str, params: JSONObject) -> None:
+        await self._send(method, params, None)
+
+    async def _send(self, method: str, params: JSONObject, related_request_id: Any) -> None:
+        message = cast(Any, _RawMessage({"method": method, "params": params}))
+        try:
+            await self._session.send_notification(message, related_request_id)
+        except (anyio.ClosedResourceError, anyio.BrokenResourceError):
+            logger.debug("A notification was dropped: the client has left")
+
+    async def send_request(self, method: str, params: JSONObject) -> JSONObject:
+        raise CapabilityError("Requests to the client go over the stream of one of its own")
+
+
+class RequestSession(ConnectionSession):
+    """The `TaskSession` of one request: what is sent here goes over its stream."""
+
+    def __init__(self, ctx: Context) -> None:
+        super().__init__(ctx)
+        self.can_send_request = not is_stateless(ctx)
+        self._request_id = ctx.request_id
+        use_random_request_ids(ctx.session)
+
+    async def send_notification(self, method: str, params: JSONObject) -> None:
+        if method != STATUS_NOTIFICATION:  # which belongs to no stream
+            await self._send(method, params, self._request_id)
+
+    async def send_request(self, method: str, params: JSONObject) -> JSONObject:
+        try:
+            return await cancellable(functools.partial(self._send_request, method, params))
+        except McpError as error:
+            if error.error.code == types.CONNECTION_CLOSED and error.error.message == "Connection closed":
+                raise ConnectionError("The client has left") from error
+            raise ProtocolError(error.error.code, error.error.message, error.error.data) from error
+
+    async def _send_request(self, method: str, params: JSONObject) -> JSONObject:
+        result: Any = await self._session.send_request(
+            cast(Any, _RawMessage({"method": method, "params": params})),
+            cast(Any, _RawAnswer),
+            metadata=ServerMessageMetadata(related_request_id=self._request_id),
+        )
+        return cast(JSONObject, result)
