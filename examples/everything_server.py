@@ -16,7 +16,7 @@ from pydantic import BaseModel
 import everything_tools
 from everything_tools import OutsideSystem
 from mcp_task_runtime import ServerTaskContext, open_store
-from mcp_task_runtime.adapters.mcp_v2 import Tasks
+from mcp_task_runtime.server import Tasks
 
 
 class UserName(BaseModel):

@@ -12,7 +12,7 @@ from mcp.server.fastmcp import FastMCP
 import everything_tools
 from everything_tools import Name, OutsideSystem
 from mcp_task_runtime import ServerTaskContext
-from mcp_task_runtime.adapters.mcp_v1 import Tasks
+from mcp_task_runtime.server import Tasks
 
 
 def make_server(*, host: str = "127.0.0.1", port: int = 8000) -> FastMCP:

@@ -21,7 +21,7 @@ from mcp.server import MCPServer
 from pydantic import BaseModel
 
 from mcp_task_runtime import InvalidTransitionError, ServerTaskContext, TaskNotFoundError, open_store
-from mcp_task_runtime.adapters.mcp_v2 import Tasks
+from mcp_task_runtime.server import Tasks
 
 
 class Shop:

@@ -22,7 +22,7 @@ from starlette.routing import Mount, Route
 
 import everything_tools
 from mcp_task_runtime import open_store
-from mcp_task_runtime.adapters.mcp_v2 import Tasks
+from mcp_task_runtime.server import Tasks
 
 
 def make_app() -> Starlette:

@@ -18,7 +18,7 @@ from mcp.shared.context import RequestContext
 from pydantic import BaseModel
 
 from mcp_task_runtime import ServerTaskContext
-from mcp_task_runtime.adapters.mcp_v1 import Tasks
+from mcp_task_runtime.server import Tasks
 
 mcp = FastMCP("reports", log_level="WARNING")
 tasks = Tasks()

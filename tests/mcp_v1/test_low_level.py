@@ -340,3 +340,7 @@ async def test_the_text_of_an_exception_stays_in_the_server_on_demand() -> None:
     for each in (plain, result):
         assert each["isError"] is True
         assert each["content"] == [{"type": "text", "text": "internal error"}]
+
+
+def test_the_server_module_gives_the_class_of_the_installed_line() -> None:
+    assert importlib.import_module("mcp_task_runtime.server").Tasks is Tasks
