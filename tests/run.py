@@ -36,20 +36,22 @@ class Suite:
         return mine and not any(map(path.is_relative_to, self.ignore))
 
 
-PROJECT = ("--editable", f"{ROOT}[testing,redis,postgres]", "--group", f"{ROOT / 'pyproject.toml'}:test")
+TEST_GROUP = ("--group", f"{ROOT / 'pyproject.toml'}:test")
+PROJECT = ("--editable", f"{ROOT}[testing,redis,postgres]", *TEST_GROUP)
 
-# The oldest versions that `pyproject.toml` allows; but anyio is newer for its pytest plugin, and trio for anyio.
-OLDEST = (
-    *("pydantic==2.12", "hypothesis==6.100", "coredis==6.4", "psycopg==3.2.1", "psycopg-pool==3.2"),
-    *("anyio==4.11", "trio==0.31"),
-)
+# The oldest versions that `pyproject.toml` allows; the drivers, and mcp 2.x, need a newer anyio than mcp 1.x does.
+OLDEST_V1 = ("mcp==1.23", "anyio==4.5", "pydantic==2.11", "typing-extensions==4.12.2", "trio==0.26.1")
+OLDEST_DRIVERS = ("hypothesis==6.100", "coredis==6.4", "psycopg==3.2.1", "psycopg-pool==3.2")
+OLDEST_V2 = ("mcp==2.0.0", "pydantic==2.12", *OLDEST_DRIVERS)
 
 # The two major versions of the SDK cannot stand in one environment.
 SUITES = {
     "mcp2": Suite((*PROJECT, "mcp>=2,<3"), ignore=(TESTS / "mcp_v1",)),
     "mcp1": Suite((*PROJECT, "mcp>=1.23,<2"), path=TESTS / "mcp_v1"),
-    "mcp2-oldest": Suite((*PROJECT, *OLDEST, "mcp==2.0.0"), path=TESTS / "mcp_v2", on_demand=True),
-    "mcp1-oldest": Suite((*PROJECT, *OLDEST, "mcp==1.23.0"), path=TESTS / "mcp_v1", on_demand=True),
+    "mcp2-oldest": Suite((*PROJECT, *OLDEST_V2), path=TESTS / "mcp_v2", on_demand=True),
+    "mcp1-oldest": Suite(
+        ("--editable", f"{ROOT}[testing]", *TEST_GROUP, *OLDEST_V1), path=TESTS / "mcp_v1", on_demand=True
+    ),
     "lint": Suite(("--group", f"{ROOT / 'pyproject.toml'}:lint"), path=None),
 }
 

@@ -14,7 +14,7 @@ from zipfile import ZipFile
 import pytest
 
 import mcp_task_runtime
-from tests.run import OLDEST
+from tests.run import OLDEST_DRIVERS, OLDEST_V1
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "mcp_task_runtime"
@@ -38,9 +38,8 @@ def test_the_runtime_dependencies_are_exactly_three() -> None:
 
 def test_the_oldest_versions_that_are_allowed_are_those_that_are_tested() -> None:
     project = (ROOT / "pyproject.toml").read_text()
-    for name, version in (pin.split("==") for pin in OLDEST):
-        if name not in ("anyio", "trio"):
-            assert re.search(rf'"{name}(\[\w+\])?>={re.escape(version)}[,"]', project), name
+    for name, version in (pin.split("==") for pin in (*OLDEST_V1, *OLDEST_DRIVERS)):
+        assert re.search(rf'"{name}(\[\w+\])?>={re.escape(version)}[,"]', project), name
 
 
 def test_the_wheel_holds_the_whole_package_its_types_and_its_licence(tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 from collections.abc import Generator
 from pathlib import Path
 
+import anyio.from_thread
 import pytest
 
 from tests.mcp_v1.raw_client import PATIENCE, RawClient, http_client
@@ -50,7 +52,8 @@ async def test_every_tool_of_the_everything_server_does_what_it_is_for(url: str)
         assert await text_of(client, "confirm_delete", {"filename": "a.txt"}) == "Deleted a.txt"
         assert (await text_of(client, "multi_input")).count("Grace") == 2
         assert await text_of(client, "write_haiku", {"topic": "ponds"}) == "an old silent pond"
-        assert "done" in await text_of(client, "external_job", {"job_id": "7"})
+        if "token" in inspect.signature(anyio.from_thread.run).parameters:  # since anyio 4.11
+            assert "done" in await text_of(client, "external_job", {"job_id": "7"})
         assert "Grace" in await text_of(client, "test_tool_with_task")
         failing = await client.start("failing_job")
         assert (await client.until(failing, "failed"))["statusMessage"]

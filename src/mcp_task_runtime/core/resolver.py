@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Generic, TypeVar
 
 import anyio
+import anyio.lowlevel
 
 __all__ = ["Resolver"]
 
@@ -18,16 +19,17 @@ class Resolver(Generic[T]):
     trace.
     """
 
-    __slots__ = ("_error", "_event", "_value")
+    __slots__ = ("_error", "_event", "_is_set", "_value")
 
     def __init__(self) -> None:
-        self._event = anyio.Event()
+        self._event: anyio.Event | None = None  # made by the first waiter, inside an event loop
+        self._is_set = False
         self._value: T | None = None
         self._error: BaseException | None = None
 
     def done(self) -> bool:
         """Whether a result or an exception was set."""
-        return self._event.is_set()
+        return self._is_set
 
     def set_result(self, value: T) -> None:
         """Set the value and wake every waiter.
@@ -48,13 +50,20 @@ class Resolver(Generic[T]):
         self._error = error
 
     def _settle(self) -> None:
-        if self._event.is_set():
+        if self._is_set:
             raise RuntimeError("Resolver is already set")
-        self._event.set()
+        self._is_set = True
+        if self._event is not None:
+            self._event.set()
 
     async def wait(self) -> T:
         """Return the value, or raise the exception, as soon as it is set."""
-        await self._event.wait()
+        if self._is_set:
+            await anyio.lowlevel.checkpoint()
+        else:
+            if self._event is None:
+                self._event = anyio.Event()
+            await self._event.wait()
         if self._error is not None:
             raise self._error
         return self._value  # type: ignore[return-value]  # set, or _error would be
