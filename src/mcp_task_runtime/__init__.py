@@ -24,7 +24,6 @@ from mcp_task_runtime.core.context import TaskContext, task_execution
 from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
 from mcp_task_runtime.core.resolver import Resolver
-from mcp_task_runtime.core.runner import InProcessRunner, TaskRunner
 from mcp_task_runtime.core.runtime import TaskRuntime
 from mcp_task_runtime.core.settings import TaskSettings
 from mcp_task_runtime.core.store import TaskLeases, TaskStore
@@ -61,7 +60,6 @@ __all__ = [
     "Execution",
     "InMemoryTaskMessageQueue",
     "InMemoryTaskStore",
-    "InProcessRunner",
     "InvalidCursorError",
     "InvalidTransitionError",
     "Lease",
@@ -87,7 +85,6 @@ __all__ = [
     "TaskRecord",
     "TaskRequest",
     "TaskResultHandler",
-    "TaskRunner",
     "TaskRuntime",
     "TaskRuntimeError",
     "TaskSession",

@@ -9,6 +9,7 @@ import pytest
 
 from mcp_task_runtime import Execution, InMemoryTaskStore, TaskRecord, TaskRuntime, TaskSettings
 from mcp_task_runtime.adapters.host import RuntimeHost
+from mcp_task_runtime.core.group import IsolatedGroup
 from mcp_task_runtime.testing.clock import FakeClock
 from tests.adapters.scripted import PATIENCE
 
@@ -141,28 +142,22 @@ def test_a_runtime_left_open_by_a_loop_that_died_can_be_opened_on_the_next(backe
 
 
 async def test_an_error_while_opening_is_raised_in_every_holder_and_the_next_one_tries_again(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Runner:
-        tries = 0
+    tries = 0
 
-        async def __aenter__(self) -> Any:
-            self.tries += 1
-            await anyio.lowlevel.checkpoint()
-            raise LookupError("no runner")
+    async def fail(group: IsolatedGroup) -> IsolatedGroup:
+        nonlocal tries
+        tries += 1
+        await anyio.lowlevel.checkpoint()
+        raise LookupError("no group")
 
-        async def __aexit__(self, *_: object) -> None:
-            raise AssertionError
-
-        def start(self, *_: object) -> None:
-            raise AssertionError
-
-    runner = Runner()
-    host = RuntimeHost(TaskRuntime(InMemoryTaskStore(), runner=runner))
+    monkeypatch.setattr(IsolatedGroup, "__aenter__", fail)
+    host = RuntimeHost(TaskRuntime(InMemoryTaskStore()))
     raised: list[str] = []
 
     async def enter() -> None:
-        with pytest.raises(LookupError, match="no runner") as caught:
+        with pytest.raises(LookupError, match="no group") as caught:
             await host.__aenter__()
         raised.append(str(caught.value))
 
@@ -170,10 +165,10 @@ async def test_an_error_while_opening_is_raised_in_every_holder_and_the_next_one
         async with anyio.create_task_group() as group:
             for _ in range(3):
                 group.start_soon(enter)
-        assert runner.tries == 1
+        assert tries == 1
         await enter()
-    assert raised == ["no runner"] * 4
-    assert runner.tries == 2
+    assert raised == ["no group"] * 4
+    assert tries == 2
     assert "could not be opened" in caplog.text
 
 

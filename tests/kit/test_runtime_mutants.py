@@ -34,7 +34,7 @@ from mcp_task_runtime.adapters.host import RuntimeHost
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
 from mcp_task_runtime.adapters.mcp_v2._clients_2025 import Clients2025
 from mcp_task_runtime.adapters.task_methods import Requestor, TaskMethods
-from mcp_task_runtime.core.runner import InProcessRunner, TaskRunner
+from mcp_task_runtime.core.group import IsolatedGroup
 from mcp_task_runtime.errors import METHOD_NOT_FOUND
 from mcp_task_runtime.testing import FakeClock, RecordingSession
 from mcp_task_runtime.wire import v2026_07_28
@@ -60,7 +60,6 @@ class Parts:
 
     patience: float = BRIEFLY
     runtime: type[TaskRuntime] = TaskRuntime
-    runner: Callable[[], TaskRunner] = InProcessRunner
     methods: type[TaskMethods] = TaskMethods
     legacy: type[Clients2025] = Clients2025
     handle: Callable[[Any], JSON] = v2026_07_28.render_handle
@@ -114,7 +113,7 @@ class Server:
 async def open_server(parts: Parts, **settings: Any) -> AsyncIterator[Server]:
     clock = FakeClock()
     store = InMemoryTaskStore(clock=clock)
-    runtime = parts.runtime(store, runner=parts.runner(), settings=TaskSettings(**{"shutdown_grace": 0, **settings}))
+    runtime = parts.runtime(store, settings=TaskSettings(**{"shutdown_grace": 0, **settings}))
     async with runtime:
         yield Server(parts, runtime, store, clock)
 
@@ -467,14 +466,16 @@ class ALateResultIsAnError(TaskRuntime):
         await self.store.finish_task(task_id, outcome)
 
 
-class _UnguardedRunner(InProcessRunner):
-    def start(self, work: Callable[[], Awaitable[None]], scope: anyio.CancelScope) -> None:
-        async def run() -> None:
-            with scope:
-                await work()
+class _UnguardedGroup(IsolatedGroup):
+    async def _run(self, function: Callable[[], Awaitable[None]], scope: anyio.CancelScope) -> None:
+        with scope:
+            await function()
 
-        assert self._group is not None
-        self._group.start_soon(run)
+
+class ALateResultTakesTheServerDown(ALateResultIsAnError):
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._runner.__class__ = _UnguardedGroup
 
 
 class ALateResultOverwrites(TaskRuntime):
@@ -618,13 +619,7 @@ MUTANTS: tuple[Mutant, ...] = (
         AtItsDeadlineATaskDisappears,
         AtItsDeadlineATaskEndsAndItsWorkDoesNot,
     ),
-    *runtimes(16, a_late_result_is_dropped, ALateResultIsAnError, ALateResultOverwrites),
-    Mutant(
-        "ALateResultTakesTheServerDown",
-        16,
-        a_late_result_is_dropped,
-        Parts(runtime=ALateResultIsAnError, runner=_UnguardedRunner),
-    ),
+    *runtimes(16, a_late_result_is_dropped, ALateResultIsAnError, ALateResultTakesTheServerDown, ALateResultOverwrites),
     *runtimes(
         17,
         what_one_client_does_stops_nobody_elses_work,

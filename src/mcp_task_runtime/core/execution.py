@@ -76,7 +76,7 @@ class Execution(Generic[T]):
         self._creating: anyio.Event | None = None
         self._ended: anyio.Event | None = None
         self._timer: anyio.CancelScope | None = None
-        self._watch: anyio.CancelScope | None = None
+        self._watch: Callable[[], None] | None = None
         self._on_cancel: Callable[[], None] | None = None
         self._value: T | None = None
         self._error: BaseException | None = None
@@ -211,9 +211,10 @@ class Execution(Generic[T]):
 
     def _close(self) -> None:
         """Stop what belongs to the run: it has ended."""
-        for scope in (self._timer, self._watch):
-            if scope is not None:
-                scope.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._watch is not None:
+            self._watch()
         self._settle()
         if self._ended is not None:
             self._ended.set()

@@ -18,13 +18,16 @@ from typing_extensions import Self
 from mcp_task_runtime.core import audit
 from mcp_task_runtime.core.context import outcome_of_exception
 from mcp_task_runtime.core.deadlines import DeadlineHeap
+from mcp_task_runtime.core.endings import TaskEndings, queue_of
 from mcp_task_runtime.core.execution import Execution
+from mcp_task_runtime.core.followers import TaskFollowers
+from mcp_task_runtime.core.group import IsolatedGroup
 from mcp_task_runtime.core.json import JSONValue
 from mcp_task_runtime.core.lease_keeper import LeaseKeeper
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
 from mcp_task_runtime.core.questions import CLEANUP_SECONDS, answer_questions
 from mcp_task_runtime.core.rate_limit import RateLimit
-from mcp_task_runtime.core.runner import InProcessRunner, TaskRunner
+from mcp_task_runtime.core.reader import TaskReader
 from mcp_task_runtime.core.settings import TaskSettings
 from mcp_task_runtime.core.statistics import RuntimeStatistics
 from mcp_task_runtime.core.store import TaskLeases, TaskSharing, TaskStore
@@ -82,7 +85,6 @@ class TaskRuntime:
         store: TaskStore,
         queue: TaskMessageQueue | None = None,
         *,
-        runner: TaskRunner | None = None,
         settings: TaskSettings | None = None,
     ) -> None:
         """Make a runtime. It closes neither store nor queue.
@@ -90,7 +92,6 @@ class TaskRuntime:
         Args:
             store: Where tasks are kept.
             queue: Where questions are kept; the store's own when `None`.
-            runner: Where work runs; in this process when `None`.
             settings: Limits and defaults.
 
         Raises:
@@ -107,7 +108,12 @@ class TaskRuntime:
         self.store = store
         self.queue = queue
         self.settings: TaskSettings = TaskSettings() if settings is None else settings
-        self._runner: TaskRunner = InProcessRunner() if runner is None else runner
+        self._runner = IsolatedGroup()
+        own = queue_of(store)
+        self._reader = TaskReader(store, queue, is_own_queue=queue is own)
+        self.followers = TaskFollowers(store, self._runner, self._reader.view)
+        self._endings = TaskEndings(store, queue)
+        self._endings.on_end(lambda task_id, record: None if record is None else self.followers.feed(record))
         self._calls: set[Execution[Any]] = set()
         self._running: dict[str, Execution[Any]] = {}
         self._deadlines = DeadlineHeap()
@@ -115,7 +121,7 @@ class TaskRuntime:
         self._watched_until: datetime | None = None
         self._live: dict[str, str | None] = {}
         self._live_of: Counter[str | None] = Counter()
-        self._outside: dict[str, anyio.CancelScope] = {}
+        self._outside: dict[str, Callable[[], None]] = {}
         """Who watches tasks that are open although their work has returned, where others may end them."""
         self._turns: anyio.CapacityLimiter | None = None
         most = self.settings.max_polls_per_second
@@ -140,6 +146,7 @@ class TaskRuntime:
     async def __aenter__(self) -> Self:
         if self._stack is not None:
             raise RuntimeError("The runtime is already open")
+        self.followers.reset()
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._runner)
             duties = [self._watch_deadlines] if self._keeper is None else [self._watch_deadlines, self._keeper.run]
@@ -161,9 +168,8 @@ class TaskRuntime:
         try:
             await self.wind_down()
         finally:
-            for watch in self._outside.values():
-                watch.cancel()
             self._outside.clear()
+            self.followers.reset()
             try:
                 await stack.aclose()
             finally:
@@ -303,9 +309,10 @@ class TaskRuntime:
             TaskNotFoundError: No such task, for this owner; or it expired meanwhile.
         """
         record = await self._owned(task_id, owner)
-        while record.outcome is None:
-            record = await self.store.wait_for_update(task_id, after=record.revision)
-        return record.outcome
+        with self.followers.follow(task_id, after=record.revision) as follower:
+            while record.outcome is None:
+                record = await follower.changed()
+            return record.outcome
 
     async def list(self, *, owner: str | None, cursor: str | None = None, limit: int = 50) -> TaskPage:
         """Return a page of the owner's tasks; see `TaskStore.list_tasks`."""
@@ -370,12 +377,10 @@ class TaskRuntime:
             StoreUnavailableError: The store did not answer in time; the task may have ended.
         """
         with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
-            record = await self.store.finish_task(task_id, outcome)
-            audit.ended(record)
+            record = await self._endings.finish(task_id, outcome)
             self._make_room(task_id)
             self._deadlines.discard(task_id)
             self._stop(task_id)
-            await self.queue.clear(task_id)
             return record
         raise StoreUnavailableError("The store did not answer in time")
 
@@ -459,8 +464,9 @@ class TaskRuntime:
         self._live[record.task_id] = record.owner
         self._set_deadline(record.task)
         if not isinstance(self.store, TaskSharing) or self.store.is_shared:  # another process may end the task
-            execution._watch = anyio.CancelScope()
-            self._runner.start(partial(self._watch_end, execution, record), execution._watch)
+            execution._watch = self.followers.watch(
+                record.task_id, partial(self._on_change, execution, record.task_id), after=record.revision
+            )
 
     def _make_room(self, task_id: str) -> None:
         """Count a task no more, as soon as a client may see that it has ended: its work may still clean up."""
@@ -468,7 +474,7 @@ class TaskRuntime:
             self._count_down(self._live.pop(task_id))
         watch = self._outside.pop(task_id, None)
         if watch is not None:
-            watch.cancel()
+            watch()
 
     def _count_down(self, owner: str | None) -> None:
         self._live_of[owner] -= 1
@@ -480,24 +486,12 @@ class TaskRuntime:
             execution._has_turn = False
             self._turns.release_on_behalf_of(execution)
 
-    async def _watch_end(self, execution: Execution[Any], record: TaskRecord) -> None:
+    def _on_change(self, execution: Execution[Any], task_id: str, record: TaskRecord | None) -> None:
         """Stop work whose task another process ended (law L9)."""
-        delay = _RETRY_SECONDS
-        while not is_terminal(record.status):
-            try:
-                record = await self.store.wait_for_update(record.task_id, after=record.revision)
-                delay = _RETRY_SECONDS
-            except TaskNotFoundError:
-                break
-            except StoreUnavailableError:
-                await anyio.sleep(delay)
-                delay = min(2 * delay, _LONGEST_RETRY_SECONDS)
-            except StoreError:
-                logger.debug("A task is no longer watched for what other processes do to it", exc_info=True)
-                return
-        self._make_room(record.task_id)
-        if not execution.is_ended:
-            execution._stop()
+        if record is None or is_terminal(record.status):
+            self._make_room(task_id)
+            if not execution.is_ended:
+                execution._stop()
 
     def _stop(self, task_id: str) -> None:
         execution = self._running.get(task_id)

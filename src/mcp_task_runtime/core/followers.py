@@ -1,0 +1,369 @@
+"""`TaskFollowers`: one wait in the store for each followed task and process, any number of readers.
+
+How to follow a task, in an adapter for example, after a check that its client may see it:
+
+    with runtime.followers.follow(task_id, after=record.revision) as follower:
+        while not is_terminal(record.status):
+            record = await follower.changed()
+            view = await follower.view()      # with its questions: one read for all readers of this revision
+
+A reader that is slow sees fewer of the revisions in between, always in order and always the last one. Many readers are
+woken in turns, so that other tasks of the event loop run in between. Outages are waited out; a store that fails in
+another way raises `StoreError` in each reader, who may go on reading. Without an open runtime each reader waits in the
+store itself.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+from types import TracebackType
+from typing import Final, TypeAlias
+
+import anyio
+import anyio.lowlevel
+from typing_extensions import Self
+
+from mcp_task_runtime.core.group import IsolatedGroup
+from mcp_task_runtime.core.store import TaskStore
+from mcp_task_runtime.core.transitions import is_terminal
+from mcp_task_runtime.core.types import TaskRecord
+from mcp_task_runtime.core.views import TaskView
+from mcp_task_runtime.errors import StoreClosedError, StoreError, StoreUnavailableError, TaskNotFoundError
+
+__all__ = ["ChangeCallback", "TaskFollower", "TaskFollowers"]
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+_FIRST_RETRY_SECONDS = 0.1
+_LONGEST_RETRY_SECONDS = 5.0
+_BATCH: Final = 32
+"""Readers that are woken before other tasks of the event loop have their turn."""
+
+ChangeCallback: TypeAlias = Callable[[TaskRecord | None], None]
+"""Called with a task after a change, or with `None` when it is gone."""
+
+
+class TaskFollowers:
+    """The followed tasks of one process."""
+
+    def __init__(
+        self, store: TaskStore, group: IsolatedGroup, read_view: Callable[[TaskRecord], Awaitable[TaskView | None]]
+    ) -> None:
+        """Make the followers of a store.
+
+        Args:
+            store: Where tasks are kept.
+            group: Runs the waits while it is open.
+            read_view: Reads a task's open questions.
+        """
+        self._store = store
+        self._group = group
+        self._read_view = read_view
+        self._topics: dict[str, _Topic] = {}
+
+    def __len__(self) -> int:
+        """Return the number of followed tasks."""
+        return len(self._topics)
+
+    @property
+    def readers(self) -> int:
+        """Number of readers and callbacks of all followed tasks."""
+        return sum(topic.users for topic in self._topics.values())
+
+    def follow(self, task_id: str, *, after: int = 0) -> TaskFollower:
+        """Return a reader of a task's changes; enter it as a context manager.
+
+        Args:
+            task_id: The task.
+            after: The revision that the reader has already; 0 to begin with the task as it is.
+        """
+        return TaskFollower(partial(self._join, task_id, after), self._leave, after)
+
+    def watch(self, task_id: str, on_change: ChangeCallback, *, after: int) -> Callable[[], None]:
+        """Call a function after each change of a task, until the function that this returns is called.
+
+        What `on_change` raises is logged. Without an open runtime there are no calls.
+
+        Args:
+            task_id: The task.
+            on_change: Called with the task, or with `None` once when the task is gone.
+            after: The revision that the caller has already.
+        """
+        topic = self._join(task_id, after)
+        topic.callbacks.append(on_change)
+        if topic.is_gone or (topic.record is not None and topic.record.revision > after):
+            _call(on_change, None if topic.is_gone else topic.record)
+
+        def stop() -> None:
+            if on_change in topic.callbacks:
+                topic.callbacks.remove(on_change)
+                self._leave(topic)
+
+        return stop
+
+    def feed(self, record: TaskRecord) -> None:
+        """Tell the readers of a change that this process made, without a read."""
+        topic = self._topics.get(record.task_id)
+        if topic is not None:
+            topic.publish(record)
+            if is_terminal(record.status):
+                topic.stop()
+
+    def reset(self) -> None:
+        """Stop all waits: the group closes, or opens again. Readers that are left wait in the store themselves."""
+        topics, self._topics = self._topics, {}
+        for topic in topics.values():
+            topic.stop()
+
+    def _join(self, task_id: str, after: int) -> _Topic:
+        topic = self._topics.get(task_id)
+        if topic is None:
+            topic = self._topics[task_id] = _Topic(task_id, after, self._store, self._group, self._read_view)
+            topic.start()
+        topic.users += 1
+        return topic
+
+    def _leave(self, topic: _Topic) -> None:
+        topic.users -= 1
+        if not topic.users:
+            topic.stop()
+            if self._topics.get(topic.task_id) is topic:
+                del self._topics[topic.task_id]
+
+
+class TaskFollower:
+    """One reader of a task's changes. Use it inside `with`, from one task of the event loop at a time.
+
+    Attributes:
+        revision: The last revision that was returned.
+    """
+
+    __slots__ = ("_join", "_leave", "_topic", "revision")
+
+    def __init__(self, join: Callable[[], _Topic], leave: Callable[[_Topic], None], after: int) -> None:
+        """Make a reader; `TaskFollowers.follow` does."""
+        self.revision: int = after
+        self._join = join
+        self._leave = leave
+        self._topic: _Topic | None = None
+
+    def __enter__(self) -> Self:
+        self._topic = self._join()
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        topic, self._topic = self._topic, None
+        assert topic is not None
+        self._leave(topic)
+
+    async def changed(self) -> TaskRecord:
+        """Wait until the task is newer than `revision`, and return it as it is then.
+
+        Raises:
+            TaskNotFoundError: The task is unknown, expired or was deleted.
+            StoreClosedError: The store was closed.
+            StoreError: The store failed, other than by an outage.
+        """
+        assert self._topic is not None, "enter the follower first"
+        record = await self._topic.changed(self)
+        self.revision = record.revision
+        return record
+
+    async def view(self) -> TaskView:
+        """Return the task with its open questions, at `revision` or later.
+
+        Raises:
+            TaskNotFoundError: The task expired or was deleted.
+            StoreError: The store failed.
+        """
+        assert self._topic is not None, "enter the follower first"
+        return await self._topic.current_view(self.revision)
+
+
+class _Topic:
+    """One followed task, with one wait in the store."""
+
+    __slots__ = (
+        "_failure",
+        "_failures",
+        "_group",
+        "_is_pumped",
+        "_lock",
+        "_read_view",
+        "_revision",
+        "_scope",
+        "_store",
+        "_view",
+        "_waiting",
+        "callbacks",
+        "is_gone",
+        "record",
+        "task_id",
+        "users",
+    )
+
+    def __init__(
+        self,
+        task_id: str,
+        revision: int,
+        store: TaskStore,
+        group: IsolatedGroup,
+        read_view: Callable[[TaskRecord], Awaitable[TaskView | None]],
+    ) -> None:
+        self.task_id = task_id
+        self.record: TaskRecord | None = None
+        self.is_gone = False
+        self.users = 0
+        self.callbacks: list[ChangeCallback] = []
+        self._store = store
+        self._group = group
+        self._read_view = read_view
+        self._revision = revision  # the newest that is known, with or without its record
+        self._waiting: dict[TaskFollower, anyio.Event] = {}
+        self._failure: Exception | None = None
+        self._failures = 0
+        self._is_pumped = False
+        self._scope: anyio.CancelScope | None = None
+        self._view: TaskView | None = None
+        self._lock: anyio.Lock | None = None
+
+    def start(self) -> None:
+        """Begin to wait in the store, if the group is open."""
+        if self._group.is_open:
+            self._is_pumped = True
+            scope = self._scope = anyio.CancelScope()
+            self._group.start(partial(self._pump, scope), scope)
+
+    def stop(self) -> None:
+        """Stop the wait; readers wait in the store themselves from now on."""
+        self._is_pumped = False
+        if self._scope is not None:
+            self._scope.cancel()
+            self._scope = None
+        self._wake()
+
+    def publish(self, record: TaskRecord) -> None:
+        """Tell readers and callbacks of a record, if it is news."""
+        known = 0 if self.record is None else self.record.revision
+        if record.revision <= known or record.revision < self._revision:
+            return
+        self.record = record
+        self._revision = record.revision
+        self._failure = None
+        for callback in list(self.callbacks):
+            _call(callback, record)
+        self._wake()
+
+    async def changed(self, follower: TaskFollower) -> TaskRecord:
+        """Wait until the task is newer than the follower's revision."""
+        failures = self._failures
+        while True:
+            record = self.record
+            if record is not None and record.revision > follower.revision:
+                return record
+            if self.is_gone:
+                raise TaskNotFoundError(self.task_id)
+            if self._failures != failures and self._failure is not None:
+                text = str(self._failure) if isinstance(self._failure, StoreError) else "Internal error"
+                raise StoreError(text) from self._failure
+            if not self._is_pumped or follower.revision < self._revision:
+                record = await self._store.wait_for_update(self.task_id, after=follower.revision)
+                self.publish(record)
+                return record
+            event = self._waiting[follower] = anyio.Event()
+            try:
+                await event.wait()
+            finally:
+                del self._waiting[follower]
+
+    async def current_view(self, revision: int) -> TaskView:
+        """Return the task with its questions, at this revision or later; readers at once share a read."""
+        record = self.record
+        if record is None or record.revision < revision:
+            record = await self._store.get_task(self.task_id)
+            if record is None:
+                raise TaskNotFoundError(self.task_id)
+            self.publish(record)
+        if record.status != "input_required":
+            return TaskView(record)
+        if self._lock is None:
+            self._lock = anyio.Lock()
+        async with self._lock:
+            if self._view is None or self._view.record.revision < record.revision:
+                self._view = await self._read_view(record)
+            if self._view is None:
+                raise TaskNotFoundError(self.task_id)
+            return self._view
+
+    async def _pump(self, scope: anyio.CancelScope) -> None:
+        """Wait in the store for the task's changes until it has ended or is gone."""
+        delay = 0.0
+        try:
+            while self._is_pumped:
+                after = self._revision
+                try:
+                    record = await self._store.wait_for_update(self.task_id, after=after)
+                    if record.revision <= after:
+                        raise StoreError("wait_for_update returned a revision that is not newer")
+                except TaskNotFoundError:
+                    self._lose()
+                    return
+                except StoreClosedError:
+                    return
+                except StoreUnavailableError:
+                    logger.debug("A followed task cannot be read; trying again")
+                except Exception as error:
+                    self._fail(error, is_first=not delay)
+                except anyio.get_cancelled_exc_class():
+                    if not await self._group.is_stray(scope):
+                        raise
+                    self._fail(RuntimeError("The wait was cancelled by code that does not own it"), is_first=not delay)
+                else:
+                    delay = 0.0
+                    self.publish(record)
+                    if is_terminal(record.status):
+                        return
+                    continue
+                delay = min(2 * delay, _LONGEST_RETRY_SECONDS) or _FIRST_RETRY_SECONDS
+                await anyio.sleep(delay)
+        finally:
+            self._is_pumped = False
+            self._wake()
+
+    def _lose(self) -> None:
+        self.is_gone = True
+        for callback in list(self.callbacks):
+            _call(callback, None)
+
+    def _fail(self, error: Exception, *, is_first: bool) -> None:
+        if is_first:
+            logger.error("The store failed for a followed task; trying again", exc_info=error)
+        self._failure = error
+        self._failures += 1
+        self._wake()
+
+    def _wake(self) -> None:
+        events = list(self._waiting.values())
+        if len(events) > _BATCH and self._group.is_open:
+            self._group.start(partial(_wake_in_turns, events), anyio.CancelScope())
+            return
+        for event in events:
+            event.set()
+
+
+async def _wake_in_turns(events: list[anyio.Event]) -> None:
+    for start in range(0, len(events), _BATCH):
+        for event in events[start : start + _BATCH]:
+            event.set()
+        await anyio.lowlevel.checkpoint()
+
+
+def _call(callback: ChangeCallback, record: TaskRecord | None) -> None:
+    try:
+        callback(record)
+    except Exception:
+        logger.exception("A callback for changes of a task raised an exception")

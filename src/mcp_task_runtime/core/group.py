@@ -1,0 +1,106 @@
+"""`IsolatedGroup`: a task group that no task in it can break (law L13)."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+
+import anyio
+import anyio.abc
+import anyio.lowlevel
+from typing_extensions import Self
+
+__all__ = ["IsolatedGroup"]
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+
+class IsolatedGroup:
+    """Runs functions apart from their callers. Open it as an async context manager; it can be opened again.
+
+    An exception that leaves a function goes to the log. A cancellation passes only if the function's own scope, a
+    scope around the group or the end of the event loop asked for it: on asyncio, work that awaits a future which
+    other code cancelled raises `CancelledError`, and would take the whole group with it.
+    """
+
+    def __init__(self) -> None:
+        self._group: anyio.abc.TaskGroup | None = None
+        self._sentinel: anyio.CancelScope | None = None
+        self._loop_ends = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether functions can be started."""
+        return self._group is not None
+
+    async def __aenter__(self) -> Self:
+        if self._group is not None:
+            raise RuntimeError("The group is already open")
+        self._loop_ends = False
+        self._group = anyio.create_task_group()
+        await self._group.__aenter__()
+        self._sentinel = anyio.CancelScope()
+        self._group.start_soon(self._watch_loop, self._sentinel)
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Wait until everything has ended. Cancelled, it cancels what runs."""
+        group = self._group
+        assert group is not None
+        assert self._sentinel is not None
+        if isinstance(exc, anyio.get_cancelled_exc_class()):
+            self._loop_ends = True  # or a scope around the group was cancelled: no cancellation in it is stray
+        self._sentinel.cancel()
+        try:
+            # Without this block's exception: the group would cancel what runs and wrap it. Without returning its
+            # answer: on trio that says that the exception, which it never saw, was handled.
+            await group.__aexit__(None, None, None)
+        finally:
+            self._group = None
+
+    def start(self, function: Callable[[], Awaitable[None]], scope: anyio.CancelScope) -> None:
+        """Start a function inside a cancel scope of its own, with the caller's context variables.
+
+        Raises:
+            RuntimeError: The group is not open.
+        """
+        if self._group is None:
+            raise RuntimeError("The group is not open")
+        self._group.start_soon(self._run, function, scope)
+
+    async def is_stray(self, scope: anyio.CancelScope) -> bool:
+        """Return whether a cancellation that a started function has caught was asked for by nothing around it.
+
+        Args:
+            scope: The function's scope.
+        """
+        if scope.cancel_called or anyio.current_effective_deadline() == -math.inf:
+            return False
+        # An event loop that ends cancels every task in one turn; the sentinel waits for nothing else.
+        await anyio.lowlevel.cancel_shielded_checkpoint()
+        return not self._loop_ends
+
+    async def _run(self, function: Callable[[], Awaitable[None]], scope: anyio.CancelScope) -> None:
+        try:
+            with scope:
+                await function()
+        except KeyboardInterrupt:
+            raise
+        except anyio.get_cancelled_exc_class():
+            if not await self.is_stray(scope):
+                raise
+            logger.exception("A task of the runtime was cancelled by code that does not own it")
+        except BaseException:  # SystemExit and groups too
+            logger.exception("A task of the runtime raised an exception")
+
+    async def _watch_loop(self, scope: anyio.CancelScope) -> None:
+        with scope:
+            try:
+                await anyio.sleep_forever()
+            except anyio.get_cancelled_exc_class():
+                self._loop_ends = self._loop_ends or not scope.cancel_called
+                raise

@@ -1,0 +1,71 @@
+"""`TaskReader`: reads tasks with their questions, and turns unexpected errors of a backend into `StoreError`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from mcp_task_runtime.core.message_queue import TaskMessageQueue
+from mcp_task_runtime.core.store import TaskQuestions, TaskStore
+from mcp_task_runtime.core.types import TaskRecord
+from mcp_task_runtime.core.views import TaskView
+from mcp_task_runtime.errors import StoreError, TaskRuntimeError
+
+__all__ = ["TaskReader", "store_errors"]
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def store_errors() -> Generator[None, None, None]:
+    """Turn exceptions that a store must not raise into `StoreError`, without their text (law L13).
+
+    Raises:
+        StoreError: The block raised an exception that is not this library's; it is the cause, and logged.
+    """
+    try:
+        yield
+    except TaskRuntimeError:
+        raise
+    except Exception as error:
+        logger.exception("A store raised an exception that is not a StoreError")
+        raise StoreError("Internal error") from error
+
+
+class TaskReader:
+    """Reads the tasks of one store, in one read each where the store can."""
+
+    def __init__(self, store: TaskStore, queue: TaskMessageQueue, *, is_own_queue: bool) -> None:
+        """Make the reader.
+
+        Args:
+            store: Where tasks are kept.
+            queue: Where their questions are kept.
+            is_own_queue: Whether the queue is the store's own.
+        """
+        self._store = store
+        self._queue = queue
+        self._views = store if is_own_queue and isinstance(store, TaskQuestions) else None
+
+    async def get(self, task_id: str) -> TaskRecord | None:
+        """Return the task, or `None` when there is none.
+
+        Raises:
+            StoreError: The store failed.
+        """
+        with store_errors():
+            return await self._store.get_task(task_id)
+
+    async def view(self, record: TaskRecord) -> TaskView | None:
+        """Return the task with its open questions, from this record or a later one; `None` when it is gone.
+
+        Raises:
+            StoreError: The store failed.
+        """
+        if record.outcome is not None:
+            return TaskView(record)
+        with store_errors():
+            if self._views is not None:
+                return TaskView(record) if record.status == "working" else await self._views.get_view(record.task_id)
+            return TaskView(record, await self._queue.outstanding(record.task_id))

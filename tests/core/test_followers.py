@@ -1,0 +1,377 @@
+"""`TaskFollowers`: one wait for each followed task, any number of readers, and no reader hurts another."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import anyio
+import pytest
+
+from mcp_task_runtime import InMemoryTaskStore, Outcome, StoreError, StoreUnavailableError, TaskNotFoundError
+from mcp_task_runtime.core import followers as followers_module
+from mcp_task_runtime.core.followers import TaskFollowers
+from mcp_task_runtime.core.group import IsolatedGroup
+from mcp_task_runtime.core.reader import TaskReader
+from mcp_task_runtime.core.transitions import is_terminal
+from mcp_task_runtime.core.types import NewTask, TaskRecord
+from mcp_task_runtime.errors import StoreClosedError
+from tests.core.worlds import PATIENCE, ask
+
+NEW = NewTask(ttl_ms=None)
+
+
+@pytest.fixture(autouse=True)
+def _quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(followers_module, "_FIRST_RETRY_SECONDS", 0.001)
+    monkeypatch.setattr(followers_module, "_LONGEST_RETRY_SECONDS", 0.002)
+
+
+class CountingStore(InMemoryTaskStore):
+    """A store that counts its waits, and whose next waits raise what they are given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits = 0
+        self.errors: list[BaseException] = []
+        self.now_waiting = 0
+
+    async def wait_for_update(self, task_id: str, *, after: int) -> TaskRecord:
+        self.waits += 1
+        self.now_waiting += 1
+        try:
+            await anyio.lowlevel.checkpoint()
+            if self.errors:
+                raise self.errors.pop(0)
+            return await super().wait_for_update(task_id, after=after)
+        finally:
+            self.now_waiting -= 1
+
+
+class World:
+    """Followers over a store that counts."""
+
+    def __init__(self) -> None:
+        self.store = CountingStore()
+        self.group = IsolatedGroup()
+        self.views = 0
+        reader = TaskReader(self.store, self.store.message_queue, is_own_queue=False)
+
+        async def view(record: TaskRecord) -> Any:
+            self.views += 1
+            await anyio.lowlevel.checkpoint()
+            return await reader.view(record)
+
+        self.followers = TaskFollowers(self.store, self.group, view)
+
+    async def read(self, task_id: str, got: list[Any], after: int = 1) -> None:
+        try:
+            with self.followers.follow(task_id, after=after) as follower:
+                record = await follower.changed()
+                got.append(record)
+                while not is_terminal(record.status):
+                    record = await follower.changed()
+                    got.append(record)
+        except (StoreError, TaskNotFoundError) as error:
+            got.append(type(error))
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            await anyio.lowlevel.checkpoint()
+
+
+async def still() -> None:
+    for _ in range(40):
+        await anyio.lowlevel.checkpoint()
+
+
+async def test_two_thousand_readers_of_one_task_cost_one_wait_and_let_others_run_while_they_wake() -> None:
+    """L8, L13."""
+    world = World()
+    record = await world.store.create_task(NEW)
+    got: list[Any] = []
+    turns: list[int] = []
+    with anyio.fail_after(PATIENCE):
+        async with world.group, anyio.create_task_group() as readers:
+            for _ in range(2000):
+                readers.start_soon(world.read, record.task_id, got)
+            await anyio.wait_all_tasks_blocked()
+            assert (len(world.followers), world.followers.readers) == (1, 2000)
+            assert (world.store.waits, world.store.now_waiting) == (1, 1)
+            await world.store.finish_task(record.task_id, Outcome.cancelled())
+            while len(got) < 2000:
+                turns.append(len(got))
+                await anyio.lowlevel.checkpoint()
+    assert world.store.waits == 1
+    assert {each.status for each in got} == {"cancelled"}
+    assert len(turns) > 2000 / 64, "another task of the event loop had its turns"
+    assert (len(world.followers), world.followers.readers) == (0, 0)
+
+
+async def test_a_change_of_this_process_reaches_readers_without_a_read() -> None:
+    world = World()
+    record = await world.store.create_task(NEW)
+    got: list[Any] = []
+    with anyio.fail_after(PATIENCE):
+        async with world.group, anyio.create_task_group() as readers:
+            readers.start_soon(world.read, record.task_id, got)
+            readers.start_soon(world.read, record.task_id, got)
+            await anyio.wait_all_tasks_blocked()
+            ended = await InMemoryTaskStore.finish_task(world.store, record.task_id, Outcome.cancelled())
+            world.followers.feed(ended)
+            world.followers.feed(record)  # an old one is no news
+    assert got == [ended, ended]
+    assert world.store.waits == 1
+
+
+async def test_a_slow_reader_sees_the_last_state_and_never_an_older_one() -> None:
+    """L3."""
+    world = World()
+    record = await world.store.create_task(NEW)
+    with anyio.fail_after(PATIENCE):
+        async with world.group:
+            with world.followers.follow(record.task_id, after=1) as slow:
+                for number in range(10):
+                    await world.store.update_task(record.task_id, status_message=str(number))
+                    await still()
+                seen = await slow.changed()
+                assert (seen.revision, seen.task.status_message) == (11, "9")
+                with world.followers.follow(record.task_id) as late:
+                    assert await late.changed() == seen, "a reader that begins later sees the task as it is"
+
+
+async def test_a_reader_that_knows_less_than_the_first_one_is_told_at_once() -> None:
+    """L3: what is known by its revision alone is read."""
+    world = World()
+    record = await world.store.create_task(NEW)
+    await world.store.update_task(record.task_id, status_message="x")
+    with anyio.fail_after(PATIENCE):
+        async with world.group:
+            with world.followers.follow(record.task_id, after=2), world.followers.follow(record.task_id, after=1) as b:
+                assert (await b.changed()).revision == 2
+
+
+async def test_an_ended_task_is_no_longer_waited_for_but_can_be_followed() -> None:
+    world = World()
+    record = await world.store.create_task(NEW)
+    ended = await world.store.finish_task(record.task_id, Outcome.cancelled())
+    with anyio.fail_after(PATIENCE):
+        async with world.group:
+            with world.followers.follow(record.task_id) as follower:
+                assert await follower.changed() == ended
+                await still()
+                assert world.store.now_waiting == 0
+
+
+@pytest.mark.parametrize("how", ["deleted", "unknown"])
+async def test_readers_of_a_task_that_is_gone_are_told_so(how: str) -> None:
+    world = World()
+    record = await world.store.create_task(NEW)
+    got: list[Any] = []
+    changes: list[TaskRecord | None] = []
+    task_id = record.task_id if how == "deleted" else "unknown"
+    with anyio.fail_after(PATIENCE):
+        async with world.group, anyio.create_task_group() as readers:
+            stop = world.followers.watch(task_id, changes.append, after=1)
+            for _ in range(3):
+                readers.start_soon(world.read, task_id, got)
+            await still()
+            await world.store.delete_task(record.task_id)
+            await still()
+            world.followers.watch(task_id, changes.append, after=1)()
+            stop()
+    assert got == [TaskNotFoundError] * 3
+    assert changes == [None, None]
+    assert world.store.waits == 1
+
+
+async def test_an_outage_is_waited_out_and_changes_meanwhile_are_seen() -> None:
+    """L3, L12."""
+    world = World()
+    world.store.errors = [StoreUnavailableError("away") for _ in range(5)]
+    record = await world.store.create_task(NEW)
+    got: list[Any] = []
+    with anyio.fail_after(PATIENCE):
+        async with world.group, anyio.create_task_group() as readers:
+            readers.start_soon(world.read, record.task_id, got)
+            await world.store.finish_task(record.task_id, Outcome.cancelled())
+    assert [each.status for each in got] == ["cancelled"]
+    assert world.store.errors == []
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError("secret"), StoreError("damaged"), ValueError("secret")])
+async def test_what_a_store_raises_reaches_its_readers_and_nobody_else(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    """L13."""
+    world = World()
+    one, two = await world.store.create_task(NEW), await world.store.create_task(NEW)
+    got: list[Any] = []
+    other: list[Any] = []
+    changes: list[Any] = []
+    with anyio.fail_after(PATIENCE):
+        async with world.group, anyio.create_task_group() as readers:
+            readers.start_soon(world.read, two.task_id, other)
+            await still()
+            world.store.errors = [error] * 3
+            stop = world.followers.watch(one.task_id, changes.append, after=1)
+            with pytest.raises(StoreError, match=r"damaged|Internal error") as caught:
+                with world.followers.follow(one.task_id, after=1) as follower:
+                    await follower.changed()
+            assert "secret" not in str(caught.value)
+            readers.start_soon(world.read, one.task_id, got)
+            await world.until(lambda: not world.store.errors)
+            await world.store.finish_task(one.task_id, Outcome.cancelled())
+            await world.store.finish_task(two.task_id, Outcome.cancelled())
+            while not (other and changes):
+                await anyio.lowlevel.checkpoint()
+            stop()
+    assert [each.status for each in other] == ["cancelled"]
+    assert [each.status for each in changes] == ["cancelled"], "a callback outlives the failures"
+    assert len([each for each in caplog.records if each.levelname == "ERROR"]) == 1, "one line for a row of failures"
+
+
+async def test_a_wait_that_other_code_cancelled_is_tried_again() -> None:
+    """L13."""
+    if anyio.get_cancelled_exc_class().__module__.startswith("trio"):
+        pytest.skip("trio's Cancelled cannot be raised by hand")
+    world = World()
+    world.store.errors = [anyio.get_cancelled_exc_class()()]
+    record = await world.store.create_task(NEW)
+    changes: list[Any] = []
+    with anyio.fail_after(PATIENCE):
+        async with world.group:
+            stop = world.followers.watch(record.task_id, changes.append, after=1)
+            await still()
+            await world.store.finish_task(record.task_id, Outcome.cancelled())
+            await world.until(lambda: bool(changes))
+            stop()
+
+
+async def test_a_store_that_returns_what_is_not_newer_keeps_nobody_busy(caplog: pytest.LogCaptureFixture) -> None:
+    class Faulty(CountingStore):
+        async def wait_for_update(self, task_id: str, *, after: int) -> TaskRecord:
+            self.waits += 1
+            record = await self.get_task(task_id)
+            assert record is not None
+            return record
+
+    world = World()
+    world.store.__class__ = Faulty
+    record = await world.store.create_task(NEW)
+    with anyio.fail_after(PATIENCE):
+        async with world.group:
+            stop = world.followers.watch(record.task_id, lambda record: None, after=1)
+            await anyio.sleep(0.02)
+            stop()
+    assert 1 < world.store.waits < 40
+    assert "not newer" in caplog.text
+
+
+async def test_a_callback_that_raises_is_logged_and_called_again(caplog: pytest.LogCaptureFixture) -> None:
+    """L13."""
+    world = World()
+    record = await world.store.create_task(NEW)
+    seen: list[int] = []
+    heard: list[int] = []
+
+    def broken(record: TaskRecord | None) -> None:
+        seen.append(0 if record is None else record.revision)
+        raise LookupError
+
+    with anyio.fail_after(PATIENCE), caplog.at_level(logging.ERROR):
+        async with world.group:
+            stops = [
+                world.followers.watch(record.task_id, broken, after=1),
+                world.followers.watch(record.task_id, lambda each: heard.append(each.revision if each else 0), after=1),
+            ]
+            for number in range(2):
+                await world.store.update_task(record.task_id, status_message=str(number))
+                await still()
+            for stop in stops:
+                stop()
+                stop()  # twice is once
+    assert seen == heard == [2, 3]
+    assert "callback" in caplog.text
+    assert len(world.followers) == 0
+
+
+@pytest.mark.parametrize("victim", range(3))
+async def test_a_reader_that_is_cancelled_leaves_the_others_waiting(victim: int) -> None:
+    """L6."""
+    world = World()
+    record = await world.store.create_task(NEW)
+    scopes = [anyio.CancelScope() for _ in range(3)]
+    got: list[Any] = []
+
+    async def read(scope: anyio.CancelScope) -> None:
+        with scope:
+            await world.read(record.task_id, got)
+
+    with anyio.fail_after(PATIENCE):
+        async with world.group, anyio.create_task_group() as readers:
+            for scope in scopes:
+                readers.start_soon(read, scope)
+            await still()
+            scopes[victim].cancel()
+            await still()
+            assert world.followers.readers == 2
+            await world.store.finish_task(record.task_id, Outcome.cancelled())
+    assert [each.status for each in got] == ["cancelled"] * 2
+
+
+async def test_readers_go_on_when_the_group_closes_and_before_it_opens() -> None:
+    """L3: then each waits in the store itself."""
+    world = World()
+    record = await world.store.create_task(NEW)
+    got: list[Any] = []
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as readers:
+            async with world.group:
+                readers.start_soon(world.read, record.task_id, got)
+                await still()
+                world.followers.reset()
+            readers.start_soon(world.read, record.task_id, got)
+            await still()
+            await world.store.finish_task(record.task_id, Outcome.cancelled())
+    assert [each.status for each in got] == ["cancelled"] * 2
+    assert len(world.followers) == 0
+
+
+async def test_a_closed_store_says_so_to_readers() -> None:
+    world = World()
+    record = await world.store.create_task(NEW)
+    got: list[Any] = []
+    with anyio.fail_after(PATIENCE):
+        async with world.group, anyio.create_task_group() as readers:
+            readers.start_soon(world.read, record.task_id, got)
+            await still()
+            await world.store.aclose()
+    assert got == [StoreClosedError]
+
+
+async def test_the_questions_of_a_revision_are_read_once_for_all_readers() -> None:
+    world = World()
+    record = await world.store.create_task(NEW)
+    counts: list[int] = []
+
+    async def read() -> None:
+        with world.followers.follow(record.task_id) as follower:
+            while (await follower.changed()).status != "input_required":
+                assert (await follower.view()).questions == ()
+            counts.append(len((await follower.view()).questions))
+
+    with anyio.fail_after(PATIENCE):
+        async with world.group, anyio.create_task_group() as readers:
+            for _ in range(50):
+                readers.start_soon(read)
+            await still()
+            assert world.views == 0, "a working task has no questions to read"
+            readers.start_soon(partial(ask, world.store, world.store.message_queue, record.task_id))
+            while len(counts) < 50:
+                await anyio.lowlevel.checkpoint()
+            readers.cancel_scope.cancel()
+    assert counts == [1] * 50
+    assert world.views == 1

@@ -1,0 +1,170 @@
+"""`IsolatedGroup`: one task group that nothing can break (law L13)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import pytest
+
+from mcp_task_runtime.core.group import IsolatedGroup
+from mcp_task_runtime.stores._event_loop import start_background_task
+from tests.core.worlds import PATIENCE
+
+
+@pytest.mark.parametrize("error", [LookupError("x"), SystemExit(1), BaseException("x")])
+async def test_work_that_raises_takes_nobody_else_down(error: BaseException, caplog: pytest.LogCaptureFixture) -> None:
+    """L13, F16."""
+    done: list[str] = []
+
+    async def bad() -> None:
+        raise error
+
+    async def good() -> None:
+        await anyio.wait_all_tasks_blocked()
+        done.append("good")
+
+    with anyio.fail_after(PATIENCE):
+        async with IsolatedGroup() as group:
+            group.start(bad, anyio.CancelScope())
+            group.start(good, anyio.CancelScope())
+    assert done == ["good"]
+    assert "raised an exception" in caplog.text
+
+
+async def test_cancelling_one_scope_cancels_that_work_alone() -> None:
+    """L13."""
+    ended: list[str] = []
+
+    async def work(name: str, release: anyio.Event) -> None:
+        try:
+            await release.wait()
+            ended.append(f"{name} done")
+        except BaseException:
+            ended.append(f"{name} cancelled")
+            raise
+
+    release = anyio.Event()
+    scope = anyio.CancelScope()
+    with anyio.fail_after(PATIENCE):
+        async with IsolatedGroup() as group:
+            group.start(lambda: work("one", release), scope)
+            group.start(lambda: work("two", release), anyio.CancelScope())
+            await anyio.wait_all_tasks_blocked()
+            scope.cancel()
+            await anyio.wait_all_tasks_blocked()
+            assert ended == ["one cancelled"]
+            release.set()
+    assert ended == ["one cancelled", "two done"]
+
+
+async def test_a_group_waits_for_its_work_and_an_error_of_the_block_does_not_cancel_it() -> None:
+    done: list[Any] = []
+
+    async def work() -> None:
+        await anyio.wait_all_tasks_blocked()
+        done.append(1)
+
+    async def serve() -> None:
+        async with IsolatedGroup() as group:
+            group.start(work, anyio.CancelScope())
+            raise LookupError("mine")
+
+    with anyio.fail_after(PATIENCE):
+        with pytest.raises(LookupError, match="mine"):
+            await serve()
+    assert done == [1]
+
+
+async def test_a_group_that_is_cancelled_cancels_its_work() -> None:
+    with anyio.fail_after(PATIENCE):
+        with anyio.CancelScope() as scope:
+            async with IsolatedGroup() as group:
+                group.start(anyio.sleep_forever, anyio.CancelScope())
+                await anyio.wait_all_tasks_blocked()
+                scope.cancel()
+        async with group:  # and can be opened again
+            pass
+
+
+async def test_a_group_that_is_not_open_starts_nothing_and_is_opened_once() -> None:
+    group = IsolatedGroup()
+    with pytest.raises(RuntimeError, match="not open"):
+        group.start(anyio.sleep_forever, anyio.CancelScope())
+    async with group:
+        with pytest.raises(RuntimeError, match="already open"):
+            await group.__aenter__()
+    with pytest.raises(RuntimeError, match="not open"):
+        group.start(anyio.sleep_forever, anyio.CancelScope())
+
+
+async def test_work_whose_scope_was_cancelled_before_it_began_ends_at_its_first_await() -> None:
+    reached: list[str] = []
+
+    async def work() -> None:
+        reached.append("began")
+        await anyio.lowlevel.checkpoint()
+        reached.append("went on")
+
+    scope = anyio.CancelScope()
+    scope.cancel()
+    with anyio.fail_after(PATIENCE):
+        async with IsolatedGroup() as group:
+            group.start(work, scope)
+    assert reached == ["began"]
+
+
+async def test_a_stray_cancellation_ends_the_task_it_struck_alone(caplog: pytest.LogCaptureFixture) -> None:
+    """L13: on asyncio, awaiting a future that other code cancelled raises what a cancelled scope raises."""
+    done: list[str] = []
+    strike = anyio.Event()
+
+    async def struck() -> None:
+        await strike.wait()
+        raise anyio.get_cancelled_exc_class()
+
+    async def good() -> None:
+        strike.set()
+        for _ in range(20):
+            await anyio.lowlevel.checkpoint()
+        done.append("good")
+
+    if anyio.get_cancelled_exc_class().__module__.startswith("trio"):
+        pytest.skip("trio's Cancelled cannot be raised by hand")
+    with anyio.fail_after(PATIENCE):
+        async with IsolatedGroup() as group:
+            group.start(struck, anyio.CancelScope())
+            group.start(good, anyio.CancelScope())
+    assert done == ["good"]
+    assert "does not own it" in caplog.text
+
+
+def test_the_end_of_an_event_loop_is_no_stray_cancellation(caplog: pytest.LogCaptureFixture) -> None:
+    """Ctrl-C, or a test runner that leaves: asyncio cancels every task, and none of them may be held."""
+    seen: list[bool] = []
+    groups: list[IsolatedGroup] = []
+
+    async def work() -> None:
+        try:
+            await anyio.sleep_forever()
+        except BaseException:
+            seen.append(await groups[0].is_stray(scopes[0]))
+            raise
+
+    scopes: list[anyio.CancelScope] = []
+
+    async def host() -> None:
+        scopes.append(anyio.CancelScope())
+        async with IsolatedGroup() as group:
+            groups.append(group)
+            group.start(work, scopes[0])
+            await anyio.sleep_forever()
+
+    async def main() -> None:
+        start_background_task(host)
+        for _ in range(5):
+            await anyio.lowlevel.checkpoint()
+
+    anyio.run(main, backend="asyncio")
+    assert seen == [False]
+    assert caplog.text == ""
