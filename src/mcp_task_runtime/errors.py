@@ -16,6 +16,7 @@ __all__ = [
     "LeaseLostError",
     "LimitExceededError",
     "ProtocolError",
+    "QuestionTimeoutError",
     "RevisionConflictError",
     "SchemaVersionError",
     "StoreClosedError",
@@ -149,6 +150,18 @@ class ProtocolError(TaskRuntimeError):
         self.code = code
         self.message = message
         self.data: Any = data
+
+
+class QuestionTimeoutError(TaskRuntimeError, TimeoutError):
+    """The client did not answer a question in time; the question is withdrawn.
+
+    Attributes:
+        timeout: Seconds that were waited.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        super().__init__(f"The client did not answer within {timeout:g} seconds")
+        self.timeout = timeout
 
 
 class StoreError(TaskRuntimeError):

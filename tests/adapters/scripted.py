@@ -88,8 +88,8 @@ class Desk:
     def another_context(self, **more: Any) -> ServerTaskContext:
         """Make one more context of the task, as it is now."""
         task = self.memory._entries[self.task_id].record.task
-        arguments = {"handler": self.handler, **more}
-        return ServerTaskContext(task=task, store=self.store, session=self.session, queue=self.queue, **arguments)
+        arguments = {"handler": self.handler, "session": self.session, **more}
+        return ServerTaskContext(task=task, store=self.store, queue=self.queue, **arguments)
 
     async def status(self) -> str:
         """Return the task's status in the store."""

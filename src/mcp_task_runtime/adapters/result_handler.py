@@ -12,10 +12,12 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 import anyio
 import anyio.abc
 
+from mcp_task_runtime.adapters.sdk_session import as_task_session
 from mcp_task_runtime.adapters.session import TaskSession
 from mcp_task_runtime.core.deadlines import DeadlineHeap
 from mcp_task_runtime.core.json import JSONObject, JSONValue
@@ -81,18 +83,27 @@ class TaskResultHandler:
             queue: Where their questions are kept.
             settings: Limits for answers.
             undeliverable: Why no question can reach the client, if that is so. Asking then fails at once
-                with a `CapabilityError` that says this, instead of waiting for an answer for ever.
+                with a `CapabilityError` that says this, instead of waiting for an answer that cannot come.
+
+        Raises:
+            ValueError: An argument has the wrong type; the message names it.
         """
+        if isinstance(store, type) or not isinstance(store, TaskStore):
+            raise ValueError("store must be a TaskStore")
+        if isinstance(queue, type) or not isinstance(queue, TaskMessageQueue):
+            raise ValueError("queue must be a TaskMessageQueue")
+        if settings is not None and not isinstance(settings, TaskSettings):
+            raise ValueError("settings must be TaskSettings")
         self.undeliverable = undeliverable
+        self.settings: TaskSettings = TaskSettings() if settings is None else settings
         self._store = store
         self._queue = queue
-        self._settings = TaskSettings() if settings is None else settings
         self._streams: dict[str, list[_Stream]] = {}
         self._client_tasks: dict[str, dict[str, str]] = {}
         self._client_tasks_expiry = DeadlineHeap()
 
     async def handle(
-        self, task_id: str, session: TaskSession, *, is_alive: Callable[[], Awaitable[bool]] | None = None
+        self, task_id: str, session: TaskSession | Any, *, is_alive: Callable[[], Awaitable[bool]] | None = None
     ) -> Outcome:
         """Serve one client that waits for a task: put its questions, wait for its end, return how it ended.
 
@@ -102,15 +113,16 @@ class TaskResultHandler:
 
         Args:
             task_id: The task.
-            session: Where its questions go.
+            session: Where its questions go: a `TaskSession`, or a `ServerSession` of `mcp` 1.x or 2.x.
             is_alive: Whether the client still reads this stream; for transports whose streams end without
                 a word. Asked only when another stream could take over.
 
         Raises:
             TaskNotFoundError: The task is unknown, or expires while this waits.
             StoreError: The store failed.
+            ValueError: `session` is neither.
         """
-        async with self._stream(task_id, session, is_alive) as stream:
+        async with self._stream(task_id, as_task_session(session), is_alive) as stream:
             return await self._serve(task_id, stream, related=True)
 
     @asynccontextmanager
@@ -246,7 +258,7 @@ class TaskResultHandler:
             for _ in range(_MOST_MIXED_UP):
                 result = await self._request(record, question, params, stream)
                 if related_task_id(result) in (None, task_id):
-                    return check_answer(question, result, max_bytes=self._settings.max_answer_bytes)
+                    return check_answer(question, result, max_bytes=self.settings.max_answer_bytes)
                 logger.debug("A client answered for another task than it was asked for; it is asked again")
             return Answer.error(INVALID_PARAMS, "The client answered for another task")
         except ProtocolError as error:  # from the client, or about what it sent

@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from mcp_task_runtime.core.json import JSONObject, JSONValue
+from mcp_task_runtime.core.json import JSONObject, JSONValue, to_json_value
 
-__all__ = ["check_tool_messages"]
+__all__ = ["check_tool_messages", "to_messages"]
 
 
-def _blocks(message: JSONObject) -> list[JSONObject]:
+def to_messages(messages: Any) -> list[JSONObject]:
+    """Return a conversation as JSON: messages as JSON objects, or the SDK's own types.
+
+    Raises:
+        TypeError: A message is not an object, or `messages` not a sequence.
+        ValueError: A message is malformed, or its tool uses and tool results do not match.
+    """
+    if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
+        raise TypeError("messages must be JSON objects or the SDK's own messages, in a list")
+    conversation: list[JSONValue] = [to_json_value(message) for message in messages]
+    for index, message in enumerate(conversation):
+        if not isinstance(message, Mapping):
+            raise TypeError("messages must be JSON objects or the SDK's own messages, in a list")
+        if message.get("role") not in ("user", "assistant"):
+            raise ValueError(f"messages[{index}].role must be 'user' or 'assistant'")
+        if not all(isinstance(block, Mapping) and isinstance(block.get("type"), str) for block in _blocks(message)):
+            raise ValueError(f"messages[{index}].content must be a content block, or a list of them")
+    check_tool_messages(conversation)
+    return conversation
+
+
+def _blocks(message: Mapping[str, JSONValue]) -> list[JSONValue]:
     content: JSONValue = message.get("content")
     return content if isinstance(content, list) else [content]
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from datetime import timedelta
 from hashlib import blake2b
 from typing import Any, Literal, TypeAlias, TypeVar, overload
 
@@ -21,8 +23,10 @@ from mcp_task_runtime.adapters.answers import (
     ElicitResult,
 )
 from mcp_task_runtime.adapters.forms import form_schema
+from mcp_task_runtime.adapters.notifications import StatusNotifier, TaskNotifier
 from mcp_task_runtime.adapters.result_handler import TaskResultHandler
-from mcp_task_runtime.adapters.sampling import check_tool_messages
+from mcp_task_runtime.adapters.sampling import to_messages
+from mcp_task_runtime.adapters.sdk_session import as_task_session
 from mcp_task_runtime.adapters.session import TaskSession
 from mcp_task_runtime.core.context import TaskContext
 from mcp_task_runtime.core.execution import Execution
@@ -30,14 +34,16 @@ from mcp_task_runtime.core.json import JSONObject, JSONValue, to_json_value
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
 from mcp_task_runtime.core.questions import CLEANUP_SECONDS, ask_question
 from mcp_task_runtime.core.store import TaskStore
-from mcp_task_runtime.core.types import Outcome, Task
+from mcp_task_runtime.core.text import check_text, clean_text
+from mcp_task_runtime.core.types import Outcome, Progress, Task
 from mcp_task_runtime.errors import (
     INVALID_PARAMS,
     CapabilityError,
+    LimitExceededError,
     ProtocolError,
+    QuestionTimeoutError,
     StoreUnavailableError,
 )
-from mcp_task_runtime.wire.v2025_11_25 import STATUS_NOTIFICATION, render_task
 
 __all__ = ["ServerTaskContext"]
 
@@ -53,14 +59,17 @@ class ServerTaskContext:
 
     Say how the work goes (`update_status`, `report_progress`), ask the client (`elicit`, `create_message`
     and their relatives), look whether to stop (`is_cancelled`). Questions go through the task's message
-    queue: the client answers them whenever it can, maybe on another connection or another server
+    queue: the client answers them when it can, maybe on another connection or another server
     process. While at least one is open the task is `input_required` (law L5).
 
-    Every asking method raises, besides what it names:
+    Every asking method takes a `timeout` in seconds, and raises, besides what it names:
 
-    - `ProtocolError` if the client answers with an error, or with what is no answer,
+    - `ProtocolError` if the client answers with an error, or with something that is not an answer,
+    - `QuestionTimeoutError` if the client has not answered within `timeout`; the question is withdrawn,
     - `CapabilityError` if the client's connection carries no questions,
+    - `LimitExceededError` if the task has as many open questions as `TaskSettings.max_open_questions` allows,
     - `InvalidTransitionError` if the task has ended, `TaskNotFoundError` if it has expired,
+    - `ValueError` if a text is not Unicode or a value has no JSON form; nothing is asked then,
     - `RuntimeError` if the context has no handler.
 
     Cancelled while it waits, it withdraws its question.
@@ -71,7 +80,7 @@ class ServerTaskContext:
         *,
         task: Task,
         store: TaskStore,
-        session: TaskSession,
+        session: TaskSession | Any,
         queue: TaskMessageQueue,
         handler: TaskResultHandler | None = None,
         progress_token: str | int | None = None,
@@ -83,21 +92,31 @@ class ServerTaskContext:
         Args:
             task: The task as it is now.
             store: The store it is kept in.
-            session: The connection of the client that made it.
+            session: The connection of the client that made it: a `TaskSession`, or a `ServerSession` of `mcp` 1.x
+                or 2.x. If it is a `TaskNotifier`, it says how the client hears of the task.
             queue: The queue for its questions.
-            handler: Who delivers questions; without one nothing can be asked.
+            handler: Delivers questions; without one nothing can be asked.
             progress_token: The token the client gave for progress, if it did (wire rule B11).
             execution: The run of work this context belongs to, if a runtime runs it.
             attempt: More than 1 when the work runs again: a question that is asked as it was before then has
                 the answer that it got, if it got one (law L12).
+
+        Raises:
+            ValueError: An argument has the wrong type; the message names it.
         """
         self._ctx = TaskContext(task=task, store=store, queue=queue)
+        _check("queue", queue, TaskMessageQueue)
+        if handler is not None:
+            _check("handler", handler, TaskResultHandler)
+        self._session: TaskSession = as_task_session(session)
+        self._notifier: TaskNotifier = (
+            session if isinstance(session, TaskNotifier) else StatusNotifier(self._session, progress_token)
+        )
         self._store = store
-        self._session = session
         self._queue = queue
         self._handler = handler
-        self._progress_token = progress_token
         self._execution = execution
+        self._open_questions = 0
         self._attempt = attempt
         self._times_asked: Counter[str] = Counter()
         if execution is not None:
@@ -148,8 +167,10 @@ class ServerTaskContext:
     async def update_status(self, message: str, *, notify: bool = True) -> None:
         """Set the status message.
 
+        A client that does not read its notifications holds this up by half a second at most, and once.
+
         Args:
-            message: Text for people to read.
+            message: Text for people to read; U+FFFD replaces what is not Unicode in it.
             notify: Whether to tell the client at once, where its protocol has a way to.
 
         Raises:
@@ -158,7 +179,7 @@ class ServerTaskContext:
         """
         await self._ctx.update_status(message)
         if notify:
-            await self._send_notification()
+            await self._notifier.notify_status(self.task, None)
 
     async def report_progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
         """Report progress: as the status message, and to the caller's progress token if it gave one.
@@ -166,21 +187,44 @@ class ServerTaskContext:
         Args:
             progress: How far the work is; more each time.
             total: What `progress` will be at the end, if that is known.
-            message: What the work is doing.
+            message: What the work is doing; U+FFFD replaces what is not Unicode in it.
 
         Raises:
             InvalidTransitionError: The task has ended.
             TaskNotFoundError: The task has expired or was deleted.
+            ValueError: A number is not finite.
         """
+        for name, value in (("progress", progress), ("total", total)):
+            if value is not None and not math.isfinite(value):
+                raise ValueError(f"{name} must be a finite number")
+        if message is not None:
+            message = clean_text(message)
+        reported = Progress(progress, total, message)
         count = _number(progress) if total is None else f"{_number(progress)}/{_number(total)}"
-        await self.update_status(count if message is None else f"{message} ({count})")
-        if self._progress_token is not None:
-            params: JSONObject = {"progressToken": self._progress_token, "progress": progress}
-            if total is not None:
-                params["total"] = total
-            if message is not None:
-                params["message"] = message
-            await self._session.send_notification("notifications/progress", params)
+        await self._ctx.update_status(count if message is None else f"{message} ({count})", progress=reported)
+        await self._notifier.notify_status(self.task, None)
+        await self._notifier.notify_progress(reported)
+
+    async def extend(self, ttl_ms: int) -> Task:
+        """Let the task live for at least so long from now.
+
+        Never makes it live shorter, and not longer than `TaskSettings.max_ttl_ms` allows. The time to live counts
+        from the creation of the task; what the client sees of it changes with its next look.
+
+        Args:
+            ttl_ms: Milliseconds from now.
+
+        Returns:
+            The task as it is now.
+
+        Raises:
+            ValueError: `ttl_ms` is not a positive integer.
+            InvalidTransitionError: The task has ended.
+            TaskNotFoundError: The task has expired or was deleted.
+        """
+        if not _is_positive_integer(ttl_ms):
+            raise ValueError("ttl_ms must be a positive integer, in milliseconds")
+        return await self._ctx.extend(ttl_ms, settings=None if self._handler is None else self._handler.settings)
 
     async def complete(self, result: object, *, notify: bool = True) -> None:
         """End the task as `completed`; see `TaskContext.complete`. Releases every open question."""
@@ -188,7 +232,7 @@ class ServerTaskContext:
 
     async def fail(self, error: str, *, notify: bool = True) -> None:
         """End the task as `failed`; see `TaskContext.fail`. Releases every open question."""
-        await self._finish(Outcome.failed(error), notify=notify)
+        await self._finish(Outcome.failed(clean_text(error)), notify=notify)
 
     async def _finish(self, outcome: Outcome, *, notify: bool) -> None:
         with anyio.move_on_after(CLEANUP_SECONDS, shield=True) as scope:
@@ -197,26 +241,28 @@ class ServerTaskContext:
         if scope.cancelled_caught:
             raise StoreUnavailableError("The store did not answer in time")
         if notify:
-            await self._send_notification(outcome)
-
-    async def _send_notification(self, outcome: Outcome | None = None) -> None:
-        await self._session.send_notification(STATUS_NOTIFICATION, render_task(self.task, outcome))
+            await self._notifier.notify_status(self.task, outcome)
 
     @overload
-    async def elicit(self, message: str, requested_schema: type[ModelT]) -> Elicitation[ModelT]: ...
+    async def elicit(
+        self, message: str, requested_schema: type[ModelT], *, timeout: float | None = None
+    ) -> Elicitation[ModelT]: ...
 
     @overload
-    async def elicit(self, message: str, requested_schema: Mapping[str, Any]) -> ElicitResult: ...
+    async def elicit(
+        self, message: str, requested_schema: Mapping[str, Any], *, timeout: float | None = None
+    ) -> ElicitResult: ...
 
     async def elicit(
-        self, message: str, requested_schema: type[BaseModel] | Mapping[str, Any]
+        self, message: str, requested_schema: type[BaseModel] | Mapping[str, Any], *, timeout: float | None = None
     ) -> Elicitation[Any] | ElicitResult:
         """Ask the user to fill a form.
 
         Args:
             message: What to tell the user.
             requested_schema: The form: a pydantic model class of flat primitive fields, or the JSON Schema
-                of such a form.
+                of a form of that kind.
+            timeout: Seconds to wait for the answer; `None` for as long as the task lives.
 
         Returns:
             For a model class, an answer whose `data` is a model where `action` is `accept`; for a schema,
@@ -228,16 +274,19 @@ class ServerTaskContext:
         """
         self._require_elicitation("form")
         self._require_handler("elicit")
-        answer = await self.ask("elicitation/create", _form_params(message, requested_schema))
+        answer = await self.ask("elicitation/create", _form_params(message, requested_schema), timeout=timeout)
         return _read_elicitation(answer, requested_schema)
 
-    async def elicit_url(self, message: str, url: str, elicitation_id: str) -> ElicitResult:
+    async def elicit_url(
+        self, message: str, url: str, elicitation_id: str, *, timeout: float | None = None
+    ) -> ElicitResult:
         """Ask the user to open a URL, for what must not pass through the client: logins, payments.
 
         Args:
             message: Why the user should open it.
             url: What to open.
             elicitation_id: Identifier of this elicitation, unique on the server.
+            timeout: Seconds to wait for the answer; `None` for as long as the task lives.
 
         Returns:
             Whether the user agreed to open it; what happens there is not known here.
@@ -250,6 +299,7 @@ class ServerTaskContext:
         answer = await self.ask(
             "elicitation/create",
             {"mode": "url", "message": message, "url": url, "elicitationId": elicitation_id},
+            timeout=timeout,
         )
         return _read(ElicitResult, answer)
 
@@ -266,6 +316,7 @@ class ServerTaskContext:
         model_preferences: JSONLike | None = None,
         tools: Sequence[JSONLike] | None = None,
         tool_choice: JSONLike | None = None,
+        timeout: float | None = None,
     ) -> CreateMessageResult:
         """Let the client's model write a message (sampling).
 
@@ -282,11 +333,12 @@ class ServerTaskContext:
             model_preferences: Which model to choose.
             tools: Tools the model may use.
             tool_choice: Whether it may or must use them.
+            timeout: Seconds to wait for the answer; `None` for as long as the task lives.
 
         Raises:
             CapabilityError: The client did not declare sampling, or not sampling with tools.
-            TypeError: A message is no JSON object.
-            ValueError: Tool uses and tool results in the messages do not match.
+            TypeError: A message is not a JSON object.
+            ValueError: A message is malformed, or tool uses and tool results in the messages do not match.
         """
         self._require_deliverable()
         if self._capability("sampling") is None:
@@ -304,20 +356,25 @@ class ServerTaskContext:
             tool_choice=tool_choice,
         )
         self._require_handler("create_message")
-        return _read(CreateMessageResult, await self.ask("sampling/createMessage", params))
+        return _read(CreateMessageResult, await self.ask("sampling/createMessage", params, timeout=timeout))
 
     @overload
     async def elicit_as_task(
-        self, message: str, requested_schema: type[ModelT], *, ttl: int = 60_000
+        self, message: str, requested_schema: type[ModelT], *, ttl: int = 60_000, timeout: float | None = None
     ) -> Elicitation[ModelT]: ...
 
     @overload
     async def elicit_as_task(
-        self, message: str, requested_schema: Mapping[str, Any], *, ttl: int = 60_000
+        self, message: str, requested_schema: Mapping[str, Any], *, ttl: int = 60_000, timeout: float | None = None
     ) -> ElicitResult: ...
 
     async def elicit_as_task(
-        self, message: str, requested_schema: type[BaseModel] | Mapping[str, Any], *, ttl: int = 60_000
+        self,
+        message: str,
+        requested_schema: type[BaseModel] | Mapping[str, Any],
+        *,
+        ttl: int = 60_000,
+        timeout: float | None = None,
     ) -> Elicitation[Any] | ElicitResult:
         """Ask the user to fill a form, as a task on the client's side (wire rule B12).
 
@@ -325,6 +382,7 @@ class ServerTaskContext:
             message: What to tell the user.
             requested_schema: The form, as for `elicit`.
             ttl: TTL of the client's task in milliseconds.
+            timeout: Seconds to wait for the answer; `None` for as long as the task lives.
 
         Raises:
             CapabilityError: The client did not declare tasks for elicitation.
@@ -335,7 +393,7 @@ class ServerTaskContext:
             raise CapabilityError("Client does not support task-augmented elicitation")
         self._require_handler("elicit_as_task")
         params = {**_form_params(message, requested_schema), "task": {"ttl": ttl}}
-        return _read_elicitation(await self.ask("elicitation/create", params), requested_schema)
+        return _read_elicitation(await self.ask("elicitation/create", params, timeout=timeout), requested_schema)
 
     async def create_message_as_task(
         self,
@@ -351,6 +409,7 @@ class ServerTaskContext:
         model_preferences: JSONLike | None = None,
         tools: Sequence[JSONLike] | None = None,
         tool_choice: JSONLike | None = None,
+        timeout: float | None = None,
     ) -> CreateMessageResult:
         """Let the client's model write a message, as a task on the client's side (wire rule B12).
 
@@ -358,8 +417,8 @@ class ServerTaskContext:
 
         Raises:
             CapabilityError: The client did not declare tasks for sampling, or not sampling with tools.
-            TypeError: A message is no JSON object.
-            ValueError: Tool uses and tool results in the messages do not match.
+            TypeError: A message is not a JSON object.
+            ValueError: A message is malformed, or tool uses and tool results in the messages do not match.
         """
         self._require_deliverable()
         if self._capability("tasks", "requests", "sampling", "createMessage") is None:
@@ -377,7 +436,7 @@ class ServerTaskContext:
             tool_choice=tool_choice,
         )
         self._require_handler("create_message_as_task")
-        answer = await self.ask("sampling/createMessage", {**params, "task": {"ttl": ttl}})
+        answer = await self.ask("sampling/createMessage", {**params, "task": {"ttl": ttl}}, timeout=timeout)
         return _read(CreateMessageResult, answer)
 
     def _capability(self, *path: str) -> JSONValue:
@@ -422,10 +481,7 @@ class ServerTaskContext:
         wants_tools = tools is not None or tool_choice is not None
         if wants_tools and self._capability("sampling", "tools") is None:
             raise CapabilityError("Client does not support sampling tools capability", code=INVALID_PARAMS)
-        conversation = [to_json_value(message) for message in messages]
-        if not all(isinstance(message, Mapping) for message in conversation):
-            raise TypeError("messages must be JSON objects or the SDK's own messages, in a list")
-        check_tool_messages(conversation)
+        conversation = to_messages(messages)
         optional = {
             "systemPrompt": system_prompt,
             "includeContext": include_context,
@@ -442,25 +498,49 @@ class ServerTaskContext:
             **{name: value for name, value in optional.items() if value is not None},
         }
 
-    async def ask(self, method: str, params: JSONObject) -> JSONObject:
+    async def ask(self, method: str, params: JSONObject, *, timeout: float | None = None) -> JSONObject:
         """Put any request to the client, such as `roots/list`, and return its result.
 
         The other asking methods check the client's capabilities and give typed answers; this one does
         neither.
+
+        Args:
+            method: The request's method.
+            params: Its params.
+            timeout: Seconds to wait for the answer; `None` for as long as the task lives.
         """
+        if timeout is not None and not timeout >= 0:  # true for NaN, too
+            raise ValueError("timeout must not be negative, in seconds")
         self._require_handler("ask")
+        message = _request(method, params)
         if self._execution is None:
-            return await self._ask(method, params)
+            return await self._ask(message, timeout)
         self._execution.announce()  # the client cannot answer a task it has not heard of
         self._execution.give_turn()
         try:
-            return await self._ask(method, params)
+            return await self._ask(message, timeout)
         finally:
             await self._execution.take_turn()
 
-    async def _ask(self, method: str, params: JSONObject) -> JSONObject:
-        message = QueuedMessage.request("", method, params)
-        content = f"{method}\0{message.params_json}".encode("utf-8", "surrogatepass")
+    async def _ask(self, message: QueuedMessage, timeout: float | None) -> JSONObject:
+        assert self._handler is not None
+        limit = self._handler.settings.max_open_questions
+        if limit is not None and self._open_questions >= limit:
+            raise LimitExceededError("open questions of a task", limit)
+        self._open_questions += 1
+        try:
+            clock = self._store.clock
+            deadline = None if timeout is None else clock.now() + timedelta(seconds=min(timeout, _LONGEST_SECONDS))
+            with clock.move_on_at(deadline) as scope:
+                return await self._put_until_answered(message)
+        finally:
+            self._open_questions -= 1
+        assert scope.cancelled_caught
+        assert timeout is not None
+        raise QuestionTimeoutError(timeout)
+
+    async def _put_until_answered(self, message: QueuedMessage) -> JSONObject:
+        content = f"{message.method}\0{message.params_json}".encode()
         digest = blake2b(content, digest_size=12).hexdigest()
         while True:
             # Made of what is asked, so that a rerun finds the answer to this question, and no other one's, whatever
@@ -480,6 +560,30 @@ class ServerTaskContext:
             replays=self._attempt > 1,
             stays_open=lambda: execution is not None and execution.is_released,
         )
+
+
+_LONGEST_SECONDS = 100 * 365 * 24 * 60 * 60
+
+
+def _check(name: str, value: object, wanted: Any) -> None:
+    if isinstance(value, type) or not isinstance(value, wanted):
+        raise ValueError(f"{name} must be a {wanted.__name__}, not {type(value).__name__}")
+
+
+def _is_positive_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _request(method: str, params: JSONObject) -> QueuedMessage:
+    """Return a question without its key.
+
+    Raises:
+        ValueError: Its params have no JSON form that can be read back.
+    """
+    try:
+        return QueuedMessage.request("", check_text("method", method), params)
+    except ValueError as error:
+        raise ValueError(f"The params of {method!r} cannot be sent: {error}") from error
 
 
 def _number(value: float) -> str:

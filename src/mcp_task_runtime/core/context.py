@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
 
 import anyio
 
 from mcp_task_runtime.core.endings import TaskEndings
 from mcp_task_runtime.core.message_queue import TaskMessageQueue
 from mcp_task_runtime.core.questions import CLEANUP_SECONDS
+from mcp_task_runtime.core.settings import TaskSettings
 from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.core.text import clean_text
 from mcp_task_runtime.core.transitions import is_terminal
-from mcp_task_runtime.core.types import Fence, Outcome, Task
+from mcp_task_runtime.core.types import Fence, Outcome, Progress, Task
 from mcp_task_runtime.errors import (
     INTERNAL_ERROR,
     CapabilityError,
@@ -129,19 +132,52 @@ class TaskContext:
         self._task = record.task
         return self._task
 
-    async def update_status(self, message: str) -> None:
-        """Set the status message; U+FFFD replaces what is not Unicode in it.
+    async def update_status(self, message: str, *, progress: Progress | None = None) -> None:
+        """Set the status message, and how far the work is.
+
+        Args:
+            message: Text for people to read; U+FFFD replaces what is not Unicode in it.
+            progress: How far the work is; stays as it is when `None`.
 
         Raises:
             InvalidTransitionError: The task has ended.
             TaskNotFoundError: The task has expired or was deleted.
             LeaseLostError: Another run of the work holds the task's lease.
         """
-        message = clean_text(message)
-        if self._fence is None:
-            record = await self._store.update_task(self.task_id, status_message=message)
-        else:
-            record = await self._store.update_task(self.task_id, status_message=message, fence=self._fence)
+        await self._update(status_message=clean_text(message), progress=progress)
+
+    async def extend(self, ttl_ms: int, *, settings: TaskSettings | None = None) -> Task:
+        """Let the task live for at least `ttl_ms` milliseconds from now, and return it.
+
+        Args:
+            ttl_ms: Milliseconds from now; the task never lives shorter than before.
+            settings: Bounds of its TTL, which counts from its creation; `None` for none.
+
+        Raises:
+            InvalidTransitionError: The task has ended.
+            TaskNotFoundError: The task has expired or was deleted.
+            LeaseLostError: Another run of the work holds the task's lease.
+        """
+        task = await self.refresh()
+        if is_terminal(task.status):
+            raise InvalidTransitionError(task.task_id, current=task.status, requested="working")
+        if task.ttl_ms is None:
+            return task
+        lived_ms = (self._store.clock.now() - task.created_at) // timedelta(milliseconds=1)
+        wanted = lived_ms + ttl_ms
+        longest = wanted if settings is None else settings.clamp_ttl(wanted)
+        if longest is not None and longest > task.ttl_ms:
+            await self._update(ttl_ms=longest)
+        return self._task
+
+    async def _update(
+        self, *, status_message: str | None = None, progress: Progress | None = None, ttl_ms: int | None = None
+    ) -> None:
+        # A store that knows no leases need not know the argument.
+        fenced: dict[str, Any] = {} if self._fence is None else {"fence": self._fence}
+        record = await self._store.update_task(
+            self.task_id, status_message=status_message, progress=progress, ttl_ms=ttl_ms, **fenced
+        )
         self._task = record.task
 
     async def complete(self, result: object) -> None:

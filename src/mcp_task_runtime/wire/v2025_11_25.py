@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from typing import Final, Literal, TypeAlias
 
 from mcp_task_runtime.core.json import JSONObject, JSONValue
-from mcp_task_runtime.core.types import Outcome, Task, TaskPage, TaskRecord, TaskStatus
+from mcp_task_runtime.core.types import Outcome, Progress, Task, TaskPage, TaskRecord, TaskStatus
 from mcp_task_runtime.errors import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND, ProtocolError
 from mcp_task_runtime.wire.timestamps import format_timestamp
 
 __all__ = [
     "MODEL_IMMEDIATE_RESPONSE_META_KEY",
+    "PROGRESS_NOTIFICATION",
     "PROTOCOL_VERSION",
     "RELATED_TASK_META_KEY",
     "STATUS_NOTIFICATION",
@@ -25,8 +26,10 @@ __all__ = [
     "render_capability",
     "render_created",
     "render_page",
+    "render_progress",
     "render_record",
     "render_result",
+    "render_status",
     "render_task",
     "task_forbidden",
     "task_required",
@@ -37,6 +40,7 @@ PROTOCOL_VERSION: Final = "2025-11-25"
 RELATED_TASK_META_KEY: Final = "io.modelcontextprotocol/related-task"
 MODEL_IMMEDIATE_RESPONSE_META_KEY: Final = "io.modelcontextprotocol/model-immediate-response"
 STATUS_NOTIFICATION: Final = "notifications/tasks/status"
+PROGRESS_NOTIFICATION: Final = "notifications/progress"
 
 TaskSupport: TypeAlias = Literal["required", "optional", "forbidden"]
 """Whether a tool is called as a task (B2)."""
@@ -80,6 +84,21 @@ def render_task(task: Task, outcome: Outcome | None = None) -> JSONObject:
 def render_record(record: TaskRecord) -> JSONObject:
     """Return a stored task as `render_task` does."""
     return render_task(record.task, record.outcome)
+
+
+def render_status(task: Task, outcome: Outcome | None = None) -> tuple[str, JSONObject]:
+    """Return the method and params of a status notification (B10)."""
+    return STATUS_NOTIFICATION, render_task(task, outcome)
+
+
+def render_progress(progress: Progress, token: str | int) -> tuple[str, JSONObject]:
+    """Return the method and params of a progress notification (B11)."""
+    params: JSONObject = {"progressToken": token, "progress": progress.progress}
+    if progress.total is not None:
+        params["total"] = progress.total
+    if progress.message is not None:
+        params["message"] = progress.message
+    return PROGRESS_NOTIFICATION, params
 
 
 def render_created(task: Task, *, model_immediate_response: str | None = None) -> JSONObject:

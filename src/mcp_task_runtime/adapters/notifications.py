@@ -1,0 +1,125 @@
+"""How a client hears of a task while its work runs, in the way of each protocol.
+
+`ServerTaskContext` says what happened; a `TaskNotifier` knows the protocol. No client can hold up the work: one
+that does not read misses what became stale meanwhile.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
+
+import anyio
+
+from mcp_task_runtime.adapters.session import TaskSession
+from mcp_task_runtime.core.json import JSONObject
+from mcp_task_runtime.core.types import Outcome, Progress, Task
+from mcp_task_runtime.wire import v2025_11_25 as wire_2025
+
+__all__ = ["LatestSender", "StatusNotifier", "TaskNotifier"]
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+_MISS_SECONDS: Final = 0.5
+"""How long the work waits for a client to read one notification, before the client counts as stalled."""
+
+_RETRY_SECONDS: Final = 5.0
+"""How long a stalled client is left alone where no background task can wait for it."""
+
+StartSoon: TypeAlias = Callable[[Callable[[], Coroutine[Any, Any, None]]], object]
+
+
+@runtime_checkable
+class TaskNotifier(Protocol):
+    """Ability of a `TaskSession` to tell its client of a task in the way of its protocol.
+
+    A session without it is told as under protocol revision 2025-11-25, with `notifications/tasks/status` and
+    `notifications/progress`. Neither method may wait long for a client that does not read.
+    """
+
+    async def notify_status(self, task: Task, outcome: Outcome | None) -> None:
+        """Tell that the task is now as this snapshot says; `outcome` is how it ended, if it has."""
+        ...
+
+    async def notify_progress(self, progress: Progress) -> None:
+        """Tell how far the work is."""
+        ...
+
+
+class LatestSender:
+    """Sends notifications to a client that may have stopped reading.
+
+    A client that reads gets each of them, in order. Once it has missed one, it is stalled: of each kind only the
+    newest is kept, and sent when the client reads again. A session that raises loses what it was to send.
+    """
+
+    def __init__(self, session: TaskSession, start_soon: StartSoon | None = None) -> None:
+        """Make a sender.
+
+        Args:
+            session: The connection.
+            start_soon: Starts the wait for a stalled client in the background. Without it, a notification that
+                comes some seconds later, or says that the task has ended, tries again.
+        """
+        self._session = session
+        self._start_soon = start_soon
+        self._lock = anyio.Lock()
+        self._waiting: dict[str, tuple[str, JSONObject]] = {}
+        self._stalled_until: float | None = None
+
+    async def send(self, method: str, params: JSONObject, *, is_last: bool = False) -> None:
+        """Send a notification, or keep it for later. Returns within about half a second, and does not raise.
+
+        Args:
+            method: The notification's method; older ones of the same method become stale.
+            params: Its params.
+            is_last: Whether the task has ended, so that this is the last one.
+        """
+        self._waiting.pop(method, None)
+        self._waiting[method] = (method, params)
+        if self._stalled_until is not None and (
+            self._start_soon is not None or (anyio.current_time() < self._stalled_until and not is_last)
+        ):
+            return
+        with anyio.move_on_after(_MISS_SECONDS) as scope:
+            await self._send_waiting()
+        if scope.cancelled_caught:
+            self._stalled_until = anyio.current_time() + _RETRY_SECONDS
+            if self._start_soon is not None:
+                self._start_soon(self._send_waiting)
+
+    async def _send_waiting(self) -> None:
+        async with self._lock:
+            while self._waiting:
+                message = next(iter(self._waiting.values()))
+                try:
+                    await self._session.send_notification(*message)
+                except Exception:
+                    logger.debug("A notification could not be sent", exc_info=True)
+                if self._waiting.get(message[0]) is message:
+                    del self._waiting[message[0]]
+            self._stalled_until = None
+
+
+class StatusNotifier:
+    """Tells a client of protocol revision 2025-11-25 of a task (wire rules B10, B11)."""
+
+    def __init__(self, session: TaskSession, progress_token: str | int | None = None) -> None:
+        """Make a notifier.
+
+        Args:
+            session: The connection.
+            progress_token: The token the client gave for progress, if it did.
+        """
+        self._sender = LatestSender(session)
+        self._progress_token = progress_token
+
+    async def notify_status(self, task: Task, outcome: Outcome | None) -> None:
+        """Send the whole task."""
+        await self._sender.send(*wire_2025.render_status(task, outcome), is_last=outcome is not None)
+
+    async def notify_progress(self, progress: Progress) -> None:
+        """Send progress, if the client gave a token for it."""
+        if self._progress_token is not None:
+            await self._sender.send(*wire_2025.render_progress(progress, self._progress_token))

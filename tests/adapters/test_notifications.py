@@ -1,0 +1,106 @@
+"""A client that does not read its notifications does not hold up the work (law L13)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import pytest
+
+from mcp_task_runtime import Outcome
+from mcp_task_runtime.adapters.notifications import LatestSender
+from tests.adapters.scripted import JSON, PATIENCE, ScriptedSession, open_desk
+
+pytestmark = pytest.mark.anyio
+
+
+class SlowReader(ScriptedSession):
+    """A client that reads only while `reads` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads = anyio.Event()
+
+    async def send_notification(self, method: str, params: JSON) -> None:
+        await self.reads.wait()
+        await super().send_notification(method, params)
+
+
+async def test_work_goes_on_while_its_client_does_not_read() -> None:
+    """Five status messages took twenty seconds; now the first miss costs half a second, and the others nothing."""
+    async with open_desk(delivering=False) as desk:
+        context = desk.another_context(session=(reader := SlowReader()))
+        started = anyio.current_time()
+        for number in range(50):
+            await context.update_status(f"step {number}")
+        assert anyio.current_time() - started < 3
+        reader.reads.set()
+        await context.complete({"content": []})
+        assert [params["status"] for _, params in reader.notifications] == ["completed"], "only the newest"
+
+
+async def test_a_client_that_reads_gets_every_message_in_order() -> None:
+    async with open_desk() as desk:
+        for number in range(5):
+            await desk.context.update_status(str(number))
+        assert [params["statusMessage"] for _, params in desk.session.notifications] == ["0", "1", "2", "3", "4"]
+
+
+async def test_a_client_that_reads_again_gets_the_newest_of_each_kind() -> None:
+    reader = SlowReader()
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as group:
+            sender = LatestSender(reader, group.start_soon)
+            for number in range(5):
+                await sender.send("status", {"n": number})
+                await sender.send("progress", {"n": number})
+            assert reader.notifications == []
+            reader.reads.set()
+        assert sorted(reader.notifications) == [("progress", {"n": 4}), ("status", {"n": 4})]
+        await sender.send("status", {"n": 5})
+        assert reader.notifications[-1] == ("status", {"n": 5})
+
+
+async def test_work_that_is_cancelled_while_a_client_does_not_read_leaves_the_sender_usable() -> None:
+    reader = SlowReader()
+    sender = LatestSender(reader)
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as group:
+            group.start_soon(sender.send, "status", {"n": 1})
+            await anyio.wait_all_tasks_blocked()
+            group.cancel_scope.cancel()
+        reader.reads.set()
+        await sender.send("status", {"n": 2})
+    assert reader.notifications == [("status", {"n": 2})]
+
+
+async def test_a_session_that_raises_does_not_hurt_the_work() -> None:
+    class Raising(ScriptedSession):
+        async def send_notification(self, method: str, params: JSON) -> None:
+            raise ConnectionResetError
+
+    async with open_desk(delivering=False) as desk:
+        context = desk.another_context(session=Raising())
+        await context.update_status("reading")
+        await context.report_progress(1)
+        await context.complete({"content": []})
+        assert await desk.status() == "completed"
+
+
+async def test_a_session_that_knows_its_protocol_says_how_its_client_hears_of_the_task() -> None:
+    told: list[Any] = []
+
+    class Own(ScriptedSession):
+        async def notify_status(self, task: Any, outcome: Outcome | None) -> None:
+            told.append((task.status, task.status_message, outcome is not None))
+
+        async def notify_progress(self, progress: Any) -> None:
+            told.append((progress.progress, progress.total, progress.message))
+
+    async with open_desk(delivering=False) as desk:
+        context = desk.another_context(session=(session := Own()))
+        await context.report_progress(1, 2, "Reading")
+        await context.update_status("quietly", notify=False)
+        await context.complete({"content": []})
+        assert session.notifications == []
+        assert told == [("working", "Reading (1/2)", False), (1, 2, "Reading"), ("completed", None, True)]
