@@ -23,7 +23,18 @@ from psycopg_pool import ConnectionPool, NullConnectionPool
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
 from mcp_task_runtime.core.store import TaskLeases, TaskStore
 from mcp_task_runtime.core.transitions import TERMINAL_STATUSES, TRANSITIONS, finish_record, update_record
-from mcp_task_runtime.core.types import Lease, NewTask, Outcome, Task, TaskRecord, TaskRequest
+from mcp_task_runtime.core.types import (
+    Fence,
+    Lease,
+    NewTask,
+    Outcome,
+    Progress,
+    Task,
+    TaskEvent,
+    TaskRecord,
+    TaskRequest,
+)
+from mcp_task_runtime.core.views import TaskView
 from mcp_task_runtime.errors import (
     InvalidCursorError,
     SchemaVersionError,
@@ -177,12 +188,11 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def waiting(store: PostgresTaskStore) -> None:
-    """Return when somebody waits in this store, has looked, and listens."""
-    await until(lambda: bool(store._database.here.signals._signals))
-    listening = store._database.here.listening
-    assert listening is not None
-    with anyio.fail_after(PATIENCE):
-        await listening.begun.wait()
+    """Return when a caller waits in this store, has looked, and listens."""
+    await until(lambda: store.statistics().waiters > 0 and store.statistics().is_listening)
+    reads = store.statistics().reads
+    with anyio.move_on_after(0.05):
+        await until(lambda: store.statistics().reads > reads)
         await anyio.sleep(0.05)
 
 
@@ -202,7 +212,7 @@ async def test_a_schema_is_made_once_however_many_open_it_at_once(
     async with make() as store:
         assert len((await store.list_tasks(owner="ada")).records) == 6
     versions = server.execute(sql.SQL("SELECT version FROM {}.schema_migrations").format(sql.Identifier(schema)))
-    assert versions == [(1,)]
+    assert versions == [(1,), (2,)]
 
 
 async def test_a_schema_of_a_later_version_is_refused_and_left_alone(
@@ -215,7 +225,7 @@ async def test_a_schema_of_a_later_version_is_refused_and_left_alone(
     for use in (make().__aenter__, partial(make().get_task, created.task_id)):
         with pytest.raises(SchemaVersionError) as refused:
             await use()
-        assert (refused.value.found, refused.value.supported) == (7, 1)
+        assert (refused.value.found, refused.value.supported) == (7, 2)
     server.execute(sql.SQL("DELETE FROM {} WHERE version = 7").format(table))
     async with make() as store:
         assert await store.get_task(created.task_id) == created
@@ -286,13 +296,65 @@ COLUMNS = {
         expires_at timestamp with time zone, poll_interval_ms bigint, retention_ms bigint, revision bigint,
         request_method text, request_name text, request_arguments json, progress_token json, rerunnable boolean,
         client_capabilities json, outcome json, outcome_message text, lease_worker text,
-        lease_expires_at timestamp with time zone, lease_attempt integer, watchers ARRAY""",
+        lease_expires_at timestamp with time zone, lease_attempt integer, watchers ARRAY,
+        request_max_attempts integer, request_caller json, sealed_credentials text, progress json, events ARRAY,
+        operation bigint""",
     "messages": """position bigint, mailbox text, task_id text, key text, method text, params json, queued boolean,
         answer_type text, answer json""",
+    "steps": "position bigint, task_id text, key text, value json",
+    "secrets": "name text, value bytea",
     "schema_migrations": "version integer, applied_at timestamp with time zone",
 }
 
-ROWS = """
+VERSION_1 = """
+CREATE TABLE schema_migrations (version integer PRIMARY KEY, applied_at timestamptz NOT NULL);
+CREATE TABLE tasks (
+    task_id text COLLATE "C" PRIMARY KEY,
+    position bigint GENERATED ALWAYS AS IDENTITY,
+    owner text COLLATE "C",
+    status text NOT NULL,
+    status_message text,
+    created_at timestamptz NOT NULL,
+    last_updated_at timestamptz NOT NULL,
+    ttl_ms bigint,
+    expires_at timestamptz,
+    poll_interval_ms bigint NOT NULL,
+    retention_ms bigint NOT NULL,
+    revision bigint NOT NULL,
+    request_method text NOT NULL,
+    request_name text NOT NULL,
+    request_arguments json NOT NULL,
+    progress_token json,
+    rerunnable boolean NOT NULL,
+    client_capabilities json NOT NULL,
+    outcome json,
+    outcome_message text,
+    lease_worker text,
+    lease_expires_at timestamptz,
+    lease_attempt integer,
+    watchers bigint[] NOT NULL
+) WITH (fillfactor = 85);
+CREATE INDEX tasks_by_owner ON tasks (owner, position);
+CREATE INDEX tasks_by_expiry ON tasks (expires_at) WHERE expires_at IS NOT NULL;
+CREATE INDEX tasks_by_lease ON tasks (lease_expires_at) WHERE lease_expires_at IS NOT NULL;
+CREATE TABLE messages (
+    position bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    mailbox text COLLATE "C" NOT NULL,
+    task_id text COLLATE "C" REFERENCES tasks ON DELETE CASCADE,
+    key text COLLATE "C",
+    method text NOT NULL,
+    params json NOT NULL,
+    queued boolean NOT NULL DEFAULT true,
+    answer_type text,
+    answer json,
+    UNIQUE (mailbox, key)
+);
+CREATE INDEX messages_unanswered ON messages (mailbox, position) WHERE answer_type IS NULL;
+CREATE INDEX messages_by_task ON messages (task_id) WHERE task_id IS NOT NULL;
+INSERT INTO schema_migrations VALUES (1, now());
+"""
+
+ROWS_OF_VERSION_1 = """
 INSERT INTO tasks (task_id, owner, status, status_message, created_at, last_updated_at, ttl_ms, expires_at,
     poll_interval_ms, retention_ms, revision, request_method, request_name, request_arguments, progress_token,
     rerunnable, client_capabilities, outcome, outcome_message, lease_worker, lease_expires_at, lease_attempt, watchers)
@@ -310,40 +372,93 @@ INSERT INTO messages (mailbox, task_id, key, method, params, queued, answer_type
 """
 
 
-async def test_the_stored_form_of_version_1_is_read_for_ever(make: Open, server: PostgresServer, schema: str) -> None:
-    start = datetime(2026, 1, 1, tzinfo=timezone.utc)
-    live = TaskRecord(
-        Task("live", "input_required", "a\0b", start + timedelta(microseconds=1), start, 60_000, 250),
-        3,
-        "ada",
-        1_000,
-        TaskRequest("tools/call", "report", '{"n": 1,  "s": "\\u0000"}', "token", True),
-        '{"sampling":{}}',
-        None,
-        Lease("w", start + timedelta(seconds=30), 2),
+ROWS_OF_VERSION_2 = """
+UPDATE tasks SET request_max_attempts = 5, request_caller = '{"traceparent":"00"}', sealed_credentials = 'sealed',
+    progress = '[1.5,3,"half\\u001a0000"]', operation = 7, watchers = '{5,6}',
+    events = ARRAY['1767225600000001 status', '1767225600000002 asked k1', '1767225600000003 claimed w#2']
+WHERE task_id = 'live';
+INSERT INTO steps (task_id, key, value) VALUES ('live', 'b', '[1]'), ('live', 'a', 'null');
+"""
+
+START = datetime(2026, 1, 1, tzinfo=timezone.utc)
+LIVE = TaskRecord(
+    Task("live", "input_required", "a\0b", START + timedelta(microseconds=1), START, 60_000, 250),
+    3,
+    "ada",
+    1_000,
+    TaskRequest("tools/call", "report", '{"n": 1,  "s": "\\u0000"}', "token", True),
+    '{"sampling":{}}',
+    None,
+    Lease("w", START + timedelta(seconds=30), 2),
+)
+ENDED = TaskRecord(
+    Task("ended", "failed", "no", START, START + timedelta(seconds=1), None, 500),
+    2,
+    outcome=Outcome("failed", '{"code":-1,"message":"no"}', "no"),
+)
+
+
+def columns_of(server: PostgresServer, schema: str) -> dict[str, list[str]]:
+    found = server.execute(
+        "SELECT table_name, column_name || ' ' || data_type FROM information_schema.columns"
+        " WHERE table_schema = %s ORDER BY table_name, ordinal_position",
+        [schema],
     )
-    ended = TaskRecord(
-        Task("ended", "failed", "no", start, start + timedelta(seconds=1), None, 500),
-        2,
-        outcome=Outcome("failed", '{"code":-1,"message":"no"}', "no"),
+    return {table: [column for name, column in found if name == table] for table, _ in found}
+
+
+EXPECTED_COLUMNS = {table: [column.strip() for column in columns.split(",")] for table, columns in COLUMNS.items()}
+
+
+async def require_rows(store: PostgresTaskStore, live: TaskRecord) -> None:
+    assert await store.get_task("live") == live
+    assert await store.get_task("ended") == ENDED
+    question = QueuedMessage("request", "elicitation/create", '{"message":"?"}', "k1")
+    assert await store.get_view("live") == TaskView(live, (question,))
+    queue = store.message_queue
+    assert await queue.outstanding("live") == (question,)
+    assert await queue.peek("live") == QueuedMessage("notification", "notifications/message")
+    assert await queue.wait_for_answer("live", "k2") == Answer("result", '{"roots":[]}')
+
+
+async def test_the_stored_form_of_version_2_is_kept(make: Open, server: PostgresServer, schema: str) -> None:
+    live = replace(
+        LIVE,
+        request=replace(LIVE.request, max_attempts=5, caller_json='{"traceparent":"00"}', sealed_credentials="sealed"),
+        progress=Progress(1.5, 3, "half\0"),
     )
     async with make() as store:
-        for table, columns in COLUMNS.items():
-            found = server.execute(
-                "SELECT column_name || ' ' || data_type FROM information_schema.columns"
-                " WHERE table_schema = %s AND table_name = %s ORDER BY ordinal_position",
-                [schema, table],
-            )
-            assert [column for (column,) in found] == [column.strip() for column in columns.split(",")]
-        server.execute(f"SET search_path = {schema}; {ROWS}")
-        assert await store.get_task("live") == live
-        assert await store.get_task("ended") == ended
-        queue = store.message_queue
-        assert await queue.outstanding("live") == (
-            QueuedMessage("request", "elicitation/create", '{"message":"?"}', "k1"),
+        assert columns_of(server, schema) == EXPECTED_COLUMNS
+        server.execute(f"SET search_path = {schema}; {ROWS_OF_VERSION_1} {ROWS_OF_VERSION_2}")
+        await require_rows(store, live)
+        assert list((await store.read_steps("live")).items()) == [("b", "[1]"), ("a", "null")]
+        times = [START + timedelta(microseconds=number) for number in (1, 1, 2, 3)]
+        assert await store.get_history("live") == (
+            TaskEvent(times[0], "created"),
+            TaskEvent(times[1], "status"),
+            TaskEvent(times[2], "asked", "k1"),
+            TaskEvent(times[3], "claimed", "w#2"),
         )
-        assert await queue.peek("live") == QueuedMessage("notification", "notifications/message")
-        assert await queue.wait_for_answer("live", "k2") == Answer("result", '{"roots":[]}')
+
+
+async def test_the_stored_form_of_version_1_is_brought_to_version_2_once_however_many_start(
+    make: Open, server: PostgresServer, schema: str
+) -> None:
+    server.execute(f"CREATE SCHEMA {schema}; SET search_path = {schema}; {VERSION_1} {ROWS_OF_VERSION_1}")
+    async with AsyncExitStack() as stack:
+        stores = [make() for _ in range(6)]
+        async with anyio.create_task_group() as group:
+            for store in stores:
+                group.start_soon(stack.enter_async_context, store)
+        assert columns_of(server, schema) == EXPECTED_COLUMNS
+        for store in stores:
+            await require_rows(store, LIVE)
+            assert await store.get_history("live") == (TaskEvent(START + timedelta(microseconds=1), "created"),)
+        assert await stores[0].answer_all("live", {"k1": Answer.result({})}) == {"k1"}
+        changed = await stores[1].update_task("live", progress=Progress(1), fence=Fence("w", 2))
+        assert (changed.status, changed.revision) == ("working", 5)
+    versions = server.execute(f"SELECT version FROM {schema}.schema_migrations ORDER BY version")
+    assert versions == [(1,), (2,)]
 
 
 # --- statements and status table ---
@@ -451,21 +566,16 @@ async def test_the_driver_s_errors_stay_inside(make: Open, server: PostgresServe
         assert "messages" not in str(refused.value)
 
 
-async def test_what_cannot_be_stored_is_refused_for_good_and_changes_nothing(
+async def test_what_a_database_cannot_hold_is_refused_for_good_and_changes_nothing(
     server: PostgresServer, schema: str
 ) -> None:
-    too_deep = Outcome("completed", "[" * 100_000 + "]" * 100_000)
     with ConnectionPool(server.url, open=True, kwargs={"options": "-c client_encoding=LATIN1"}) as pool:
         async with PostgresTaskStore(pool, schema=schema) as store:
             created = await store.create_task(NewTask(ttl_ms=None))
-            for refusal in (
-                partial(store.update_task, created.task_id, status_message="🌍"),
-                partial(store.finish_task, created.task_id, too_deep),
-            ):
-                with pytest.raises(StoreError) as refused:
-                    await refusal()
-                assert type(refused.value) is StoreError
-                assert refused.value.__cause__ is not None
+            with pytest.raises(StoreError) as refused:
+                await store.update_task(created.task_id, status_message="🌍")
+            assert type(refused.value) is StoreError
+            assert refused.value.__cause__ is not None
             assert await store.get_task(created.task_id) == created
 
 
@@ -475,7 +585,7 @@ async def test_a_server_that_takes_no_changes_for_now_is_unavailable(
     async with make() as store:
         created = await store.create_task(NewTask(ttl_ms=None))
     url = make_conninfo(server.url, options="-c default_transaction_read_only=on")
-    async with PostgresTaskStore(url, schema=schema) as store:
+    async with PostgresTaskStore(url, schema=schema, timeout=0.3) as store:
         assert await store.get_task(created.task_id) == created
         with pytest.raises(StoreUnavailableError, match="read-only"):
             await store.finish_task(created.task_id, DONE)
@@ -552,9 +662,9 @@ async def test_cancelled_operations_keep_no_connection(make: Open) -> None:
                     group.start_soon(partial(store.wait_for_update, created.task_id, after=10_000))
                 await anyio.sleep(number / 20_000)
                 group.cancel_scope.cancel()
-        assert not store._database.here.signals._signals
-        stats = store._database._pool.get_stats()
-        assert stats["pool_available"] == stats["pool_size"]
+        statistics = store.statistics()
+        assert statistics.waiters == 0
+        assert (statistics.free_slots, statistics.connections_in_use) == (3, 0)
         record = await store.get_task(created.task_id)
         assert record is not None
         with anyio.fail_after(PATIENCE):
@@ -577,7 +687,7 @@ async def test_closing_wakes_everybody_and_ends_every_use(make: Open, server: Po
             in_background(waits[1]) as second,
             in_background(waits[2]) as third,
         ):
-            await until(lambda: len(store._database.here.signals._signals) == 3)
+            await until(lambda: store.statistics().waiters == 3)
             await store.aclose()
             for ending in (first, second, third):
                 assert isinstance(await ending(), StoreClosedError)
@@ -633,23 +743,29 @@ async def test_a_change_notifies_only_if_another_process_waits(make: Open, serve
             assert heard() == 1
 
 
-async def test_who_waits_is_told_of_a_task_that_was_made_anew_meanwhile(make: Open) -> None:
+async def test_a_waiter_hears_of_a_task_that_was_deleted_and_created_again_meanwhile(
+    make: Open, server: PostgresServer, schema: str
+) -> None:
     async with make() as store, make() as other:
-        await other.create_task(NewTask(ttl_ms=None, task_id="a"))
+        for task_id in ("a", "b"):
+            await other.create_task(NewTask(ttl_ms=None, task_id=task_id))
         async with in_background(partial(store.wait_for_update, "a", after=2)) as ending:
             await waiting(store)
-            async with AsyncExitStack() as held:
-                for _ in range(3):  # all connections of the one that waits: it does not see that there was none
-                    await held.enter_async_context(store._database.here.slots)
-                await other.delete_task("a")
-                await other.create_task(NewTask(ttl_ms=None, task_id="a"))
-                await anyio.sleep(0.2)
-            await until(lambda: store._database.here.slots.value == 3)
+            async with anyio.create_task_group() as group:
+                with psycopg.connect(server.url) as connection:
+                    lock = sql.SQL("SELECT FROM {}.tasks WHERE task_id = 'b' FOR UPDATE")
+                    connection.execute(lock.format(sql.Identifier(schema)))
+                    for _ in range(3):  # all connections of the waiter's store: it cannot see that there was no task
+                        group.start_soon(store.update_task, "b")
+                    await until(lambda: store.statistics().free_slots == 0)
+                    await other.delete_task("a")
+                    await other.create_task(NewTask(ttl_ms=None, task_id="a"))
+                    await anyio.sleep(0.2)
             await other.update_task("a")
             assert await other.update_task("a") == await ending()
 
 
-async def test_a_notification_of_somebody_else_does_not_end_the_listening(
+async def test_a_notification_of_another_application_does_not_end_the_listening(
     make: Open, server: PostgresServer, schema: str
 ) -> None:
     async with make() as store, make() as other:
@@ -820,7 +936,7 @@ async def test_a_queue_stands_alone(server: PostgresServer, schema: str) -> None
     async with PostgresTaskMessageQueue(server.url, schema=schema) as queue:
         message = QueuedMessage.notification("notifications/message", {"n": 1})
         async with in_background(partial(queue.wait_for_message, "x")) as ending:
-            await until(lambda: bool(queue._database.here.signals._signals))
+            await until(lambda: queue.statistics().waiters > 0)
             assert await queue.enqueue("x", message)
             assert await ending() is None
         assert await queue.dequeue("x") == message

@@ -9,11 +9,13 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from mcp_task_runtime import InMemoryTaskStore, open_store
 from mcp_task_runtime.core.types import NewTask
+from mcp_task_runtime.errors import StoreUnavailableError
 from mcp_task_runtime.stores.postgres import PostgresTaskStore
 from mcp_task_runtime.stores.redis import RedisTaskStore
 from mcp_task_runtime.stores.sqlite import SQLiteTaskStore
@@ -101,11 +103,28 @@ def test_a_bad_url_says_what_to_write_instead(url: str, hint: str) -> None:
         ("postgresql://one:1,two:2/app", {"host": "one,two", "port": "1,2"}),
     ],
 )
-def test_a_url_of_postgresql_reaches_the_driver_as_it_is(url: str, conninfo: dict[str, str | None]) -> None:
+async def test_a_url_of_postgresql_reaches_the_driver_as_it_is(
+    url: str, conninfo: dict[str, str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached: list[str] = []
+
+    def connect(text: str, **_: object) -> None:
+        reached.append(text)
+        raise psycopg.OperationalError
+
+    monkeypatch.setattr(psycopg, "connect", connect)
     store = open_store(url)
     assert isinstance(store, PostgresTaskStore)
-    found = conninfo_to_dict(str(store._database._pool.conninfo))
+    with pytest.raises(StoreUnavailableError):
+        await store.__aenter__()
+    found = conninfo_to_dict(reached[0])
     assert {name: found.get(name) for name in conninfo} == conninfo
+
+
+async def test_a_parameter_that_postgresql_does_not_know_is_named() -> None:
+    with pytest.raises(ValueError, match="unknown parameter 'schme'") as refused:
+        open_store("postgresql://ada:secret@localhost/app?schme=reports&sslmode=require")
+    assert "secret" not in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,715 @@
+"""`Database`: what a store and its queue share. Knows nothing of tasks.
+
+An operation runs in a worker thread, on a connection of a pool. A server that cannot be reached for a moment is waited
+out, up to the timeout of the store: an operation that reached no server is tried again, and so is one whose connection
+broke, which then finds out whether it happened (`Attempt.is_repeated`).
+
+Waiters are woken by NOTIFY, sent in the transaction that makes the change. A process listens while a caller waits in
+it, on one connection outside the pool. When that breaks, the process connects again and all waiters look
+again: waiting is level-triggered, so nothing is missed. PostgreSQL commits transactions that notify one after the
+other, so a task knows which processes wait for it (`tasks.watchers`), and a change notifies only if there are others
+than the one that makes it.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from time import monotonic
+from types import TracebackType
+from typing import Any, Final, TypeVar
+
+import anyio
+import anyio.lowlevel
+import psycopg
+from psycopg import Connection, Cursor, sql
+from psycopg.errors import DeadlockDetected, ReadOnlySqlTransaction, SerializationFailure
+from psycopg.rows import TupleRow, tuple_row
+from psycopg_pool import ConnectionPool
+from typing_extensions import Self
+
+from mcp_task_runtime.core.clock import Clock
+from mcp_task_runtime.errors import (
+    StoreClosedError,
+    StoreError,
+    StoreUnavailableError,
+    TaskNotFoundError,
+    TaskRuntimeError,
+)
+from mcp_task_runtime.stores._cursor import CursorKey
+from mcp_task_runtime.stores._event_loop import start_background_task
+from mcp_task_runtime.stores._outage import Outage
+from mcp_task_runtime.stores._server_clock import ServerClock
+from mcp_task_runtime.stores._threads import FORKED, Threads, event_loop
+from mcp_task_runtime.stores.postgres._connections import BorrowedPool, BusyError, Connections, OwnPool
+from mcp_task_runtime.stores.postgres._migrations import migrate
+from mcp_task_runtime.stores.postgres._rows import DamagedRowError, from_text
+from mcp_task_runtime.stores.postgres._signals import Signals, Topic
+from mcp_task_runtime.stores.postgres._statements import SERVER_TIME
+
+__all__ = ["Attempt", "Database", "DatabaseUser", "NotYet", "PostgresStatistics", "RetryError"]
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_RELATIONS: Final = ("tasks", "messages", "steps", "secrets", "schema_migrations", "drop_mailbox")
+
+_RETRY_SECONDS: Final = 0.1
+_RECONNECT_SECONDS: Final = 0.25
+_LOOK_AGAIN_SECONDS: Final = 5.0
+_DOUBTFUL_SECONDS: Final = 60.0
+_IDLE_SECONDS: Final = 30.0
+
+
+class RetryError(Exception):
+    """An attempt is to be repeated: it changed nothing, or nobody knows.
+
+    Attributes:
+        is_doubtful: Whether it may have happened.
+        is_outage: Whether it failed because the server cannot be reached, or takes no changes for now.
+    """
+
+    def __init__(self, *, is_doubtful: bool = False, is_outage: bool = False) -> None:
+        super().__init__()
+        self.is_doubtful = is_doubtful
+        self.is_outage = is_outage
+
+
+@dataclass(frozen=True, slots=True)
+class NotYet:
+    """What a look returns while there is a reason to wait.
+
+    Attributes:
+        until: When to look again at the latest.
+        since: Transactions below this number came before the wait, or may have.
+    """
+
+    until: datetime | None
+    since: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresStatistics:
+    """What a store does in this process.
+
+    Attributes:
+        reads: Operations that read, since the store was made.
+        writes: Transactions that may have written.
+        waiters: Topics of tasks that callers wait for now.
+        is_listening: Whether changes that other processes make are heard of now.
+        connections_in_use: Connections of the pool that are in use.
+        idle_connections: Connections of the pool that are ready to be used.
+        free_slots: How many operations may begin at once.
+        is_unavailable: Whether the latest attempt to reach the server failed.
+    """
+
+    reads: int
+    writes: int
+    waiters: int
+    is_listening: bool
+    connections_in_use: int
+    idle_connections: int
+    free_slots: int
+    is_unavailable: bool
+
+
+class Attempt:
+    """One attempt at an operation, on one connection; each statement is a transaction of its own.
+
+    Attributes:
+        is_repeated: Whether an earlier attempt may have happened in full.
+    """
+
+    def __init__(self, database: Database, connection: Connection[Any], is_repeated: bool) -> None:
+        self.is_repeated = is_repeated
+        self._database = database
+        self._connection = connection
+        self._cursor = Cursor(connection, row_factory=tuple_row)  # whichever kind the owner of a pool likes
+
+    def execute(self, template: str, parameters: dict[str, Any]) -> Cursor[TupleRow]:
+        """Run a statement of `_statements`."""
+        database = self._database
+        return self._cursor.execute(database.query(template), database.with_time(parameters), binary=True)
+
+    def fetch(self, template: str, parameters: dict[str, Any]) -> TupleRow | None:
+        """Run a statement and return its first row.
+
+        Raises:
+            DamagedRowError: The driver cannot read it.
+        """
+        cursor = self.execute(template, parameters)
+        try:
+            return cursor.fetchone()
+        except (psycopg.DataError, ValueError) as error:
+            raise DamagedRowError from error
+
+    def fetch_each(self, template: str, parameters: dict[str, Any]) -> Iterator[TupleRow]:
+        """Run a statement whose first column is a `position`, and return its rows.
+
+        Of one that the driver cannot read, this returns the position alone.
+        """
+        cursor = self.execute(template, parameters)
+        for number in range(cursor.rowcount):
+            try:
+                row = cursor.fetchone()
+            except (psycopg.DataError, ValueError):
+                assert cursor.pgresult is not None
+                row = (int.from_bytes(cursor.pgresult.get_value(number, 0) or b"", "big"),)
+                if number + 1 < cursor.rowcount:
+                    cursor.scroll(1)
+            assert row is not None
+            yield row
+
+    def transaction(self) -> AbstractContextManager[object]:
+        """Return a block whose statements are one transaction."""
+        return self._connection.transaction()
+
+    def count_write(self) -> None:
+        """Count a write in an operation that reads."""
+        self._database.count(writes=1)
+
+
+class _ListenSession:
+    """One LISTEN connection, from the first waiter until none has been there for a while."""
+
+    def __init__(self) -> None:
+        self.scope = anyio.CancelScope()
+        self.begun = anyio.Event()
+        self.ended = anyio.Event()
+        self.is_on = False
+        self.error: Exception | None = None
+
+
+class _LoopState:
+    """State of one event loop: its waiters, the LISTEN session, the slots of operations."""
+
+    def __init__(self, loop: Any, slots: int) -> None:
+        self.loop: Any = loop
+        self.signals = Signals()
+        self.session: _ListenSession | None = None
+        self.doubtful_until: float = -math.inf
+        self.opening = anyio.Lock()
+        # An operation that has a slot finds a connection, unless another application uses the pool, too.
+        self.slots = anyio.Semaphore(slots, fast_acquire=True)
+
+
+class Database:
+    """Connections, threads and waiters of a store and its queue.
+
+    Attributes:
+        clock: Follows the server's time, unless a clock was injected.
+    """
+
+    def __init__(
+        self,
+        database: str | ConnectionPool[Any],
+        *,
+        clock: Clock | None,
+        schema: str,
+        max_connections: int,
+        timeout: float,
+    ) -> None:
+        if not 0 < len(schema.encode("utf-8", "replace")) < 64 or "\0" in schema or "%" in schema:
+            raise ValueError("schema must be the name of a database schema, of at most 63 bytes and without %")
+        if max_connections < 1:
+            raise ValueError("max_connections must be at least 1")
+        if not 0 < timeout < math.inf:
+            raise ValueError("timeout must be above 0")
+        self._connections: Connections = (
+            OwnPool(database, max_connections, timeout=timeout) if isinstance(database, str) else BorrowedPool(database)
+        )
+        server_clock = ServerClock()
+        self._server_clock = server_clock if clock is None else None
+        self.clock: Clock = server_clock if clock is None else clock
+        self._number = secrets.randbits(63)
+        self._schema = schema
+        self._timeout = timeout
+        self._queries: dict[str, bytes] = {}
+        self._cursors: CursorKey | None = None
+        self._threads = Threads("mcp-task-runtime-postgres")
+        self._outage = Outage(logger, f"PostgreSQL at {self._connections.address}")
+        self._closed = False
+        self._process = 0
+        self._current: _LoopState | None = None
+        self._reads = self._writes = 0
+
+    # --- what statements need ---
+
+    @property
+    def watcher(self) -> int:
+        """The number of this process among those that wait; another one after a fork."""
+        return self._number ^ os.getpid()
+
+    def query(self, template: str) -> bytes:
+        """Return a statement of `_statements` or `_schema` with the names and the time of this database."""
+        query = self._queries.get(template)
+        if query is None:
+            names: dict[str, sql.Composable] = {name: sql.Identifier(self._schema, name) for name in _RELATIONS}
+            now = sql.SQL("statement_timestamp()" if self._server_clock is not None else "%(now)s::timestamptz")
+            template_sql = sql.SQL(template)  # pyright: ignore[reportArgumentType]  # ours, in _statements
+            query = template_sql.format(channel=sql.Literal(self._schema), now=now, **names).as_bytes(None)
+            self._queries[template] = query
+        return query
+
+    def with_time(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """Return parameters with the time, where it does not come from the server."""
+        return parameters if self._server_clock is not None else {**parameters, "now": self.clock.now()}
+
+    async def cursor_key(self) -> CursorKey:
+        """Return what encrypts list cursors, the same in all processes."""
+        if self._cursors is None:
+            await self._open_in_time()
+        assert self._cursors is not None
+        return self._cursors
+
+    # --- life ---
+
+    async def open(self) -> None:
+        """Connect and bring the schema up to date, unless that was done.
+
+        Raises:
+            StoreUnavailableError: The server cannot be reached; the message names host, port and database.
+            SchemaVersionError: A later version of this library wrote the schema.
+            StoreError: The schema is another application's, or cannot be read.
+        """
+        async with self._state.opening:
+            self._check_open()
+            if self._cursors is None:
+                await self._in_thread(self._open)
+
+    async def aclose(self) -> None:
+        """Close: waiters wake with `StoreClosedError`."""
+        self._closed = True
+        if self._is_foreign:
+            return
+        state = self._state
+        state.signals.fire_all()
+        with anyio.CancelScope(shield=True):
+            if state.session is not None:
+                state.session.scope.cancel()
+                await state.session.ended.wait()
+            async with state.opening:
+                await self._in_thread(self._connections.close)
+
+    def count(self, *, reads: int = 0, writes: int = 0) -> None:
+        """Count operations."""
+        self._reads += reads
+        self._writes += writes
+
+    def statistics(self) -> PostgresStatistics:
+        """Return what happens here now. Call it on the event loop that uses the store."""
+        state = self._state
+        in_use, idle = self._connections.counts()
+        return PostgresStatistics(
+            reads=self._reads,
+            writes=self._writes,
+            waiters=len(state.signals),
+            is_listening=state.session is not None and state.session.is_on,
+            connections_in_use=in_use,
+            idle_connections=idle,
+            free_slots=state.slots.value,
+            is_unavailable=self._outage.is_on,
+        )
+
+    # --- operations ---
+
+    async def read(self, work: Callable[[Attempt], T]) -> T:
+        """Return what `work` reads; see `run`."""
+        self.count(reads=1)
+        return await self.run(work)
+
+    async def write(self, work: Callable[[Attempt], T], *, repeatable: bool = True) -> T:
+        """Return what `work` returns that may write; see `run`."""
+        self.count(writes=1)
+        return await self.run(work, repeatable=repeatable)
+
+    async def run(self, work: Callable[[Attempt], T], *, repeatable: bool = True) -> T:
+        """Return what `work` returns that is done with a connection, in a thread.
+
+        Cancelled before `work` has a connection, nothing happens; cancelled later, this waits for the end of
+        the work, so that it happens in full (law L6).
+
+        Args:
+            work: What to do. It may be done again, see `Attempt.is_repeated`.
+            repeatable: Whether it can be done again when nobody knows whether it was done.
+
+        Raises:
+            StoreClosedError: The store is closed.
+            StoreUnavailableError: The server could not be reached, or did not answer, for the timeout.
+            StoreError: The server refused.
+        """
+        if self._cursors is None:
+            await self._open_in_time()
+        give_up_at = math.inf
+        is_repeated = False
+        reason: BaseException | None = None
+        while True:
+            self._check_open()
+            slots = await self._acquire_slot()
+            try:
+                give_up_at = min(give_up_at, anyio.current_time() + self._timeout)
+                with anyio.CancelScope(deadline=give_up_at, shield=True):
+                    return await self._threads.run(partial(self._attempt, work, is_repeated, repeatable))
+                raise _timed_out(reason) from reason
+            except RetryError as error:
+                is_repeated = is_repeated or error.is_doubtful
+                is_outage, reason = error.is_outage, error.__cause__
+            finally:
+                slots.release()
+            if anyio.current_time() >= give_up_at:
+                raise _timed_out(reason) from reason
+            if is_outage:
+                await anyio.sleep(_RETRY_SECONDS)
+            else:
+                await anyio.lowlevel.checkpoint()
+
+    async def change(
+        self,
+        task_id: str,
+        work: Callable[[Attempt], T],
+        *,
+        topics: Iterable[Topic] = ("task",),
+    ) -> T:
+        """Return what `work` returns that changes a task; wake its waiters in this process.
+
+        Args:
+            task_id: The task, in its stored form.
+            work: What to do; see `run`.
+            topics: What changes.
+        """
+        state = self._state
+        try:
+            return await self.write(work)
+        except (StoreUnavailableError, anyio.get_cancelled_exc_class()):
+            # It may happen yet, and will notify no waiter here.
+            state.doubtful_until = anyio.current_time() + _DOUBTFUL_SECONDS
+            state.signals.fire_all()
+            raise
+        finally:
+            for topic in topics:
+                state.signals.fire(topic, task_id)
+
+    def fire_cleared(self, task_id: str) -> None:
+        """Wake the waiters in this process for a mailbox that it cleared, and for its task."""
+        signals = self._state.signals
+        signals.fire("task", task_id)
+        signals.fire_cleared(task_id)
+
+    async def wait(self, topic: Topic, task_id: str, look: Callable[[Attempt], T | NotYet]) -> T:
+        """Look, and look again whenever something may have changed, until there is no reason to wait (law L3).
+
+        An outage does not end the wait, only the first look must succeed.
+
+        Args:
+            topic: What kind of change is waited for.
+            task_id: Of which task, in its stored form.
+            look: Reads what is waited for.
+
+        Raises:
+            TaskNotFoundError: The task is gone, or its mailbox was cleared.
+            StoreClosedError: The store was closed.
+        """
+        self._check_open()
+        seen: T | NotYet | None = None
+        since: int | None = None
+        state = self._state
+        with state.signals.watch(topic, task_id) as signal:
+            clears = signal.clears
+            await self._listen(state)
+            while True:
+                event = signal.event
+                try:
+                    seen = await self.read(look)
+                except StoreUnavailableError:
+                    if not isinstance(seen, NotYet):
+                        raise
+                    with anyio.move_on_after(_LOOK_AGAIN_SECONDS):
+                        await event.wait()
+                    continue
+                if not isinstance(seen, NotYet):
+                    return seen
+                since = seen.since if since is None else since
+                if since is not None and (signal.clears != clears or signal.cleared_by >= since):
+                    raise TaskNotFoundError(from_text(task_id))
+                if self._server_clock is not None and seen.until is not None and seen.until <= self.clock.now():
+                    self._server_clock.distrust()
+                doubtful = anyio.current_time() < state.doubtful_until
+                with self.clock.move_on_at(seen.until), anyio.move_on_after(_LOOK_AGAIN_SECONDS if doubtful else None):
+                    await event.wait()
+
+    # --- inside ---
+
+    @property
+    def _state(self) -> _LoopState:
+        """The state of the running event loop. What is left of another one, which has ended, is dropped."""
+        state, loop = self._current, event_loop()
+        if state is None or state.loop is not loop:
+            state = self._current = _LoopState(loop, self._connections.maximum or 1_000)
+        return state
+
+    @property
+    def _is_foreign(self) -> bool:
+        """Whether the connections are those of another process, of which this one is a fork."""
+        return self._cursors is not None and self._process != os.getpid()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreClosedError
+        if self._is_foreign:
+            raise StoreError(FORKED)
+
+    async def _open_in_time(self) -> None:
+        """Open when the store is first used; the server is waited for as in any operation."""
+        give_up_at = anyio.current_time() + self._timeout
+        while True:
+            started_at = monotonic()
+            try:
+                await self.open()
+                self._outage.succeeded()
+                return
+            except StoreUnavailableError as error:
+                self._outage.failed(started_at)
+                if anyio.current_time() >= give_up_at:
+                    raise StoreUnavailableError("PostgreSQL could not be reached") from error.__cause__
+            await anyio.sleep(_RETRY_SECONDS)
+
+    async def _acquire_slot(self) -> anyio.Semaphore:
+        """Wait for a slot: as long as it takes while the server answers, up to the timeout in an outage."""
+        slots = self._state.slots
+        while True:
+            with anyio.move_on_after(self._timeout):
+                await slots.acquire()
+                return slots
+            if self._outage.is_on:
+                raise StoreUnavailableError("PostgreSQL could not be reached")
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        """Return what `work` returns that is done in a thread. Cancelled, this waits for its end."""
+        with anyio.CancelScope(shield=True):
+            return await self._threads.run(work)
+        raise AssertionError("this scope is never cancelled")
+
+    def _open(self) -> None:
+        try:
+            connection = self._connections.take()
+        except (BusyError, psycopg.Error, OSError) as error:
+            raise StoreUnavailableError(f"PostgreSQL at {self._connections.address} could not be reached") from error
+        try:
+            secret = migrate(connection, self._schema, self.query, self.with_time({}))
+            with self._connections.using(connection):
+                self._measure_time(connection)
+        except BaseException as error:
+            connection.close()  # a store that cannot be used keeps none
+            if isinstance(error, psycopg.Error):
+                raise _translated(error) from error
+            raise
+        finally:
+            self._connections.put(connection)
+        self._cursors, self._process = CursorKey(secret), os.getpid()
+
+    def _attempt(self, work: Callable[[Attempt], T], is_repeated: bool, repeatable: bool) -> T:
+        with self._connection() as connection:
+            try:
+                with self._connections.using(connection):
+                    if self._server_clock is not None and self._server_clock.is_due:
+                        self._measure_time(connection)
+                    result = work(Attempt(self, connection, is_repeated))
+            except (TaskRuntimeError, RetryError):
+                raise
+            except Exception as error:  # the driver raises others than its own, too
+                raise self._judged(error, connection, repeatable) from error
+        self._outage.succeeded()
+        return result
+
+    @contextmanager
+    def _connection(self) -> Iterator[Connection[Any]]:
+        """Take a connection for a block. An error without one changed nothing."""
+        started_at = monotonic()
+        try:
+            connection = self._connections.take()
+        except BusyError as error:
+            raise RetryError from error
+        except (psycopg.Error, OSError) as error:
+            if self._closed:
+                raise StoreClosedError from error
+            self._outage.failed(started_at)
+            raise RetryError(is_outage=True) from error
+        try:
+            yield connection
+        finally:
+            self._connections.put(connection)
+
+    def _judged(self, error: Exception, connection: Connection[Any], repeatable: bool) -> Exception:
+        """Return what is raised for an error of the driver."""
+        if isinstance(error, SerializationFailure | DeadlockDetected):
+            return RetryError()
+        if isinstance(error, ReadOnlySqlTransaction) or _state_of(error).startswith("53"):  # no room, for now
+            self._outage.failed(monotonic())
+            return RetryError(is_outage=True)
+        if self._closed:
+            return StoreClosedError()
+        if connection.closed and repeatable:
+            return RetryError(is_doubtful=True)
+        return _translated(error)
+
+    def _measure_time(self, connection: Connection[Any]) -> None:
+        clock = self._server_clock
+        if clock is None:
+            return
+        sent = clock.monotonic()
+        row = Cursor(connection, row_factory=tuple_row).execute(SERVER_TIME).fetchone()
+        assert row is not None
+        clock.observe(row[0], sent=sent, received=clock.monotonic())
+
+    # --- listening ---
+
+    async def _listen(self, state: _LoopState) -> None:
+        """Make sure that everything committed from now on will be heard of.
+
+        Raises:
+            StoreUnavailableError: The server could not be reached for the timeout.
+            StoreError: The server refuses to let this process listen.
+        """
+        if self._cursors is None:
+            await self._open_in_time()
+        session = state.session
+        if session is None:
+            session = state.session = _ListenSession()
+            start_background_task(partial(self._keep_listening, state, session))
+        with anyio.move_on_after(self._timeout):
+            await session.begun.wait()
+        if session.error is not None:
+            raise _translated(session.error) from session.error
+        if not session.begun.is_set():
+            raise StoreUnavailableError("PostgreSQL could not be reached")
+
+    async def _keep_listening(self, state: _LoopState, session: _ListenSession) -> None:
+        try:
+            with session.scope:
+                while await self._listen_again(state.signals, session):  # noqa: ASYNC110 - the pause between attempts
+                    await anyio.sleep(_RECONNECT_SECONDS)
+        finally:
+            state.session = None
+            session.begun.set()
+            session.ended.set()
+
+    async def _listen_again(self, signals: Signals, session: _ListenSession) -> bool:
+        """Listen; return whether to connect again, which may take several attempts in an outage."""
+        started_at = monotonic()
+        try:
+            connection = await self._in_thread(self._connect_to_listen)
+        except Exception as error:  # any kind: there are waiters, and they must hear
+            if isinstance(error, psycopg.OperationalError | OSError | StoreUnavailableError):
+                self._outage.failed(started_at)
+                return bool(signals)
+            if not session.begun.is_set():
+                session.error = error
+                return False
+            logger.exception("Listening to PostgreSQL failed; connecting again")
+            return True
+        self._outage.succeeded()
+        try:
+            session.is_on = True
+            session.begun.set()
+            signals.fire_all()  # nothing was heard before
+            return await self._hear(connection, signals)
+        except (psycopg.Error, OSError):
+            return True
+        except Exception:
+            logger.exception("Listening to PostgreSQL failed; connecting again")
+            return True
+        finally:
+            session.is_on = False
+            connection.close()
+
+    async def _hear(self, connection: Connection[Any], signals: Signals) -> bool:
+        """Pass on what is heard; return `False` when there has been no waiter for a while."""
+        server, encoding = connection.pgconn, connection.info.encoding
+        while True:
+            with anyio.move_on_after(_IDLE_SECONDS) as idle:
+                await anyio.wait_readable(connection)
+            if idle.cancelled_caught and not signals:
+                return False
+            server.consume_input()
+            while (notification := server.notifies()) is not None:
+                signals.notify(notification.extra.decode(encoding))
+
+    def _connect_to_listen(self) -> Connection[Any]:
+        connection = self._connections.connect()
+        try:
+            connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(self._schema)))
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+def _timed_out(reason: BaseException | None) -> StoreError:
+    """Return what is raised when the timeout is over; `reason` is why the latest attempt failed."""
+    return StoreUnavailableError("PostgreSQL did not answer in time") if reason is None else _translated(reason)
+
+
+def _state_of(error: BaseException | None) -> str:
+    return (error.sqlstate or "") if isinstance(error, psycopg.Error) else ""
+
+
+def _translated(error: BaseException | None) -> StoreError:
+    """Return what is raised in place of a driver's error."""
+    if isinstance(error, ReadOnlySqlTransaction):  # a disk that is nearly full, or another server that takes over
+        return StoreUnavailableError("PostgreSQL is read-only")
+    is_too_much = _state_of(error).startswith("54")  # and always will be
+    unavailable = (psycopg.OperationalError, psycopg.InterfaceError, OSError, BusyError)
+    if (error is None or isinstance(error, unavailable)) and not is_too_much:
+        return StoreUnavailableError("PostgreSQL could not be reached")
+    return StoreError("PostgreSQL refused the operation")
+
+
+class DatabaseUser:
+    """What is opened and closed: a store or a queue, with its database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @property
+    def clock(self) -> Clock:
+        """The clock of tasks: it follows the server's time, unless one was injected.
+
+        What is stored is stamped by the server itself. This clock serves what a process decides without asking
+        it. The difference between server and process is measured at connecting and every 15 seconds of use.
+        """
+        return self._database.clock
+
+    def statistics(self) -> PostgresStatistics:
+        """Return what the store and its queue do in this process. Call it on the event loop that uses them."""
+        return self._database.statistics()
+
+    async def __aenter__(self) -> Self:
+        """Connect, and bring the schema up to date.
+
+        Raises:
+            StoreUnavailableError: The server cannot be reached; the message names host, port and database.
+            SchemaVersionError: A later version of this library wrote the schema.
+            StoreError: The schema is another application's, or cannot be read.
+        """
+        await self._database.open()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the store and its queue, which are one: waiters wake with `StoreClosedError`.
+
+        A pool that was handed in stays open.
+        """
+        await self._database.aclose()

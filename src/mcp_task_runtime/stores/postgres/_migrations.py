@@ -1,0 +1,106 @@
+"""Brings a database schema to the version of this library, or refuses it. Nothing is ever dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from hashlib import blake2b
+from typing import Any, Final
+
+import psycopg
+from psycopg import Connection, Cursor, sql
+from psycopg.rows import TupleRow, tuple_row
+
+from mcp_task_runtime.errors import SchemaVersionError, StoreError
+from mcp_task_runtime.stores.postgres._schema import MAKE_MIGRATIONS, MIGRATED, MIGRATIONS, SECRET, VERSION
+
+__all__ = ["migrate"]
+
+_OLDEST_SERVER: Final = 14_00_00
+
+
+def migrate(
+    connection: Connection[Any], schema: str, query: Callable[[str], bytes], parameters: dict[str, Any]
+) -> bytes:
+    """Bring the schema up to date, one process at a time; return the secret of its cursors.
+
+    Args:
+        connection: A connection that is in no transaction.
+        schema: Name of the schema, which may not exist yet.
+        query: Returns a statement of `_schema` with the names of this database.
+        parameters: What tells the statements the time.
+
+    Raises:
+        SchemaVersionError: A later version of this library wrote the schema.
+        StoreError: The schema is another application's, cannot be read, or the server is too old.
+    """
+    if connection.info.server_version < _OLDEST_SERVER:
+        raise StoreError(f"PostgreSQL {_OLDEST_SERVER // 10_000} or later is needed")
+    migration = _Migration(Cursor(connection, row_factory=tuple_row), schema, query, parameters)
+    autocommit = connection.autocommit
+    connection.autocommit = True
+    try:
+        if migration.version() < len(MIGRATIONS):
+            with connection.transaction():
+                migration.apply()
+        return migration.secret()
+    finally:
+        if not connection.closed:
+            connection.autocommit = autocommit
+
+
+class _Migration:
+    def __init__(
+        self, cursor: Cursor[TupleRow], schema: str, query: Callable[[str], bytes], parameters: dict[str, Any]
+    ) -> None:
+        self._cursor = cursor
+        self._schema = schema
+        self._query = query
+        self._parameters = parameters
+
+    def version(self) -> int:
+        """Return the version of the schema, 0 when there is none."""
+        # Not to_regclass: it may remember that there was none, from before the lock.
+        self._cursor.execute(
+            "SELECT FROM pg_tables WHERE schemaname = %s AND tablename = 'schema_migrations'", [self._schema]
+        )
+        if self._cursor.fetchone() is None:
+            return 0
+        try:
+            row = self._cursor.execute(self._query(VERSION)).fetchone()
+        except psycopg.ProgrammingError as error:
+            raise StoreError(f"The version of the schema {self._schema!r} cannot be read") from error
+        version = None if row is None else row[0]
+        if type(version) is not int or version < 1:
+            raise StoreError(f"The schema {self._schema!r} does not say which version it has")
+        if version > len(MIGRATIONS):
+            raise SchemaVersionError(found=version, supported=len(MIGRATIONS))
+        return version
+
+    def apply(self) -> None:
+        """Apply the migrations that are missing, in a transaction that one process at a time can be in."""
+        digest = blake2b(self._schema.encode(), digest_size=8, person=b"mcp-task-runtime").digest()
+        self._cursor.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+        self._cursor.execute("SELECT pg_advisory_xact_lock(%s)", [int.from_bytes(digest, "big") - 2**63])
+        version = self.version()  # again: another process may have been first
+        if version == 0:
+            self._make_schema()
+        for number, statements in list(enumerate(MIGRATIONS, 1))[version:]:
+            try:
+                self._cursor.execute(self._query(statements))
+            except psycopg.errors.DuplicateTable as error:
+                raise StoreError(f"The schema {self._schema!r} has tables of another application") from error
+            self._cursor.execute(self._query(MIGRATED), {"version": number, **self._parameters})
+
+    def secret(self) -> bytes:
+        """Return the secret of list cursors."""
+        row = self._cursor.execute(self._query(SECRET), binary=True).fetchone()
+        if row is None:
+            raise StoreError(f"The schema {self._schema!r} has lost the secret of its cursors")
+        return bytes(row[0])[:64]
+
+    def _make_schema(self) -> None:
+        # A user who may use the schema need not be allowed to create one, not even IF NOT EXISTS.
+        self._cursor.execute("SELECT FROM pg_namespace WHERE nspname = %s", [self._schema])
+        if self._cursor.fetchone() is None:
+            self._cursor.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(self._schema)))
+        self._cursor.execute(self._query(MAKE_MIGRATIONS))

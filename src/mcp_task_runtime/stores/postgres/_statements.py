@@ -1,0 +1,487 @@
+"""The statements that read and write tasks in PostgreSQL; `_schema` says what they are about. Imports no driver.
+
+They are templates: `Database.query` fills in the names of tables and of the channel, and the time: `{now}` is the
+server's own, unless a clock was injected, whose time is then the parameter `now` (law L17). No statement sees a
+task that has expired by it (law L7). What an update, an end and a claim do is decided in `core.transitions`; a test
+holds these statements to it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from mcp_task_runtime.core.transitions import EVENTS_KEPT, TERMINAL_STATUSES, TRANSITIONS
+from mcp_task_runtime.core.types import TaskFilter
+from mcp_task_runtime.stores.postgres._rows import to_text
+from mcp_task_runtime.stores.postgres._schema import NAME_LENGTH
+
+__all__ = [
+    "ANSWER",
+    "ANSWERED",
+    "ANSWERS_OF",
+    "ANSWER_ALL",
+    "ASK",
+    "BY_OPERATION",
+    "CLAIM",
+    "CLEAR",
+    "COUNT",
+    "CREATE",
+    "CREATED",
+    "DELETE",
+    "DELETE_EXPIRED",
+    "DEQUEUE",
+    "DROP_LEASES",
+    "ENQUEUE",
+    "FINISH",
+    "GET",
+    "GET_VIEW",
+    "HISTORY",
+    "LIST_LAPSED",
+    "LIST_OF_NOBODY",
+    "LIST_OF_OWNER",
+    "LOCK",
+    "LOOK_FOR_ANSWER",
+    "LOOK_FOR_MESSAGE",
+    "MESSAGE_OF_KEY",
+    "OLDEST",
+    "OUTSTANDING",
+    "PEEK",
+    "PURGE",
+    "READ_STEPS",
+    "RECORD_STEP",
+    "RENEW_LEASES",
+    "SERVER_TIME",
+    "STEP",
+    "UPDATE",
+    "WATCH",
+    "search_statement",
+]
+
+SERVER_TIME: Final = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+
+_ALIVE: Final = "(expires_at IS NULL OR expires_at > {now})"
+_LIVE: Final = (
+    "status = ANY('{{" + ",".join(sorted(status for status in TRANSITIONS if status not in TERMINAL_STATUSES)) + "}}')"
+)
+_FENCED: Final = """(%(fence_worker)s::text IS NULL
+        OR (lease_worker = %(fence_worker)s::text AND lease_attempt = %(fence_attempt)s::bigint))"""
+_MAIL: Final = (
+    "mailbox = %(task_id)s AND NOT EXISTS"
+    " (SELECT FROM {tasks} AS t WHERE t.task_id = m.task_id AND t.expires_at <= {now})"
+)
+
+# A notification is a letter for what happened, the transaction that did it where the order matters, and the task.
+_OTHERS_WATCH: Final = "NOT watchers <@ ARRAY[%(watcher)s]::bigint[]"
+_NOTIFY_UPDATE: Final = "CASE WHEN " + _OTHERS_WATCH + " THEN pg_notify({channel}, 'u:' || task_id) END"
+_NOTIFY_MESSAGE: Final = "CASE WHEN " + _OTHERS_WATCH + " THEN pg_notify({channel}, 'm:' || task_id) END"
+_NOTIFY_ANSWER: Final = "CASE WHEN " + _OTHERS_WATCH + " THEN pg_notify({channel}, 'a:' || task_id) END"
+_NOTIFY_GONE: Final = "pg_notify({channel}, 'd' || pg_current_xact_id()::text || ':' || task_id)"
+
+_COLUMNS: Final = (
+    "task_id, status, status_message, created_at, last_updated_at, ttl_ms, poll_interval_ms, revision, owner,"
+    " retention_ms, request_method, request_name, request_arguments::text, progress_token::text, rerunnable,"
+    " client_capabilities::text, outcome::text, outcome_message, lease_worker, lease_expires_at, lease_attempt,"
+    " request_max_attempts, request_caller::text, sealed_credentials, progress::text"
+)
+_RETURNING: Final = " RETURNING " + _COLUMNS + ", " + _NOTIFY_UPDATE
+
+
+def _with_event(event: str) -> str:
+    """Return the history with one event more; the oldest goes where there would be too many."""
+    stamped = "(extract(epoch FROM {now}) * 1000000)::bigint::text || ' ' || " + event
+    return f"(events || ({stamped}))[greatest(1, cardinality(events) - {EVENTS_KEPT - 2}):]"
+
+
+_CHANGED: Final = """
+        last_updated_at = greatest({now}, last_updated_at),
+        operation = %(operation)s,
+        revision = revision + 1"""
+
+CREATE: Final = """
+    INSERT INTO {tasks} (
+        task_id, owner, status, created_at, last_updated_at, ttl_ms, expires_at, poll_interval_ms, retention_ms,
+        revision, request_method, request_name, request_arguments, progress_token, rerunnable, client_capabilities,
+        request_max_attempts, request_caller, sealed_credentials, lease_worker, lease_expires_at, lease_attempt,
+        watchers, operation
+    ) VALUES (
+        %(task_id)s, %(owner)s, %(status)s, {now}, {now}, %(ttl_ms)s::bigint,
+        {now} + %(ttl_ms)s::bigint * interval '1 millisecond', %(poll_interval_ms)s, %(retention_ms)s, %(revision)s,
+        %(method)s, %(name)s, %(arguments)s, %(progress_token)s, %(rerunnable)s, %(client_capabilities)s,
+        %(max_attempts)s, %(caller)s, %(sealed_credentials)s, %(lease_worker)s,
+        {now} + %(lease_ms)s::bigint * interval '1 millisecond', %(lease_attempt)s, ARRAY[%(watcher)s]::bigint[],
+        %(operation)s
+    ) ON CONFLICT (task_id) DO NOTHING RETURNING created_at"""
+
+CREATED: Final = "SELECT created_at FROM {tasks} WHERE task_id = %(task_id)s AND operation = %(operation)s"
+
+DELETE_EXPIRED: Final = "DELETE FROM {tasks} WHERE task_id = %(task_id)s AND expires_at <= {now}"
+
+PURGE: Final = """
+    DELETE FROM {tasks} WHERE task_id IN (
+        SELECT task_id FROM {tasks} WHERE expires_at <= {now} ORDER BY expires_at
+        LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+    )"""
+
+GET: Final = "SELECT " + _COLUMNS + " FROM {tasks} WHERE task_id = %(task_id)s AND " + _ALIVE
+
+GET_VIEW: Final = (
+    "SELECT "
+    + _COLUMNS
+    + """, ARRAY(
+        SELECT ARRAY[m.key, m.method, m.params::text] FROM {messages} AS m
+        WHERE m.mailbox = %(task_id)s AND m.key IS NOT NULL AND m.answer_type IS NULL AND """
+    + _LIVE
+    + " ORDER BY m.position) FROM {tasks} WHERE task_id = %(task_id)s AND "
+    + _ALIVE
+)
+
+BY_OPERATION: Final = (
+    "SELECT " + _COLUMNS + " FROM {tasks} WHERE task_id = %(task_id)s AND operation = %(operation)s AND " + _ALIVE
+)
+
+UPDATE: Final = (
+    """
+    UPDATE {tasks} SET
+        status = coalesce(%(status)s::text, status),
+        status_message = coalesce(%(status_message)s::text, status_message),
+        progress = coalesce(%(progress)s::json, progress),
+        ttl_ms = coalesce(%(ttl_ms)s::bigint, ttl_ms),
+        expires_at = CASE WHEN %(ttl_ms)s::bigint IS NULL THEN expires_at
+            ELSE created_at + %(ttl_ms)s::bigint * interval '1 millisecond' END,
+        events = CASE WHEN %(event)s::text IS NULL THEN events ELSE """
+    + _with_event("%(event)s::text")
+    + " END,"
+    + _CHANGED
+    + """
+    WHERE task_id = %(task_id)s AND status = ANY(%(sources)s::text[]) AND """
+    + _FENCED
+    + " AND (%(if_revision)s::bigint IS NULL OR revision = %(if_revision)s::bigint) AND "
+    + _ALIVE
+    + _RETURNING
+)
+
+_TTL: Final = """CASE WHEN ttl_ms IS NOT NULL THEN greatest(
+            ttl_ms,
+            ceil(extract(epoch FROM greatest({now}, last_updated_at) - created_at) * 1000)::bigint + retention_ms
+        ) END"""
+
+FINISH: Final = (
+    """
+    UPDATE {tasks} SET
+        status = %(status)s,
+        status_message = CASE WHEN %(status_message)s::text IS NULL AND %(status)s::text <> 'completed'
+            THEN status_message ELSE %(status_message)s::text END,
+        ttl_ms = """
+    + _TTL
+    + """,
+        expires_at = created_at + """
+    + _TTL
+    + """ * interval '1 millisecond',
+        outcome = %(outcome)s,
+        outcome_message = %(status_message)s,
+        lease_worker = NULL,
+        lease_expires_at = NULL,
+        lease_attempt = NULL,
+        events = """
+    + _with_event("%(event)s::text")
+    + ","
+    + _CHANGED
+    + """
+    WHERE task_id = %(task_id)s AND status = ANY(%(sources)s::text[]) AND """
+    + _FENCED
+    + " AND "
+    + _ALIVE
+    + " RETURNING "
+    + _COLUMNS
+    + ", {drop_mailbox}(task_id), CASE WHEN "
+    + _OTHERS_WATCH
+    + " THEN "
+    + _NOTIFY_GONE
+    + " END"
+)
+
+WATCH: Final = (
+    "UPDATE {tasks} SET watchers = watchers || %(watcher)s::bigint"
+    " WHERE task_id = %(task_id)s AND NOT watchers @> ARRAY[%(watcher)s]::bigint[]"
+)
+
+DELETE: Final = (
+    "DELETE FROM {tasks} WHERE task_id = %(task_id)s AND "
+    + _ALIVE
+    + " RETURNING {drop_mailbox}(task_id), "
+    + _NOTIFY_GONE
+)
+
+# Two statements: `owner IS NOT DISTINCT FROM` would use no index.
+_LIST: Final = "SELECT position, " + _COLUMNS + " FROM {tasks} WHERE "
+_PAGE: Final = " AND position > %(after)s AND " + _ALIVE + " ORDER BY position LIMIT %(limit)s"
+LIST_OF_OWNER: Final = _LIST + "owner = %(owner)s" + _PAGE
+LIST_OF_NOBODY: Final = _LIST + "owner IS NULL" + _PAGE
+
+# --- leases ---
+
+RENEW_LEASES: Final = (
+    "UPDATE {tasks} SET lease_expires_at = {now} + %(lease_ms)s::bigint * interval '1 millisecond'"
+    " WHERE task_id = ANY(%(task_ids)s) AND lease_worker = %(worker)s AND " + _ALIVE + " RETURNING task_id"
+)
+
+DROP_LEASES: Final = (
+    """
+    UPDATE {tasks} SET
+        lease_expires_at = CASE WHEN %(lapse)s THEN least({now}, lease_expires_at) END,
+        lease_worker = CASE WHEN %(lapse)s THEN lease_worker END,
+        lease_attempt = CASE WHEN %(lapse)s THEN lease_attempt END,
+        events = """
+    + _with_event("'released'")
+    + """
+    WHERE task_id = ANY(%(task_ids)s) AND lease_worker = %(worker)s AND """
+    + _ALIVE
+)
+
+LIST_LAPSED: Final = (
+    "SELECT position, "
+    + _COLUMNS
+    + " FROM {tasks} WHERE lease_expires_at <= {now} AND "
+    + _ALIVE
+    + " ORDER BY lease_expires_at, position LIMIT %(limit)s OFFSET %(offset)s"
+)
+
+CLAIM: Final = (
+    """
+    UPDATE {tasks} SET
+        lease_worker = %(worker)s,
+        lease_expires_at = {now} + %(lease_ms)s::bigint * interval '1 millisecond',
+        lease_attempt = lease_attempt + CASE WHEN %(worker)s::text = '' THEN 0 ELSE 1 END,
+        watchers = CASE WHEN watchers @> ARRAY[%(watcher)s]::bigint[] THEN watchers
+            ELSE watchers || %(watcher)s::bigint END,
+        events = """
+    + _with_event(
+        "CASE WHEN %(worker)s::text = '' THEN 'released' ELSE %(event)s::text || '#' || (lease_attempt + 1)::text END"
+    )
+    + ","
+    + _CHANGED
+    + """
+    WHERE task_id = %(task_id)s AND """
+    + _LIVE
+    + " AND (lease_expires_at <= {now} OR (lease_worker = '' AND %(worker)s::text <> '')) AND "
+    + _ALIVE
+    + _RETURNING
+)
+
+# --- questions ---
+
+# The task is locked first: a question is asked of a live task, and no end overtakes it.
+ASK: Final = (
+    """
+    WITH task AS (
+        SELECT task_id FROM {tasks} WHERE task_id = %(task_id)s AND """
+    + _LIVE
+    + " AND "
+    + _FENCED
+    + " AND "
+    + _ALIVE
+    + """ FOR NO KEY UPDATE
+    ), question AS (
+        INSERT INTO {messages} (mailbox, task_id, key, method, params)
+        SELECT task_id, task_id, %(key)s, %(method)s, %(params)s::json FROM task
+        ON CONFLICT (mailbox, key) DO NOTHING RETURNING mailbox
+    )
+    UPDATE {tasks} SET
+        status = 'input_required',
+        events = """
+    + _with_event("%(event)s::text")
+    + ","
+    + _CHANGED
+    + """
+    WHERE task_id = %(task_id)s AND (SELECT count(*) FROM question) > 0"""
+    + _RETURNING
+    + ", "
+    + _NOTIFY_MESSAGE
+)
+
+LOCK: Final = "SELECT FROM {tasks} WHERE task_id = %(task_id)s AND " + _LIVE + " AND " + _ALIVE + " FOR NO KEY UPDATE"
+
+# In a transaction after LOCK: what was asked while it waited is seen here.
+ANSWER_ALL: Final = """
+    UPDATE {messages} AS m SET answer_type = given.type, answer = given.answer::json, queued = false
+    FROM unnest(%(keys)s::text[], %(types)s::text[], %(answers)s::text[]) AS given (key, type, answer)
+    WHERE m.mailbox = %(task_id)s AND m.key = given.key AND m.answer_type IS NULL
+    RETURNING m.key"""
+
+ANSWERED: Final = (
+    """
+    UPDATE {tasks} SET
+        status = CASE WHEN EXISTS (
+            SELECT FROM {messages} WHERE mailbox = %(task_id)s AND key IS NOT NULL AND answer_type IS NULL
+        ) THEN 'input_required' ELSE 'working' END,
+        events = (
+            events || ARRAY(
+                SELECT (extract(epoch FROM {now}) * 1000000)::bigint::text || ' ' || event
+                FROM unnest(%(events)s::text[]) AS event
+            )
+        )[greatest(1, cardinality(events) + cardinality(%(events)s::text[]) - """
+    + str(EVENTS_KEPT - 1)
+    + """):],"""
+    + _CHANGED
+    + """
+    WHERE task_id = %(task_id)s RETURNING """
+    + _NOTIFY_UPDATE
+    + ", "
+    + _NOTIFY_ANSWER
+)
+
+ANSWERS_OF: Final = (
+    "SELECT key, answer_type, answer::text FROM {messages} AS m WHERE " + _MAIL + " AND key = ANY(%(keys)s::text[])"
+)
+
+# --- the queue ---
+
+ENQUEUE: Final = (
+    """
+    INSERT INTO {messages} AS m (mailbox, task_id, key, method, params) VALUES (
+        %(task_id)s, (SELECT task_id FROM {tasks} WHERE task_id = %(task_id)s AND """
+    + _ALIVE
+    + """), %(key)s, %(method)s, %(params)s
+    ) ON CONFLICT (mailbox, key) DO NOTHING RETURNING pg_notify({channel}, 'm:' || mailbox)"""
+)
+
+MESSAGE_OF_KEY: Final = (
+    "SELECT m.position, m.key, m.method, m.params::text FROM {messages} AS m WHERE " + _MAIL + " AND key = %(key)s"
+)
+
+_HEAD: Final = (
+    "SELECT m.position, m.key, m.method, m.params::text AS params FROM {messages} AS m WHERE "
+    + _MAIL
+    + " AND queued AND answer_type IS NULL ORDER BY position LIMIT 1"
+)
+PEEK: Final = _HEAD
+
+# A request stays, for its answer; a notification goes.
+DEQUEUE: Final = (
+    "WITH head AS ("
+    + _HEAD
+    + """ FOR UPDATE),
+    taken AS (
+        UPDATE {messages} AS m SET queued = false FROM head WHERE m.position = head.position AND m.key IS NOT NULL
+    ), gone AS (
+        DELETE FROM {messages} AS m USING head WHERE m.position = head.position AND m.key IS NULL
+    )
+    SELECT position, key, method, params FROM head"""
+)
+
+OUTSTANDING: Final = (
+    "SELECT m.position, m.key, m.method, m.params::text FROM {messages} AS m WHERE "
+    + _MAIL
+    + " AND key IS NOT NULL AND answer_type IS NULL ORDER BY position"
+)
+
+ANSWER: Final = (
+    "UPDATE {messages} AS m SET answer_type = %(answer_type)s, answer = %(answer)s, queued = false WHERE "
+    + _MAIL
+    + " AND key = %(key)s AND answer_type IS NULL RETURNING pg_notify({channel}, 'a:' || mailbox)"
+)
+
+CLEAR: Final = (
+    "SELECT {drop_mailbox}(%(task_id)s::text),"
+    " pg_notify({channel}, 'c' || pg_current_xact_id()::text || ':' || %(task_id)s::text)"
+)
+
+LOOK_FOR_ANSWER: Final = """
+    SELECT m.answer_type, m.answer::text, t.expires_at, coalesce(t.watchers @> ARRAY[%(watcher)s]::bigint[], true)
+    FROM {messages} AS m LEFT JOIN {tasks} AS t ON t.task_id = m.task_id
+    WHERE m.mailbox = %(task_id)s AND m.key = %(key)s AND (t.expires_at IS NULL OR t.expires_at > {now})"""
+
+# The last column bounds the transactions that this look, or anything that came before it, can have seen.
+LOOK_FOR_MESSAGE: Final = (
+    "SELECT EXISTS (SELECT FROM {messages} AS m WHERE "
+    + _MAIL
+    + """ AND queued AND answer_type IS NULL),
+        t.task_id IS NOT NULL,
+        coalesce(t.expires_at <= {now}, false),
+        t.expires_at,
+        coalesce(t.watchers @> ARRAY[%(watcher)s]::bigint[], true),
+        pg_snapshot_xmax(pg_current_snapshot())::text::bigint
+    FROM (VALUES (true)) AS one LEFT JOIN {tasks} AS t ON t.task_id = %(task_id)s"""
+)
+
+# --- steps ---
+
+RECORD_STEP: Final = (
+    """
+    WITH task AS (
+        SELECT task_id FROM {tasks} WHERE task_id = %(task_id)s AND """
+    + _LIVE
+    + " AND "
+    + _FENCED
+    + " AND "
+    + _ALIVE
+    + """ FOR SHARE
+    )
+    INSERT INTO {steps} (task_id, key, value) SELECT task_id, %(key)s, %(value)s::json FROM task
+    ON CONFLICT (task_id, key) DO NOTHING RETURNING value::text"""
+)
+
+STEP: Final = "SELECT value::text FROM {steps} WHERE task_id = %(task_id)s AND key = %(key)s"
+
+READ_STEPS: Final = (
+    "SELECT key, value::text FROM {steps} WHERE task_id = %(task_id)s"
+    " AND EXISTS (SELECT FROM {tasks} WHERE task_id = %(task_id)s AND " + _ALIVE + ") ORDER BY position"
+)
+
+# --- what operators ask ---
+
+HISTORY: Final = "SELECT created_at, events FROM {tasks} WHERE task_id = %(task_id)s AND " + _ALIVE
+
+COUNT: Final = "SELECT status, request_name, count(*) FROM {tasks} WHERE " + _ALIVE + " GROUP BY status, request_name"
+
+OLDEST: Final = "SELECT created_at FROM {tasks} WHERE status = %(status)s AND " + _ALIVE + " ORDER BY position LIMIT 1"
+
+_UPPER: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+def search_statement(wanted: TaskFilter, *, newest_first: bool) -> tuple[str, dict[str, Any]]:
+    """Return the statement of a search and its parameters, but for `limit` and `position`, where it begins.
+
+    For each owner, name or status that is asked for, an index leads to its newest or oldest tasks. What the search
+    asks for besides is looked for among these.
+    """
+    order = "DESC" if newest_first else "ASC"
+    conditions = [_ALIVE, f"position {'<' if newest_first else '>'} %(position)s"]
+    parameters: dict[str, Any] = {}
+    indexed: list[list[str]] = []
+    if wanted.owners is not None:
+        owners = sorted(to_text(owner) for owner in wanted.owners if owner is not None)
+        found = _each("owner = {}", "owner", owners, parameters)
+        indexed.append(found + (["owner IS NULL"] if None in wanted.owners else []))
+    if wanted.names is not None:
+        names = sorted(map(to_text, wanted.names))
+        by_name = f"(left(request_name, {NAME_LENGTH}) = left({{0}}::text, {NAME_LENGTH}) AND request_name = {{0}})"
+        indexed.append(_each(by_name, "name", names, parameters))
+    if wanted.statuses is not None:
+        indexed.append(_each("status = {}", "status", sorted(wanted.statuses), parameters))
+    conditions.extend("(" + (" OR ".join(alternatives) or "false") + ")" for alternatives in indexed[1:])
+    if wanted.id_prefix is not None:
+        prefix = to_text(wanted.id_prefix)
+        conditions.append("starts_with(task_id, %(prefix)s::text) AND task_id >= %(prefix)s::text")
+        parameters["prefix"] = prefix
+        if prefix and prefix[-1] < "\ud7ff":  # the next character is none that cannot be stored
+            conditions.append("task_id < %(prefix_end)s")
+            parameters["prefix_end"] = prefix[:-1] + chr(ord(prefix[-1]) + 1)
+    if wanted.text is not None:
+        conditions.append(f"strpos(translate(status_message, '{_UPPER}', '{_UPPER.lower()}'), %(text)s) > 0")
+        parameters["text"] = to_text(wanted.text).translate(str.maketrans(_UPPER, _UPPER.lower()))
+    if wanted.created_after is not None:
+        conditions.append("created_at >= %(created_after)s")
+        parameters["created_after"] = wanted.created_after
+    if wanted.created_before is not None:
+        conditions.append("created_at < %(created_before)s")
+        parameters["created_before"] = wanted.created_before
+    page = f" ORDER BY position {order} LIMIT %(limit)s"
+    alternatives = indexed[0] if indexed else ["true"]
+    parts = [f"({_LIST}{' AND '.join([alternative, *conditions])}{page})" for alternative in alternatives]
+    return " UNION ALL ".join(parts or [f"({_LIST}false)"]) + page, parameters
+
+
+def _each(template: str, name: str, values: list[Any], parameters: dict[str, Any]) -> list[str]:
+    parameters.update({f"{name}_{number}": value for number, value in enumerate(values)})
+    return [template.format(f"%({name}_{number})s") for number in range(len(values))]
