@@ -17,7 +17,7 @@ from mcp_types import ElicitRequestParams, ElicitResult
 from pydantic import BaseModel
 
 from mcp_task_runtime import ServerTaskContext
-from mcp_task_runtime.adapters.mcp_v2_client import TasksClient, TaskSnapshot
+from mcp_task_runtime.client import TasksClient, TaskSnapshot
 from mcp_task_runtime.server import Tasks
 
 mcp = MCPServer("reports")

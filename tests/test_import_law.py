@@ -22,6 +22,7 @@ LAYERS = {
     "stores": {"core", "errors", "stores"},
     "wire": {"core", "errors", "wire"},
     "adapters": {"adapters", "core", "errors", "stores", "wire"},
+    "client": {"adapters"},
     "server": {"adapters"},
     "testing": {"adapters", "core", "errors", "stores", "testing"},
     "__init__": {"adapters", "core", "errors", "stores", "wire"},

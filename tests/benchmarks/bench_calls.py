@@ -11,7 +11,7 @@ from mcp.server import MCPServer
 
 from mcp_task_runtime import ServerTaskContext
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
-from mcp_task_runtime.adapters.mcp_v2_client import ClientTask, TasksClient
+from mcp_task_runtime.client import ClientTask, TasksClient
 from tests.benchmarks.measuring import rates, row
 
 CALLS = 200

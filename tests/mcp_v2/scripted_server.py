@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import anyio
 import mcp_types as types
@@ -20,8 +20,12 @@ from mcp.shared.memory import create_client_server_memory_streams
 from mcp.shared.message import SessionMessage
 from pydantic import ConfigDict
 
+from mcp_task_runtime.adapters.mcp_v2._requests import RawMessage
+from mcp_task_runtime.client import TasksClient
+
 EXTENSION_ID = "io.modelcontextprotocol/tasks"
 TASK_ID = "task-1"
+SUBSCRIPTION_ID = "io.modelcontextprotocol/subscriptionId"
 POLL_INTERVAL_MS = 10
 CREATED_AT = "2026-07-28T12:00:00Z"
 
@@ -79,6 +83,16 @@ def sample(text: str = "Write it.") -> Wire:
     return {"method": "sampling/createMessage", "params": {"messages": messages, "maxTokens": 10}}
 
 
+def quick_client(**options: Any) -> TasksClient:
+    """Return a `TasksClient` that makes no test wait longer than it must."""
+    return TasksClient(**{"poll_bounds_ms": (5, 60_000), "retry_pause": 0.01, **options})
+
+
+def rare_client(**options: Any) -> TasksClient:
+    """Return a `TasksClient` that polls once an hour."""
+    return quick_client(poll_bounds_ms=(3_600_000, 3_600_000), **options)
+
+
 @dataclass(frozen=True)
 class Received:
     """A request as it came."""
@@ -105,6 +119,7 @@ class ScriptedServer:
         answers: What `tasks/update` brought, by key.
         reply: Called with each request before it is answered, and may wait, raise, or return another answer.
         tool: The tool as `tools/list` shows it.
+        listened: The task ids of each stream that was opened.
     """
 
     def __init__(self, *looks: Look) -> None:
@@ -114,6 +129,9 @@ class ScriptedServer:
         self.answers: Wire = {}
         self.reply: Callable[[Received], Awaitable[Wire | None]] | None = None
         self.tool: Wire = {"name": "work", "inputSchema": {"type": "object"}}
+        self.listened: list[list[str]] = []
+        self._streams: list[_Context] = []
+        self._listening: list[anyio.CancelScope] = []
         self._changed = anyio.Event()
         self.server: Server[Any] = Server("scripted")
         self.server.extensions[EXTENSION_ID] = {}
@@ -123,6 +141,64 @@ class ScriptedServer:
     def show(self, *looks: Look) -> None:
         """Answer the next `tasks/get` with these."""
         self.looks = list(looks)
+
+    def serve_listen(self) -> None:
+        """Acknowledge each `subscriptions/listen` and leave the stream open; `push` sends over it."""
+        self.server.add_request_handler("subscriptions/listen", _AnyParams, self._listen)
+
+    async def push(self, params: Wire) -> None:
+        """Send `notifications/tasks` with these params over the newest stream."""
+        context = self._streams[-1]
+        await self._notify(context, "notifications/tasks", params)
+
+    @property
+    def streams(self) -> int:
+        """How many streams are open."""
+        return len(self._streams)
+
+    def drop_streams(self) -> None:
+        """End every stream without a word."""
+        for scope in self._listening:
+            scope.cancel()
+
+    async def until_quiet(self) -> None:
+        """Wait until both sides have nothing left to do."""
+        await anyio.sleep(0.01)  # tasks that come together are gathered for a moment
+        await anyio.wait_all_tasks_blocked()
+
+    async def listens(self, times: int = 1) -> None:
+        """Wait until a stream was opened so often."""
+        while len(self.listened) < times:
+            await self._changed.wait()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until a change of this server makes this true."""
+        while not condition():
+            await self._changed.wait()
+
+    async def _listen(self, context: _Context, params: _AnyParams) -> Wire:
+        wanted = dict(context.params or {})["notifications"]["taskIds"]
+        await self._notify(context, "notifications/subscriptions/acknowledged", {"notifications": {"taskIds": wanted}})
+        self.listened.append(wanted)
+        self._streams.append(context)
+        self._change()
+        try:
+            with anyio.CancelScope() as scope:
+                self._listening.append(scope)
+                await anyio.sleep_forever()
+        finally:
+            self._streams.remove(context)
+            self._listening.remove(scope)
+            self._change()
+        raise MCPError(types.CONNECTION_CLOSED, "SSE stream ended without a response")
+
+    async def _notify(self, context: _Context, method: str, params: Wire) -> None:
+        message = RawMessage(method, {**params, "_meta": {SUBSCRIPTION_ID: context.request_id}})
+        await context.session.send_notification(cast(Any, message), context.request_id)
+
+    def _change(self) -> None:
+        changed, self._changed = self._changed, anyio.Event()
+        changed.set()
 
     def of(self, method: str) -> list[Received]:
         """Return the requests of a method."""
@@ -148,8 +224,7 @@ class ScriptedServer:
         if request.method == "tools/list":
             return {"resultType": "complete", "tools": [self.tool], "ttlMs": 0, "cacheScope": "private"}
         self.received.append(request)
-        changed, self._changed = self._changed, anyio.Event()
-        changed.set()
+        self._change()
         if self.reply is not None and (reply := await self.reply(request)) is not None:
             return reply
         return self._answer(request)

@@ -22,8 +22,7 @@ from mcp import Client
 from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, ElicitResult, TextContent
 
-from mcp_task_runtime.adapters.mcp_v2_client import ClientTask, TaskFailedError, TasksClient
-from mcp_task_runtime.adapters.mcp_v2_client import _client as mcp_v2_client
+from mcp_task_runtime.client import ClientTask, TaskFailedError, TasksClient
 from tests.mcp_v1 import raw_client as legacy
 from tests.mcp_v2.balanced_server import PATH
 from tests.mcp_v2.balancer import Balancer, balanced
@@ -48,12 +47,6 @@ SHORT_LEASE_MS = 2_000
 one_event_loop = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 
 new_place = stores.new_place
-
-
-@pytest.fixture(autouse=True)
-def polls_are_quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test waits longer than it must."""
-    monkeypatch.setattr(mcp_v2_client, "MAX_POLL_INTERVAL_MS", 50)
 
 
 @dataclass

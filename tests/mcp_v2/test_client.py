@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 import pickle
 import queue
 import socket
@@ -14,6 +15,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import FrozenInstanceError
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,9 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, ElicitResult, ErrorData, TextContent
 from pydantic import ValidationError
 
-from mcp_task_runtime.adapters.mcp_v2_client import (
+from mcp_task_runtime.adapters.task_client import remote_task
+from mcp_task_runtime.adapters.task_client.polling import PollSettings
+from mcp_task_runtime.client import (
     ClientTask,
     InvalidTaskResponseError,
     TaskCancelledError,
@@ -38,8 +42,6 @@ from mcp_task_runtime.adapters.mcp_v2_client import (
     TaskSnapshot,
     UnknownTaskError,
 )
-from mcp_task_runtime.adapters.mcp_v2_client import _client as mcp_v2_client
-from mcp_task_runtime.adapters.mcp_v2_client import _support as mcp_v2_client_support
 from mcp_task_runtime.errors import TaskRuntimeError
 from tests.mcp_v2.scripted_server import (
     TASK_ID,
@@ -53,6 +55,8 @@ from tests.mcp_v2.scripted_server import (
     elicit,
     error,
     failed,
+    quick_client,
+    rare_client,
     sample,
     task,
     working,
@@ -61,20 +65,14 @@ from tests.mcp_v2.scripted_server import (
 pytestmark = pytest.mark.anyio
 
 PATIENCE = 10
-
-
-@pytest.fixture(autouse=True)
-def retries_are_quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test waits longer than it must."""
-    monkeypatch.setattr(mcp_v2_client, "MIN_POLL_INTERVAL_MS", 5)
-    monkeypatch.setattr(mcp_v2_client, "_RETRY_SECONDS", 0.01)
+MAX_FAILURES = 3
 
 
 @asynccontextmanager
 async def connected(
     scripted: ScriptedServer, tasks: TasksClient | None = None, **options: Any
 ) -> AsyncGenerator[Client, None]:
-    async with Client(scripted.server, extensions=[tasks or TasksClient()], **options) as client:
+    async with Client(scripted.server, extensions=[tasks or quick_client()], **options) as client:
         with anyio.fail_after(PATIENCE):
             yield client
 
@@ -214,20 +212,14 @@ async def test_the_result_of_a_task_is_checked_against_the_output_schema() -> No
     ("suggested", "seconds"),
     [(None, 1.0), (0, 0.05), (-5, 0.05), (49, 0.05), (500, 0.5), (60_000, 60.0), (10**30, 60.0)],
 )
-def test_the_suggested_poll_interval_is_kept_within_bounds_c14(
-    suggested: int | None, seconds: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.undo()
-    assert mcp_v2_client._poll_seconds(suggested) == seconds
+def test_the_suggested_poll_interval_is_kept_within_bounds_c14(suggested: int | None, seconds: float) -> None:
+    assert PollSettings().seconds(suggested) == seconds
 
 
 @pytest.mark.parametrize("suggested", [0, -1, ...])
-async def test_a_server_that_suggests_no_time_between_polls_is_not_polled_without_rest(
-    suggested: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mcp_v2_client, "MIN_POLL_INTERVAL_MS", 60_000)
+async def test_a_server_that_suggests_no_time_between_polls_is_not_polled_without_rest(suggested: Any) -> None:
     scripted = ScriptedServer(working(pollIntervalMs=suggested))
-    async with connected(scripted) as client, anyio.create_task_group() as group:
+    async with connected(scripted, rare_client(push=False)) as client, anyio.create_task_group() as group:
         group.start_soon(client.call_tool, "work")
         await scripted.saw("tasks/get")
         await anyio.wait_all_tasks_blocked()
@@ -235,10 +227,9 @@ async def test_a_server_that_suggests_no_time_between_polls_is_not_polled_withou
         group.cancel_scope.cancel()
 
 
-async def test_a_huge_poll_interval_does_not_hang_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mcp_v2_client, "MAX_POLL_INTERVAL_MS", 10)
+async def test_a_huge_poll_interval_does_not_hang_the_call() -> None:
     scripted = ScriptedServer(working(pollIntervalMs=2**53), completed())
-    async with connected(scripted) as client:
+    async with connected(scripted, quick_client(push=False, poll_bounds_ms=(5, 10))) as client:
         assert text_of(await client.call_tool("work")) == "done"
 
 
@@ -627,10 +618,7 @@ async def test_an_answer_that_is_refused_during_a_look_is_judged_by_the_next_loo
         assert text_of(await client.call_tool("work")) == "in time"
 
 
-async def test_a_refused_answer_is_looked_into_without_waiting_for_the_next_poll(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(mcp_v2_client, "MIN_POLL_INTERVAL_MS", 3_600_000)
+async def test_a_refused_answer_is_looked_into_without_waiting_for_the_next_poll() -> None:
     scripted = ScriptedServer(asking(consent=elicit()))
 
     async def refuse(request: Received) -> None:
@@ -638,13 +626,12 @@ async def test_a_refused_answer_is_looked_into_without_waiting_for_the_next_poll
             raise error(types.INVALID_PARAMS, "No")
 
     scripted.reply = refuse
-    async with connected(scripted, elicitation_callback=accept) as client:
+    async with connected(scripted, rare_client(push=False), elicitation_callback=accept) as client:
         with pytest.raises(TaskError, match="No"):
             await client.call_tool("work")
 
 
-async def test_after_a_refused_answer_polling_rests_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mcp_v2_client, "MIN_POLL_INTERVAL_MS", 3_600_000)
+async def test_after_a_refused_answer_polling_rests_again() -> None:
     scripted = ScriptedServer(asking(consent=elicit()))
 
     async def refuse(request: Received) -> None:
@@ -653,7 +640,10 @@ async def test_after_a_refused_answer_polling_rests_again(monkeypatch: pytest.Mo
             raise error(types.INVALID_PARAMS, "Somebody else was faster")
 
     scripted.reply = refuse
-    async with connected(scripted, elicitation_callback=accept) as client, anyio.create_task_group() as group:
+    async with (
+        connected(scripted, rare_client(push=False), elicitation_callback=accept) as client,
+        anyio.create_task_group() as group,
+    ):
         group.start_soon(client.call_tool, "work")
         await scripted.saw("tasks/get", 2)
         await anyio.wait_all_tasks_blocked()
@@ -690,7 +680,7 @@ async def test_an_answer_that_gets_lost_again_and_again_raises_why_and_leaves_th
     async with connected(scripted, elicitation_callback=accept) as client:
         with pytest.raises(TaskError, match="Bad gateway"):
             await client.call_tool("work")
-    assert scripted.methods == ["tools/call", *["tasks/update"] * mcp_v2_client.MAX_FAILED_REQUESTS]
+    assert scripted.methods == ["tools/call", *["tasks/update"] * MAX_FAILURES]
 
 
 # Servers and connections that fail
@@ -714,7 +704,7 @@ async def test_a_look_that_keeps_failing_raises_why_and_leaves_the_task_alone() 
         [1],
     )
     assert caught.value.task_id == TASK_ID
-    assert len(scripted.of("tasks/get")) == mcp_v2_client.MAX_FAILED_REQUESTS
+    assert len(scripted.of("tasks/get")) == MAX_FAILURES
     assert scripted.methods == ["tools/call"]
 
 
@@ -745,7 +735,7 @@ async def never(request: Received) -> None:
 async def test_a_server_that_does_not_answer_does_not_hang_the_call() -> None:
     scripted = ScriptedServer()
     scripted.reply = never
-    async with connected(scripted, TasksClient(request_timeout=0.01)) as client:
+    async with connected(scripted, quick_client(request_timeout=0.01)) as client:
         with pytest.raises(TaskError) as caught:
             await client.call_tool("work")
     assert caught.value.code == types.REQUEST_TIMEOUT
@@ -762,7 +752,7 @@ async def test_the_read_time_out_of_a_call_goes_for_the_requests_of_its_task() -
 
 async def test_a_client_that_is_closed_fails_its_tasks_with_a_closed_connection() -> None:
     scripted = ScriptedServer()
-    tasks = TasksClient()
+    tasks = quick_client()
     async with connected(scripted, tasks) as client:
         handle = tasks.resume(client, TASK_ID)
     with anyio.fail_after(PATIENCE):
@@ -795,7 +785,7 @@ async def test_whatever_the_sdk_raises_for_a_request_becomes_an_error_of_the_tas
     async def fail(*args: Any) -> None:
         raise raised
 
-    tasks = TasksClient()
+    tasks = quick_client()
     async with connected(ScriptedServer(), tasks) as client:
         monkeypatch.setattr(client.session, "send_request", fail)
         with pytest.raises(TaskError) as caught:
@@ -812,48 +802,35 @@ def limited(milliseconds: Any = 1) -> MCPError:
 
 
 async def test_a_look_that_is_refused_for_coming_too_soon_comes_again_later_however_often() -> None:
-    scripted = ScriptedServer(*[limited(), limited()] * mcp_v2_client.MAX_FAILED_REQUESTS, working(), completed())
+    scripted = ScriptedServer(*[limited(), limited()] * MAX_FAILURES, working(), completed())
     async with connected(scripted) as client:
         assert text_of(await client.call_tool("work")) == "done"
     assert scripted.methods == ["tools/call"]
 
 
 async def test_a_push_does_not_hasten_a_look_that_the_server_wants_later() -> None:
-    scripted = ScriptedServer(limited(3_600_000))
-    tasks = TasksClient()
-    async with connected(scripted, tasks) as client, anyio.create_task_group() as group:
+    scripted = ScriptedServer(working(pollIntervalMs=3_600_000), limited(3_600_000))
+    scripted.serve_listen()
+    async with connected(scripted) as client, anyio.create_task_group() as group:
         group.start_soon(client.call_tool, "work")
-        await scripted.saw("tasks/get")
-        await anyio.wait_all_tasks_blocked()
-        for looks in tasks._listening.get(TASK_ID, ()):
-            looks.wake()
-        await anyio.wait_all_tasks_blocked()
-        assert len(scripted.of("tasks/get")) == 1
+        await scripted.listens()
+        for _ in range(3):
+            await scripted.push({"taskId": TASK_ID})
+            await anyio.wait_all_tasks_blocked()
+            assert len(scripted.of("tasks/get")) == 2
         group.cancel_scope.cancel()
 
 
-async def test_a_look_that_the_server_wanted_later_does_not_wait_for_the_next_poll_too(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(mcp_v2_client, "MIN_POLL_INTERVAL_MS", 3_600_000)
-    monkeypatch.setattr(mcp_v2_client, "MAX_POLL_INTERVAL_MS", 3_600_000)
-    scripted = ScriptedServer(working(), limited(), completed())
-    looked = anyio.Event()
+async def test_a_look_that_the_server_wanted_later_does_not_wait_for_the_next_poll_too() -> None:
+    scripted = ScriptedServer(working(pollIntervalMs=3_600_000), limited(), completed())
+    scripted.serve_listen()
 
-    async def wake() -> None:
-        await looked.wait()
-        await anyio.wait_all_tasks_blocked()
-        for looks in tasks._listening[TASK_ID]:
-            looks.wake()
+    async def push() -> None:
+        await scripted.listens()
+        await scripted.push({"taskId": TASK_ID})
 
-    async def hold_listen(context: Any, params: Any) -> Wire:
-        await anyio.sleep_forever()
-        raise AssertionError
-
-    scripted.server.add_request_handler("subscriptions/listen", types.RequestParams, hold_listen)
-    tasks = TasksClient(on_update=at_first(looked.set))
-    async with connected(scripted, tasks) as client, anyio.create_task_group() as group:
-        group.start_soon(wake)
+    async with connected(scripted) as client, anyio.create_task_group() as group:
+        group.start_soon(push)
         assert text_of(await client.call_tool("work")) == "done"
 
 
@@ -863,7 +840,7 @@ async def test_a_look_that_the_server_wanted_later_does_not_wait_for_the_next_po
 )
 def test_how_much_later_is_kept_within_bounds(wanted: Any, seconds: float) -> None:
     refused = TaskError(types.INVALID_REQUEST, "Limit reached", {"retryAfterMs": wanted})
-    assert mcp_v2_client_support.retry_after_seconds(refused) == seconds
+    assert PollSettings().rest_seconds(refused) == seconds
 
 
 @pytest.mark.parametrize(
@@ -900,7 +877,7 @@ async def test_an_answer_that_is_refused_for_coming_too_soon_is_sent_again_later
 async def test_a_cancellation_that_is_refused_for_coming_too_soon_is_sent_again_later() -> None:
     scripted = ScriptedServer()
     scope = anyio.CancelScope()
-    tasks = TasksClient(on_update=at_first(scope.cancel))
+    tasks = quick_client(on_update=at_first(scope.cancel))
 
     async def reply(request: Received) -> None:
         if request.method == "tasks/cancel" and len(scripted.of("tasks/cancel")) == 1:
@@ -1049,7 +1026,7 @@ async def test_a_handle_whose_task_has_ended_is_no_result_yet_c4() -> None:
 @pytest.mark.parametrize("acknowledgement", [{"resultType": "task", **working()}, {"resultType": "input_required"}])
 async def test_an_acknowledgement_of_another_type_is_an_invalid_response_c8_c9(acknowledgement: Wire) -> None:
     scripted = ScriptedServer()
-    tasks = TasksClient()
+    tasks = quick_client()
 
     async def answer(request: Received) -> Wire:
         return acknowledgement
@@ -1138,7 +1115,7 @@ async def test_a_cancelled_call_cancels_its_task_on_the_server_c14() -> None:
 async def test_a_call_that_times_out_cancels_its_task_on_the_server() -> None:
     scripted = ScriptedServer()
     scope = anyio.CancelScope()
-    tasks = TasksClient(on_update=at_first(lambda: setattr(scope, "deadline", anyio.current_time())))
+    tasks = quick_client(on_update=at_first(lambda: setattr(scope, "deadline", anyio.current_time())))
     async with connected(scripted, tasks) as client:
         with scope:
             await client.call_tool("work")
@@ -1160,7 +1137,7 @@ async def test_a_cancelled_call_cancels_its_prompt_and_then_its_task() -> None:
 async def test_a_cancelled_call_does_not_wait_long_for_a_server_that_does_not_answer() -> None:
     scripted = ScriptedServer()
     scripted.reply = never
-    async with connected(scripted, TasksClient(cancel_timeout=0.05)) as client:
+    async with connected(scripted, quick_client(cancel_timeout=0.05)) as client:
         async with anyio.create_task_group() as group:
             group.start_soon(client.call_tool, "work")
             await scripted.saw("tasks/get")
@@ -1184,7 +1161,7 @@ async def test_a_task_that_cannot_be_cancelled_does_not_hide_why_it_was_given_up
 async def test_a_task_is_cancelled_by_no_other_message_than_tasks_cancel_c14() -> None:
     scripted = ScriptedServer(working(pollIntervalMs=60_000))
     sent: list[Wire] = []
-    async with Client(scripted.tapped(sent), extensions=[TasksClient(push=False)]) as client:
+    async with Client(scripted.tapped(sent), extensions=[quick_client(push=False)]) as client:
         with anyio.fail_after(PATIENCE):
             async with anyio.create_task_group() as group:
                 group.start_soon(client.call_tool, "work")
@@ -1201,7 +1178,7 @@ async def test_a_time_out_around_the_client_does_not_hang() -> None:
     scripted = ScriptedServer()
     scope = anyio.CancelScope()
     with anyio.fail_after(PATIENCE), scope:
-        async with Client(scripted.tapped([]), extensions=[TasksClient(on_update=at_first(scope.cancel))]) as client:
+        async with Client(scripted.tapped([]), extensions=[quick_client(on_update=at_first(scope.cancel))]) as client:
             await client.call_tool("work")
     assert scope.cancelled_caught
 
@@ -1218,7 +1195,7 @@ async def test_on_update_gets_the_handle_and_then_each_change_up_to_the_end() ->
         if snapshot.status == "input_required":
             scripted.show(completed())
 
-    async with connected(scripted, TasksClient(on_update=note), elicitation_callback=accept) as client:
+    async with connected(scripted, quick_client(on_update=note), elicitation_callback=accept) as client:
         await client.call_tool("work")
     assert [(each.status, each.status_message) for each in seen] == [
         ("working", None),
@@ -1235,15 +1212,15 @@ async def test_on_update_that_raises_is_logged_and_does_no_harm(caplog: pytest.L
     async def crash(snapshot: TaskSnapshot) -> None:
         raise ValueError("no screen")
 
-    with caplog.at_level(logging.ERROR, mcp_v2_client.__name__):
-        async with connected(ScriptedServer(completed()), TasksClient(on_update=crash)) as client:
+    with caplog.at_level(logging.ERROR, remote_task.__name__):
+        async with connected(ScriptedServer(completed()), quick_client(on_update=crash)) as client:
             assert text_of(await client.call_tool("work")) == "done"
     assert "no screen" in caplog.text
 
 
 async def test_one_tasks_client_serves_several_calls_at_once() -> None:
     first, second = asks_once(), asks_once()
-    tasks = TasksClient()
+    tasks = quick_client()
     async with (
         connected(first, tasks, elicitation_callback=accept) as one,
         connected(second, tasks, elicitation_callback=accept) as two,
@@ -1265,7 +1242,7 @@ async def start(tasks: TasksClient, client: Client) -> ClientTask:
 
 async def test_start_returns_the_task_without_looking_at_it() -> None:
     scripted = ScriptedServer(completed())
-    tasks = TasksClient()
+    tasks = quick_client()
     meta: Any = {"trace": "t1"}
     async with connected(scripted, tasks) as client:
         handle = await tasks.start(client, "work", {"topic": "x"}, meta=meta)
@@ -1280,7 +1257,7 @@ async def test_start_returns_the_task_without_looking_at_it() -> None:
 async def test_start_returns_the_result_of_a_call_that_became_no_task_c14() -> None:
     scripted = ScriptedServer()
     scripted.handle = {"resultType": "complete", "content": [{"type": "text", "text": "at once"}]}
-    tasks = TasksClient()
+    tasks = quick_client()
     async with connected(scripted, tasks) as client:
         assert text_of(await tasks.start(client, "work")) == "at once"
 
@@ -1288,7 +1265,7 @@ async def test_start_returns_the_result_of_a_call_that_became_no_task_c14() -> N
 async def test_start_raises_the_error_of_the_call() -> None:
     scripted = ScriptedServer()
     scripted.handle = error(-32021, "Missing required client capability")
-    tasks = TasksClient()
+    tasks = quick_client()
     async with connected(scripted, tasks) as client:
         with pytest.raises(MCPError, match="Missing required"):
             await tasks.start(client, "work")
@@ -1304,7 +1281,7 @@ async def test_start_raises_that_what_came_is_neither_task_nor_result(handle: Wi
         return handle
 
     scripted.reply = answer
-    tasks = TasksClient()
+    tasks = quick_client()
     async with connected(scripted, tasks) as client:
         with pytest.raises(MCPError):
             await tasks.start(client, "work")
@@ -1319,7 +1296,7 @@ async def test_start_answers_what_is_asked_before_there_is_a_task_c5() -> None:
         return None
 
     scripted.reply = ask_first
-    tasks = TasksClient()
+    tasks = quick_client()
     async with connected(scripted, tasks, elicitation_callback=accept) as client:
         task_ = await start(tasks, client)
     assert task_.task_id == TASK_ID
@@ -1337,7 +1314,7 @@ async def test_a_call_made_by_a_callback_while_a_task_is_started_is_followed_to_
         return None
 
     scripted.reply = ask_first
-    tasks = TasksClient()
+    tasks = quick_client()
     inner = []
 
     async def call_inside(context: Any, params: Any) -> ElicitResult:
@@ -1355,7 +1332,7 @@ async def test_a_call_that_a_server_in_this_process_makes_while_a_task_is_starte
     behind = ScriptedServer(completed("behind"))
     gateway = ScriptedServer()
     relayed = []
-    tasks = TasksClient()
+    tasks = quick_client()
     async with connected(behind, tasks) as inner, connected(gateway, tasks) as client:
 
         async def relay(request: Received) -> None:
@@ -1368,7 +1345,7 @@ async def test_a_call_that_a_server_in_this_process_makes_while_a_task_is_starte
 
 async def test_after_start_a_call_is_followed_to_its_result_again() -> None:
     scripted = ScriptedServer(completed())
-    tasks = TasksClient()
+    tasks = quick_client()
     async with connected(scripted, tasks) as client:
         await start(tasks, client)
         assert text_of(await client.call_tool("work")) == "done"
@@ -1376,7 +1353,7 @@ async def test_after_start_a_call_is_followed_to_its_result_again() -> None:
 
 async def test_a_task_is_resumed_from_its_bare_id_on_another_connection_c14() -> None:
     scripted = ScriptedServer(asking(consent=elicit()))
-    tasks = TasksClient()
+    tasks = quick_client()
     async with connected(scripted, tasks) as client:
         task_id = (await start(tasks, client)).task_id
 
@@ -1385,7 +1362,7 @@ async def test_a_task_is_resumed_from_its_bare_id_on_another_connection_c14() ->
             scripted.show(completed("after the restart"))
 
     scripted.reply = complete
-    later = TasksClient()
+    later = quick_client()
     async with connected(scripted, later, elicitation_callback=accept) as client:
         handle = later.resume(client, task_id)
         assert (await handle.get()).status == "input_required"
@@ -1395,7 +1372,7 @@ async def test_a_task_is_resumed_from_its_bare_id_on_another_connection_c14() ->
 
 async def test_a_task_that_is_unknown_shows_at_the_first_request() -> None:
     scripted = ScriptedServer(error(types.INVALID_PARAMS, "Task not found"))
-    tasks = TasksClient()
+    tasks = quick_client()
     async with connected(scripted, tasks) as client:
         handle = tasks.resume(client, "forgotten")
         with pytest.raises(UnknownTaskError) as caught:
@@ -1409,14 +1386,14 @@ async def test_a_task_that_is_unknown_shows_at_the_first_request() -> None:
 
 
 async def test_resume_takes_no_empty_id() -> None:
-    tasks = TasksClient()
+    tasks = quick_client()
     async with connected(ScriptedServer(), tasks) as client:
         with pytest.raises(ValueError, match="task_id"):
             tasks.resume(client, "")
 
 
 async def test_resume_says_that_an_older_protocol_revision_has_no_such_tasks() -> None:
-    tasks = TasksClient()
+    tasks = quick_client()
     async with connected(ScriptedServer(), tasks, mode="legacy") as client:
         with pytest.raises(TaskError, match="2025-11-25"):
             tasks.resume(client, TASK_ID)
@@ -1427,7 +1404,7 @@ async def test_get_returns_what_the_server_says() -> None:
         working("busy", ttlMs=60_000, pollIntervalMs=0, lastUpdatedAt="2026-07-28T14:00:01.5+02:00"),
         failed(-1, "no", data={"a": None}),
     )
-    tasks = TasksClient()
+    tasks = quick_client()
     async with connected(scripted, tasks) as client:
         handle = tasks.resume(client, TASK_ID)
         snapshot = await handle.get()
@@ -1446,7 +1423,7 @@ async def test_get_returns_what_the_server_says() -> None:
 
 async def test_a_snapshot_never_changes() -> None:
     scripted = ScriptedServer(completed())
-    tasks = TasksClient()
+    tasks = quick_client()
     async with connected(scripted, tasks) as client:
         snapshot = await tasks.resume(client, TASK_ID).get()
     assert isinstance(scripted.looks[0], dict)
@@ -1460,7 +1437,7 @@ async def test_a_snapshot_never_changes() -> None:
 
 async def test_update_sends_answers_as_they_are_given() -> None:
     scripted = ScriptedServer(asking(a=elicit(), b=elicit()))
-    tasks = TasksClient()
+    tasks = quick_client()
     async with connected(scripted, tasks) as client:
         handle = tasks.resume(client, TASK_ID)
         await handle.update({"a": {"action": "accept", "content": {"x": None}}, "b": ElicitResult(action="decline")})
@@ -1470,7 +1447,7 @@ async def test_update_sends_answers_as_they_are_given() -> None:
 @pytest.mark.parametrize("answers", [{"a": {"content": object()}}, {"a": {"content": "\ud800"}}, {"\ud800": {}}])
 async def test_update_takes_nothing_that_is_not_json(answers: Any) -> None:
     scripted = ScriptedServer()
-    tasks = TasksClient()
+    tasks = quick_client()
     async with connected(scripted, tasks) as client:
         with pytest.raises(ValueError, match=r"serializ|surrogates"):
             await tasks.resume(client, TASK_ID).update(answers)
@@ -1479,7 +1456,7 @@ async def test_update_takes_nothing_that_is_not_json(answers: Any) -> None:
 
 async def test_cancel_asks_the_server_and_leaves_the_rest_to_it_c9() -> None:
     scripted = ScriptedServer(working())
-    tasks = TasksClient()
+    tasks = quick_client()
     async with connected(scripted, tasks) as client:
         handle = tasks.resume(client, TASK_ID)
         await handle.cancel()
@@ -1492,7 +1469,7 @@ async def test_cancel_asks_the_server_and_leaves_the_rest_to_it_c9() -> None:
 
 async def test_cancelling_wait_leaves_the_task_alone_and_it_can_be_waited_for_again() -> None:
     scripted = ScriptedServer(working())
-    tasks = TasksClient()
+    tasks = quick_client()
     async with connected(scripted, tasks) as client:
         handle = await start(tasks, client)
         async with anyio.create_task_group() as group:
@@ -1508,7 +1485,7 @@ async def test_waiting_again_asks_only_what_was_not_answered_the_first_time() ->
     scripted = ScriptedServer(asking(a=elicit("first"), b=elicit("second")))
     prompt = Prompt()
     prompt.answer("first", ElicitResult(action="accept"))
-    tasks = TasksClient()
+    tasks = quick_client()
     async with connected(scripted, tasks, elicitation_callback=prompt) as client:
         handle = await start(tasks, client)
         async with anyio.create_task_group() as group:
@@ -1531,7 +1508,7 @@ async def test_an_answer_that_was_not_delivered_when_wait_was_cancelled_is_deliv
     scripted = ScriptedServer(asking(a=elicit("first")))
     prompt = Prompt()
     prompt.answer("first", ElicitResult(action="accept"))
-    tasks = TasksClient()
+    tasks = quick_client()
 
     async def hold_first_update(request: Received) -> None:
         if request.method == "tasks/update":
@@ -1553,7 +1530,7 @@ async def test_an_answer_that_was_not_delivered_when_wait_was_cancelled_is_deliv
 
 async def test_a_refusal_while_waiting_cancels_the_task() -> None:
     scripted = ScriptedServer(asking(consent=elicit()))
-    tasks = TasksClient()
+    tasks = quick_client()
     async with connected(scripted, tasks) as client:
         with pytest.raises(MCPError, match="Elicitation not supported"):
             await tasks.resume(client, TASK_ID).wait()
@@ -1562,7 +1539,7 @@ async def test_a_refusal_while_waiting_cancels_the_task() -> None:
 
 async def test_a_broken_task_that_is_held_by_hand_is_not_cancelled() -> None:
     scripted = ScriptedServer({})
-    tasks = TasksClient()
+    tasks = quick_client()
     async with connected(scripted, tasks) as client:
         with pytest.raises(InvalidTaskResponseError):
             await tasks.resume(client, TASK_ID).wait()
@@ -1572,7 +1549,7 @@ async def test_a_broken_task_that_is_held_by_hand_is_not_cancelled() -> None:
 async def test_an_answer_given_by_hand_closes_the_prompt_of_wait() -> None:
     scripted = ScriptedServer(asking(consent=elicit()))
     prompt = Prompt()
-    tasks = TasksClient()
+    tasks = quick_client()
 
     async def go_on(request: Received) -> None:
         if request.method == "tasks/update":
@@ -1589,23 +1566,100 @@ async def test_an_answer_given_by_hand_closes_the_prompt_of_wait() -> None:
     assert len(scripted.of("tasks/update")) == 1
 
 
-async def test_only_one_may_wait_for_a_task_object_at_a_time() -> None:
-    """Two would ask the user everything twice."""
-    scripted = ScriptedServer()
-    tasks = TasksClient()
-    async with connected(scripted, tasks) as client, anyio.create_task_group() as group:
+@pytest.mark.parametrize("of", ["one object", "two objects", "a call and an object"])
+async def test_all_who_wait_for_a_task_get_its_result_and_the_user_is_asked_once(of: str) -> None:
+    scripted = ScriptedServer(asking(consent=elicit()))
+    prompt = Prompt()
+    tasks = quick_client()
+    results: list[str] = []
+
+    async def wait(follow: Callable[[], Awaitable[CallToolResult]]) -> None:
+        results.append(text_of(await follow()))
+
+    async with connected(scripted, tasks, elicitation_callback=prompt) as client, anyio.create_task_group() as group:
         handle = tasks.resume(client, TASK_ID)
-        group.start_soon(handle.wait)
-        await scripted.saw("tasks/get")
-        with pytest.raises(anyio.BusyResourceError):
-            await handle.wait()
+        other = handle if of == "one object" else tasks.resume(client, TASK_ID)
+        group.start_soon(wait, handle.wait)
+        await prompt.shown()
+        group.start_soon(wait, other.wait if "call" not in of else partial(client.call_tool, "work"))
+        await scripted.looked()
+        prompt.answer("Publish it?", ElicitResult(action="accept"))
+        await scripted.saw("tasks/update")
         scripted.show(completed())
+    assert results == ["done", "done"]
+    assert prompt.asked == ["Publish it?"]
+    assert len(scripted.of("tasks/update")) == 1
+
+
+async def test_those_who_wait_share_a_refusal_and_each_has_a_result_of_its_own() -> None:
+    scripted = ScriptedServer(asking(consent=elicit()))
+    prompt = Prompt()
+    tasks = quick_client()
+    refused: list[str] = []
+
+    async def wait() -> None:
+        with pytest.raises(MCPError) as caught:
+            await tasks.resume(client, TASK_ID).wait()
+        refused.append(caught.value.message)
+
+    async with connected(scripted, tasks, elicitation_callback=prompt) as client:
+        async with anyio.create_task_group() as group:
+            for _ in range(2):
+                group.start_soon(wait)
+            await prompt.shown()
+            await anyio.wait_all_tasks_blocked()
+            prompt.answer("Publish it?", ErrorData(code=-32042, message="No"))
+        assert refused == ["No", "No"]
+        assert prompt.asked == ["Publish it?"]
+        assert scripted.methods == ["tasks/cancel"]
+
+        results: list[CallToolResult] = []
+
+        async def finish() -> None:
+            results.append(await tasks.resume(client, "task-2").wait())
+
+        scripted.show(task("completed", taskId="task-2", result=completed()["result"]))
+        async with anyio.create_task_group() as group:
+            for _ in range(3):
+                group.start_soon(finish)
+        for result in results:
+            result.content.clear()
+            result.content.append(TextContent(text="mine"))
+        assert len({id(result.content) for result in results}) == 3
+
+
+async def test_who_waits_goes_on_where_one_who_was_cancelled_left_off() -> None:
+    """The open question is asked again, as after a `wait` that was cancelled; one that was answered is not."""
+    scripted = ScriptedServer(asking(a=elicit("first"), b=elicit("second")))
+    prompt = Prompt()
+    prompt.answer("first", ElicitResult(action="accept"))
+    tasks = quick_client()
+    results: list[str] = []
+
+    async def wait() -> None:
+        results.append(text_of(await tasks.resume(client, TASK_ID).wait()))
+
+    async with connected(scripted, tasks, elicitation_callback=prompt) as client, anyio.create_task_group() as group:
+        async with anyio.create_task_group() as leaving:
+            leaving.start_soon(wait)
+            await prompt.shown(2)
+            await scripted.saw("tasks/update")
+            group.start_soon(wait)
+            await anyio.wait_all_tasks_blocked()
+            leaving.cancel_scope.cancel()
+        await prompt.shown(3)
+        prompt.answer("second", ElicitResult(action="decline"))
+        await scripted.saw("tasks/update", 2)
+        scripted.show(completed())
+    assert results == ["done"]
+    assert sorted(prompt.asked) == ["first", "second", "second"]
+    assert "tasks/cancel" not in scripted.methods
 
 
 async def test_wait_checks_the_result_of_a_started_task_against_the_output_schema() -> None:
     scripted = ScriptedServer(completed(structuredContent={"n": "one"}))
     scripted.tool["outputSchema"] = {"type": "object", "properties": {"n": {"type": "integer"}}}
-    tasks = TasksClient()
+    tasks = quick_client()
     async with connected(scripted, tasks) as client:
         handle = await start(tasks, client)
         with pytest.raises(RuntimeError, match="Invalid structured content"):
@@ -1621,7 +1675,7 @@ async def test_snapshots_yield_each_change_and_end_with_the_task_and_answer_noth
         working("one"), working("one"), working("two"), asking(a=elicit()), asking(a=elicit()), failed(-1, "no")
     )
     prompt = Prompt()
-    tasks = TasksClient()
+    tasks = quick_client()
     async with connected(scripted, tasks, elicitation_callback=prompt) as client:
         handle = await start(tasks, client)
         seen = [(snapshot.status, snapshot.status_message) async for snapshot in handle.snapshots()]
@@ -1632,7 +1686,7 @@ async def test_snapshots_yield_each_change_and_end_with_the_task_and_answer_noth
 
 async def test_snapshots_survive_a_look_that_fails_for_a_moment() -> None:
     scripted = ScriptedServer(working(), error(types.INTERNAL_ERROR), completed())
-    tasks = TasksClient()
+    tasks = quick_client()
     async with connected(scripted, tasks) as client:
         seen = [snapshot.status async for snapshot in tasks.resume(client, TASK_ID).snapshots()]
     assert seen == ["working", "completed"]
@@ -1700,7 +1754,7 @@ def served_over_http(
 
 @pytest.mark.parametrize("options", [{}, {"json_response": True}, {"stateless_http": True}], ids=repr)
 async def test_over_streamable_http_every_request_for_a_task_carries_mcp_name_c14(options: dict[str, Any]) -> None:
-    tasks = TasksClient()
+    tasks = quick_client()
     with served_over_http(asks_once, **options) as (scripted, url, _):
         async with Client(url, extensions=[tasks], elicitation_callback=accept) as client:
             with anyio.fail_after(PATIENCE):
@@ -1714,7 +1768,7 @@ async def test_over_streamable_http_every_request_for_a_task_carries_mcp_name_c1
 
 async def test_over_streamable_http_a_cancelled_call_cancels_its_task() -> None:
     scope = anyio.CancelScope()
-    tasks = TasksClient(on_update=at_first(scope.cancel))
+    tasks = quick_client(on_update=at_first(scope.cancel))
     with served_over_http(ScriptedServer) as (scripted, url, _):
         async with Client(url, extensions=[tasks]) as client:
             with anyio.fail_after(PATIENCE), scope:
@@ -1731,14 +1785,17 @@ async def test_over_streamable_http_a_server_that_is_gone_does_not_hang_the_call
 
         with anyio.fail_after(PATIENCE):
             with pytest.RaisesGroup(pytest.RaisesExc(Exception, match="connect"), flatten_subgroups=True):
-                async with Client(url, extensions=[TasksClient(on_update=go)]) as client:
+                async with Client(url, extensions=[quick_client(on_update=go)]) as client:
                     await client.call_tool("work")
 
 
 async def test_over_stdio_a_task_is_followed_to_its_result() -> None:
     parameters = StdioServerParameters(
-        command=sys.executable, args=["-m", "tests.mcp_v2.scripted_server"], cwd=Path(__file__).parents[2]
+        command=sys.executable,
+        args=["-m", "tests.mcp_v2.scripted_server"],
+        cwd=Path(__file__).parents[2],
+        env=dict(os.environ),
     )
     with anyio.fail_after(3 * PATIENCE):
-        async with Client(stdio_client(parameters), extensions=[TasksClient()], elicitation_callback=accept) as client:
+        async with Client(stdio_client(parameters), extensions=[quick_client()], elicitation_callback=accept) as client:
             assert text_of(await client.call_tool("work")) == "accept"

@@ -19,19 +19,12 @@ from typing_extensions import TypedDict
 
 from mcp_task_runtime import ServerTaskContext
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
-from mcp_task_runtime.adapters.mcp_v2_client import TasksClient
-from mcp_task_runtime.adapters.mcp_v2_client import _client as mcp_v2_client
+from mcp_task_runtime.client import TasksClient
 from tests.mcp_v2.in_process import memory_client
 from tests.mcp_v2.raw_client import DECLARED, PATIENCE, RawClient
 from tests.mcp_v2.schemas import Wire
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(autouse=True)
-def polls_are_quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test waits longer than it must."""
-    monkeypatch.setattr(mcp_v2_client, "MAX_POLL_INTERVAL_MS", 10)
 
 
 class Point(BaseModel):

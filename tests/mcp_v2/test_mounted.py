@@ -21,8 +21,7 @@ from starlette.routing import Mount
 
 from mcp_task_runtime import InMemoryTaskStore, ServerTaskContext, TaskSettings, TaskStore
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
-from mcp_task_runtime.adapters.mcp_v2_client import ClientTask, TasksClient
-from mcp_task_runtime.adapters.mcp_v2_client import _client as mcp_v2_client
+from mcp_task_runtime.client import ClientTask, TasksClient
 from mcp_task_runtime.stores.sqlite import SQLiteTaskStore
 from tests.mcp_v2.everything_entry import EXAMPLES
 from tests.mcp_v2.in_process import application_over_http
@@ -38,12 +37,6 @@ pytestmark = [
 ]
 
 one_event_loop = pytest.mark.parametrize("anyio_backend", ["asyncio"])
-
-
-@pytest.fixture(autouse=True)
-def polls_are_quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test waits longer than it must."""
-    monkeypatch.setattr(mcp_v2_client, "MAX_POLL_INTERVAL_MS", 50)
 
 
 # The examples

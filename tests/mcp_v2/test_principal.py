@@ -14,7 +14,7 @@ from mcp.server.context import ServerRequestContext
 
 from mcp_task_runtime import ServerTaskContext
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
-from mcp_task_runtime.adapters.mcp_v2_client import ClientTask, TasksClient, UnknownTaskError
+from mcp_task_runtime.client import ClientTask, TasksClient, UnknownTaskError
 from mcp_task_runtime.stores.sqlite import SQLiteTaskStore
 from tests.mcp_v1 import raw_client as old
 from tests.mcp_v2.in_process import served_over_http

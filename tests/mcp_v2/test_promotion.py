@@ -27,7 +27,7 @@ from pydantic import BaseModel
 
 from mcp_task_runtime import Answer, InMemoryTaskStore, ProtocolError, ServerTaskContext, TaskSettings
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
-from mcp_task_runtime.adapters.mcp_v2_client import TaskFailedError, TasksClient, TaskSnapshot
+from mcp_task_runtime.client import TaskFailedError, TasksClient, TaskSnapshot
 from mcp_task_runtime.core.types import NewTask, TaskRecord
 from mcp_task_runtime.errors import StoreUnavailableError
 from mcp_task_runtime.testing.clock import FakeClock

@@ -7,6 +7,7 @@ import random
 import sys
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import count
 from typing import Any
 
 import anyio
@@ -21,6 +22,7 @@ from mcp.shared.memory import create_client_server_memory_streams
 from mcp.shared.message import SessionMessage
 from mcp_types import (
     ElicitResult,
+    EmptyResult,
     SubscriptionFilter,
     SubscriptionsListenRequest,
     SubscriptionsListenRequestParams,
@@ -32,9 +34,7 @@ from mcp_task_runtime.adapters.mcp_v2 import Tasks
 from mcp_task_runtime.adapters.mcp_v2 import _listen as mcp_v2_listen
 from mcp_task_runtime.adapters.mcp_v2._listen import MAX_TASKS_PER_STREAM
 from mcp_task_runtime.adapters.mcp_v2._requests import RawMessage
-from mcp_task_runtime.adapters.mcp_v2_client import ClientTask, TasksClient, TaskSnapshot
-from mcp_task_runtime.adapters.mcp_v2_client import _client as mcp_v2_client
-from mcp_task_runtime.adapters.mcp_v2_client._support import RawResult
+from mcp_task_runtime.client import ClientStatistics, ClientTask, TasksClient, TaskSnapshot
 from mcp_task_runtime.core.message_queue import QueuedMessage
 from mcp_task_runtime.core.types import Fence, NewTask, Outcome, TaskRecord
 from mcp_task_runtime.errors import StoreUnavailableError
@@ -57,7 +57,18 @@ from tests.mcp_v2.listeners import (
 from tests.mcp_v2.push_server import FORM, make_server
 from tests.mcp_v2.raw_client import DECLARED, EXTENSION_ID, PATIENCE, accept
 from tests.mcp_v2.schemas import Wire
-from tests.mcp_v2.scripted_server import Received, ScriptedServer, completed, working
+from tests.mcp_v2.scripted_server import (
+    TASK_ID,
+    Received,
+    ScriptedServer,
+    asking,
+    asks_once,
+    completed,
+    elicit,
+    quick_client,
+    task,
+    working,
+)
 
 pytestmark = [
     pytest.mark.anyio,
@@ -199,7 +210,7 @@ async def test_c11_a_listener_gets_acknowledgement_snapshot_every_change_and_the
         ("working", None),
         ("working", "one"),
         ("working", "two"),
-        ("completed", "two"),
+        ("completed", None),
     ]
 
 
@@ -408,7 +419,7 @@ async def test_c11_many_listeners_of_one_task_all_see_its_end(connection: Connec
         await complete(connection, task_id)
         for stream in streams:
             await stream.ended()
-            assert states_of(stream, task_id)[-1] == ("completed", "half")
+            assert states_of(stream, task_id)[-1] == ("completed", None)
 
 
 async def test_c11_who_leaves_takes_nobody_along(connection: Connection) -> None:
@@ -438,7 +449,7 @@ async def refusal_of_listen(client: Client, notifications: Wire) -> tuple[int, s
     wanted = SubscriptionFilter.model_validate(notifications)
     request = SubscriptionsListenRequest(params=SubscriptionsListenRequestParams(notifications=wanted))
     with anyio.fail_after(PATIENCE), pytest.raises(MCPError) as caught:
-        await client.session.send_request(request, RawResult)
+        await client.session.send_request(request, EmptyResult)
     return caught.value.code, caught.value.message
 
 
@@ -654,7 +665,7 @@ async def test_c11_a_listener_in_memory_that_reads_nothing_harms_nobody() -> Non
                     await anyio.lowlevel.checkpoint()
                 await tasks.complete(task_id, "end")
                 await stream.ended()
-                assert states_of(stream, task_id)[-1] == ("completed", "499")
+                assert states_of(stream, task_id)[-1] == ("completed", None)
             group.cancel_scope.cancel()
 
 
@@ -677,7 +688,8 @@ async def test_c11_a_listener_over_http_that_reads_late_sees_fewer_states_in_ord
             late = Stream(message["id"], EventReader(socket).next)
             await late.acknowledged()
             await late.ended()
-        numbers = [(task.get("statusMessage") or "-1")[:3] for task in late.seen[task_id]]
+        messages = [task.get("statusMessage") for task in late.seen[task_id][:-1]]
+        numbers = ["-1" if message is None else message[:3] for message in messages]
         assert numbers == sorted(numbers, key=int)
         assert len(numbers) < 40, "it missed some, because it did not read"
         assert states_of(late, task_id)[-1] == states_of(reads, task_id)[-1]
@@ -710,7 +722,7 @@ SOON = 15
 
 
 def nothing_left(tasks_client: TasksClient) -> bool:
-    return tasks_client._listening == {} and tasks_client._streams == 0
+    return tasks_client.statistics() == ClientStatistics(followed=0, listen_streams=0)
 
 
 def text_of(result: Any) -> str:
@@ -780,7 +792,7 @@ async def test_c11_a_client_hears_at_once_that_its_task_has_ended() -> None:
             polls = server.polls()
             server.go.set()
         assert text_of(results[0]) == "done"
-        assert server.polls() == polls + 1, "a push makes the client look once"
+        assert server.polls() == polls, "what was pushed is the result"
         assert nothing_left(tasks_client)
         await server.store.until(lambda: server.store.waiting == 0)
         assert server.received.count("tasks/cancel") == 0
@@ -812,18 +824,36 @@ async def test_c11_a_client_hears_at_once_that_it_is_asked() -> None:
             server.go.set()
 
 
-async def test_c11_whoever_waits_for_a_resumed_task_has_it_pushed_too() -> None:
+async def test_c11_all_who_wait_for_a_task_share_what_is_pushed() -> None:
+    tasks_client = TasksClient()
+    results: list[Any] = []
+    async with gate(tasks_client) as (server, client):
+        started = await tasks_client.start(client, "wait")
+        assert isinstance(started, ClientTask)
+
+        async def wait() -> None:
+            results.append(await tasks_client.resume(client, started.task_id).wait())
+
+        async with anyio.create_task_group() as group:
+            for _ in range(3):
+                group.start_soon(wait)
+            await server.is_only_listened_to()
+            assert tasks_client.statistics() == ClientStatistics(followed=1, listen_streams=1)
+            server.go.set()
+        assert [text_of(result) for result in results] == ["done"] * 3
+        assert nothing_left(tasks_client)
+
+
+async def test_c11_whoever_reads_the_snapshots_of_a_task_has_them_pushed_too() -> None:
     tasks_client = TasksClient()
     async with gate(tasks_client) as (server, client):
         started = await tasks_client.start(client, "wait")
         assert isinstance(started, ClientTask)
-        others = [tasks_client.resume(client, started.task_id) for _ in range(3)]
-        async with anyio.create_task_group() as group:
-            for task in others:
-                group.start_soon(task.wait)
-            await server.is_only_listened_to(3)
-            assert len(tasks_client._listening[started.task_id]) == 3
+        statuses = []
+        async for snapshot in started.snapshots():
+            statuses.append(snapshot.status)
             server.go.set()
+        assert statuses == ["working", "completed"]
         assert nothing_left(tasks_client)
 
 
@@ -860,23 +890,26 @@ async def test_c11_a_client_that_gives_up_leaves_no_listener_behind() -> None:
         assert server.received.count("tasks/cancel") == 1
 
 
-async def test_c11_more_tasks_than_streams_are_polled_and_end_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mcp_v2_client, "MAX_POLL_INTERVAL_MS", 20)
-    monkeypatch.setattr(mcp_v2_client, "MIN_POLL_INTERVAL_MS", 5)
-    tasks_client = TasksClient()
+async def test_c11_any_number_of_tasks_is_pushed_over_few_streams() -> None:
+    """No poll comes within a minute."""
+    tasks_client = TasksClient(max_listen_streams=2)
+    tasks, most = 40, 0
     async with gate(tasks_client) as (server, client):
         async with anyio.create_task_group() as group:
-            for _ in range(mcp_v2_client.MAX_LISTEN_STREAMS + 4):
+            for number in range(tasks):
                 group.start_soon(client.call_tool, "wait")
-            await server.store.until(lambda: server.store.waiting == mcp_v2_client.MAX_LISTEN_STREAMS)
-            assert tasks_client._streams == mcp_v2_client.MAX_LISTEN_STREAMS
+                if number % 10 == 0:
+                    await server.store.until(lambda count=number + 1: server.store.waiting >= count)  # type: ignore[misc]
+                most = max(most, tasks_client.statistics().listen_streams)
+            await server.store.until(lambda: server.store.waiting >= tasks)
+            assert tasks_client.statistics().followed == tasks
+            most = max(most, tasks_client.statistics().listen_streams)
             server.go.set()
+        assert most <= 3, "two, and one that is about to replace another"
 
 
-async def test_c11_a_client_without_push_sends_no_listen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mcp_v2_client, "MAX_POLL_INTERVAL_MS", 10)
-    monkeypatch.setattr(mcp_v2_client, "MIN_POLL_INTERVAL_MS", 5)
-    async with gate(TasksClient(push=False)) as (server, client):
+async def test_c11_a_client_without_push_sends_no_listen() -> None:
+    async with gate(TasksClient(push=False, poll_bounds_ms=(5, 10))) as (server, client):
         async with anyio.create_task_group() as group:
             group.start_soon(client.call_tool, "wait")
             await server.store.until(lambda: server.polls() > 3)
@@ -885,8 +918,7 @@ async def test_c11_a_client_without_push_sends_no_listen(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("how", ["refuses", "breaks", "ends after its acknowledgement", "says nothing"])
-async def test_c11_a_client_polls_on_where_the_server_does_not_push(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mcp_v2_client, "MIN_POLL_INTERVAL_MS", 5)
+async def test_c11_a_client_polls_on_where_the_server_does_not_push(how: str) -> None:
     scripted = ScriptedServer(*[working(str(n)) for n in range(5)], completed("in the end"))
     listens = 0
 
@@ -910,7 +942,7 @@ async def test_c11_a_client_polls_on_where_the_server_does_not_push(how: str, mo
         return {"resultType": "complete", "_meta": meta}
 
     scripted.server.middleware.append(misbehave)
-    tasks_client = TasksClient()
+    tasks_client = quick_client()
     async with Client(scripted.server, extensions=[tasks_client]) as client:
         with anyio.fail_after(SOON):
             assert text_of(await client.call_tool("work")) == "in the end"
@@ -918,9 +950,8 @@ async def test_c11_a_client_polls_on_where_the_server_does_not_push(how: str, mo
         assert nothing_left(tasks_client)
 
 
-async def test_c11_pushes_of_nonsense_and_of_other_tasks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wire rule C14: a push says only that there is something to see; what is so, `tasks/get` says."""
-    monkeypatch.setattr(mcp_v2_client, "MIN_POLL_INTERVAL_MS", 5)
+async def test_c11_pushes_of_nonsense_and_of_other_tasks_change_nothing() -> None:
+    """Wire rule C14: what is malformed says only that there is something to see; what is so, `tasks/get` says."""
     scripted = ScriptedServer(*[working(str(n)) for n in range(5)], completed("in the end"))
 
     async def push(ctx: Any, call_next: Any) -> Any:
@@ -939,7 +970,7 @@ async def test_c11_pushes_of_nonsense_and_of_other_tasks_change_nothing(monkeypa
         await anyio.sleep_forever()
 
     scripted.server.middleware.append(push)
-    tasks_client = TasksClient()
+    tasks_client = quick_client()
     async with Client(scripted.server, extensions=[tasks_client]) as client:
         with anyio.fail_after(SOON):
             assert text_of(await client.call_tool("work")) == "in the end"
@@ -949,33 +980,285 @@ async def test_c11_pushes_of_nonsense_and_of_other_tasks_change_nothing(monkeypa
 async def test_c11_a_push_during_a_look_makes_the_client_look_again() -> None:
     """Law L3: a change between the server's answer and the client's waiting is not lost."""
     scripted = ScriptedServer(working(pollIntervalMs=AN_HOUR_MS))
-    looked = anyio.Event()
+    scripted.serve_listen()
 
-    async def reply(request: Received) -> None:
-        if request.method == "tasks/get":
-            looked.set()
+    async def reply(request: Received) -> Wire | None:
+        if request.method != "tasks/get" or len(scripted.of("tasks/get")) != 2:
+            return None
+        scripted.show(completed("in the end"))
+        await scripted.push({"taskId": TASK_ID})
+        await anyio.wait_all_tasks_blocked()
+        return working(pollIntervalMs=AN_HOUR_MS)  # from before the end
 
-    async def push(ctx: Any, call_next: Any) -> Any:
-        if ctx.method == "tasks/get":
-            answer = await call_next(ctx)  # `working`, while the task ends
-            scripted.show(completed("in the end"))
-            await notified.wait()
-            return answer
-        if ctx.method == "subscriptions/listen":
-            await looked.wait()
-            message = RawMessage("notifications/tasks", {"taskId": "task-1", "_meta": {}})
-            await ctx.session.send_notification(message, ctx.request_id)
-            await anyio.wait_all_tasks_blocked()
-            notified.set()
-            await anyio.sleep_forever()
-        return await call_next(ctx)
+    async def push() -> None:
+        await scripted.listens()
+        await scripted.push({"taskId": TASK_ID})
 
-    notified = anyio.Event()
     scripted.reply = reply
-    scripted.server.middleware.append(push)
     async with Client(scripted.server, extensions=[TasksClient()]) as client:
         with anyio.fail_after(SOON):
-            assert text_of(await client.call_tool("work")) == "in the end"
+            async with anyio.create_task_group() as group:
+                group.start_soon(push)
+                assert text_of(await client.call_tool("work")) == "in the end"
+
+
+LATER = "2026-07-28T12:00:01Z"
+LATEST = "2026-07-28T12:00:02Z"
+EARLIER = "2026-07-28T11:59:59Z"
+
+
+@asynccontextmanager
+async def pushed_to(
+    scripted: ScriptedServer, tasks_client: TasksClient | None = None, **options: Any
+) -> AsyncGenerator[list[Any], None]:
+    """A call that was looked at once and is pushed to; yields a list that its result or error is put into."""
+    scripted.serve_listen()
+    tasks_client = tasks_client or TasksClient()
+    ended: list[Any] = []
+
+    async def call(client: Client) -> None:
+        try:
+            ended.append(await client.call_tool("work"))
+        except MCPError as error:
+            ended.append(error)
+
+    async with Client(scripted.server, extensions=[tasks_client], **options) as client:
+        with anyio.fail_after(SOON):
+            async with anyio.create_task_group() as group:
+                group.start_soon(call, client)
+                await scripted.listens()
+                yield ended
+        assert nothing_left(tasks_client)
+        await scripted.until(lambda: scripted.streams == 0)
+
+
+async def test_c11_what_is_pushed_needs_no_look() -> None:
+    shown: list[str | None] = []
+
+    async def on_update(snapshot: TaskSnapshot) -> None:
+        shown.append(snapshot.status_message)
+
+    scripted = ScriptedServer(working(pollIntervalMs=AN_HOUR_MS))
+    async with pushed_to(scripted, TasksClient(on_update=on_update)) as ended:
+        await scripted.push(working("half way", lastUpdatedAt=LATER, novelty={"of": "a later revision"}))
+        await scripted.until_quiet()
+        await scripted.push(completed("pushed", futureHint=1) | {"lastUpdatedAt": LATEST, "more": [1]})
+    assert text_of(ended[0]) == "pushed"
+    assert shown[-2:] == ["half way", None]
+    assert len(scripted.of("tasks/get")) == 1
+
+
+async def test_c11_a_question_that_is_pushed_is_asked_and_its_answer_leads_to_a_look() -> None:
+    async def answer(context: Any, params: Any) -> ElicitResult:
+        scripted.show(completed("answered"))
+        return ElicitResult(action="accept", content={})
+
+    scripted = ScriptedServer(working(pollIntervalMs=AN_HOUR_MS))
+    async with pushed_to(scripted, elicitation_callback=answer) as ended:
+        await scripted.push(asking(consent=elicit()) | {"lastUpdatedAt": LATER})
+    assert text_of(ended[0]) == "answered"
+    assert scripted.answers.keys() == {"consent"}
+    assert len(scripted.of("tasks/get")) == 2
+
+
+async def test_c11_the_end_of_a_task_is_taken_from_a_push_whatever_its_time() -> None:
+    """Clocks jump, and nothing follows an end."""
+    scripted = ScriptedServer(working(pollIntervalMs=AN_HOUR_MS, lastUpdatedAt=LATER))
+    async with pushed_to(scripted) as ended:
+        await scripted.push(completed("in the end") | {"lastUpdatedAt": EARLIER})
+    assert text_of(ended[0]) == "in the end"
+
+
+async def test_c11_a_pushed_state_that_is_older_than_the_last_look_is_ignored() -> None:
+    scripted = ScriptedServer(working("second", pollIntervalMs=AN_HOUR_MS, lastUpdatedAt=LATER))
+    shown: list[str | None] = []
+
+    async def on_update(snapshot: TaskSnapshot) -> None:
+        shown.append(snapshot.status_message)
+
+    async with pushed_to(scripted, TasksClient(on_update=on_update)):
+        await scripted.push(working("first", lastUpdatedAt=EARLIER))
+        await scripted.push(asking(consent=elicit()) | {"lastUpdatedAt": EARLIER})
+        await scripted.until_quiet()
+        await scripted.push(completed() | {"lastUpdatedAt": LATEST})
+    assert shown == [None, "second", None]
+    assert len(scripted.of("tasks/get")) == 1
+
+
+async def test_c11_a_pushed_state_of_the_same_time_as_the_last_look_makes_the_client_look() -> None:
+    scripted = ScriptedServer(working("one", pollIntervalMs=AN_HOUR_MS))
+    async with pushed_to(scripted) as ended:
+        scripted.show(completed("two"))
+        await scripted.push(working("two"))
+    assert text_of(ended[0]) == "two"
+    assert len(scripted.of("tasks/get")) == 2
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        {"taskId": TASK_ID},
+        task("resting"),
+        task("completed"),
+        task("completed", result=7),
+        task("failed", error={"code": "x"}),
+        task(createdAt="yesterday"),
+        task(lastUpdatedAt="9999-12-31T23:59:59-05:00"),
+        task("input_required", inputRequests=[1]),
+        task(pollIntervalMs="often"),
+    ],
+    ids=str,
+)
+async def test_c11_a_malformed_push_makes_the_client_look_and_raises_nothing(nonsense: Wire) -> None:
+    scripted = ScriptedServer(working(pollIntervalMs=AN_HOUR_MS))
+    async with pushed_to(scripted) as ended:
+        scripted.show(completed("looked at"))
+        await scripted.push(nonsense)
+    assert text_of(ended[0]) == "looked at"
+    assert scripted.methods == ["tools/call"]
+
+
+@pytest.mark.parametrize("pushed", [{"taskId": TASK_ID}, working("same time")], ids=["nonsense", "of the same time"])
+async def test_c11_a_server_that_pushes_at_each_look_is_not_looked_at_without_rest(pushed: Wire) -> None:
+    scripted = ScriptedServer(working(pollIntervalMs=AN_HOUR_MS))
+
+    async def reply(request: Received) -> None:
+        if request.method == "tasks/get" and scripted.streams:
+            await scripted.push(pushed)
+
+    scripted.reply = reply
+    async with pushed_to(scripted, TasksClient(poll_bounds_ms=(AN_HOUR_MS, AN_HOUR_MS))):
+        await scripted.push(pushed)
+        await scripted.until_quiet()
+        looks = len(scripted.of("tasks/get"))
+        assert 2 <= looks <= 12, "some may come early"
+        await scripted.push(pushed)
+        await scripted.until_quiet()
+        assert len(scripted.of("tasks/get")) == looks
+        await scripted.push(completed() | {"lastUpdatedAt": LATEST})
+
+
+async def test_c11_no_other_server_can_push_the_result_of_a_task() -> None:
+    """One that knows the id can make the client look, and no more."""
+    tasks_client = TasksClient()
+    good, bad = ScriptedServer(working(pollIntervalMs=AN_HOUR_MS)), ScriptedServer(task(taskId="bad"))
+    bad.handle = {"resultType": "task", **task(taskId="bad")}
+    for scripted in (good, bad):
+        scripted.serve_listen()
+    results: list[Any] = []
+
+    async def call(client: Client) -> None:
+        results.append(await client.call_tool("work"))
+
+    async with Client(good.server, extensions=[tasks_client]) as one:
+        async with Client(bad.server, extensions=[tasks_client]) as two:
+            with anyio.fail_after(SOON):
+                async with anyio.create_task_group() as group:
+                    group.start_soon(call, one)
+                    group.start_soon(call, two)
+                    await good.listens()
+                    await bad.listens()
+                    await bad.push(completed("a lie") | {"lastUpdatedAt": LATEST})
+                    await good.until_quiet()
+                    assert results == []
+                    await good.push(completed("the truth") | {"lastUpdatedAt": LATEST})
+                    await good.until_quiet()
+                    assert [text_of(result) for result in results] == ["the truth"]
+                    group.cancel_scope.cancel()
+
+
+async def test_c11_a_question_that_is_answered_at_once_opens_no_stream() -> None:
+    scripted = asks_once()
+    scripted.show(*scripted.looks[1:])
+    scripted.serve_listen()
+    async with Client(
+        scripted.server,
+        extensions=[TasksClient(poll_bounds_ms=(AN_HOUR_MS, AN_HOUR_MS))],
+        elicitation_callback=accept_all,
+    ) as client:
+        with anyio.fail_after(SOON):
+            assert text_of(await client.call_tool("work")) == "accept"
+    assert scripted.listened == []
+
+
+async def accept_all(context: Any, params: Any) -> ElicitResult:
+    return ElicitResult(action="accept", content={})
+
+
+def many_tasks(scripted: ScriptedServer) -> None:
+    """Have each call become a task of its own, which works and is polled once an hour."""
+    number = count(1)
+
+    async def reply(request: Received) -> Wire | None:
+        if request.method == "tools/call":
+            return {"resultType": "task", **task(taskId=f"task-{next(number)}")}
+        if request.method == "tasks/get":
+            return working(taskId=request.params["taskId"], pollIntervalMs=AN_HOUR_MS)
+        return None
+
+    scripted.reply = reply
+    scripted.serve_listen()
+
+
+async def test_c11_tasks_that_come_together_share_a_stream_and_the_smallest_makes_room_for_more() -> None:
+    scripted = ScriptedServer()
+    many_tasks(scripted)
+    tasks_client = TasksClient(max_listen_streams=2)
+    ended: list[str] = []
+
+    async def call(client: Client) -> None:
+        ended.append(text_of(await client.call_tool("work")))
+
+    async with Client(scripted.server, extensions=[tasks_client]) as client:
+        with anyio.fail_after(SOON):
+            async with anyio.create_task_group() as group:
+                for calls in (3, 2, 4):
+                    opened = len(scripted.listened)
+                    for _ in range(calls):
+                        group.start_soon(call, client)
+                    await scripted.listens(opened + 1)
+                    await scripted.until_quiet()
+                assert scripted.streams == 2
+                assert [len(ids) for ids in scripted.listened] == [3, 2, 6]
+                assert set(scripted.listened[1]) < set(scripted.listened[2])
+                for task_id in {each for ids in scripted.listened for each in ids}:
+                    await scripted.push(completed() | {"taskId": task_id, "lastUpdatedAt": LATEST})
+        assert ended == ["done"] * 9
+        assert nothing_left(tasks_client)
+        await scripted.until(lambda: scripted.streams == 0)
+
+
+async def test_c11_a_stream_outlives_the_call_that_opened_it_and_ends_with_its_last_follower() -> None:
+    scripted = ScriptedServer()
+    many_tasks(scripted)
+    tasks_client = TasksClient(max_listen_streams=1)
+    async with Client(scripted.server, extensions=[tasks_client]) as client:
+        with anyio.fail_after(SOON):
+            async with anyio.create_task_group() as second:
+                async with anyio.create_task_group() as first:
+                    first.start_soon(client.call_tool, "work")
+                    second.start_soon(client.call_tool, "work")
+                    await scripted.until(lambda: any(len(ids) == 2 for ids in scripted.listened))
+                    await scripted.until_quiet()
+                    first.cancel_scope.cancel()
+                await scripted.until_quiet()
+                assert scripted.streams == 1
+                assert tasks_client.statistics() == ClientStatistics(followed=1, listen_streams=1)
+                second.cancel_scope.cancel()
+            assert nothing_left(tasks_client)
+            await scripted.until(lambda: scripted.streams == 0)
+
+
+async def test_c11_a_stream_that_pushed_and_then_dropped_is_opened_again_after_a_look() -> None:
+    scripted = ScriptedServer(working(pollIntervalMs=AN_HOUR_MS))
+    async with pushed_to(scripted) as ended:
+        await scripted.push(working("one", pollIntervalMs=AN_HOUR_MS, lastUpdatedAt=LATER))
+        await scripted.until_quiet()
+        scripted.show(working("one", pollIntervalMs=AN_HOUR_MS, lastUpdatedAt=LATER))
+        scripted.drop_streams()
+        await scripted.listens(2)
+        await scripted.push(completed("again") | {"lastUpdatedAt": LATEST})
+    assert text_of(ended[0]) == "again"
 
 
 async def test_c11_the_end_of_a_stream_makes_the_client_look_once_more() -> None:
@@ -1025,7 +1308,7 @@ async def test_c11_clients_of_other_processes_hear_at_once_too(
                     assert text_of(await task.wait()) == "done"
 
                 group.start_soon(follow)
-                while not tasks_client._streams:
+                while not tasks_client.statistics().listen_streams:
                     await anyio.lowlevel.checkpoint()
                 for seen in range(3):
                     await client.call_tool("say", {"task_id": task.task_id, "message": str(seen)})

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from mcp_task_runtime import ServerTaskContext, TaskStore
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
-from mcp_task_runtime.adapters.mcp_v2_client import ClientTask, TasksClient
+from mcp_task_runtime.client import ClientTask, TasksClient
 from tests.core.leased_store import LEASE_SECONDS, PATIENCE, SETTINGS, Cluster, Process
 from tests.mcp_v2.listeners import Connection, memory_connection
 from tests.mcp_v2.raw_client import accept

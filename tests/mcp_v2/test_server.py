@@ -23,8 +23,14 @@ from pydantic import BaseModel
 
 from mcp_task_runtime import InMemoryTaskStore, InvalidTransitionError, ServerTaskContext, TaskSettings
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
-from mcp_task_runtime.adapters.mcp_v2_client import ClientTask, TaskCancelledError, TaskFailedError, TasksClient
-from mcp_task_runtime.adapters.mcp_v2_client import _client as mcp_v2_client
+from mcp_task_runtime.client import (
+    ClientTask,
+    TaskCancelledError,
+    TaskFailedError,
+    TasksClient,
+    TaskSnapshot,
+    UnknownTaskError,
+)
 from mcp_task_runtime.errors import CapabilityError, ProtocolError, TaskNotFoundError
 from mcp_task_runtime.testing.clock import FakeClock
 from tests.mcp_v2.in_process import memory_client
@@ -34,12 +40,6 @@ pytestmark = pytest.mark.anyio
 
 Register = Callable[[Callable[..., Any]], Callable[..., Any]]
 MISSING: dict[str, Any] = {"requiredCapabilities": {"extensions": {EXTENSION_ID: {}}}}
-
-
-@pytest.fixture(autouse=True)
-def polls_are_quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test waits longer than it must."""
-    monkeypatch.setattr(mcp_v2_client, "MAX_POLL_INTERVAL_MS", 10)
 
 
 class Publish(BaseModel):
@@ -143,7 +143,7 @@ async def test_a_call_becomes_a_task_that_asks_and_finishes() -> None:
     mcp, _ = server_with(build_report)
     seen: list[str] = []
 
-    async def note(snapshot: mcp_v2_client.TaskSnapshot) -> None:
+    async def note(snapshot: TaskSnapshot) -> None:
         seen.append(snapshot.status)
 
     async with connected(mcp, TasksClient(on_update=note), elicitation_callback=publish) as client:
@@ -564,7 +564,7 @@ async def test_two_servers_in_one_process_keep_apart() -> None:
     async with connected(first, client_tasks) as one, connected(second, client_tasks) as other:
         task = await start(client_tasks, one, "quick")
         assert text_of(await task.wait()) == "quick"
-        with pytest.raises(mcp_v2_client.UnknownTaskError):
+        with pytest.raises(UnknownTaskError):
             await client_tasks.resume(other, task.task_id).get()
 
     @second.tool()
@@ -692,12 +692,12 @@ async def test_l7_work_is_stopped_at_its_deadline_and_its_end_can_be_fetched_and
                 await task.wait()
             assert (await task.get()).ttl_ms == 9_900 + 60_000
             clock.advance(60)
-            with pytest.raises(mcp_v2_client.UnknownTaskError) as expired:
+            with pytest.raises(UnknownTaskError) as expired:
                 await task.get()
-            with pytest.raises(mcp_v2_client.UnknownTaskError) as unknown:
+            with pytest.raises(UnknownTaskError) as unknown:
                 await tasks.resume(client, "no-such-task").get()
             assert expired.value.error == unknown.value.error
-            with pytest.raises(mcp_v2_client.UnknownTaskError):
+            with pytest.raises(UnknownTaskError):
                 await task.cancel()
 
 
@@ -868,8 +868,7 @@ async def test_a_server_whose_lifespan_was_not_wrapped_says_what_to_do(caplog: p
 # Many at once
 
 
-async def test_a_thousand_tasks_at_once_are_all_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mcp_v2_client, "MAX_POLL_INTERVAL_MS", 1_000)
+async def test_a_thousand_tasks_at_once_are_all_answered() -> None:
     mcp, tasks = server_with(ask, poll_interval_ms=1_000)
     everybody_asks = anyio.Event()
     asked = 0

@@ -23,8 +23,7 @@ from pydantic import BaseModel
 
 from mcp_task_runtime import ServerTaskContext
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
-from mcp_task_runtime.adapters.mcp_v2_client import ClientTask, TaskFailedError, TasksClient
-from mcp_task_runtime.adapters.mcp_v2_client import _client as mcp_v2_client
+from mcp_task_runtime.client import ClientTask, TaskFailedError, TasksClient
 from tests.mcp_v2.conftest import ENTRY
 from tests.mcp_v2.everything_entry import EXAMPLES
 from tests.mcp_v2.in_process import served_over_http
@@ -36,12 +35,6 @@ pytestmark = [
     # Where the SDK's client leaves a stream before its end, its HTTP library leaves generators to trio to close.
     pytest.mark.filterwarnings("ignore:Async generator '(httpx2|httpcore2|httpx_sse|mcp)[._]:ResourceWarning"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def polls_are_quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test waits longer than it must."""
-    monkeypatch.setattr(mcp_v2_client, "MAX_POLL_INTERVAL_MS", 10)
 
 
 async def fill_in(context: Any, params: Any) -> ElicitResult:

@@ -35,7 +35,7 @@ from pydantic import ConfigDict, RootModel
 
 from mcp_task_runtime import ServerTaskContext, TaskSettings
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
-from mcp_task_runtime.adapters.mcp_v2_client import (
+from mcp_task_runtime.client import (
     ClientTask,
     TaskCancelledError,
     TaskError,
@@ -44,7 +44,6 @@ from mcp_task_runtime.adapters.mcp_v2_client import (
     TaskSnapshot,
     UnknownTaskError,
 )
-from mcp_task_runtime.adapters.mcp_v2_client import _client as mcp_v2_client
 from tests.mcp_v2.conftest import ENTRY
 from tests.mcp_v2.guarded import Guarded
 from tests.mcp_v2.in_process import served_over_http
@@ -188,13 +187,6 @@ async def world(request: pytest.FixtureRequest, anyio_backend: str) -> AsyncGene
         world.client = await stack.enter_async_context(Client(server(), extensions=[world.tasks], **callbacks))
         world.plain = await stack.enter_async_context(Client(server(), **callbacks))
         yield world
-
-
-@pytest.fixture(autouse=True)
-def polls_are_quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test waits longer than it must."""
-    monkeypatch.setattr(mcp_v2_client, "MIN_POLL_INTERVAL_MS", 10)
-    monkeypatch.setattr(mcp_v2_client, "MAX_POLL_INTERVAL_MS", 10)
 
 
 @pytest.fixture(autouse=True)
@@ -633,9 +625,7 @@ async def test_c11_each_change_is_pushed_as_tasks_get_shows_it(world: World) -> 
     }
 
 
-async def test_c11_whoever_waits_is_pushed_to_and_need_not_poll(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("MIN_POLL_INTERVAL_MS", "MAX_POLL_INTERVAL_MS"):
-        monkeypatch.setattr(mcp_v2_client, name, 3_600_000)
+async def test_c11_whoever_waits_is_pushed_to_and_need_not_poll(world: World) -> None:
     with anyio.fail_after(PATIENCE):
         result = await world.client.call_tool("confirm_delete", {"filename": "x"})
     assert text_of(result) == "Deleted x"

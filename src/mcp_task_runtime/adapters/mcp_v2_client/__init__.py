@@ -1,27 +1,25 @@
-"""Tasks for clients on `mcp` 2.x."""
+"""Tasks for clients on `mcp` 2.x; `mcp_task_runtime.client` exports the same for the installed line."""
 
-from mcp_task_runtime.adapters.mcp_v2_client._client import (
-    DEFAULT_POLL_INTERVAL_MS,
-    MAX_FAILED_REQUESTS,
-    MAX_LISTEN_STREAMS,
-    MAX_POLL_INTERVAL_MS,
-    MIN_POLL_INTERVAL_MS,
-    ClientTask,
+try:
+    import mcp_types as _mcp_types  # noqa: F401
+except ImportError as _error:
+    raise ImportError(
+        "mcp_task_runtime.adapters.mcp_v2_client needs mcp 2.x: pip install 'mcp-task-runtime[mcp]' 'mcp>=2'"
+    ) from _error
+
+from mcp_task_runtime.adapters.mcp_v2_client._client import ClientStatistics, TasksClient
+from mcp_task_runtime.adapters.mcp_v2_client._client_task import ClientTask
+from mcp_task_runtime.adapters.mcp_v2_client._errors import (
     InvalidTaskResponseError,
     TaskCancelledError,
     TaskError,
     TaskFailedError,
-    TasksClient,
-    TaskSnapshot,
     UnknownTaskError,
 )
+from mcp_task_runtime.adapters.task_client.snapshots import TaskSnapshot
 
 __all__ = [
-    "DEFAULT_POLL_INTERVAL_MS",
-    "MAX_FAILED_REQUESTS",
-    "MAX_LISTEN_STREAMS",
-    "MAX_POLL_INTERVAL_MS",
-    "MIN_POLL_INTERVAL_MS",
+    "ClientStatistics",
     "ClientTask",
     "InvalidTaskResponseError",
     "TaskCancelledError",

@@ -1,0 +1,211 @@
+"""`ListenHub`: has the changes of all tasks that one session follows pushed over a few streams (C11).
+
+A stream is one `subscriptions/listen` request. It lives in a background task, so that it outlives the call
+that opened it, and it stops with the last follower of its tasks. Tasks that are followed at about the same
+time share a stream. When no further stream may be opened, the one with the fewest tasks is replaced by one
+for its tasks and the new ones: a server shows each task at the start of a stream, so nothing is missed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from contextvars import Context
+from functools import partial
+from typing import Final
+
+import anyio
+from mcp.shared.exceptions import MCPError
+from mcp_types import METHOD_NOT_FOUND, MISSING_REQUIRED_CLIENT_CAPABILITY
+from pydantic import ValidationError
+
+from mcp_task_runtime.adapters.mcp_v2_client._connection import LOST_CONNECTION
+from mcp_task_runtime.adapters.task_client.polling import Watch
+from mcp_task_runtime.adapters.task_client.snapshots import TaskSnapshot
+from mcp_task_runtime.core.transitions import is_terminal
+from mcp_task_runtime.stores._event_loop import start_background_task
+
+__all__ = ["ListenHub"]
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+_GATHER_SECONDS: Final = 0.002
+"""How long a stream waits for more tasks before it is opened, while others are open."""
+
+_REFUSALS: Final = frozenset({METHOD_NOT_FOUND, MISSING_REQUIRED_CLIENT_CAPABILITY})
+"""Errors of a server that pushes nothing on this connection, however often it is asked."""
+
+_LINGER_SECONDS: Final = 1.0
+"""How long the server may take to end a stream whose tasks have all ended, before the stream is cancelled."""
+
+
+class ListenHub:
+    """The streams of one session, and who is told of what comes by them.
+
+    Attributes:
+        is_refused: Whether the server said that it does not push.
+    """
+
+    def __init__(
+        self, listen: Callable[[list[str]], Awaitable[None]], *, max_streams: int, on_idle: Callable[[], None]
+    ) -> None:
+        """Make a hub.
+
+        Args:
+            listen: Listens to tasks until the server stops. 0 streams: changes come unasked, or not at all.
+            max_streams: How many streams may be open at a time.
+            on_idle: Called when the last watch was unfollowed.
+        """
+        self._listen = listen
+        self._max_streams = max_streams
+        self._on_idle = on_idle
+        self._watches: dict[str, set[Watch]] = {}
+        self._streams: dict[str, _Stream] = {}  # by task
+        self._open: set[_Stream] = set()
+        self._gathering: _Stream | None = None
+        self._not_pushed: set[str] = set()  # tasks whose stream ended without showing them
+        self.is_refused = False
+
+    @property
+    def followed(self) -> int:
+        """How many tasks are followed."""
+        return len(self._watches)
+
+    @property
+    def open_streams(self) -> int:
+        """How many streams are open, or about to be."""
+        return len(self._open)
+
+    def follow(self, watch: Watch) -> None:
+        """Tell a watch of the changes of its task, and see to it that the server pushes them."""
+        task_id = watch.task_id
+        self._watches.setdefault(task_id, set()).add(watch)
+        if not self._max_streams or self.is_refused or task_id in self._not_pushed:
+            return
+        stream = self._streams.get(task_id)
+        if stream is not None:
+            stream.tell(watch)
+            return
+        if self._gathering is None:
+            self._gathering = _Stream()
+            self._open.add(self._gathering)
+            # Its context is empty: the caller's may hold a request, and would be kept.
+            Context().run(start_background_task, partial(self._run, self._gathering))
+        self._gathering.task_ids.add(task_id)
+        self._streams[task_id] = self._gathering
+
+    def unfollow(self, watch: Watch) -> None:
+        """Stop telling a watch; a stream without tasks that are followed is closed."""
+        task_id = watch.task_id
+        watches = self._watches.get(task_id)
+        if watches is None or watch not in watches:
+            return
+        watches.discard(watch)
+        if watches:
+            return
+        del self._watches[task_id]
+        self._not_pushed.discard(task_id)
+        stream = self._streams.pop(task_id, None)
+        if stream is not None:
+            self._leave(stream, task_id)
+        if not self._watches:
+            self._on_idle()
+
+    def push(self, snapshot: TaskSnapshot) -> None:
+        """Hand a pushed state to those who follow its task."""
+        stream = self._streams.get(snapshot.task_id)
+        if stream is not None:
+            stream.shown[snapshot.task_id] = snapshot
+        for watch in self._watches.get(snapshot.task_id, ()):
+            watch.push(snapshot)
+
+    def wake(self, task_id: str) -> None:
+        """Have those who follow a task look at it: something was pushed that cannot be used."""
+        stream = self._streams.get(task_id)
+        if stream is not None:
+            stream.shown.setdefault(task_id, None)
+        for watch in self._watches.get(task_id, ()):
+            watch.wake()
+
+    def _leave(self, stream: _Stream, task_id: str) -> None:
+        """Take a task out of a stream; the last one closes it."""
+        stream.task_ids.discard(task_id)
+        if stream.task_ids:
+            return
+        self._open.discard(stream)
+        if stream is self._gathering:
+            self._gathering = None
+        shown = stream.shown.get(task_id)
+        if shown is not None and is_terminal(shown.status):
+            stream.scope.deadline = anyio.current_time() + _LINGER_SECONDS  # the server is about to end it
+        else:
+            stream.scope.cancel()
+
+    async def _run(self, stream: _Stream) -> None:
+        """Open a stream and listen until it ends."""
+        try:
+            with stream.scope:
+                if len(self._open) > 1:
+                    await anyio.sleep(_GATHER_SECONDS)
+                if stream.task_ids:
+                    self._gathering = None
+                    self._make_room(stream)
+                    await self._listen(list(stream.task_ids))
+        except MCPError as error:
+            self.is_refused = self.is_refused or error.code in _REFUSALS
+            logger.debug("The server does not push changes, or no longer", exc_info=True)
+        except (ValidationError, *LOST_CONNECTION):
+            logger.debug("Changes are no longer pushed", exc_info=True)
+        except Exception:  # a background task must raise nothing
+            logger.exception("Listening to tasks failed")
+        finally:
+            self._end(stream)
+
+    def _make_room(self, stream: _Stream) -> None:
+        """Replace the smallest stream by this one, if there are too many."""
+        if len(self._open) <= self._max_streams:
+            return
+        smallest = min((each for each in self._open if each is not stream), key=lambda each: len(each.task_ids))
+        self._open.discard(smallest)
+        for task_id in smallest.task_ids:
+            self._streams[task_id] = stream
+        stream.task_ids |= smallest.task_ids
+        smallest.task_ids.clear()
+        smallest.scope.cancel()
+
+    def _end(self, stream: _Stream) -> None:
+        """Have the followers of a stream that ended look again: what was pushed last may come after its end."""
+        self._open.discard(stream)
+        if stream is self._gathering:
+            self._gathering = None
+        for task_id in stream.task_ids:
+            del self._streams[task_id]
+            if task_id not in stream.shown:
+                self._not_pushed.add(task_id)
+            for watch in self._watches[task_id]:
+                watch.lapse()
+
+
+class _Stream:
+    """One `subscriptions/listen` request.
+
+    Attributes:
+        task_ids: The tasks that it is for and that are followed.
+        shown: What it showed last of each task; `None` if that could not be used.
+        scope: Cancels it.
+    """
+
+    def __init__(self) -> None:
+        self.task_ids: set[str] = set()
+        self.shown: dict[str, TaskSnapshot | None] = {}
+        self.scope = anyio.CancelScope()
+
+    def tell(self, watch: Watch) -> None:
+        """Tell a watch that was not there yet what the stream showed last."""
+        if watch.task_id not in self.shown:
+            return
+        snapshot = self.shown[watch.task_id]
+        if snapshot is None:
+            watch.wake()
+        else:
+            watch.push(snapshot)

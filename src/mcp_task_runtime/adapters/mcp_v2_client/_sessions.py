@@ -1,0 +1,159 @@
+"""`Sessions`: the tasks that one `TasksClient` follows, by the connection that they belong to."""
+
+from __future__ import annotations
+
+from functools import partial
+from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
+
+from mcp.client import ClientSession
+from mcp_types import CallToolResult
+
+from mcp_task_runtime.adapters.mcp_v2_client._connection import Connection
+from mcp_task_runtime.adapters.mcp_v2_client._listening import ListenHub
+from mcp_task_runtime.adapters.mcp_v2_client._task_2026 import Task2026, parse_task
+from mcp_task_runtime.adapters.task_client.errors import MalformedError
+from mcp_task_runtime.adapters.task_client.polling import Watch
+from mcp_task_runtime.adapters.task_client.remote_task import Limits, OnUpdate, RemoteTask
+from mcp_task_runtime.adapters.task_client.task_2025 import ListedTools, Task2025
+from mcp_task_runtime.core.json import JSONObject
+
+__all__ = ["Sessions"]
+
+_MAX_UNFINISHED = 1_000
+
+
+class Sessions:
+    """What is kept of each connection: its tasks, its streams, and its list of tools.
+
+    A task is kept while a handle of it or a caller exists, streams while a task is followed, and the rest as
+    long as the SDK's session.
+    """
+
+    def __init__(self, limits: Limits, *, on_update: OnUpdate | None, max_streams: int) -> None:
+        self.limits = limits
+        self._on_update = on_update
+        self._max_streams = max_streams
+        self._tools: WeakKeyDictionary[ClientSession, ListedTools] = WeakKeyDictionary()
+        self._tasks: WeakValueDictionary[tuple[ClientSession, str], RemoteTask[CallToolResult]] = WeakValueDictionary()
+        self._hubs: dict[ClientSession, ListenHub] = {}
+        self._without_push: WeakSet[ClientSession] = WeakSet()
+        self._unfinished: dict[str, None] = {}
+
+    @property
+    def unfinished(self) -> tuple[str, ...]:
+        """Ids of tasks that were given up and could not be cancelled, oldest first."""
+        return tuple(self._unfinished)
+
+    @property
+    def followed(self) -> int:
+        """How many tasks are followed."""
+        return sum(hub.followed for hub in self._hubs.values())
+
+    @property
+    def open_streams(self) -> int:
+        """How many streams are open."""
+        return sum(hub.open_streams for hub in self._hubs.values())
+
+    def connection(self, session: ClientSession) -> Connection:
+        """Return the connection of a session."""
+        return Connection(session, self.limits)
+
+    def tools(self, session: ClientSession) -> ListedTools:
+        """Return the list of tools of a session."""
+        return self._tools.setdefault(session, ListedTools())
+
+    def task_2026(self, session: ClientSession, task_id: str, *, read_timeout_seconds: float | None = None) -> Task2026:
+        """Return a task of a server of 2026-07-28."""
+        task = self._tasks.get((session, task_id))
+        if not isinstance(task, Task2026):
+            task = Task2026(
+                self.connection(session),
+                task_id,
+                pushes=_Pushes(self, session),
+                on_update=self._on_update,
+                read_timeout_seconds=read_timeout_seconds,
+            )
+            self._tasks[session, task_id] = task
+        return task
+
+    def task_2025(
+        self, session: ClientSession, task_id: str, *, read_timeout_seconds: float | None = None
+    ) -> Task2025[CallToolResult]:
+        """Return a task of a server of 2025-11-25."""
+        task = self._tasks.get((session, task_id))
+        if not isinstance(task, Task2025):
+            self._without_push.add(session)  # it tells changes unasked, or not at all
+            task = Task2025(
+                self.connection(session),
+                task_id,
+                pushes=_Pushes(self, session),
+                on_update=self._on_update,
+                read_timeout_seconds=read_timeout_seconds,
+            )
+            self._tasks[session, task_id] = task
+        return task
+
+    def follow(self, session: ClientSession, watch: Watch) -> None:
+        """Tell a watch of the changes of its task from now on."""
+        hub = self._hubs.get(session)
+        if hub is None:
+            max_streams = 0 if session in self._without_push else self._max_streams
+            listen = self.connection(session).listen
+            hub = ListenHub(listen, max_streams=max_streams, on_idle=partial(self._drop_hub, session))
+            self._hubs[session] = hub
+        hub.follow(watch)
+
+    def unfollow(self, session: ClientSession, watch: Watch) -> None:
+        """Stop telling a watch; one that is not told is ignored."""
+        hub = self._hubs.get(session)
+        if hub is not None:
+            hub.unfollow(watch)
+
+    def _drop_hub(self, session: ClientSession) -> None:
+        if self._hubs.pop(session).is_refused:
+            self._without_push.add(session)
+
+    def push(self, session: ClientSession | None, task_id: str, raw: JSONObject) -> None:
+        """Take what was pushed of a task.
+
+        Args:
+            session: The session that it came over; `None` if that is not known, so that it may be of another
+                server than the task's.
+            task_id: The task.
+            raw: What came.
+        """
+        if session is None:
+            for each in self._hubs.values():
+                each.wake(task_id)
+            return
+        hub = self._hubs.get(session)
+        if hub is None:
+            return
+        try:
+            hub.push(parse_task(raw, task_id))
+        except MalformedError:
+            hub.wake(task_id)
+
+    def note_unfinished(self, task_id: str) -> None:
+        """Keep the id of a task that was given up and could not be cancelled."""
+        self._unfinished[task_id] = None
+        while len(self._unfinished) > _MAX_UNFINISHED:
+            del self._unfinished[next(iter(self._unfinished))]
+
+    def forget_unfinished(self, task_id: str) -> None:
+        """Drop an id that is taken up again."""
+        self._unfinished.pop(task_id, None)
+
+
+class _Pushes:
+    """The pushes of one session."""
+
+    def __init__(self, sessions: Sessions, session: ClientSession) -> None:
+        self._sessions = sessions
+        self._session = session
+
+    def follow(self, watch: Watch) -> None:
+        self._sessions.follow(self._session, watch)
+
+    def unfollow(self, watch: Watch) -> None:
+        self._sessions.unfollow(self._session, watch)

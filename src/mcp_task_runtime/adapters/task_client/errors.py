@@ -1,0 +1,105 @@
+"""What following a task can raise, and how its errors are read.
+
+Each line of the SDK derives its classes from these and from the SDK's own error, so that `except MCPError`
+(`McpError` on 1.x) catches them, and hands them on as `ErrorTypes`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from mcp_task_runtime.errors import INTERNAL_ERROR, INVALID_REQUEST, TaskRuntimeError
+
+__all__ = [
+    "CONNECTION_CLOSED",
+    "PARSE_ERROR",
+    "REQUEST_TIMEOUT",
+    "BaseInvalidTaskResponseError",
+    "BaseTaskCancelledError",
+    "BaseTaskError",
+    "BaseTaskFailedError",
+    "BaseUnknownTaskError",
+    "ErrorTypes",
+    "MalformedError",
+    "is_passing",
+    "retry_after_ms",
+]
+
+CONNECTION_CLOSED: Final = -32000
+REQUEST_TIMEOUT: Final = -32001
+PARSE_ERROR: Final = -32700
+
+_PASSING_CODES: Final = frozenset({CONNECTION_CLOSED, REQUEST_TIMEOUT, INTERNAL_ERROR})
+"""Errors that may pass: a response was lost or late, or server or gateway are at fault (-32603 is also HTTP 502)."""
+
+
+class BaseTaskError(TaskRuntimeError):
+    """A task could not be followed to its result. Raised itself, it is the error of a `tasks/*` request.
+
+    Attributes:
+        task_id: The task, which `TasksClient.resume` takes; empty if the server did not name one.
+    """
+
+    def __init__(self, code: int, message: str, data: Any = None, *, task_id: str = "") -> None:
+        super().__init__(code, message, data)
+        self.task_id = task_id
+
+    @property
+    def code(self) -> int:
+        """The JSON-RPC error code."""
+        raise NotImplementedError
+
+    @property
+    def message(self) -> str:
+        """The error's text."""
+        raise NotImplementedError
+
+
+class BaseTaskFailedError(BaseTaskError):
+    """The task ended as `failed`."""
+
+
+class BaseTaskCancelledError(BaseTaskError):
+    """The task ended as `cancelled`."""
+
+
+class BaseUnknownTaskError(BaseTaskError):
+    """The server has no task with this id."""
+
+
+class BaseInvalidTaskResponseError(BaseTaskError):
+    """The server sent something that the protocol does not allow."""
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorTypes:
+    """The classes that one line of the SDK raises."""
+
+    error: type[BaseTaskError]
+    failed: type[BaseTaskFailedError]
+    cancelled: type[BaseTaskCancelledError]
+    unknown: type[BaseUnknownTaskError]
+    invalid_response: type[BaseInvalidTaskResponseError]
+
+    def invalid(self, problem: str, *, task_id: str = "") -> BaseInvalidTaskResponseError:
+        """Return the error for something that a server must not send."""
+        return self.invalid_response(PARSE_ERROR, f"Invalid response from the server: {problem}", task_id=task_id)
+
+
+class MalformedError(ValueError):
+    """What a server sent has not the form that the protocol asks for. The text names places, never values."""
+
+
+def is_passing(error: BaseTaskError) -> bool:
+    """Return whether a request that failed with this error may succeed later."""
+    return error.code in _PASSING_CODES or retry_after_ms(error) is not None
+
+
+def retry_after_ms(error: Exception) -> float | None:
+    """Return after how many milliseconds a server wants to be asked again; `None` if the error does not say."""
+    data = error.data if isinstance(error, BaseTaskError) and error.code == INVALID_REQUEST else None
+    wanted = data.get("retryAfterMs") if isinstance(data, dict) else None
+    if not isinstance(wanted, int | float) or isinstance(wanted, bool) or not wanted >= 0:
+        return None
+    return wanted

@@ -1,0 +1,217 @@
+"""`Watch`: when to look at a task again, and which pushed state makes a look needless.
+
+This is the only place that decides when to look. The first look is at once and costs nothing else. After
+that a watch subscribes to pushes, if there are any, and looks as often as the server suggests. A pushed
+state that is newer than what was seen counts like a look; anything else that is pushed only makes the next
+look due, and looks that come early for that reason are limited in number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import anyio
+
+from mcp_task_runtime.adapters.task_client.errors import BaseTaskError, is_passing, retry_after_ms
+from mcp_task_runtime.adapters.task_client.snapshots import TaskSnapshot
+from mcp_task_runtime.core.transitions import is_terminal
+
+__all__ = ["PollSettings", "Pushes", "Watch"]
+
+_EARLY_LOOKS: Final = 10
+"""Looks that may come early in a row; more of them are as far apart as the shortest poll interval."""
+
+
+@dataclass(frozen=True, slots=True)
+class PollSettings:
+    """How often a task is looked at.
+
+    Attributes:
+        bounds_ms: The shortest and the longest time between two polls, in milliseconds.
+        interval_ms: Milliseconds between two polls where the server suggests nothing.
+        pushed_interval_ms: Milliseconds between two polls of a task whose changes are pushed, at least.
+        retry_pause: Seconds until a failed request is tried again, doubled with each failure in a row.
+        max_failures: How often in a row a request may fail for a reason that may pass.
+    """
+
+    bounds_ms: tuple[float, float] = (50, 60_000)
+    interval_ms: float = 1_000
+    pushed_interval_ms: float = 5_000
+    retry_pause: float = 0.5
+    max_failures: int = 3
+
+    def __post_init__(self) -> None:
+        shortest, longest = self.bounds_ms
+        if not 0 < shortest <= longest:
+            raise ValueError("poll_bounds_ms must be two positive numbers, the smaller one first")
+        for name in ("interval_ms", "pushed_interval_ms"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name.replace('interval', 'poll_interval')} must be positive")
+        if not self.retry_pause >= 0:
+            raise ValueError("retry_pause must not be negative")
+        if self.max_failures < 1:
+            raise ValueError("max_failures must be positive")
+
+    def seconds(self, wanted_ms: float | None, *, is_pushed: bool = False) -> float:
+        """Return the seconds until the next look, within the bounds."""
+        shortest, longest = self.bounds_ms
+        interval = self.interval_ms if wanted_ms is None else wanted_ms
+        if is_pushed:
+            interval = max(interval, self.pushed_interval_ms)
+        return min(max(interval, shortest), longest) / 1000
+
+    def rest_seconds(self, error: Exception) -> float | None:
+        """Return when a server that was asked too often wants to be asked again; `None` if it does not say."""
+        wanted = retry_after_ms(error)
+        return None if wanted is None else self.seconds(wanted)
+
+    def pause_seconds(self, error: Exception, failures: int) -> float:
+        """Return the seconds until a request that failed is tried again, after so many failures in a row."""
+        rest = self.rest_seconds(error)
+        return self.retry_pause * 2 ** (failures - 1) if rest is None else rest
+
+
+class Pushes(Protocol):
+    """Has the changes of tasks pushed to watches."""
+
+    def follow(self, watch: Watch) -> None:
+        """Push the changes of the watch's task to it from now on. Calling it again changes nothing."""
+        ...
+
+    def unfollow(self, watch: Watch) -> None:
+        """Stop that. A watch that is not followed is ignored."""
+        ...
+
+
+class Watch:
+    """Looks at one task, for one caller at a time. Call `close` at the end."""
+
+    def __init__(
+        self, task_id: str, get: Callable[[], Awaitable[TaskSnapshot]], settings: PollSettings, pushes: Pushes | None
+    ) -> None:
+        self.task_id = task_id
+        self.begun = 0
+        self._get = get
+        self._settings = settings
+        self._pushes = pushes
+        self._seen: TaskSnapshot | None = None
+        self._pushed: TaskSnapshot | None = None
+        self._is_pushed = False
+        self._due = -math.inf
+        self._not_before = -math.inf
+        self._is_woken = False
+        self._early = -math.inf  # the next early look may be at this time
+        self._changed: anyio.Event | None = None
+
+    def close(self) -> None:
+        """Stop having changes pushed."""
+        if self._pushes is not None:
+            self._pushes.unfollow(self)
+
+    def wake(self) -> None:
+        """Make the next look due now, or as soon as it may be."""
+        self._is_woken = True
+        self._notify()
+
+    def look_within(self, seconds: float) -> None:
+        """Look in so many seconds at the latest."""
+        self._due = min(self._due, anyio.current_time() + seconds)
+        self._notify()
+
+    def push(self, snapshot: TaskSnapshot) -> None:
+        """Take a state that the server pushed, if it is newer than what was seen."""
+        if not self._is_pushed:
+            self._is_pushed = True
+            self._due = max(self._due, anyio.current_time() + self._settings.pushed_interval_ms / 1000)
+        latest = self._pushed or self._seen
+        if latest is None:
+            self.wake()
+        elif snapshot == latest or is_terminal(latest.status):
+            return
+        elif is_terminal(snapshot.status) or snapshot.last_updated_at > latest.last_updated_at:
+            self._pushed = snapshot
+            self._notify()
+        elif snapshot.last_updated_at == latest.last_updated_at:
+            self.wake()  # which of the two is newer, only a look can tell
+
+    def lapse(self) -> None:
+        """Poll as often as the server suggests again, and look now: changes are no longer pushed."""
+        self._is_pushed = False
+        suggested = None if self._seen is None else self._seen.poll_interval_ms
+        self._due = min(self._due, anyio.current_time() + self._settings.seconds(suggested))
+        self.wake()
+
+    async def next(self, *, grace: float = 0) -> TaskSnapshot:
+        """Return how the task stands: the next pushed state, or what the next look shows.
+
+        Args:
+            grace: Seconds to wait before changes are first subscribed to.
+
+        Raises:
+            BaseTaskError: The look failed, and not for the first time if the reason is one that may pass.
+        """
+        failures = 0
+        while True:
+            if self.begun and (pushed := await self._until_due(grace)) is not None:
+                return self._show(pushed)
+            self._begin_look()
+            try:
+                snapshot = await self._get()
+            except BaseTaskError as error:
+                rest = self._settings.rest_seconds(error)
+                if rest is not None:  # no failure, and no push makes it sooner
+                    self._due = self._not_before = anyio.current_time() + rest
+                    continue
+                failures += 1
+                if not is_passing(error) or failures == self._settings.max_failures:
+                    raise
+                self._due = anyio.current_time() + self._settings.retry_pause * 2 ** (failures - 1)
+            else:
+                return self._show(self._newer(snapshot))
+
+    def _begin_look(self) -> None:
+        self.begun += 1
+        self._is_woken = False
+        now = anyio.current_time()
+        shortest = self._settings.bounds_ms[0] / 1000
+        self._early = max(self._early, now - _EARLY_LOOKS * shortest) + shortest
+
+    def _newer(self, looked: TaskSnapshot) -> TaskSnapshot:
+        """Return what a look showed, or what was pushed meanwhile if that is newer."""
+        pushed, self._pushed = self._pushed, None
+        if pushed is None or is_terminal(looked.status):
+            return looked
+        is_newer = is_terminal(pushed.status) or pushed.last_updated_at > looked.last_updated_at
+        return pushed if is_newer else looked
+
+    def _show(self, snapshot: TaskSnapshot) -> TaskSnapshot:
+        self._seen = snapshot
+        now = anyio.current_time()
+        self._due = now + self._settings.seconds(snapshot.poll_interval_ms, is_pushed=self._is_pushed)
+        return snapshot
+
+    async def _until_due(self, grace: float) -> TaskSnapshot | None:
+        """Wait until a look is due or a state was pushed, which is returned."""
+        follow_at = anyio.current_time() + grace if self._pushes is not None else math.inf
+        while True:
+            if (pushed := self._pushed) is not None:
+                self._pushed = None
+                return pushed
+            now = anyio.current_time()
+            due = max(min(self._due, self._early) if self._is_woken else self._due, self._not_before)
+            if now >= due:
+                return None
+            if now >= follow_at and self._pushes is not None:
+                self._pushes.follow(self)
+                follow_at = math.inf
+            self._changed = anyio.Event()
+            with anyio.CancelScope(deadline=min(due, follow_at)):
+                await self._changed.wait()
+            self._changed = None
+
+    def _notify(self) -> None:
+        if self._changed is not None:
+            self._changed.set()

@@ -1,0 +1,443 @@
+"""A task of the `tasks` capability of protocol revision 2025-11-25, from the client's side.
+
+The session of the SDK answers the questions that come while a result is awaited, with its own callbacks
+(wire rule B6). While a task needs input, `tasks/result` is open; looks tell where the task stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from typing import Final, Generic, TypeAlias, TypeVar
+
+import anyio
+import anyio.abc
+import anyio.lowlevel
+from pydantic import BaseModel, Field, ValidationError
+
+from mcp_task_runtime.adapters.task_client.errors import (
+    CONNECTION_CLOSED,
+    REQUEST_TIMEOUT,
+    BaseInvalidTaskResponseError,
+    BaseTaskCancelledError,
+    BaseTaskError,
+    BaseTaskFailedError,
+    BaseUnknownTaskError,
+    MalformedError,
+    is_passing,
+    retry_after_ms,
+)
+from mcp_task_runtime.adapters.task_client.polling import Pushes, Watch
+from mcp_task_runtime.adapters.task_client.remote_task import OnUpdate, RemoteTask, TaskConnection
+from mcp_task_runtime.adapters.task_client.snapshots import Milliseconds, TaskFields, TaskSnapshot, problems
+from mcp_task_runtime.core.json import JSONObject
+from mcp_task_runtime.core.transitions import is_terminal
+from mcp_task_runtime.errors import INTERNAL_ERROR, METHOD_NOT_FOUND
+from mcp_task_runtime.wire.v2025_11_25 import PROTOCOL_VERSION, TaskSupport, related_task_id
+
+__all__ = ["ListedTools", "Task2025", "call_as_task", "list_tasks", "serves_tasks"]
+
+ResultT = TypeVar("ResultT")
+
+EARLIER_VERSION: Final = "2025-06-18"
+"""The revision before tasks: `mcp` 1.23.0 has tasks, and does not know the name of the later one."""
+
+_MAX_PAGES: Final = 100
+"""Pages of a list of tools that are read at most: it may never end."""
+
+_AMBIGUOUS_CODES: Final = frozenset({CONNECTION_CLOSED, REQUEST_TIMEOUT})
+"""Codes of requests that were not answered, which may also be the codes of a task's own error."""
+
+
+def serves_tasks(protocol_version: str | int | None, capabilities: JSONObject) -> bool:
+    """Return whether a server with these capabilities runs tools as tasks when it is asked to (B1)."""
+    tasks = capabilities.get("tasks")
+    requests = tasks.get("requests") if isinstance(tasks, dict) else None
+    tools = requests.get("tools") if isinstance(requests, dict) else None
+    if protocol_version == EARLIER_VERSION:
+        return tools is not None  # `mcp` 1.23.0 does not say `call`
+    return protocol_version == PROTOCOL_VERSION and isinstance(tools, dict) and tools.get("call") is not None
+
+
+ReadPage: TypeAlias = Callable[[str | None], Awaitable[tuple[dict[str, TaskSupport], str | None]]]
+"""Reads the page of a list of tools at a cursor: their modes by name, and the next cursor."""
+
+
+class ListedTools:
+    """Which tools run as tasks, as the list of one server says (B2). It is read when it is first needed."""
+
+    def __init__(self) -> None:
+        self._modes: dict[str, TaskSupport] = {}
+
+    async def mode(self, read: ReadPage, name: str, *, again: bool = False) -> TaskSupport | None:
+        """Return the mode of a tool, or `None` if it is not listed.
+
+        Args:
+            read: Reads the list; what it raises is raised.
+            name: The tool's name.
+            again: Whether to read the list again, because it may have changed.
+        """
+        if again:
+            self._modes.pop(name, None)
+        if name not in self._modes:
+            await self._read(read, name)
+        return self._modes.get(name)
+
+    async def _read(self, read: ReadPage, name: str) -> None:
+        """Read the list up to the page with this tool."""
+        cursor: str | None = None
+        for _ in range(_MAX_PAGES):
+            modes, cursor = await read(cursor)
+            self._modes.update(modes)
+            if cursor is None or name in self._modes:
+                return
+
+
+async def call_as_task(
+    connection: TaskConnection[ResultT],
+    make: Callable[[str], Task2025[ResultT]],
+    params: JSONObject,
+    *,
+    read_timeout_seconds: float | None,
+) -> Task2025[ResultT] | ResultT:
+    """Call a tool as a task (B3). A server may answer with the result all the same.
+
+    Cancelled, it still takes the handle, to cancel the task: `notifications/cancelled` must not do that.
+
+    Args:
+        connection: The connection to the server.
+        make: Returns the task with an id.
+        params: The params of `tools/call`.
+        read_timeout_seconds: Seconds that the request may take.
+
+    Raises:
+        Exception: The server refused the call: the SDK's own error.
+        BaseInvalidTaskResponseError: It sent neither a handle nor a result; a task that has an id was cancelled.
+    """
+    await anyio.lowlevel.checkpoint()  # a call that is cancelled already is not sent
+    task: Task2025[ResultT] | None = None
+    results: list[ResultT] = []
+    failure: Exception | None = None
+    answered = anyio.Event()
+
+    async def send() -> None:
+        nonlocal task, failure
+        with sending:
+            try:
+                raw = await connection.call_tool(params, read_timeout_seconds=read_timeout_seconds)
+                if "task" in raw:
+                    task = await _take_handle(connection, make, raw["task"])
+                else:
+                    results.append(_parse_result(connection, raw))
+            except Exception as error:  # raised below: from here it would come out in an exception group
+                failure = error
+        answered.set()
+
+    sending = anyio.CancelScope(shield=True)
+    async with anyio.create_task_group() as group:
+        group.start_soon(send)
+        try:
+            await answered.wait()
+        except anyio.get_cancelled_exc_class():
+            with anyio.move_on_after(connection.limits.cancel, shield=True):
+                await answered.wait()
+            sending.cancel()
+            if task is not None:
+                await task.give_up()
+            raise
+    if failure is not None:
+        raise failure
+    return results[0] if task is None else task
+
+
+async def _take_handle(
+    connection: TaskConnection[ResultT], make: Callable[[str], Task2025[ResultT]], handle: object
+) -> Task2025[ResultT]:
+    task_id = handle.get("taskId") if isinstance(handle, dict) else None
+    if not isinstance(handle, dict) or not isinstance(task_id, str) or not task_id:
+        raise connection.errors.invalid("a task handle without a taskId")
+    task = make(task_id)
+    try:
+        task.take_handle(handle)
+    except BaseInvalidTaskResponseError:
+        await task.give_up()
+        raise
+    return task
+
+
+def _parse_result(connection: TaskConnection[ResultT], raw: JSONObject, task_id: str = "") -> ResultT:
+    try:
+        return connection.parse_result(raw)
+    except MalformedError as error:
+        raise connection.errors.invalid(f"the result of tools/call: {error}", task_id=task_id) from None
+
+
+async def list_tasks(connection: TaskConnection[ResultT]) -> AsyncGenerator[TaskSnapshot, None]:
+    """Yield the tasks that the server lists for this client (B9)."""
+    cursor: str | None = None
+    while True:
+        params: JSONObject = {} if cursor is None else {"cursor": cursor}
+        raw = await connection.request("tasks/list", params, task_id="", is_limited=True, read_timeout_seconds=None)
+        try:
+            page = _Page.model_validate(raw)
+            snapshots = [fields.snapshot(fields.task_id) for fields in page.tasks]
+        except (ValidationError, MalformedError) as error:
+            raise connection.errors.invalid(f"tasks/list: {_problem(error)}") from None
+        for snapshot in snapshots:
+            yield snapshot
+        if page.next_cursor is None:
+            return
+        if page.next_cursor == cursor:
+            raise connection.errors.invalid("tasks/list: a page that leads to itself")
+        cursor = page.next_cursor
+
+
+class Task2025(RemoteTask[ResultT]):
+    """A task of the `tasks` capability: its questions come while its result is awaited.
+
+    Args:
+        answers_block: Whether the session handles nothing else while a callback of its user runs, as that of
+            `mcp` 1.x does: looks then take as long as the user.
+    """
+
+    def __init__(
+        self,
+        connection: TaskConnection[ResultT],
+        task_id: str,
+        *,
+        pushes: Pushes | None = None,
+        on_update: OnUpdate | None = None,
+        read_timeout_seconds: float | None = None,
+        answers_block: bool = False,
+    ) -> None:
+        super().__init__(
+            connection, task_id, pushes=pushes, on_update=on_update, read_timeout_seconds=read_timeout_seconds
+        )
+        self._answers_block = answers_block
+        self.open_streams = 0
+
+    def take_handle(self, raw: JSONObject) -> None:
+        """Keep the handle that a call was answered with (B3).
+
+        Raises:
+            BaseInvalidTaskResponseError: It is no task.
+        """
+        self.handle = self._parse(raw, "tools/call")
+
+    async def get(self) -> TaskSnapshot:
+        """Ask the server how the task stands (B4)."""
+        is_limited = not (self._answers_block and self.open_streams)
+        return self._parse(await self.request("tasks/get", is_limited=is_limited), "tasks/get")
+
+    async def update(self, answers: Mapping[str, JSONObject]) -> None:
+        """Refuse: this revision has no request for it."""
+        message = "Protocol revision 2025-11-25 has no tasks/update: questions are answered while wait() waits"
+        raise self.connection.errors.error(METHOD_NOT_FOUND, message, task_id=self.task_id)
+
+    async def cancel(self) -> None:
+        """Have the server cancel the task; one that has ended is no error, as under the later revision."""
+        try:
+            raw = await self.request("tasks/cancel")
+        except BaseUnknownTaskError as refused:  # or it has ended: the code is the same (B8)
+            if is_terminal((await self.get()).status):
+                return
+            raise self.connection.errors.error(
+                refused.code, refused.message, refused.data, task_id=self.task_id
+            ) from refused
+        self._parse(raw, "tasks/cancel")
+
+    async def payload(self, *, has_ended: bool = False) -> ResultT:
+        """Return the result when there is one (B5); the server sends the task's questions meanwhile (B6).
+
+        Args:
+            has_ended: Whether the result should be there at once, so that the request may take only so long.
+
+        Raises:
+            BaseTaskError: The task's own error, or that of the request.
+        """
+        if not has_ended:
+            self.open_streams += 1
+        try:
+            raw = await self.request("tasks/result", is_limited=has_ended)
+        finally:
+            if not has_ended:
+                self.open_streams -= 1
+        if related_task_id(raw) not in (None, self.task_id):
+            raise self.invalid("tasks/result: another task than the one asked for")
+        if raw.keys() <= {"_meta"}:
+            raise _NoResultError
+        return _parse_result(
+            self.connection, {name: value for name, value in raw.items() if name != "resultType"}, self.task_id
+        )
+
+    def watch(self) -> Watch:
+        """Return a watch, which is told changes from now on: no stream repeats what it missed (B10)."""
+        watch = super().watch()
+        if self._pushes is not None:
+            self._pushes.follow(watch)
+        return watch
+
+    async def follow(self, watch: Watch) -> ResultT:
+        """Follow the task to its end, with `tasks/result` open while it needs input."""
+        return await _Following(self, watch).run()
+
+    def _parse(self, raw: JSONObject, method: str) -> TaskSnapshot:
+        try:
+            return _Fields.model_validate(raw).snapshot(self.task_id)
+        except (ValidationError, MalformedError) as error:
+            raise self.invalid(f"{method}: {_problem(error)}") from None
+
+
+class _NoResultError(Exception):
+    """A result without anything in it."""
+
+
+class _Following(Generic[ResultT]):
+    """One run of following a task to its end."""
+
+    def __init__(self, task: Task2025[ResultT], watch: Watch) -> None:
+        self._task = task
+        self._watch = watch
+        self._max_failures = task.connection.limits.polling.max_failures
+        self._results: list[ResultT] = []  # one, or none yet
+        self._is_open = False
+        self._opened = 0  # the last look that had begun by then
+        self._failed = 0  # the same
+        self._failure: BaseTaskError | None = None
+        self._failures = 0  # those in a row that came at once
+
+    async def run(self) -> ResultT:
+        """Return the result.
+
+        Raises:
+            BaseTaskError: The task's own error, or it could not be followed.
+        """
+        while True:  # no task group before there is a question
+            snapshot = await self._watch.next()
+            await self._task.report(snapshot)
+            if is_terminal(snapshot.status):
+                return await self._outcome(snapshot)
+            if snapshot.status == "input_required":
+                return await self._run_with_stream()
+
+    async def _run_with_stream(self) -> ResultT:
+        failure: Exception | None = None
+        results: list[ResultT] = []
+        async with anyio.create_task_group() as group:
+            self._open(group)
+            try:
+                results.append(await self._until_end(group))
+            except Exception as error:  # raised below: from here it would come out in an exception group
+                failure = error
+            group.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        return results[0]
+
+    async def _until_end(self, group: anyio.abc.TaskGroup) -> ResultT:
+        while True:
+            try:
+                snapshot = await self._watch.next()
+            except BaseTaskError:
+                if self._results:  # some servers forget a task whose result was fetched
+                    return self._results[0]
+                raise
+            await self._task.report(snapshot)
+            if is_terminal(snapshot.status):
+                return await self._outcome(snapshot)
+            if self._results:
+                return self._results[0]
+            if snapshot.status == "input_required" and not self._is_open:
+                self._open(group)
+
+    async def _outcome(self, final: TaskSnapshot) -> ResultT:
+        """Return the result of a task that ended, or raise its error."""
+        self._task.has_ended = True
+        failures = 0
+        while True:
+            try:
+                return await self._fetch(final, is_certain=failures > 0)
+            except (BaseTaskFailedError, BaseTaskCancelledError):
+                raise
+            except BaseTaskError as error:
+                failures += 1
+                if not is_passing(error) or failures == self._max_failures:
+                    raise
+                await anyio.sleep(self._task.connection.limits.polling.pause_seconds(error, failures))
+
+    async def _fetch(self, final: TaskSnapshot, *, is_certain: bool) -> ResultT:
+        """Fetch the result of a task that ended.
+
+        Args:
+            final: How it ended.
+            is_certain: Whether an answer that looks like a failed request was given before, so that it is the
+                task's own error.
+        """
+        if final.status == "cancelled":
+            raise self._task.cancelled(final)
+        if self._results:
+            return self._results[0]
+        errors = self._task.connection.errors
+        try:
+            return await self._task.payload(has_ended=True)
+        except _NoResultError:
+            if final.status != "failed":
+                raise self._task.invalid("tasks/result: nothing") from None
+            # The runtime of `mcp` 1.x keeps no errors: its status messages say what they were.
+            message = final.status_message or "The task failed"
+            raise errors.failed(INTERNAL_ERROR, message, task_id=final.task_id) from None
+        except BaseInvalidTaskResponseError:
+            raise
+        except BaseTaskError as error:
+            is_ambiguous = error.code in _AMBIGUOUS_CODES or retry_after_ms(error) is not None
+            was_not_answered = isinstance(error.__cause__, TimeoutError)  # this side's own clock
+            if final.status != "failed" or was_not_answered or (is_ambiguous and not is_certain):
+                raise
+            raise errors.failed(error.code, error.message, error.data, task_id=final.task_id) from error
+
+    def _open(self, group: anyio.abc.TaskGroup) -> None:
+        """Open the stream that brings the questions, unless it failed too often, or a moment ago.
+
+        Raises:
+            BaseTaskError: It failed too often, or for a reason that will not pass.
+        """
+        if self._failure is not None:
+            if self._watch.begun == self._failed:
+                return  # this snapshot may be from before the failure
+            if not is_passing(self._failure) or self._failures == self._max_failures:
+                raise self._failure
+            if self._watch.begun == self._failed + 1:
+                return  # this look was made at once
+        self._is_open = True
+        self._opened = self._watch.begun
+        group.start_soon(self._stream)
+
+    async def _stream(self) -> None:
+        try:
+            self._results.append(await self._task.payload())
+        except _NoResultError:
+            self._fail(self._task.invalid("tasks/result: nothing"))
+        except BaseTaskError as error:  # the task's own, or the stream's: the next look tells
+            if isinstance(error, BaseUnknownTaskError):  # whether there is this task, the looks tell
+                error = self._task.connection.errors.error(error.code, error.message, error.data, task_id=error.task_id)
+            self._fail(error)
+        self._is_open = False
+        self._watch.wake()
+
+    def _fail(self, error: BaseTaskError) -> None:
+        self._failures = self._failures + 1 if self._watch.begun <= self._opened + 1 else 1
+        self._failed = self._watch.begun
+        self._failure = error
+
+
+class _Fields(TaskFields):
+    ttl_ms: Milliseconds | None = Field(default=None, alias="ttl")
+    poll_interval_ms: Milliseconds | None = Field(default=None, alias="pollInterval")
+
+
+class _Page(BaseModel):
+    tasks: list[_Fields]
+    next_cursor: str | None = Field(default=None, alias="nextCursor")
+
+
+def _problem(error: ValidationError | MalformedError) -> str:
+    return problems(error) if isinstance(error, ValidationError) else str(error)
