@@ -37,6 +37,7 @@ _REQUESTS = {
     "tasks/get": "GetTaskRequest",
     "tasks/result": "GetTaskPayloadRequest",
     "tasks/cancel": "CancelTaskRequest",
+    "roots/list": "ListRootsRequest",
     "ping": "PingRequest",
 }
 _NOTIFICATIONS = {

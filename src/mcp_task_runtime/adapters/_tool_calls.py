@@ -101,6 +101,7 @@ class TaskCall(ToolCall):
         handler: TaskResultHandler,
         new: Callable[[], TaskSpec],
         connect: Callable[[TaskRecord], TaskSession],
+        options: TaskOptions | None = None,
         client_decides: bool = False,
     ) -> None:
         """Make a call.
@@ -112,6 +113,7 @@ class TaskCall(ToolCall):
             handler: Delivers its questions.
             new: Returns what its task is made with, unless the options of the work say otherwise.
             connect: Called once when the task exists; returns the session for the work.
+            options: How the tool runs as a task; `None` where it says so in `Tasks.run`, or never.
             client_decides: Whether the client has asked for a task, so that it gets one at once.
         """
         super().__init__(runtime, name)
@@ -120,53 +122,68 @@ class TaskCall(ToolCall):
         self._handler = handler
         self._new = new
         self._connect = connect
+        self._options = options
         self._client_decides = client_decides
         self._session: TaskSession | None = None
+        self._context: ServerTaskContext | None = None
 
     async def run(self, work: Callable[[ServerTaskContext], Awaitable[T]], options: TaskOptions) -> T:
         """Make the call a task, at once or after `promote_after`, and run work for it."""
         return await work(await self.context(options))
 
-    async def context(self, options: TaskOptions = DEFAULT_OPTIONS) -> ServerTaskContext:
-        """Make the call a task, if it is none yet, and return the task's context."""
-        record = await self.begin(options)
-        assert self._session is not None
-        return ServerTaskContext(
-            task=record.task,
-            store=self.runtime.store,
-            session=self._session,
-            queue=self.runtime.queue,
-            handler=self._handler,
-            progress_token=record.request.progress_token,
-            execution=self._execution,
-            attempt=1 if record.lease is None else record.lease.attempt,
-        )
+    @property
+    def is_task(self) -> bool:
+        """Whether the client knows this call as a task."""
+        return self._client_decides or self._execution.is_announced
 
-    async def begin(self, options: TaskOptions = DEFAULT_OPTIONS) -> TaskRecord:
-        """Make the call a task, once.
+    @property
+    def may_become_task(self) -> bool:
+        """Whether it may become a task although its tool does not call `Tasks.run`."""
+        return self._client_decides or self._options is not None
+
+    async def context(self, options: TaskOptions | None = None) -> ServerTaskContext:
+        """Make the call a task, if it is none yet, and return its task's one context."""
+        record = await self.begin(options)
+        if self._context is None:
+            assert self._session is not None
+            self._context = ServerTaskContext(
+                task=record.task,
+                store=self.runtime.store,
+                session=self._session,
+                queue=self.runtime.queue,
+                handler=self._handler,
+                progress_token=record.request.progress_token,
+                execution=self._execution,
+                attempt=1 if record.lease is None else record.lease.attempt,
+            )
+        return self._context
+
+    async def begin(self, options: TaskOptions | None = None) -> TaskRecord:
+        """Make the call a task, once, with these options or its tool's own.
 
         Raises:
             LimitExceededError: The owner has as many tasks as it may have.
             StoreError: The store could not create it.
         """
+        options = options or self._options or DEFAULT_OPTIONS
         execution = self._execution
         if self.model_immediate_response is None:
             self.model_immediate_response = options.model_immediate_response
-        if execution.record is None:
-            new = self.new_task(options)
-            waits = options.promote_after is not None and not self._client_decides
-            if waits and options.promote_after is not None:
-                execution.promote_after(options.promote_after, new)
-            record = await execution.begin(new, quietly=waits)
-        else:
+        if execution.record is not None:
             record = await execution.begin(TaskSpec(), quietly=True)
+        elif options.promote_after is None or self._client_decides:
+            record = await execution.begin(self.new_task(options))
+        else:
+            new = self.new_task(options)
+            execution.promote_after(options.promote_after, new)
+            record = await execution.begin(new, quietly=True)
         if self._session is None:
             self._session = self._connect(record)
         return record
 
-    def promote_after(self, seconds: float, options: TaskOptions = DEFAULT_OPTIONS) -> None:
+    def promote_after(self, seconds: float) -> None:
         """Make the call a task if it has not ended in so many seconds; a later call replaces an earlier one."""
-        self._execution.promote_after(seconds, self.new_task(options))
+        self._execution.promote_after(seconds, self.new_task(self._options or DEFAULT_OPTIONS))
 
     def new_task(self, options: TaskOptions) -> TaskSpec:
         """Return what a task for this call is made with; the client's own TTL comes first."""

@@ -193,13 +193,14 @@ class TaskMethods:
                 handler=handler,
                 new=lambda: new,
                 connect=announce,
+                options=options,
                 client_decides=True,
             )
             calls.append(call)
             if options is None:
                 call.promote_after(_BEGIN_SECONDS)
             else:
-                await call.begin(options)
+                await call.begin()
             with calling(call):
                 # A call that ends before its tool began is a task too: the client asked for one.
                 try:

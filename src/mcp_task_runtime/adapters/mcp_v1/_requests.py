@@ -29,11 +29,15 @@ __all__ = [
     "RequestSession",
     "as_caller",
     "as_mcp_errors",
+    "as_shown",
     "authenticated_principal",
+    "capabilities",
     "is_stateless",
     "liveness",
+    "mcp_error",
     "progress_token",
     "raw_result",
+    "send_safely",
     "undeliverable",
 ]
 
@@ -48,15 +52,24 @@ def as_mcp_errors() -> Generator[None, None, None]:
     try:
         yield
     except (ProtocolError, CapabilityError) as error:
-        raise _mcp_error(error.code, error.message, error.data) from error
+        raise mcp_error(error.code, error.message, error.data) from error
     except StoreError as error:
         logger.exception("The task store failed")
-        raise _mcp_error(INTERNAL_ERROR, "The task store failed") from error
+        raise mcp_error(INTERNAL_ERROR, "The task store failed") from error
     except TaskRuntimeError as error:
-        raise _mcp_error(error.jsonrpc_code, str(error), error.data) from error
+        raise mcp_error(error.jsonrpc_code, str(error), error.data) from error
 
 
-def _mcp_error(code: int, message: str, data: JSONValue = None) -> McpError:
+def as_shown(error: Exception) -> ProtocolError:
+    """Return the error that the SDK would show the client where this exception leaves a `tools/call` handler."""
+    if isinstance(error, McpError):
+        return ProtocolError(error.error.code, error.error.message, error.error.data)
+    logger.error("A tool's handler raised an exception", exc_info=error)
+    return ProtocolError(0, str(error))
+
+
+def mcp_error(code: int, message: str, data: JSONValue = None) -> McpError:
+    """Return an error of the SDK's."""
     return McpError(types.ErrorData(code=code, message=message, data=data))
 
 
@@ -143,26 +156,35 @@ class _RawAnswer:
         return value
 
 
+def capabilities(ctx: Context) -> JSONObject:
+    """Return what the client declared, as JSON."""
+    params = ctx.session.client_params
+    declared: JSONObject | None = None if params is None else to_json_value(params.capabilities)
+    return declared or {}
+
+
+async def send_safely(session: Any, notification: object, related_request_id: Any) -> None:
+    """Send a notification; a client that has left is no error."""
+    try:
+        await session.send_notification(notification, related_request_id)
+    except (anyio.ClosedResourceError, anyio.BrokenResourceError):
+        logger.debug("A notification was dropped: the client has left")
+
+
 class ConnectionSession:
     """The `TaskSession` of a whole connection: what is sent here belongs to no request."""
 
     can_send_request = False
 
     def __init__(self, ctx: Context) -> None:
-        params = ctx.session.client_params
-        capabilities: JSONObject | None = None if params is None else to_json_value(params.capabilities)
-        self.client_capabilities: JSONObject = capabilities or {}
+        self.client_capabilities: JSONObject = capabilities(ctx)
         self._session = ctx.session
 
     async def send_notification(self, method: str, params: JSONObject) -> None:
         await self._send(method, params, None)
 
     async def _send(self, method: str, params: JSONObject, related_request_id: Any) -> None:
-        message = cast(Any, _RawMessage({"method": method, "params": params}))
-        try:
-            await self._session.send_notification(message, related_request_id)
-        except (anyio.ClosedResourceError, anyio.BrokenResourceError):
-            logger.debug("A notification was dropped: the client has left")
+        await send_safely(self._session, _RawMessage({"method": method, "params": params}), related_request_id)
 
     async def send_request(self, method: str, params: JSONObject) -> JSONObject:
         raise CapabilityError("Requests to the client go over the stream of one of its own")

@@ -28,12 +28,14 @@ from mcp.shared.exceptions import McpError
 from mcp_task_runtime.adapters._tool_calls import PlainCall, TaskCall, ToolCall, calling, current_call
 from mcp_task_runtime.adapters.base_tasks import BaseTasks
 from mcp_task_runtime.adapters.mcp_v1._connection import Connection, is_about_lost_connection, serving
+from mcp_task_runtime.adapters.mcp_v1._promotion import within_task
 from mcp_task_runtime.adapters.mcp_v1._requests import (
     ConnectionSession,
     Context,
     RequestSession,
     as_caller,
     as_mcp_errors,
+    as_shown,
     authenticated_principal,
     is_stateless,
     liveness,
@@ -163,9 +165,12 @@ class Tasks(BaseTasks):
 
             async def job() -> JSONObject:
                 call = current_call(self.runtime)
-                assert call is not None
-                with as_caller(ctx):
-                    result = await self._call(request, call)
+                assert isinstance(call, TaskCall)
+                try:
+                    with as_mcp_errors(), as_caller(ctx), within_task(ctx, call):
+                        result = await self._call(request, call)
+                except Exception as error:
+                    raise as_shown(error) from error
                 return cast(JSONObject, result.model_dump(by_alias=True, mode="json", exclude_none=True))
 
             declared = self._tools.get(name)

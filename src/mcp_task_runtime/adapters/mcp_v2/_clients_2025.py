@@ -13,16 +13,17 @@ from typing import Any
 
 from mcp.server.context import CallNext, HandlerResult
 from mcp.shared.exceptions import MCPError
-from pydantic import ValidationError
 
-from mcp_task_runtime.adapters._tool_calls import calling
+from mcp_task_runtime.adapters._tool_calls import TaskCall, calling, current_call
 from mcp_task_runtime.adapters._tool_table import ToolTable
 from mcp_task_runtime.adapters.host import RuntimeHost
+from mcp_task_runtime.adapters.mcp_v2._promotion import PromotingSession
 from mcp_task_runtime.adapters.mcp_v2._requests import (
     ConnectionSession,
     Context,
     RequestSession,
     as_mcp_errors,
+    as_shown,
     is_modern,
 )
 from mcp_task_runtime.adapters.task_methods import (
@@ -35,7 +36,7 @@ from mcp_task_runtime.adapters.task_methods import (
 )
 from mcp_task_runtime.core.json import JSONObject, to_json_value
 from mcp_task_runtime.core.runtime import TaskRuntime
-from mcp_task_runtime.errors import INVALID_PARAMS, METHOD_NOT_FOUND, ProtocolError
+from mcp_task_runtime.errors import METHOD_NOT_FOUND
 from mcp_task_runtime.wire import v2025_11_25 as wire
 
 __all__ = ["Clients2025"]
@@ -55,6 +56,7 @@ class Clients2025:
         self, runtime: TaskRuntime, host: RuntimeHost, tools: ToolTable, principal: Callable[[Context], str | None]
     ) -> None:
         """Make it for one server; the host must hold the runtime open while it serves."""
+        self._runtime = runtime
         self._tools = tools
         self._principal = principal
         self._methods = TaskMethods(runtime, host)
@@ -127,12 +129,13 @@ class Clients2025:
             raise wire.task_forbidden(name)
 
         async def job() -> JSONObject:
+            call = current_call(self._runtime)
+            assert isinstance(call, TaskCall)
+            session: Any = PromotingSession(ctx, call)
             try:
-                return await _as_object(call_next(ctx))
-            except MCPError as error:
-                raise ProtocolError(error.code, error.message, error.data) from error
-            except ValidationError as error:
-                raise ProtocolError(INVALID_PARAMS, "Invalid request parameters", "") from error
+                return await _as_object(call_next(replace(ctx, session=session)))
+            except Exception as error:
+                raise as_shown(error, 0, str(error)) from error
 
         declared = self._tools.get(name)
         undeliverable = NO_SESSION if _is_stateless(ctx) else None

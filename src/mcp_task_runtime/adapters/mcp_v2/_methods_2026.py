@@ -6,18 +6,34 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 from mcp.server.context import CallNext, HandlerResult
 from mcp.server.extension import MethodBinding
 from mcp.shared.exceptions import MCPError
 from mcp.shared.inbound import decode_header_value
-from mcp_types import METHOD_NOT_FOUND, CallToolRequestParams, ErrorData, InputRequiredResult, RequestParams
+from mcp_types import (
+    INTERNAL_ERROR,
+    METHOD_NOT_FOUND,
+    CallToolRequestParams,
+    ErrorData,
+    InputRequiredResult,
+    RequestParams,
+)
 
+from mcp_task_runtime.adapters._options import DEFAULT_OPTIONS
 from mcp_task_runtime.adapters._tool_calls import TaskCall, calling
+from mcp_task_runtime.adapters._tool_table import ToolTable
 from mcp_task_runtime.adapters.base_tasks import to_call_result
 from mcp_task_runtime.adapters.mcp_v2._promotion import PromotingSession
-from mcp_task_runtime.adapters.mcp_v2._requests import Context, as_mcp_errors, capabilities, declares_tasks, is_modern
+from mcp_task_runtime.adapters.mcp_v2._requests import (
+    Context,
+    as_mcp_errors,
+    as_shown,
+    capabilities,
+    declares_tasks,
+    is_modern,
+)
 from mcp_task_runtime.adapters.result_handler import TaskResultHandler
 from mcp_task_runtime.adapters.session import DetachedSession
 from mcp_task_runtime.core.execution import Execution
@@ -46,6 +62,7 @@ class Methods2026:
         self,
         runtime: TaskRuntime,
         handler: TaskResultHandler,
+        tools: ToolTable,
         principal: Callable[[Context], str | None],
         promote_after: float | None,
     ) -> None:
@@ -54,11 +71,13 @@ class Methods2026:
         Args:
             runtime: Where tasks run.
             handler: Delivers their questions.
+            tools: The tools that were declared as tasks.
             principal: Returns the principal that makes a request.
             promote_after: Seconds after which any tool call becomes a task; `None` for never.
         """
         self._runtime = runtime
         self._handler = handler
+        self._tools = tools
         self._principal = principal
         self._promote_after = promote_after
 
@@ -84,6 +103,11 @@ class Methods2026:
                 client_capabilities_json=dump_json(capabilities(ctx)),
             )
 
+        declared = self._tools.get(params.name)
+        options = None if declared is None else declared.options
+        if options is None and self._promote_after is not None:
+            options = DEFAULT_OPTIONS
+
         async def work(execution: Execution[HandlerResult]) -> HandlerResult:
             call = TaskCall(
                 self._runtime,
@@ -92,18 +116,18 @@ class Methods2026:
                 handler=self._handler,
                 new=new,
                 connect=lambda record: DetachedSession(record.client_capabilities),
+                options=options,
             )
-            inner = ctx
             if self._promote_after is not None:
                 call.promote_after(self._promote_after)
-                inner = replace(ctx, session=cast(Any, PromotingSession(ctx.session, execution, call.context)))
+            session: Any = PromotingSession(ctx, call)
             with calling(call):
                 try:
-                    return await call_next(inner)
-                except MCPError as error:
+                    return await call_next(replace(ctx, session=session))
+                except Exception as error:
                     if not execution.is_announced:
                         raise
-                    raise ProtocolError(error.code, error.message, error.data) from error
+                    raise as_shown(error, INTERNAL_ERROR, "Internal server error") from error
 
         result = await self._runtime.run(work, outcome_of=outcome_of_result, home=id(ctx.lifespan_context))
         return wire.render_handle(result) if isinstance(result, TaskRecord) else result

@@ -13,10 +13,18 @@ from mcp.shared.exceptions import MCPError
 from mcp.shared.message import ServerMessageMetadata
 from mcp_types import CONNECTION_CLOSED
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+from pydantic import ValidationError
 
 from mcp_task_runtime.core.context import sole_cause
 from mcp_task_runtime.core.json import JSONObject, to_json_value
-from mcp_task_runtime.errors import INTERNAL_ERROR, CapabilityError, ProtocolError, StoreError, TaskRuntimeError
+from mcp_task_runtime.errors import (
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    CapabilityError,
+    ProtocolError,
+    StoreError,
+    TaskRuntimeError,
+)
 from mcp_task_runtime.wire import v2026_07_28 as wire
 from mcp_task_runtime.wire.v2025_11_25 import STATUS_NOTIFICATION
 
@@ -27,6 +35,7 @@ __all__ = [
     "RawResult",
     "RequestSession",
     "as_mcp_errors",
+    "as_shown",
     "capabilities",
     "declares_tasks",
     "is_modern",
@@ -54,6 +63,22 @@ def as_mcp_errors() -> Iterator[None]:
         if not isinstance(cause, ProtocolError | CapabilityError):
             raise
         raise MCPError(cause.code, cause.message, cause.data) from error
+
+
+def as_shown(error: Exception, code: int, message: str) -> ProtocolError:
+    """Return the error that the SDK would show the client where this exception leaves a `tools/call` handler.
+
+    Args:
+        error: The exception.
+        code: What the SDK makes of any exception that it knows no other code for.
+        message: The message of that.
+    """
+    if isinstance(error, MCPError):
+        return ProtocolError(error.code, error.message, error.data)
+    if isinstance(error, ValidationError):
+        return ProtocolError(INVALID_PARAMS, "Invalid request parameters", "")
+    logger.error("A tool's handler raised an exception", exc_info=error)
+    return ProtocolError(code, message)
 
 
 def capabilities(ctx: Context) -> JSONObject:

@@ -105,7 +105,7 @@ class Tasks(BaseTasks, Extension):
         check_seconds("promote_after", promote_after)
         super().__init__(store, queue, settings, mask_errors=mask_errors)
         self._principal = principal
-        self._methods_2026 = Methods2026(self.runtime, self._handler, principal, promote_after)
+        self._methods_2026 = Methods2026(self.runtime, self._handler, self._tools, principal, promote_after)
         self._clients_2025 = Clients2025(self.runtime, self._host, self._tools, principal)
         self._homes: Counter[int] = Counter()
         self._mcp: MCPServer[Any] | None = None

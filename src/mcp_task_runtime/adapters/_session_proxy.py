@@ -1,0 +1,67 @@
+"""The SDK's own session inside a call that may become a task.
+
+A tool that knows nothing of tasks asks its client through the session of its request. Once its call is a task, that
+request is over; so the tool gets a session that asks through the task instead.
+"""
+
+from __future__ import annotations
+
+import inspect
+from types import MethodType
+from typing import Any
+
+import anyio
+from pydantic import BaseModel
+
+from mcp_task_runtime.adapters._tool_calls import TaskCall
+from mcp_task_runtime.core.json import JSONObject
+from mcp_task_runtime.errors import CapabilityError
+
+__all__ = ["SessionProxy"]
+
+_NEEDED_CAPABILITY = {
+    "elicitation/create": "elicitation",
+    "sampling/createMessage": "sampling",
+    "roots/list": "roots",
+}
+
+
+class SessionProxy:
+    """A session for one call: what a class of one SDK line does not replace goes to the request's own session."""
+
+    def __init__(self, session: Any, sdk_class: type, call: TaskCall, client_capabilities: JSONObject) -> None:
+        """Make the session of a call.
+
+        Args:
+            session: The session of the request.
+            sdk_class: The SDK's class of sessions.
+            call: The call.
+            client_capabilities: What the client declared.
+        """
+        self._session = session
+        self._sdk_class = sdk_class
+        self._call = call
+        self._client_capabilities = client_capabilities
+
+    def __getattr__(self, name: str) -> Any:
+        # The SDK's helpers, such as `elicit_form`, come back here for the request they send.
+        member = inspect.getattr_static(self._sdk_class, name, None)
+        if inspect.isfunction(member) and not name.startswith("_"):
+            return MethodType(member, self)
+        return getattr(self._session, name)
+
+    async def _ask(self, request: BaseModel, seconds: float | None) -> JSONObject:
+        """Put a request of the SDK's to the client, as a question of the task; return the answer.
+
+        Raises:
+            CapabilityError: The client did not declare that it can be asked this.
+            ProtocolError: The client answered with an error.
+            TimeoutError: It did not answer within so many seconds; the question is withdrawn.
+        """
+        message = request.model_dump(by_alias=True, mode="json", exclude_none=True)
+        method = message["method"]
+        needed = _NEEDED_CAPABILITY.get(method)
+        if needed is not None and self._client_capabilities.get(needed) is None:
+            raise CapabilityError(f"Client does not support {needed} capability")
+        with anyio.fail_after(seconds):
+            return await (await self._call.context()).ask(method, message.get("params", {}))

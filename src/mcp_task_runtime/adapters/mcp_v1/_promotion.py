@@ -1,0 +1,85 @@
+"""The SDK's own context inside a task on `mcp` 1.x."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, Final, TypeVar
+
+from mcp import types
+from mcp.server.lowlevel.server import request_ctx
+from mcp.server.session import ServerSession
+from pydantic import BaseModel
+
+from mcp_task_runtime.adapters._session_proxy import SessionProxy
+from mcp_task_runtime.adapters._tool_calls import TaskCall
+from mcp_task_runtime.adapters.mcp_v1._requests import Context, as_mcp_errors, capabilities, mcp_error, send_safely
+
+__all__ = ["within_task"]
+
+ResultT = TypeVar("ResultT", bound=BaseModel)
+
+_REQUEST_TIMEOUT: Final = 408
+"""The code that the SDK gives to its own requests that time out."""
+
+
+class _TaskSession(SessionProxy):
+    """A `ServerSession` for a call that is a task: it asks through the task, and notifies by the connection."""
+
+    def __init__(self, ctx: Context, call: TaskCall) -> None:
+        super().__init__(ctx.session, ServerSession, call, capabilities(ctx))
+
+    async def send_request(
+        self,
+        request: BaseModel,
+        result_type: type[ResultT],
+        request_read_timeout_seconds: timedelta | None = None,
+        metadata: Any = None,
+        progress_callback: Any = None,
+    ) -> ResultT:
+        """Put a request to the client as a question of the task.
+
+        Raises:
+            McpError: The client answered with an error, or it did not declare that it can be asked this, or
+                it did not answer in time; then the question is withdrawn.
+        """
+        seconds = None if request_read_timeout_seconds is None else request_read_timeout_seconds.total_seconds()
+        with as_mcp_errors():
+            try:
+                answer = await self._ask(request, seconds)
+            except TimeoutError:
+                raise mcp_error(_REQUEST_TIMEOUT, f"The client did not answer within {seconds} seconds") from None
+        return result_type.model_validate(answer)
+
+    async def send_progress_notification(
+        self,
+        progress_token: str | int,
+        progress: float,
+        total: float | None = None,
+        message: str | None = None,
+        related_request_id: str | None = None,
+    ) -> None:
+        """Report progress of the task, for whichever token: the task has its own."""
+        with as_mcp_errors():
+            await (await self._call.context()).report_progress(progress, total, message)
+
+    async def send_notification(self, notification: Any, related_request_id: Any = None) -> None:
+        """Send a notification by the connection: the request is over."""
+        await send_safely(self._session, notification, None)
+
+
+@contextmanager
+def within_task(ctx: Context, call: TaskCall) -> Generator[None, None, None]:
+    """Run a block whose SDK context reaches the client through the task of this call."""
+    # The SDK reports progress only where there is a token.
+    token = types.RequestParams.Meta(progressToken="") if ctx.meta is None else ctx.meta
+    if token.progressToken is None:
+        token = token.model_copy(update={"progressToken": ""})
+    inner: Any = replace(ctx, session=_TaskSession(ctx, call), meta=token)
+    reset = request_ctx.set(inner)
+    try:
+        yield
+    finally:
+        request_ctx.reset(reset)
