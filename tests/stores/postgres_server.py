@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import socket
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Lock, Thread
 from typing import Any
 
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 URL_VARIABLE = "MCP_TASK_RUNTIME_POSTGRES_URL"
 
@@ -64,6 +67,109 @@ class PostgresServer:
     def drop_schema(self, name: str) -> None:
         """Drop a database schema with all that is in it."""
         self.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(name)))
+
+
+class Proxy:
+    """Stands between a store and a server: it can be away, and lose the reply to a statement that was done.
+
+    Each connection is two threads; everything may be called from any thread.
+    """
+
+    def __init__(self, server_url: str) -> None:
+        parameters = conninfo_to_dict(server_url)
+        host, port = str(parameters.get("host") or "127.0.0.1"), int(str(parameters.get("port") or 5432))
+        self._target = f"{host}/.s.PGSQL.{port}" if host.startswith("/") else (host, port)
+        self._lock = Lock()
+        self._pairs: set[tuple[socket.socket, socket.socket]] = set()
+        self._replies_until_loss = 0
+        self._listener: socket.socket | None = None
+        self._port = 0
+        self.open()
+        self.url = make_conninfo(server_url, host="127.0.0.1", port=self._port, sslmode="disable")
+
+    def open(self) -> None:
+        """Accept connections."""
+        self._listener = socket.create_server(("127.0.0.1", self._port))
+        self._port = self._listener.getsockname()[1]
+        Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+
+    def close(self) -> None:
+        """Refuse connections, and cut those there are."""
+        if self._listener is not None:
+            self._listener.shutdown(socket.SHUT_RDWR)
+            self._listener.close()
+            self._listener = None
+        self.cut()
+
+    def cut(self) -> None:
+        """Cut all connections."""
+        with self._lock:
+            pairs = list(self._pairs)
+        for pair in pairs:
+            self._hang_up(pair)
+
+    def lose_reply(self, number: int = 1) -> None:
+        """Let the server do what it is asked next, and cut the connection in place of its reply.
+
+        Args:
+            number: To lose the reply to a later statement; the earlier ones get theirs.
+        """
+        with self._lock:
+            self._replies_until_loss = number
+
+    @property
+    def has_lost_reply(self) -> bool:
+        """Whether a reply was lost since the last `lose_reply`."""
+        return not self._replies_until_loss
+
+    def _accept(self, listener: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                client = listener.accept()[0]
+                server = socket.socket(socket.AF_UNIX if isinstance(self._target, str) else socket.AF_INET)
+                server.connect(self._target)
+                pair = (client, server)
+                with self._lock:
+                    self._pairs.add(pair)
+                Thread(target=self._ask, args=(pair,), daemon=True).start()
+                Thread(target=self._reply, args=(pair,), daemon=True).start()
+
+    def _ask(self, pair: tuple[socket.socket, socket.socket]) -> None:
+        client, server = pair
+        with suppress(OSError):
+            while data := client.recv(65_536):
+                server.sendall(data)
+        self._hang_up(pair)
+
+    def _reply(self, pair: tuple[socket.socket, socket.socket]) -> None:
+        client, server = pair
+        with suppress(OSError):
+            while data := server.recv(65_536):
+                with self._lock:
+                    is_lost = self._replies_until_loss == 1
+                    self._replies_until_loss = max(0, self._replies_until_loss - 1)
+                if is_lost:
+                    break
+                client.sendall(data)
+        self._hang_up(pair)
+
+    def _hang_up(self, pair: tuple[socket.socket, socket.socket]) -> None:
+        with self._lock:
+            self._pairs.discard(pair)
+        for end in pair:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+
+@contextmanager
+def running_proxy(server_url: str) -> Iterator[Proxy]:
+    """Run a proxy for a server."""
+    proxy = Proxy(server_url)
+    try:
+        yield proxy
+    finally:
+        proxy.close()
 
 
 @contextmanager

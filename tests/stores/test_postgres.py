@@ -51,22 +51,15 @@ from mcp_task_runtime.testing.checks.queue import QUEUE_CHECKS
 from mcp_task_runtime.testing.checks.store import STORE_CHECKS
 from mcp_task_runtime.testing.clock import FakeClock
 from mcp_task_runtime.testing.machine.machine import check_task_store_machine
-from tests.stores.postgres_server import PostgresServer, running_server
+from tests.stores.postgres_server import PostgresServer
 from tests.stores.profile import PROFILE
 
 CAPABILITIES: tuple[Capability, ...] = ("durable", "listing", "mailbox", "shared")
 
 
-@pytest.fixture(scope="session")
-def server() -> Iterator[PostgresServer]:
-    with running_server() as server:
-        yield server
-
-
 @pytest.fixture
-def schema(server: PostgresServer) -> Iterator[str]:
-    with server.fresh_schema() as schema:
-        yield schema
+def server(postgres: PostgresServer) -> PostgresServer:
+    return postgres
 
 
 class Opener:

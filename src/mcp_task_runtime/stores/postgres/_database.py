@@ -22,6 +22,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from threading import Lock
 from time import monotonic
 from types import TracebackType
 from typing import Any, Final, TypeVar
@@ -239,6 +240,7 @@ class Database:
         self._closed = False
         self._process = 0
         self._current: _LoopState | None = None
+        self._counting = Lock()
         self._reads = self._writes = 0
 
     # --- what statements need ---
@@ -300,9 +302,10 @@ class Database:
                 await self._in_thread(self._connections.close)
 
     def count(self, *, reads: int = 0, writes: int = 0) -> None:
-        """Count operations."""
-        self._reads += reads
-        self._writes += writes
+        """Count operations. May be called from any thread."""
+        with self._counting:
+            self._reads += reads
+            self._writes += writes
 
     def statistics(self) -> PostgresStatistics:
         """Return what happens here now. Call it on the event loop that uses the store."""

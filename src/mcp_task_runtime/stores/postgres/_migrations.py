@@ -31,10 +31,13 @@ def migrate(
 
     Raises:
         SchemaVersionError: A later version of this library wrote the schema.
-        StoreError: The schema is another application's, cannot be read, or the server is too old.
+        StoreError: The schema is another application's or cannot be read, the server is too old, or the database has
+            another encoding than UTF8.
     """
     if connection.info.server_version < _OLDEST_SERVER:
         raise StoreError(f"PostgreSQL {_OLDEST_SERVER // 10_000} or later is needed")
+    if connection.info.parameter_status("server_encoding") != "UTF8":  # it could not keep, or return, every text
+        raise StoreError("The database must have the encoding UTF8")
     migration = _Migration(Cursor(connection, row_factory=tuple_row), schema, query, parameters)
     autocommit = connection.autocommit
     connection.autocommit = True

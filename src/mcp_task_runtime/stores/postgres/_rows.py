@@ -335,16 +335,18 @@ def to_progress(progress: Progress) -> str:
     Raises:
         ValueError: It is no number that JSON knows.
     """
-    numbers = (progress.progress, progress.total)
-    if not all(number is None or (type(number) in (int, float) and isfinite(number)) for number in numbers):
+    if not (_is_number(progress.progress) and (progress.total is None or _is_number(progress.total))):
         raise ValueError("progress must be of finite numbers")
-    return to_json("progress", dump_json([*numbers, to_text(progress.message)]))
+    return to_json("progress", dump_json([progress.progress, progress.total, to_text(progress.message)]))
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is int or (type(value) is float and isfinite(value))
 
 
 def _progress_of(value: Any) -> Progress:
     progress, total, message = value
-    numbers = (progress, total)
-    if progress is None or not all(number is None or type(number) in (int, float) for number in numbers):
+    if not (_is_number(progress) and (total is None or _is_number(total))):
         raise DamagedRowError
     return Progress(progress, total, from_text(message))
 

@@ -42,6 +42,7 @@ __all__ = [
     "LOCK",
     "LOOK_FOR_ANSWER",
     "LOOK_FOR_MESSAGE",
+    "LOOK_FOR_UPDATE",
     "MESSAGE_OF_KEY",
     "OLDEST",
     "OUTSTANDING",
@@ -123,6 +124,13 @@ PURGE: Final = """
     )"""
 
 GET: Final = "SELECT " + _COLUMNS + " FROM {tasks} WHERE task_id = %(task_id)s AND " + _ALIVE
+
+LOOK_FOR_UPDATE: Final = (
+    "SELECT "
+    + _COLUMNS
+    + ", watchers @> ARRAY[%(watcher)s]::bigint[] FROM {tasks} WHERE task_id = %(task_id)s AND "
+    + _ALIVE
+)
 
 GET_VIEW: Final = (
     "SELECT "
@@ -479,7 +487,9 @@ def search_statement(wanted: TaskFilter, *, newest_first: bool) -> tuple[str, di
     page = f" ORDER BY position {order} LIMIT %(limit)s"
     alternatives = indexed[0] if indexed else ["true"]
     parts = [f"({_LIST}{' AND '.join([alternative, *conditions])}{page})" for alternative in alternatives]
-    return " UNION ALL ".join(parts or [f"({_LIST}false)"]) + page, parameters
+    if len(parts) == 1:
+        return parts[0], parameters
+    return f"SELECT * FROM ({' UNION ALL '.join(parts or [f'({_LIST}false)'])}) AS found{page}", parameters
 
 
 def _each(template: str, name: str, values: list[Any], parameters: dict[str, Any]) -> list[str]:

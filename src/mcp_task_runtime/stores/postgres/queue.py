@@ -15,7 +15,7 @@ from mcp_task_runtime.stores.postgres import _statements as statements
 from mcp_task_runtime.stores.postgres._database import Attempt, Database, DatabaseUser, NotYet, RetryError
 from mcp_task_runtime.stores.postgres._rows import answer_of, message_of, to_key, to_object, to_payload, to_text
 
-__all__ = ["PostgresTaskMessageQueue", "message_parameters"]
+__all__ = ["PostgresTaskMessageQueue", "message_parameters", "watch"]
 
 
 class PostgresTaskMessageQueue(DatabaseUser):
@@ -109,7 +109,7 @@ class PostgresTaskMessageQueue(DatabaseUser):
                 if has_expired or (had_task and not has_task):
                     raise TaskNotFoundError(task_id)
                 had_task = has_task
-                if is_watched or not _watch(attempt, parameters):
+                if is_watched or not watch(attempt, parameters):
                     return NotYet(expires_at, since)
 
         await self._database.wait("message", mailbox, look)
@@ -156,7 +156,7 @@ class PostgresTaskMessageQueue(DatabaseUser):
                 answer_type, answer, expires_at, is_watched = row
                 if answer_type is not None:
                     return answer_of(answer_type, answer)
-                if is_watched or not _watch(attempt, parameters):
+                if is_watched or not watch(attempt, parameters):
                     return NotYet(expires_at)
 
         return await self._database.wait("answer", mailbox, look)
@@ -184,7 +184,7 @@ def _message_with_key(attempt: Attempt, parameters: dict[str, Any]) -> QueuedMes
     return None if row is None else message_of(row[1:])
 
 
-def _watch(attempt: Attempt, parameters: dict[str, Any]) -> bool:
+def watch(attempt: Attempt, parameters: dict[str, Any]) -> bool:
     """Have this process notified of changes of the task; `False` if it was before, or there is no task."""
     attempt.count_write()
     return attempt.execute(statements.WATCH, parameters).rowcount > 0

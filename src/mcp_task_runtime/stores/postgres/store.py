@@ -53,7 +53,7 @@ from mcp_task_runtime.stores.postgres._rows import (
     to_text,
     utc,
 )
-from mcp_task_runtime.stores.postgres.queue import PostgresTaskMessageQueue, message_parameters
+from mcp_task_runtime.stores.postgres.queue import PostgresTaskMessageQueue, message_parameters, watch
 
 __all__ = ["PostgresTaskStore"]
 
@@ -242,13 +242,13 @@ class PostgresTaskStore(DatabaseUser):
 
         def look(attempt: Attempt) -> TaskRecord | NotYet:
             while True:
-                record = _get(task_id, attempt)
-                if record is None:
+                row = attempt.fetch(statements.LOOK_FOR_UPDATE, parameters)
+                if row is None:
                     raise TaskNotFoundError(task_id)
+                record = record_of(row)
                 if record.revision > after:
                     return record
-                attempt.count_write()
-                if not attempt.execute(statements.WATCH, parameters).rowcount:  # this look began as a watcher
+                if row[COLUMNS] or not watch(attempt, parameters):
                     return NotYet(record.task.expires_at)
                 # Look again: only changes from now on notify.
 

@@ -1,0 +1,345 @@
+"""PostgreSQL that goes away, loses replies, and whose clock others do not share: nothing healthy is lost (L12, L17)."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import datetime, timedelta, timezone, tzinfo
+from functools import partial
+from typing import Any, TypeAlias
+
+import anyio
+import psycopg
+import pytest
+from psycopg import sql
+
+from mcp_task_runtime.core import clock as clock_module
+from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
+from mcp_task_runtime.core.types import Fence, NewTask, Outcome, TaskRecord
+from mcp_task_runtime.errors import StoreUnavailableError, TaskNotFoundError
+from mcp_task_runtime.stores.postgres import PostgresTaskMessageQueue, PostgresTaskStore
+from mcp_task_runtime.testing import FakeClock
+from tests.stores.postgres_server import PostgresServer, Proxy, running_proxy
+
+PATIENCE = 30
+DONE = Outcome.completed({"content": []})
+YES = Answer.result({"action": "accept"})
+
+Open: TypeAlias = Callable[..., PostgresTaskStore]
+
+
+@pytest.fixture
+def proxy(postgres: PostgresServer) -> Iterator[Proxy]:
+    with running_proxy(postgres.url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def make(proxy: Proxy, schema: str) -> Open:
+    """Make stores that reach the server through the proxy."""
+    return partial(PostgresTaskStore, proxy.url, schema=schema)
+
+
+def question(key: str = "k") -> QueuedMessage:
+    return QueuedMessage.request(key, "elicitation/create", {"message": "?"})
+
+
+# --- a server that is away ---
+
+
+async def test_a_server_that_is_away_for_a_moment_is_waited_out_and_the_log_says_so_once(
+    make: Open, proxy: Proxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with make() as store:
+        ids = [(await store.create_task(NewTask(ttl_ms=60_000))).task_id for _ in range(20)]
+        caplog.clear()
+        ended: list[TaskRecord] = []
+
+        async def work(task_id: str) -> None:
+            for number in range(4):
+                await store.update_task(task_id, status_message=f"step {number}")
+                await anyio.sleep(0.05)
+            assert await store.ask(task_id, question()) is not None
+            assert await store.answer_all(task_id, {"k": YES}) == {"k"}
+            ended.append(await store.finish_task(task_id, DONE))
+
+        with anyio.fail_after(PATIENCE):
+            async with anyio.create_task_group() as group:
+                for task_id in ids:
+                    group.start_soon(work, task_id)
+                await anyio.sleep(0.1)
+                proxy.close()
+                await anyio.sleep(1.2)
+                assert store.statistics().is_unavailable
+                proxy.open()
+    assert {record.revision for record in ended} == {8}, "a change happened twice, or not at all"
+    assert len(ended) == 20
+    ours = [message for name, _, message in caplog.record_tuples if name != "asyncio"]
+    assert len(ours) == 2, ours
+    assert ours[0].endswith("cannot be reached")
+    assert " again, after 1." in ours[1]
+
+
+async def test_an_outage_fails_all_operations_in_time_and_logs_one_line(
+    make: Open, proxy: Proxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with make(timeout=1.0, max_connections=2) as store:
+        task_id = (await store.create_task(NewTask(ttl_ms=None))).task_id
+        proxy.close()
+        failed = 0
+
+        async def fail() -> None:
+            nonlocal failed
+            with pytest.raises(StoreUnavailableError, match="could not be reached"):
+                await store.get_task(task_id)
+            failed += 1
+
+        with anyio.fail_after(6):  # 200 of them, one after the other, would take two minutes
+            async with anyio.create_task_group() as group:
+                for _ in range(200):
+                    group.start_soon(fail)
+        assert failed == 200
+        proxy.open()
+        assert await store.get_task(task_id) is not None
+    assert len(caplog.records) == 2
+
+
+async def test_a_store_that_cannot_reach_its_server_at_start_says_where_it_looked(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    with anyio.fail_after(PATIENCE), pytest.raises(StoreUnavailableError) as refused:
+        await PostgresTaskStore("postgresql://ada:sesame@127.0.0.1:1/reports").__aenter__()
+    assert str(refused.value) == "PostgreSQL at 127.0.0.1:1 (database 'reports') could not be reached"
+    assert "sesame" not in str(refused.value.__cause__)
+    assert not [record for record in caplog.records if record.levelno >= logging.INFO]
+
+
+async def test_a_server_that_is_away_when_a_store_is_first_used_is_waited_for(make: Open, proxy: Proxy) -> None:
+    store = make()
+    proxy.close()
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as group:
+            group.start_soon(store.create_task, NewTask(ttl_ms=None, task_id="a"))
+            await anyio.sleep(0.3)
+            proxy.open()
+        assert await store.get_task("a") is not None
+        await store.aclose()
+
+
+async def test_a_wait_that_begins_in_an_outage_is_waited_out(make: Open, proxy: Proxy) -> None:
+    async with make() as store:
+        await store.create_task(NewTask(ttl_ms=None, task_id="a"))
+        proxy.close()
+        with anyio.fail_after(PATIENCE):
+            async with anyio.create_task_group() as group:
+                group.start_soon(partial(store.wait_for_update, "a", after=1))
+                await anyio.sleep(0.3)
+                proxy.open()
+                await store.update_task("a")
+
+
+async def test_an_operation_that_is_cancelled_in_an_outage_ends(make: Open, proxy: Proxy) -> None:
+    async with make(timeout=60) as store:
+        proxy.close()
+        with anyio.fail_after(PATIENCE), anyio.move_on_after(0.3) as scope:
+            await store.get_task("a")
+        assert scope.cancelled_caught
+
+
+# --- a connection that breaks in the middle ---
+
+
+@pytest.mark.parametrize(
+    "how", ["update", "finish", "claim", "ask", "delete", "step", "create", "enqueue", "answer", "renew", "clear"]
+)
+async def test_a_change_whose_reply_is_lost_happens_once_and_is_reported(how: str, make: Open, proxy: Proxy) -> None:
+    async with make() as store:
+        queue = store.message_queue
+        made = await store.create_task(NewTask(ttl_ms=None, task_id="a", worker="w", lease_ms=60_000))
+        lost = await store.create_task(NewTask(ttl_ms=None, task_id="b", worker="w", lease_ms=0))
+        fence = Fence("w", 1)
+        await queue.enqueue("mailbox", question())
+        changes: dict[str, Callable[[], Awaitable[Any]]] = {
+            "update": partial(store.update_task, "a", status_message="on"),
+            "finish": partial(store.finish_task, "a", DONE, fence=fence),
+            "claim": partial(store.claim_task, "b", worker="v", lease_ms=60_000),
+            "ask": partial(store.ask, "a", question(), fence=fence),
+            "delete": partial(store.delete_task, "a"),
+            "step": partial(store.record_step, "a", "s", "1", fence=fence),
+            "create": partial(store.create_task, NewTask(ttl_ms=None, task_id="c")),
+            "enqueue": partial(queue.enqueue, "a", question()),
+            "answer": partial(queue.answer, "mailbox", "k", YES),
+            "renew": partial(store.renew_leases, "w", ["a"], lease_ms=90_000),
+            "clear": partial(queue.clear, "mailbox"),
+        }
+        proxy.lose_reply()
+        with anyio.fail_after(PATIENCE):
+            came = await changes[how]()
+        assert proxy.has_lost_reply
+        record = await store.get_task("a")
+        if how in ("update", "finish", "ask"):
+            assert came == record
+            assert came.revision == made.revision + 1
+        elif how == "claim":
+            assert came == await store.get_task("b")
+            assert (came.revision, came.lease.fence) == (lost.revision + 1, Fence("v", 2))
+        elif how == "create":
+            assert came == await store.get_task("c")
+        elif how == "step":
+            assert came == "1"
+            assert await store.read_steps("a") == {"s": "1"}
+        elif how == "enqueue":
+            assert came is True
+            assert await queue.outstanding("a") == (question(),)
+        elif how == "answer":
+            assert came is True
+            assert await queue.wait_for_answer("mailbox", "k") == YES
+        elif how == "delete":
+            assert came is True
+            assert record is None
+        elif how == "renew":
+            assert came == {"a"}
+        else:
+            with pytest.raises(TaskNotFoundError):
+                await queue.wait_for_answer("mailbox", "k")
+
+
+@pytest.mark.parametrize("number", range(1, 6))
+async def test_answers_whose_reply_is_lost_at_any_step_are_taken_once(number: int, make: Open, proxy: Proxy) -> None:
+    async with make() as store:
+        await store.create_task(NewTask(ttl_ms=None, task_id="a"))
+        for key in ("k", "other"):
+            await store.ask("a", question(key))
+        proxy.lose_reply(number)
+        with anyio.fail_after(PATIENCE):
+            assert await store.answer_all("a", {"k": YES, "other": YES, "unknown": YES}) == {"k", "other"}
+        assert proxy.has_lost_reply
+        record = await store.get_task("a")
+        assert record is not None
+        assert (record.revision, record.status) == (4, "working")
+        assert await store.answer_all("a", {"k": YES}) == frozenset()
+
+
+async def test_a_change_whose_connection_is_cut_while_the_server_works_on_it_happens_once(
+    make: Open, postgres: PostgresServer, schema: str
+) -> None:
+    async with make() as store:
+        await store.create_task(NewTask(ttl_ms=None, task_id="a"))
+        lock = sql.SQL("SELECT FROM {}.tasks FOR UPDATE").format(sql.Identifier(schema))
+        with psycopg.connect(postgres.url) as connection:
+            connection.execute(lock)
+            with anyio.fail_after(PATIENCE):
+                async with anyio.create_task_group() as group:
+                    group.start_soon(partial(store.update_task, "a", status_message="on"))
+                    blocked = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+                    while not postgres.execute(blocked):  # noqa: ASYNC110 - another process
+                        await anyio.sleep(0.02)
+                    assert postgres.cut_connections() >= 1
+                    connection.rollback()
+        record = await store.get_task("a")
+        assert record is not None
+        assert (record.revision, record.task.status_message) == (2, "on")
+
+
+async def test_a_message_whose_removal_may_have_happened_is_not_removed_twice(make: Open, proxy: Proxy) -> None:
+    async with make() as store:
+        notes = [QueuedMessage.notification("notifications/message", {"n": number}) for number in range(3)]
+        for note in notes:
+            await store.message_queue.enqueue("a", note)
+        proxy.lose_reply()
+        with pytest.raises(StoreUnavailableError):
+            await store.message_queue.dequeue("a")
+        assert await store.message_queue.dequeue("a") == notes[1]
+
+
+# --- clocks ---
+
+
+class SkewedDatetime(datetime):
+    """A wall clock that a test sets."""
+
+    ahead = timedelta(0)
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+        return datetime.now(tz) + cls.ahead
+
+
+@pytest.fixture
+def set_wall_clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[timedelta], None]]:
+    """Return what sets this machine's wall clock ahead, as Python sees it."""
+    real = time.time_ns
+
+    def set_ahead(ahead: timedelta) -> None:
+        SkewedDatetime.ahead = ahead
+
+    monkeypatch.setattr(clock_module, "datetime", SkewedDatetime)
+    monkeypatch.setattr(time, "time_ns", lambda: real() + SkewedDatetime.ahead // timedelta(microseconds=1) * 1_000)
+    yield set_ahead
+    SkewedDatetime.ahead = timedelta(0)
+
+
+@pytest.mark.parametrize("ahead", [timedelta(seconds=20), timedelta(hours=1), timedelta(hours=-1)])
+async def test_a_process_whose_clock_is_wrong_ends_no_work_and_stamps_no_wrong_time(
+    make: Open, set_wall_clock: Callable[[timedelta], None], ahead: timedelta
+) -> None:
+    async with make() as store:
+        healthy = await store.create_task(NewTask(ttl_ms=50_000, worker="one", lease_ms=15_000))
+        set_wall_clock(ahead)
+        async with make() as wrong:
+            assert await wrong.list_lapsed() == ()
+            assert await wrong.claim_task(healthy.task_id, worker="two", lease_ms=15_000) is None
+            assert await wrong.get_task(healthy.task_id) == healthy
+            assert await wrong.wait_for_update(healthy.task_id, after=0) == healthy
+            theirs = await wrong.create_task(NewTask(ttl_ms=50_000, worker="two", lease_ms=15_000))
+            changed = await wrong.update_task(healthy.task_id, status_message="on")
+            assert await wrong.renew_leases("two", [theirs.task_id], lease_ms=15_000) == {theirs.task_id}
+            lapsing = await wrong.create_task(NewTask(ttl_ms=None, worker="two", lease_ms=15_000))
+            await wrong.drop_leases("two", [lapsing.task_id], lapse=True)
+            ended = await wrong.finish_task(theirs.task_id, DONE)
+            for clock in (store.clock, wrong.clock):
+                assert abs(clock.now() - SkewedDatetime.now(timezone.utc) + ahead) < timedelta(seconds=5)
+        now = store.clock.now()
+        assert [record.task_id for record in await store.list_lapsed()] == [lapsing.task_id]
+        for record in (theirs, changed, ended):
+            assert abs(record.task.last_updated_at - now) < timedelta(seconds=5)
+        read = await store.get_task(lapsing.task_id)
+        assert read is not None
+        assert read.lease is not None
+        assert abs(read.lease.expires_at - now) < timedelta(seconds=5)
+
+
+async def test_a_task_expires_by_the_servers_clock_and_its_waiters_wake(make: Open) -> None:
+    async with make() as store:
+        created = await store.create_task(NewTask(ttl_ms=300))
+        with anyio.fail_after(PATIENCE), pytest.raises(TaskNotFoundError):
+            await store.wait_for_update(created.task_id, after=1)
+        assert await store.get_task(created.task_id) is None
+        assert created.task.expires_at is not None
+        assert store.clock.now() >= created.task.expires_at
+
+
+async def test_an_injected_clock_replaces_the_servers(make: Open) -> None:
+    clock = FakeClock()
+    async with make(clock=clock) as store, make() as other:
+        assert store.clock is clock
+        created = await store.create_task(NewTask(ttl_ms=60_000, worker="w", lease_ms=1_000))
+        assert created.task.created_at == clock.now()
+        clock.advance(1)
+        assert await store.list_lapsed() == (created,)
+        clock.advance(59)
+        assert await store.get_task(created.task_id) is None
+        assert other.clock is not clock
+
+
+def test_all_durable_stores_have_one_timeout() -> None:
+    import inspect
+
+    from mcp_task_runtime.stores.redis import RedisTaskStore
+    from mcp_task_runtime.stores.sqlite import SQLiteTaskStore
+
+    for store in (PostgresTaskStore, PostgresTaskMessageQueue, RedisTaskStore, SQLiteTaskStore):
+        assert inspect.signature(store).parameters["timeout"].default == 5.0, store
