@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from importlib import metadata
 from pathlib import Path
 from zipfile import ZipFile
@@ -47,9 +48,23 @@ def test_the_wheel_holds_the_whole_package_its_types_and_its_licence(tmp_path: P
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=120)
     (wheel,) = tmp_path.glob("*.whl")
     names = set(ZipFile(wheel).namelist())
-    modules = {path.relative_to(PACKAGE.parent).as_posix() for path in PACKAGE.rglob("*.py")}
+    modules = {path.relative_to(PACKAGE.parent).as_posix() for path in _sources()}
     assert {name for name in names if ".dist-info/" not in name} == modules | {"mcp_task_runtime/py.typed"}
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+
+
+def test_the_source_archive_holds_the_whole_package(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as members:
+        names = {name.partition("/")[2] for name in members.getnames()}
+    assert {path.relative_to(ROOT).as_posix() for path in _sources()} <= names
+
+
+def _sources() -> list[Path]:
+    """Return the modules of the package, and the scripts that run inside Redis."""
+    return [*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.lua")]
 
 
 def test_every_public_name_can_be_imported() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,11 +29,13 @@ _KEEPING = ("--appendonly", "yes", "--appendfsync", "always")
 class RedisServer:
     """A running server."""
 
-    def __init__(self, url: str, folder: str | None = None, options: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, url: str, folder: str | None = None, options: tuple[str, ...] = (), password: str | None = None
+    ) -> None:
         self.url = url
         parts = urlsplit(url)
         self.host, self.port = parts.hostname or "127.0.0.1", parts.port or 6379
-        self.client = redis.Redis.from_url(url)
+        self.client = redis.Redis.from_url(url, password=password)
         self._folder = folder
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
@@ -64,6 +68,16 @@ class RedisServer:
         self._process.wait()
         self._process = None
 
+    def pause(self) -> None:
+        """Stop it from doing anything, while connections to it stay open."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on after `pause`."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
     def stop(self) -> None:
         """End it, if it runs."""
         if self._process is not None:
@@ -81,7 +95,7 @@ class RedisServer:
             self.client.client_kill_filter(_type=kind, skipme=True)
 
     def connections(self) -> int:
-        """Return how many connections there are beside this object's own."""
+        """Return how many connections there are, without this object's own."""
         return len(self.client.client_list()) - 1
 
     def keys(self, prefix: str = "") -> list[str]:
@@ -116,10 +130,10 @@ def _free_port() -> int:
 
 
 @contextmanager
-def own_server(*options: str) -> Iterator[RedisServer]:
+def own_server(*options: str, password: str | None = None) -> Iterator[RedisServer]:
     """Run a server of our own."""
     with tempfile.TemporaryDirectory(prefix="mcp-task-runtime-") as folder:
-        server = RedisServer(f"redis://127.0.0.1:{_free_port()}", folder, options)
+        server = RedisServer(f"redis://127.0.0.1:{_free_port()}", folder, options, password)
         server.start()
         try:
             yield server
@@ -198,6 +212,45 @@ def running_cluster(size: int = 3) -> Iterator[Nodes]:
 def _knows_all(node: RedisServer, size: int) -> bool:
     info = node.cluster("INFO")
     return all(line.encode() in info for line in ("cluster_state:ok", f"cluster_size:{size}", "slots_assigned:16384"))
+
+
+class Tunnel:
+    """A way to a server that can lose what the server says."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.loses_next_reply = False
+
+    async def carry(self, source: ByteStream, target: ByteStream, *, is_reply: bool) -> None:
+        """Pass data on until there is no more; lose a reply with its connection if that is wanted."""
+        try:
+            while True:
+                data = await source.receive()
+                if is_reply and self.loses_next_reply:
+                    self.loses_next_reply = False
+                    break
+                await target.send(data)
+        except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            pass
+        await source.aclose()
+        await target.aclose()
+
+
+@asynccontextmanager
+async def losing(server: RedisServer) -> AsyncIterator[Tunnel]:
+    """Yield a way to the server that loses a reply when told to."""
+    tunnel = Tunnel()
+
+    async def handle(near: ByteStream) -> None:
+        async with near, await anyio.connect_tcp(server.host, server.port) as far, anyio.create_task_group() as group:
+            group.start_soon(partial(tunnel.carry, near, far, is_reply=False))
+            group.start_soon(partial(tunnel.carry, far, near, is_reply=True))
+
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as group:
+        group.start_soon(listener.serve, handle)
+        tunnel.url = f"redis://127.0.0.1:{listener.extra(SocketAttribute.local_port)}"
+        yield tunnel
+        group.cancel_scope.cancel()
 
 
 @asynccontextmanager

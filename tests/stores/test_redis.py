@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import logging
 import statistics
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from functools import partial
+from hashlib import sha1
 from itertools import product
 from secrets import token_hex
 from typing import Any, get_args
@@ -19,12 +21,28 @@ import coredis
 import coredis.exceptions
 import pytest
 
+from mcp_task_runtime.core.clock import SystemClock
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
 from mcp_task_runtime.core.resolver import Resolver
 from mcp_task_runtime.core.store import TaskLeases, TaskStore
 from mcp_task_runtime.core.transitions import TERMINAL_STATUSES, TRANSITIONS, finish_record, update_record
-from mcp_task_runtime.core.types import Lease, NewTask, Outcome, TaskRecord, TaskRequest, TaskStatus
+from mcp_task_runtime.core.types import (
+    Fence,
+    Lease,
+    NewTask,
+    Outcome,
+    Progress,
+    Task,
+    TaskEvent,
+    TaskFilter,
+    TaskRecord,
+    TaskRequest,
+    TaskStatus,
+)
 from mcp_task_runtime.errors import (
+    InvalidCursorError,
+    InvalidTransitionError,
+    LeaseLostError,
     SchemaVersionError,
     StoreClosedError,
     StoreError,
@@ -33,7 +51,6 @@ from mcp_task_runtime.errors import (
     TaskNotFoundError,
 )
 from mcp_task_runtime.stores.redis import RedisTaskMessageQueue, RedisTaskStore
-from mcp_task_runtime.stores.redis import _connections as redis_link
 from mcp_task_runtime.stores.redis._scripts import FOLLOWS, UPDATES
 from mcp_task_runtime.testing.checks.bench import Capability, Check
 from mcp_task_runtime.testing.checks.questions import QUESTION_CHECKS, TaskBackend
@@ -42,7 +59,16 @@ from mcp_task_runtime.testing.checks.store import STORE_CHECKS
 from mcp_task_runtime.testing.clock import FakeClock
 from mcp_task_runtime.testing.machine.machine import check_task_store_machine
 from tests.stores.profile import PROFILE
-from tests.stores.redis_server import Nodes, RedisServer, distant, keeping_server, running_cluster, running_server
+from tests.stores.redis_server import (
+    Nodes,
+    RedisServer,
+    distant,
+    keeping_server,
+    losing,
+    own_server,
+    running_cluster,
+    running_server,
+)
 
 CAPABILITIES: tuple[Capability, ...] = ("durable", "listing", "mailbox", "shared")
 
@@ -268,7 +294,7 @@ async def test_the_stored_form_of_a_task_is_pinned(server: RedisServer, prefix: 
         mark = task.pop(b"mark")
         assert task.pop(b"op") == mark
         created = {
-            b"v": b"1",
+            b"v": b"2",
             b"task_id": b"T-1",
             b"status": b"working",
             b"created_at": b"1767225600000000",
@@ -277,8 +303,10 @@ async def test_the_stored_form_of_a_task_is_pinned(server: RedisServer, prefix: 
             b"poll_interval_ms": b"250",
             b"revision": b"1",
             b"owner": b"ada",
+            b"owner_tag": b"5c6c9e98c77d163d144c5231025082c7ae81deef",
             b"retention_ms": b"90000",
-            b"request": '["tools/call","report","{\\"topic\\":\\"Zürich\\"}",7,true]'.encode(),
+            b"name": b"report",
+            b"request": '["tools/call","report","{\\"topic\\":\\"Zürich\\"}",7,true,3,"{}",null]'.encode(),
             b"client_capabilities": b'{"sampling":{}}',
             b"worker": b"w",
             b"lease_expires_at": b"1767225610000000",
@@ -294,6 +322,15 @@ async def test_the_stored_form_of_a_task_is_pinned(server: RedisServer, prefix: 
         assert server.client.zrange(f"{prefix}:{{leases:}}", 0, -1, withscores=True) == [
             (b"T-1", 1_767_225_610_000_000)
         ]
+        search = f"{prefix}:{{search:}}:"
+        entry = b"T-1 report " + sha1(b"ada").hexdigest()[:12].encode()
+        place = [(entry, 1_767_225_600_000_000)]
+        assert server.client.zrange(f"{search}all", 0, -1, withscores=True) == place
+        assert server.client.zrange(f"{search}working:report", 0, -1, withscores=True) == place
+        assert server.client.zrange(f"{search}owner:{entry[-12:].decode()}", 0, -1, withscores=True) == place
+        assert server.client.zrange(f"{search}expiry", 0, -1, withscores=True) == [(entry, expiry)]
+        assert server.client.zrange(f"{search}ids", 0, -1, withscores=True) == [(b"T-1\0" + entry, 0)]
+        assert server.client.hgetall(f"{search}names") == {b"report": b"report"}
         clock.advance(1)
         await store.finish_task("T-1", Outcome.failed("no", code=-32_001))
         task = server.client.hgetall(f"{prefix}:{{T-1}}:task")
@@ -311,6 +348,9 @@ async def test_the_stored_form_of_a_task_is_pinned(server: RedisServer, prefix: 
             del created[name]
         assert task == created | ended
         assert server.client.zrange(f"{prefix}:{{leases:}}", 0, -1) == []
+        assert server.client.zrange(f"{search}working:report", 0, -1) == []
+        assert server.client.zrange(f"{search}failed:report", 0, -1, withscores=True) == place
+        assert server.client.lrange(f"{prefix}:{{T-1}}:events", 0, -1) == [b"1767225601000000 failed no"]
 
 
 async def test_the_stored_form_of_a_mailbox_is_pinned(server: RedisServer, prefix: str, clock: FakeClock) -> None:
@@ -330,50 +370,644 @@ async def test_the_stored_form_of_a_mailbox_is_pinned(server: RedisServer, prefi
 
 
 async def test_what_a_later_version_stored_is_refused_and_left_alone(
-    server: RedisServer, prefix: str, clock: FakeClock
+    server: RedisServer, prefix: str, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """L13: it hurts no other task either: lists and renewals leave it out, with one log line."""
     async with RedisTaskStore(server.url, clock=clock, prefix=prefix) as store:
         task_id = (await store.create_task(NewTask(ttl_ms=None, owner="ada", worker="w", lease_ms=1))).task_id
+        other = await store.create_task(NewTask(ttl_ms=None, owner="ada", worker="w", lease_ms=1))
         key = f"{prefix}:{{{task_id}}}:task"
-        server.client.hset(key, "v", 2)
+        server.client.hset(key, "v", 3)
         before = server.client.hgetall(key)
         clock.advance(1)
         for operation in (
-            store.get_task(task_id),
-            store.get_result(task_id),
-            store.update_task(task_id, status_message="x"),
-            store.finish_task(task_id, DONE),
-            store.delete_task(task_id),
-            store.wait_for_update(task_id, after=0),
-            store.create_task(NewTask(ttl_ms=None, task_id=task_id)),
-            store.list_tasks(owner="ada"),
-            store.list_lapsed(),
-            store.claim_task(task_id, worker="v", lease_ms=1),
-            store.renew_leases("w", [task_id], lease_ms=1),
-            store.drop_leases("w", [task_id], lapse=True),
-            store.message_queue.enqueue(task_id, NOTE),
+            lambda: store.get_task(task_id),
+            lambda: store.get_view(task_id),
+            lambda: store.get_result(task_id),
+            lambda: store.get_history(task_id),
+            lambda: store.read_steps(task_id),
+            lambda: store.update_task(task_id, status_message="x"),
+            lambda: store.finish_task(task_id, DONE),
+            lambda: store.ask(task_id, QUESTION),
+            lambda: store.answer_all(task_id, {"k": YES}),
+            lambda: store.delete_task(task_id),
+            lambda: store.wait_for_update(task_id, after=0),
+            lambda: store.create_task(NewTask(ttl_ms=None, task_id=task_id)),
+            lambda: store.claim_task(task_id, worker="v", lease_ms=1),
+            lambda: store.message_queue.enqueue(task_id, NOTE),
         ):
             with pytest.raises(SchemaVersionError) as caught:
-                await operation
-            assert (caught.value.found, caught.value.supported) == (2, 1)
+                await operation()
+            assert (caught.value.found, caught.value.supported) == (3, 2)
+        assert not caplog.records
+        lapsed = await store.list_lapsed()
+        assert [record.task_id for record in lapsed] == [other.task_id]
+        assert (await store.list_tasks(owner="ada")).records == lapsed
+        assert await store.renew_leases("w", [task_id, other.task_id], lease_ms=1) == {other.task_id}
+        await store.drop_leases("w", [task_id, other.task_id], lapse=True)
+        assert len(caplog.records) == 1
         assert server.client.hgetall(key) == before
         server.client.rpush(f"{prefix}:{{other}}:queue", b'[2,"notification","m","{}",null]')
         with pytest.raises(SchemaVersionError):
             await store.message_queue.peek("other")
 
 
-async def test_what_cannot_be_read_is_a_store_error(server: RedisServer, prefix: str, clock: FakeClock) -> None:
+OLD = """
+v=1 mark=m.1.1 op=m.1.1 task_id=T-1 status=input_required status_message=asked created_at={0} last_updated_at={0}
+ttl_ms=60000 poll_interval_ms=250 revision=2 owner=ada retention_ms=90000
+request=["tools/call","report","{{\\"n\\":1}}",7,true] worker=w lease_expires_at={1} attempt=1
+"""
+
+
+async def test_what_version_1_stored_is_read_changed_and_found(
+    server: RedisServer, prefix: str, clock: FakeClock
+) -> None:
+    now = 1_767_225_600_000_000
+    for pair in OLD.format(now, now + 1_000_000).split():
+        field, _, value = pair.partition("=")
+        server.client.hset(f"{prefix}:{{T-1}}:task", field, value)
+    question = b'[1,"request","elicitation/create","{\\"message\\":\\"Sure?\\"}","k"]'
+    server.client.rpush(f"{prefix}:{{T-1}}:asked", question)
+    server.client.rpush(f"{prefix}:{{T-1}}:queue", question)
+    server.client.hset(f"{prefix}:{{T-1}}:answers", "kk", b"qm.1.2 " + question)
+    owner = f"{prefix}:{{owner:5c6c9e98c77d163d144c5231025082c7ae81deef}}:"
+    server.client.zadd(f"{owner}tasks", {"m.1.1 T-1": now})
+    server.client.zadd(f"{owner}expiry", {"m.1.1 T-1": now + 150_001_000})
+    server.client.zadd(f"{prefix}:{{leases:}}", {"T-1": now + 1_000_000})
     async with RedisTaskStore(server.url, clock=clock, prefix=prefix) as store:
+        view = await store.get_view("T-1")
+        assert view is not None
+        assert view.record == TaskRecord(
+            Task("T-1", "input_required", "asked", clock.now(), clock.now(), 60_000, 250),
+            2,
+            "ada",
+            90_000,
+            TaskRequest("tools/call", "report", '{"n":1}', 7, True),
+            lease=Lease("w", clock.now() + timedelta(seconds=1), 1),
+        )
+        assert view.questions == (QUESTION,)
+        assert (await store.list_tasks(owner="ada")).records == (view.record,)
+        assert [event.kind for event in await store.get_history("T-1")] == ["created"]
+        assert await store.read_steps("T-1") == {}
+        assert (await store.search_tasks(TaskFilter())).records == ()
+        assert await store.answer_all("T-1", {"k": YES}) == {"k"}
+        assert await store.message_queue.wait_for_answer("T-1", "k") == YES
+        assert [record.task_id for record in (await store.search_tasks(TaskFilter())).records] == ["T-1"]
+        assert (await store.count_tasks()).by_status_and_name == {("working", "report"): 1}
+        extended = await store.update_task("T-1", ttl_ms=120_000, progress=Progress(1, 2, "half"))
+        assert (extended.task.ttl_ms, extended.progress) == (120_000, Progress(1, 2, "half"))
+        clock.advance(1)
+        claimed = await store.claim_task("T-1", worker="v", lease_ms=1_000)
+        assert claimed is not None
+        assert claimed.lease is not None
+        assert claimed.lease.attempt == 2
+        assert await store.record_step("T-1", "a", "1", fence=claimed.lease.fence) == "1"
+        ended = await store.finish_task("T-1", DONE, fence=claimed.lease.fence)
+        assert (ended.outcome, ended.request) == (DONE, view.record.request)
+        assert (await store.count_tasks()).by_status_and_name == {("completed", "report"): 1}
+        assert await store.delete_task("T-1")
+        await eventually(lambda: server.keys(prefix) == [])
+
+
+DAMAGE: dict[str, bytes] = {
+    "v": b"one",
+    "task_id": b"\xff",
+    "status": b"lost",
+    "status_message": b"\xff\xfe",
+    "created_at": b"long ago",
+    "last_updated_at": b"9" * 40,
+    "ttl_ms": b"",
+    "poll_interval_ms": b"\x00",
+    "revision": b"many",
+    "owner": b"\xed\xa0\x80",
+    "retention_ms": b"0x",
+    "request": b'["tools/call"',
+    "client_capabilities": b"{",
+    "outcome": b"[" * 1_000,
+    "worker": b"\x80",
+    "lease_expires_at": b"soon",
+    "attempt": b"-",
+    "progress": b"[1]",
+}
+
+
+@pytest.mark.parametrize("field", DAMAGE)
+async def test_a_damaged_field_is_a_store_error_and_hurts_that_task_alone(
+    server: RedisServer, prefix: str, clock: FakeClock, caplog: pytest.LogCaptureFixture, field: str
+) -> None:
+    """L13, with one log line of the lists that leave the task out."""
+    async with RedisTaskStore(server.url, clock=clock, prefix=prefix) as store:
+        tasks = [
+            (await store.create_task(NewTask(ttl_ms=60_000, owner="ada", worker="w", lease_ms=1_000))).task_id
+            for _ in range(3)
+        ]
+        if field == "outcome":
+            await store.finish_task(tasks[1], DONE)
+        key = f"{prefix}:{{{tasks[1]}}}:task"
+        server.client.hset(key, field, DAMAGE[field])
+        for operation in (store.get_task, store.get_view, store.get_result, partial(store.wait_for_update, after=0)):
+            with pytest.raises(StoreError) as caught:
+                await operation(tasks[1])
+            assert not isinstance(caught.value, ValueError)
+        left = [tasks[0], tasks[2]]
+        assert [record.task_id for record in (await store.list_tasks(owner="ada")).records] == left
+        assert [record.task_id for record in (await store.search_tasks(TaskFilter())).records] == left[::-1]
+        assert set(left) <= await store.renew_leases("w", tasks, lease_ms=1_000)
+        clock.advance(1)
+        for _ in range(2):
+            lapsed = {record.task_id for record in await store.list_lapsed()}
+            assert lapsed - set(left) <= ({tasks[1]} if field == "lease_expires_at" else set())  # renewing mends it
+            assert lapsed >= set(left)
+        assert [record.levelname for record in caplog.records] == ["ERROR"]
+        for task_id in left:
+            assert (await store.finish_task(task_id, DONE)).outcome == DONE
+
+
+async def test_keys_of_another_kind_are_a_store_error_and_hurt_that_task_alone(
+    server: RedisServer, prefix: str, clock: FakeClock
+) -> None:
+    async with RedisTaskStore(server.url, clock=clock, prefix=prefix) as store:
+        queue = store.message_queue
+        lost, kept = [
+            (await store.create_task(NewTask(ttl_ms=None, owner="ada", worker="w", lease_ms=1_000))).task_id
+            for _ in range(2)
+        ]
+        for kind in ("task", "asked", "answers", "queue", "events", "steps"):
+            server.client.delete(f"{prefix}:{{{lost}}}:{kind}")
+            server.client.set(f"{prefix}:{{{lost}}}:{kind}", "of another kind")
+        for operation in (
+            lambda: store.get_task(lost),
+            lambda: store.get_view(lost),
+            lambda: store.update_task(lost),
+            lambda: store.finish_task(lost, DONE),
+            lambda: store.ask(lost, QUESTION),
+            lambda: store.answer_all(lost, {"k": YES}),
+            lambda: queue.outstanding(lost),
+            lambda: queue.wait_for_answer(lost, "k"),
+        ):
+            with pytest.raises(StoreError) as caught:
+                await operation()
+            assert isinstance(caught.value.__cause__, coredis.exceptions.ResponseError)
+            assert not isinstance(caught.value, StoreUnavailableError)
+        assert [record.task_id for record in (await store.list_tasks(owner="ada")).records] == [kept]
+        assert await store.renew_leases("w", [lost, kept], lease_ms=1_000) == {kept}
+
+
+@pytest.mark.parametrize("state", [b"q1", b"a1.1 [1", b'a1.1 [1,"lost"]', b'a1.1 [1,"result","{"]', b"a1.1 \xff", b""])
+async def test_a_damaged_mailbox_is_a_store_error(server: RedisServer, prefix: str, state: bytes) -> None:
+    async with RedisTaskStore(server.url, prefix=prefix) as store:
+        task_id = (await store.create_task(NewTask(ttl_ms=60_000))).task_id
+        await store.ask(task_id, QUESTION)
+        if not state.startswith(b"q"):
+            server.client.hset(f"{prefix}:{{{task_id}}}:answers", "kk", state)
+            with pytest.raises(StoreError) as caught:
+                await store.message_queue.wait_for_answer(task_id, "k")
+            assert not isinstance(caught.value, ValueError)
+        server.client.delete(f"{prefix}:{{{task_id}}}:asked")
+        server.client.rpush(f"{prefix}:{{{task_id}}}:asked", state[5:])
+        for operation in (store.get_view, store.message_queue.outstanding):
+            with pytest.raises(StoreError) as caught:
+                await operation(task_id)
+            assert not isinstance(caught.value, ValueError)
+        assert (await store.finish_task(task_id, DONE)).outcome == DONE
+
+
+# --- what the server decides ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def wrong_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[timedelta], None]:
+    """Return what sets this machine's wall clock wrong."""
+    wall, wall_ns = SystemClock.now, time.time_ns
+
+    def set_wrong(by: timedelta) -> None:
+        monkeypatch.setattr(SystemClock, "now", lambda self: wall(self) + by)
+        monkeypatch.setattr(time, "time_ns", lambda: wall_ns() + int(by.total_seconds() * 1e9))
+
+    return set_wrong
+
+
+def server_time(server: RedisServer) -> datetime:
+    seconds, micros = server.client.time()
+    return datetime.fromtimestamp(seconds, timezone.utc) + timedelta(microseconds=micros)
+
+
+@pytest.mark.parametrize("hours", [-1, 20 / 3600, 1])
+async def test_a_wrong_clock_ends_no_work(
+    server: RedisServer, prefix: str, wrong_clock: Callable[[timedelta], None], hours: float
+) -> None:
+    """L17: neither of a process that began with it nor of one whose clock jumps."""
+    async with RedisTaskStore(server.url, prefix=prefix) as right:
+        record = await right.create_task(NewTask(ttl_ms=30_000, worker="a", lease_ms=10_000))
+        wrong_clock(timedelta(hours=hours))
+        async with RedisTaskStore(server.url, prefix=prefix) as wrong:
+            for store in (right, wrong):
+                assert abs(store.clock.now() - server_time(server)) < timedelta(seconds=1)
+                assert await store.get_task(record.task_id) == record
+                assert await store.list_lapsed() == ()
+                assert await store.claim_task(record.task_id, worker="b", lease_ms=10_000) is None
+                made = await store.create_task(NewTask(ttl_ms=30_000, worker="c", lease_ms=10_000))
+                assert abs(made.task.created_at - server_time(server)) < timedelta(seconds=1)
+                changed = await store.update_task(made.task_id, status_message="on")
+                assert made.task.last_updated_at <= changed.task.last_updated_at <= server_time(server)
+                assert await store.renew_leases("c", [made.task_id], lease_ms=10_000) == {made.task_id}
+                renewed = await right.get_task(made.task_id)
+                assert renewed is not None
+                assert renewed.lease is not None
+                left = renewed.lease.expires_at - server_time(server)
+                assert timedelta(seconds=8) < left <= timedelta(seconds=10)
+                with store.clock.move_on_at(server_time(server) + timedelta(milliseconds=20)), anyio.fail_after(5):
+                    await anyio.sleep_forever()
+
+
+async def test_tasks_expire_and_leases_lapse_by_the_servers_time(
+    server: RedisServer, prefix: str, wrong_clock: Callable[[timedelta], None]
+) -> None:
+    wrong_clock(timedelta(hours=-1))
+    async with RedisTaskStore(server.url, prefix=prefix) as store:
+        record = await store.create_task(NewTask(ttl_ms=200, worker="a", lease_ms=50))
+        with anyio.fail_after(5):
+            while not await store.list_lapsed():  # noqa: ASYNC110 - a lease that lapses tells of no event
+                await anyio.sleep(0.01)
+            with pytest.raises(TaskNotFoundError):
+                await store.wait_for_update(record.task_id, after=1)
+        assert await store.get_task(record.task_id) is None
+        assert server_time(server) >= record.task.created_at + timedelta(milliseconds=200)
+
+
+async def test_an_injected_clock_replaces_the_servers_time(server: RedisServer, prefix: str, clock: FakeClock) -> None:
+    async with RedisTaskStore(server.url, clock=clock, prefix=prefix) as store:
+        record = await store.create_task(NewTask(ttl_ms=1_000, worker="a", lease_ms=500))
+        assert store.clock is clock
+        assert record.task.created_at == clock.now()
+        clock.advance(0.5)
+        assert await store.list_lapsed() == (record,)
+        clock.advance(0.5)
+        assert await store.get_task(record.task_id) is None
+
+
+# --- what cannot be read back --------------------------------------------------------------------------
+
+LONE = "a\ud800"
+DEEP = "[" * 1_000 + "]" * 1_000
+LONG = "9" * 5_000
+
+
+async def test_what_could_not_be_read_back_is_refused_and_changes_nothing(
+    server: RedisServer, prefix: str, clock: FakeClock
+) -> None:
+    """L4: lone surrogates, JSON that is too deep and integers that are too long."""
+    async with RedisTaskStore(server.url, clock=clock, prefix=prefix) as store:
+        queue = store.message_queue
+        record = await store.create_task(NewTask(ttl_ms=None, worker="w", task_id="T"))
+        assert record.lease is not None
+        fence = record.lease.fence
+        asked = await store.ask("T", QUESTION)
+        before = server.client.hgetall(f"{prefix}:{{T}}:task"), server.keys(prefix)
+        refused: list[Callable[[], Awaitable[Any]]] = [
+            lambda: store.update_task("T", status_message=LONE),
+            lambda: store.update_task("T", progress=Progress(1, None, LONE)),
+            lambda: store.update_task("T", progress=Progress(float("nan"))),
+            lambda: store.update_task("T", progress=Progress(1, float("inf"))),
+            lambda: store.update_task("T", progress=Progress(10**400)),
+            lambda: store.finish_task("T", Outcome("cancelled", None, LONE)),
+            lambda: store.claim_task("T", worker=LONE, lease_ms=1),
+            lambda: store.ask("T", QueuedMessage("request", LONE, "{}", "x")),
+            lambda: store.ask("T", QueuedMessage("request", "m", "{}", LONE)),
+            lambda: store.record_step("T", LONE, "1", fence=fence),
+        ]
+        for text in (LONE, DEEP, LONG, '"\\ud800"', "{", ""):
+            refused += [
+                partial(store.create_task, NewTask(ttl_ms=None, client_capabilities_json=text)),
+                partial(store.create_task, NewTask(ttl_ms=None, request=TaskRequest(arguments_json=text))),
+                partial(store.create_task, NewTask(ttl_ms=None, request=TaskRequest(caller_json=text))),
+                partial(store.finish_task, "T", Outcome("completed", text)),
+                partial(store.ask, "T", QueuedMessage("request", "m", text, "x")),
+                partial(queue.enqueue, "T", QueuedMessage("request", "m", text, "x")),
+                partial(store.answer_all, "T", {"k": Answer("result", text)}),
+                partial(queue.answer, "T", "k", Answer("result", text)),
+                partial(store.record_step, "T", "s", text, fence=fence),
+            ]
+        for new in (
+            NewTask(ttl_ms=None, task_id=LONE),
+            NewTask(ttl_ms=None, owner=LONE),
+            NewTask(ttl_ms=None, worker=LONE),
+            NewTask(ttl_ms=10**18),
+            NewTask(ttl_ms=None, request=TaskRequest(name=LONE)),
+            NewTask(ttl_ms=None, request=TaskRequest(method=LONE)),
+            NewTask(ttl_ms=None, request=TaskRequest(progress_token=LONE)),
+            NewTask(ttl_ms=None, request=TaskRequest(progress_token=10**5_000)),
+        ):
+            refused.append(partial(store.create_task, new))
+        for operation in refused:
+            with pytest.raises(ValueError):  # noqa: PT011 - the messages name the argument, each another
+                raise AssertionError(f"{operation} returned {await operation()}")
+        assert (server.client.hgetall(f"{prefix}:{{T}}:task"), server.keys(prefix)) == before
+        assert await store.get_task("T") == asked
+        assert await store.get_task(LONE) is None
+        assert (await store.list_tasks(owner=LONE)).records == ()
+        assert (await store.search_tasks(TaskFilter(id_prefix=LONE, names=frozenset([LONE])))).records == ()
+        assert await store.answer_all("T", {LONE: YES}) == frozenset()
+        with pytest.raises(TaskNotFoundError):
+            await store.update_task(LONE)
+
+
+async def test_nul_and_large_numbers_come_back_as_they_were(server: RedisServer, prefix: str) -> None:
+    async with RedisTaskStore(server.url, prefix=prefix) as store:
+        arguments = f'{{"n":{"9" * 4_000},"deep":{"[" * 150 + "]" * 150},"nul":"\\u0000"}}'
+        request = TaskRequest("m\0", "n\0", arguments, 2**80, True, caller_json=arguments, sealed_credentials="\0")
+        record = await store.create_task(
+            NewTask(ttl_ms=None, task_id="t\0", owner="o\0", worker="w\0", poll_interval_ms=2**40, request=request)
+        )
+        assert record.lease is not None
+        assert await store.get_task("t\0") == record
+        assert (await store.list_tasks(owner="o\0")).records == (record,)
+        question = QueuedMessage("request", "m\0", arguments, "k\0")
+        await store.ask("t\0", question)
+        await store.update_task("t\0", status_message="s\0", progress=Progress(1.5e300, 2, "p\0"))
+        view = await store.get_view("t\0")
+        assert view is not None
+        assert (view.questions, view.task.status_message) == ((question,), "s\0")
+        assert view.record.progress == Progress(1.5e300, 2, "p\0")
+        assert await store.record_step("t\0", "s\0", arguments, fence=record.lease.fence) == arguments
+        assert await store.read_steps("t\0") == {"s\0": arguments}
+        outcome = Outcome("completed", arguments, "d\0")
+        assert (await store.finish_task("t\0", outcome)).outcome == outcome
+
+
+# --- abilities -----------------------------------------------------------------------------------------
+
+
+async def test_the_writes_of_a_run_that_lost_its_lease_are_refused(
+    server: RedisServer, prefix: str, clock: FakeClock
+) -> None:
+    async with RedisTaskStore(server.url, clock=clock, prefix=prefix) as store:
+        record = await store.create_task(NewTask(ttl_ms=None, worker="a", lease_ms=1_000, task_id="T"))
+        assert record.lease is not None
+        old = record.lease.fence
+        await store.update_task("T", status_message="mine", fence=old)
+        clock.advance(1)
+        claimed = await store.claim_task("T", worker="b", lease_ms=1_000)
+        assert claimed is not None
+        for fence in (old, Fence("b", 1), Fence("a", 2), Fence("", 2)):
+            for operation in (
+                partial(store.update_task, "T", status_message="late", fence=fence),
+                partial(store.update_task, "T", status_message="late", fence=fence, if_revision=1),
+                partial(store.finish_task, "T", DONE, fence=fence),
+                partial(store.ask, "T", QUESTION, fence=fence),
+                partial(store.record_step, "T", "s", "1", fence=fence),
+            ):
+                with pytest.raises(LeaseLostError):
+                    await operation()
+        assert await store.get_task("T") == claimed
+        assert await store.read_steps("T") == {}
+        await store.drop_leases("b", ["T"], lapse=False)
+        with pytest.raises(LeaseLostError):
+            await store.finish_task("T", DONE, fence=Fence("b", 2))
+        assert (await store.finish_task("T", DONE)).outcome == DONE
+
+
+async def test_a_lease_that_no_process_holds_is_claimed_at_any_time(
+    server: RedisServer, prefix: str, clock: FakeClock
+) -> None:
+    async with RedisTaskStore(server.url, clock=clock, prefix=prefix) as store:
+        record = await store.create_task(NewTask(ttl_ms=None, worker="", lease_ms=1_000, task_id="T"))
+        assert record.lease == Lease("", clock.now() + timedelta(seconds=1), 0)
+        assert await store.list_lapsed() == ()
+        assert await store.claim_task("T", worker="", lease_ms=1_000) is None
+        claimed = await store.claim_task("T", worker="a", lease_ms=1_000)
+        assert claimed is not None
+        assert claimed.lease == Lease("a", clock.now() + timedelta(seconds=1), 1)
+        assert await store.claim_task("T", worker="b", lease_ms=1_000) is None
+        clock.advance(1)
+        back = await store.claim_task("T", worker="", lease_ms=1_000)
+        assert back is not None
+        assert back.lease == Lease("", clock.now() + timedelta(seconds=1), 1)
+        clock.advance(1)
+        assert await store.list_lapsed() == (back,)
+        events = [(event.kind, event.text) for event in await store.get_history("T")]
+        assert events == [("created", None), ("claimed", "a#1"), ("released", "#1")]
+
+
+async def test_a_question_and_its_answer_are_one_revision_each(server: RedisServer, prefix: str) -> None:
+    """L5: and their end deletes the mailbox in its own write, which releases the asker."""
+    async with RedisTaskStore(server.url, prefix=prefix) as store, RedisTaskStore(server.url, prefix=prefix) as other:
+        queue = store.message_queue
         task_id = (await store.create_task(NewTask(ttl_ms=None))).task_id
-        server.client.hset(f"{prefix}:{{{task_id}}}:task", "revision", "many")
-        with pytest.raises(StoreError) as caught:
-            await store.get_task(task_id)
-        assert isinstance(caught.value.__cause__, ValueError)
-        server.client.set(f"{prefix}:{{list}}:task", "no hash")
-        with pytest.raises(StoreError) as caught:
-            await store.get_task("list")
-        assert isinstance(caught.value.__cause__, coredis.exceptions.WrongTypeError)
-        assert not isinstance(caught.value, StoreUnavailableError)
+        more = [QueuedMessage.request(f"k{number}", "ping", {"n": number}) for number in range(30)]
+        async with waiting(
+            partial(queue.wait_for_answer, task_id, "k"), partial(queue.wait_for_answer, task_id, "k29")
+        ) as (first, last):
+            asked = await store.ask(task_id, QUESTION)
+            assert asked is not None
+            assert (asked.revision, asked.status) == (2, "input_required")
+            for question in more:
+                await store.ask(task_id, question)
+            view = await other.get_view(task_id)
+            assert view is not None
+            assert view.questions == (QUESTION, *more)
+            answers = {"k": YES, "k3": YES, "unknown": YES, "k7": Answer.withdrawn()}
+            assert await other.answer_all(task_id, answers) == {"k", "k3", "k7"}
+            assert await other.answer_all(task_id, answers) == frozenset()
+            with anyio.fail_after(5):
+                assert await first.wait() == YES
+            view = await store.get_view(task_id)
+            assert view is not None
+            assert (view.record.revision, view.record.status) == (33, "input_required")
+            assert view.questions == tuple(question for question in more if question.key not in ("k3", "k7"))
+            await other.finish_task(task_id, DONE)
+            with anyio.fail_after(5), pytest.raises(TaskNotFoundError):
+                await last.wait()
+        assert sorted(key.rpartition(":")[2] for key in server.keys(f"{prefix}:{{{task_id}")) == ["events", "task"]
+        with pytest.raises(InvalidTransitionError):
+            await store.ask(task_id, QUESTION)
+        assert await store.answer_all(task_id, {"k29": YES}) == frozenset()
+
+
+async def test_of_many_that_answer_one_question_one_is_taken(server: RedisServer, prefix: str) -> None:
+    async with RedisTaskStore(server.url, prefix=prefix) as store, RedisTaskStore(server.url, prefix=prefix) as other:
+        task_id = (await store.create_task(NewTask(ttl_ms=None))).task_id
+        await store.ask(task_id, QUESTION)
+        taken: list[int] = []
+
+        async def answer(number: int) -> None:
+            answers = {"k": Answer.result({"n": number})}
+            if await (store, other)[number % 2].answer_all(task_id, answers):
+                taken.append(number)
+
+        async with anyio.create_task_group() as group:
+            for number in range(10):
+                group.start_soon(answer, number)
+        (winner,) = taken
+        assert await store.message_queue.wait_for_answer(task_id, "k") == Answer.result({"n": winner})
+        record = await store.get_task(task_id)
+        assert record is not None
+        assert (record.revision, record.status) == (3, "working")
+
+
+async def test_steps_are_recorded_once_and_quietly(server: RedisServer, prefix: str, clock: FakeClock) -> None:
+    async with RedisTaskStore(server.url, clock=clock, prefix=prefix) as store:
+        record = await store.create_task(NewTask(ttl_ms=60_000, worker="a", task_id="T"))
+        assert record.lease is not None
+        fence = record.lease.fence
+        for number in range(150):
+            assert await store.record_step("T", f"s{number}", f"{number}", fence=fence) == f"{number}"
+        assert await store.record_step("T", "s7", "0", fence=fence) == "7"
+        assert list((await store.read_steps("T")).items()) == [(f"s{number}", f"{number}") for number in range(150)]
+        assert await store.get_task("T") == record
+        assert server.client.pttl(f"{prefix}:{{T}}:steps") > 0
+        clock.advance(60)
+        assert await store.read_steps("T") == {}
+        with pytest.raises(TaskNotFoundError):
+            await store.record_step("T", "s", "1", fence=fence)
+
+
+async def test_the_history_keeps_the_last_events(server: RedisServer, prefix: str, clock: FakeClock) -> None:
+    async with RedisTaskStore(server.url, clock=clock, prefix=prefix) as store:
+        created = await store.create_task(NewTask(ttl_ms=60_000, worker="a", task_id="T"))
+        for number in range(30):
+            clock.advance(1)
+            await store.update_task("T", status_message=f"{number:03}" + "é" * 200)
+        await store.drop_leases("a", ["T"], lapse=True)
+        history = await store.get_history("T")
+        assert history[0] == TaskEvent(created.task.created_at, "created", None)
+        assert [event.text for event in history[1:-1]] == [f"{number:03}" + "é" * 117 for number in range(11, 30)]
+        assert history[-1] == TaskEvent(clock.now(), "released", "a#1")
+        assert server.client.pttl(f"{prefix}:{{T}}:events") > 0
+        assert await store.get_history("unknown") == ()
+
+
+async def test_a_longer_ttl_keeps_the_task_and_its_entries(server: RedisServer, prefix: str) -> None:
+    async with RedisTaskStore(server.url, prefix=prefix) as store:
+        record = await store.create_task(NewTask(ttl_ms=1_000, owner="ada", worker="w", lease_ms=500))
+        await store.ask(record.task_id, QUESTION)
+        longer = await store.update_task(record.task_id, ttl_ms=3_600_000)
+        assert longer.task.ttl_ms == 3_600_000
+        for key in server.keys(prefix):
+            assert 3_500_000 < server.client.pttl(key) <= 3_700_000, key
+        for _ in range(3):
+            await store.create_task(NewTask(ttl_ms=1_000, owner="ada"))
+        await anyio.sleep(2.2)
+        await store.create_task(NewTask(ttl_ms=1_000, owner="ada"))
+        assert record.task_id in [found.task_id for found in (await store.list_tasks(owner="ada")).records]
+        found = await store.search_tasks(TaskFilter(statuses=frozenset(["input_required"])))
+        assert [task.task_id for task in found.records] == [record.task_id]
+        assert [task.task_id for task in await store.list_lapsed()] == [record.task_id]
+        view = await store.get_view(record.task_id)
+        assert view is not None
+        assert view.questions == (QUESTION,)
+
+
+FILTERS = [
+    TaskFilter(),
+    TaskFilter(statuses=frozenset(["working"])),
+    TaskFilter(statuses=frozenset(["completed", "failed"]), names=frozenset(["a", "b c"])),
+    TaskFilter(names=frozenset(["b c", "none"])),
+    TaskFilter(owners=frozenset(["ada", None])),
+    TaskFilter(owners=frozenset(["eve"]), statuses=frozenset(["working"])),
+    TaskFilter(id_prefix="T1"),
+    TaskFilter(id_prefix="é"),
+    TaskFilter(id_prefix="T", names=frozenset(["a"])),
+    TaskFilter(text="HALF"),
+    TaskFilter(statuses=frozenset()),
+]
+
+
+@pytest.mark.parametrize("newest_first", [True, False])
+async def test_searching_finds_what_matches_in_order(
+    server: RedisServer, prefix: str, clock: FakeClock, newest_first: bool
+) -> None:
+    async with RedisTaskStore(server.url, clock=clock, prefix=prefix) as store:
+        made: list[str] = []
+        for number in range(60):
+            task_id = f"T{number}" if number % 5 else f"é{number}"
+            request = TaskRequest(name=("a", "b c", "")[number % 3])
+            owner = ("ada", "eve", None)[number % 4 % 3]
+            await store.create_task(NewTask(ttl_ms=60_000, task_id=task_id, owner=owner, request=request))
+            if number % 7 == 0:
+                await store.finish_task(task_id, DONE if number % 2 else Outcome.failed("half way"))
+            made.append(task_id)
+            if number % 10 == 9:
+                clock.advance(1)
+        records = [await store.get_task(task_id) for task_id in made]
+        middle = clock.now() - timedelta(seconds=4)
+        between = TaskFilter(created_after=middle, created_before=middle + timedelta(seconds=2))
+        for wanted in (*FILTERS, between):
+            expected = [
+                record
+                for record in (records[::-1] if newest_first else records)
+                if record is not None
+                and (wanted.statuses is None or record.status in wanted.statuses)
+                and (wanted.names is None or record.request.name in wanted.names)
+                and (wanted.owners is None or record.owner in wanted.owners)
+                and record.task_id.startswith(wanted.id_prefix or "")
+                and (wanted.text or "").lower() in (record.task.status_message or "").lower()
+                and (wanted.created_after is None or record.task.created_at >= wanted.created_after)
+                and (wanted.created_before is None or record.task.created_at < wanted.created_before)
+            ]
+            found: list[TaskRecord] = []
+            cursor: str | None = None
+            while True:
+                page = await store.search_tasks(wanted, newest_first=newest_first, cursor=cursor, limit=4)
+                found += page.records
+                cursor = page.next_cursor
+                if cursor is None:
+                    break
+                with pytest.raises(InvalidCursorError):
+                    await store.search_tasks(wanted, newest_first=not newest_first, cursor=cursor)
+                with pytest.raises(InvalidCursorError):
+                    await store.search_tasks(wanted, newest_first=newest_first, cursor=cursor[:-4])
+            assert [record.task_id for record in found] == [record.task_id for record in expected], wanted
+        counts = await store.count_tasks()
+        assert sum(counts.by_status_and_name.values()) == 60
+        assert counts.by_status_and_name["failed", "a"] == 2
+        assert records[1] is not None
+        assert counts.oldest_working == records[1].task.created_at
+        clock.advance(60)
+        assert (await store.search_tasks(TaskFilter())).records == ()
+
+
+async def test_a_page_of_a_search_costs_the_server_the_same_with_many_tasks(
+    server: RedisServer, prefix: str, clock: FakeClock
+) -> None:
+    """L8: by status, tool, owner and prefix of the identifier."""
+    async with RedisTaskStore(server.url, clock=clock, prefix=prefix) as store:
+        wanted = [
+            TaskFilter(),
+            TaskFilter(statuses=frozenset(["failed"])),
+            TaskFilter(names=frozenset(["rare"])),
+            TaskFilter(owners=frozenset(["eve"])),
+            TaskFilter(id_prefix="rare"),
+        ]
+        for number in range(5):
+            new = NewTask(ttl_ms=None, owner="eve", task_id=f"rare{number}", request=TaskRequest(name="rare"))
+            await store.finish_task((await store.create_task(new)).task_id, Outcome.failed("no"))
+        costs = []
+        for count in (60, 2_000):
+            async with anyio.create_task_group() as group:
+                for _ in range(count):
+                    group.start_soon(store.create_task, NewTask(ttl_ms=60_000, owner="ada"))
+            server.client.config_resetstat()
+            for some in wanted:
+                assert len((await store.search_tasks(some, limit=5)).records) == 5
+            await store.count_tasks()
+            stats: dict[str, Any] = server.client.info("commandstats")
+            costs.append(sum(entry["calls"] for entry in stats.values()))
+        assert costs[1] <= costs[0] + 10
+
+
+async def test_a_cursor_shows_nothing_of_other_owners(server: RedisServer, prefix: str, clock: FakeClock) -> None:
+    """L10: it is the same whatever others have made."""
+    cursors = []
+    for number, others in enumerate((0, 50)):
+        async with RedisTaskStore(server.url, clock=clock, prefix=f"{prefix}{number}") as store:
+            for task in range(3):
+                for _ in range(others):
+                    await store.create_task(NewTask(ttl_ms=None, owner="eve"))
+                await store.create_task(NewTask(ttl_ms=None, owner="ada", task_id=f"T{task}"))
+            cursors.append((await store.list_tasks(owner="ada", limit=2)).next_cursor)
+    assert cursors[0] is not None
+    assert cursors[0] == cursors[1]
 
 
 # --- names, and what is left --------------------------------------------------------------------------
@@ -388,7 +1022,6 @@ HOSTILE = (
     "T\r\nDEL x",
     "'; redis.call('FLUSHALL') --",
     "*",
-    "\ud800",
     "grüß 🌍",
     "a" * 100_000,
     "owner:",
@@ -403,25 +1036,33 @@ async def test_nothing_from_a_client_gets_into_names_unescaped(
     async with RedisTaskStore(server.url, clock=clock, prefix=prefix) as store:
         queue = store.message_queue
         for text in HOSTILE:
-            record = await store.create_task(NewTask(ttl_ms=60_000, task_id=text, owner=text, worker=text))
+            request = TaskRequest(name=text)
+            record = await store.create_task(
+                NewTask(ttl_ms=60_000, task_id=text, owner=text, worker=text, request=request)
+            )
             assert (record.task_id, record.owner) == (text, text)
             assert await store.get_task(text) == record
             assert (await store.list_tasks(owner=text)).records == (record,)
-            question = QueuedMessage(
-                "request", text if text != "\ud800" else "m", "{}", "k" if text == "\ud800" else text
-            )
+            question = QueuedMessage("request", text, "{}", text)
             assert question.key is not None
             assert await queue.enqueue(text, question)
             assert await queue.outstanding(text) == (question,)
             assert await queue.answer(text, question.key, YES)
             assert await queue.wait_for_answer(text, question.key) == YES
             assert await store.renew_leases(text, [text], lease_ms=5_000) == {text}
+            by_name = await store.search_tasks(TaskFilter(names=frozenset([text])))
+            assert [found.task_id for found in by_name.records] == [text]
+            by_id = await store.search_tasks(TaskFilter(id_prefix=text))
+            assert text in [found.task_id for found in by_id.records]
+        assert {name for _, name in (await store.count_tasks()).by_status_and_name} == set(HOSTILE)
         for key in server.keys(prefix):
             stem, tag, kind = key.replace("{", "}").split("}")
             assert stem == f"{prefix}:"
             assert len(tag) < 60
             assert tag.removeprefix("owner:").removeprefix("leases:").replace("~", "").isalnum() or tag[-1] == ":"
-            assert kind in (":task", ":asked", ":answers", ":queue", ":tasks", ":expiry", "")
+            known = ["task", "asked", "answers", "queue", "events", "steps", "tasks", "expiry", "all", "ids", "names"]
+            rest = kind.removeprefix(":working:").removeprefix(":owner:").removeprefix("~")
+            assert kind[1:] in ["", *known] or rest.isalnum() or rest == "-"
         for text in HOSTILE:
             assert await store.delete_task(text)
         await eventually(lambda: server.keys(prefix) == [])
@@ -438,7 +1079,7 @@ async def test_every_key_expires_with_its_task(server: RedisServer, prefix: str)
         keys = server.keys(prefix)
         assert len(keys) >= 6
         for key in keys:
-            limit = 152_000 if "leases:" in key or "owner:" in key else 101_000
+            limit = 101_000 if f"{{{record.task_id}}}" in key else 152_000
             assert 0 < server.client.pttl(key) <= limit
         await store.finish_task(record.task_id, DONE)
         assert 49_000 < server.client.pttl(f"{prefix}:{{{record.task_id}}}:task") <= 101_000
@@ -686,56 +1327,57 @@ async def test_cut_connections_are_noticed_by_nobody(server: RedisServer, prefix
                 assert await queue.dequeue(task_id) == QUESTION
                 assert await queue.answer(task_id, "k", YES) is True
                 server.cut_connections()
-                assert (await store.finish_task(task_id, DONE)).revision == 3
-                await queue.clear("blank")
                 with anyio.fail_after(10):
                     assert (await updated.wait()).revision >= 2
                     assert await answered.wait() == YES
+                assert (await store.finish_task(task_id, DONE)).revision == 3
+                await queue.clear("blank")
+                with anyio.fail_after(10):
                     with pytest.raises(TaskNotFoundError):
                         await cleared.wait()
 
 
 async def test_a_call_that_is_sent_twice_has_its_effect_once(
-    server: RedisServer, prefix: str, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+    server: RedisServer, prefix: str, clock: FakeClock
 ) -> None:
-    async with RedisTaskStore(server.url, clock=clock, prefix=prefix) as store:
-        queue, backend = store.message_queue, store._backend
-        lost = 0
-
-        async def lose_the_reply(calls: Any, *, in_order: bool = False) -> Any:
-            nonlocal lost
-            reply = await send(calls, in_order=in_order)
-            if not lost:
-                lost += 1
-                raise coredis.exceptions.ConnectionError("Connection lost")
-            return reply
-
-        link: Any = (await backend.open()).link
-        send = link.send
+    async with losing(server) as tunnel, RedisTaskStore(tunnel.url, clock=clock, prefix=prefix) as store:
+        queue = store.message_queue
 
         async def twice(operation: Awaitable[Any]) -> Any:
-            nonlocal lost
-            lost = 0
-            with monkeypatch.context() as patch:
-                patch.setattr(link, "send", lose_the_reply)
-                return await operation
+            tunnel.loses_next_reply = True
+            result = await operation
+            assert not tunnel.loses_next_reply
+            return result
 
-        created = await twice(store.create_task(NewTask(ttl_ms=None, task_id="T", owner="ada", worker="a", lease_ms=1)))
+        new = NewTask(ttl_ms=None, task_id="T", owner="ada", worker="a", lease_ms=1)
+        created = await twice(store.create_task(new))
         assert created == await store.get_task("T")
         assert (await store.list_tasks(owner="ada")).records == (created,)
-        updated = await twice(store.update_task("T", status_message="on", if_revision=1))
+        updated = await twice(store.update_task("T", status_message="on", if_revision=1, fence=Fence("a", 1)))
         assert updated.revision == 2
         clock.advance(1)
         claimed = await twice(store.claim_task("T", worker="b", lease_ms=1_000))
         assert (claimed.revision, claimed.lease.attempt) == (3, 2)
         assert await twice(store.renew_leases("b", ["T"], lease_ms=1_000)) == {"T"}
+        assert await twice(store.record_step("T", "s", "1", fence=Fence("b", 2))) == "1"
         assert await twice(queue.enqueue("T", QUESTION)) is True
         assert await twice(queue.enqueue("T", QUESTION)) is False
         assert await twice(queue.dequeue("T")) == QUESTION
         assert await twice(queue.answer("T", "k", YES)) is True
         assert await twice(queue.answer("T", "k", YES)) is False
+        other = QueuedMessage.request("k2", "ping", {})
+        asked = await twice(store.ask("T", other))
+        assert (asked.revision, asked.status) == (4, "input_required")
+        assert await twice(store.ask("T", other)) is None
+        assert await twice(store.answer_all("T", {"k2": YES, "k3": YES})) == {"k2"}
+        answered = await store.get_task("T")
+        assert answered is not None
+        assert (answered.revision, answered.status) == (5, "working")
+        assert await twice(store.answer_all("T", {"k2": YES})) == frozenset()
         finished = await twice(store.finish_task("T", DONE))
-        assert (finished.revision, finished.outcome) == (4, DONE)
+        assert (finished.revision, finished.outcome) == (6, DONE)
+        kinds = [event.kind for event in await store.get_history("T")]
+        assert kinds == ["created", "status", "claimed", "asked", "answered", "completed"]
         with pytest.raises(StoreUnavailableError):
             await twice(store.delete_task("T"))
         assert await store.delete_task("T") is False
@@ -752,11 +1394,10 @@ async def test_a_cancelled_operation_leaves_the_connection_in_order(server: Redi
         assert (await store.update_task(record.task_id, status_message="last")).revision == got.revision + 1
 
 
-@pytest.mark.usefixtures("caplog")
 async def test_a_restart_is_survived(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     with keeping_server() as server:
-        async with RedisTaskStore(server.url) as store:
+        async with RedisTaskStore(server.url, timeout=1.0) as store:
             queue = store.message_queue
             record = await store.create_task(NewTask(ttl_ms=None, owner="ada", worker="w"))
             ended = await store.create_task(NewTask(ttl_ms=None, owner="ada"))
@@ -770,21 +1411,24 @@ async def test_a_restart_is_survived(caplog: pytest.LogCaptureFixture) -> None:
             async with waiting(*waits) as (updated, answered, deleted):
                 await anyio.sleep(0.1)
                 server.kill()
-                for operation in (
-                    store.get_task(record.task_id),
-                    store.create_task(NewTask(ttl_ms=None)),
-                    store.update_task(record.task_id, status_message="x"),
-                    store.list_tasks(owner="ada"),
-                    store.list_lapsed(),
-                    store.wait_for_update(record.task_id, after=0),
-                    queue.peek(record.task_id),
-                    queue.dequeue(record.task_id),
-                    queue.wait_for_answer(record.task_id, "k"),
-                    queue.clear(record.task_id),
-                ):
-                    with anyio.fail_after(10), pytest.raises(StoreUnavailableError) as caught:
-                        await operation
-                    assert caught.value.__cause__ is not None
+                operations: list[Callable[[], Awaitable[Any]]] = [
+                    partial(store.get_task, record.task_id),
+                    partial(store.create_task, NewTask(ttl_ms=None)),
+                    partial(store.update_task, record.task_id, status_message="x"),
+                    partial(store.list_tasks, owner="ada"),
+                    partial(store.search_tasks, TaskFilter()),
+                    store.list_lapsed,
+                    partial(store.wait_for_update, record.task_id, after=0),
+                    partial(queue.peek, record.task_id),
+                    partial(queue.dequeue, record.task_id),
+                    partial(queue.wait_for_answer, record.task_id, "k"),
+                    partial(queue.clear, record.task_id),
+                ]
+                async with waiting(*operations) as calls:
+                    for call in calls:
+                        with anyio.fail_after(10), pytest.raises(StoreUnavailableError) as caught:
+                            await call.wait()
+                        assert caught.value.__cause__ is not None
                 assert not any(waiter.done() for waiter in (updated, answered, deleted))
                 server.start()
                 with anyio.fail_after(20):
@@ -797,7 +1441,109 @@ async def test_a_restart_is_survived(caplog: pytest.LogCaptureFixture) -> None:
                     assert await answered.wait() == YES
                     with pytest.raises(TaskNotFoundError):
                         await deleted.wait()
-        assert caplog.records == []
+        lines = [record.getMessage() for record in caplog.records]
+        assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"], lines
+        assert lines[0] == f"Redis at 127.0.0.1:{server.port} cannot be reached"
+        assert lines[1].startswith(f"Redis at 127.0.0.1:{server.port} can be reached again, after ")
+
+
+@pytest.mark.parametrize("how", ["restart", "pause"])
+async def test_a_server_that_is_away_for_a_moment_is_waited_for(caplog: pytest.LogCaptureFixture, how: str) -> None:
+    """L12: with one log line when the outage begins and one when it ends, however many calls there are."""
+    caplog.set_level(logging.INFO)
+    with keeping_server() as server:
+        async with RedisTaskStore(server.url) as store:
+            tasks = [(await store.create_task(NewTask(ttl_ms=None, worker="w"))).task_id for _ in range(20)]
+            update = [partial(store.update_task, task_id, status_message="on") for task_id in tasks]
+            create = [partial(store.create_task, NewTask(ttl_ms=None)) for _ in range(5)]
+            reads: list[Callable[[], Awaitable[Any]]] = [partial(store.get_view, tasks[0]), store.list_lapsed]
+            (server.pause if how == "pause" else server.kill)()
+            async with waiting(*update, *create, *reads) as calls:
+                await anyio.sleep(1.2)
+                assert not any(call.done() for call in calls)
+                (server.resume if how == "pause" else server.start)()
+                with anyio.fail_after(4):
+                    for call in calls:
+                        await call.wait()
+            for task_id in tasks:
+                record = await store.get_task(task_id)
+                assert record is not None
+                assert (record.revision, record.task.status_message) == (2, "on")
+    ours = [record for record in caplog.records if record.name.startswith("mcp_task_runtime")]
+    assert [record.levelname for record in ours] == (["WARNING", "WARNING"] if how == "restart" else [])
+
+
+async def test_an_outage_longer_than_the_timeout_is_unavailable(caplog: pytest.LogCaptureFixture) -> None:
+    with keeping_server() as server:
+        async with RedisTaskStore(server.url, timeout=1.0) as store:
+            await store.create_task(NewTask(ttl_ms=None, task_id="T"))
+            server.pause()
+            for _ in range(3):
+                began = anyio.current_time()
+                with pytest.raises(StoreUnavailableError, match=r"^Redis is not available$"):
+                    await store.get_task("T")
+                assert 0.9 < anyio.current_time() - began < 3
+            server.resume()
+            assert await store.get_task("T") is not None
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
+    assert all(f"127.0.0.1:{server.port}" in record.getMessage() for record in caplog.records)
+
+
+async def test_closing_ends_what_waits_for_a_server_that_is_away() -> None:
+    with keeping_server() as server:
+        store = RedisTaskStore(server.url, timeout=60)
+        async with store:
+            server.kill()
+            async with waiting(partial(store.get_task, "T"), partial(store.list_lapsed)) as calls:
+                await anyio.sleep(0.3)
+                with anyio.fail_after(5):
+                    await store.aclose()
+                    for call in calls:
+                        with pytest.raises(StoreClosedError):
+                            await call.wait()
+
+
+@pytest.mark.parametrize("why", ["no server", "another password"])
+async def test_a_server_that_cannot_be_used_at_the_start_is_one_line_that_names_it(
+    caplog: pytest.LogCaptureFixture, why: str
+) -> None:
+    """L12: and never the password."""
+    options = ("--requirepass", "right") if why == "another password" else ()
+    with own_server(*options, password="right" if options else None) as server:
+        if not options:
+            server.kill()
+        store = RedisTaskStore(f"redis://:s3cret@127.0.0.1:{server.port}/0")
+        began = anyio.current_time()
+        with pytest.raises(StoreError) as caught:
+            async with store:
+                raise AssertionError("opened without a server")
+        assert anyio.current_time() - began < 2
+        assert isinstance(caught.value, StoreUnavailableError) is (not options)
+        said = str(caught.value)
+        assert said.startswith(f"Redis at 127.0.0.1:{server.port} ")
+        assert "\n" not in said
+        assert "s3cret" not in said + caplog.text
+        assert not caplog.records
+
+
+async def test_a_server_that_may_evict_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    with own_server("--maxmemory", "100mb", "--maxmemory-policy", "volatile-lru") as server:
+        async with RedisTaskStore(server.url) as store:
+            server.cut_connections()
+            await store.get_task("T")
+        (record,) = caplog.records
+        assert record.levelname == "WARNING"
+        assert record.getMessage() == (
+            f"Redis at 127.0.0.1:{server.port} may evict tasks: its maxmemory-policy is volatile-lru;"
+            " set maxmemory-policy to noeviction"
+        )
+        caplog.clear()
+        for name, value in (("maxmemory", "0"), ("maxmemory-policy", "noeviction")):
+            server.client.config_set("maxmemory", "100mb")
+            server.client.config_set("maxmemory-policy", "allkeys-lru")
+            server.client.config_set(name, value)
+            async with RedisTaskStore(server.url):
+                assert not caplog.records
 
 
 async def test_a_store_may_be_made_before_its_server_is_there() -> None:
@@ -830,7 +1576,7 @@ async def test_a_server_without_its_scripts_gets_them_again(server: RedisServer,
 
 async def test_a_full_server_is_unavailable_and_changes_nothing(prefix: str) -> None:
     with keeping_server() as server:
-        async with RedisTaskStore(server.url) as store:
+        async with RedisTaskStore(server.url, timeout=1.0) as store:
             record = await store.create_task(NewTask(ttl_ms=None))
             server.client.config_set("maxmemory", "1")
             with pytest.raises(StoreUnavailableError):
@@ -927,14 +1673,22 @@ async def test_an_operation_costs_the_server_the_same_with_many_tasks(
 
 
 async def test_what_may_be_lost_is_lost_without_a_word_when_the_connection_is_just_closing(
-    server: RedisServer, prefix: str
+    server: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def closed(*arguments: Any, **options: Any) -> Any:
+        raise anyio.ClosedResourceError
+
     async with RedisTaskStore(server.url, prefix=prefix) as store:
-        opening = await store._backend.open()
-        assert opening.link is not None
-        connection = getattr(opening.link, "_connection")  # noqa: B009
-        redis_link._close_streams(connection)
-        store._backend.post(redis_link.Call(b"PING", ()))
+        async with anyio.create_task_group() as group:
+            group.start_soon(store.message_queue.wait_for_message, "T")
+            with anyio.fail_after(5):
+                while not server.keys(prefix):  # noqa: ASYNC110 - the waiter's mark tells of no event
+                    await anyio.sleep(0.01)
+            with monkeypatch.context() as patch:
+                patch.setattr(coredis.connection.TCPConnection, "create_request", closed)
+                group.cancel_scope.cancel()
+                with anyio.CancelScope(shield=True):
+                    await anyio.sleep(0.05)
 
 
 # --- a cluster ----------------------------------------------------------------------------------------
@@ -1073,6 +1827,8 @@ async def test_a_node_that_is_away_takes_its_own_tasks_along_and_no_others(prefi
                             break
                         except StoreUnavailableError:
                             await anyio.sleep(0.05)
+                        except InvalidTransitionError:  # the attempt before this one was carried out
+                            break
                     assert (await waiters[1].wait()).status == "completed"
     gc.collect()
 

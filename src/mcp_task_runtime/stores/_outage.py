@@ -12,15 +12,17 @@ __all__ = ["Outage"]
 class Outage:
     """Whether a backend can be reached, as far as this process knows. May be used from any thread."""
 
-    def __init__(self, logger: logging.Logger, backend: str) -> None:
+    def __init__(self, logger: logging.Logger, backend: str, *, ability: str = "be reached") -> None:
         """Start with a backend that can be reached.
 
         Args:
             logger: Where the two lines go, at level WARNING.
             backend: What the lines call the backend; no password.
+            ability: What the backend cannot do in an outage.
         """
         self._logger = logger
         self._backend = backend
+        self._ability = ability
         self._lock = Lock()
         self._began_at: float | None = None
         self._reached_at = 0.0
@@ -40,7 +42,7 @@ class Outage:
             if self._began_at is not None or started_at < self._reached_at:
                 return
             self._began_at = started_at
-        self._logger.warning("%s cannot be reached", self._backend)
+        self._logger.warning("%s cannot %s", self._backend, self._ability)
 
     def succeeded(self) -> None:
         """Note that the backend was reached."""
@@ -51,4 +53,4 @@ class Outage:
         with self._lock:
             began_at, self._began_at, self._reached_at = self._began_at, None, now
         if began_at is not None:
-            self._logger.warning("%s can be reached again, after %.1f seconds", self._backend, now - began_at)
+            self._logger.warning("%s can %s again, after %.1f seconds", self._backend, self._ability, now - began_at)

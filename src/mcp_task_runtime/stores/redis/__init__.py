@@ -1,5 +1,11 @@
-"""Tasks in Redis."""
+"""Tasks in Redis. Needs the extra `redis`."""
 
-from mcp_task_runtime.stores.redis.store import RedisTaskMessageQueue, RedisTaskStore
+try:
+    import coredis as _coredis  # noqa: F401
+except ImportError as _error:
+    raise ImportError("A Redis store needs its driver: pip install 'mcp-task-runtime[redis]'") from _error
+
+from mcp_task_runtime.stores.redis.queue import RedisTaskMessageQueue
+from mcp_task_runtime.stores.redis.store import RedisTaskStore
 
 __all__ = ["RedisTaskMessageQueue", "RedisTaskStore"]

@@ -1,7 +1,7 @@
 """The form in which tasks and mailboxes stand in Redis; a later version must be able to read it.
 
 A task's keys share one hash tag, so they live in one slot of a cluster. `P` is the store's prefix and `T`
-the task's tag: its identifier, or a digest of it when that holds anything but letters, digits, `-` and `_`.
+the task's tag: its identifier, or a digest of it when that contains anything but letters, digits, `-` and `_`.
 
 | key | type | holds |
 |---|---|---|
@@ -11,46 +11,82 @@ the task's tag: its identifier, or a digest of it when that holds anything but l
 | `P:{T}:answers` | hash | `k` + key -> `q` + operation + space + question, or `a` + operation + space + answer |
 | `P:{T}:taken` | hash | operation -> message that it took, until its caller has it |
 | `P:{T}:waiting` | hash | a field for each process that waits for a message |
+| `P:{T}:events` | list | what happened to the task, oldest first: time, kind and, if there is one, text |
+| `P:{T}:steps` | hash | key of a step -> its number + space + its result as JSON |
 | `P:{owner:D}:tasks` | sorted set | one owner's tasks in order of creation: `mark` + space + `T` by place |
 | `P:{owner:D}:expiry` | sorted set | the same members by the latest time at which the task can expire |
 | `P:{leases:}` | sorted set | `T` by a time that is never later than the one at which the task's lease lapses |
+| `P:{search:}:all` | sorted set | all tasks in order of creation: entries by place |
+| `P:{search:}:S:N` | sorted set | those in status `S` of the tool whose tag is `N`, by the same places |
+| `P:{search:}:owner:O` | sorted set | those of the owner whose tag is `O`, by the same places |
+| `P:{search:}:expiry` | sorted set | entries by the latest time at which the task can expire |
+| `P:{search:}:ids` | sorted set | identifier (of another tag: 128 bytes of it) + NUL + entry, all with score 0 |
+| `P:{search:}:names` | hash | `N` -> name of the tool |
 
-`D` is a digest of the owner, empty without one. The last three are indexes: what they say is checked against
-the task. Whatever happens to a task or its mailbox is told on the channel `P:{T}`.
+`D` is a digest of the owner, empty without one. `N` is a tool's name, or a digest where it contains anything but
+letters, digits, `-` and `_`; `O` the beginning of a digest of the owner, `-` without one. An entry is `T` + space +
+`N` + space + `O`, and where `T` is a digest + space + 128 bytes of the identifier in hexadecimal digits. The keys of
+owners, leases and the search are indexes: what they say is checked against the task. Changes of a task or its
+mailbox are published on the channel `P:{T}`.
 
-Times are microseconds since 1970 UTC, as decimal integers. In a record a field that is not there is `None`.
+Times are microseconds since 1970 UTC, as decimal integers. In a record a field that is missing is `None`.
+
+Version 1 had no events, steps and search, and no `progress`, `name` and `owner_tag`; its requests ended after
+`rerunnable`. A task of version 1 is added to the search when its status changes.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import fields
 from datetime import datetime, timedelta, timezone
-from hashlib import blake2b
+from hashlib import blake2b, sha1
+from math import isfinite
 from typing import Any, Final
 
 from mcp_task_runtime.core.json import dump_json, load_json
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
-from mcp_task_runtime.core.types import Lease, Outcome, Task, TaskRecord, TaskRequest
+from mcp_task_runtime.core.text import check_text, clean_text
+from mcp_task_runtime.core.transitions import EVENT_TEXT_LENGTH, TERMINAL_STATUSES, TRANSITIONS
+from mcp_task_runtime.core.types import (
+    Lease,
+    Outcome,
+    Progress,
+    Task,
+    TaskEvent,
+    TaskRecord,
+    TaskRequest,
+    TaskStatus,
+)
 from mcp_task_runtime.errors import SchemaVersionError, StoreError
 
 __all__ = [
     "FIELDS",
+    "HEAD",
     "SCHEMA_VERSION",
     "Keys",
+    "check_json",
     "dump_answer",
     "dump_message",
+    "dump_progress",
     "dump_record",
+    "event_text",
     "from_micros",
     "load_answer",
+    "load_event",
     "load_message",
     "load_record",
     "pack",
+    "schema_error",
     "to_micros",
 ]
 
-SCHEMA_VERSION: Final = 1
-"""The version of this form. Whatever was stored with a later one is refused."""
+SCHEMA_VERSION: Final = 2
+"""The version of this form. What was stored with a later one is refused."""
+
+_MESSAGE_VERSION: Final = 1
+"""The version of the form of messages and answers."""
 
 FIELDS: Final = (
     "v",  # version of this form
@@ -65,20 +101,31 @@ FIELDS: Final = (
     "revision",
     "owner",
     "retention_ms",
-    "request",  # JSON array: method, name, arguments as JSON text, progress token, rerunnable
+    "request",  # JSON array: the attributes of `TaskRequest` in turn
     "client_capabilities",  # JSON
     "outcome",  # JSON: the result or the error
     "outcome_message",  # the outcome's own status message
     "worker",
     "lease_expires_at",
     "attempt",
+    "progress",  # JSON array: the attributes of `Progress` in turn
 )
-"""The fields of a record. There is also `op`, the operation that last changed it."""
+"""The fields of a record. There are also `op`, the operation that last changed it, and for the scripts `name`, the
+tool's, and `owner_tag`, the digest of the owner."""
+
+HEAD: Final = (
+    *("v", "created_at", "ttl_ms", "status", "revision", "last_updated_at", "retention_ms"),
+    *("op", "owner", "mark", "worker", "lease_expires_at", "attempt", "name", "owner_tag"),
+)
+"""The fields that each script about a task reads: all are short."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_-]{1,128}", re.ASCII)
+_PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _NO_REQUEST: Final = TaskRequest()
+_REQUEST_FIELDS: Final = tuple(item.name for item in fields(TaskRequest))
+_KINDS: Final = (b"task", b"queue", b"asked", b"answers", b"taken", b"waiting", b"events", b"steps")
 
 
 def to_micros(time: datetime) -> int:
@@ -91,21 +138,25 @@ def from_micros(micros: bytes | int) -> datetime:
     return _EPOCH + timedelta(microseconds=int(micros))
 
 
-def pack(text: str) -> bytes:
-    """Return text as bytes. Any `str` has such a form, even one that is not proper Unicode."""
-    return text.encode("utf-8", "surrogatepass")
+def pack(text: str, what: str = "text") -> bytes:
+    """Return text as bytes.
+
+    Raises:
+        ValueError: It contains a lone surrogate; the error says what it is.
+    """
+    return check_text(what, text).encode()
 
 
 def _unpack(data: bytes) -> str:
-    return data.decode("utf-8", "surrogatepass")
+    return data.decode()
 
 
 def _maybe(data: bytes | None) -> str | None:
-    return None if data is None else _unpack(data)
+    return None if data is None else data.decode()
 
 
 def _digest(text: str) -> bytes:
-    return blake2b(pack(text), digest_size=20).hexdigest().encode()
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=20).hexdigest().encode()
 
 
 class Keys:
@@ -121,58 +172,116 @@ class Keys:
             raise ValueError("prefix must be printable ASCII without braces")
         self.opening: bytes = prefix.encode() + b":{"
         self.leases: bytes = self.opening + b"leases:}"
+        self.search: bytes = self.opening + b"search:}:"
 
     @staticmethod
     def tag(task_id: str) -> bytes:
         """Return what stands for a task in the names of its keys."""
         return task_id.encode() if _PLAIN.fullmatch(task_id) else b"~" + _digest(task_id)
 
-    def of_task(self, tag: bytes) -> tuple[bytes, bytes, bytes, bytes, bytes, bytes]:
-        """Return the keys of one task: record, queue, open questions, answers, taken messages, who waits."""
+    def of_task(self, tag: bytes) -> tuple[bytes, ...]:
+        """Return the keys of one task: record, queue, open questions, answers, taken, waiting, events, steps."""
         stem = self.opening + tag + b"}:"
-        return stem + b"task", stem + b"queue", stem + b"asked", stem + b"answers", stem + b"taken", stem + b"waiting"
+        return tuple(stem + kind for kind in _KINDS)
 
     def channel(self, tag: bytes) -> bytes:
-        """Return the channel on which everything about one task is told."""
+        """Return the channel on which changes of one task are published."""
         return self.opening + tag + b"}"
+
+    @staticmethod
+    def owner_tag(owner: str | None) -> bytes:
+        """Return what stands for an owner in the names of keys."""
+        return b"" if owner is None else _digest(owner)
 
     def of_owner(self, owner: str | None) -> tuple[bytes, bytes]:
         """Return the keys of an owner's index: tasks by place, and by expiry."""
-        stem = self.opening + b"owner:" + (b"" if owner is None else _digest(owner))
+        stem = self.opening + b"owner:" + self.owner_tag(owner)
         return stem + b"}:tasks", stem + b"}:expiry"
+
+    @staticmethod
+    def name_tag(name: str) -> bytes:
+        """Return what stands for a tool in the names of keys, as in `filing.lua`."""
+        plain = _PLAIN_NAME.fullmatch(name)
+        data = name.encode("utf-8", "surrogatepass")
+        return data if plain else b"~" + sha1(data, usedforsecurity=False).hexdigest().encode()
+
+    @staticmethod
+    def search_owner(owner: str | None) -> bytes:
+        """Return what stands for an owner in the search index, as in `filing.lua`; several may have the same."""
+        if owner is None:
+            return b"-"
+        data = owner.encode("utf-8", "surrogatepass")
+        return sha1(data, usedforsecurity=False).hexdigest()[:12].encode()
 
 
 def dump_record(record: TaskRecord, mark: str) -> list[bytes | int]:
-    """Return the fields of a new record and their values, in turn.
+    """Return the fields of a new record and their values, in turn, without the times: those are the script's.
 
     Raises:
-        ValueError: Something in the request has no JSON form.
+        ValueError: Something in it could not be read back.
     """
     task = record.task
-    created_at = to_micros(task.created_at)
     flat: list[bytes | int] = [
-        *(b"v", SCHEMA_VERSION, b"mark", mark.encode(), b"op", mark.encode(), b"task_id", pack(task.task_id)),
-        *(b"status", task.status.encode(), b"created_at", created_at, b"last_updated_at", created_at),
+        *(b"v", SCHEMA_VERSION, b"mark", mark.encode(), b"op", mark.encode()),
+        *(b"task_id", pack(task.task_id, "task_id"), b"status", task.status.encode()),
         *(b"poll_interval_ms", task.poll_interval_ms, b"revision", record.revision),
-        *(b"retention_ms", record.retention_ms),
+        *(b"retention_ms", record.retention_ms, b"owner_tag", Keys.owner_tag(record.owner)),
     ]
     if task.ttl_ms is not None:
         flat += b"ttl_ms", task.ttl_ms
     if record.owner is not None:
-        flat += b"owner", pack(record.owner)
+        flat += b"owner", pack(record.owner, "owner")
     if record.request != _NO_REQUEST:
-        flat += b"request", _dump_request(record.request)
+        flat += b"request", _dump_request(record.request), b"name", pack(record.request.name, "name")
     if record.client_capabilities_json != "{}":
-        flat += b"client_capabilities", pack(record.client_capabilities_json)
+        flat += b"client_capabilities", _pack_json(record.client_capabilities_json, "client_capabilities_json")
     if record.lease is not None:
-        flat += b"worker", pack(record.lease.worker), b"lease_expires_at", to_micros(record.lease.expires_at)
-        flat += b"attempt", record.lease.attempt
+        flat += b"worker", pack(record.lease.worker, "worker"), b"attempt", record.lease.attempt
     return flat
 
 
+def _pack_json(text: str, what: str) -> bytes:
+    """Return JSON text as bytes.
+
+    Raises:
+        ValueError: It could not be read back.
+    """
+    check_json(text, what)
+    return pack(text, what)
+
+
+def check_json(text: str, what: str) -> None:
+    """Refuse text that is no JSON which can be read back.
+
+    Raises:
+        ValueError: It is none; the error says what it is.
+    """
+    check_text(what, text)
+    try:
+        load_json(text)
+    except ValueError as error:
+        raise ValueError(f"{what} is not JSON that could be read back") from error
+
+
 def _dump_request(request: TaskRequest) -> bytes:
-    parts = [request.method, request.name, request.arguments_json, request.progress_token, request.rerunnable]
-    return dump_json(parts).encode()
+    check_json(request.arguments_json, "arguments_json")
+    check_json(request.caller_json, "caller_json")
+    return dump_json([getattr(request, name) for name in _REQUEST_FIELDS]).encode()
+
+
+def dump_progress(progress: Progress) -> bytes:
+    """Return progress as it is stored.
+
+    Raises:
+        ValueError: It could not be read back.
+    """
+    try:
+        finite = isfinite(progress.progress) and (progress.total is None or isfinite(progress.total))
+    except OverflowError:
+        finite = False
+    if not finite:
+        raise ValueError("progress and total must be finite numbers")
+    return dump_json([progress.progress, progress.total, progress.message]).encode()
 
 
 def load_record(values: Sequence[bytes | None]) -> TaskRecord | None:
@@ -180,51 +289,83 @@ def load_record(values: Sequence[bytes | None]) -> TaskRecord | None:
 
     Raises:
         SchemaVersionError: A later version of this library stored it.
-        StoreError: It cannot be read.
+        StoreError: It is damaged.
     """
     if values[0] is None:
         return None
     try:
         if int(values[0]) > SCHEMA_VERSION:
-            raise SchemaVersionError(found=int(values[0]), supported=SCHEMA_VERSION)
+            raise schema_error(values[0])
         return _load_record(values)
-    except (ArithmeticError, TypeError, ValueError) as error:
-        raise StoreError("A stored task cannot be read") from error
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise StoreError("A stored task is damaged") from error
 
 
 def _load_record(values: Sequence[Any]) -> TaskRecord:
     _, _, task_id, status, status_message, created_at, last_updated_at, ttl_ms, poll_interval_ms, *others = values
     revision, owner, retention_ms, request, capabilities, payload, outcome_message, *leased = others
-    worker, lease_expires_at, attempt = leased
+    worker, lease_expires_at, attempt, progress = leased
     task = Task(
         _unpack(task_id),
-        status.decode(),
+        _status(status),
         _maybe(status_message),
         from_micros(created_at),
         from_micros(last_updated_at),
         None if ttl_ms is None else int(ttl_ms),
         int(poll_interval_ms),
     )
-    ended = task.status in ("completed", "failed", "cancelled")
+    _ = task.expires_at  # which a damaged time would make impossible
+    ended = task.status in TERMINAL_STATUSES
     return TaskRecord(
         task,
         int(revision),
         _maybe(owner),
         int(retention_ms),
-        _NO_REQUEST if request is None else TaskRequest(*load_json(request.decode())),
-        "{}" if capabilities is None else _unpack(capabilities),
-        Outcome(task.status, _maybe(payload), _maybe(outcome_message)) if ended else None,  # type: ignore[arg-type]
+        _NO_REQUEST if request is None else _load_request(request),
+        "{}" if capabilities is None else _json(capabilities),
+        Outcome(task.status, None if payload is None else _json(payload), _maybe(outcome_message))  # type: ignore[arg-type]
+        if ended
+        else None,
         None if worker is None else Lease(_unpack(worker), from_micros(lease_expires_at), int(attempt)),
+        None if progress is None else _load_progress(progress),
     )
+
+
+def _status(data: bytes) -> TaskStatus:
+    status = data.decode()
+    if status not in TRANSITIONS:
+        raise ValueError("unknown status")
+    return status  # type: ignore[return-value]
+
+
+def _json(data: bytes) -> str:
+    text = data.decode()
+    load_json(text)  # its readers must be able to
+    return text
+
+
+def _load_request(data: bytes) -> TaskRequest:
+    request = TaskRequest(*load_json(data.decode()))
+    for text in (request.arguments_json, request.caller_json):
+        load_json(text)
+    if not all(isinstance(text, str) for text in (request.name, request.method)):
+        raise TypeError("name and method must be text")
+    return request
+
+
+def _load_progress(data: bytes) -> Progress:
+    progress, total, message = load_json(data.decode())
+    return Progress(float(progress), None if total is None else float(total), message)
 
 
 def dump_message(message: QueuedMessage) -> bytes:
     """Return a message as it is stored.
 
     Raises:
-        ValueError: Something in it has no JSON form.
+        ValueError: Something in it could not be read back.
     """
-    parts = [SCHEMA_VERSION, message.type, message.method, message.params_json, message.key]
+    check_json(message.params_json, "params_json")
+    parts = [_MESSAGE_VERSION, message.type, message.method, message.params_json, message.key]
     return dump_json(parts).encode()
 
 
@@ -233,29 +374,67 @@ def load_message(data: bytes) -> QueuedMessage:
 
     Raises:
         SchemaVersionError: A later version of this library stored it.
-        StoreError: It cannot be read.
+        StoreError: It is damaged.
     """
-    return QueuedMessage(*_load_parts(data))
+    try:
+        message = QueuedMessage(*_load_parts(data))
+        load_json(message.params_json)
+        if message.type not in ("request", "notification"):
+            raise ValueError("unknown type")
+    except (TypeError, ValueError) as error:
+        raise StoreError("A stored message is damaged") from error
+    return message
 
 
 def dump_answer(answer: Answer) -> bytes:
-    """Return an answer as it is stored."""
-    return dump_json([SCHEMA_VERSION, answer.type, answer.payload_json]).encode()
+    """Return an answer as it is stored.
+
+    Raises:
+        ValueError: It could not be read back.
+    """
+    check_json(answer.payload_json, "payload_json")
+    return dump_json([_MESSAGE_VERSION, answer.type, answer.payload_json]).encode()
 
 
 def load_answer(data: bytes) -> Answer:
     """Return a stored answer; see `load_message`."""
-    return Answer(*_load_parts(data))
+    try:
+        answer = Answer(*_load_parts(data))
+        load_json(answer.payload_json)
+        if answer.type not in ("result", "error", "withdrawn"):
+            raise ValueError("unknown type")
+    except (TypeError, ValueError) as error:
+        raise StoreError("A stored answer is damaged") from error
+    return answer
 
 
 def _load_parts(data: bytes) -> list[Any]:
-    try:
-        version: int
-        parts: list[Any]
-        version, *parts = load_json(data.decode())
-        newer = version > SCHEMA_VERSION
-    except (TypeError, ValueError) as error:
-        raise StoreError("Something stored cannot be read") from error
-    if newer:
-        raise SchemaVersionError(found=version, supported=SCHEMA_VERSION)
+    version: int
+    parts: list[Any]
+    version, *parts = load_json(data.decode())
+    if version > _MESSAGE_VERSION:
+        raise SchemaVersionError(found=version, supported=_MESSAGE_VERSION)
     return parts
+
+
+def event_text(text: str | None) -> bytes:
+    """Return the text of an event as scripts take it, empty for none."""
+    return b"" if text is None else clean_text(text)[:EVENT_TEXT_LENGTH].encode()
+
+
+def load_event(data: bytes) -> TaskEvent:
+    """Return a stored event.
+
+    Raises:
+        StoreError: It is damaged.
+    """
+    try:
+        at, kind, *text = data.decode().split(" ", 2)
+        return TaskEvent(from_micros(int(at)), kind, text[0][:EVENT_TEXT_LENGTH] if text else None)  # type: ignore[arg-type]
+    except (ArithmeticError, ValueError) as error:
+        raise StoreError("A stored event is damaged") from error
+
+
+def schema_error(version: bytes) -> SchemaVersionError:
+    """Return the error for what a later version of this library stored."""
+    return SchemaVersionError(found=int(version), supported=SCHEMA_VERSION)

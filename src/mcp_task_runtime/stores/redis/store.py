@@ -1,80 +1,101 @@
-"""Tasks in Redis, for several machines. Needs the extra `redis`, and Redis 6.2 or later.
+"""`RedisTaskStore`: tasks in Redis, for several machines. Needs the extra `redis`, and Redis 6.2 or later.
 
-Every change is one script (`_scripts`), every operation one round trip, and what is stored has a
-documented form (`_form`). Waiting is woken by push: one connection for each store subscribes to the
-channels of the tasks that somebody waits for. A message there says only that something happened, so whoever
-is woken looks again; after a lost connection everybody does.
+Every change is one script (`lua/`), every operation one round trip, and the stored form is documented (`_form`).
+Waiting is woken by push: one connection for each store subscribes to the channels of the tasks that have waiters. A
+message there says only that something happened, so waiters look again; after a lost connection all of them do.
 
 On a cluster a task and its mailbox are in one slot, and the indexes that span tasks are in others. What a
 script cannot do in one step there is made safe by order: the index is written after the task and checked
-against it when it is read. So on a cluster `list_tasks` and `list_lapsed` take two round trips, and `create_task`
-two, or three with a lease.
+against it when it is read. So on a cluster `create_task`, `list_tasks` and `list_lapsed` take two round trips.
 
-Redis decides how durable it all is: see its `appendonly` and `appendfsync`, and `WAIT` for replicas.
+All time is the server's, unless a clock is injected: when a task was created or changed, whether it has expired and
+whether its lease has lapsed. On a cluster it is that of the node that has the task.
+
+Redis decides how durable tasks are: see its `appendonly` and `appendfsync`, and `WAIT` for replicas. A server that
+may evict keys (`maxmemory` set and `maxmemory-policy` other than `noeviction`) drops tasks without a trace: the store
+warns of it when it connects.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from types import TracebackType
 from typing import Any, Final
 
 import anyio
-
-try:
-    from coredis import Redis, RedisCluster
-except ImportError as _error:
-    raise ImportError("A Redis store needs its driver: pip install 'mcp-task-runtime[redis]'") from _error
 from typing_extensions import Self
 
 from mcp_task_runtime.core.clock import Clock
+from mcp_task_runtime.core.ids import new_task_id
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
-from mcp_task_runtime.core.transitions import create_record, is_expired
-from mcp_task_runtime.core.types import Fence, LiveStatus, NewTask, Outcome, Progress, TaskPage, TaskRecord, TaskRequest
+from mcp_task_runtime.core.transitions import create_record
+from mcp_task_runtime.core.types import (
+    Fence,
+    LiveStatus,
+    NewTask,
+    Outcome,
+    Progress,
+    TaskCounts,
+    TaskEvent,
+    TaskFilter,
+    TaskPage,
+    TaskRecord,
+)
+from mcp_task_runtime.core.views import TaskView
 from mcp_task_runtime.errors import (
     InvalidTransitionError,
+    LeaseLostError,
     RevisionConflictError,
-    SchemaVersionError,
-    StoreClosedError,
+    StoreError,
     TaskExistsError,
     TaskNotFoundError,
 )
 from mcp_task_runtime.stores._cursor import decode_cursor, encode_cursor
-from mcp_task_runtime.stores.redis._connections import Backend, Call, script_call
+from mcp_task_runtime.stores.redis._backend import Backend, Source
+from mcp_task_runtime.stores.redis._connections import Call, script_call
 from mcp_task_runtime.stores.redis._form import (
-    FIELDS,
-    SCHEMA_VERSION,
+    check_json,
     dump_answer,
     dump_message,
+    dump_progress,
     dump_record,
-    load_answer,
+    event_text,
+    from_micros,
+    load_event,
     load_message,
     load_record,
     pack,
+    schema_error,
     to_micros,
 )
-from mcp_task_runtime.stores.redis._scripts import FOLLOWS, UPDATES
+from mcp_task_runtime.stores.redis._pages import Entry, Pages
+from mcp_task_runtime.stores.redis._scripts import FOLLOWS, LIVE, UPDATES
+from mcp_task_runtime.stores.redis._search import Search
+from mcp_task_runtime.stores.redis.queue import RedisTaskMessageQueue, queue_of
 
-__all__ = ["RedisTaskMessageQueue", "RedisTaskStore"]
+__all__ = ["RedisTaskStore"]
 
-_NO_REQUEST: Final = TaskRequest()
-_FIELDS: Final = tuple(name.encode() for name in FIELDS)
+_SET_ASIDE_MICROS: Final = 60_000_000
+"""Microseconds after which a lease whose task is damaged is looked at again."""
 
-_UNOWNED_MS: Final = 30 * 24 * 3_600_000
-"""Milliseconds that a mailbox is kept after its last message when Redis does not hold its task."""
+_CLOCK_SECONDS: Final = 0.005
+"""Seconds by which this process's idea of the server's time may be early."""
 
 
 class RedisTaskStore:
-    """A `TaskStore` in Redis, shared by all processes that use the same Redis and prefix; it has `TaskLeases` too.
+    """A `TaskStore` in Redis, shared by all processes that use the same Redis and prefix, with all abilities.
 
-    Open it with `async with`, or just use it: it connects when it is first used. It opens two connections of
-    its own, one of them only when somebody waits. Use it on one event loop at a time.
+    Open it with `async with`, which fails at once when the server cannot be reached; or just use it: it connects
+    when it is first used. It opens two connections of its own, the second when something waits. Use it on one
+    event loop at a time.
     """
 
     def __init__(
         self,
-        source: str | Redis[Any] | RedisCluster[Any],
+        source: Source,
         *,
         prefix: str = "mcp-task-runtime",
         clock: Clock | None = None,
@@ -87,27 +108,44 @@ class RedisTaskStore:
                 caller's to open and close. A client of one server lends its settings; one of a cluster must
                 be open as long as the store is.
             prefix: What all names in Redis begin with.
-            clock: Where time comes from; the system's when `None`.
-            timeout: Seconds to wait for Redis before `StoreUnavailableError`.
+            clock: Where time comes from; `None` for the server's time.
+            timeout: Seconds that an operation waits for a server that is not available, before it
+                raises `StoreUnavailableError`.
 
         Raises:
             ValueError: An argument makes no sense.
         """
         self._backend = Backend(source, prefix=prefix, clock=clock, timeout=timeout)
         self._keys = self._backend.keys
-        self._queue = RedisTaskMessageQueue._of(self._backend)
+        self._queue = queue_of(self._backend)
+        self._pages = Pages(self._backend)
+        self._search = Search(self._backend, self._pages)
 
     @property
     def clock(self) -> Clock:
-        """The clock that stamps and expires tasks."""
+        """The clock that stamps and expires tasks: the injected one, or one that follows the server's time.
+
+        The latter is measured when a connection is made and every 15 seconds, and moves with this machine's
+        monotonic clock between. So neither the machine's wall clock nor a jump of it matters.
+        """
         return self._backend.clock
 
     @property
     def message_queue(self) -> RedisTaskMessageQueue:
-        """The queue that belongs to this store: a task's mailbox goes when the task goes."""
+        """The queue that belongs to this store: a task's mailbox is deleted with the task."""
         return self._queue
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether other runtimes or processes may change its tasks: always."""
+        return True
+
     async def __aenter__(self) -> Self:
+        """Connect.
+
+        Raises:
+            StoreUnavailableError: The server cannot be reached; the message names its address and the reason.
+        """
         await self._backend.connect()
         return self
 
@@ -117,53 +155,81 @@ class RedisTaskStore:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the store and its queue: whoever waits is woken with `StoreClosedError`."""
+        """Close the store and its queue: waiters wake with `StoreClosedError`."""
         await self._backend.aclose()
 
     async def create_task(self, new: NewTask) -> TaskRecord:
         """Create a task; see `TaskStore.create_task`."""
-        now = self.clock.now()
-        record = create_record(new, now=now)
-        tag, mark = self._keys.tag(record.task_id), self._backend.new_operation()
-        (status, *rest), *_ = await self._backend.send(*self._creation(record, tag, mark), in_order=True)
-        if status == b"ok":
-            if rest and rest[1] is not None:  # it took the place of one that had expired
-                self._backend.forget(tag, *rest)
-            return record
+        task_id = new_task_id() if new.task_id is None else new.task_id
+        draft = create_record(replace(new, task_id=task_id), now=self.clock.now())
+        _check_calendar(draft)
+        tag, mark = self._keys.tag(task_id), self._backend.new_operation()
+        (reply,) = await self._backend.send(self._creation(draft, new.lease_ms, tag, mark))
+        if reply[0] == b"schema":
+            raise schema_error(reply[1])
+        if reply[0] != b"ok":
+            raise TaskExistsError(task_id)
+        record = create_record(replace(new, task_id=task_id), now=from_micros(reply[1]))
+        if reply[3:] and reply[3] is not None:  # it took the place of one that had expired
+            self._backend.forget(tag, reply[2], reply[3])
         if self._backend.is_cluster:
-            self._backend.unindex(record.owner, [_member(mark, tag)])
-        if status == b"schema":
-            raise _schema_error(rest[0])
-        raise TaskExistsError(record.task_id)
+            await self._index(record, tag, mark, new.lease_ms)
+        return record
 
-    def _creation(self, record: TaskRecord, tag: bytes, mark: str) -> list[Call]:
-        """Return the call that stores a task with its entries in the indexes, or on a cluster the calls."""
-        ttl_ms, margin_ms, now = record.task.ttl_ms, self._backend.margin_ms, to_micros(record.task.created_at)
-        left: int | str = "" if ttl_ms is None else max(ttl_ms, 0) + margin_ms
-        at_most: int | str = "" if ttl_ms is None else max(ttl_ms, 0) + record.retention_ms + 1 + margin_ms
-        latest: int | str = "" if ttl_ms is None else now + 1_000 * (ttl_ms + record.retention_ms + 1)
-        lapses: int | str = "" if record.lease is None else to_micros(record.lease.expires_at)
-        indexed = (margin_ms, _member(mark, tag), latest)
+    def _creation(self, record: TaskRecord, lease_ms: int, tag: bytes, mark: str) -> Call:
+        """Return the call that stores a task, on a single server with its entries in the indexes."""
+        ttl_ms = record.task.ttl_ms
         create = self._backend.task_call(
-            "create", tag, mark, left, *indexed, lapses, at_most, *dump_record(record, mark)
+            *("create", tag, mark, _member(mark, tag), pack(record.request.name, "name")),
+            "" if ttl_ms is None else max(ttl_ms, 0) + self._backend.margin_ms,
+            _at_most(record),
+            "" if record.lease is None else lease_ms,
+            *dump_record(record, mark),
         )
-        index = self._keys.of_owner(record.owner)
-        if not self._backend.is_cluster:
-            return [create._replace(keys=(*create.keys, *index))]
-        calls = [create, script_call("index", index, now, *indexed)]
+        if self._backend.is_cluster:
+            return create
+        return create._replace(keys=(*create.keys, *self._keys.of_owner(record.owner)))
+
+    async def _index(self, record: TaskRecord, tag: bytes, mark: str, lease_ms: int) -> None:
+        """Enter a new task in the indexes of a cluster."""
+        now, margin_ms, at_most = to_micros(record.task.created_at), self._backend.margin_ms, _at_most(record)
+        latest = "" if at_most == "" else now + 1_000 * int(at_most)
+        owned = script_call("index", self._keys.of_owner(record.owner), now, margin_ms, _member(mark, tag), latest)
+        calls = [owned, self._filing(record)]
         if record.lease is not None:
-            calls.append(script_call("lease", (self._keys.leases,), tag, lapses, at_most))
-        return calls
+            kept = "" if at_most == "" else int(at_most) + margin_ms
+            calls.append(script_call("lease", (self._keys.leases,), tag, now + 1_000 * lease_ms, kept))
+        await self._backend.send(*calls)
+
+    def _filing(self, record: TaskRecord) -> Call:
+        """Return the call that enters a task in the search index of a cluster, in its status."""
+        task, name = record.task, pack(record.request.name)
+        tag = self._keys.tag(task.task_id)
+        return self._backend.call_search(
+            *("file", self._backend.margin_ms, self._keys.search, tag, name),
+            pack(task.task_id) if tag.startswith(b"~") else b"",
+            *(task.status.encode(), to_micros(task.created_at)),
+            *("" if task.ttl_ms is None else task.ttl_ms, record.retention_ms, _optional(record.owner, "owner")),
+        )
+
+    def _filed(self, record: TaskRecord) -> TaskRecord:
+        """Return the record after a change that the search index must follow; on a cluster that is not waited for."""
+        if self._backend.is_cluster:
+            self._backend.post(self._filing(record))
+        return record
 
     async def get_task(self, task_id: str) -> TaskRecord | None:
         """Return the task, or `None`; see `TaskStore.get_task`."""
-        tag = self._keys.tag(task_id)
-        (values,) = await self._backend.send(Call(b"HMGET", self._keys.of_task(tag)[:1], _FIELDS))
-        record = load_record(values)
-        if record is None or not is_expired(record.task, self.clock.now()):
-            return record
-        self._backend.purge(tag)
-        return None
+        reply = await self._read(task_id, "get")
+        return None if reply is None else load_record(reply[0])
+
+    async def get_view(self, task_id: str) -> TaskView | None:
+        """Return the task with its open questions; see `TaskQuestions.get_view`."""
+        reply = await self._read(task_id, "view")
+        record = None if reply is None else load_record(reply[0])
+        if reply is None or record is None:
+            return None
+        return TaskView(record, tuple(load_message(question) for question in reply[1]))
 
     async def update_task(
         self,
@@ -177,31 +243,56 @@ class RedisTaskStore:
         fence: Fence | None = None,
     ) -> TaskRecord:
         """Change a live task; see `TaskStore.update_task`."""
-        if progress is not None or ttl_ms is not None or fence is not None:
-            raise NotImplementedError
-        status_text, message = "" if status is None else status, _optional(status_message)
-        revision = "" if if_revision is None else int(if_revision)
-        allowed = UPDATES.get(status, b" ")
-        _, (reply, *rest) = await self._change(task_id, "update", allowed, status_text, message, revision)
+        tag, (reply, *rest) = await self._change(
+            *(task_id, "update", UPDATES.get(status, b" "), "" if status is None else status),
+            _optional(status_message, "status_message"),
+            b"" if progress is None else dump_progress(progress),
+            "" if ttl_ms is None else int(ttl_ms),
+            "" if if_revision is None else int(if_revision),
+            *_fencing(fence),
+            event_text(status_message),
+        )
         if reply == b"refused":
             current = rest[0].decode()
             raise InvalidTransitionError(task_id, current=current, requested=current if status is None else status)
         if reply == b"conflict":
             raise RevisionConflictError(task_id, expected=int(if_revision or 0), current=int(rest[0]))
-        return _loaded(rest[0])
+        record = self._changed(task_id, reply, rest)
+        if status is not None or ttl_ms is not None:
+            self._filed(record)
+        if ttl_ms is not None and self._backend.is_cluster:
+            await self._extend(record, tag)
+        return record
+
+    async def _extend(self, record: TaskRecord, tag: bytes) -> None:
+        """Let the indexes of a cluster follow a new TTL."""
+        (mark,) = await self._backend.send(Call(b"HGET", self._keys.of_task(tag)[:1], (b"mark",)))
+        if mark is None:
+            return
+        at_most, margin_ms = int(_at_most(record)), self._backend.margin_ms
+        latest = to_micros(record.task.created_at) + 1_000 * at_most
+        owner = self._keys.of_owner(record.owner)
+        calls = [script_call("extend", owner, self._backend.now(), margin_ms, mark + b" " + tag, latest)]
+        if record.lease is not None:
+            lapses = to_micros(record.lease.expires_at)
+            calls.append(script_call("lease", (self._keys.leases,), tag, lapses, at_most + margin_ms))
+        await self._backend.send(*calls)
 
     async def finish_task(self, task_id: str, outcome: Outcome, *, fence: Fence | None = None) -> TaskRecord:
-        """Record a terminal status and its outcome; see `TaskStore.finish_task`."""
-        if fence is not None:
-            raise NotImplementedError
-        status, margin_ms = outcome.status, self._backend.margin_ms
-        payload, message = _optional(outcome.payload_json), _optional(outcome.status_message)
+        """Record a terminal status and its outcome, and delete the mailbox; see `TaskStore.finish_task`."""
+        status = outcome.status
+        if outcome.payload_json is not None:
+            check_json(outcome.payload_json, "payload_json")
         _, (reply, *rest) = await self._change(
-            task_id, "finish", FOLLOWS.get(status, b" "), status, payload, message, margin_ms
+            *(task_id, "finish", FOLLOWS.get(status, b" "), status),
+            _optional(outcome.payload_json, "payload_json"),
+            _optional(outcome.status_message, "status_message"),
+            *_fencing(fence),
+            event_text(outcome.status_message),
         )
         if reply == b"refused":
             raise InvalidTransitionError(task_id, current=rest[0].decode(), requested=status)
-        return _loaded(rest[0])
+        return self._filed(self._changed(task_id, reply, rest))
 
     async def get_result(self, task_id: str) -> Outcome | None:
         """Return how the task ended, or `None`; see `TaskStore.get_result`."""
@@ -211,36 +302,34 @@ class RedisTaskStore:
         return record.outcome
 
     async def list_tasks(self, *, owner: str | None, cursor: str | None = None, limit: int = 50) -> TaskPage:
-        """Return a page of one owner's tasks; see `TaskStore.list_tasks`."""
+        """Return a page of one owner's tasks; see `TaskStore.list_tasks`. Damaged tasks are left out."""
         if limit < 1:
             raise ValueError("limit must be at least 1")
         place = 0 if cursor is None else decode_cursor(cursor, owner)
         index = self._keys.of_owner(owner)[0]
-        now = self.clock.now()
-        found: list[tuple[int, TaskRecord]] = []
+        found: list[Entry] = []
         while True:
             wanted = limit + 1 - len(found)
-            page = await self._page(index, f"({place}", "+inf", wanted)
-            gone: list[bytes] = []
-            for member, place, mark, record in page:
-                if record is None or not member.startswith(mark + b" ") or is_expired(record.task, now):
-                    gone.append(member)
-                else:
-                    found.append((place, record))
+            _, page = await self._pages.read(index, f"({place}", "+inf", wanted)
+            found += [entry for entry in page if entry.is_live]
+            gone = [entry.member for entry in page if entry.is_gone]
             if gone:  # the index heals when it is read
                 self._backend.unindex(owner, gone)
             if len(found) > limit or len(page) < wanted:
                 break
-        records = tuple(record for _, record in found[:limit])
-        return TaskPage(records, encode_cursor(found[limit - 1][0], owner) if len(found) > limit else None)
+            place = page[-1].place
+        records = tuple(entry.record for entry in found[:limit] if entry.record is not None)
+        return TaskPage(records, encode_cursor(found[limit - 1].place, owner) if len(found) > limit else None)
 
     async def delete_task(self, task_id: str) -> bool:
         """Delete the task; see `TaskStore.delete_task`."""
-        # Sent twice it could not say whether there was one.
+        # Carried out twice it could not say whether there was one.
         tag, (reply, *rest) = await self._change(task_id, "delete", again=False, missing=b"absent")
         if reply != b"ok":
             return False
         self._backend.forget(tag, rest[0], rest[1])
+        if self._backend.is_cluster:
+            self._backend.post(script_call("unfile", (self._keys.search + b"all",), self._keys.search, rest[2]))
         return True
 
     async def wait_for_update(self, task_id: str, *, after: int) -> TaskRecord:
@@ -250,41 +339,43 @@ class RedisTaskStore:
         with (await self._backend.signals()).listen(channel, b"tx") as listener:
             record = await look()
             while record is not None and record.revision <= after:
-                with self.clock.move_on_at(record.task.expires_at):
+                with self.clock.move_on_at(record.task.expires_at) as scope:
                     await listener.wait()
+                if scope.cancelled_caught:  # the server decides when the time has come
+                    await anyio.sleep(_CLOCK_SECONDS)
                 record = await self._backend.look_again(look)
         if record is None:
             raise TaskNotFoundError(task_id)
         return record
 
+    # --- leases
+
     async def renew_leases(self, worker: str, task_ids: Collection[str], *, lease_ms: int) -> frozenset[str]:
         """Extend leases of a worker; see `TaskLeases.renew_leases`."""
-        until = self._backend.now() + 1_000 * lease_ms
-        held = await self._change_leases("renew", worker, task_ids, until)
-        self._move_lapses(until, held)
-        return frozenset(held.values())
+        held = await self._change_leases("renew", worker, task_ids, lease_ms)
+        return frozenset(held)
 
     async def drop_leases(self, worker: str, task_ids: Collection[str], *, lapse: bool) -> None:
-        """Give up leases of a worker; see `TaskLeases.drop_leases`."""
-        dropped = await self._change_leases("drop", worker, task_ids, 1 if lapse else 0)
-        if lapse:
-            self._move_lapses(self._backend.now(), dropped, b"LT")
+        """Release leases of a worker; see `TaskLeases.drop_leases`."""
+        await self._change_leases("drop", worker, task_ids, 1 if lapse else 0, event_text(worker))
 
     async def list_lapsed(self, *, limit: int = 100) -> tuple[TaskRecord, ...]:
-        """Return live tasks whose lease has lapsed; see `TaskLeases.list_lapsed`."""
+        """Return live tasks whose lease has lapsed; see `TaskLeases.list_lapsed`. Damaged tasks are left out."""
         if limit < 1:
             raise ValueError("limit must be at least 1")
         found: dict[str, TaskRecord] = {}
         while True:
-            now = self._backend.now()
-            page = await self._page(self._keys.leases, "-inf", str(now), limit)
+            now, page = await self._pages.read(self._keys.leases, "-inf", "", limit)
             corrections: list[bytes | int | str] = []
-            for tag, score, _, record in page:
-                lease = None if record is None or is_expired(record.task, self.clock.now()) else record.lease
-                if record is None or lease is None:
-                    corrections += tag, score, ""
+            for entry in page:
+                record = entry.record
+                lease = None if record is None else record.lease
+                if entry.is_damaged:
+                    corrections += entry.member, entry.place, now + _SET_ASIDE_MICROS
+                elif record is None or lease is None or not entry.is_live:
+                    corrections += entry.member, entry.place, ""
                 elif to_micros(lease.expires_at) > now:
-                    corrections += tag, score, to_micros(lease.expires_at)
+                    corrections += entry.member, entry.place, to_micros(lease.expires_at)
                 else:
                     found[record.task_id] = record
             if corrections:  # the index heals when it is read
@@ -293,18 +384,98 @@ class RedisTaskStore:
                 return tuple(sorted(found.values(), key=_lapsed_at)[:limit])
 
     async def claim_task(self, task_id: str, *, worker: str, lease_ms: int) -> TaskRecord | None:
-        """Take over a live task whose lease has lapsed; see `TaskLeases.claim_task`."""
-        until = self._backend.now() + 1_000 * lease_ms
-        tag, (reply, *rest) = await self._change(task_id, "claim", pack(worker), until, missing=b"absent")
+        """Take over a live task; see `TaskLeases.claim_task`."""
+        tag, (reply, *rest) = await self._change(
+            task_id, "claim", pack(worker, "worker"), lease_ms, event_text(worker), missing=b"absent"
+        )
         if reply != b"ok":
             return None
-        self._move_lapses(until, [tag])
-        return _loaded(rest[0])
+        record = _loaded(rest[0])
+        if record.lease is not None:
+            self._move_lapse(tag, to_micros(record.lease.expires_at))
+        return record
+
+    # --- questions
+
+    async def ask(self, task_id: str, question: QueuedMessage, *, fence: Fence | None = None) -> TaskRecord | None:
+        """Append a question and make the task `input_required`; see `TaskQuestions.ask`."""
+        if question.key is None:
+            raise ValueError("question must be a request")
+        _, (reply, *rest) = await self._change(
+            *(task_id, "ask", FOLLOWS["input_required"], *_fencing(fence)),
+            *(b"k" + pack(question.key, "key"), dump_message(question), event_text(question.key)),
+        )
+        if reply == b"refused":
+            raise InvalidTransitionError(task_id, current=rest[0].decode(), requested="input_required")
+        if reply == b"known":
+            return None
+        return self._filed(self._changed(task_id, reply, rest))
+
+    async def answer_all(self, task_id: str, answers: Mapping[str, Answer]) -> frozenset[str]:
+        """Answer open questions and set the status; see `TaskQuestions.answer_all`."""
+        flat: list[bytes | int | str] = []
+        for key, answer in answers.items():
+            kind = b"withdrawn" if answer.type == "withdrawn" else b"answered"
+            flat += _key_field(key), dump_answer(answer), kind, event_text(key)
+        if not flat:
+            return frozenset()
+        _, (reply, *rest) = await self._change(task_id, "answer_all", LIVE, *flat, missing=b"absent")
+        if reply != b"ok":
+            return frozenset()
+        if rest[0]:
+            self._filed(_loaded(rest[1]))
+        taken = set(rest[0])
+        return frozenset(key for key in answers if _key_field(key) in taken)
+
+    # --- steps and history
+
+    async def record_step(self, task_id: str, key: str, value_json: str, *, fence: Fence) -> str:
+        """Record the result of a step, once; see `TaskJournal.record_step`."""
+        check_json(value_json, "value_json")
+        step = pack(key, "key"), pack(value_json, "value_json")
+        _, (reply, *rest) = await self._change(task_id, "record_step", LIVE, *_fencing(fence), *step)
+        if reply == b"refused":
+            current = rest[0].decode()
+            raise InvalidTransitionError(task_id, current=current, requested=current)
+        if reply == b"lost":
+            raise LeaseLostError(task_id)
+        return _step(rest[0])[1]
+
+    async def read_steps(self, task_id: str) -> Mapping[str, str]:
+        """Return the recorded results by key; see `TaskJournal.read_steps`."""
+        reply = await self._read(task_id, "steps")
+        flat = [] if reply is None else reply[0]
+        steps = sorted((_step(value), _text(key)) for key, value in zip(flat[::2], flat[1::2], strict=True))
+        return {key: value for (_, value), key in steps}
+
+    async def get_history(self, task_id: str) -> tuple[TaskEvent, ...]:
+        """Return what happened to a task, oldest first; see `TaskSearch.get_history`."""
+        reply = await self._read(task_id, "history")
+        if reply is None:
+            return ()
+        return (load_event(reply[0] + b" created"), *(load_event(event) for event in reply[1]))
+
+    async def search_tasks(
+        self, wanted: TaskFilter, *, newest_first: bool = True, cursor: str | None = None, limit: int = 50
+    ) -> TaskPage:
+        """Return a page of the tasks that match; see `TaskSearch.search_tasks`. Damaged tasks are left out."""
+        return await self._search.find(wanted, newest_first=newest_first, cursor=cursor, limit=limit)
+
+    async def count_tasks(self) -> TaskCounts:
+        """Return how many tasks there are; see `TaskSearch.count_tasks`."""
+        return await self._search.count()
+
+    # --- scripts
+
+    async def _read(self, task_id: str, script: str) -> list[Any] | None:
+        """Return what a script says of a task, or `None` if there is none."""
+        _, (reply, *rest) = await self._change(task_id, script, missing=b"absent")
+        return rest if reply == b"ok" else None
 
     async def _change(
         self, task_id: str, script: str, *arguments: bytes | int | str, again: bool = True, missing: bytes = b""
     ) -> tuple[bytes, list[Any]]:
-        """Run a script that changes a task; return the task's tag and the reply.
+        """Run a script about a task; return the task's tag and the reply.
 
         Raises:
             TaskNotFoundError: There is no such task, and `missing` is not `absent`.
@@ -319,206 +490,106 @@ class RedisTaskStore:
             return tag, [b"absent"]
         return tag, reply
 
-    def _move_lapses(self, when: int, tags: Collection[bytes], *how: bytes) -> None:
-        """Move entries of the index of leases where the scripts cannot do it: on a cluster, and some time."""
-        if self._backend.is_cluster and tags:
-            entries = [part for tag in tags for part in (when, tag)]
-            self._backend.post(Call(b"ZADD", (self._keys.leases,), (b"XX", *how, *entries)))
-
-    async def _change_leases(
-        self, script: str, worker: str, task_ids: Collection[str], argument: int
-    ) -> dict[bytes, str]:
-        """Run a script on the leases of a worker; return tag and identifier of those tasks that it changed."""
-        tags = {self._keys.tag(task_id): task_id for task_id in task_ids}
-        operation, name = self._backend.new_operation(), pack(worker)
-        calls = [self._backend.task_call(script, tag, operation, name, argument) for tag in tags]
-        replies = await self._backend.send(*calls) if calls else []
-        return {
-            tag: task_id
-            for (tag, task_id), reply in zip(tags.items(), replies, strict=True)
-            if self._exists(tag, reply) and reply[0] == b"ok"
-        }
-
     def _exists(self, tag: bytes, reply: list[Any]) -> bool:
         """Return whether a script found its task; clean up after one that it found expired."""
         if reply[0] == b"schema":
-            raise _schema_error(reply[1])
+            raise schema_error(reply[1])
         if reply[0] == b"expired":
             self._backend.forget(tag, *reply[1:])
         return reply[0] not in (b"absent", b"expired")
 
-    async def _page(
-        self, index: bytes, lowest: str, highest: str, limit: int
-    ) -> list[tuple[bytes, int, bytes, TaskRecord | None]]:
-        """Return entries of an index: member, score, and the task's mark and record."""
-        ends = (b"", b"") if self._backend.is_cluster else (self._keys.opening, b"}:task")
-        (page,) = await self._backend.send(script_call("page", (index,), lowest, highest, limit, *ends))
-        if page and not ends[0]:
-            tags = [member.rpartition(b" ")[2] for member, *_ in page]
-            reads = [Call(b"HMGET", self._keys.of_task(tag)[:1], _FIELDS) for tag in tags]
-            values = await self._backend.send(*reads)
-            page = [(member, score, record) for (member, score, _), record in zip(page, values, strict=True)]
-        return [(member, int(float(score)), values[1], load_record(values)) for member, score, values in page]
+    @staticmethod
+    def _changed(task_id: str, reply: bytes, rest: Sequence[Any]) -> TaskRecord:
+        """Return the record that a script changed."""
+        if reply == b"lost":
+            raise LeaseLostError(task_id)
+        return _loaded(rest[0])
 
+    async def _change_leases(
+        self, script: str, worker: str, task_ids: Collection[str], *arguments: bytes | int | str
+    ) -> list[str]:
+        """Run a script on the leases of a worker; return the identifiers of those tasks that it changed."""
+        tags = {self._keys.tag(task_id): task_id for task_id in task_ids}
+        operation, name = self._backend.new_operation(), pack(worker, "worker")
+        calls = [self._backend.task_call(script, tag, operation, name, *arguments) for tag in tags]
+        replies = await self._backend.send(*calls, keeps_errors=True) if calls else []
+        changed: list[str] = []
+        for (tag, task_id), reply in zip(tags.items(), replies, strict=True):
+            if isinstance(reply, Exception):
+                self._pages.report(tag, reply)
+            elif reply[0] == b"schema":
+                self._pages.report(tag, schema_error(reply[1]))
+            elif self._exists(tag, reply) and reply[0] == b"ok":
+                changed.append(task_id)
+                if len(reply) > 1:
+                    self._move_lapse(tag, int(reply[1]))
+        return changed
 
-class RedisTaskMessageQueue:
-    """A `TaskMessageQueue` in Redis.
-
-    Get it from a `RedisTaskStore`: then a task's mailbox goes when the task goes. Used without one, it keeps a
-    mailbox until `clear` is called for it, or nothing was put in for 30 days.
-    """
-
-    def __init__(
-        self,
-        source: str | Redis[Any] | RedisCluster[Any],
-        *,
-        prefix: str = "mcp-task-runtime",
-        clock: Clock | None = None,
-        timeout: float = 5.0,
-    ) -> None:
-        """Make a queue of its own; the arguments are those of `RedisTaskStore`.
-
-        Raises:
-            ValueError: An argument makes no sense.
-        """
-        self._start(Backend(source, prefix=prefix, clock=clock, timeout=timeout), owns=True)
-
-    @classmethod
-    def _of(cls, backend: Backend) -> Self:
-        queue = cls.__new__(cls)
-        queue._start(backend, owns=False)
-        return queue
-
-    def _start(self, backend: Backend, *, owns: bool) -> None:
-        self._backend = backend
-        self._keys = backend.keys
-        self._owns_backend = owns
-        self._closed = False
-
-    async def __aenter__(self) -> Self:
-        await self._backend.connect()
-        return self
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        """Close the queue: whoever waits is woken with `StoreClosedError`. A store it came from stays open."""
-        self._closed = True
-        if self._owns_backend:
-            await self._backend.aclose()
-        elif not self._backend.is_closed:
-            (await self._backend.signals()).wake_all()
-
-    async def enqueue(self, task_id: str, message: QueuedMessage) -> bool:
-        """Append a message; see `TaskMessageQueue.enqueue`."""
-        field = b"" if message.key is None else b"k" + pack(message.key)
-        return bool(await self._use("enqueue", task_id, _UNOWNED_MS, field, dump_message(message)))
-
-    async def dequeue(self, task_id: str) -> QueuedMessage | None:
-        """Remove and return the oldest message; see `TaskMessageQueue.dequeue`."""
-        operation = self._backend.new_operation()
-        with anyio.CancelScope(shield=True):  # a message that is no longer queued must be returned
-            taken = await self._use("dequeue", task_id, operation=operation)
-        if taken is None:
-            return None
-        keys = self._keys.of_task(self._keys.tag(task_id))
-        self._backend.post(Call(b"HDEL", keys[4:5], (operation,)))
-        return load_message(taken)
-
-    async def peek(self, task_id: str) -> QueuedMessage | None:
-        """Return the oldest message; see `TaskMessageQueue.peek`."""
-        message = await self._use("peek", task_id)
-        return None if message is None else load_message(message)
-
-    async def is_empty(self, task_id: str) -> bool:
-        """Whether no message is queued; see `TaskMessageQueue.is_empty`."""
-        return not await self._use("length", task_id)
-
-    async def clear(self, task_id: str) -> None:
-        """Forget everything of a task; see `TaskMessageQueue.clear`."""
-        tag, operation = self._keys.tag(task_id), self._backend.new_operation()
-        await self._send(self._backend.task_call("clear", tag, operation))
-
-    async def wait_for_message(self, task_id: str) -> None:
-        """Wait until a message is queued; see `TaskMessageQueue.wait_for_message`."""
-        tag, mark = self._keys.tag(task_id), self._backend.new_operation()
-        look = partial(self._use, "look", task_id, _UNOWNED_MS, mark)
-        length = 0
-        with (await self._backend.signals()).listen(self._keys.channel(tag), b"mx") as listener:
-            try:
-                length = await look(1)
-                while length == 0:
-                    await listener.wait()
-                    length = await self._backend.look_again(partial(look, 0))
-            finally:
-                if length == 0:
-                    self._backend.post(Call(b"HDEL", self._keys.of_task(tag)[5:], (mark,)))
-        if length < 0:
-            raise TaskNotFoundError(task_id)
-
-    async def outstanding(self, task_id: str) -> tuple[QueuedMessage, ...]:
-        """Return the questions; see `TaskMessageQueue.outstanding`."""
-        questions = await self._use("outstanding", task_id)
-        return tuple(load_message(question) for question in questions)
-
-    async def answer(self, task_id: str, key: str, answer: Answer) -> bool:
-        """Answer a question; see `TaskMessageQueue.answer`."""
-        return bool(await self._use("answer", task_id, b"k" + pack(key), dump_answer(answer)))
-
-    async def wait_for_answer(self, task_id: str, key: str) -> Answer:
-        """Wait for the answer; see `TaskMessageQueue.wait_for_answer`."""
-        channel = self._keys.channel(self._keys.tag(task_id))
-        look = partial(self._use, "answer_of", task_id, b"k" + pack(key))
-        with (await self._backend.signals()).listen(channel, b"ax") as listener:
-            state = await look()
-            while state is not None and state.startswith(b"q"):
-                await listener.wait()
-                state = await self._backend.look_again(look)
-        if state is None:
-            raise TaskNotFoundError(task_id)
-        return load_answer(state.partition(b" ")[2])
-
-    async def _use(self, script: str, task_id: str, *arguments: bytes | int | str, operation: str | None = None) -> Any:
-        """Run a script on a mailbox; return what it says."""
-        tag = self._keys.tag(task_id)
-        if operation is None:
-            operation = self._backend.new_operation()
-        reply = await self._send(self._backend.task_call(script, tag, operation, *arguments))
-        if reply[0] == b"schema":
-            raise _schema_error(reply[1])
-        _, value, *gone = reply
-        if gone[1] is not None:
-            self._backend.forget(tag, *gone)
-        return value
-
-    async def _send(self, call: Call) -> Any:
-        if self._closed:
-            raise StoreClosedError
-        (reply,) = await self._backend.send(call)
-        return reply
+    def _move_lapse(self, tag: bytes, when: int) -> None:
+        """Move an entry of the index of leases where the scripts cannot do it: on a cluster, without waiting."""
+        if self._backend.is_cluster:
+            self._backend.post(Call(b"ZADD", (self._keys.leases,), (b"XX", when, tag)))
 
 
 def _member(mark: str, tag: bytes) -> bytes:
     return mark.encode() + b" " + tag
 
 
-def _optional(text: str | None) -> bytes:
+def _check_calendar(record: TaskRecord) -> None:
+    """Refuse a task that may expire at a time that no calendar has.
+
+    Raises:
+        ValueError: It may.
+    """
+    try:
+        expires_at = record.task.expires_at
+        _ = expires_at and expires_at + timedelta(milliseconds=record.retention_ms)
+    except OverflowError as error:
+        raise ValueError("ttl_ms and retention_ms are too large") from error
+
+
+def _at_most(record: TaskRecord) -> int | str:
+    """Return after how many milliseconds a task has expired whenever it ends; nothing for a task without TTL."""
+    ttl_ms = record.task.ttl_ms
+    return "" if ttl_ms is None else max(ttl_ms, 0) + record.retention_ms + 1
+
+
+def _optional(text: str | None, what: str) -> bytes:
     """Return text in a form that is not empty unless it is `None`."""
-    return b"" if text is None else b"+" + pack(text)
+    return b"" if text is None else b"+" + pack(text, what)
+
+
+def _fencing(fence: Fence | None) -> tuple[bytes, int | str]:
+    """Return a fence as scripts take it."""
+    return (b"", "") if fence is None else (_optional(fence.worker, "worker"), fence.attempt)
+
+
+def _key_field(key: str) -> bytes:
+    return b"k" + key.encode("utf-8", "surrogatepass")
+
+
+def _text(data: bytes) -> str:
+    try:
+        return data.decode()
+    except ValueError as error:
+        raise StoreError("A stored step is damaged") from error
+
+
+def _step(data: bytes) -> tuple[int, str]:
+    """Return the number and the result of a stored step."""
+    number, _, value = data.partition(b" ")
+    try:
+        return int(number), _text(value)
+    except ValueError as error:
+        raise StoreError("A stored step is damaged") from error
 
 
 def _loaded(values: list[bytes | None]) -> TaskRecord:
     record = load_record(values)
-    assert record is not None
+    if record is None:
+        raise StoreError("A stored task is damaged")
     return record
 
 
 def _lapsed_at(record: TaskRecord) -> float:
     return 0.0 if record.lease is None else record.lease.expires_at.timestamp()
-
-
-def _schema_error(version: bytes) -> SchemaVersionError:
-    return SchemaVersionError(found=int(version), supported=SCHEMA_VERSION)

@@ -1,0 +1,154 @@
+"""`Search`: the tasks of all owners, for operators (`core.store.TaskSearch`)."""
+
+from __future__ import annotations
+
+import binascii
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from datetime import datetime
+from hashlib import blake2b
+from typing import Any, Final
+
+from mcp_task_runtime.core.transitions import TRANSITIONS
+from mcp_task_runtime.core.types import TaskCounts, TaskFilter, TaskPage, TaskRecord, TaskStatus
+from mcp_task_runtime.errors import InvalidCursorError, StoreError
+from mcp_task_runtime.stores.redis._backend import Backend
+from mcp_task_runtime.stores.redis._connections import Call
+from mcp_task_runtime.stores.redis._form import from_micros, to_micros
+from mcp_task_runtime.stores.redis._pages import Entry, Pages
+
+__all__ = ["Search"]
+
+_SLACK_MICROS: Final = 1_000_000
+"""Microseconds that a place may be later than the creation of its task."""
+
+_FEWEST: Final = 50
+"""Entries that are read at once at the least, where a filter may leave some out."""
+
+_TAG_BYTES: Final = 12
+
+
+class Search:
+    """Finds and counts tasks by the search index."""
+
+    def __init__(self, backend: Backend, pages: Pages) -> None:
+        self._backend = backend
+        self._pages = pages
+        self._keys = backend.keys
+
+    async def find(self, wanted: TaskFilter, *, newest_first: bool, cursor: str | None, limit: int) -> TaskPage:
+        """Return a page of the tasks that match; see `TaskSearch.search_tasks`."""
+        if limit < 1:
+            raise ValueError("limit must be at least 1")
+        scope = _scope(wanted, newest_first)
+        behind = None if cursor is None else _decode(cursor, scope)
+        if _is_empty(wanted):
+            return TaskPage(())
+        found: list[tuple[Entry, TaskRecord]] = []
+        while True:
+            most = max(limit + 1 - len(found), _FEWEST)
+            page = await self._page(wanted, newest_first, behind, most)
+            live = [(entry, entry.record) for entry in page if entry.is_live and entry.record is not None]
+            found += [(entry, record) for entry, record in live if _matches(record, wanted)]
+            if len(found) > limit or len(page) < most:
+                break
+            behind = page[-1].place, page[-1].member
+        records = tuple(record for _, record in found[:limit])
+        if len(found) <= limit:
+            return TaskPage(records)
+        last = found[limit - 1][0]
+        return TaskPage(records, _encode(last.place, last.member, scope))
+
+    async def _page(
+        self, wanted: TaskFilter, newest_first: bool, behind: tuple[int, bytes] | None, limit: int
+    ) -> list[Entry]:
+        """Return the next entries behind a place, of which the filter may leave some out."""
+        lowest = "-inf" if wanted.created_after is None else str(to_micros(wanted.created_after))
+        highest = "+inf" if wanted.created_before is None else str(to_micros(wanted.created_before) + _SLACK_MICROS)
+        arguments = (
+            self._keys.search,
+            b" ".join(sorted(self._keys.search_owner(owner) for owner in wanted.owners or ())),
+            b" ".join(sorted(status.encode() for status in wanted.statuses or ())),
+            b" ".join(sorted(self._keys.name_tag(name) for name in wanted.names or ())),
+            *(("", b"") if behind is None else behind),
+            *(lowest, highest, 1 if newest_first else 0, limit),
+            (wanted.id_prefix or "").encode("utf-8", "surrogatepass")[:128],
+            *self._pages.record_ends,
+        )
+        (reply,) = await self._backend.send(self._backend.call_search("search", *arguments))
+        page: list[tuple[bytes, Any, Any]] = reply[1]
+        found = [(member, member.partition(b" ")[0], place, values) for member, place, values in page]
+        return await self._pages.entries(int(reply[0]), found, are_marked=False)
+
+    async def count(self) -> TaskCounts:
+        """Return how many tasks there are; see `TaskSearch.count_tasks`."""
+        call = self._backend.call_search("count", self._keys.search, *self._pages.record_ends)
+        (reply,) = await self._backend.send(call)
+        if self._backend.is_cluster and reply:
+            reads = [Call(b"HGET", self._keys.of_task(tag)[:1], (b"created_at",)) for _, _, _, tag, _ in reply]
+            times = await self._backend.send(*reads)
+            reply = [(*parts, time) for (*parts, _), time in zip(reply, times, strict=True)]
+        counts: dict[tuple[TaskStatus, str], int] = {}
+        oldest: dict[str, datetime] = {}
+        try:
+            for status, name, number, _, created in reply:
+                word = status.decode()
+                counts[word, name.decode()] = int(number)
+                if created is not None:
+                    since = from_micros(created)
+                    oldest[word] = min(since, oldest.get(word, since))
+        except (ArithmeticError, ValueError) as error:
+            raise StoreError("The search index is damaged") from error
+        return TaskCounts(counts, oldest.get("working"), oldest.get("input_required"))
+
+
+def _is_empty(wanted: TaskFilter) -> bool:
+    """Whether nothing can match."""
+    return any(some is not None and not some for some in (wanted.statuses, wanted.names, wanted.owners))
+
+
+def _matches(record: TaskRecord, wanted: TaskFilter) -> bool:
+    task = record.task
+    return (
+        (wanted.statuses is None or task.status in wanted.statuses)
+        and (wanted.names is None or record.request.name in wanted.names)
+        and (wanted.owners is None or record.owner in wanted.owners)
+        and (wanted.id_prefix is None or task.task_id.startswith(wanted.id_prefix))
+        and (wanted.text is None or _lower(wanted.text) in _lower(task.status_message or ""))
+        and (wanted.created_after is None or task.created_at >= wanted.created_after)
+        and (wanted.created_before is None or task.created_at < wanted.created_before)
+    )
+
+
+def _lower(text: str) -> str:
+    """Return text with its ASCII letters in lower case, and no others."""
+    return text.translate(_LOWER)
+
+
+_LOWER: Final = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
+
+
+def _scope(wanted: TaskFilter, newest_first: bool) -> bytes:
+    """Return what names a filter and an order."""
+    statuses = None if wanted.statuses is None else [it for it in TRANSITIONS if it in wanted.statuses]
+    names = None if wanted.names is None else sorted(wanted.names)
+    owners = None if wanted.owners is None else sorted(map(repr, wanted.owners))
+    times = wanted.created_after, wanted.created_before
+    text = repr((newest_first, statuses, names, owners, wanted.id_prefix, wanted.text, *map(str, times)))
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=32).digest()
+
+
+def _encode(place: int, member: bytes, scope: bytes) -> str:
+    raw = b"%d " % place + member
+    return urlsafe_b64encode(blake2b(raw, digest_size=_TAG_BYTES, key=scope).digest() + raw).decode()
+
+
+def _decode(cursor: str, scope: bytes) -> tuple[int, bytes]:
+    try:
+        raw = urlsafe_b64decode(cursor.encode("ascii"))[_TAG_BYTES:]
+        number, _, member = raw.partition(b" ")
+        place = int(number)
+    except (ValueError, binascii.Error):
+        raise InvalidCursorError from None
+    if _encode(place, member, scope) != cursor:
+        raise InvalidCursorError
+    return place, member

@@ -1,0 +1,3 @@
+local entry = entry_of()
+forget()
+return {'ok', head.owner, head.mark, entry}

@@ -1,0 +1,1 @@
+return done(redis.call('LLEN', KEYS[2]))

@@ -1,0 +1,1 @@
+return done(redis.call('LINDEX', KEYS[2], 0))

@@ -1,0 +1,74 @@
+-- A page of tasks by place, merged from sorted sets, and their records where those are in reach.
+-- KEYS: any key of the search index.
+-- ARGV: now; beginning of the index's keys; tags of owners, or empty; statuses, or empty; tags of tools, or empty, each
+-- list separated by spaces; place and entry that the page begins behind, or empty; lowest and highest place; 1 for the
+-- newest first; limit; prefix of the identifier, or empty; how a record's key begins and ends, or empty.
+local search, owners, statuses, names = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local from, behind, lowest, highest = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+local newest, limit, prefix = ARGV[10] == '1', tonumber(ARGV[11]), ARGV[12]
+local found = {} -- of {place, entry}
+
+local function words(text, default)
+    local list = {}
+    for word in string.gmatch(text, '%S+') do list[#list + 1] = word end
+    return #list > 0 and list or default()
+end
+local function is_behind(place, entry)
+    if from == '' then return true end
+    local a, b = tonumber(place), tonumber(from)
+    if a ~= b then return newest and a < b or not newest and a > b end
+    return newest and entry < behind or not newest and entry > behind
+end
+local function is_before(a, b)
+    if a[1] ~= b[1] then return newest and a[1] > b[1] or not newest and a[1] < b[1] end
+    return newest and a[2] > b[2] or not newest and a[2] < b[2]
+end
+local function take(place, entry)
+    if is_behind(place, entry) then found[#found + 1] = {tonumber(place), entry} end
+end
+local function scan(key) -- an entry at the place of the cursor may have been shown
+    local page
+    if newest then
+        local top = from ~= '' and from or highest
+        page = redis.call('ZREVRANGEBYSCORE', key, top, lowest, 'WITHSCORES', 'LIMIT', 0, limit + 1)
+    else
+        local bottom = from ~= '' and from or lowest
+        page = redis.call('ZRANGEBYSCORE', key, bottom, highest, 'WITHSCORES', 'LIMIT', 0, limit + 1)
+    end
+    for number = 1, #page, 2 do take(page[number + 1], page[number]) end
+end
+
+local function named(first, last) -- all whose identifier begins so
+    for _, member in ipairs(redis.call('ZRANGEBYLEX', search .. 'ids', first, last)) do
+        local entry = string.match(member, '^.*%z(.*)$')
+        local place = tonumber(redis.call('ZSCORE', search .. 'all', entry) or '')
+        if place and place >= tonumber(lowest) and place <= tonumber(highest) then take(place, entry) end
+    end
+end
+
+purge(search, time(ARGV[1]), 100)
+local first, last = '[' .. prefix, '[' .. prefix .. '\255'
+if prefix ~= '' and redis.call('ZLEXCOUNT', search .. 'ids', first, last) <= 1000 then
+    named(first, last)
+elseif owners ~= '' then
+    for _, owner in ipairs(words(owners)) do scan(search .. 'owner:' .. owner) end
+elseif statuses == '' and names == '' then
+    scan(search .. 'all')
+else
+    local tools = words(names, function() return redis.call('HKEYS', search .. 'names') end)
+    for _, status in ipairs(words(statuses, function() return STATUSES end)) do
+        for _, tool in ipairs(tools) do scan(search .. status .. ':' .. tool) end
+    end
+end
+table.sort(found, is_before)
+local page = {}
+for number = 1, math.min(limit, #found) do
+    local place, entry = digits(found[number][1]), found[number][2]
+    local record = false
+    if ARGV[13] ~= '' then
+        record = redis.pcall('HMGET', ARGV[13] .. string.match(entry, '^%S+') .. ARGV[14], unpack(FIELDS))
+        if record.err then record = false end
+    end
+    page[number] = {entry, place, record}
+end
+return {time(ARGV[1]), page}

@@ -1,0 +1,65 @@
+-- The task that a script is about, as it stands: `head` holds some of its fields by name.
+-- KEYS: record, queue, asked, answers, taken, waiting, events, steps, and on a single server the index of leases.
+-- ARGV: now (empty for the server's time), operation, channel, margin, then the script's own arguments.
+local now, op, channel, margin = time(ARGV[1]), ARGV[2], ARGV[3], ARGV[4]
+local head = {}
+for number, value in ipairs(redis.call('HMGET', KEYS[1], unpack(HEAD))) do head[HEAD[number]] = value end
+if head.v and tonumber(head.v) > SCHEMA then return {'schema', head.v} end
+
+local function all() return redis.call('HMGET', KEYS[1], unpack(FIELDS)) end
+local function tell(what) redis.call('PUBLISH', channel, what) end
+local function later(a, b) if tonumber(a) > tonumber(b) then return a end return b end
+local function keep(ms)
+    for number = 1, 8 do redis.call('PEXPIRE', KEYS[number], digits(math.min(tonumber(ms), 1e14))) end
+end
+local function fit(first, last, unowned) -- let keys expire with the task
+    local left = redis.call('PTTL', KEYS[1])
+    if left == -2 then left = tonumber(unowned) end
+    for number = first, last do
+        if left == -1 then
+            redis.call('PERSIST', KEYS[number])
+        else
+            redis.call('PEXPIRE', KEYS[number], math.max(left, 1))
+        end
+    end
+end
+
+local function note(kind, text, at) -- add to the task's history, at the time of its last change
+    local event = (at or later(now, head.last_updated_at)) .. ' ' .. kind
+    if text then event = event .. ' ' .. text end
+    if redis.call('RPUSH', KEYS[7], event) == 1 then fit(7, 7) end
+    redis.call('LTRIM', KEYS[7], -EVENTS, -1)
+end
+local function run_of(worker, attempt) return worker .. '#' .. attempt end
+local function is_fenced(worker, attempt) -- whether a run does not hold the task's lease
+    return worker ~= '' and (head.worker ~= string.sub(worker, 2) or head.attempt ~= attempt)
+end
+local function is_in(statuses) return string.find(statuses, ' ' .. head.status .. ' ', 1, true) end
+
+local opening, tag = string.match(channel, '^(.*:{)([^}]*)}$')
+local function unlease() if KEYS[9] then redis.call('ZREM', KEYS[9], tag) end end
+local function relapse(lapses) if KEYS[9] then redis.call('ZADD', KEYS[9], 'XX', lapses, tag) end end
+local function entry_of()
+    local name = head.name
+    if not name and tonumber(head.v) < 2 then
+        local request = redis.call('HGET', KEYS[1], 'request')
+        name = request and cjson.decode(request)[2]
+    end
+    local id = string.sub(tag, 1, 1) == '~' and redis.call('HGET', KEYS[1], 'task_id')
+    return entry_for(tag, name or '', head.owner, id or nil)
+end
+local function refile(status) -- on a single server: move the task in the search index
+    if not KEYS[9] then return end
+    local entry, name_tag, name = entry_of()
+    file(opening .. 'search:}:', entry, name_tag, name, status, now, head, margin)
+end
+local function forget()
+    if KEYS[9] then unfile(opening .. 'search:}:', (entry_of())) end
+    redis.call('DEL', unpack(KEYS, 1, 8))
+    unlease()
+    tell('x')
+end
+
+local expired = head.v and head.ttl_ms
+    and tonumber(now) >= tonumber(head.created_at) + 1000 * tonumber(head.ttl_ms)
+if expired then forget() end

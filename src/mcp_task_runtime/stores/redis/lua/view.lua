@@ -1,0 +1,1 @@
+return {'ok', all(), redis.call('LRANGE', KEYS[3], 0, -1)}
