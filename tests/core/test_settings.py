@@ -29,6 +29,8 @@ from mcp_task_runtime.core.settings import TaskSettings
         ("retention_ms", 10**30),
         ("lease_ms", 0),
         ("max_answer_bytes", 0),
+        ("max_open_questions", 0),
+        ("max_listened_tasks_per_owner", 0),
     ],
 )
 def test_a_value_out_of_range_raises_value_error_that_names_the_argument(argument: str, value: Any) -> None:

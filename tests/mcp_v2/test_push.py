@@ -549,7 +549,7 @@ async def test_c11_a_thousand_listeners_of_a_thousand_tasks_see_every_change_in_
 
 
 async def test_c11_tasks_without_a_listener_cost_no_push_work() -> None:
-    """Law L8: a change costs work for those who listen to that task, and for nobody else."""
+    """Law L8: a change costs one wait where a stream listens to that task, and nothing elsewhere."""
     async with watched() as (store, tasks, connection):
         quiet = [await connection.client.start("work") for _ in range(200)]
         assert store.calls == {"get_task": 0, "wait_for_update": 0}
@@ -567,7 +567,7 @@ async def test_c11_tasks_without_a_listener_cost_no_push_work() -> None:
             await store.update_task(heard, status_message="changed")
             await stream.task()
             await store.until(lambda: store.waiting == 1)
-            assert store.calls == {name: calls + 1 for name, calls in before.items()}
+            assert store.calls == {**before, "wait_for_update": before["wait_for_update"] + 1}
             await tasks.complete(heard, "end")
             await stream.ended()
         assert store.waiting == 0
@@ -625,25 +625,67 @@ async def test_c11_a_task_that_expires_ends_its_push(core: Wire) -> None:
             assert [task["status"] for task in stream.seen[short]] == ["working"]
 
 
-async def test_c11_a_store_that_fails_ends_the_stream_with_an_error_and_without_its_text(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """Whoever listens must know that nothing comes any more; what the store said stays on the server (law L11)."""
+async def test_c11_a_stream_outlasts_an_outage_of_the_store() -> None:
+    """Law L12: what changed meanwhile is pushed when the store is back."""
     async with watched() as (store, _, connection):
-        task_id = await connection.client.start("work")
         for core in CORE_FILTERS:
+            task_id = await connection.client.start("work")
             async with connection.listen(task_id, **core) as stream:
                 await stream.acknowledged()
                 await stream.task()
                 await store.until(lambda: store.waiting == 1)
                 store.unavailable = True
                 await store.update_task(task_id, status_message="x")
-                error = (await stream.next())["error"]
-                assert error["code"] == -32603
-                assert "gone" not in json.dumps(error)
+                await store.until(lambda: store.waiting == 0)
                 store.unavailable = False
-            async with connection.listen(task_id) as again:
-                assert await again.acknowledged() == [task_id]
+                assert (await stream.task())["statusMessage"] == "x"
+
+
+async def test_c11_many_listeners_of_one_task_share_one_wait_and_no_reads() -> None:
+    """Law L8: a change costs the store one wait, not one for each stream."""
+    async with watched() as (store, tasks, connection), AsyncExitStack() as stack:
+        task_id = await connection.client.start("work")
+        streams = [await stack.enter_async_context(connection.listen(task_id)) for _ in range(100)]
+        for stream in streams:
+            await stream.acknowledged()
+            await stream.task()
+        await store.until(lambda: store.waiting == 1)
+        before = dict(store.calls)
+        await store.update_task(task_id, status_message="half")
+        for stream in streams:
+            assert (await stream.task())["statusMessage"] == "half"
+        await tasks.complete(task_id, "end")
+        for stream in streams:
+            await stream.ended()
+        assert store.calls["get_task"] == before["get_task"]
+        assert store.calls["wait_for_update"] <= before["wait_for_update"] + 2
+
+
+async def test_c11_what_the_streams_of_an_owner_listen_to_is_bounded() -> None:
+    """Law L16: a stream past the bound is refused, whether its tasks exist or not, and the others go on."""
+    mcp, tasks = make_server(max_listened_tasks_per_owner=3)
+    with anyio.fail_after(PATIENCE):
+        async with tasks, memory_connection(mcp) as connection:
+            one, two = [await connection.client.start("work") for _ in range(2)]
+            async with connection.listen(one, two) as stream:
+                await stream.acknowledged()
+                for task_ids in ((one, two), (NO_SUCH_TASK, "unknown"), ("1", "2", "3")):
+                    async with connection.listen(*task_ids) as refused:
+                        error = await refused.refused()
+                    assert error["code"] == -32600
+                    assert "listened to (at most 3)" in error["message"]
+                async with connection.listen(one) as third:
+                    assert await third.acknowledged() == [one]
+                    async with connection.listen(two) as fourth:
+                        await fourth.refused()
+                await tasks.complete(one, "end")
+                await tasks.complete(two, "end")
+                await stream.ended()
+            other = await connection.client.start("work")
+            async with connection.listen(other, NO_SUCH_TASK, "unknown") as again:
+                assert await again.acknowledged() == [other], "there is room again"
+                async with connection.listen(other, NO_SUCH_TASK) as beside:
+                    assert await beside.acknowledged() == [other], "unknown ones count only until they are looked up"
 
 
 async def test_c11_a_listener_in_memory_that_reads_nothing_harms_nobody() -> None:

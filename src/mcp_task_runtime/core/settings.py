@@ -35,6 +35,9 @@ class TaskSettings:
         max_polls_per_second: How often clients may ask this process in a second how one task stands. A poll
             more is refused with `LimitExceededError`, which says when to come again. `None` for no limit.
         max_answer_bytes: Size of the largest answer a client may give to one question, as JSON.
+        max_listened_tasks_per_owner: Tasks that the open streams of one owner may listen to in this process, each
+            task counted once for each stream; those without an owner count together. A stream that would listen
+            to more is refused with `LimitExceededError`. `None` for no limit.
         max_open_questions: Questions that the work of one task may have open at once. One more is refused with
             `LimitExceededError`. `None` for no limit.
 
@@ -53,6 +56,7 @@ class TaskSettings:
     max_running: int | None = None
     max_polls_per_second: int | None = 100
     max_answer_bytes: int = 1024 * 1024
+    max_listened_tasks_per_owner: int | None = 5_000
     max_open_questions: int | None = 1_000
 
     def __post_init__(self) -> None:
@@ -78,6 +82,8 @@ class TaskSettings:
             raise ValueError("max_polls_per_second must be between 1 and 1,000,000")
         if self.max_answer_bytes < 1:
             raise ValueError("max_answer_bytes must be at least 1")
+        if self.max_listened_tasks_per_owner is not None and self.max_listened_tasks_per_owner < 1:
+            raise ValueError("max_listened_tasks_per_owner must be at least 1")
         if self.max_open_questions is not None and self.max_open_questions < 1:
             raise ValueError("max_open_questions must be at least 1")
 

@@ -1,18 +1,18 @@
 """Push on `mcp` 2.x: the `taskIds` of `subscriptions/listen` (wire rule C11).
 
-Each listed task has a waiter of its own for as long as the stream lives, so a change costs work only
-for those who listen to that task. A slow reader sees fewer of the states in between, always in order and
-always the last one.
+All streams that listen to one task share one wait in the store, and one read for each change. A slow reader sees
+fewer of the states in between, always in order and always the last one; many readers get a change in turns.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, cast
 
 import anyio
-import anyio.abc
+import anyio.lowlevel
 from mcp.server.context import CallNext, HandlerResult
 from mcp.shared.subscriptions import SUBSCRIPTION_ID_META_KEY
 from mcp_types import (
@@ -29,13 +29,24 @@ from mcp_task_runtime.core import audit
 from mcp_task_runtime.core.json import JSONObject, JSONValue
 from mcp_task_runtime.core.runtime import TaskRuntime
 from mcp_task_runtime.core.transitions import is_terminal
-from mcp_task_runtime.errors import INVALID_PARAMS, LimitExceededError, ProtocolError, TaskNotFoundError
+from mcp_task_runtime.errors import (
+    INVALID_PARAMS,
+    LimitExceededError,
+    ProtocolError,
+    TaskNotFoundError,
+)
 from mcp_task_runtime.wire import v2026_07_28 as wire
 
-__all__ = ["MAX_TASKS_PER_STREAM", "is_listen", "serve_listen"]
+__all__ = ["MAX_TASKS_PER_STREAM", "Listeners", "is_listen"]
 
 MAX_TASKS_PER_STREAM: Final = 1000
 """Tasks that one stream may listen to."""
+
+_LONGEST_ID: Final = 200
+"""Characters of an id that may be one of ours."""
+
+_BATCH: Final = 32
+"""Tasks that are read before others have their turn."""
 
 
 def is_listen(ctx: Context) -> bool:
@@ -47,57 +58,133 @@ def is_listen(ctx: Context) -> bool:
     )
 
 
-async def serve_listen(
-    runtime: TaskRuntime, host: RuntimeHost, owner: str | None, ctx: Context, call_next: CallNext
-) -> HandlerResult:
-    """Serve a listen request: tasks, with the core filters beside them if there are any, or those alone.
+class Listeners:
+    """Serves the `subscriptions/listen` requests of one server, and bounds what they listen to (law L16)."""
 
-    The stream ends by itself when it listens to tasks alone and all of them have ended, and when the
-    server is to stop.
+    def __init__(self, runtime: TaskRuntime, host: RuntimeHost) -> None:
+        """Make the listeners of a server; the host must hold the runtime open while they are served."""
+        self._runtime = runtime
+        self._host = host
+        self._listened: Counter[str | None] = Counter()
 
-    Raises:
-        MCPError: It names tasks, and the extension was not declared, or `taskIds` is malformed or too long.
-    """
-    notifications = (ctx.params or {}).get("notifications")
-    task_ids = notifications.get("taskIds") if isinstance(notifications, Mapping) else None
-    agreed: list[str] = []
-    if task_ids is not None:
+    @property
+    def listened(self) -> int:
+        """Number of tasks that streams listen to, each counted once for each stream."""
+        return self._listened.total()
+
+    async def serve(self, owner: str | None, ctx: Context, call_next: CallNext) -> HandlerResult:
+        """Serve a listen request: tasks, and the core filters beside them if there are any.
+
+        The stream ends when it listens to tasks alone and all of them have ended, and when the server stops.
+
+        Raises:
+            MCPError: It names tasks, and the extension was not declared, or `taskIds` is malformed or too long, or
+                the owner's streams listen to as many tasks as they may.
+        """
+        notifications = (ctx.params or {}).get("notifications")
+        task_ids = notifications.get("taskIds") if isinstance(notifications, Mapping) else None
+        if task_ids is None:
+            with self._host.until_stopped():
+                return await call_next(ctx)
+            return _ended(ctx)
+        assert isinstance(notifications, Mapping)
         with as_mcp_errors():
             if not declares_tasks(ctx):
                 raise wire.missing_capability()
-            agreed = await _agreed(runtime, _checked(task_ids), owner)
-    with host.until_stopped():
-        if task_ids is None:
-            return await call_next(ctx)
-        assert isinstance(notifications, Mapping)
-        if any(name != "taskIds" and wanted for name, wanted in notifications.items()):
-            return await _serve_both(runtime, ctx, call_next, agreed, owner)
-        alone = _acknowledgement(ctx.request_id, SubscriptionFilter(), agreed)
-        await ctx.session.send_notification(alone, ctx.request_id)
-        await _push_all(runtime, ctx, agreed, owner)
-    return {"resultType": "complete", "_meta": {SUBSCRIPTION_ID_META_KEY: ctx.request_id}}
-
-
-async def _serve_both(
-    runtime: TaskRuntime, ctx: Context, call_next: CallNext, task_ids: Sequence[str], owner: str | None
-) -> HandlerResult:
-    """Have the SDK serve the core filters, and push tasks beside it."""
-    result: HandlerResult = None
-    failure: Exception | None = None
-    async with anyio.create_task_group() as group:
-
-        def start() -> None:
-            group.start_soon(_push_all, runtime, ctx, task_ids, owner)
-
-        proxy = _AcknowledgingSession(ctx.session, task_ids, start)
+            wanted = _checked(task_ids)
+            reserved = self._reserve(owner, max(1, len(wanted)))
         try:
-            result = await call_next(replace(ctx, session=cast(Any, proxy)))
-        except Exception as error:  # the group would wrap it
-            failure = error
-        group.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
-    return result
+            with as_mcp_errors():
+                agreed = await self._agreed(wanted, owner)
+            reserved = self._release(owner, reserved - max(1, len(agreed)), of=reserved)
+            with self._host.until_stopped():
+                if any(name != "taskIds" and is_wanted for name, is_wanted in notifications.items()):
+                    return await self._serve_both(ctx, call_next, agreed, owner)
+                alone = _acknowledgement(ctx.request_id, SubscriptionFilter(), agreed)
+                await ctx.session.send_notification(alone, ctx.request_id)
+                await self._push_all(ctx, agreed, owner)
+        finally:
+            self._release(owner, reserved, of=reserved)
+        return _ended(ctx)
+
+    def _reserve(self, owner: str | None, count: int) -> int:
+        limit = self._runtime.settings.max_listened_tasks_per_owner
+        if limit is not None and self._listened[owner] + count > limit:
+            if not self._listened[owner]:
+                del self._listened[owner]
+            raise LimitExceededError("tasks that are listened to", limit)
+        self._listened[owner] += count
+        return count
+
+    def _release(self, owner: str | None, count: int, *, of: int) -> int:
+        self._listened[owner] -= count
+        if not self._listened[owner]:
+            del self._listened[owner]
+        return of - count
+
+    async def _agreed(self, task_ids: Sequence[str], owner: str | None) -> list[str]:
+        """Return those of the tasks that are the caller's: the others are left out without a word."""
+        agreed = []
+        for number, task_id in enumerate(task_ids, 1):
+            if number % _BATCH == 0:
+                await anyio.lowlevel.checkpoint()  # a store in memory answers without one
+            try:
+                await self._runtime.get(task_id, owner=owner)
+            except TaskNotFoundError:
+                continue
+            agreed.append(task_id)
+        return agreed
+
+    async def _serve_both(
+        self, ctx: Context, call_next: CallNext, agreed: Sequence[str], owner: str | None
+    ) -> HandlerResult:
+        """Have the SDK serve the core filters, and push tasks beside it."""
+        result: HandlerResult = None
+        failure: Exception | None = None
+        async with anyio.create_task_group() as group:
+
+            def start() -> None:
+                group.start_soon(self._push_all, ctx, agreed, owner)
+
+            proxy = _AcknowledgingSession(ctx.session, agreed, start)
+            try:
+                result = await call_next(replace(ctx, session=cast(Any, proxy)))
+            except Exception as error:  # the group would wrap it
+                failure = error
+            group.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        return result
+
+    async def _push_all(self, ctx: Context, agreed: Sequence[str], owner: str | None) -> None:
+        async with anyio.create_task_group() as group:
+            for task_id in agreed:
+                group.start_soon(self._push, ctx, task_id, owner)
+
+    async def _push(self, ctx: Context, task_id: str, owner: str | None) -> None:
+        """Send a task as it is now, and again after each change, until it has ended or is gone."""
+        try:
+            with self._runtime.followers.follow(task_id) as follower:
+                while True:
+                    view = await follower.view()
+                    follower.revision = view.record.revision
+                    params: JSONObject = {
+                        **wire.render_view(view),
+                        "_meta": {SUBSCRIPTION_ID_META_KEY: ctx.request_id},
+                    }
+                    message = cast(Any, RawMessage(wire.NOTIFICATION, params))
+                    await ctx.session.send_notification(message, ctx.request_id)
+                    if is_terminal(view.task.status):
+                        audit.retrieved(task_id, owner)
+                        return
+                    del view, params, message  # a stream that waits keeps nothing of the task
+                    await follower.changed()
+        except TaskNotFoundError:
+            return
+
+
+def _ended(ctx: Context) -> HandlerResult:
+    return {"resultType": "complete", "_meta": {SUBSCRIPTION_ID_META_KEY: ctx.request_id}}
 
 
 def _checked(task_ids: JSONValue) -> list[str]:
@@ -105,43 +192,7 @@ def _checked(task_ids: JSONValue) -> list[str]:
         raise ProtocolError(INVALID_PARAMS, "taskIds must be a list of strings")
     if len(task_ids) > MAX_TASKS_PER_STREAM:
         raise LimitExceededError("tasks per listen stream", MAX_TASKS_PER_STREAM)
-    return list(dict.fromkeys(task_ids))
-
-
-async def _agreed(runtime: TaskRuntime, task_ids: Sequence[str], owner: str | None) -> list[str]:
-    """Return those of the ids that are the caller's: the others are left out without a word."""
-    agreed = []
-    for task_id in task_ids:
-        try:
-            await runtime.get(task_id, owner=owner)
-        except TaskNotFoundError:
-            continue
-        agreed.append(task_id)
-    return agreed
-
-
-async def _push_all(runtime: TaskRuntime, ctx: Context, task_ids: Sequence[str], owner: str | None) -> None:
-    async with anyio.create_task_group() as group:
-        for task_id in task_ids:
-            group.start_soon(_push, runtime, ctx, task_id, owner)
-
-
-async def _push(runtime: TaskRuntime, ctx: Context, task_id: str, owner: str | None) -> None:
-    """Send a task as it is now, and again after each change, until it has ended or is gone."""
-    try:
-        while True:
-            view = await runtime.get(task_id, owner=owner)
-            params: JSONObject = {
-                **wire.render_view(view),
-                "_meta": {SUBSCRIPTION_ID_META_KEY: ctx.request_id},
-            }
-            await ctx.session.send_notification(cast(Any, RawMessage(wire.NOTIFICATION, params)), ctx.request_id)
-            if is_terminal(view.task.status):
-                audit.retrieved(task_id, owner)
-                return
-            await runtime.store.wait_for_update(task_id, after=view.record.revision)
-    except TaskNotFoundError:
-        return
+    return [task_id for task_id in dict.fromkeys(task_ids) if len(task_id) <= _LONGEST_ID]
 
 
 def _acknowledgement(

@@ -27,7 +27,7 @@ from mcp_task_runtime.adapters._options import check_seconds
 from mcp_task_runtime.adapters._tool_calls import PlainCall, TaskCall, ToolCall, calling, current_call
 from mcp_task_runtime.adapters.base_tasks import BaseTasks
 from mcp_task_runtime.adapters.mcp_v2._clients_2025 import Clients2025
-from mcp_task_runtime.adapters.mcp_v2._listen import is_listen, serve_listen
+from mcp_task_runtime.adapters.mcp_v2._listen import Listeners, is_listen
 from mcp_task_runtime.adapters.mcp_v2._methods_2026 import Methods2026, outcome_of_result
 from mcp_task_runtime.adapters.mcp_v2._requests import (
     Context,
@@ -107,6 +107,7 @@ class Tasks(BaseTasks, Extension):
         self._principal = principal
         self._methods_2026 = Methods2026(self.runtime, self._handler, self._tools, principal, promote_after)
         self._clients_2025 = Clients2025(self.runtime, self._host, self._tools, principal)
+        self._listeners = Listeners(self.runtime, self._host)
         self._homes: Counter[int] = Counter()
         self._mcp: MCPServer[Any] | None = None
         self._installed = False
@@ -212,7 +213,7 @@ class Tasks(BaseTasks, Extension):
         """
         self._has_middleware = True
         if is_listen(ctx):
-            return await serve_listen(self.runtime, self._host, self._principal(ctx), ctx, call_next)
+            return await self._listeners.serve(self._principal(ctx), ctx, call_next)
         return await self._clients_2025.middleware(ctx, call_next)
 
     def _plain_call(self, name: str, ctx: Context) -> PlainCall:
