@@ -18,7 +18,7 @@ from mcp_task_runtime.core import clock as clock_module
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
 from mcp_task_runtime.core.types import Fence, NewTask, Outcome, TaskRecord
 from mcp_task_runtime.errors import StoreUnavailableError, TaskNotFoundError
-from mcp_task_runtime.stores.postgres import PostgresTaskMessageQueue, PostgresTaskStore
+from mcp_task_runtime.stores.postgres import PostgresTaskStore
 from mcp_task_runtime.testing import FakeClock
 from tests.stores.postgres_server import PostgresServer, Proxy, running_proxy
 
@@ -333,13 +333,3 @@ async def test_an_injected_clock_replaces_the_servers(make: Open) -> None:
         clock.advance(59)
         assert await store.get_task(created.task_id) is None
         assert other.clock is not clock
-
-
-def test_all_durable_stores_have_one_timeout() -> None:
-    import inspect
-
-    from mcp_task_runtime.stores.redis import RedisTaskStore
-    from mcp_task_runtime.stores.sqlite import SQLiteTaskStore
-
-    for store in (PostgresTaskStore, PostgresTaskMessageQueue, RedisTaskStore, SQLiteTaskStore):
-        assert inspect.signature(store).parameters["timeout"].default == 5.0, store
