@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from dataclasses import dataclass
 from typing import Any, cast
 
 import anyio
@@ -15,12 +14,11 @@ from mcp_task_runtime import InMemoryTaskStore, TaskRuntime, TaskSettings, TaskS
 from mcp_task_runtime.adapters.result_handler import TaskResultHandler
 from mcp_task_runtime.adapters.server_context import ServerTaskContext
 from mcp_task_runtime.core.clock import Clock
-from mcp_task_runtime.core.deadlines import DeadlineHeap
 from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.json import JSONObject
 from mcp_task_runtime.core.message_queue import QueuedMessage
-from mcp_task_runtime.core.transitions import is_terminal, update_record
-from mcp_task_runtime.core.types import Fence, Lease, NewTask, Outcome, TaskRecord
+from mcp_task_runtime.core.transitions import is_terminal
+from mcp_task_runtime.core.types import TaskRecord
 from mcp_task_runtime.errors import StoreUnavailableError
 from mcp_task_runtime.testing.clock import FakeClock
 
@@ -35,92 +33,16 @@ SETTINGS = TaskSettings(lease_ms=LEASE_SECONDS * 1000, shutdown_grace=0)
 
 
 class LeasedTaskStore(InMemoryTaskStore):
-    """An `InMemoryTaskStore` that implements `TaskLeases`. One process has nobody to lose: it is for tests."""
+    """An `InMemoryTaskStore` that several runtimes use, as processes use a database."""
 
     def __init__(self, *, clock: Clock | None = None) -> None:
         """Make an empty store."""
         super().__init__(clock=clock)
-        self._lapses = DeadlineHeap()
+        self.is_shared = True
 
     def record(self, task_id: str) -> TaskRecord:
         """Return a task that has not been removed, without looking at the clock."""
         return self._entries[task_id].record
-
-    async def create_task(self, new: NewTask) -> TaskRecord:
-        """Create a task; see `TaskStore.create_task`."""
-        record = await super().create_task(new)
-        self._set_lease(record.task_id, record.lease)
-        return record
-
-    async def finish_task(self, task_id: str, outcome: Outcome, *, fence: Fence | None = None) -> TaskRecord:
-        """Record a terminal status and its outcome; see `TaskStore.finish_task`."""
-        record = await super().finish_task(task_id, outcome, fence=fence)
-        self._lapses.discard(task_id)
-        return record
-
-    async def renew_leases(self, worker: str, task_ids: Collection[str], *, lease_ms: int) -> frozenset[str]:
-        """Extend leases of a worker; see `TaskLeases.renew_leases`."""
-        self._purge()
-        held = [task_id for task_id in task_ids if self._lease(task_id, worker) is not None]
-        for task_id in held:
-            lease = self._lease(task_id, worker)
-            assert lease is not None
-            self._set_lease(task_id, replace(lease, expires_at=self._from_now(lease_ms)))
-        return frozenset(held)
-
-    async def drop_leases(self, worker: str, task_ids: Collection[str], *, lapse: bool) -> None:
-        """Give up leases of a worker; see `TaskLeases.drop_leases`."""
-        self._purge()
-        for task_id in task_ids:
-            lease = self._lease(task_id, worker)
-            if lease is not None:
-                self._set_lease(task_id, _lapse(lease, self.clock.now()) if lapse else None)
-
-    async def list_lapsed(self, *, limit: int = 100) -> tuple[TaskRecord, ...]:
-        """Return live tasks whose lease has lapsed; see `TaskLeases.list_lapsed`."""
-        if limit < 1:
-            raise ValueError("limit must be at least 1")
-        now = self._purge()
-        lapsed: list[TaskRecord] = []
-        while len(lapsed) < limit and (task_id := self._lapses.pop_due(now)) is not None:
-            lapsed.append(self.record(task_id))
-        for record in lapsed:
-            self._set_lease(record.task_id, record.lease)
-        return tuple(lapsed)
-
-    async def claim_task(self, task_id: str, *, worker: str, lease_ms: int) -> TaskRecord | None:
-        """Take over a live task whose lease has lapsed; see `TaskLeases.claim_task`."""
-        self._purge()
-        entry = self._entries.get(task_id)
-        lease = None if entry is None else entry.record.lease
-        if entry is None or lease is None or lease.expires_at > self.clock.now():
-            return None
-        taken = Lease(worker, self._from_now(lease_ms), lease.attempt + 1)
-        entry.record = update_record(entry.record, now=self.clock.now())
-        self._set_lease(task_id, taken)
-        entry.wake()
-        return entry.record
-
-    def _lease(self, task_id: str, worker: str) -> Lease | None:
-        entry = self._entries.get(task_id)
-        lease = None if entry is None or is_terminal(entry.record.status) else entry.record.lease
-        return lease if lease is not None and lease.worker == worker else None
-
-    def _set_lease(self, task_id: str, lease: Lease | None) -> None:
-        entry = self._entries[task_id]
-        entry.record = replace(entry.record, lease=lease)
-        self._lapses.set(task_id, None if lease is None else lease.expires_at)
-
-    def _remove(self, task_id: str) -> None:
-        self._lapses.discard(task_id)
-        super()._remove(task_id)
-
-    def _from_now(self, lease_ms: int) -> Any:
-        return self.clock.now() + timedelta(milliseconds=lease_ms)
-
-
-def _lapse(lease: Lease, now: datetime) -> Lease:
-    return replace(lease, expires_at=min(lease.expires_at, now))
 
 
 class Link:
@@ -178,6 +100,7 @@ def _forward(cls: type[Any], *names: str) -> None:
 
 _forward(Link, "create_task", "get_task", "update_task", "finish_task", "get_result", "list_tasks", "delete_task")
 _forward(Link, "wait_for_update", "renew_leases", "drop_leases", "list_lapsed", "claim_task")
+_forward(Link, "ask", "answer_all", "get_view", "record_step", "read_steps")
 _forward(_LinkedQueue, "enqueue", "dequeue", "peek", "is_empty", "clear", "wait_for_message", "outstanding")
 _forward(_LinkedQueue, "answer", "wait_for_answer")
 

@@ -68,7 +68,7 @@ class Questions:
             try:
                 for message in self.messages:
                     heard += [(await context.elicit(message, FORM)).content]
-            except anyio.get_cancelled_exc_class():
+            except (anyio.get_cancelled_exc_class(), InvalidTransitionError):  # whichever reaches the asker first
                 self.stopped.append(process)
                 raise
             return Outcome.completed({"heard": heard, **execution.record.request.arguments})

@@ -14,11 +14,13 @@ import anyio
 import pytest
 
 from mcp_task_runtime import Execution, InvalidTransitionError, TaskSettings, TaskSpec
+from mcp_task_runtime.stores.memory import MemoryStatistics
 from tests.core.worlds import ACCEPT, NOTHING, World, open_world
 
 Result = dict[str, Any]
 
 MANY = 1000
+EMPTY = MemoryStatistics(tasks=0, live=0, owners=0, expiring=0, leases=0, mailboxes=0)
 
 SETTINGS = TaskSettings(shutdown_grace=0, retention_ms=1000, max_ttl_ms=3_600_000)
 
@@ -95,7 +97,7 @@ async def test_a_thousand_tasks_that_wait_for_an_answer_all_get_it() -> None:
         assert len(markers) == 0, "the work of an ended task is kept"
         world.clock.advance(3600 * 24 * 7)
         await world.runtime.list(owner=None)  # any operation drops what has expired
-        assert (world.memory._entries, world.memory._owners, len(world.memory._expiry)) == ({}, {}, 0)
+        assert world.memory.statistics() == EMPTY
 
 
 KINDS: list[Callable[[World, Marker, Execution[Result]], Awaitable[Result]]] = [
@@ -141,7 +143,7 @@ async def test_a_thousand_tasks_cancelled_at_random_moments_all_stop_and_leave_n
         assert world.kept() == NOTHING
         gc.collect()
         assert len(markers) == 0, "the work of an ended task is kept"
-        assert world.memory._entries.keys() != set()
+        assert world.memory.statistics() != EMPTY
         world.clock.advance(3600 * 24 * 7)
         await world.runtime.list(owner=None)
-        assert (world.memory._entries, world.memory._owners, len(world.memory._expiry)) == ({}, {}, 0)
+        assert world.memory.statistics() == EMPTY

@@ -24,7 +24,7 @@ from mcp_task_runtime import (
     TaskSettings,
     TaskSpec,
 )
-from mcp_task_runtime.core.questions import answer_questions, ask_question, settle_status
+from mcp_task_runtime.core.questions import answer_questions, ask_question, sync_status
 from mcp_task_runtime.core.types import NewTask
 from mcp_task_runtime.testing.clock import FakeClock
 from mcp_task_runtime.testing.concurrency.cancellation import Trial, check_cancellation
@@ -205,7 +205,7 @@ async def test_an_asker_cancelled_at_any_await_leaves_no_status_wrong_and_no_que
         backend = await Backend.make()
         if others:
             await backend.memory.message_queue.enqueue(backend.task_id, QueuedMessage.request("other", "m", {}))
-            await settle_status(backend.memory, backend.memory.message_queue, backend.task_id)
+            await sync_status(backend.memory, backend.memory.message_queue, backend.task_id)
 
         async def meanwhile() -> None:
             await backend.until_asked("1")
@@ -248,7 +248,7 @@ async def test_an_answer_cancelled_at_any_await_is_given_or_not_and_the_status_a
         backend = await Backend.make()
         for key in ("a", "b"):
             await backend.memory.message_queue.enqueue(backend.task_id, QueuedMessage.request(key, "m", {}))
-        await settle_status(backend.memory, backend.memory.message_queue, backend.task_id)
+        await sync_status(backend.memory, backend.memory.message_queue, backend.task_id)
         return Trial(partial(backend.answer, {"a": YES, "b": YES}), backend.state)
 
     with anyio.fail_after(PATIENCE):
@@ -326,11 +326,11 @@ async def test_an_answer_that_overlaps_with_a_new_question_never_hides_it() -> N
         backend = await Backend.make()
         mailboxes = backend.memory.message_queue
         await mailboxes.enqueue(backend.task_id, QueuedMessage.request("a", "m", {}))
-        await settle_status(backend.memory, mailboxes, backend.task_id)
+        await sync_status(backend.memory, mailboxes, backend.task_id)
 
         async def put() -> None:
             await backend.queue.enqueue(backend.task_id, QueuedMessage.request("b", "m", {}))
-            await settle_status(backend.store, backend.queue, backend.task_id)
+            await sync_status(backend.store, backend.queue, backend.task_id)
 
         return Race([partial(backend.answer, {"a": YES}), put], backend.state)
 

@@ -8,7 +8,10 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from mcp_task_runtime.core.message_queue import TaskMessageQueue
 from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.stores.memory import InMemoryTaskMessageQueue, InMemoryTaskStore
-from mcp_task_runtime.testing import FakeClock, TaskBackend
+from mcp_task_runtime.testing import Capability, FakeClock, TaskBackend
+
+ABILITIES: tuple[Capability, ...] = ("fences", "journal", "leases", "listing", "mailbox", "questions", "search")
+"""What the in-memory backend is able to do."""
 
 
 def memory_store(clock: FakeClock, location: str) -> AbstractAsyncContextManager[TaskStore]:

@@ -97,7 +97,8 @@ async def test_a_store_that_is_kept_is_durable_and_shared_and_may_have_leases(ch
 
 
 async def count_entries(link: Any) -> int:
-    return len(link._target._entries) + len(link._target._lapses)
+    statistics = link._target.statistics()
+    return int(statistics.tasks + statistics.leases)
 
 
 @pytest.mark.parametrize("check", LEASE_CHECKS, ids=str)
@@ -117,7 +118,7 @@ async def test_a_backend_that_is_kept_is_durable_and_shared(check: Check[TaskBac
 
 @pytest.mark.parametrize(
     ("check", "factory"),
-    [(check, memory_store) for check in STORE_CHECKS if check.needs & MISSING]
+    [(check, yielding_store) for check in STORE_CHECKS if check.needs & MISSING]
     + [(check, memory_queue) for check in QUEUE_CHECKS if check.needs & MISSING],
 )
 async def test_a_store_that_cannot_do_what_it_is_said_to_is_found_out(check: Check[object], factory: object) -> None:

@@ -17,7 +17,7 @@ SERVE = str(Path(__file__).with_name("serve.py"))
 ALICE = {"authorization": "Bearer alice"}
 BOB = {"authorization": "Bearer bob"}
 
-KEPT_UNTIL_THE_TTL = {"TaskRecord", "Task", "TaskRequest", "Outcome", "_Entry", "_OwnerIndex"}
+KEPT_UNTIL_THE_TTL = {"TaskRecord", "Task", "TaskRequest", "Outcome", "Entry", "Group", "Index"}
 
 
 @pytest.fixture(scope="module")

@@ -1,39 +1,62 @@
 """Asking a task's client, and keeping the task's status true while questions are open (law L5).
 
-Store and queue are two objects, maybe two processes apart, so status and questions cannot change in
-one step. Instead, whoever changes the set of open questions afterwards calls `settle_status`, which
-derives the status from the queue and writes it only if the task has not changed since it looked.
-Every settling writes, so of two that overlap the later one always sees both changes.
+With a store that has `TaskQuestions`, used with its own queue, asking and answering are one write each: the
+question or the answers, and the status.
+
+A store and a queue of different makers are two objects, maybe two processes apart, so status and questions
+cannot change in one step. Then whatever changes the set of open questions calls `sync_status` afterwards, which
+derives the status from the queue and writes it only if the task has not changed since it was read. It writes
+each time, so of two calls that overlap the later one sees both changes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 
 import anyio
 
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
-from mcp_task_runtime.core.store import TaskStore
+from mcp_task_runtime.core.store import TaskQuestions, TaskStore
 from mcp_task_runtime.core.transitions import is_terminal
-from mcp_task_runtime.core.types import TaskRecord
+from mcp_task_runtime.core.types import Fence, TaskRecord
+from mcp_task_runtime.core.views import TaskView
 from mcp_task_runtime.errors import (
     InvalidTransitionError,
+    LeaseLostError,
     RevisionConflictError,
     StoreUnavailableError,
     TaskNotFoundError,
 )
 
-__all__ = ["CLEANUP_SECONDS", "answer_questions", "ask_question", "settle_status"]
+__all__ = [
+    "CLEANUP_SECONDS",
+    "answer_questions",
+    "ask_question",
+    "get_view",
+    "sync_status",
+    "withdraw_question",
+]
 
 CLEANUP_SECONDS = 5.0
-"""Seconds that clean-up may take when it is shielded from cancellation: bounded, so nothing hangs."""
+"""Seconds that clean-up may take when it is shielded from cancellation."""
 
 
-async def settle_status(store: TaskStore, queue: TaskMessageQueue, task_id: str) -> TaskRecord | None:
+def _own(store: TaskStore, queue: TaskMessageQueue) -> TaskQuestions | None:
+    """Return the store as one that asks and answers in one write, if it does so in this queue."""
+    return store if isinstance(store, TaskQuestions) and store.message_queue is queue else None
+
+
+async def sync_status(
+    store: TaskStore, queue: TaskMessageQueue, task_id: str, *, fence: Fence | None = None
+) -> TaskRecord | None:
     """Make a live task `input_required` or `working`, by whether it has open questions.
 
     Returns:
         The task afterwards; an ended one unchanged; `None` if there is none.
+
+    Raises:
+        LeaseLostError: `fence` names a run that no longer holds the task's lease.
     """
     while True:
         record = await store.get_task(task_id)
@@ -42,18 +65,32 @@ async def settle_status(store: TaskStore, queue: TaskMessageQueue, task_id: str)
         questions = await queue.outstanding(task_id)
         try:
             return await store.update_task(
-                task_id, status="input_required" if questions else "working", if_revision=record.revision
+                task_id,
+                status="input_required" if questions else "working",
+                if_revision=record.revision,
+                fence=fence,
             )
         except (RevisionConflictError, InvalidTransitionError, TaskNotFoundError):
-            continue  # changed meanwhile: look again
+            continue  # changed meanwhile: read it again
+
+
+async def get_view(store: TaskStore, queue: TaskMessageQueue, task_id: str) -> TaskView | None:
+    """Return a task with its open questions, or `None` if there is none."""
+    own = _own(store, queue)
+    if own is not None:
+        return await own.get_view(task_id)
+    record = await store.get_task(task_id)
+    if record is None:
+        return None
+    return TaskView(record, () if is_terminal(record.status) else await queue.outstanding(task_id))
 
 
 async def answer_questions(
     store: TaskStore, queue: TaskMessageQueue, task_id: str, answers: Mapping[str, Answer]
 ) -> frozenset[str]:
-    """Give questions their answers, then settle the status. The first answer to each wins (law L5).
+    """Give questions their answers and set the status. The first answer to each wins (law L5).
 
-    Cancelled, it still happens in full.
+    Cancelled, all of it happened or, with a store that has `TaskQuestions`, nothing of it.
 
     Returns:
         The keys whose answer was taken: not those that are unknown or were answered already.
@@ -61,12 +98,27 @@ async def answer_questions(
     Raises:
         StoreUnavailableError: The store did not answer in time; some answers may have been taken.
     """
+    own = _own(store, queue)
+    if own is not None:
+        return await own.answer_all(task_id, answers)
     with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
         taken = frozenset([key for key, answer in answers.items() if await queue.answer(task_id, key, answer)])
         if taken:
-            await settle_status(store, queue, task_id)
+            await sync_status(store, queue, task_id)
         return taken
     raise StoreUnavailableError("The store did not answer in time")
+
+
+async def withdraw_question(store: TaskStore, queue: TaskMessageQueue, task_id: str, key: str) -> None:
+    """Close a question whose asker no longer waits, and set the status; nothing happens if it is not open."""
+    own = _own(store, queue)
+    if own is not None:
+        await own.answer_all(task_id, {key: Answer.withdrawn()})
+        return
+    withdrawn = await queue.answer(task_id, key, Answer.withdrawn())
+    record = await sync_status(store, queue, task_id) if withdrawn else await store.get_task(task_id)
+    if record is None or is_terminal(record.status):
+        await queue.clear(task_id)  # nothing is kept for a task that has ended (law L8)
 
 
 async def ask_question(
@@ -77,10 +129,12 @@ async def ask_question(
     *,
     replays: bool = False,
     stays_open: Callable[[], bool] = bool,
+    fence: Fence | None = None,
+    ends_at_deadline: bool = False,
 ) -> Answer | None:
     """Put a question to the task's client and wait for its answer.
 
-    Cancelled while waiting, it withdraws the question and settles the status.
+    Cancelled while waiting, it withdraws the question and sets the status.
 
     Args:
         store: Where the task is kept.
@@ -90,6 +144,9 @@ async def ask_question(
         replays: Whether the work runs again: then a question that the task has had before is the same
             one, and its answer is this one's.
         stays_open: Whether a cancelled question is left open, for a rerun elsewhere to take up.
+        fence: The run of the work that asks: it must hold the task's lease (law L12).
+        ends_at_deadline: Whether something else in this process, a runtime, ends the task at its deadline, which
+            releases the asker. Otherwise it keeps a timer of its own, for the cost of a cancel scope.
 
     Returns:
         The answer, or `None` if the task has had a question with this key before and nothing replays.
@@ -97,42 +154,76 @@ async def ask_question(
     Raises:
         InvalidTransitionError: The task has ended, before or while the question was open.
         TaskNotFoundError: The task is unknown or has expired.
+        LeaseLostError: The run that `fence` names no longer holds the task's lease.
         ValueError: The message is not a request.
     """
     key = question.key
     if key is None:
         raise ValueError("question must be a request")
-    finished = False
+    own = _own(store, queue)
+    settled = False  # whether there is nothing to withdraw
     try:
-        if not await queue.enqueue(task_id, question) and not replays:
-            finished = True
+        record = await _put(store, queue, task_id, question, replays=replays, fence=fence)
+        if record is None:
+            settled = True
             return None
-        record = await settle_status(store, queue, task_id)
-        if record is not None and not is_terminal(record.status):
+        while not is_terminal(record.status):
+            # A queue knows no time, and no other call may come to notice that the task has expired (law L7).
+            expires_at = None if ends_at_deadline else record.task.expires_at
+            dropped = False
             try:
-                # A queue knows no time: nobody may be there to clear it when the task expires (law L7).
-                with store.clock.move_on_at(record.task.expires_at):
+                with nullcontext() if expires_at is None else store.clock.move_on_at(expires_at):
                     answer = await queue.wait_for_answer(task_id, key)
-                    finished = True
-            except TaskNotFoundError:  # the mailbox was cleared: the task has ended
-                pass
-            record = await store.get_task(task_id)
-            if finished:
-                if record is not None and record.status == "input_required":
-                    # The answering process may not have settled yet, or may have died.
-                    await settle_status(store, queue, task_id)
+                    settled = True
+            except TaskNotFoundError:
+                dropped = True
+            if settled:
+                if own is None:
+                    await _resume(store, queue, task_id)
                 return answer
+            found = await store.get_task(task_id)
+            if found is None:
+                raise TaskNotFoundError(task_id)
+            record = found
+            if dropped:
+                break
+        raise InvalidTransitionError(task_id, current=record.status, requested="input_required")
+    except (LeaseLostError, InvalidTransitionError, TaskNotFoundError):
+        settled = settled or own is not None  # the store has dropped the question, or never had it
+        raise
     finally:
-        if not finished and not stays_open():
+        if not settled and not stays_open():
             with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
-                await _withdraw(store, queue, task_id, key)
+                await withdraw_question(store, queue, task_id, key)
+
+
+async def _put(
+    store: TaskStore,
+    queue: TaskMessageQueue,
+    task_id: str,
+    question: QueuedMessage,
+    *,
+    replays: bool,
+    fence: Fence | None,
+) -> TaskRecord | None:
+    """Ask; return the task afterwards, or `None` if the key was used before and nothing replays."""
+    own = _own(store, queue)
+    if own is not None:
+        record = await own.ask(task_id, question, fence=fence)
+        if record is not None or not replays:
+            return record
+        record = await store.get_task(task_id)
+    else:
+        if not await queue.enqueue(task_id, question) and not replays:
+            return None
+        record = await sync_status(store, queue, task_id, fence=fence)
     if record is None:
         raise TaskNotFoundError(task_id)
-    raise InvalidTransitionError(task_id, current=record.status, requested="input_required")
+    return record
 
 
-async def _withdraw(store: TaskStore, queue: TaskMessageQueue, task_id: str, key: str) -> None:
-    withdrawn = await queue.answer(task_id, key, Answer.withdrawn())
-    record = await settle_status(store, queue, task_id) if withdrawn else await store.get_task(task_id)
-    if record is None or is_terminal(record.status):
-        await queue.clear(task_id)  # nothing is kept for a task that has ended (law L8)
+async def _resume(store: TaskStore, queue: TaskMessageQueue, task_id: str) -> None:
+    """Set the status after an answer: the answering process may not have done so yet, or may have died."""
+    record = await store.get_task(task_id)
+    if record is not None and record.status == "input_required":
+        await sync_status(store, queue, task_id)

@@ -137,7 +137,7 @@ class TaskRuntime:
                 adopt=self._adopt,
                 adopts=self._adopts,
             )
-            if isinstance(store, TaskLeases)
+            if isinstance(store, TaskLeases) and (not isinstance(store, TaskSharing) or store.is_shared)
             else None
         )
         self._stack: AsyncExitStack | None = None

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from typing import Protocol, runtime_checkable
 
 from mcp_task_runtime.core.clock import Clock
-from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
+from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
 from mcp_task_runtime.core.types import (
     Fence,
     LiveStatus,
@@ -241,10 +241,15 @@ class TaskLeases(Protocol):
 class TaskQuestions(Protocol):
     """Ability of a store that keeps the questions of its tasks, too: status and questions change in one write (L5).
 
-    It has a `message_queue` of its own, and these methods work on that queue's mailboxes. After each of them
-    the task is `input_required` exactly while a question is open. `TaskStore.finish_task` and `delete_task`
-    drop the mailbox in their own write. Every method is atomic, also when it is cancelled (L6).
+    These methods work on the mailboxes of its own `message_queue`. After each of them the task is
+    `input_required` exactly while a question is open. `TaskStore.finish_task` and `delete_task` drop the mailbox
+    in their own write. Every method is atomic, also when it is cancelled (L6).
     """
+
+    @property
+    def message_queue(self) -> TaskMessageQueue:
+        """The queue that keeps the questions."""
+        ...
 
     async def ask(self, task_id: str, question: QueuedMessage, *, fence: Fence | None = None) -> TaskRecord | None:
         """Append a question to the task's mailbox and make the task `input_required`, in one write and revision.

@@ -7,9 +7,11 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from hashlib import blake2b
 from hmac import compare_digest
 
+from mcp_task_runtime.core.json import dump_json
+from mcp_task_runtime.core.types import TaskFilter
 from mcp_task_runtime.errors import InvalidCursorError
 
-__all__ = ["CursorKey", "decode_cursor", "encode_cursor", "owner_scope"]
+__all__ = ["CursorKey", "decode_cursor", "encode_cursor", "owner_scope", "search_scope"]
 
 _TAG_BYTES = 12
 
@@ -90,3 +92,18 @@ class CursorKey:
 def owner_scope(owner: str | None) -> bytes:
     """Return the scope of an owner's list."""
     return b"-" if owner is None else b"+" + owner.encode("utf-8", "surrogatepass")
+
+
+def search_scope(wanted: TaskFilter, *, newest_first: bool) -> bytes:
+    """Return the scope of a search: the same for equal filters and order, and no owner's."""
+    parts = [
+        None if wanted.statuses is None else sorted(wanted.statuses),
+        None if wanted.names is None else sorted(wanted.names),
+        None if wanted.owners is None else sorted([owner is not None, owner or ""] for owner in wanted.owners),
+        wanted.id_prefix,
+        wanted.text,
+        None if wanted.created_after is None else wanted.created_after.timestamp(),
+        None if wanted.created_before is None else wanted.created_before.timestamp(),
+        newest_first,
+    ]
+    return b"?" + dump_json(parts).encode()

@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from mcp_task_runtime.core.json import JSONObject, JSONValue, dump_json
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
 from mcp_task_runtime.core.transitions import finish_record, update_record
-from mcp_task_runtime.core.types import LiveStatus, Outcome, Task, TaskRecord, TaskRequest
+from mcp_task_runtime.core.types import LiveStatus, Outcome, Progress, Task, TaskFilter, TaskRecord, TaskRequest
 
 __all__ = [
     "KEYS",
     "Step",
     "answers",
+    "filters",
     "json_objects",
     "json_values",
     "keys",
@@ -24,6 +25,7 @@ __all__ = [
     "notifications",
     "outcomes",
     "owners",
+    "progress",
     "questions",
     "requests",
     "status_messages",
@@ -89,6 +91,25 @@ def outcomes() -> st.SearchStrategy[Outcome]:
         st.just(Outcome.cancelled()),
         st.builds(Outcome.completed, json_objects(), status_message=status_messages()),
         st.builds(Outcome.failed, _text(), code=st.integers(-32_099, -32_000), data=json_values()),
+    )
+
+
+def progress() -> st.SearchStrategy[Progress]:
+    """Return progress that work may report."""
+    numbers = st.integers(0, 100) | st.floats(0, 1e9, allow_nan=False).map(float)
+    return st.builds(Progress, numbers, st.none() | numbers, status_messages())
+
+
+def filters() -> st.SearchStrategy[TaskFilter]:
+    """Return what an operator may look for among the tasks of the other strategies."""
+    some = st.sampled_from
+    return st.builds(
+        TaskFilter,
+        statuses=st.none() | st.frozensets(some(["working", "input_required", "completed", "failed", "cancelled"])),
+        names=st.none() | st.frozensets(some(["", "report", "forecast", "unknown"])),
+        owners=st.none() | st.frozensets(some([None, "ada", "bob", "eve"])),
+        id_prefix=some([None, None, "", "task-", "task-1", "other"]),
+        text=some([None, None, None, "0"]),
     )
 
 

@@ -1,23 +1,38 @@
-"""A store and a queue that give up control around every call, though what they wrap may never do so.
+"""Stores and a queue that yield to the event loop around every call, though what they wrap may never do so.
 
 In-memory operations never yield, so nothing can be cancelled or overtaken between them. In these
 wrappers everything that a database would allow to happen can happen: with the canceller and the
 interleaving driver they exercise the code above a store at each of its awaits.
+
+A wrapper has the abilities that its class has, whatever it wraps: `YieldingTaskStore` none, so that code above it
+takes store and queue for two objects; `YieldingQuestionStore` those of `TaskQuestions`; `YieldingBundledStore` all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from typing import TypeVar
+from collections.abc import Awaitable, Collection, Mapping
+from typing import Protocol, TypeVar
 
 from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint
 
 from mcp_task_runtime.core.clock import Clock
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
-from mcp_task_runtime.core.store import TaskSharing, TaskStore
-from mcp_task_runtime.core.types import Fence, LiveStatus, NewTask, Outcome, Progress, TaskPage, TaskRecord
+from mcp_task_runtime.core.store import TaskJournal, TaskLeases, TaskQuestions, TaskSearch, TaskSharing, TaskStore
+from mcp_task_runtime.core.types import (
+    Fence,
+    LiveStatus,
+    NewTask,
+    Outcome,
+    Progress,
+    TaskCounts,
+    TaskEvent,
+    TaskFilter,
+    TaskPage,
+    TaskRecord,
+)
+from mcp_task_runtime.core.views import TaskView
 
-__all__ = ["YieldingTaskMessageQueue", "YieldingTaskStore"]
+__all__ = ["YieldingBundledStore", "YieldingQuestionStore", "YieldingTaskMessageQueue", "YieldingTaskStore"]
 
 T = TypeVar("T")
 
@@ -136,7 +151,7 @@ class YieldingTaskMessageQueue:
         return await _then_checkpoint(self._queue.is_empty(task_id))
 
     async def clear(self, task_id: str) -> None:
-        """Forget everything of a task; see `TaskMessageQueue.clear`."""
+        """Drop everything of a task; see `TaskMessageQueue.clear`."""
         await checkpoint()
         await _then_checkpoint(self._queue.clear(task_id))
 
@@ -159,3 +174,97 @@ class YieldingTaskMessageQueue:
         """Wait for the answer; see `TaskMessageQueue.wait_for_answer`."""
         await checkpoint()
         return await _then_checkpoint(self._queue.wait_for_answer(task_id, key))
+
+
+class _QuestionStore(TaskStore, TaskQuestions, Protocol): ...
+
+
+class YieldingQuestionStore(YieldingTaskStore):
+    """A `YieldingTaskStore` that has `TaskQuestions`, as the wrapped store has."""
+
+    def __init__(self, store: _QuestionStore) -> None:
+        """Wrap a store and its queue, which stay the caller's to close."""
+        super().__init__(store)
+        self._asks: TaskQuestions = store
+        self._own_queue = YieldingTaskMessageQueue(store.message_queue)
+
+    @property
+    def message_queue(self) -> YieldingTaskMessageQueue:
+        """The wrapped store's queue, wrapped."""
+        return self._own_queue
+
+    async def ask(self, task_id: str, question: QueuedMessage, *, fence: Fence | None = None) -> TaskRecord | None:
+        """Put a question; see `TaskQuestions.ask`."""
+        await checkpoint()
+        return await _then_checkpoint(self._asks.ask(task_id, question, fence=fence))
+
+    async def answer_all(self, task_id: str, answers: Mapping[str, Answer]) -> frozenset[str]:
+        """Answer open questions; see `TaskQuestions.answer_all`."""
+        await checkpoint()
+        return await _then_checkpoint(self._asks.answer_all(task_id, answers))
+
+    async def get_view(self, task_id: str) -> TaskView | None:
+        """Return the task with its open questions; see `TaskQuestions.get_view`."""
+        await checkpoint()
+        return await _then_checkpoint(self._asks.get_view(task_id))
+
+
+class _BundledStore(_QuestionStore, TaskLeases, TaskJournal, TaskSearch, Protocol): ...
+
+
+class YieldingBundledStore(YieldingQuestionStore):
+    """A `YieldingTaskStore` that has every ability, as the wrapped store has."""
+
+    def __init__(self, store: _BundledStore) -> None:
+        """Wrap a store and its queue, which stay the caller's to close."""
+        super().__init__(store)
+        self._bundled = store
+
+    async def renew_leases(self, worker: str, task_ids: Collection[str], *, lease_ms: int) -> frozenset[str]:
+        """Reset the expiry of a worker's leases; see `TaskLeases.renew_leases`."""
+        await checkpoint()
+        return await _then_checkpoint(self._bundled.renew_leases(worker, task_ids, lease_ms=lease_ms))
+
+    async def drop_leases(self, worker: str, task_ids: Collection[str], *, lapse: bool) -> None:
+        """Release leases of a worker; see `TaskLeases.drop_leases`."""
+        await checkpoint()
+        await _then_checkpoint(self._bundled.drop_leases(worker, task_ids, lapse=lapse))
+
+    async def list_lapsed(self, *, limit: int = 100) -> tuple[TaskRecord, ...]:
+        """Return live tasks whose lease has lapsed; see `TaskLeases.list_lapsed`."""
+        await checkpoint()
+        return await _then_checkpoint(self._bundled.list_lapsed(limit=limit))
+
+    async def claim_task(self, task_id: str, *, worker: str, lease_ms: int) -> TaskRecord | None:
+        """Take over a live task; see `TaskLeases.claim_task`."""
+        await checkpoint()
+        return await _then_checkpoint(self._bundled.claim_task(task_id, worker=worker, lease_ms=lease_ms))
+
+    async def record_step(self, task_id: str, key: str, value_json: str, *, fence: Fence) -> str:
+        """Record the result of a step, once; see `TaskJournal.record_step`."""
+        await checkpoint()
+        return await _then_checkpoint(self._bundled.record_step(task_id, key, value_json, fence=fence))
+
+    async def read_steps(self, task_id: str) -> Mapping[str, str]:
+        """Return the recorded results by key; see `TaskJournal.read_steps`."""
+        await checkpoint()
+        return await _then_checkpoint(self._bundled.read_steps(task_id))
+
+    async def search_tasks(
+        self, wanted: TaskFilter, *, newest_first: bool = True, cursor: str | None = None, limit: int = 50
+    ) -> TaskPage:
+        """Return a page of the tasks that match; see `TaskSearch.search_tasks`."""
+        await checkpoint()
+        return await _then_checkpoint(
+            self._bundled.search_tasks(wanted, newest_first=newest_first, cursor=cursor, limit=limit)
+        )
+
+    async def count_tasks(self) -> TaskCounts:
+        """Return how many tasks there are; see `TaskSearch.count_tasks`."""
+        await checkpoint()
+        return await _then_checkpoint(self._bundled.count_tasks())
+
+    async def get_history(self, task_id: str) -> tuple[TaskEvent, ...]:
+        """Return what happened to a task; see `TaskSearch.get_history`."""
+        await checkpoint()
+        return await _then_checkpoint(self._bundled.get_history(task_id))

@@ -17,6 +17,7 @@ from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar
 import anyio
 from anyio.abc import TaskGroup
 
+from mcp_task_runtime.core.laws import LAWS
 from mcp_task_runtime.core.resolver import Resolver
 from mcp_task_runtime.testing.clock import FakeClock
 from mcp_task_runtime.testing.concurrency.cost import measured_memory
@@ -44,14 +45,20 @@ E = TypeVar("E", bound=BaseException)
 BACKENDS = ("asyncio", "trio")
 """The event loops that checks run on, by their anyio names."""
 
-Capability: TypeAlias = Literal["durable", "leases", "listing", "mailbox", "shared"]
+Capability: TypeAlias = Literal[
+    "durable", "fences", "journal", "leases", "listing", "mailbox", "questions", "search", "shared"
+]
 """What a backend may or may not be able to do; its author declares it.
 
-- `durable`: what is opened anew at a location finds what was kept there before.
+- `durable`: what is opened again at a location finds what was kept there before.
 - `shared`: two opened at one location at the same time work on the same state, as two processes would.
 - `listing`: `list_tasks` works.
+- `mailbox`: when the store removes a task, its queue drops the task's mailbox.
 - `leases`: it implements `TaskLeases`, so that lost processes are noticed.
-- `mailbox`: when the store removes a task, the queue beside it forgets the task's mailbox.
+- `fences`: a write with a `fence` is refused once the run has lost its lease; needs `leases`.
+- `questions`: it implements `TaskQuestions`: a task and its mailbox change in one write.
+- `journal`: it implements `TaskJournal`; needs `leases`.
+- `search`: it implements `TaskSearch`.
 """
 
 LISTING: Final[tuple[Capability, ...]] = ("listing",)
@@ -221,9 +228,17 @@ class Check(Generic[T]):
             while isinstance(inner := getattr(cause, "exceptions", None), tuple) and inner:
                 cause = inner[0]
             how = str(cause) if isinstance(cause, AssertionError) else f"it raised {cause!r}"
-            raise AssertionError(f"{' and '.join(self.laws)} broken ({self.name}): {how}") from cause
+            raise AssertionError(
+                f"{' and '.join(self.laws)} broken ({self.name}): {how}\n{_sentences(self.laws)}"
+            ) from cause
         if clock.waiting:
-            raise AssertionError(f"L6 broken ({self.name}): {clock.waiting} scope(s) of the clock were left open")
+            left = f"{clock.waiting} scope(s) of the clock were left open"
+            raise AssertionError(f"L6 broken ({self.name}): {left}\n{_sentences(['L6'])}")
+
+
+def _sentences(laws: Iterable[str]) -> str:
+    """Return what the laws say, a line for each."""
+    return "\n".join(f"  {law} {LAWS[law]}" for law in laws)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from mcp_task_runtime.core.context import TaskContext, task_execution
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
 from mcp_task_runtime.core.questions import answer_questions, ask_question
 from mcp_task_runtime.core.resolver import Resolver
-from mcp_task_runtime.core.store import TaskStore
+from mcp_task_runtime.core.store import TaskQuestions, TaskStore
 from mcp_task_runtime.core.types import NewTask, Outcome, TaskRecord
 from mcp_task_runtime.errors import InvalidTransitionError, ProtocolError, TaskNotFoundError
 from mcp_task_runtime.testing.checks.bench import (
@@ -39,7 +39,7 @@ from mcp_task_runtime.testing.checks.bench import (
 from mcp_task_runtime.testing.concurrency.cancellation import Trial, check_cancellation
 from mcp_task_runtime.testing.concurrency.interleaving import Race, explore_interleavings
 from mcp_task_runtime.testing.concurrency.stepping import quiesce
-from mcp_task_runtime.testing.yielding import YieldingTaskMessageQueue, YieldingTaskStore
+from mcp_task_runtime.testing.yielding import YieldingQuestionStore, YieldingTaskMessageQueue, YieldingTaskStore
 
 __all__ = ["QUESTION_CHECKS", "TaskBackend", "check_task_backend"]
 
@@ -115,7 +115,11 @@ def _question(key: str) -> QueuedMessage:
 
 
 def _yielding(backend: TaskBackend) -> TaskBackend:
-    return backend._replace(store=YieldingTaskStore(backend.store), queue=YieldingTaskMessageQueue(backend.queue))
+    store = backend.store
+    if isinstance(store, TaskQuestions) and store.message_queue is backend.queue:
+        yielding = YieldingQuestionStore(store)
+        return backend._replace(store=yielding, queue=yielding.message_queue)
+    return backend._replace(store=YieldingTaskStore(store), queue=YieldingTaskMessageQueue(backend.queue))
 
 
 async def _open_keys(backend: TaskBackend, task_id: str) -> list[str | None]:

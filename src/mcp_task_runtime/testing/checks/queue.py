@@ -100,7 +100,13 @@ async def _contents(queue: TaskMessageQueue, task_id: str) -> list[QueuedMessage
 async def _view(queue: TaskMessageQueue, task_id: str) -> tuple[Any, ...]:
     """Return what matters of a mailbox, and empty its queue."""
     open_keys = tuple(question.key for question in await queue.outstanding(task_id))
-    return open_keys, tuple(await _contents(queue, task_id))
+    answers: list[Answer | None] = []
+    for key in ("k", "old", "new"):
+        try:
+            answers.append(None if key in open_keys else await queue.wait_for_answer(task_id, key))
+        except TaskNotFoundError:
+            continue
+    return open_keys, tuple(await _contents(queue, task_id)), tuple(answers)
 
 
 async def _enqueue(queue: TaskMessageQueue, task_id: str, *messages: QueuedMessage) -> None:
@@ -225,7 +231,9 @@ async def answers_to_nothing_are_ignored(bench: _Bench) -> None:
             queue.wait_for_answer(task_id, key), "wait_for_answer waits for a question that was never asked"
         )
         await require_raises(TaskNotFoundError, missing, "wait_for_answer for a question that was never asked")
-    require(await _view(queue, "a") == (("k",), (_question("k"), _NOTE)), "an ignored answer changed the mailbox")
+    require(
+        await _view(queue, "a") == (("k",), (_question("k"), _NOTE), (None,)), "an ignored answer changed the mailbox"
+    )
     require(await queue.enqueue("b", _question("k")) is True, "an ignored answer used up its key")
 
 
@@ -237,13 +245,13 @@ async def clearing_forgets_everything_of_one_task(bench: _Bench) -> None:
         await queue.answer(task_id, "answered", _ANSWERS[0])
     await queue.clear("a")
     await queue.clear("never used")
-    require(await _view(queue, "a") == ((), ()), "messages or questions are left after clear")
+    require(await _view(queue, "a") == ((), (), ()), "messages or questions are left after clear")
     require(await queue.answer("a", "open", _ANSWERS[0]) is False, "a question can be answered after clear")
     for key in ("open", "answered"):
         missing = bench.within(queue.wait_for_answer("a", key), "wait_for_answer waits for a question that was cleared")
         await require_raises(TaskNotFoundError, missing, "wait_for_answer after clear")
     await _enqueue(queue, "a", _question("answered"))
-    require(await _view(queue, "b") == (("open",), (_question("open"), _NOTE)), "clear affected another task")
+    require(await _view(queue, "b") == (("open",), (_question("open"), _NOTE), ()), "clear affected another task")
     kept = await bench.within(queue.wait_for_answer("b", "answered"), "clear took another task's answer")
     require(kept == _ANSWERS[0], "clear changed another task's answer")
 
@@ -540,7 +548,7 @@ async def a_reopened_queue_has_every_message_question_and_answer(bench: _Bench) 
             await _contents(second, "a") == [_NOTE, _question("queued")], "after reopening the queue is another one"
         )
         require(await second.answer("a", "delivered", _ANSWERS[0]) is True, "a question is lost after reopening")
-        require(await _view(second, "b") == ((), ()), "what was cleared is back after reopening")
+        require(await _view(second, "b") == ((), (), ()), "what was cleared is back after reopening")
 
 
 @_check("L3", "L5", needs=["shared"])

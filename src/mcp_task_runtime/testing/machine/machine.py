@@ -1,10 +1,10 @@
 """A Hypothesis state machine that drives a backend and a model of it in lock-step.
 
 Each example opens the backend at a fresh location and lets it live through a random story: operations one
-by one and racing, waiters that come and give up, questions asked and answered, time passing, closing and
-reopening, two processes. After each step everything that can be read must be what the model says, and
-exactly those who should have been woken have been. Hypothesis shrinks a story that fails to its shortest
-form, and prints it as the calls that make it up.
+by one and racing, waiters that come and give up, questions asked and answered, leases claimed and lost, writes
+of runs that lost their lease, time passing, closing and reopening, two processes. After each step everything that
+can be read must be what the model says, and exactly the waiters that a change concerns have woken. Hypothesis
+shrinks a story that fails to its shortest form, and prints it as the calls that make it up.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from mcp_task_runtime.core.json import dump_json
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
-from mcp_task_runtime.core.types import LiveStatus, Outcome, TaskRequest
+from mcp_task_runtime.core.types import Fence, LiveStatus, Outcome, Progress, TaskFilter, TaskRequest
 from mcp_task_runtime.errors import InvalidCursorError, TaskNotFoundError
 from mcp_task_runtime.testing import strategies
 from mcp_task_runtime.testing.checks.bench import BACKENDS, LISTING, Capability, Factory, require, require_raises
@@ -40,16 +41,22 @@ from mcp_task_runtime.testing.checks.questions import TaskBackend
 from mcp_task_runtime.testing.clock import FakeClock
 from mcp_task_runtime.testing.concurrency.stepping import quiesce
 from mcp_task_runtime.testing.machine.model import (
+    AnswerAll,
     AnswerOne,
+    Ask,
+    Claim,
     Clear,
     Create,
     Delete,
     Dequeue,
+    Drop,
     Ending,
     Enqueue,
     Finish,
     Model,
     Operation,
+    Renew,
+    Step,
     Update,
     perform,
 )
@@ -124,6 +131,19 @@ async def _task_group() -> AsyncIterator[TaskGroup]:
         group.cancel_scope.cancel()
 
 
+def _matches(model: Model, task: str, wanted: TaskFilter) -> bool:
+    """Whether a task of the model is one that a search wants."""
+    its = model.tasks[task]
+    message = its["status_message"]
+    return (
+        (wanted.statuses is None or its["status"] in wanted.statuses)
+        and (wanted.names is None or its["request"].name in wanted.names)
+        and (wanted.owners is None or its["owner"] in wanted.owners)
+        and (wanted.id_prefix is None or task.startswith(wanted.id_prefix))
+        and (wanted.text is None or (message is not None and wanted.text in message))
+    )
+
+
 class _Waiter:
     """Something that waits on the event loop: can be given up, and says how it ended."""
 
@@ -159,6 +179,10 @@ class _Waiter:
 
 
 _TTLS = strategies.ttls()
+_WORKERS = st.sampled_from(["one", "two", ""])
+_LEASES = st.sampled_from([1, 1_000, 20_000])
+_FENCES = st.sampled_from(["none", "none", "held", "stale"])
+_NEEDS: Final[Mapping[type, str]] = {Ask: "questions", AnswerAll: "questions", Claim: "leases"}
 _tasks: Bundle[str] = Bundle("tasks")
 
 
@@ -175,10 +199,19 @@ def _operations() -> st.SearchStrategy[Operation]:
     )
 
 
+def _able_operations() -> st.SearchStrategy[Operation]:
+    """Return operations of abilities; a story without the ability leaves them out."""
+    return st.one_of(
+        st.builds(Ask, strategies.questions()),
+        st.builds(AnswerAll, st.tuples(st.tuples(strategies.keys(), strategies.answers()))),
+        st.builds(Claim, _WORKERS, st.just(20_000)),
+    )
+
+
 def _races() -> st.SearchStrategy[list[Operation]]:
     """Return operations to race; of those whose order cannot be told afterwards only one."""
-    return st.lists(_operations(), min_size=2, max_size=3).filter(
-        lambda racing: sum(isinstance(operation, Enqueue) for operation in racing) <= 1
+    return st.lists(_operations() | _able_operations(), min_size=2, max_size=3).filter(
+        lambda racing: sum(isinstance(operation, Enqueue | Ask) for operation in racing) <= 1
     )
 
 
@@ -195,7 +228,10 @@ class TaskBackendMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.clock: FakeClock = FakeClock()
-        self.model: Model = Model(mailbox_goes_with_task="mailbox" in self.capabilities)
+        self.model: Model = Model(
+            mailbox_goes_with_task="mailbox" in self.capabilities,
+            mailbox_goes_with_end="questions" in self.capabilities,
+        )
         self.known: list[str] = []
         self.waiters: list[tuple[_Waiter, int]] = []  # with the revision each one waits to be passed
         self.listeners: list[_Waiter] = []
@@ -263,12 +299,23 @@ class TaskBackendMachine(RuleBasedStateMachine):
         owner=strategies.owners(),
         retention_ms=st.sampled_from([0, 1_500]),
         request=st.just(TaskRequest()) | strategies.requests(),
+        worker=st.none() | _WORKERS,
+        lease_ms=_LEASES,
     )
-    def create(self, ttl_ms: int | None, owner: str | None, retention_ms: int, request: TaskRequest) -> str:
+    def create(
+        self,
+        ttl_ms: int | None,
+        owner: str | None,
+        retention_ms: int,
+        request: TaskRequest,
+        worker: str | None,
+        lease_ms: int,
+    ) -> str:
         """A new task."""
         task_id = f"task-{len(self.known) + 1}"
         self.known.append(task_id)
-        self._do(task_id, Create(ttl_ms, owner, retention_ms, request))
+        leased = worker if "leases" in self.capabilities else None
+        self._do(task_id, Create(ttl_ms, owner, retention_ms, request, leased, lease_ms))
         return task_id
 
     @rule(task=_tasks, ttl_ms=_TTLS)
@@ -278,10 +325,32 @@ class TaskBackendMachine(RuleBasedStateMachine):
             self._do(task, Clear())
         self._do(task, Create(ttl_ms, "ada"))
 
-    @rule(task=_tasks, status=st.none() | strategies.live_statuses(), message=strategies.status_messages())
-    def update(self, task: str, status: LiveStatus | None, message: str | None) -> None:
+    def _fence(self, task: str, which: str) -> Fence | None:
+        """Return the fence of the run that holds a task's lease, of one that does not, or none."""
+        if which == "none" or "fences" not in self.capabilities:
+            return None
+        lease = self.model.tasks.get(task, {}).get("lease")
+        if lease is None or which == "stale":
+            return Fence("one", 0 if lease is not None and lease.attempt == 1 else 1)
+        return Fence(lease.worker, lease.attempt)
+
+    @rule(
+        task=_tasks,
+        status=st.none() | strategies.live_statuses(),
+        message=strategies.status_messages(),
+        fence=_FENCES,
+    )
+    def update(self, task: str, status: LiveStatus | None, message: str | None, fence: str) -> None:
         """An update."""
-        self._do(task, Update(status, message))
+        self._do(task, Update(status, message, fence=self._fence(task, fence)))
+
+    @precondition(lambda self: "fences" in self.capabilities)
+    @rule(task=_tasks, progress=strategies.progress(), longer_ms=st.none() | st.sampled_from([1, 60_000]))
+    def report(self, task: str, progress: Progress, longer_ms: int | None) -> None:
+        """The work reports progress, and may extend the task's life."""
+        ttl_ms = self.model.tasks.get(task, {}).get("ttl_ms")
+        extended = None if ttl_ms is None or longer_ms is None else ttl_ms + longer_ms
+        self._do(task, Update(progress=progress, ttl_ms=extended))
 
     @rule(task=_tasks, status=st.none() | strategies.live_statuses(), behind=st.sampled_from([0, 1, -1]))
     def update_at_a_revision(self, task: str, status: LiveStatus | None, behind: int) -> None:
@@ -289,10 +358,10 @@ class TaskBackendMachine(RuleBasedStateMachine):
         revision = self.model.tasks.get(task, {}).get("revision", 1)
         self._do(task, Update(status, "conditional", revision - behind))
 
-    @rule(task=_tasks, outcome=strategies.outcomes())
-    def finish(self, task: str, outcome: Outcome) -> None:
+    @rule(task=_tasks, outcome=strategies.outcomes(), fence=_FENCES)
+    def finish(self, task: str, outcome: Outcome, fence: str) -> None:
         """The end of a task."""
-        self._do(task, Finish(outcome))
+        self._do(task, Finish(outcome, self._fence(task, fence)))
 
     @rule(task=_tasks)
     def delete(self, task: str) -> None:
@@ -324,9 +393,10 @@ class TaskBackendMachine(RuleBasedStateMachine):
     def race(self, task: str, operations: list[Operation]) -> None:
         """Several operations at once: they must have the effect that some order of them has."""
         asking = any(asked == task for asked, _ in self.askers)
-        if asking and any(isinstance(one, Enqueue) for one in operations):
+        operations = [one for one in operations if _NEEDS.get(type(one), "listing") in {*self.capabilities, "listing"}]
+        if asking and any(isinstance(one, Enqueue | Ask) for one in operations):
             # A key that is cleared and asked again at once cannot be told from the first by every backend.
-            operations = [one for one in operations if not isinstance(one, Clear | Delete)]
+            operations = [one for one in operations if not isinstance(one, Clear | Delete | Finish)]
         revision = self.model.tasks.get(task, {}).get("revision", 1)
         racing: list[Operation] = [
             replace(one, if_revision=revision) if isinstance(one, Update) and one.if_revision == 0 else one
@@ -364,21 +434,26 @@ class TaskBackendMachine(RuleBasedStateMachine):
     async def _ask(self, task: str, key: str) -> None:
         backend = self.backend
         question = QueuedMessage.request(key, "elicitation/create", {"message": key})
-        live = task in self.model.tasks and self.model.tasks[task]["outcome"] is None
-        accepted = self.model.apply(task, Enqueue(question), self.clock.now())[1]
+        in_one_write = "questions" in self.capabilities
+        live = self.model.refusal(task, None) is None
+        kind, got = self.model.apply(task, Ask(question) if in_one_write else Enqueue(question), self.clock.now())
         asker = await self._begin(
             f"the asker of {key}", task, lambda: backend.ask(backend.store, backend.queue, task, question)
         )
-        if not accepted:
+        if kind == "raised":
+            ending = await asker.wait(self.patience)
+            require(type(ending).__name__ == got, f"asking ended as {ending!r} and must end as {got}")
+        elif not got:
             require(await asker.wait(self.patience) is None, "a used key was used again (L5)")
         elif not live:
             ending = await asker.wait(self.patience)
             require(isinstance(ending, Exception), f"asking for an ended task ended as {ending!r}")
             self.model.mail.pop(task, None)
         else:
+            before = self.model.tasks[task]["revision"] - (1 if in_one_write else 0)
             record = None
             with anyio.move_on_after(self.patience):
-                record = await backend.store.wait_for_update(task, after=self.model.tasks[task]["revision"])
+                record = await backend.store.wait_for_update(task, after=before)
             if record is None:
                 raise AssertionError(f"a question was asked and {task} did not change")
             require(record.status == "input_required", f"a question is open and the task is {record.status} (L5)")
@@ -388,9 +463,11 @@ class TaskBackendMachine(RuleBasedStateMachine):
     @rule(task=_tasks, answers=st.dictionaries(strategies.keys(), strategies.answers(), min_size=1, max_size=3))
     def answer_questions(self, task: str, answers: dict[str, Answer]) -> None:
         """The client answers; the status must be true afterwards."""
-        expected = {
-            key for key, one in answers.items() if self.model.apply(task, AnswerOne(key, one), self.clock.now())[1]
-        }
+        now = self.clock.now()
+        if "questions" in self.capabilities:
+            expected: Collection[str] = self.model.apply(task, AnswerAll(tuple(answers.items())), now)[1]
+        else:
+            expected = {key for key, one in answers.items() if self.model.apply(task, AnswerOne(key, one), now)[1]}
         backend = self.backend
 
         async def answer() -> None:
@@ -401,6 +478,12 @@ class TaskBackendMachine(RuleBasedStateMachine):
                 await self._adopt(task, settled=True)
 
         self._call(answer)
+
+    @precondition(lambda self: "questions" in self.capabilities)
+    @rule(task=_tasks, question=strategies.questions(), fence=_FENCES)
+    def ask(self, task: str, question: QueuedMessage, fence: str) -> None:
+        """A question is asked by something that does not wait for its answer here."""
+        self._do(task, Ask(question, self._fence(task, fence)))
 
     @precondition(lambda self: self.askers)
     @rule(data=st.data())
@@ -415,6 +498,9 @@ class TaskBackendMachine(RuleBasedStateMachine):
         self._call(give_up)
 
     async def _withdrawn(self, task: str, key: str) -> None:
+        if "questions" in self.capabilities:
+            self.model.apply(task, AnswerAll(((key, Answer.withdrawn()),)), self.clock.now())
+            return
         taken = self.model.apply(task, AnswerOne(key, Answer.withdrawn()), self.clock.now())[1]
         if task not in self.model.tasks or self.model.tasks[task]["outcome"] is not None:
             self.model.mail.pop(task, None)
@@ -424,8 +510,8 @@ class TaskBackendMachine(RuleBasedStateMachine):
     async def _adopt(self, task: str, *, settled: bool = False) -> None:
         """Take over status and revision after code above the store changed them, if they are right."""
         held = self.model.tasks.get(task)
-        if held is None or held["outcome"] is not None:
-            return
+        if held is None or held["outcome"] is not None or "questions" in self.capabilities:
+            return  # with one write there is nothing to adopt: the model knows what it is
         record = await self.backend.store.get_task(task)
         if record is None:
             raise AssertionError(f"{task} is gone")
@@ -453,6 +539,32 @@ class TaskBackendMachine(RuleBasedStateMachine):
                 held = self.model.tasks.get(task)
                 if held is None or held["outcome"] is not None:
                     self.model.mail.pop(task, None)
+
+    # --- leases and steps ---
+
+    @precondition(lambda self: "leases" in self.capabilities)
+    @rule(task=_tasks, worker=_WORKERS, lease_ms=_LEASES)
+    def claim(self, task: str, worker: str, lease_ms: int) -> None:
+        """A worker takes the task over, or somebody puts it back for one."""
+        self._do(task, Claim(worker, lease_ms))
+
+    @precondition(lambda self: "leases" in self.capabilities)
+    @rule(task=_tasks, worker=st.sampled_from(["one", "two"]), lease_ms=_LEASES)
+    def renew(self, task: str, worker: str, lease_ms: int) -> None:
+        """A worker renews its lease."""
+        self._do(task, Renew(worker, lease_ms))
+
+    @precondition(lambda self: "leases" in self.capabilities)
+    @rule(task=_tasks, worker=st.sampled_from(["one", "two"]), lapse=st.booleans())
+    def drop(self, task: str, worker: str, lapse: bool) -> None:
+        """A worker releases its lease."""
+        self._do(task, Drop(worker, lapse))
+
+    @precondition(lambda self: "journal" in self.capabilities)
+    @rule(task=_tasks, key=strategies.keys(), value=strategies.json_values().map(dump_json), fence=_FENCES)
+    def record_step(self, task: str, key: str, value: str, fence: str) -> None:
+        """The work records the result of a step."""
+        self._do(task, Step(key, value, self._fence(task, fence) or Fence("one", 1)))
 
     # --- waiting ---
 
@@ -512,6 +624,31 @@ class TaskBackendMachine(RuleBasedStateMachine):
 
         self._call(walk)
 
+    @precondition(lambda self: "search" in self.capabilities)
+    @rule(wanted=strategies.filters(), newest_first=st.booleans(), limit=st.integers(1, 3))
+    def search(self, wanted: TaskFilter, newest_first: bool, limit: int) -> None:
+        """All tasks that match, in order."""
+        expected = [task for task in self.model.order if _matches(self.model, task, wanted)]
+        if newest_first:
+            expected.reverse()
+
+        async def walk() -> None:
+            store: Any = self.backend.store
+            seen: list[str] = []
+            cursor = None
+            while True:
+                page = await store.search_tasks(wanted, newest_first=newest_first, cursor=cursor, limit=limit)
+                seen += [record.task_id for record in page.records]
+                require(len(page.records) <= limit, f"a page of {limit} has {len(page.records)} tasks")
+                for record in page.records:
+                    require(record == self.model.record(record.task_id), f"the search shows {record}")
+                cursor = page.next_cursor
+                if cursor is None or len(seen) > len(expected):
+                    break
+            require(seen == expected, f"the search for {wanted} shows {seen} and must show {expected}")
+
+        self._call(walk)
+
     # --- time, and processes ---
 
     @rule(ms=st.sampled_from([1, 250, 1_000, 5_000, 60_000]))
@@ -562,14 +699,51 @@ class TaskBackendMachine(RuleBasedStateMachine):
                 self.model.mail.pop(task, None)
         await self._release_askers()
         await self._release_waiters()
+        for _, backend in self.processes:
+            await self._compare_stores(backend.store)
         for task in self.known:
             expected = self.model.state(task)
             for _, backend in self.processes:
                 state = await self._state(backend, task)
+                await self._compare_abilities(backend.store, task)
                 for name, seen, wanted in zip(
                     ("get_task", "get_result", "outstanding", "peek", "wait_for_answer"), state, expected, strict=True
                 ):
                     require(seen == wanted, f"{name} of {task} is {seen} and must be {wanted}")
+
+    async def _compare_abilities(self, store: Any, task: str) -> None:
+        if "questions" in self.capabilities:
+            view = await store.get_view(task)
+            record = self.model.record(task)
+            questions = tuple(self.model.mail.get(task, {}).get("open", {}).values())
+            seen = None if view is None else (view.record, view.questions)
+            if record is None or record.outcome is None:
+                wanted = None if record is None else (record, questions)
+                require(seen == wanted, f"get_view of {task} is {seen} and must be {wanted}")
+        if "journal" in self.capabilities and self.model.refusal(task, None) is None:
+            steps = await store.read_steps(task)
+            require(
+                list(steps.items()) == list(self.model.steps(task).items()),
+                f"the steps of {task} are {steps} and must be {self.model.steps(task)}",
+            )
+
+    async def _compare_stores(self, store: Any) -> None:
+        if "leases" in self.capabilities:
+            now = self.clock.now()
+            held = {task: its["lease"].expires_at for task, its in self.model.tasks.items() if its["lease"] is not None}
+            wanted = {task: when for task, when in held.items() if when <= now}
+            lapsed = [record.task_id for record in await store.list_lapsed()]
+            require(set(lapsed) == set(wanted), f"list_lapsed shows {lapsed} and must show {sorted(wanted)}")
+            times = [wanted[task] for task in lapsed]
+            require(times == sorted(times), "list_lapsed does not show the longest lapsed first")
+        if "search" in self.capabilities:
+            counts: dict[tuple[str, str], int] = {}
+            for its in self.model.tasks.values():
+                key = (its["status"], its["request"].name)
+                counts[key] = counts.get(key, 0) + 1
+            counted = (await store.count_tasks()).by_status_and_name
+            for key in {*counts, *counted}:  # expired tasks may still be counted
+                require(counted.get(key, 0) >= counts.get(key, 0), f"count_tasks says {counted} and must say {counts}")
 
     async def _release_waiters(self) -> None:
         still: list[tuple[_Waiter, int]] = []

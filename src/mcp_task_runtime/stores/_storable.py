@@ -1,0 +1,158 @@
+"""Checks of values before they are stored: what could not be read back is refused when it is written (law L4).
+
+Every bundled store refuses the same: text that is not Unicode, JSON that cannot be parsed, numbers that no backend
+keeps, and times that no calendar has.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mcp_task_runtime.core.json import dump_json, load_json
+from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
+from mcp_task_runtime.core.types import NewTask, Outcome, Progress
+
+__all__ = [
+    "check_answer",
+    "check_duration",
+    "check_json",
+    "check_message",
+    "check_new_task",
+    "check_outcome",
+    "check_progress",
+    "check_text",
+]
+
+_LARGEST_INTEGER: Final = 2**63 - 1
+_LONGEST_DURATION: Final = 250 * 365 * 24 * 60 * 60 * 1000
+_CONSTANTS: Final = frozenset({"{}", "null"})
+
+
+def check_text(name: str, text: str | None) -> None:
+    """Refuse text that is not Unicode.
+
+    Args:
+        name: What the text is, for the error.
+        text: The text; `None` passes.
+
+    Raises:
+        ValueError: It holds a lone surrogate, or is not text.
+    """
+    if text is None:
+        return
+    if not isinstance(text, str):
+        raise ValueError(f"{name} must be text")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{name} is not Unicode text: it contains a lone surrogate") from error
+
+
+def check_json(name: str, text: str) -> None:
+    """Refuse JSON text that `load_json` cannot read.
+
+    Raises:
+        ValueError: It is no JSON, nested too deeply, or has a number that is too long.
+    """
+    if text in _CONSTANTS:
+        return
+    check_text(name, text)
+    try:
+        load_json(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name} could not be read back") from error
+
+
+def check_integer(name: str, number: object) -> None:
+    """Refuse what is not a whole number of at most 64 bits with its sign.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if not isinstance(number, int) or abs(number) > _LARGEST_INTEGER:
+        raise ValueError(f"{name} must be a whole number of at most 64 bits")
+
+
+def check_duration(name: str, milliseconds: object) -> None:
+    """Refuse a duration that leads out of the calendar.
+
+    Args:
+        name: What it is, for the error.
+        milliseconds: The duration; `None` passes.
+
+    Raises:
+        ValueError: It is not a whole number, or longer than 250 years.
+    """
+    if milliseconds is not None and (not isinstance(milliseconds, int) or abs(milliseconds) > _LONGEST_DURATION):
+        raise ValueError(f"{name} must be a whole number of milliseconds, at most 250 years")
+
+
+def check_new_task(new: NewTask) -> None:
+    """Refuse a new task that could not be read back.
+
+    Raises:
+        ValueError: The message names what could not.
+    """
+    request = new.request
+    check_duration("ttl_ms", new.ttl_ms)
+    check_integer("poll_interval_ms", new.poll_interval_ms)
+    check_duration("retention_ms", new.retention_ms)
+    check_duration("lease_ms", new.lease_ms)
+    check_integer("max_attempts", request.max_attempts)
+    check_text("task_id", new.task_id)
+    check_text("owner", new.owner)
+    check_text("worker", new.worker)
+    check_text("method", request.method)
+    check_text("name", request.name)
+    check_text("sealed_credentials", request.sealed_credentials)
+    check_json("arguments_json", request.arguments_json)
+    check_json("caller_json", request.caller_json)
+    check_json("client_capabilities_json", new.client_capabilities_json)
+    if request.progress_token is not None:
+        check_json("progress_token", dump_json(request.progress_token))
+
+
+def check_progress(progress: Progress | None) -> None:
+    """Refuse progress that JSON cannot say.
+
+    Raises:
+        ValueError: A number is not finite, or the message is not Unicode.
+    """
+    if progress is None:
+        return
+    check_text("progress.message", progress.message)
+    values = [progress.progress, progress.total]
+    if load_json(dump_json(values)) != values:
+        raise ValueError("progress must be finite numbers")
+
+
+def check_outcome(outcome: Outcome) -> None:
+    """Refuse an outcome that could not be read back.
+
+    Raises:
+        ValueError: The message names what could not.
+    """
+    check_text("status_message", outcome.status_message)
+    if outcome.payload_json is not None:
+        check_json("outcome", outcome.payload_json)
+
+
+def check_message(message: QueuedMessage) -> None:
+    """Refuse a message that could not be read back.
+
+    Raises:
+        ValueError: The message names what could not.
+    """
+    check_text("method", message.method)
+    check_text("key", message.key)
+    check_json("params_json", message.params_json)
+
+
+def check_answer(answer: Answer) -> None:
+    """Refuse an answer that could not be read back.
+
+    Raises:
+        ValueError: It could not.
+    """
+    check_json("answer", answer.payload_json)

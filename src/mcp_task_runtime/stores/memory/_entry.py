@@ -1,0 +1,85 @@
+"""`Entry`: all that the in-memory store keeps of one task, but its mailbox."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta, timezone
+from struct import Struct
+from typing import TYPE_CHECKING, Final, get_args
+
+from mcp_task_runtime.core.transitions import EVENT_TEXT_LENGTH, EVENTS_KEPT
+from mcp_task_runtime.core.types import TaskEvent, TaskEventKind, TaskRecord
+from mcp_task_runtime.stores._signal import Signal
+
+if TYPE_CHECKING:
+    from mcp_task_runtime.stores.memory._index import Group, Index
+
+__all__ = ["Entry"]
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MICROSECOND: Final = timedelta(microseconds=1)
+_KINDS: Final[tuple[TaskEventKind, ...]] = get_args(TaskEventKind)
+_NUMBERS: Final = {kind: number for number, kind in enumerate(_KINDS)}
+_HEAD: Final = Struct("<qBh")  # microseconds, kind, bytes of text or -1 for none
+
+
+class Entry:
+    """One stored task.
+
+    Attributes:
+        record: The task as it is now.
+        sequence: Its place in the order of creation.
+        owned: The index of its owner's tasks; `None` once the task is gone.
+        group: The index of the tasks with its status and tool; `None` once the task is gone.
+        changed: Exists while there are waiters for the next revision.
+        steps: The recorded steps, if there are any.
+    """
+
+    __slots__ = ("_events", "changed", "group", "owned", "record", "sequence", "steps")
+
+    def __init__(self, record: TaskRecord, sequence: int) -> None:
+        self.record = record
+        self.sequence = sequence
+        self.owned: Index | None = None
+        self.group: Group | None = None
+        self.changed: Signal | None = None
+        self.steps: dict[str, str] | None = None
+        self._events = b""
+
+    @property
+    def is_removed(self) -> bool:
+        """Whether the task is gone."""
+        return self.owned is None
+
+    def wake(self) -> None:
+        """Wake every waiter."""
+        if self.changed is not None:
+            self.changed.set()
+            self.changed = None
+
+    def note(self, at: datetime, events: Iterable[tuple[TaskEventKind, str | None]]) -> None:
+        """Add events to the history, which keeps the last `EVENTS_KEPT` of them; about 40 bytes each."""
+        stamp = (at - _EPOCH) // _MICROSECOND
+        blob = self._events or b"\0"
+        parts, count = [blob[1:]], blob[0]
+        for kind, text in list(events)[-EVENTS_KEPT:]:
+            data = b"" if text is None else text[:EVENT_TEXT_LENGTH].encode()
+            parts.append(_HEAD.pack(stamp, _NUMBERS[kind], -1 if text is None else len(data)) + data)
+            count += 1
+        blob = b"".join(parts)
+        start = 0
+        for _ in range(count - EVENTS_KEPT):
+            start += _HEAD.size + max(0, _HEAD.unpack_from(blob, start)[2])
+        self._events = bytes([min(count, EVENTS_KEPT)]) + blob[start:]
+
+    def history(self) -> tuple[TaskEvent, ...]:
+        """Return what happened to the task, oldest first."""
+        events = [TaskEvent(self.record.task.created_at, "created")]
+        blob, at = self._events, 1
+        while at < len(blob):
+            stamp, number, size = _HEAD.unpack_from(blob, at)
+            at += _HEAD.size
+            text = None if size < 0 else blob[at : at + size].decode()
+            at += max(0, size)
+            events.append(TaskEvent(_EPOCH + stamp * _MICROSECOND, _KINDS[number], text))
+        return tuple(events)

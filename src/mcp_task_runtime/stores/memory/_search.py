@@ -1,0 +1,146 @@
+"""`Search`: the tasks of all owners by status, tool, owner and identifier, for operators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
+from heapq import merge
+from math import isqrt
+from typing import Final
+
+from mcp_task_runtime.core.types import TaskCounts, TaskFilter, TaskRecord, TaskStatus
+from mcp_task_runtime.stores.memory._entry import Entry
+from mcp_task_runtime.stores.memory._index import Group, IdIndex, Index
+
+__all__ = ["Search"]
+
+_END: Final = 2**63
+_PAGE: Final = 64
+
+
+class Search:
+    """Which entries there are, indexed by owner, by status and tool, and by identifier."""
+
+    __slots__ = ("_entries", "_groups", "_ids", "_owners")
+
+    def __init__(self, entries: dict[str, Entry]) -> None:
+        """Watch the entries of a store by their identifiers."""
+        self._entries = entries
+        self._owners: dict[str | None, Index] = {}
+        self._groups: dict[tuple[TaskStatus, str], Group] = {}
+        self._ids = IdIndex()
+
+    @property
+    def owners(self) -> int:
+        """How many owners have tasks."""
+        return len(self._owners)
+
+    def add(self, entry: Entry) -> None:
+        """Add the entry of a new task."""
+        record = entry.record
+        index = self._owners.get(record.owner)
+        if index is None:
+            index = self._owners[record.owner] = Index()
+        entry.owned = index
+        index.add(entry)
+        self._enter(entry)
+        self._ids.add(record.task_id)
+
+    def move(self, entry: Entry) -> None:
+        """Note that the status of an entry changed."""
+        self._leave(entry)
+        self._enter(entry)
+
+    def remove(self, entry: Entry) -> None:
+        """Remove the entry of a task that has been taken out of the store's entries."""
+        self._leave(entry)
+        index, entry.owned, entry.group = entry.owned, None, None
+        if index is not None:
+            index.discard()
+            if not index.live:
+                del self._owners[entry.record.owner]
+        self._ids.discard(self._entries)
+
+    def owned(self, owner: str | None, position: int) -> Iterator[Entry]:
+        """Yield an owner's entries after a position, oldest first."""
+        index = self._owners.get(owner)
+        return iter(()) if index is None else index.walk(position, newest_first=False)
+
+    def walk(self, wanted: TaskFilter, position: int | None, *, newest_first: bool) -> Iterator[Entry]:
+        """Yield the entries that match behind a position, in order; not to be used across changes."""
+        matches = _matcher(wanted)
+        return (entry for entry in self._candidates(wanted, position, newest_first) if matches(entry.record))
+
+    def counts(self) -> TaskCounts:
+        """Return how many entries there are; linear in the number of tools, not of tasks."""
+        by_status_and_name = {key: group.live for key, group in self._groups.items()}
+        return TaskCounts(by_status_and_name, self._oldest("working"), self._oldest("input_required"))
+
+    def _enter(self, entry: Entry) -> None:
+        key = (entry.record.task.status, entry.record.request.name)
+        group = self._groups.get(key)
+        if group is None:
+            group = self._groups[key] = Group(key)
+        entry.group = group
+        group.add(entry)
+
+    def _leave(self, entry: Entry) -> None:
+        group, entry.group = entry.group, None
+        if group is not None:
+            group.discard()
+            if not group.live:
+                del self._groups[group.key]
+
+    def _oldest(self, status: TaskStatus) -> datetime | None:
+        firsts = [index.first() for (its, _), index in self._groups.items() if its == status]
+        oldest = min((entry for entry in firsts if entry is not None), key=lambda entry: entry.sequence, default=None)
+        return None if oldest is None else oldest.record.task.created_at
+
+    def _candidates(self, wanted: TaskFilter, position: int | None, newest_first: bool) -> Iterable[Entry]:
+        """Return entries behind a position in order, among them all that match: those of the smallest fitting set."""
+        start = position if position is not None else _END if newest_first else 0
+        indexes: list[Index] = [
+            index
+            for (status, name), index in self._groups.items()
+            if (wanted.statuses is None or status in wanted.statuses) and (wanted.names is None or name in wanted.names)
+        ]
+        size = sum(index.live for index in indexes)
+        if wanted.owners is not None:
+            owned = [self._owners[owner] for owner in wanted.owners if owner in self._owners]
+            if sum(index.live for index in owned) < size:
+                indexes, size = owned, sum(index.live for index in owned)
+        if wanted.id_prefix is not None:
+            # To sort a few costs less than to find them among the others; of many, a page is found soon.
+            named = self._ids.matching(wanted.id_prefix, self._entries, at_most=isqrt(_PAGE * size))
+            if named is not None:
+                behind = [e for e in named if (e.sequence < start if newest_first else e.sequence > start)]
+                return sorted(behind, key=lambda entry: entry.sequence, reverse=newest_first)
+        walks = [index.walk(start, newest_first=newest_first) for index in indexes]
+        if len(walks) == 1:
+            return walks[0]
+        return merge(*walks, key=lambda entry: entry.sequence, reverse=newest_first)
+
+
+def _matcher(wanted: TaskFilter) -> Callable[[TaskRecord], bool]:
+    text = None if wanted.text is None else _ascii_lower(wanted.text)
+
+    def matches(record: TaskRecord) -> bool:
+        task = record.task
+        return (
+            (wanted.statuses is None or task.status in wanted.statuses)
+            and (wanted.names is None or record.request.name in wanted.names)
+            and (wanted.owners is None or record.owner in wanted.owners)
+            and (wanted.id_prefix is None or task.task_id.startswith(wanted.id_prefix))
+            and (wanted.created_after is None or task.created_at >= wanted.created_after)
+            and (wanted.created_before is None or task.created_at < wanted.created_before)
+            and (text is None or (task.status_message is not None and text in _ascii_lower(task.status_message)))
+        )
+
+    return matches
+
+
+_LOWER: Final = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
+
+
+def _ascii_lower(text: str) -> str:
+    return text.lower() if text.isascii() else text.translate(_LOWER)

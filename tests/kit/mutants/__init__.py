@@ -1,0 +1,12 @@
+"""Backends with one fault each, to show that the kit finds it.
+
+A mutant is the in-memory backend, or the code above it, with as little changed as makes the fault. Those that
+carry a number have that fault of the field report. A file for each thing that is mutated.
+"""
+
+from __future__ import annotations
+
+from tests.kit.mutants import leases, questions, queue, store_life, store_time
+from tests.kit.mutants.registry import MUTANTS, Mutant
+
+__all__ = ["MUTANTS", "Mutant", "leases", "questions", "queue", "store_life", "store_time"]
