@@ -33,7 +33,7 @@ from tests.tool_bodies import (
     refuse_all,
 )
 
-Make = Callable[["Tasks | None", Sequence[str]], Server[Any, Any]]
+Make = Callable[["Tasks | None", Sequence[str], bool], Server[Any, Any]]
 
 
 class Picture(Image):
@@ -59,22 +59,22 @@ BODIES = bodies(LINE)
 NAMES = tuple(BODIES)
 
 
-def fast(tasks: Tasks | None, names: Sequence[str]) -> Server[Any, Any]:
+def fast(tasks: Tasks | None, names: Sequence[str], adopted: bool) -> Server[Any, Any]:
     mcp: FastMCP[Any] = FastMCP("same", log_level="CRITICAL")
     if tasks is not None:
-        tasks.install(mcp)
+        tasks.install(mcp, tools="all" if adopted else ())
     for body in map(BODIES.__getitem__, names):
-        (mcp.tool() if tasks is None else tasks.tool())(body)
+        (mcp.tool() if tasks is None or adopted else tasks.tool())(body)
     return mcp._mcp_server
 
 
-def low_level(tasks: Tasks | None, names: Sequence[str]) -> Server[Any, Any]:
+def low_level(tasks: Tasks | None, names: Sequence[str], adopted: bool) -> Server[Any, Any]:
     """Return a server whose handler calls the bodies itself, with the SDK's own session for a context."""
     server: Server[Any, Any] = Server("same")
 
     @server.list_tools()  # type: ignore[no-untyped-call,untyped-decorator]
     async def list_tools() -> list[types.Tool]:
-        execution = types.ToolExecution(taskSupport="optional")
+        execution = None if adopted else types.ToolExecution(taskSupport="optional")
         return [types.Tool(name=name, inputSchema={"type": "object"}, execution=execution) for name in names]
 
     @server.call_tool()  # type: ignore[untyped-decorator]
@@ -85,10 +85,10 @@ def low_level(tasks: Tasks | None, names: Sequence[str]) -> Server[Any, Any]:
             return await value if hasattr(value, "__await__") else value
 
         hints = BODIES[name].__annotations__
-        return await (work(None) if tasks is None else tasks.run(work))
+        return await (work(None) if tasks is None or adopted else tasks.run(work))
 
     if tasks is not None:
-        tasks.install(server)
+        tasks.install(server, tools="all" if adopted else ())
     return server
 
 
@@ -128,16 +128,17 @@ async def called(server: Server[Any, Any], name: str, arguments: Wire, answer: A
 
 @pytest.fixture(scope="module")
 def plain_servers() -> dict[Make, Server[Any, Any]]:
-    return {make: make(None, NAMES) for make in (fast, low_level)}
+    return {make: make(None, NAMES, False) for make in (fast, low_level)}
 
 
+@pytest.mark.parametrize("adopted", [False, True], ids=["declared", "adopted"])
 @pytest.mark.parametrize("make", [fast, low_level])
 @pytest.mark.parametrize("name", NAMES)
 async def test_a_call_with_tasks_answers_as_the_sdk_alone(
-    name: str, make: Make, plain_servers: dict[Make, Server[Any, Any]]
+    name: str, make: Make, adopted: bool, plain_servers: dict[Make, Server[Any, Any]]
 ) -> None:
     tasks = Tasks(settings=TaskSettings(shutdown_grace=0))
-    ours = make(tasks, [name])
+    ours = make(tasks, [name], adopted)
     answers = (accept_all, refuse_all, answer_nonsense) if name in ASKING else (accept_all,)
     with anyio.fail_after(PATIENCE):
         async with tasks:

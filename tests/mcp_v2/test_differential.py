@@ -52,7 +52,7 @@ pytestmark = [
 ]
 
 Anything: TypeAlias = "MCPServer[Any] | Server[Any]"
-Make = Callable[["Tasks | None", Sequence[str]], Anything]
+Make = Callable[["Tasks | None", Sequence[str], bool], Anything]
 
 
 class Picture(Image):
@@ -79,16 +79,16 @@ NAMES = tuple(BODIES)
 SPEAKING = ("progress", "logs", *ASKING)
 
 
-def high_level(tasks: Tasks | None, names: Sequence[str]) -> MCPServer[Any]:
+def high_level(tasks: Tasks | None, names: Sequence[str], adopted: bool) -> MCPServer[Any]:
     mcp: MCPServer[Any] = MCPServer("same")
     if tasks is not None:
-        tasks.install(mcp)
+        tasks.install(mcp, tools="all" if adopted else ())
     for body in map(BODIES.__getitem__, names):
-        (mcp.tool() if tasks is None else tasks.tool())(body)
+        (mcp.tool() if tasks is None or adopted else tasks.tool())(body)
     return mcp
 
 
-def low_level(tasks: Tasks | None, names: Sequence[str]) -> Server[Any]:
+def low_level(tasks: Tasks | None, names: Sequence[str], adopted: bool) -> Server[Any]:
     """Return a server whose handler calls the bodies itself, and makes results of texts alone."""
     mcp: MCPServer[Any] = MCPServer("context")
 
@@ -104,12 +104,12 @@ def low_level(tasks: Tasks | None, names: Sequence[str]) -> Server[Any]:
             value = await value if hasattr(value, "__await__") else value
             return value if isinstance(value, CallToolResult) else CallToolResult(content=[TextContent(text=value)])
 
-        return await (work(None) if tasks is None else tasks.run(work))
+        return await (work(None) if tasks is None or adopted else tasks.run(work))
 
     server: Server[Any] = Server("same", on_call_tool=call_tool, on_list_tools=list_tools)
     if tasks is not None:
-        tasks.install(server)
-        for name in names:
+        tasks.install(server, tools="all" if adopted else ())
+        for name in () if adopted else names:
             tasks.task(name=name)(BODIES[name])
     return server
 
@@ -167,14 +167,15 @@ async def called_2026(server: Any, name: str, arguments: Wire, *, as_task: bool)
         return {"result": {**result, "_meta": meta}}
 
 
-PLAIN: dict[Make, Anything] = {make: make(None, NAMES) for make in (high_level, low_level)}
+PLAIN: dict[Make, Anything] = {make: make(None, NAMES, False) for make in (high_level, low_level)}
 
 
+@pytest.mark.parametrize("adopted", [False, True], ids=["declared", "adopted"])
 @pytest.mark.parametrize("make", [high_level, low_level])
 @pytest.mark.parametrize("name", NAMES)
-async def test_a_client_of_2025_gets_of_a_call_with_tasks_what_the_sdk_alone_gives(name: str, make: Make) -> None:
+async def test_a_client_of_2025_gets_what_the_sdk_alone_gives(name: str, make: Make, adopted: bool) -> None:
     tasks = Tasks(settings=TaskSettings(shutdown_grace=0))
-    ours = make(tasks, [name])
+    ours = make(tasks, [name], adopted)
     answers = (accept_all, refuse_all, answer_nonsense) if name in ASKING else (accept_all,)
     with anyio.fail_after(PATIENCE):
         async with tasks:
@@ -187,11 +188,12 @@ async def test_a_client_of_2025_gets_of_a_call_with_tasks_what_the_sdk_alone_giv
                         assert got == expected, f"as a task: {as_task}"
 
 
+@pytest.mark.parametrize("adopted", [False, True], ids=["declared", "adopted"])
 @pytest.mark.parametrize("make", [high_level, low_level])
 @pytest.mark.parametrize("name", NAMES)
-async def test_a_client_of_2026_gets_of_a_call_with_tasks_what_the_sdk_alone_gives(name: str, make: Make) -> None:
+async def test_a_client_of_2026_gets_what_the_sdk_alone_gives(name: str, make: Make, adopted: bool) -> None:
     tasks = Tasks(settings=TaskSettings(shutdown_grace=0))
-    ours = make(tasks, [name])
+    ours = make(tasks, [name], adopted)
     with anyio.fail_after(PATIENCE):
         async with tasks:
             for arguments in ARGUMENTS if name in ("with_arguments", "text") else ({},):

@@ -11,9 +11,12 @@ from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
+
+import anyio
 
 from mcp_task_runtime.adapters._options import DEFAULT_OPTIONS, TaskOptions
+from mcp_task_runtime.adapters._tool_table import DeclaredTool
 from mcp_task_runtime.adapters.result_handler import TaskResultHandler
 from mcp_task_runtime.adapters.server_context import ServerTaskContext
 from mcp_task_runtime.adapters.session import TaskSession
@@ -26,6 +29,12 @@ from mcp_task_runtime.stores.memory import InMemoryTaskStore
 __all__ = ["PlainCall", "TaskCall", "ToolCall", "calling", "current_call", "run_within_request"]
 
 T = TypeVar("T")
+
+_BEGIN_SECONDS: Final = 0.1
+"""How long a tool may take to say with which options it runs as a task; then it runs with the default ones."""
+
+_HANDLE_SECONDS: Final = 0.005
+"""How long the work of an adopted tool waits for its handle to go out."""
 
 
 class ToolCall(ABC):
@@ -101,7 +110,7 @@ class TaskCall(ToolCall):
         handler: TaskResultHandler,
         new: Callable[[], TaskSpec],
         connect: Callable[[TaskRecord], TaskSession],
-        options: TaskOptions | None = None,
+        declared: DeclaredTool | None = None,
         client_decides: bool = False,
     ) -> None:
         """Make a call.
@@ -113,7 +122,7 @@ class TaskCall(ToolCall):
             handler: Delivers its questions.
             new: Returns what its task is made with, unless the options of the work say otherwise.
             connect: Called once when the task exists; returns the session for the work.
-            options: How the tool runs as a task; `None` where it says so in `Tasks.run`, or never.
+            declared: What was declared of the tool; `None` where it says in `Tasks.run` how it runs, or never does.
             client_decides: Whether the client has asked for a task, so that it gets one at once.
         """
         super().__init__(runtime, name)
@@ -122,7 +131,8 @@ class TaskCall(ToolCall):
         self._handler = handler
         self._new = new
         self._connect = connect
-        self._options = options
+        self._declared = declared
+        self._options = DEFAULT_OPTIONS if declared is None else declared.options
         self._client_decides = client_decides
         self._session: TaskSession | None = None
         self._context: ServerTaskContext | None = None
@@ -139,7 +149,7 @@ class TaskCall(ToolCall):
     @property
     def may_become_task(self) -> bool:
         """Whether it may become a task although its tool does not call `Tasks.run`."""
-        return self._client_decides or self._options is not None
+        return self._client_decides or self._declared is not None
 
     async def context(self, options: TaskOptions | None = None) -> ServerTaskContext:
         """Make the call a task, if it is none yet, and return its task's one context."""
@@ -165,7 +175,7 @@ class TaskCall(ToolCall):
             LimitExceededError: The owner has as many tasks as it may have.
             StoreError: The store could not create it.
         """
-        options = options or self._options or DEFAULT_OPTIONS
+        options = options or self._options
         execution = self._execution
         if self.model_immediate_response is None:
             self.model_immediate_response = options.model_immediate_response
@@ -181,9 +191,22 @@ class TaskCall(ToolCall):
             self._session = self._connect(record)
         return record
 
-    def promote_after(self, seconds: float) -> None:
-        """Make the call a task if it has not ended in so many seconds; a later call replaces an earlier one."""
-        self._execution.promote_after(seconds, self.new_task(self._options or DEFAULT_OPTIONS))
+    async def start(self) -> None:
+        """Do what comes before the tool runs: become a task, or let time decide.
+
+        An adopted tool becomes a task before its work begins. Its handle is on its way by then: the work may block
+        the event loop for as long as it takes.
+        """
+        if self._declared is None:
+            if self._client_decides:
+                self._execution.promote_after(_BEGIN_SECONDS, self.new_task(self._options))
+        elif self._client_decides or self._declared.is_adopted:
+            if self._options.promote_after is not None and not self._client_decides:
+                self._execution.promote_after(self._options.promote_after, self.new_task(self._options))
+                return
+            await self.begin()
+            if self._declared.is_adopted:
+                await anyio.sleep(_HANDLE_SECONDS)
 
     def new_task(self, options: TaskOptions) -> TaskSpec:
         """Return what a task for this call is made with; the client's own TTL comes first."""

@@ -18,9 +18,20 @@ class DeclaredTool:
 
     Attributes:
         options: How its calls become tasks.
+        is_adopted: Whether it knows nothing of tasks: its calls become tasks without it.
+        advertise: Whether clients of protocol 2025-11-25 see its mode in `tools/list`.
+
+    Raises:
+        ValueError: It must be called as a task, and clients cannot see that.
     """
 
     options: TaskOptions
+    is_adopted: bool = False
+    advertise: bool = True
+
+    def __post_init__(self) -> None:
+        if self.options.required and not self.advertise:
+            raise ValueError("required=True needs advertise=True: clients must see that they have to ask for a task")
 
     @property
     def support(self) -> TaskSupport:
@@ -29,29 +40,42 @@ class DeclaredTool:
 
 
 class ToolTable:
-    """The tools that were declared here, by name."""
+    """The tools that were declared here, by name, and what holds for all others."""
 
     def __init__(self) -> None:
         self._tools: dict[str, DeclaredTool] = {}
+        self._rest: DeclaredTool | None = None
 
     def declare(self, name: str, tool: DeclaredTool) -> None:
         """Note that a tool runs as a task; a later declaration of the same name replaces an earlier one."""
         self._tools[name] = tool
 
+    def declare_rest(self, tool: DeclaredTool) -> None:
+        """Note that all tools run as tasks that are not declared by their name."""
+        self._rest = tool
+
     def get(self, name: str) -> DeclaredTool | None:
         """Return what was declared of a tool, or `None` for nothing."""
-        return self._tools.get(name)
+        return self._tools.get(name, self._rest)
+
+    def shown_support(self, name: str, own: object = None) -> TaskSupport | None:
+        """Return the mode that `tools/list` shows of a tool because of its declaration; `None` to show its own.
+
+        Args:
+            name: The tool.
+            own: The mode that the server itself shows.
+        """
+        declared = self._tools.get(name) or (self._rest if own is None else None)
+        return declared.support if declared is not None and declared.advertise else None
 
     def show(self, tools: list[JSONObject]) -> list[JSONObject]:
         """Return tools with `execution.taskSupport` where it was declared here; others stay as they are."""
         return [self._shown(tool) for tool in tools]
 
     def _shown(self, tool: JSONObject) -> JSONObject:
-        declared = self._tools.get(str(tool.get("name")))
-        if declared is None:
-            return tool
-        execution: JSONValue = tool.get("execution")
-        return {**tool, "execution": {**(execution or {}), "taskSupport": declared.support}}
+        execution: JSONValue = tool.get("execution") or {}
+        support = self.shown_support(str(tool.get("name")), execution.get("taskSupport"))
+        return tool if support is None else {**tool, "execution": {**execution, "taskSupport": support}}
 
     async def support_of(self, name: str, list_page: Callable[[str | None], Awaitable[JSONObject]]) -> TaskSupport:
         """Return the mode of a tool: as declared here, or as the server's own list shows it.
@@ -60,7 +84,7 @@ class ToolTable:
             name: The tool.
             list_page: Returns the page of the server's `tools/list` at a cursor.
         """
-        declared = self._tools.get(name)
+        declared = self.get(name)
         if declared is not None:
             return declared.support
         cursor: str | None = None

@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Iterable
 from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 from typing_extensions import Self, Unpack
 
@@ -58,6 +58,7 @@ class BaseTasks(ABC):
         queue: TaskMessageQueue | None,
         settings: TaskSettings | None,
         *,
+        promote_after: float | None,
         mask_errors: bool,
     ) -> None:
         self.runtime: TaskRuntime = TaskRuntime(
@@ -67,6 +68,8 @@ class BaseTasks(ABC):
         self._handler = TaskResultHandler(self.runtime.store, self.runtime.queue, settings=self.runtime.settings)
         self._tools = ToolTable()
         self._mask_errors = mask_errors
+        if promote_after is not None:
+            self._tools.declare_rest(DeclaredTool(TaskOptions(promote_after=promote_after), is_adopted=True))
 
     async def __aenter__(self) -> Self:
         """Hold the runtime open while lifespans and connections come and go."""
@@ -163,6 +166,33 @@ class BaseTasks(ABC):
         self._tools.declare(name, declared)
         if declared.options.rerunnable:
             self.runtime.rerun_with(name, self._rerun)
+
+    def adopt(self, name: str, *, advertise: bool = True, **options: Unpack[TaskOptionsDict]) -> None:
+        """Let a tool that exists run as a task, without touching its code.
+
+        The tool is found by its name when it is called, so that it may be registered before or after this. Its own
+        context asks and reports through the task. A call becomes a task before the tool runs, so wrong arguments end
+        the task; with `promote_after` a quick call stays an ordinary one.
+
+        Args:
+            name: The tool's name, as `tools/list` shows it.
+            advertise: Whether clients of protocol 2025-11-25 see that it may be called as a task. If not, such a call
+                is accepted all the same: there are clients that drop every tool that shows it.
+            **options: How its calls become tasks; see `TaskOptions`.
+
+        Raises:
+            ValueError: A number is out of range; the message names it. Or `required` without `advertise`.
+        """
+        self._declare(name, DeclaredTool(TaskOptions(**options), is_adopted=True, advertise=advertise))
+
+    def _adopt_all(self, tools: Iterable[str] | Literal["all"]) -> None:
+        if tools == "all":
+            self._tools.declare_rest(DeclaredTool(TaskOptions(), is_adopted=True))
+        elif isinstance(tools, str):
+            raise TypeError(f'tools must be "all" or a list of names; write tools=[{tools!r}]')
+        else:
+            for name in tools:
+                self.adopt(name)
 
     async def run(self, work: Callable[[ServerTaskContext], Awaitable[T]], **options: Unpack[TaskOptionsDict]) -> T:
         """Run work as a task, from inside a tool call.

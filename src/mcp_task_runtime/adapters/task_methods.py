@@ -16,8 +16,8 @@ from typing import Any, Final, Protocol, TypeVar
 
 import anyio
 
-from mcp_task_runtime.adapters._options import TaskOptions
 from mcp_task_runtime.adapters._tool_calls import TaskCall, calling
+from mcp_task_runtime.adapters._tool_table import DeclaredTool
 from mcp_task_runtime.adapters.host import RuntimeHost
 from mcp_task_runtime.adapters.result_handler import TaskResultHandler
 from mcp_task_runtime.adapters.session import TaskSession
@@ -51,9 +51,6 @@ T = TypeVar("T")
 
 NO_SESSION: Final = "The client cannot be asked: the server keeps no sessions (stateless HTTP)"
 JSON_RESPONSES: Final = "The client cannot be asked: the server answers with JSON, which carries no requests"
-
-_BEGIN_SECONDS: Final = 0.1
-"""How long a tool may take to say with which options it runs as a task; then it runs with the default ones."""
 
 _DEEPEST_MIDDLEWARE: Final = 16
 
@@ -143,7 +140,7 @@ class TaskMethods:
         connection: TaskSession,
         *,
         undeliverable: str | None,
-        options: TaskOptions | None = None,
+        declared: DeclaredTool | None = None,
         home: Hashable = None,
     ) -> JSONObject:
         """Run a tool as a task and return its handle as soon as there is one (wire rule B3).
@@ -154,7 +151,7 @@ class TaskMethods:
             requestor: Who calls.
             connection: What of the client's connection outlives the call.
             undeliverable: As for `TaskResultHandler`.
-            options: How the tool runs as a task; `None` where the tool itself says so, with `Tasks.run`.
+            declared: How the tool runs as a task; `None` where the tool itself says so, with `Tasks.run`.
             home: As for `TaskRuntime.run`.
 
         Raises:
@@ -193,14 +190,11 @@ class TaskMethods:
                 handler=handler,
                 new=lambda: new,
                 connect=announce,
-                options=options,
+                declared=declared,
                 client_decides=True,
             )
             calls.append(call)
-            if options is None:
-                call.promote_after(_BEGIN_SECONDS)
-            else:
-                await call.begin()
+            await call.start()
             with calling(call):
                 # A call that ends before its tool began is a task too: the client asked for one.
                 try:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Iterable
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast
 
 try:
     from mcp import types
@@ -85,6 +85,7 @@ class Tasks(BaseTasks):
         queue: TaskMessageQueue | None = None,
         *,
         settings: TaskSettings | None = None,
+        promote_after: float | None = None,
         principal: Callable[[Context], str | None] = authenticated_principal,
         mask_errors: bool = False,
     ) -> None:
@@ -94,6 +95,8 @@ class Tasks(BaseTasks):
             store: Where tasks are kept; in memory when `None`. It stays yours to close.
             queue: Where questions are kept; the store's own when `None`.
             settings: Limits and defaults.
+            promote_after: A number: any tool may be called as a task. On this SDK line the client decides which calls
+                are tasks, whatever the number.
             principal: Returns the principal that makes a request: its tasks belong to that principal, and are
                 hidden from all others (law L10). `None` from it means that the caller is unknown; then they belong
                 to the session. The default takes the principal from the SDK's authentication.
@@ -102,9 +105,9 @@ class Tasks(BaseTasks):
                 of a plain call.
 
         Raises:
-            ValueError: `queue` is `None` and the store brings none.
+            ValueError: `queue` is `None` and the store brings none; or `promote_after` is out of range.
         """
-        super().__init__(store, queue, settings, mask_errors=mask_errors)
+        super().__init__(store, queue, settings, promote_after=promote_after, mask_errors=mask_errors)
         self._principal = principal
         self._methods = TaskMethods(self.runtime, self._host)
         self._scopes = ConnectionScopes()
@@ -115,12 +118,16 @@ class Tasks(BaseTasks):
 
     # -- wiring
 
-    def install(self, server: FastMCP[Any] | Server[Any, Any]) -> None:
+    def install(self, server: FastMCP[Any] | Server[Any, Any], *, tools: Iterable[str] | Literal["all"] = ()) -> None:
         """Add tasks to a server.
 
         A low-level server must have its `list_tools` and `call_tool` handlers already. For a `FastMCP` this
         reaches for the low-level server inside it, through the one private name this library needs
         there.
+
+        Args:
+            server: The server.
+            tools: Tools that exist and are to run as tasks, by their names, or `"all"`; see `adopt`.
 
         Raises:
             RuntimeError: This object is installed already, the server has no tools, or has other tasks.
@@ -133,6 +140,7 @@ class Tasks(BaseTasks):
             raise RuntimeError("install() needs a server that has its list_tools and call_tool handlers already")
         if types.GetTaskRequest in handlers:
             raise RuntimeError("The server has tasks already")
+        self._adopt_all(tools)
         self._mcp = server if isinstance(server, FastMCP) else None
         self._server = low_level
         self._call_tool = handlers[types.CallToolRequest]
@@ -173,14 +181,13 @@ class Tasks(BaseTasks):
                     raise as_shown(error) from error
                 return cast(JSONObject, result.model_dump(by_alias=True, mode="json", exclude_none=True))
 
-            declared = self._tools.get(name)
             created = await self._methods.call(
                 request.params.model_dump(by_alias=True, mode="json", exclude_none=True),
                 job,
                 self._requestor(ctx),
                 ConnectionSession(ctx),
                 undeliverable=undeliverable(ctx),
-                options=None if declared is None else declared.options,
+                declared=self._tools.get(name),
             )
             return raw_result(created)
 
@@ -207,9 +214,10 @@ class Tasks(BaseTasks):
         assert self._list_tools is not None
         result = await self._list_tools(request)
         for tool in cast(types.ListToolsResult, result.root).tools:
-            declared = self._tools.get(tool.name)
-            if declared is not None:
-                tool.execution = types.ToolExecution(taskSupport=declared.support)
+            own = None if tool.execution is None else tool.execution.taskSupport
+            support = self._tools.shown_support(tool.name, own)
+            if support is not None:
+                tool.execution = types.ToolExecution(taskSupport=support)
         return result
 
     async def _list_page(self, cursor: str | None) -> JSONObject:

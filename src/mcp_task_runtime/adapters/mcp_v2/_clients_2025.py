@@ -137,7 +137,6 @@ class Clients2025:
             except Exception as error:
                 raise as_shown(error, 0, str(error)) from error
 
-        declared = self._tools.get(name)
         undeliverable = NO_SESSION if _is_stateless(ctx) else None
         if undeliverable is None and not ctx.session.can_send_request:
             undeliverable = JSON_RESPONSES
@@ -147,7 +146,7 @@ class Clients2025:
             self._requestor(ctx),
             ConnectionSession(ctx),
             undeliverable=undeliverable,
-            options=None if declared is None else declared.options,
+            declared=self._tools.get(name),
             home=id(ctx.lifespan_context),
         )
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import anyio
 from mcp.server.context import CallNext, HandlerResult
 from mcp.server.extension import MethodBinding
 from mcp.shared.exceptions import MCPError
@@ -21,7 +22,6 @@ from mcp_types import (
     RequestParams,
 )
 
-from mcp_task_runtime.adapters._options import DEFAULT_OPTIONS
 from mcp_task_runtime.adapters._tool_calls import TaskCall, calling
 from mcp_task_runtime.adapters._tool_table import ToolTable
 from mcp_task_runtime.adapters.base_tasks import to_call_result
@@ -35,9 +35,10 @@ from mcp_task_runtime.adapters.mcp_v2._requests import (
     is_modern,
 )
 from mcp_task_runtime.adapters.result_handler import TaskResultHandler
+from mcp_task_runtime.adapters.server_context import ServerTaskContext
 from mcp_task_runtime.adapters.session import DetachedSession
 from mcp_task_runtime.core.execution import Execution
-from mcp_task_runtime.core.json import dump_json
+from mcp_task_runtime.core.json import JSONObject, dump_json
 from mcp_task_runtime.core.runtime import TaskRuntime
 from mcp_task_runtime.core.types import Outcome, TaskRecord, TaskRequest, TaskSpec
 from mcp_task_runtime.errors import InvalidTransitionError, ProtocolError
@@ -64,7 +65,6 @@ class Methods2026:
         handler: TaskResultHandler,
         tools: ToolTable,
         principal: Callable[[Context], str | None],
-        promote_after: float | None,
     ) -> None:
         """Make the methods.
 
@@ -73,13 +73,11 @@ class Methods2026:
             handler: Delivers their questions.
             tools: The tools that were declared as tasks.
             principal: Returns the principal that makes a request.
-            promote_after: Seconds after which any tool call becomes a task; `None` for never.
         """
         self._runtime = runtime
         self._handler = handler
         self._tools = tools
         self._principal = principal
-        self._promote_after = promote_after
 
     def bindings(self) -> Sequence[MethodBinding]:
         """Return the methods beside `tools/call`."""
@@ -103,11 +101,6 @@ class Methods2026:
                 client_capabilities_json=dump_json(capabilities(ctx)),
             )
 
-        declared = self._tools.get(params.name)
-        options = None if declared is None else declared.options
-        if options is None and self._promote_after is not None:
-            options = DEFAULT_OPTIONS
-
         async def work(execution: Execution[HandlerResult]) -> HandlerResult:
             call = TaskCall(
                 self._runtime,
@@ -116,14 +109,13 @@ class Methods2026:
                 handler=self._handler,
                 new=new,
                 connect=lambda record: DetachedSession(record.client_capabilities),
-                options=options,
+                declared=self._tools.get(params.name),
             )
-            if self._promote_after is not None:
-                call.promote_after(self._promote_after)
+            await call.start()
             session: Any = PromotingSession(ctx, call)
             with calling(call):
                 try:
-                    return await call_next(replace(ctx, session=session))
+                    return await self._answered(params, call, partial(call_next, replace(ctx, session=session)))
                 except Exception as error:
                     if not execution.is_announced:
                         raise
@@ -131,6 +123,21 @@ class Methods2026:
 
         result = await self._runtime.run(work, outcome_of=outcome_of_result, home=id(ctx.lifespan_context))
         return wire.render_handle(result) if isinstance(result, TaskRecord) else result
+
+    async def _answered(
+        self, params: CallToolRequestParams, call: TaskCall, run: Callable[[], Awaitable[HandlerResult]]
+    ) -> HandlerResult:
+        """Run a tool; where it needs multi-round-trip input although its call is a task, ask through the task."""
+        result = await run()
+        while call.is_task and isinstance(result, InputRequiredResult):
+            with as_mcp_errors():
+                answers = await _ask_all(await call.context(), result)
+            answered = params.model_dump(by_alias=True, mode="json", exclude_none=True)
+            answered["inputResponses"] = answers
+            params.input_responses = CallToolRequestParams.model_validate(answered).input_responses
+            params.request_state = result.request_state
+            result = await run()
+        return result
 
     async def _get(self, ctx: Context, params: _TaskIdParams) -> HandlerResult:
         with as_mcp_errors():
@@ -145,7 +152,7 @@ class Methods2026:
                 params.task_id,
                 params.input_responses,
                 owner=self._principal(ctx),
-                check=functools.partial(check_answer, max_bytes=self._runtime.settings.max_answer_bytes),
+                check=partial(check_answer, max_bytes=self._runtime.settings.max_answer_bytes),
             )
             return wire.acknowledge()
 
@@ -155,6 +162,19 @@ class Methods2026:
             with suppress(InvalidTransitionError):  # it has ended: acknowledged all the same (wire rule C9)
                 await self._runtime.cancel(params.task_id, owner=self._principal(ctx))
             return wire.acknowledge()
+
+
+async def _ask_all(context: ServerTaskContext, needed: InputRequiredResult) -> JSONObject:
+    """Ask for all input that a result needs, at the same time; return the answers by key."""
+    answers: JSONObject = {}
+
+    async def ask(key: str, request: JSONObject) -> None:
+        answers[key] = await context.ask(request["method"], request.get("params") or {})
+
+    async with anyio.create_task_group() as group:
+        for key, request in (needed.input_requests or {}).items():
+            group.start_soon(ask, key, request.model_dump(by_alias=True, mode="json", exclude_none=True))
+    return answers
 
 
 def outcome_of_result(result: HandlerResult) -> Outcome:

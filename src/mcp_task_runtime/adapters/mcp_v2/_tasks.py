@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Literal
 
 try:
     from mcp.server.context import CallNext, HandlerResult
@@ -23,7 +23,6 @@ from mcp.server.mcpserver.exceptions import ResourceError, ToolError
 from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolRequestParams, CallToolResult, TextContent
 
-from mcp_task_runtime.adapters._options import check_seconds
 from mcp_task_runtime.adapters._tool_calls import PlainCall, TaskCall, ToolCall, calling, current_call
 from mcp_task_runtime.adapters.base_tasks import BaseTasks
 from mcp_task_runtime.adapters.mcp_v2._clients_2025 import Clients2025
@@ -91,7 +90,8 @@ class Tasks(BaseTasks, Extension):
             queue: Where questions are kept; the store's own when `None`.
             settings: Limits and defaults.
             promote_after: Seconds after which any tool call becomes a task, if its client takes tasks; `None` for
-                never. Such a call becomes a task at once when its tool asks the client.
+                never. Such a call becomes a task at once when its tool asks the client. A client of protocol
+                2025-11-25 decides itself: it sees that any tool may be called as a task.
             principal: Returns the principal that makes a request: its tasks belong to that principal, and are
                 hidden from all others (law L10). `None` from it means that the caller is unknown, and that a task's
                 id is its secret. The default takes the principal from the SDK's authentication.
@@ -102,10 +102,9 @@ class Tasks(BaseTasks, Extension):
         Raises:
             ValueError: `queue` is `None` and the store brings none; or `promote_after` is out of range.
         """
-        check_seconds("promote_after", promote_after)
-        super().__init__(store, queue, settings, mask_errors=mask_errors)
+        super().__init__(store, queue, settings, promote_after=promote_after, mask_errors=mask_errors)
         self._principal = principal
-        self._methods_2026 = Methods2026(self.runtime, self._handler, self._tools, principal, promote_after)
+        self._methods_2026 = Methods2026(self.runtime, self._handler, self._tools, principal)
         self._clients_2025 = Clients2025(self.runtime, self._host, self._tools, principal)
         self._listeners = Listeners(self.runtime, self._host)
         self._homes: Counter[int] = Counter()
@@ -115,12 +114,16 @@ class Tasks(BaseTasks, Extension):
 
     # -- wiring
 
-    def install(self, server: MCPServer[Any] | Server[Any]) -> None:
+    def install(self, server: MCPServer[Any] | Server[Any], *, tools: Iterable[str] | Literal["all"] = ()) -> None:
         """Add tasks to a server that exists.
 
         A low-level server must have its `tools/call` handler already. For an `MCPServer` this reaches
         for the low-level server inside it, the one private name this library uses of `mcp` 2.x;
         the constructor arguments named above do without.
+
+        Args:
+            server: The server.
+            tools: Tools that exist and are to run as tasks, by their names, or `"all"`; see `adopt`.
 
         Raises:
             RuntimeError: This object is installed already, or the server has the extension or lacks the handler.
@@ -138,6 +141,7 @@ class Tasks(BaseTasks, Extension):
         entry = low_level.get_request_handler("tools/call")
         if entry is None:
             raise RuntimeError("install() needs a server that has its tools/call handler already")
+        self._adopt_all(tools)
         for binding in self.methods():
             low_level.add_request_handler(binding.method, binding.params_type, binding.handler)
         low_level.add_request_handler(

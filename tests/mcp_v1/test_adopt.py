@@ -1,0 +1,147 @@
+"""Tools that exist run as tasks on `mcp` 1.x without a change of their code: `install(tools=...)`, `adopt`."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from mcp import types
+from mcp.server.fastmcp import Context, FastMCP
+from mcp.server.lowlevel import Server
+from pydantic import BaseModel
+
+from mcp_task_runtime import TaskSettings
+from mcp_task_runtime.adapters.mcp_v1 import Tasks
+from tests.mcp_v1.raw_client import RawClient, accept, never
+from tests.mcp_v1.schemas import Wire
+from tests.mcp_v1.test_low_level import connect
+
+
+class Name(BaseModel):
+    name: str
+
+
+async def say(question: Wire) -> Wire | None:
+    return accept(name="Ada")
+
+
+async def fetch(url: str) -> str:
+    """Somebody else's tool."""
+    return f"page of {url}"
+
+
+async def asks(ctx: Context) -> str:  # type: ignore[type-arg]
+    await ctx.report_progress(1, 2, "asking")
+    answer = await ctx.elicit("Who are you?", Name)
+    return f"{answer.action} {answer.data.name if answer.action == 'accept' else None}"
+
+
+def new_tasks(**options: Any) -> Tasks:
+    return Tasks(settings=TaskSettings(shutdown_grace=0), **options)
+
+
+def new_server() -> FastMCP[Any]:
+    return FastMCP("somebody else's", log_level="CRITICAL")
+
+
+async def shown(client: RawClient) -> dict[str, str | None]:
+    tools = (await client.result("tools/list"))["tools"]
+    return {tool["name"]: tool.get("execution", {}).get("taskSupport") for tool in tools}
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("tools", [["fetch"], "all"])
+async def test_a_tool_runs_as_a_task_whenever_it_is_registered(when: str, tools: Any) -> None:
+    mcp, tasks = new_server(), new_tasks()
+    if when == "before":
+        mcp.tool()(fetch)
+    tasks.install(mcp, tools=tools)
+    if when == "after":
+        mcp.tool()(fetch)
+    async with tasks, connect(mcp._mcp_server, never) as client:
+        assert await shown(client) == {"fetch": "optional"}
+        assert await client.text(await client.start("fetch", {"url": "x"})) == "page of x"
+        plain = await client.result("tools/call", {"name": "fetch", "arguments": {"url": "y"}})
+        assert plain["content"][0]["text"] == "page of y"
+
+
+async def test_what_is_not_named_stays_forbidden_and_what_is_not_advertised_is_accepted() -> None:
+    mcp, tasks = new_server(), new_tasks()
+    mcp.tool()(fetch)
+    mcp.tool(name="quiet")(fetch)
+    mcp.tool(name="must")(fetch)
+    tasks.install(mcp, tools=["must"])
+    tasks.adopt("must", required=True, ttl_ms=77_000, model_immediate_response="On its way")
+    tasks.adopt("quiet", advertise=False)
+    async with tasks, connect(mcp._mcp_server, never) as client:
+        assert await shown(client) == {"fetch": None, "quiet": None, "must": "required"}
+        arguments = {"url": "x"}
+        assert await client.text(await client.start("quiet", arguments)) == "page of x"
+        forbidden = {"name": "fetch", "arguments": arguments, "task": {}}
+        assert (await client.error("tools/call", forbidden))["code"] == -32601
+        assert (await client.error("tools/call", {"name": "must", "arguments": arguments}))["code"] == -32601
+        created = await client.result("tools/call", {"name": "must", "arguments": arguments, "task": {}})
+        assert created["task"]["ttl"] == 77_000
+        assert created["_meta"] == {"io.modelcontextprotocol/model-immediate-response": "On its way"}
+
+
+async def test_any_tool_may_be_called_as_a_task_with_promote_after() -> None:
+    mcp, tasks = new_server(), new_tasks(promote_after=5)
+    tasks.install(mcp)
+    mcp.tool()(fetch)
+    async with tasks, connect(mcp._mcp_server, never) as client:
+        assert await shown(client) == {"fetch": "optional"}
+        assert await client.text(await client.start("fetch", {"url": "x"})) == "page of x"
+    with pytest.raises(ValueError, match="promote_after"):
+        Tasks(promote_after=-1)
+
+
+async def test_its_own_context_asks_and_reports_through_the_task() -> None:
+    mcp, tasks = new_server(), new_tasks()
+    mcp.tool()(asks)
+    tasks.install(mcp, tools=["asks"])
+    async with tasks, connect(mcp._mcp_server, say) as client:
+        task_id = await client.start("asks")  # without a progress token
+        task = await client.until(task_id, "input_required")
+        assert task["statusMessage"] == "asking (1/2)"
+        assert not client.questions
+        assert await client.text(task_id) == "accept Ada"
+        assert not [m for m in client.notifications if m["method"] == "notifications/progress"]
+
+
+async def test_the_handle_comes_before_work_that_blocks_the_event_loop() -> None:
+    began: list[float] = []
+
+    async def blocks() -> str:
+        began.append(time.monotonic())
+        time.sleep(0.3)  # noqa: ASYNC251  # as real servers do
+        return "done"
+
+    mcp, tasks = new_server(), new_tasks()
+    mcp.tool()(blocks)
+    tasks.install(mcp, tools=["blocks"])
+    async with tasks, connect(mcp._mcp_server, never) as client:
+        task_id = await client.start("blocks")
+        got_handle = time.monotonic()
+        assert await client.text(task_id) == "done"
+    assert not began or got_handle - began[0] < 0.25, "the handle waited for the work"
+
+
+async def test_a_tool_of_a_low_level_server_is_adopted_too() -> None:
+    server: Server[Any, Any] = Server("low")
+
+    @server.list_tools()  # type: ignore[no-untyped-call,untyped-decorator]
+    async def list_tools() -> list[types.Tool]:
+        return [types.Tool(name="fetch", inputSchema={"type": "object"})]
+
+    @server.call_tool()  # type: ignore[untyped-decorator]
+    async def call_tool(name: str, arguments: dict[str, Any]) -> Any:
+        answer = await server.request_context.session.elicit("Who?", Name.model_json_schema())
+        return [types.TextContent(type="text", text=f"{name} {answer.content}")]
+
+    tasks = new_tasks()
+    tasks.install(server, tools=["fetch"])
+    async with tasks, connect(server, say) as client:
+        assert await shown(client) == {"fetch": "optional"}
+        assert await client.text(await client.start("fetch")) == "fetch {'name': 'Ada'}"

@@ -1,0 +1,259 @@
+"""Tools that exist run as tasks on `mcp` 2.x without a change of their code: `install(tools=...)`, `adopt`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+from mcp import Client
+from mcp.server import MCPServer, Server
+from mcp.server.context import ServerRequestContext
+from mcp.server.mcpserver import Context, Elicit, Resolve
+from mcp_types import CallToolRequestParams, CallToolResult, ElicitResult, ListToolsResult, TextContent, Tool
+from pydantic import BaseModel
+
+from mcp_task_runtime import TaskSettings
+from mcp_task_runtime.client import ClientTask, TasksClient
+from mcp_task_runtime.server import Tasks
+from tests.mcp_v1.raw_client import never
+from tests.mcp_v2.in_process import memory_client
+from tests.mcp_v2.raw_client import PATIENCE
+from tests.mcp_v2.test_differential import connect_2025
+
+pytestmark = pytest.mark.anyio
+
+MODES = ("auto", "legacy")
+
+
+class Name(BaseModel):
+    name: str
+
+
+async def accept(context: Any, params: Any) -> ElicitResult:
+    return ElicitResult(action="accept", content={"name": "Ada"})
+
+
+async def fetch(url: str) -> str:
+    """Somebody else's tool."""
+    await anyio.lowlevel.checkpoint()
+    return f"page of {url}"
+
+
+async def asks(ctx: Context) -> str:
+    await ctx.report_progress(1, 2, "asking")
+    answer = await ctx.elicit("Who are you?", Name)
+    return f"{answer.action} {answer.data.name if answer.action == 'accept' else None}"
+
+
+def who() -> Elicit[Name]:
+    return Elicit("Who are you?", Name)
+
+
+async def greet(greeting: str, name: Annotated[Name, Resolve(who)]) -> str:
+    return f"{greeting}, {name.name}!"
+
+
+def new_tasks(**options: Any) -> Tasks:
+    return Tasks(settings=TaskSettings(shutdown_grace=0), **options)
+
+
+async def start(client: Client, tasks: TasksClient, name: str, arguments: dict[str, Any]) -> ClientTask:
+    task = await tasks.start(client, name, arguments)
+    assert isinstance(task, ClientTask)
+    return task
+
+
+def text_of(result: CallToolResult) -> str:
+    (block,) = result.content
+    assert isinstance(block, TextContent)
+    return block.text
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("tools", [["fetch"], "all"])
+async def test_a_tool_runs_as_a_task_whenever_it_is_registered(mode: Any, when: str, tools: Any) -> None:
+    mcp: MCPServer[Any] = MCPServer("somebody else's")
+    tasks, tasks_client = new_tasks(), TasksClient()
+    if when == "before":
+        mcp.tool()(fetch)
+    tasks.install(mcp, tools=tools)
+    if when == "after":
+        mcp.tool()(fetch)
+    with anyio.fail_after(PATIENCE):
+        async with Client(mcp, extensions=[tasks_client], mode=mode) as client:
+            task = await start(client, tasks_client, "fetch", {"url": "x"})
+            assert text_of(await task.wait()) == "page of x"
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_tool_that_is_not_named_stays_plain(mode: Any) -> None:
+    mcp: MCPServer[Any] = MCPServer("somebody else's")
+    mcp.tool()(fetch)
+    mcp.tool(name="other")(fetch)
+    tasks, tasks_client = new_tasks(), TasksClient()
+    tasks.install(mcp, tools=["other"])
+    with anyio.fail_after(PATIENCE):
+        async with Client(mcp, extensions=[tasks_client], mode=mode) as client:
+            shown = {tool.name: tool.execution for tool in (await client.list_tools()).tools}
+            assert shown["fetch"] is None
+            assert text_of(await client.call_tool("fetch", {"url": "x"})) == "page of x"
+    assert (await tasks.runtime.list(owner=None)).records == ()
+
+
+async def test_clients_of_2025_see_the_mode_and_clients_of_2026_do_not() -> None:
+    mcp: MCPServer[Any] = MCPServer("somebody else's")
+    mcp.tool()(fetch)
+    mcp.tool(name="must")(fetch)
+    tasks = new_tasks()
+    tasks.install(mcp, tools=["fetch"])
+    tasks.adopt("must", required=True)
+    with anyio.fail_after(PATIENCE):
+        async with Client(mcp, mode="legacy") as client:
+            shown = {tool.name: tool.execution for tool in (await client.list_tools()).tools}
+        assert {name: execution.task_support for name, execution in shown.items() if execution is not None} == {
+            "fetch": "optional",
+            "must": "required",
+        }
+        async with Client(mcp) as client:
+            assert all(tool.execution is None for tool in (await client.list_tools()).tools)
+
+
+async def test_a_mode_that_is_not_advertised_is_accepted_all_the_same() -> None:
+    mcp: MCPServer[Any] = MCPServer("somebody else's")
+    mcp.tool()(fetch)
+    tasks = new_tasks()
+    tasks.install(mcp)
+    tasks.adopt("fetch", advertise=False)
+    async with tasks, connect_2025(mcp, never) as client:
+        (tool,) = (await client.result("tools/list"))["tools"]
+        assert "execution" not in tool
+        assert await client.text(await client.start("fetch", {"url": "x"})) == "page of x"
+        plain = await client.result("tools/call", {"name": "fetch", "arguments": {"url": "y"}})
+        assert plain["content"][0]["text"] == "page of y"
+
+
+async def test_its_options_hold_under_both_revisions() -> None:
+    mcp: MCPServer[Any] = MCPServer("somebody else's")
+    mcp.tool()(fetch)
+    tasks, tasks_client = new_tasks(), TasksClient()
+    tasks.install(mcp)
+    tasks.adopt("fetch", ttl_ms=77_000, poll_interval_ms=40)
+    with anyio.fail_after(PATIENCE):
+        for mode in ("auto", "legacy"):
+            async with Client(mcp, extensions=[tasks_client], mode=mode) as client:
+                task = await start(client, tasks_client, "fetch", {"url": "x"})
+                await task.wait()
+                record = await tasks.runtime.store.get_task(task.task_id)
+                assert record is not None
+                assert record.task.poll_interval_ms == 40
+                assert record.task.ttl_ms is not None
+                assert record.request.name == "fetch"
+                assert record.request.arguments == {"url": "x"}
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_its_own_context_asks_and_reports_through_the_task(mode: Any) -> None:
+    mcp: MCPServer[Any] = MCPServer("somebody else's")
+    mcp.tool()(asks)
+    seen: list[str | None] = []
+
+    async def note(snapshot: Any) -> None:
+        seen.append(snapshot.status_message)
+
+    tasks, tasks_client = new_tasks(), TasksClient(on_update=note)
+    tasks.install(mcp, tools=["asks"])
+    with anyio.fail_after(PATIENCE):
+        async with Client(mcp, extensions=[tasks_client], mode=mode, elicitation_callback=accept) as client:
+            task = await start(client, tasks_client, "asks", {})
+            assert text_of(await task.wait()) == "accept Ada"
+    assert "asking (1/2)" in seen
+
+
+async def test_input_that_a_resolver_needs_is_asked_through_the_task() -> None:
+    """Wire rule C5 is for tools that start their task themselves; an adopted one is a task before its resolvers run."""
+    mcp: MCPServer[Any] = MCPServer("somebody else's")
+    mcp.tool()(greet)
+    tasks, tasks_client = new_tasks(), TasksClient()
+    tasks.install(mcp, tools=["greet"])
+    with anyio.fail_after(PATIENCE):
+        async with Client(mcp, extensions=[tasks_client], elicitation_callback=accept) as client:
+            task = await start(client, tasks_client, "greet", {"greeting": "Hello"})
+            assert text_of(await task.wait()) == "Hello, Ada!"
+
+
+async def test_a_quick_call_stays_an_ordinary_one_with_promote_after() -> None:
+    mcp: MCPServer[Any] = MCPServer("somebody else's")
+    mcp.tool()(fetch)
+    tasks = new_tasks()
+    tasks.install(mcp)
+    tasks.adopt("fetch", promote_after=60)
+    with anyio.fail_after(PATIENCE):
+        async with memory_client(mcp) as client:
+            result = (await client.call("fetch", {"url": "x"})).result
+            assert result["resultType"] == "complete"
+            wrong = (await client.call("fetch", {})).result
+            assert (wrong["resultType"], wrong["isError"]) == ("complete", True)
+    assert (await tasks.runtime.list(owner=None)).records == ()
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_the_handle_comes_before_work_that_blocks_the_event_loop(mode: Any) -> None:
+    began: list[float] = []
+
+    async def blocks() -> str:
+        began.append(time.monotonic())
+        time.sleep(0.3)  # noqa: ASYNC251  # as real servers do
+        return "done"
+
+    mcp: MCPServer[Any] = MCPServer("somebody else's")
+    mcp.tool()(blocks)
+    tasks, tasks_client = new_tasks(), TasksClient()
+    tasks.install(mcp, tools=["blocks"])
+    with anyio.fail_after(PATIENCE):
+        async with Client(mcp, extensions=[tasks_client], mode=mode) as client:
+            task = await start(client, tasks_client, "blocks", {})
+            got_handle = time.monotonic()
+            assert text_of(await task.wait()) == "done"
+    assert not began or got_handle - began[0] < 0.25, "the handle waited for the work"
+
+
+async def test_a_tool_of_a_low_level_server_is_adopted_too() -> None:
+    async def list_tools(ctx: Any, params: Any) -> ListToolsResult:
+        return ListToolsResult(tools=[Tool(name="fetch", input_schema={"type": "object"})])
+
+    async def call_tool(ctx: ServerRequestContext[Any, Any], params: CallToolRequestParams) -> CallToolResult:
+        answer = await ctx.session.elicit_form("Who?", Name.model_json_schema())
+        return CallToolResult(content=[TextContent(text=f"{params.name} {answer.content}")])
+
+    server: Server[Any] = Server("low", on_call_tool=call_tool, on_list_tools=list_tools)
+    tasks, tasks_client = new_tasks(), TasksClient()
+    tasks.install(server, tools=["fetch"])
+    for mode in MODES:
+        with anyio.fail_after(PATIENCE):
+            async with Client(
+                server,
+                extensions=[tasks_client],
+                mode=mode,
+                elicitation_callback=accept,
+            ) as client:
+                task = await start(client, tasks_client, "fetch", {})
+                assert text_of(await task.wait()) == "fetch {'name': 'Ada'}"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "says"),
+    [
+        (lambda tasks: tasks.install(MCPServer("x"), tools="fetch"), TypeError, r"tools=\['fetch'\]"),
+        (lambda tasks: tasks.adopt("x", required=True, advertise=False), ValueError, "advertise"),
+        (lambda tasks: tasks.adopt("x", ttl_ms=0), ValueError, "ttl_ms"),
+        (lambda tasks: Tasks(promote_after=-1), ValueError, "promote_after"),
+    ],
+)
+def test_wrong_use_says_what_to_write(wrong: Callable[[Tasks], None], error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=says):
+        wrong(Tasks())
