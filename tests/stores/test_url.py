@@ -9,6 +9,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
@@ -82,8 +83,13 @@ async def test_a_postgresql_and_a_schema_in_it() -> None:
         ("sqlite://tasks.db", "sqlite:///FILE"),
         ("sqlite:///", "sqlite:///FILE"),
         ("sqlite:tasks.db", "sqlite:///FILE"),
-        ("sqlite:///what?.db", "%3F"),
+        ("sqlite:///what?.db", "'.db'.*%3F"),
         ("sqlite:///number#1.db", "%23"),
+        ("sqlite:///tasks.db?timeout=soon", "timeout"),
+        ("sqlite:///tasks.db?timeout=0", "timeout"),
+        ("sqlite:///tasks.db?synchronous=off", "synchronous"),
+        ("redis://localhost/nought", "number of a database"),
+        ("redis://localhost/0?prefix=a&prefix=b", "'prefix' twice"),
         ("postgresql:app", "postgresql://"),
         ("redis://localhost/0?prefix=", "prefix"),
         ("postgresql://localhost/app?schema=", "schema"),
@@ -92,6 +98,44 @@ async def test_a_postgresql_and_a_schema_in_it() -> None:
 def test_a_bad_url_says_what_to_write_instead(url: str, hint: str) -> None:
     with pytest.raises(ValueError, match=hint):
         open_store(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "memory://?prefix=a",
+        "sqlite:///tasks.db?prefix=a",
+        "redis://localhost/0?prefx=a",
+        "rediss://localhost/0?shcema=a&db=1",
+        "redis://ada:secret@localhost/0?password=secret",
+        "postgresql://ada:secret@localhost/app?shcema=a",
+        "postgresql://localhost/app?timeuot=a&sslmode=require",
+    ],
+)
+def test_an_unknown_parameter_is_refused_by_its_name(url: str) -> None:
+    name = url.partition("?")[2].partition("=")[0]
+    with pytest.raises(ValueError, match=f"unknown parameter '{name}'") as caught:
+        open_store(url)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite:///tasks.db?timeout=0.25&synchronous=normal",
+        "redis://localhost/0?timeout=0.25&prefix=a&client_name=b&ssl_check_hostname=false",
+        "postgresql://localhost/app?timeout=0.25&schema=a&sslmode=require",
+    ],
+)
+def test_known_parameters_are_taken(url: str) -> None:
+    assert open_store(url).message_queue is not None
+
+
+async def test_the_timeout_of_a_url_is_the_stores(tmp_path: Path) -> None:
+    store = open_store(f"sqlite:///{tmp_path}/missing/tasks.db?timeout=0.05")
+    with anyio.fail_after(4), pytest.raises(StoreUnavailableError, match="missing"):
+        await store.get_task("t")
+    await store.aclose()
 
 
 @pytest.mark.parametrize(
@@ -139,7 +183,7 @@ async def test_a_parameter_that_postgresql_does_not_know_is_named() -> None:
     ],
 )
 def test_the_error_of_a_url_that_cannot_be_read_shows_no_password(url: str) -> None:
-    with pytest.raises(ValueError, match="URL") as caught:
+    with pytest.raises(ValueError, match=r"(?i)url") as caught:
         open_store(url)
     assert "secret" not in str(caught.value)
     assert caught.value.__suppress_context__

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from mcp_task_runtime.core import text as text_core
 from mcp_task_runtime.core.json import dump_json, load_json
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
 from mcp_task_runtime.core.types import NewTask, Outcome, Progress
@@ -28,7 +29,7 @@ _LONGEST_DURATION: Final = 250 * 365 * 24 * 60 * 60 * 1000
 _CONSTANTS: Final = frozenset({"{}", "null"})
 
 
-def check_text(name: str, text: str | None) -> None:
+def check_text(name: str, text: object) -> None:
     """Refuse text that is not Unicode.
 
     Args:
@@ -36,17 +37,13 @@ def check_text(name: str, text: str | None) -> None:
         text: The text; `None` passes.
 
     Raises:
-        ValueError: It holds a lone surrogate, or is not text.
+        ValueError: It contains a lone surrogate, or is not text.
     """
     if text is None:
         return
     if not isinstance(text, str):
         raise ValueError(f"{name} must be text")
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(f"{name} is not Unicode text: it contains a lone surrogate") from error
+    text_core.check_text(name, text)
 
 
 def check_json(name: str, text: str) -> None:

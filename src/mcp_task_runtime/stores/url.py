@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from typing_extensions import Self
@@ -17,7 +18,7 @@ __all__ = ["BundledTaskStore", "open_store"]
 
 
 class BundledTaskStore(TaskStore, Protocol):
-    """A store that comes with this library: it brings its message queue, and is closed when it is done with."""
+    """A store that comes with this library: it brings its message queue, and must be closed after use."""
 
     @property
     def message_queue(self) -> TaskMessageQueue:
@@ -25,7 +26,11 @@ class BundledTaskStore(TaskStore, Protocol):
         ...
 
     async def __aenter__(self) -> Self:
-        """Connect; the first use would do that, too."""
+        """Connect; otherwise the first use does.
+
+        Raises:
+            StoreUnavailableError: The backend cannot be reached; the message names it.
+        """
         ...
 
     async def __aexit__(
@@ -35,7 +40,7 @@ class BundledTaskStore(TaskStore, Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Close the store and its queue: whoever waits is woken with `StoreClosedError`."""
+        """Close the store and its queue: waiters wake with `StoreClosedError`."""
         ...
 
 
@@ -44,41 +49,48 @@ def open_store(url: str, *, clock: Clock | None = None) -> BundledTaskStore:
 
     | URL | store |
     | --- | --- |
-    | `memory://` | this process's memory |
-    | `sqlite:///tasks.db`, `sqlite:////var/lib/tasks.db` | an SQLite file, relative or absolute |
+    | `memory://` | the memory of this process |
+    | `sqlite:///tasks.db`, `sqlite:////var/lib/tasks.db` | a SQLite file, relative or absolute |
     | `redis://host:6379/0`, `rediss://…` | Redis; needs the extra `redis` |
     | `redis://host:6379/0?prefix=reports` | the same, for a server that shares a Redis with others |
     | `postgresql://user@host/database` | PostgreSQL; needs the extra `postgres` |
     | `postgresql://user@host/database?schema=reports` | the same, in a schema of its own |
 
+    Parameters of all but the first are `timeout`, in seconds as in the constructors, for SQLite `synchronous`, and
+    what the driver knows: of Redis `client_name`, `connect_timeout`, `db`, `max_connections`, `max_idle_time`,
+    `stream_timeout` and `ssl_…`, of PostgreSQL the parameters of libpq.
+
     Args:
         url: The store's URL. It may hold a password: errors never show it.
-        clock: Where time comes from; the system's when `None`.
+        clock: Where time comes from; the store's own clock when `None`.
 
     Raises:
-        ValueError: The URL is none of these.
+        ValueError: The URL is none of these, or has a parameter that is unknown; the message names it.
         ImportError: The driver is not installed; the message says what to install.
     """
     try:
         parts = urlsplit(url)
     except ValueError:  # its text may show a password
-        raise ValueError(
-            "url cannot be read; what is special in a URL, like [ in a password, is written as %5B"
-        ) from None
+        raise ValueError('Invalid url: percent-encode special characters, for example "[" as %5B') from None
     if parts.scheme == "memory":
+        _take_options(parts, {})
         return InMemoryTaskStore(clock=clock)
     if parts.scheme == "sqlite":
         return _open_sqlite(url, parts, clock)
     if parts.scheme in ("redis", "rediss"):
         from mcp_task_runtime.stores.redis.store import RedisTaskStore
 
-        url, options = _take_option(url, parts, "prefix")
-        return RedisTaskStore(url, clock=clock, **options)
+        options, theirs = _take_options(parts, {"prefix": str, "timeout": _seconds}, _of_redis)
+        store = RedisTaskStore(_with_parameters(url, parts, theirs), clock=clock, **options)
+        if parts.path.strip("/") and not parts.path.strip("/").isdigit():  # the driver would take database 0
+            raise ValueError("The path in the url of Redis is the number of a database")
+        return store
     if parts.scheme in ("postgresql", "postgres"):
         from mcp_task_runtime.stores.postgres.store import PostgresTaskStore
 
-        url, options = _take_option(url, parts, "schema")
-        return PostgresTaskStore(url, clock=clock, **options)
+        # libpq knows its own parameters, and the store names those that are unknown.
+        options, theirs = _take_options(parts, {"schema": str, "timeout": _seconds}, lambda name: True)
+        return PostgresTaskStore(_with_parameters(url, parts, theirs), clock=clock, **options)
     raise ValueError(
         f"url has the scheme {parts.scheme!r};"
         " use memory://, sqlite:///FILE, redis://HOST or postgresql://HOST/DATABASE"
@@ -91,26 +103,62 @@ def _open_sqlite(url: str, parts: SplitResult, clock: Clock | None) -> BundledTa
     path = unquote(parts.path[1:])
     if not url.startswith("sqlite:///") or not path:
         raise ValueError("url must be sqlite:///FILE, or sqlite:////FILE for an absolute path")
-    if parts.query or parts.fragment:
-        raise ValueError("url of a file takes no parameters; write ? and # in its name as %3F and %23")
-    return SQLiteTaskStore(path, clock=clock)
+    if parts.fragment:
+        raise ValueError("url of a file takes no fragment; write # in its name as %23")
+    try:
+        options, _ = _take_options(parts, {"synchronous": str, "timeout": _seconds})
+    except ValueError as error:
+        raise ValueError(f"{error}; write ? in the name of a file as %3F") from error
+    return SQLiteTaskStore(path, clock=clock, **options)
 
 
-def _take_option(url: str, parts: SplitResult, name: str) -> tuple[str, dict[str, Any]]:
-    """Split a parameter of ours off a URL, whose other parameters are the driver's."""
+def _of_redis(name: str) -> bool:
+    """Whether the driver of Redis knows a parameter: it ignores those it does not know."""
+    return name in _REDIS_PARAMETERS or name.startswith("ssl_")
+
+
+_REDIS_PARAMETERS: Final = frozenset(
+    {"client_name", "connect_timeout", "db", "max_connections", "max_idle_time", "stream_timeout"}
+)
+
+
+def _seconds(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError("timeout must be a number of seconds") from None
+
+
+def _take_options(
+    parts: SplitResult, ours: Mapping[str, Callable[[str], Any]], is_theirs: Callable[[str], bool] = lambda name: False
+) -> tuple[dict[str, Any], list[str]]:
+    """Return the parameters of a URL that are ours, parsed, and those that are the driver's, as they are.
+
+    Raises:
+        ValueError: A parameter is neither, or is there twice, or its value makes no sense.
+    """
+    options: dict[str, Any] = {}
+    theirs: list[str] = []
+    for pair in filter(None, parts.query.split("&")):
+        name, _, value = pair.partition("=")
+        if name in options:
+            raise ValueError(f"url has the parameter {name!r} twice")
+        if name in ours:
+            options[name] = ours[name](unquote(value))
+        elif is_theirs(name):
+            theirs.append(pair)
+        else:
+            raise ValueError(f"url has the unknown parameter {name!r}")
+    return options, theirs
+
+
+def _with_parameters(url: str, parts: SplitResult, parameters: list[str]) -> str:
+    """Return the URL with these parameters only."""
     if not url.partition(":")[2].startswith("//"):
         raise ValueError(f"url must begin with {parts.scheme}://")
-    theirs: list[str] = []
-    ours: dict[str, Any] = {}
-    for pair in filter(None, parts.query.split("&")):
-        key, _, value = pair.partition("=")
-        if key == name:
-            ours[name] = unquote(value)
-        else:
-            theirs.append(pair)
     rest = f"{parts.scheme}://{parts.netloc}{parts.path}"  # urlunsplit would drop the slashes of an empty netloc
-    if theirs:
-        rest += "?" + "&".join(theirs)
+    if parameters:
+        rest += "?" + "&".join(parameters)
     if parts.fragment:
         rest += "#" + parts.fragment
-    return rest, ours
+    return rest

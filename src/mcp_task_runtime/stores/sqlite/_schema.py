@@ -1,24 +1,25 @@
-"""The stored form of tasks in SQLite, and how it is opened, migrated and refused.
+"""The tables in a SQLite file, and how a file is opened, migrated and refused.
 
 The version stands in `PRAGMA user_version`, and `PRAGMA application_id` says that the file is ours. Opening a
 file applies the missing migrations in one transaction that holds the write lock. A file of a later
 version, or of another application, is refused and left as it is.
 
-Version 1. Times are microseconds since 1970-01-01 UTC. Columns are text unless a number is obvious. Text
-that has no UTF-8 form, a lone surrogate from JSON, is kept as a blob in `surrogatepass` encoding.
+Columns are text unless a number is obvious; `_records` says how times and odd text are stored.
 
-`tasks`, one row a task:
+`tasks`, one row for each task:
 
 - `sequence`: order of creation, never used twice; positions of list cursors
 - `task_id`, `owner`, `status`, `status_message`, `created_at`, `last_updated_at`, `ttl_ms`,
   `poll_interval_ms`, `revision`, `retention_ms`: as in `Task` and `TaskRecord`
 - `expires_at`: `created_at` plus `ttl_ms`, or NULL
-- `method`, `name`, `arguments`, `progress_token`, `rerunnable`: the `TaskRequest`; `arguments` and
-  `progress_token` are JSON
+- `method`, `name`, `arguments`, `progress_token`, `rerunnable`, from version 2 on `max_attempts`, `caller`,
+  `sealed_credentials`: the `TaskRequest`; `arguments`, `progress_token` and `caller` are JSON
 - `client_capabilities`: JSON
 - `outcome_payload` (JSON), `outcome_message`: the `Outcome`; there is one when `status` is terminal, and
   its status is that
 - `lease_worker`, `lease_expires_at`, `lease_attempt`: the `Lease`, or three times NULL
+- `progress`, from version 2 on: the `Progress` as a JSON list of its three values, or NULL
+- `events`, from version 2 on: the history without `created`, a JSON list of lists of time, kind and text
 
 `messages`, one row for each queued notification and for each request there ever was, kept as long as
 the task's mailbox:
@@ -28,36 +29,27 @@ the task's mailbox:
 - `queued`: 1 while the message is in the queue
 - `answer_type`, `answer_payload` (JSON): the `Answer`; `params` is `{}` once there is one
 
-`clears`, one row for each of the last `KEPT_CLEARS` mailboxes that were cleared: what tells a process that
-waits for a message, and so keeps nothing in the file, that another one cleared the mailbox.
+`clears`, one row for each of the last `KEPT_CLEARS` mailboxes that were cleared: tells a process that waits for a
+message, which leaves no trace in the file, that another process cleared the mailbox.
+
+From version 2 on:
+
+- `steps`: the recorded results of steps, in the order of `position`
+- `counts`: how many rows `tasks` has for each status and name; kept by triggers
+- `clock`: one row, or none: the time of the file, see `_clock`. `ahead` is added to the machine's uptime, `uptime`
+  and `asleep` are what the machine said when the row was written, `boot` which boot that was
+- `secrets`: `cursor` encrypts the positions in list cursors
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
-from datetime import datetime, timedelta, timezone
-from typing import Any, Final, Literal, TypeAlias, cast
+from pathlib import Path
+from typing import Final, Literal, TypeAlias
 
-from mcp_task_runtime.core.json import dump_json, load_json
-from mcp_task_runtime.core.transitions import TERMINAL_STATUSES
-from mcp_task_runtime.core.types import Lease, Outcome, Task, TaskRecord, TaskRequest, TerminalStatus
 from mcp_task_runtime.errors import SchemaVersionError, StoreError
 
-__all__ = [
-    "APPLICATION_ID",
-    "KEPT_CLEARS",
-    "MIGRATIONS",
-    "RECORD_COLUMNS",
-    "Synchronous",
-    "from_stamp",
-    "insert_values",
-    "open_database",
-    "record_of",
-    "to_sql",
-    "to_stamp",
-    "to_text",
-]
+__all__ = ["APPLICATION_ID", "KEPT_CLEARS", "MIGRATIONS", "Synchronous", "open_database"]
 
 Synchronous: TypeAlias = Literal["full", "normal"]
 """How safe a commit is: `full` outlasts a power failure, `normal` only a crash of the process."""
@@ -67,6 +59,15 @@ APPLICATION_ID: Final = 0x4D435054
 
 KEPT_CLEARS: Final = 1024
 """How many cleared mailboxes are remembered for waiters in other processes."""
+
+_COUNT_IN: Final = (
+    "INSERT INTO counts (status, name, number) VALUES (new.status, new.name, 1)"
+    " ON CONFLICT (status, name) DO UPDATE SET number = number + 1;"
+)
+_COUNT_OUT: Final = (
+    "UPDATE counts SET number = number - 1 WHERE status = old.status AND name = old.name;"
+    " DELETE FROM counts WHERE status = old.status AND name = old.name AND number <= 0;"
+)
 
 MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
     (
@@ -114,132 +115,61 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         "CREATE INDEX messages_open ON messages (task_id, position) WHERE key IS NOT NULL AND answer_type IS NULL",
         "CREATE TABLE clears (number INTEGER PRIMARY KEY, task_id TEXT NOT NULL)",
     ),
+    (
+        "ALTER TABLE tasks ADD COLUMN max_attempts INTEGER NOT NULL DEFAULT 3",
+        "ALTER TABLE tasks ADD COLUMN caller TEXT NOT NULL DEFAULT '{}'",
+        "ALTER TABLE tasks ADD COLUMN sealed_credentials TEXT",
+        "ALTER TABLE tasks ADD COLUMN progress TEXT",
+        "ALTER TABLE tasks ADD COLUMN events TEXT NOT NULL DEFAULT '[]'",
+        "CREATE INDEX tasks_by_kind ON tasks (status, name, sequence)",
+        """CREATE TABLE counts (
+            status TEXT NOT NULL,
+            name TEXT NOT NULL,
+            number INTEGER NOT NULL,
+            PRIMARY KEY (status, name)
+        ) WITHOUT ROWID""",
+        "INSERT INTO counts (status, name, number) SELECT status, name, count(*) FROM tasks GROUP BY status, name",
+        f"CREATE TRIGGER tasks_count_inserted AFTER INSERT ON tasks BEGIN {_COUNT_IN} END",
+        f"CREATE TRIGGER tasks_count_deleted AFTER DELETE ON tasks BEGIN {_COUNT_OUT} END",
+        "CREATE TRIGGER tasks_count_moved AFTER UPDATE OF status ON tasks WHEN old.status IS NOT new.status"
+        f" BEGIN {_COUNT_OUT} {_COUNT_IN} END",
+        """CREATE TABLE steps (
+            position INTEGER PRIMARY KEY,
+            task_id TEXT NOT NULL,
+            key TEXT NOT NULL,
+            value TEXT NOT NULL,
+            UNIQUE (task_id, key)
+        )""",
+        """CREATE TABLE clock (
+            id INTEGER PRIMARY KEY CHECK (id = 1),
+            boot TEXT NOT NULL,
+            ahead INTEGER NOT NULL,
+            uptime INTEGER NOT NULL,
+            asleep INTEGER NOT NULL
+        )""",
+        "CREATE TABLE secrets (name TEXT PRIMARY KEY, value BLOB NOT NULL)",
+        "INSERT INTO secrets (name, value) VALUES ('cursor', randomblob(32))",
+    ),
 )
 """The statements that lead from each version to the next; the first from an empty file to version 1."""
 
-RECORD_COLUMNS: Final = (
-    "task_id, status, status_message, created_at, last_updated_at, ttl_ms, poll_interval_ms, revision, owner,"
-    " retention_ms, method, name, arguments, progress_token, rerunnable, client_capabilities, outcome_payload,"
-    " outcome_message, lease_worker, lease_expires_at, lease_attempt"
-)
-"""What `record_of` takes, in its order."""
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_MICROSECOND: Final = timedelta(microseconds=1)
+def open_database(path: str, *, synchronous: Synchronous, create: bool) -> sqlite3.Connection:
+    """Open the file and bring its schema up to date.
 
-
-def to_stamp(time: datetime) -> int:
-    """Return the stored form of a time."""
-    return (time - _EPOCH) // _MICROSECOND
-
-
-def from_stamp(stamp: int) -> datetime:
-    """Return the time of a stored form."""
-    return _EPOCH + stamp * _MICROSECOND
-
-
-def to_sql(text: str | None) -> str | bytes | None:
-    """Return the stored form of any text."""
-    if text is None or text.isascii():
-        return text
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "surrogatepass")
-    return text
-
-
-def to_text(value: Any) -> Any:
-    """Return the text of a stored form, or `None`."""
-    return value.decode("utf-8", "surrogatepass") if type(value) is bytes else value
-
-
-def insert_values(record: TaskRecord) -> tuple[Any, ...]:
-    """Return the values of `RECORD_COLUMNS` followed by `expires_at`."""
-    task, request, outcome, lease = record.task, record.request, record.outcome, record.lease
-    expires_at = task.expires_at
-    return (
-        to_sql(task.task_id),
-        task.status,
-        to_sql(task.status_message),
-        to_stamp(task.created_at),
-        to_stamp(task.last_updated_at),
-        task.ttl_ms,
-        task.poll_interval_ms,
-        record.revision,
-        to_sql(record.owner),
-        record.retention_ms,
-        to_sql(request.method),
-        to_sql(request.name),
-        to_sql(request.arguments_json),
-        None if request.progress_token is None else to_sql(dump_json(request.progress_token)),
-        request.rerunnable,
-        to_sql(record.client_capabilities_json),
-        None if outcome is None else to_sql(outcome.payload_json),
-        None if outcome is None else to_sql(outcome.status_message),
-        None if lease is None else to_sql(lease.worker),
-        None if lease is None else to_stamp(lease.expires_at),
-        None if lease is None else lease.attempt,
-        None if expires_at is None else to_stamp(expires_at),
-    )
-
-
-def record_of(row: Sequence[Any]) -> TaskRecord:
-    """Return the record that a row of `RECORD_COLUMNS` holds."""
-    (
-        task_id,
-        status,
-        message,
-        created_at,
-        updated_at,
-        ttl_ms,
-        poll_interval_ms,
-        revision,
-        owner,
-        retention_ms,
-        method,
-        name,
-        arguments,
-        progress_token,
-        rerunnable,
-        capabilities,
-        payload,
-        outcome_message,
-        worker,
-        lease_expires_at,
-        attempt,
-    ) = row
-    created = from_stamp(created_at)
-    updated = created if updated_at == created_at else from_stamp(updated_at)
-    return TaskRecord(
-        Task(to_text(task_id), status, to_text(message), created, updated, ttl_ms, poll_interval_ms),
-        revision,
-        to_text(owner),
-        retention_ms,
-        TaskRequest(
-            to_text(method),
-            to_text(name),
-            to_text(arguments),
-            None if progress_token is None else load_json(to_text(progress_token)),
-            bool(rerunnable),
-        ),
-        to_text(capabilities),
-        Outcome(cast("TerminalStatus", status), to_text(payload), to_text(outcome_message))
-        if status in TERMINAL_STATUSES
-        else None,
-        None if worker is None else Lease(to_text(worker), from_stamp(lease_expires_at), attempt),
-    )
-
-
-def open_database(path: str, *, synchronous: Synchronous) -> sqlite3.Connection:
-    """Open the file, make it if there is none, and bring its schema up to date.
+    Args:
+        path: The file's absolute path.
+        synchronous: How safe a commit is.
+        create: Whether to make the file if there is none.
 
     Raises:
         SchemaVersionError: A later version of this library wrote it.
-        StoreError: It belongs to another application, or cannot be used with a write-ahead log.
+        StoreError: It belongs to another application, or cannot be used with a write-ahead log; the text goes
+            behind the name of the file.
         sqlite3.Error: It cannot be opened, is locked, or is no database.
     """
-    connection = sqlite3.connect(path, timeout=0.0, isolation_level=None)
+    url = f"{Path(path).as_uri()}?mode={'rwc' if create else 'rw'}"
+    connection = sqlite3.connect(url, timeout=0.0, isolation_level=None, uri=True)
     try:
         connection.execute("BEGIN")  # what `_missing` looks at belongs together
         is_behind = bool(_missing(connection))
@@ -272,7 +202,7 @@ def _missing(connection: sqlite3.Connection) -> list[tuple[int, tuple[str, ...]]
     if application != APPLICATION_ID:
         is_blank = connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
         if application or version or not is_blank:
-            raise StoreError("The database file belongs to another application")
+            raise StoreError("belongs to another application")
     migrations: list[tuple[int, tuple[str, ...]]] = list(enumerate(MIGRATIONS, 1))
     return migrations[version:]
 
@@ -281,4 +211,4 @@ def _make_write_ahead(connection: sqlite3.Connection) -> None:
     if connection.execute("PRAGMA journal_mode").fetchone() == ("wal",):
         return
     if connection.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
-        raise StoreError("The database cannot use a write-ahead log where it is")
+        raise StoreError("cannot use a write-ahead log where it is")

@@ -1,0 +1,579 @@
+"""The two threads of an engine, each with a connection of its own, and the requests they serve in batches.
+
+- The *writer* takes all requests that wait, carries them out in one transaction, commits once, and only then
+  answers them all: group commit. When one of several fails with anything but an error of this library, or the
+  commit fails, everything is rolled back and each request is repeated in a transaction of its own.
+- The *reader* answers requests that only look, in parallel to the writer: with a write-ahead log neither waits for
+  the other. It sees everything that was committed before the request was made.
+
+A request that fails because the file is unavailable is put aside and repeated until its deadline has passed, while
+others go on. Only then does the caller see the error.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import partial
+from queue import Empty, SimpleQueue
+from threading import RLock, Thread
+from typing import Any, Final
+
+import anyio
+
+from mcp_task_runtime.errors import StoreClosedError, StoreError, StoreUnavailableError, TaskRuntimeError
+from mcp_task_runtime.stores._threads import FORKED, event_loop, poster, start_thread
+from mcp_task_runtime.stores.sqlite._clock import MachineClock
+from mcp_task_runtime.stores.sqlite._file import DatabaseFile, is_locked, patiently
+from mcp_task_runtime.stores.sqlite._schema import Synchronous
+from mcp_task_runtime.stores.sqlite._transaction import Execute, Operation, Transaction
+from mcp_task_runtime.stores.sqlite._waiters import Waiters, Wake, wake_all
+
+__all__ = ["WATCH_SECONDS", "Lane", "Reader", "Request", "Writer"]
+
+logger: logging.Logger = logging.getLogger("mcp_task_runtime.stores.sqlite")
+
+WATCH_SECONDS: Final = 0.025
+"""How often the writer looks for commits of other processes while there are waiters."""
+
+_IDLE_SECONDS: Final = 10.0
+_RETRY_SECONDS: Final = 0.05
+_SCAN_SHARE: Final = 4
+_BATCH: Final = 256
+_PURGE_EVERY: Final = 32
+_PURGE_MOST: Final = 4 * _PURGE_EVERY
+
+
+class Request:
+    """One operation on its way to a thread and back.
+
+    Attributes:
+        deadline: Until when it is repeated while the file is unavailable, by `time.monotonic`.
+        is_opening: Whether the caller wants to know at once that the file cannot be opened; it waits for locks only.
+        is_lasting: Whether a power failure must not undo it.
+        is_abandoned: Whether its caller was cancelled: it is not repeated.
+    """
+
+    __slots__ = (
+        "_ticket",
+        "deadline",
+        "error",
+        "is_abandoned",
+        "is_lasting",
+        "is_opening",
+        "is_settled",
+        "operation",
+        "value",
+        "wake",
+    )
+
+    def __init__(
+        self, operation: Operation[Any], deadline: float, *, is_lasting: bool = False, is_opening: bool = False
+    ) -> None:
+        self.operation = operation
+        self.deadline = deadline
+        self.is_lasting = is_lasting
+        self.is_opening = is_opening
+        self.is_abandoned = False
+        self.is_settled = False
+        self.value: Any = None
+        self.error: Exception | None = None
+        self.wake: Wake | None = None
+        self._ticket = [None]
+
+    def take(self) -> bool:
+        """Take the request, to carry it out or to withdraw it. The first caller gets it, in any thread."""
+        try:
+            self._ticket.pop()
+        except IndexError:
+            return False
+        return True
+
+    def put_back(self) -> bool:
+        """Allow the request to be taken again; return whether it is to be carried out later."""
+        self._ticket.append(None)
+        return not (self.is_abandoned and self.take())
+
+    def result(self) -> Any:
+        """Return the value, or raise the error."""
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+
+class _Batch:
+    """Requests of one event loop, all answered by one event."""
+
+    __slots__ = ("done", "loop", "requests")
+
+    def __init__(self, loop: Any) -> None:
+        self.loop = loop
+        self.requests: list[Request] = []
+        self.done = anyio.Event()
+
+
+class Lane:
+    """A thread with a connection, and the requests it is to serve in batches."""
+
+    name = ""
+
+    def __init__(self, file: DatabaseFile, waiters: Waiters, timeout: float) -> None:
+        self.served = 0
+        self._file = file
+        self._clock = file.clock
+        self._waiters = waiters
+        self._timeout = timeout
+        self._queue: SimpleQueue[_Batch | None] = SimpleQueue()
+        self._open: dict[Any, _Batch] = {}  # those in the queue that take more, by event loop
+        self._aside: list[Request] = []
+        self._next_try = 0.0
+        self._lock = RLock()  # the garbage collector may close a lane in the middle of `put`
+        self._thread: Thread | None = None
+        self._connection: sqlite3.Connection | None = None
+        self._cursor: sqlite3.Cursor | None = None
+        self._known: dict[str, Any] = {}
+        self._is_closed = False
+        self._when_closed: Callable[[], None] | None = None
+
+    @property
+    def queued(self) -> int:
+        """How many requests have not been taken by the thread, at the least; those put aside included."""
+        return self._queue.qsize() + len(self._aside)
+
+    def put(self, request: Request) -> anyio.Event:
+        """Have a request served; return the event to wait for, see `later`.
+
+        Raises:
+            StoreClosedError: The lane is closed.
+            StoreUnavailableError: No thread could be started.
+            StoreError: The lane belongs to another process.
+        """
+        loop = event_loop()
+        with self._lock:
+            self._make_ready()
+            batch = self._open.get(loop)
+            if batch is None or len(batch.requests) == _BATCH:
+                batch = self._open[loop] = _Batch(loop)
+                self._queue.put(batch)
+            batch.requests.append(request)
+            return batch.done
+
+    def later(self, request: Request) -> anyio.Event | None:
+        """Return the event to wait for next, or `None` if the request was served."""
+        with self._lock:
+            if request.is_settled:
+                return None
+            event = anyio.Event()
+            request.wake = (poster(event_loop()), event)
+            return event
+
+    def wake(self) -> None:
+        """Have the thread see whether there is something else to do.
+
+        Raises:
+            StoreClosedError: The lane is closed.
+            StoreUnavailableError: No thread could be started.
+            StoreError: The lane belongs to another process.
+        """
+        with self._lock:
+            self._make_ready()
+            self._queue.put(None)
+
+    def _make_ready(self) -> None:
+        if self._is_closed:
+            raise StoreClosedError
+        if self._thread is not None and not self._thread.is_alive():
+            raise StoreError(FORKED)
+        if self._thread is None:
+            self._thread = start_thread(self._run, f"mcp-task-runtime-{self.name}")
+
+    def close(self, when_closed: Callable[[], None] | None = None) -> Thread | None:
+        """Accept no more requests; when the present ones have been served, close the connection and call back.
+
+        Returns:
+            The thread that will do so, or `None` if there is nothing to do.
+        """
+        with self._lock:
+            if self._is_closed:
+                return None
+            self._is_closed = True
+            self._when_closed = when_closed
+            self._queue.put(None)
+            return self._thread if self._thread is not None and self._thread.is_alive() else None
+
+    def _run(self) -> None:
+        try:
+            while not (self._is_closed and self._queue.empty() and not self._aside):
+                try:
+                    self._turn()
+                except Exception:
+                    logger.exception("A database thread failed")
+                    self._disconnect()
+        finally:
+            self._disconnect()
+            if self._when_closed is not None:
+                self._when_closed()
+
+    def _turn(self) -> None:
+        batches = self._take()
+        fresh = [request for batch in batches for request in batch.requests]
+        requests = [*self._take_aside(), *fresh]
+        wakes: list[Wake] = [(poster(batch.loop), batch.done) for batch in batches]
+        try:
+            if requests:
+                wakes += self._serve(requests)
+        except Exception as error:  # a fault of this module: no caller may hang for it
+            self._disconnect()
+            for request in requests:
+                request.error = self._file.translate(error)
+            raise
+        finally:
+            wakes += self._settle(requests)
+            wake_all(wakes)
+        self._do_rest(is_idle=not requests)
+
+    def _take(self) -> list[_Batch]:
+        """Return the batches that wait, up to a limit; none if there is something else to do."""
+        try:
+            batch = self._queue.get(timeout=self._patience_now())
+        except Empty:
+            return []
+        taken: list[_Batch] = []
+        size = 0
+        while True:
+            if batch is not None:
+                with self._lock:
+                    if self._open.get(batch.loop) is batch:
+                        del self._open[batch.loop]
+                taken.append(batch)
+                size += len(batch.requests)
+            if size >= _BATCH or self._queue.empty():
+                return taken
+            batch = self._queue.get_nowait()  # this thread is the only one that takes
+
+    def _take_aside(self) -> list[Request]:
+        """Return the requests that were put aside, if it is time to repeat them."""
+        if not self._aside or time.monotonic() < self._next_try:
+            return []
+        aside, self._aside = self._aside, []
+        return aside
+
+    def _put_aside(self, requests: Iterable[Request]) -> None:
+        self._aside.extend(requests)
+        self._next_try = time.monotonic() + _RETRY_SECONDS
+
+    def _settle(self, requests: list[Request]) -> list[Wake]:
+        """Mark the requests that were served; return what wakes the callers that wait for nothing but one of them."""
+        aside = set(map(id, self._aside))
+        with self._lock:
+            settled = [request for request in requests if id(request) not in aside]
+            for request in settled:
+                request.is_settled = True
+            return [request.wake for request in settled if request.wake is not None]
+
+    def _patience_now(self) -> float | None:
+        patience = self._patience()
+        if not self._aside:
+            return patience
+        until_next_try = max(0.0, self._next_try - time.monotonic())
+        return until_next_try if patience is None else min(patience, until_next_try)
+
+    def _patience(self) -> float | None:
+        """Return how many seconds to wait for a request."""
+        return None
+
+    def _serve(self, requests: list[Request]) -> list[Wake]:
+        """Give each request that was not withdrawn a value or an error, or put it aside; return whom else to wake."""
+        raise NotImplementedError
+
+    def _do_rest(self, *, is_idle: bool) -> None:
+        """Do background work."""
+        raise NotImplementedError
+
+    def _connected(self, deadline: float) -> Execute:
+        """Open the connection unless it is open; return what executes a statement."""
+        if self._cursor is None:
+            self._connection = self._file.connect(deadline)
+            self._cursor = self._connection.cursor()  # one for all: a connection keeps a list of those it made
+            self._prepare(self._cursor.execute)
+        return self._cursor.execute
+
+    def _prepare(self, execute: Execute) -> None:
+        """Do what a new connection needs."""
+
+    def _fail(self, requests: Iterable[Request], error: Exception) -> None:
+        """Give requests that were taken an error, or put them aside to be repeated."""
+        self._disconnect()
+        later = []
+        for request in requests:
+            translated = self._file.translate(error)
+            if self._may_repeat(request, translated, error) and request.put_back():
+                later.append(request)
+            else:
+                request.error = translated
+        if later:
+            self._put_aside(later)
+
+    def _may_repeat(self, request: Request, translated: TaskRuntimeError, error: Exception) -> bool:
+        """Whether a request that failed is repeated; logs the outage if there is one."""
+        if not isinstance(translated, StoreUnavailableError):
+            return False
+        is_late = time.monotonic() >= request.deadline
+        if request.is_opening and not is_locked(error):
+            return False
+        if is_late or not is_locked(error):
+            self._file.failed(self.name, translated)
+        return not is_late
+
+    def _disconnect(self) -> None:
+        """Close the connection, which rolls back; the next request opens another. So every fault heals."""
+        connection, cursor = self._connection, self._cursor
+        self._connection = self._cursor = None
+        self._known = {}
+        # In this order: SQLite keeps a connection, and its locks, for as long as there is a statement of it.
+        for part in (cursor, connection):
+            if part is not None:
+                with suppress(sqlite3.Error):
+                    part.close()
+
+
+class Reader(Lane):
+    """The thread that answers requests that only look.
+
+    Attributes:
+        served: How many reads it carried out, those of scans included.
+    """
+
+    name = "reader"
+
+    def scan(self) -> None:
+        """Look for all waiters, and wake those whose wait is over."""
+        self._waiters.is_scanning = True
+        with suppress(StoreClosedError):
+            self.wake()
+
+    def _prepare(self, execute: Execute) -> None:
+        # A reader waits only while the log is recovered after a crash.
+        execute(f"PRAGMA busy_timeout = {int(self._timeout * 1000)}")
+
+    def _serve(self, requests: list[Request]) -> list[Wake]:
+        wanted = [request for request in requests if request.take()]
+        is_one_snapshot = len(wanted) > 1  # so that SQLite takes and frees its locks once
+        for request in wanted:
+            self._read(request, is_one_snapshot)
+        self._end_snapshot()
+        return []
+
+    def _do_rest(self, *, is_idle: bool) -> None:
+        if self._waiters.is_scanning:
+            try:
+                self._scan()
+            finally:
+                self._waiters.is_scanning = False
+
+    def _transaction(self, deadline: float, *, is_snapshot: bool) -> Transaction:
+        execute = self._connected(deadline)
+        if not self._is_in_snapshot():
+            self._file.check()
+            if is_snapshot:
+                execute("BEGIN")
+        self.served += 1
+        return Transaction(execute, self._known, self._clock.now())
+
+    def _is_in_snapshot(self) -> bool:
+        return self._connection is not None and self._connection.in_transaction
+
+    def _read(self, request: Request, is_one_snapshot: bool) -> None:
+        request.error = None
+        try:
+            request.value = request.operation(self._transaction(request.deadline, is_snapshot=is_one_snapshot))
+        except StoreUnavailableError as error:
+            self._fail([request], error)
+        except TaskRuntimeError as error:
+            request.error = error
+        except Exception as error:
+            self._fail([request], error)
+        else:
+            self._file.works(self.name)
+
+    def _end_snapshot(self) -> None:
+        try:
+            if self._is_in_snapshot():
+                self._connected(0.0)("COMMIT")
+        except sqlite3.Error:
+            self._disconnect()
+
+    def _scan(self) -> None:
+        begun = time.monotonic()  # paces the scans; no task's time
+        wakes: list[Wake] = []
+        for waiter in self._waiters.all():
+            event = waiter.event
+            try:
+                found, _ = waiter.look(self._transaction(begun, is_snapshot=True))
+            except Exception:  # the waiter's own look raises it
+                found = True
+            if found is not None:
+                wakes.append((waiter.post, event))
+        self._end_snapshot()
+        wake_all(wakes)
+        self._waiters.pause = _SCAN_SHARE * (time.monotonic() - begun)
+
+
+class Writer(Lane):
+    """The thread that carries out requests that write.
+
+    Attributes:
+        served: How many transactions it committed.
+    """
+
+    name = "writer"
+
+    def __init__(
+        self,
+        file: DatabaseFile,
+        waiters: Waiters,
+        timeout: float,
+        reader: Reader,
+        purge: Callable[[Transaction, int], int],
+    ) -> None:
+        super().__init__(file, waiters, timeout)
+        self._reader = reader
+        self._purge = purge
+        self._since_purge = 0
+        self._has_more_to_purge = False
+        self._next_purge = 0.0
+        self._next_watch = 0.0
+        self._version: int | None = None
+        self._current_synchronous: Synchronous | None = None
+
+    def _prepare(self, execute: Execute) -> None:
+        self._version = self._current_synchronous = None
+
+    def _patience(self) -> float | None:
+        if self._has_more_to_purge:
+            return 0
+        return max(WATCH_SECONDS, self._waiters.pause) if self._waiters else _IDLE_SECONDS
+
+    def _serve(self, requests: list[Request]) -> list[Wake]:
+        wanted = [request for request in requests if not request.is_abandoned]
+        if not wanted:
+            return []
+        deadline = min(request.deadline for request in wanted)
+        try:
+            execute = self._begin(deadline, is_lasting=any(request.is_lasting for request in wanted))
+        except Exception as error:
+            self._fail([request for request in wanted if request.take()], error)
+            return []
+        # Taken only now: while another process holds the lock they can still be withdrawn.
+        return self._carry_out(execute, [request for request in wanted if request.take()])
+
+    def _do_rest(self, *, is_idle: bool) -> None:
+        if is_idle and not self._is_closed and (self._has_more_to_purge or time.monotonic() >= self._next_purge):
+            self._purge_idly()
+        if self._waiters:
+            self._watch()
+
+    def _carry_out(self, execute: Execute, requests: list[Request]) -> list[Wake]:
+        """Carry out requests in the transaction that was begun, all together or, if that fails, one by one."""
+        try:
+            transaction = self._commit(execute, requests)
+        except Exception as error:
+            if len(requests) < 2:
+                self._fail(requests, error)
+                return []
+            self._disconnect()
+            return self._carry_out_each(requests)
+        try:
+            self._file.check()
+        except StoreUnavailableError as error:  # it was committed to a file that is gone
+            self._disconnect()
+            self._file.failed(self.name, error)
+            for request in requests:
+                request.error = self._file.translate(error)
+            return []
+        self._file.works(self.name)
+        return self._waiters.tell(transaction.news)
+
+    def _carry_out_each(self, requests: list[Request]) -> list[Wake]:
+        """Carry out each request in a transaction of its own."""
+        wakes: list[Wake] = []
+        for done, request in enumerate(requests):
+            try:
+                execute = self._begin(request.deadline, is_lasting=request.is_lasting)
+            except Exception as error:  # the fault of none of them
+                self._fail(requests[done:], error)
+                break
+            wakes += self._carry_out(execute, [request])
+        return wakes
+
+    def _commit(self, execute: Execute, requests: list[Request]) -> Transaction:
+        transaction = Transaction(execute, self._known, self._clock.now())
+        self._since_purge += len(requests)
+        if self._since_purge >= _PURGE_EVERY:
+            self._purge_some(transaction)
+        for request in requests:
+            request.error = None
+            try:
+                request.value = request.operation(transaction)
+            except TaskRuntimeError as error:
+                request.error = error
+        execute("COMMIT")
+        self.served += 1
+        return transaction
+
+    def _begin(self, deadline: float, *, is_lasting: bool) -> Execute:
+        """Begin a transaction; what is not lasting is committed without waiting for the disk."""
+        execute = self._connected(deadline)
+        self._file.check()
+        synchronous: Synchronous = self._file.synchronous if is_lasting else "normal"
+        if synchronous != self._current_synchronous:
+            execute(f"PRAGMA synchronous = {synchronous}")
+            self._current_synchronous = synchronous
+        patiently(partial(execute, "BEGIN IMMEDIATE"), deadline)
+        if isinstance(self._clock, MachineClock) and self._clock.has_slept():
+            self._clock.agree_within(execute)
+        return execute
+
+    def _purge_some(self, transaction: Transaction) -> None:
+        self._since_purge = 0
+        self._next_purge = time.monotonic() + _IDLE_SECONDS
+        self._has_more_to_purge = self._purge(transaction, _PURGE_MOST) == _PURGE_MOST
+
+    def _purge_idly(self) -> None:
+        try:
+            execute = self._begin(time.monotonic() + self._timeout, is_lasting=False)
+            transaction = Transaction(execute, self._known, self._clock.now())
+            self._purge_some(transaction)
+            execute("COMMIT")
+        except Exception as error:
+            self._has_more_to_purge = False
+            self._next_purge = time.monotonic() + _IDLE_SECONDS
+            self._note_outage(error)
+        else:
+            wake_all(self._waiters.tell(transaction.news))
+
+    def _watch(self) -> None:
+        now = time.monotonic()  # paces the watching; no task's time
+        if self._waiters.is_scanning or now < self._next_watch:
+            return
+        try:
+            execute = self._connected(now)
+            self._file.check()
+            (version,) = execute("PRAGMA data_version").fetchone()
+        except Exception as error:
+            self._note_outage(error)
+        else:
+            if version != self._version:
+                self._version = version
+                self._reader.scan()
+        self._next_watch = now + max(WATCH_SECONDS, self._waiters.pause)
+
+    def _note_outage(self, error: Exception) -> None:
+        """Log that background work failed because the file is unavailable; the next caller sees the error."""
+        self._disconnect()
+        translated = self._file.translate(error)
+        if isinstance(translated, StoreUnavailableError) and not is_locked(error):
+            self._file.failed(self.name, translated)

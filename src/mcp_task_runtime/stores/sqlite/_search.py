@@ -1,0 +1,195 @@
+"""The tasks of all owners by status, tool, owner and identifier, for operators.
+
+A page walks the smallest set that has all matching tasks: the tasks of the wanted statuses and tools, one set for each
+pair of them, of which `counts` knows the size; those of the wanted owners; or, if they are few, those whose
+identifier begins as wanted. The sets are in the order of creation and are merged. Everything else that a filter says
+is looked for among them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from hashlib import blake2b
+from heapq import merge
+from typing import Any, Final, cast
+
+from mcp_task_runtime.core.json import dump_json
+from mcp_task_runtime.core.transitions import TRANSITIONS
+from mcp_task_runtime.core.types import TaskCounts, TaskFilter, TaskStatus
+from mcp_task_runtime.stores.sqlite._records import from_stamp, to_sql, to_stamp, to_text
+from mcp_task_runtime.stores.sqlite._tasks import ALIVE
+from mcp_task_runtime.stores.sqlite._transaction import Transaction
+
+__all__ = ["STATEMENTS", "count", "find", "scope_of"]
+
+_FEW: Final = 1_000
+"""Tasks that are sorted rather than looked for."""
+
+_CHUNK: Final = 64
+
+_PAIRS: Final = "SELECT status, name, number FROM counts"
+_OLDEST: Final = (
+    f"SELECT created_at FROM tasks INDEXED BY tasks_by_kind WHERE status = ? AND name = ? AND {ALIVE}"
+    " ORDER BY sequence LIMIT 1"
+)
+_OF_KIND: Final = "tasks INDEXED BY tasks_by_kind WHERE status = ? AND name = ?"
+_OF_OWNER: Final = "tasks INDEXED BY tasks_by_owner WHERE owner IS ?"
+_ALL: Final = "tasks WHERE 1"
+_BY_PREFIX: Final = "SELECT sequence FROM tasks WHERE task_id >= ? AND task_id < ? LIMIT ?"
+
+STATEMENTS: Final = (_OLDEST, _BY_PREFIX, "SELECT sequence FROM tasks INDEXED BY tasks_by_kind WHERE status = ?")
+"""Statements of this module that must use an index; `counts` is as small as the number of tools."""
+
+
+def scope_of(wanted: TaskFilter, *, newest_first: bool) -> bytes:
+    """Return what binds a cursor to a filter and an order."""
+    said = [
+        newest_first,
+        None if wanted.statuses is None else sorted(wanted.statuses),
+        None if wanted.names is None else sorted(map(repr, wanted.names)),
+        None if wanted.owners is None else sorted(map(repr, wanted.owners)),
+        None if wanted.id_prefix is None else repr(wanted.id_prefix),
+        None if wanted.text is None else repr(wanted.text),
+        None if wanted.created_after is None else to_stamp(wanted.created_after),
+        None if wanted.created_before is None else to_stamp(wanted.created_before),
+    ]
+    return b"s" + blake2b(dump_json(said).encode("ascii", "backslashreplace"), digest_size=16).digest()
+
+
+def find(
+    transaction: Transaction, wanted: TaskFilter, position: int | None, *, newest_first: bool, limit: int
+) -> list[int]:
+    """Return the sequences of up to `limit` matching tasks behind a position, in order."""
+    condition, values = _condition(wanted, transaction.stamp)
+    few = None if wanted.id_prefix is None else _few_with_prefix(transaction, wanted.id_prefix)
+    if few is not None:
+        few = [sequence for sequence in few if _is_behind(sequence, position, newest_first)]
+        few.sort(reverse=newest_first)
+        statement = f"SELECT 1 FROM tasks WHERE sequence = ? AND {condition}"
+        return _first(
+            (sequence for sequence in few if transaction.execute(statement, (sequence, *values)).fetchone()), limit
+        )
+    walks = [
+        _walk(transaction, source, keys, condition, values, position, newest_first=newest_first, limit=limit)
+        for source, keys in _sources(transaction, wanted)
+    ]
+    return _first(merge(*walks, reverse=newest_first), limit)
+
+
+def count(transaction: Transaction) -> TaskCounts:
+    """Return how many tasks there are."""
+    pairs = _pairs(transaction)
+    oldest: dict[str, int] = {}
+    for status, name, _ in pairs:
+        if status in ("working", "input_required"):
+            row = transaction.execute(_OLDEST, (status, to_sql(name), transaction.stamp)).fetchone()
+            if row is not None:
+                oldest[status] = min(row[0], oldest.get(status, row[0]))
+    times = {status: from_stamp(created_at) for status, created_at in oldest.items()}
+    return TaskCounts(
+        {(status, name): number for status, name, number in pairs},
+        times.get("working"),
+        times.get("input_required"),
+    )
+
+
+def _sources(transaction: Transaction, wanted: TaskFilter) -> list[tuple[str, tuple[Any, ...]]]:
+    """Return the sets to walk, each with the values that it is named by."""
+    kinds = [
+        (status, name, number)
+        for status, name, number in _pairs(transaction)
+        if (wanted.statuses is None or status in wanted.statuses) and (wanted.names is None or name in wanted.names)
+    ]
+    if wanted.owners is not None:
+        size = sum(number for *_, number in kinds)
+        owned = 0
+        for owner in wanted.owners:
+            statement = f"SELECT count(*) FROM (SELECT 1 FROM {_OF_OWNER} LIMIT ?)"
+            owned += transaction.execute(statement, (to_sql(owner), _FEW)).fetchone()[0]
+        if owned < _FEW or owned < size:
+            return [(_OF_OWNER, (to_sql(owner),)) for owner in wanted.owners]
+    if wanted.statuses is None and wanted.names is None:
+        return [(_ALL, ())]
+    return [(_OF_KIND, (status, to_sql(name))) for status, name, _ in kinds]
+
+
+def _pairs(transaction: Transaction) -> list[tuple[TaskStatus, str, int]]:
+    """Return the statuses and tools that there are tasks of, with their numbers; damaged ones are left out."""
+    pairs: list[tuple[TaskStatus, str, int]] = []
+    for status, name, number in transaction.execute(_PAIRS).fetchall():
+        with suppress(ValueError):
+            if status in TRANSITIONS:
+                pairs.append((status, to_text(name), number))
+    return pairs
+
+
+def _walk(
+    transaction: Transaction,
+    source: str,
+    keys: tuple[Any, ...],
+    condition: str,
+    values: tuple[Any, ...],
+    position: int | None,
+    *,
+    newest_first: bool,
+    limit: int,
+) -> Iterator[int]:
+    """Yield the sequences of the matching tasks of a set behind a position, in order."""
+    behind, order = ("<", "DESC") if newest_first else (">", "ASC")
+    size = min(limit, _CHUNK)
+    while True:
+        bound = "" if position is None else f" AND sequence {behind} {position:d}"
+        statement = f"SELECT sequence FROM {source}{bound} AND {condition} ORDER BY sequence {order} LIMIT {size:d}"
+        rows = transaction.execute(statement, (*keys, *values)).fetchall()
+        for (sequence,) in rows:
+            yield sequence
+        if len(rows) < size:
+            return
+        position = rows[-1][0]
+
+
+def _condition(wanted: TaskFilter, stamp: int) -> tuple[str, tuple[Any, ...]]:
+    """Return what a task must be, and the values of the parameters in it."""
+    terms, values = [ALIVE], [cast("Any", stamp)]
+
+    def add(term: str, *more: Any) -> None:
+        terms.append(term)
+        values.extend(more)
+
+    # The plus signs keep SQLite from choosing another index.
+    for column, choice in (("status", wanted.statuses), ("name", wanted.names)):
+        if choice is not None:
+            add(f"+{column} IN ({', '.join('?' * len(choice))})", *map(to_sql, choice))
+    if wanted.owners is not None:
+        add(f"({' OR '.join(['+owner IS ?'] * len(wanted.owners)) or '0'})", *map(to_sql, wanted.owners))
+    if wanted.id_prefix is not None:
+        add("+task_id >= ? AND +task_id < ?", *_range(wanted.id_prefix))
+    if wanted.text is not None:
+        add("instr(lower(status_message), lower(?)) > 0", to_sql(wanted.text))
+    if wanted.created_after is not None:
+        add("created_at >= ?", to_stamp(wanted.created_after))
+    if wanted.created_before is not None:
+        add("created_at < ?", to_stamp(wanted.created_before))
+    return " AND ".join(terms), tuple(values)
+
+
+def _few_with_prefix(transaction: Transaction, prefix: str) -> list[int] | None:
+    """Return the sequences of the tasks whose identifier begins so, or `None` if they are many."""
+    rows = transaction.execute(_BY_PREFIX, (*_range(prefix), _FEW + 1)).fetchall()
+    return None if len(rows) > _FEW else [sequence for (sequence,) in rows]
+
+
+def _range(prefix: str) -> tuple[Any, Any]:
+    """Return the bounds between which all texts are that begin so: the second is above all of them."""
+    return to_sql(prefix), to_sql(prefix + "\U0010ffff" * 8)
+
+
+def _is_behind(sequence: int, position: int | None, newest_first: bool) -> bool:
+    if position is None:
+        return True
+    return sequence < position if newest_first else sequence > position
+
+
+def _first(sequences: Iterator[int], limit: int) -> list[int]:
+    return [sequence for sequence, _ in zip(sequences, range(limit), strict=False)]

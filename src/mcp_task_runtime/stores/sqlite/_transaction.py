@@ -1,0 +1,56 @@
+"""`Transaction`: what an operation gets, for as long as it runs."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, TypeAlias, TypeVar
+
+from mcp_task_runtime.stores.sqlite._records import to_stamp
+
+__all__ = ["Execute", "Operation", "Transaction"]
+
+T = TypeVar("T")
+
+Execute: TypeAlias = Callable[..., sqlite3.Cursor]
+"""Runs one statement."""
+
+
+class Transaction:
+    """What an operation gets, for as long as it runs.
+
+    Attributes:
+        execute: Runs one statement.
+        now: The time of the transaction.
+        stamp: The same time in its stored form.
+        known: What operations keep for later ones on the same connection. A rollback empties it.
+        news: What the waiters are told after the commit; see `tell`.
+    """
+
+    __slots__ = ("execute", "known", "news", "now", "stamp")
+
+    def __init__(self, execute: Execute, known: dict[str, Any], now: datetime) -> None:
+        self.execute = execute
+        self.known = known
+        self.now = now
+        self.stamp = to_stamp(now)
+        self.news: list[tuple[str, object]] = []
+
+    def tell(self, task_id: str, change: object = None) -> None:
+        """Wake the waiters of a task after the commit.
+
+        Args:
+            task_id: The task that was changed.
+            change: What the waiters may be waiting for; `None` has them look.
+        """
+        self.news.append((task_id, change))
+
+
+Operation: TypeAlias = Callable[[Transaction], T]
+"""What is done in a transaction.
+
+One that writes may be repeated after it failed. It raises an error of this library before it has written anything:
+then it wrote nothing. One that only reads is a single statement, or several that need not agree. There is one
+cursor for all: the rows of a statement are read to the end before the next is executed.
+"""
