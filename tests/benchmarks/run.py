@@ -20,6 +20,7 @@ BENCHMARKS = {
     "bench_memory_store.py": "mcp1",
     "bench_runtime.py": "mcp1",
     "bench_calls.py": "mcp2",
+    "bench_client.py": "mcp2",
     "bench_push.py": "mcp2",
     "bench_durable_stores.py": "mcp2",
 }

@@ -1270,6 +1270,20 @@ async def test_c11_tasks_that_come_together_share_a_stream_and_the_smallest_make
         await scripted.until(lambda: scripted.streams == 0)
 
 
+async def test_c11_a_hundred_tasks_that_end_at_once_are_seen_without_another_look() -> None:
+    """The SDK would hand over one pushed change in each turn of the event loop, and drop more than 256."""
+    tasks_client = TasksClient()
+    async with gate(tasks_client) as (server, client):
+        async with anyio.create_task_group() as group:
+            for _ in range(150):
+                group.start_soon(client.call_tool, "wait")
+            await server.store.until(lambda: server.store.waiting >= 150)
+            await anyio.wait_all_tasks_blocked()
+            assert server.polls() == 150
+            server.go.set()
+        assert server.polls() == 150
+
+
 async def test_c11_a_stream_outlives_the_call_that_opened_it_and_ends_with_its_last_follower() -> None:
     scripted = ScriptedServer()
     many_tasks(scripted)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -13,13 +13,14 @@ import anyio
 import mcp_types as types
 from mcp.client import ClaimContext, ClientSession
 from mcp_types import CallToolResult
-from pydantic import BaseModel, ConfigDict, Field, StrictStr
+from pydantic import BaseModel, ConfigDict, Field, StrictStr, model_validator
+from typing_extensions import Self
 
 from mcp_task_runtime.adapters.mcp_v2_client._client_task import ClientTask
 from mcp_task_runtime.adapters.mcp_v2_client._errors import ERRORS, InvalidTaskResponseError
 from mcp_task_runtime.adapters.mcp_v2_client._sessions import Sessions
 
-__all__ = ["Channel", "Handle", "Pushed", "Started", "starting"]
+__all__ = ["Channel", "Handle", "Started", "arriving", "starting"]
 
 
 class Handle(types.Result):
@@ -36,6 +37,23 @@ class Pushed(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     task_id: StrictStr = Field(alias="taskId")
+
+
+def arriving(take: Callable[[Pushed], None]) -> type[Pushed]:
+    """Return a model that hands over each notification as soon as the SDK validates it, which must not raise.
+
+    The SDK validates a notification when it arrives, and then queues it: the queue gives one to its handler in
+    each turn of the event loop, and drops the oldest of more than 256. A hundred tasks that end at about the
+    same time would be seen late, or not.
+    """
+
+    class Arriving(Pushed):
+        @model_validator(mode="after")
+        def _arrive(self) -> Self:
+            take(self)
+            return self
+
+    return Arriving
 
 
 class Channel:
@@ -71,14 +89,17 @@ class Channel:
                 sessions.note_unfinished(task_id)
             raise
 
-    async def on_push(self, pushed: Pushed) -> None:
+    def take_push(self, pushed: Pushed) -> None:
         """Take a change of a task of 2026-07-28."""
         session = None if self._session is None else self._session()
         self._sessions.push(session, pushed.task_id, pushed.model_dump(by_alias=True, exclude={"meta"}))
 
-    async def on_status(self, pushed: Pushed) -> None:
+    def take_status(self, pushed: Pushed) -> None:
         """Take a change of a task of 2025-11-25, which holds no result: it makes a look due."""
         self._sessions.push(None, pushed.task_id, {})
+
+    async def ignore(self, pushed: Pushed) -> None:
+        """Do nothing: the change was taken when it arrived."""
 
 
 class Started(Exception):  # no error: the way out of `Client.call_tool` with a task

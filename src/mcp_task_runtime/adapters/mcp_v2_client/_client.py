@@ -25,7 +25,7 @@ from mcp_types import CallToolResult
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
-from mcp_task_runtime.adapters.mcp_v2_client._channel import Channel, Handle, Pushed, Started, starting
+from mcp_task_runtime.adapters.mcp_v2_client._channel import Channel, Handle, Started, arriving, starting
 from mcp_task_runtime.adapters.mcp_v2_client._client_task import ClientTask
 from mcp_task_runtime.adapters.mcp_v2_client._errors import ERRORS, TaskError
 from mcp_task_runtime.adapters.mcp_v2_client._sessions import Sessions
@@ -147,9 +147,9 @@ class TasksClient(ClientExtension):
     def notifications(self) -> Sequence[NotificationBinding[Any]]:
         """Return the bindings for pushed changes; the SDK calls this once for each client, after `claims`."""
         channel, self._channel = self._channel or Channel(self._sessions), None
-        return (
-            NotificationBinding(method=NOTIFICATION, params_type=Pushed, handler=channel.on_push),
-            NotificationBinding(method=STATUS_NOTIFICATION, params_type=Pushed, handler=channel.on_status),
+        return tuple(
+            NotificationBinding(method=method, params_type=arriving(take), handler=channel.ignore)
+            for method, take in ((NOTIFICATION, channel.take_push), (STATUS_NOTIFICATION, channel.take_status))
         )
 
     async def start(

@@ -35,6 +35,9 @@ _GATHER_SECONDS: Final = 0.002
 _REFUSALS: Final = frozenset({METHOD_NOT_FOUND, MISSING_REQUIRED_CLIENT_CAPABILITY})
 """Errors of a server that pushes nothing on this connection, however often it is asked."""
 
+_LATE_SECONDS: Final = 0.05
+"""How long after the end of a stream the last pushes may arrive."""
+
 _LINGER_SECONDS: Final = 1.0
 """How long the server may take to end a stream whose tasks have all ended, before the stream is cancelled."""
 
@@ -143,6 +146,7 @@ class ListenHub:
 
     async def _run(self, stream: _Stream) -> None:
         """Open a stream and listen until it ends."""
+        late = 0.0
         try:
             with stream.scope:
                 if len(self._open) > 1:
@@ -151,6 +155,8 @@ class ListenHub:
                     self._gathering = None
                     self._make_room(stream)
                     await self._listen(list(stream.task_ids))
+            # Transports may hand over what was pushed last after the end of the stream.
+            late = _LATE_SECONDS
         except MCPError as error:
             self.is_refused = self.is_refused or error.code in _REFUSALS
             logger.debug("The server does not push changes, or no longer", exc_info=True)
@@ -159,7 +165,7 @@ class ListenHub:
         except Exception:  # a background task must raise nothing
             logger.exception("Listening to tasks failed")
         finally:
-            self._end(stream)
+            self._end(stream, late)
 
     def _make_room(self, stream: _Stream) -> None:
         """Replace the smallest stream by this one, if there are too many."""
@@ -173,8 +179,8 @@ class ListenHub:
         smallest.task_ids.clear()
         smallest.scope.cancel()
 
-    def _end(self, stream: _Stream) -> None:
-        """Have the followers of a stream that ended look again: what was pushed last may come after its end."""
+    def _end(self, stream: _Stream, late: float) -> None:
+        """Have the followers of a stream that ended look again, in so many seconds."""
         self._open.discard(stream)
         if stream is self._gathering:
             self._gathering = None
@@ -184,6 +190,10 @@ class ListenHub:
                 self._not_pushed.add(task_id)
             for watch in self._watches[task_id]:
                 watch.lapse()
+                if late:
+                    watch.look_within(late)
+                else:
+                    watch.wake()
 
 
 class _Stream:

@@ -138,11 +138,10 @@ class Watch:
             self.wake()  # which of the two is newer, only a look can tell
 
     def lapse(self) -> None:
-        """Poll as often as the server suggests again, and look now: changes are no longer pushed."""
+        """Poll as often as the server suggests again: changes are no longer pushed."""
         self._is_pushed = False
         suggested = None if self._seen is None else self._seen.poll_interval_ms
-        self._due = min(self._due, anyio.current_time() + self._settings.seconds(suggested))
-        self.wake()
+        self.look_within(self._settings.seconds(suggested))
 
     async def next(self, *, grace: float = 0) -> TaskSnapshot:
         """Return how the task stands: the next pushed state, or what the next look shows.
