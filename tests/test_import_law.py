@@ -24,7 +24,9 @@ LAYERS = {
     "adapters": {"adapters", "core", "errors", "stores", "wire"},
     "client": {"adapters"},
     "server": {"adapters"},
+    "operations": {"core", "errors", "operations", "stores", "wire"},
     "testing": {"adapters", "core", "errors", "stores", "testing"},
+    "__main__": {"operations"},
     "__init__": {"adapters", "core", "errors", "stores", "wire"},
 }
 
@@ -42,6 +44,9 @@ EXTRAS = {
     "stores/_signal.py": {"asyncio"},  # a future where an event costs ten times as much
     "adapters/mcp_v1/*": {"mcp", "starlette"},
     "adapters/mcp_v2*/*": {"mcp", "mcp_types", "starlette"},
+    "operations/_asking.py": {"click"},
+    "operations/_rendering.py": {"click", "rich"},
+    "operations/cli.py": {"click", "rich"},
     "stores/redis/*": {"coredis"},
     "stores/postgres/*": {"psycopg", "psycopg_pool"},
     "testing/*": {"hypothesis"},

@@ -1,0 +1,18 @@
+"""What the people who operate a server need: to find tasks, see them and act on them.
+
+- `inspect`: `TaskInspector`, over any store with `TaskSearch`. No owner is asked for: it shows and ends the
+  tasks of all owners, so it belongs behind the operators' own authentication.
+- `cli`: the command `mcp-tasks` (also `python -m mcp_task_runtime`), over `TaskInspector`; needs the extra `cli`.
+
+An ability for operators is added to `TaskInspector` first; a command then only reads options and prints.
+"""
+
+from mcp_task_runtime.operations.inspect import (
+    AmbiguousTaskError,
+    Finding,
+    TaskDetails,
+    TaskInspector,
+    WorkerSummary,
+)
+
+__all__ = ["AmbiguousTaskError", "Finding", "TaskDetails", "TaskInspector", "WorkerSummary"]

@@ -1,0 +1,427 @@
+"""The command `mcp-tasks`: find, see and end tasks from a terminal or a script.
+
+Exit codes: 0 done; 1 no such task, or it could not be done; 2 wrong usage; 3 the store cannot be used; 4 `doctor`
+found an error or a warning. With `--json` each command prints JSON alone, one object a line where there are
+several. Arguments, results, questions and answers are masked unless `--values` is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from functools import wraps
+from typing import Any, Final, cast
+
+try:
+    import click
+    from rich.live import Live
+    from rich.table import Table
+    from rich.text import Text
+except ImportError as error:
+    raise ImportError("The command mcp-tasks needs: pip install 'mcp-task-runtime[cli]'") from error
+import anyio
+
+from mcp_task_runtime.core.json import JSONValue, dump_json, load_json
+from mcp_task_runtime.core.transitions import is_terminal
+from mcp_task_runtime.core.types import TaskFilter, TaskRecord, TaskStatus
+from mcp_task_runtime.errors import StoreError, TaskRuntimeError
+from mcp_task_runtime.operations._asking import ask_at_terminal
+from mcp_task_runtime.operations._rendering import (
+    age,
+    console,
+    json_of,
+    json_of_details,
+    plain,
+    print_json,
+    question_text,
+    table_of,
+)
+from mcp_task_runtime.operations.inspect import TaskInspector
+from mcp_task_runtime.stores.url import open_store
+
+__all__ = ["main"]
+
+_STATUSES: Final[tuple[TaskStatus, ...]] = ("working", "input_required", "completed", "failed", "cancelled")
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_MASK: Final = "•••"
+_REFRESH_SECONDS: Final = 1.0
+
+
+class _Age(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
+    name = "age"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        if isinstance(value, timedelta):
+            return value
+        number, unit = str(value)[:-1], str(value)[-1:]
+        if not (number.isascii() and number.isdigit()) or unit not in _UNITS or len(number) > 6:
+            self.fail("write a number and a unit: 90s, 15m, 2h or 7d", param, ctx)
+        return timedelta(seconds=int(number) * _UNITS[unit])
+
+
+# -- what every command shares
+
+
+@asynccontextmanager
+async def _inspector(ctx: click.Context) -> AsyncIterator[TaskInspector]:
+    url = ctx.find_root().params["store"]
+    if url is None:
+        raise click.UsageError("name the store with --store URL or the environment variable MCP_TASKS_STORE")
+    try:
+        store = open_store(url)
+    except (ValueError, ImportError) as error:
+        raise click.UsageError(str(error)) from error
+    if not getattr(store, "is_shared", True):
+        raise click.UsageError("memory:// is the memory of this command alone; name the store of the servers")
+    async with store:
+        yield TaskInspector(store)
+
+
+def _command(body: Callable[..., Awaitable[int | None]]) -> Callable[..., None]:
+    """Run a coroutine function with an inspector; turn errors into a line and an exit code."""
+
+    async def run(ctx: click.Context, options: dict[str, Any]) -> int | None:
+        async with _inspector(ctx) as inspector:
+            return await body(inspector, **options)
+
+    @wraps(body)
+    def command(**options: Any) -> None:
+        ctx = click.get_current_context()
+        try:
+            code = anyio.run(run, ctx, options)
+        except StoreError as error:
+            click.echo(f"Error: {error}", err=True)
+            code = 3
+        except TaskRuntimeError as error:
+            click.echo(f"Error: {error}", err=True)
+            code = 1
+        except KeyboardInterrupt:
+            code = 130
+        ctx.exit(code or 0)
+
+    return command
+
+
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+_values = click.option("--values", is_flag=True, help="Show arguments, results, questions and answers.")
+_yes = click.option("--yes", is_flag=True, help="Do not ask before acting on several tasks.")
+
+
+def _filters(command: Callable[..., None]) -> Callable[..., None]:
+    options = (
+        click.option("--status", "statuses", multiple=True, type=click.Choice(_STATUSES), help="Only in this status."),
+        click.option("--tool", "names", multiple=True, metavar="NAME", help="Only for this tool."),
+        click.option("--owner", "owners", multiple=True, help="Only of this owner; empty for tasks without one."),
+        click.option("--text", help="Only with this in the status message."),
+        click.option("--older-than", type=_Age(), help="Only made so long ago or earlier, such as 7d."),
+        click.option("--newer-than", type=_Age(), help="Only made less than so long ago, such as 15m."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _filter(
+    now: datetime,
+    statuses: tuple[str, ...],
+    names: tuple[str, ...],
+    owners: tuple[str, ...],
+    text: str | None,
+    older_than: timedelta | None,
+    newer_than: timedelta | None,
+) -> TaskFilter:
+    return TaskFilter(
+        statuses=frozenset(cast("tuple[TaskStatus, ...]", statuses)) or None,
+        names=frozenset(names) or None,
+        owners=frozenset(owner or None for owner in owners) or None,
+        text=text,
+        created_before=None if older_than is None else now - older_than,
+        created_after=None if newer_than is None else now - newer_than,
+    )
+
+
+# -- commands
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--store", envvar="MCP_TASKS_STORE", metavar="URL", help="sqlite:///FILE, redis://… or postgresql://…")
+@click.version_option(package_name="mcp-task-runtime")
+def main(store: str | None) -> None:
+    """Find, see and end the tasks of MCP servers.
+
+    The store is named by --store or MCP_TASKS_STORE. A task is named by its identifier or the beginning of it.
+    """
+
+
+@main.command("list")
+@_filters
+@click.option("--id", "id_prefix", metavar="PREFIX", help="Only with an identifier that begins so.")
+@click.option("--oldest-first", is_flag=True, help="Oldest first instead of newest first.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="Tasks to print.")
+@_values
+@_as_json
+@_command
+async def list_(
+    inspector: TaskInspector,
+    id_prefix: str | None,
+    oldest_first: bool,
+    limit: int,
+    values: bool,
+    as_json: bool,
+    **filters: Any,
+) -> None:
+    """List tasks."""
+    now = inspector.now()
+    wanted = _filter(now, **filters)
+    if id_prefix is not None:
+        wanted = TaskFilter(**{**_fields(wanted), "id_prefix": id_prefix})
+    page = await inspector.page(wanted, newest_first=not oldest_first, limit=limit)
+    if as_json:
+        for record in page.records:
+            print_json(json_of(record, values=values))
+        return
+    console().print(table_of(list(page.records), now))
+    if page.next_cursor is not None:
+        click.echo(f"There are more than these {limit}; see --limit.", err=True)
+
+
+def _fields(wanted: TaskFilter) -> dict[str, Any]:
+    return {name: getattr(wanted, name) for name in wanted.__dataclass_fields__}
+
+
+@main.command()
+@click.argument("task_id", metavar="ID")
+@_values
+@_as_json
+@_command
+async def show(inspector: TaskInspector, task_id: str, values: bool, as_json: bool) -> None:
+    """Show all there is to see of a task."""
+    details = await inspector.details(await inspector.resolve(task_id))
+    if as_json:
+        print_json(json_of_details(details, values=values))
+        return
+    terminal = console()
+    grid = Table.grid(padding=(0, 2))
+    for name, value in json_of_details(details, values=values).items():
+        if value is not None and name not in ("history", "questions", "steps"):
+            grid.add_row(Text(name, style="bold"), plain(value if isinstance(value, str) else dump_json(value)))
+    if not values:
+        grid.add_row(Text("arguments", style="bold"), f"{_MASK}  (--values shows them)")
+    terminal.print(grid)
+    for question in details.questions:
+        terminal.print(Text(f"open question {plain(question.key)}", style="yellow"))
+        terminal.print(Text(f"  {question_text(question) if values else _MASK}"))
+    for event in details.history:
+        text = "" if event.text is None else plain(event.text)
+        terminal.print(Text(f"{event.at:%Y-%m-%d %H:%M:%S.%f}".removesuffix("000") + f"  {event.kind:<10} {text}"))
+
+
+@main.command()
+@click.argument("task_ids", metavar="[ID]…", nargs=-1)
+@_as_json
+@_command
+async def watch(inspector: TaskInspector, task_ids: tuple[str, ...], as_json: bool) -> None:
+    """Follow tasks until they have ended; without an ID, follow all live tasks until interrupted."""
+    if not task_ids:
+        await _watch_all(inspector, as_json=as_json)
+        return
+    records: dict[str, TaskRecord] = {}
+    terminal = console()
+    with Live(console=terminal, auto_refresh=False, transient=False) as live:
+
+        async def follow(task_id: str) -> None:
+            async for record in inspector.follow(task_id):
+                records[task_id] = record
+                if as_json:
+                    print_json(json_of(record, values=False))
+                elif terminal.is_terminal:
+                    live.update(table_of(list(records.values()), inspector.now()), refresh=True)
+                else:
+                    click.echo(f"{task_id} {record.status} {plain(record.task.status_message or '')}".rstrip())
+
+        async with anyio.create_task_group() as group:
+            for prefix in task_ids:
+                group.start_soon(follow, await inspector.resolve(prefix))
+
+
+async def _watch_all(inspector: TaskInspector, *, as_json: bool) -> None:
+    live_only = TaskFilter(statuses=frozenset({"working", "input_required"}))
+    seen: dict[str, int] = {}
+    terminal = console()
+    with Live(console=terminal, auto_refresh=False) as live:
+        while True:  # a store tells of changes of one task, not of all
+            records = list((await inspector.page(live_only, limit=50)).records)
+            if as_json or not terminal.is_terminal:
+                for record in records:
+                    if seen.get(record.task_id) != record.revision:
+                        seen[record.task_id] = record.revision
+                        print_json(json_of(record, values=False))
+            else:
+                live.update(table_of(records, inspector.now()), refresh=True)
+            await anyio.sleep(_REFRESH_SECONDS)
+
+
+@main.command()
+@click.argument("task_ids", metavar="[ID]…", nargs=-1)
+@_filters
+@_yes
+@_as_json
+@_command
+async def cancel(
+    inspector: TaskInspector, task_ids: tuple[str, ...], yes: bool, as_json: bool, **filters: Any
+) -> int | None:
+    """Cancel tasks by ID, or all live ones that match."""
+    if task_ids:
+        chosen = [await inspector.resolve(prefix) for prefix in task_ids]
+    else:
+        wanted = _filter(inspector.now(), **filters)
+        if wanted == TaskFilter():
+            raise click.UsageError("name tasks by ID, or say which with --status, --tool and the like")
+        chosen = [record.task_id async for record in inspector.each(wanted) if not is_terminal(record.status)]
+        if not yes and chosen:
+            click.confirm(f"Cancel {len(chosen)} task(s)?", abort=True, err=True)
+    failed = 0
+    for task_id in chosen:
+        try:
+            record = await inspector.cancel(task_id)
+        except TaskRuntimeError as error:
+            failed += 1
+            click.echo(f"{task_id}: {error}", err=True)
+        else:
+            print_json(json_of(record, values=False)) if as_json else click.echo(f"{task_id} cancelled")
+    return 1 if failed else None
+
+
+@main.command()
+@click.argument("task_id", metavar="ID")
+@click.option("--key", help="Which question; needed where more than one is open.")
+@click.option("--json", "answer_json", metavar="JSON", help='The answer, such as {"action": "decline"}.')
+@_command
+async def answer(inspector: TaskInspector, task_id: str, key: str | None, answer_json: str | None) -> int | None:
+    """Answer an open question of a task in its client's place: at the terminal, or with --json."""
+    task_id = await inspector.resolve(task_id)
+    questions = (await inspector.details(task_id)).questions
+    if key is not None:
+        questions = tuple(question for question in questions if question.key == key)
+    if not questions:
+        click.echo("Error: the task has no such open question", err=True)
+        return 1
+    if len(questions) > 1:
+        for question in questions:
+            click.echo(f"{question.key}  {question_text(question)}", err=True)
+        raise click.UsageError("more than one question is open; choose one with --key")
+    (question,) = questions
+    result = ask_at_terminal(question) if answer_json is None else _parse(answer_json)
+    if await inspector.answer(task_id, question.key or "", result):
+        click.echo("answered")
+        return None
+    click.echo("Error: the question was answered or withdrawn meanwhile", err=True)
+    return 1
+
+
+def _parse(text: str) -> JSONValue:
+    try:
+        return load_json(text)
+    except ValueError as error:
+        raise click.UsageError("--json is no JSON") from error
+
+
+@main.command()
+@_filters
+@_yes
+@_as_json
+@_command
+async def prune(inspector: TaskInspector, yes: bool, as_json: bool, **filters: Any) -> None:
+    """Delete ended tasks that match; they go by themselves when their time to live is over."""
+    wanted = _filter(inspector.now(), **filters)
+    if wanted == TaskFilter():
+        raise click.UsageError("say which tasks with --older-than, --status, --tool and the like")
+    if not yes:
+        click.confirm("Delete the ended tasks that match?", abort=True, err=True)
+    count = await inspector.prune(wanted)
+    print_json({"deleted": count}) if as_json else click.echo(f"{count} deleted")
+
+
+@main.command()
+@_as_json
+@_command
+async def workers(inspector: TaskInspector, as_json: bool) -> None:
+    """Show which processes run what."""
+    now = inspector.now()
+    found = await inspector.workers()
+    if as_json:
+        for worker in found:
+            print_json(
+                {
+                    "worker": worker.name or None,
+                    "tasks": worker.tasks,
+                    "since": worker.since.isoformat(),
+                    "leaseExpiresAt": worker.lease_expires_at.isoformat(),
+                    "hasLapsed": worker.has_lapsed,
+                }
+            )
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("WORKER", "TASKS", "TOOLS", "OLDEST", "LEASE"):
+        table.add_column(column)
+    for worker in found:
+        tools = ", ".join(f"{plain(name)} {count}" for name, count in sorted(worker.tasks.items()))
+        left = "lapsed" if worker.has_lapsed else f"{(worker.lease_expires_at - now).total_seconds():.0f}s left"
+        table.add_row(
+            plain(worker.name) or "(waiting for one)",
+            str(sum(worker.tasks.values())),
+            tools,
+            age(worker.since, now),
+            Text(left, style="red" if worker.has_lapsed else ""),
+        )
+    console().print(table)
+
+
+@main.command()
+@_as_json
+@_command
+async def stats(inspector: TaskInspector, as_json: bool) -> None:
+    """Show how many tasks there are by status and tool, and the oldest live ones."""
+    now = inspector.now()
+    counts = await inspector.counts()
+    if as_json:
+        print_json(
+            {
+                "counts": [
+                    {"status": status, "tool": name, "count": count}
+                    for (status, name), count in sorted(counts.by_status_and_name.items())
+                ],
+                "oldestWorking": None if counts.oldest_working is None else counts.oldest_working.isoformat(),
+                "oldestInputRequired": None
+                if counts.oldest_input_required is None
+                else counts.oldest_input_required.isoformat(),
+            }
+        )
+        return
+    names = sorted({name for _, name in counts.by_status_and_name})
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("TOOL", *(status.upper() for status in _STATUSES)):
+        table.add_column(column, justify="left" if column == "TOOL" else "right")
+    for name in names:
+        numbers = (counts.by_status_and_name.get((status, name), 0) for status in _STATUSES)
+        table.add_row(plain(name), *(str(number or "") for number in numbers))
+    console().print(table)
+    for status, oldest in (("working", counts.oldest_working), ("input_required", counts.oldest_input_required)):
+        if oldest is not None:
+            click.echo(f"oldest {status}: {age(oldest, now)}")
+
+
+@main.command()
+@_as_json
+@_command
+async def doctor(inspector: TaskInspector, as_json: bool) -> int | None:
+    """Check the store, clocks, leases and work that waits."""
+    findings = await inspector.diagnose()
+    for finding in findings:
+        if as_json:
+            print_json({"subject": finding.subject, "level": finding.level, "text": finding.text})
+        else:
+            colour = {"ok": "green", "warning": "yellow", "error": "red"}[finding.level]
+            console().print(Text(f"{finding.level:<8}", style=colour) + Text(f"{finding.subject}: {finding.text}"))
+    return None if all(finding.level == "ok" for finding in findings) else 4

@@ -1,0 +1,276 @@
+"""`TaskInspector`: find, see and end the tasks of all owners in a store."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta, timezone
+from time import perf_counter
+from typing import Final, Literal
+
+from mcp_task_runtime.core.endings import TaskEndings, queue_of
+from mcp_task_runtime.core.json import JSONValue
+from mcp_task_runtime.core.message_queue import QueuedMessage
+from mcp_task_runtime.core.questions import answer_questions
+from mcp_task_runtime.core.store import TaskJournal, TaskLeases, TaskQuestions, TaskSearch, TaskStore
+from mcp_task_runtime.core.transitions import TERMINAL_STATUSES, is_terminal
+from mcp_task_runtime.core.types import Outcome, TaskCounts, TaskEvent, TaskFilter, TaskPage, TaskRecord
+from mcp_task_runtime.errors import TaskNotFoundError, TaskRuntimeError
+from mcp_task_runtime.wire.answers import check_answer
+
+__all__ = ["AmbiguousTaskError", "Finding", "TaskDetails", "TaskInspector", "WorkerSummary"]
+
+_BATCH: Final = 200
+_LIVE: Final = TaskFilter(statuses=frozenset({"working", "input_required"}))
+_LARGEST_ANSWER: Final = 1024 * 1024
+_CLOCK_TOLERANCE: Final = timedelta(seconds=2)
+
+
+class AmbiguousTaskError(TaskRuntimeError):
+    """More than one task has an identifier that begins so."""
+
+    def __init__(self, prefix: str) -> None:
+        super().__init__(f"More than one task has an identifier that begins with {prefix!r}")
+        self.prefix = prefix
+
+
+@dataclass(frozen=True, slots=True)
+class TaskDetails:
+    """All there is to see of one task.
+
+    Attributes:
+        record: The task.
+        questions: Its open questions, in the order they were asked.
+        history: What happened to it, oldest first.
+        steps: Recorded results of its steps, as JSON text by key.
+    """
+
+    record: TaskRecord
+    questions: tuple[QueuedMessage, ...]
+    history: tuple[TaskEvent, ...]
+    steps: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSummary:
+    """One process that runs work.
+
+    Attributes:
+        name: Its name; empty for tasks that wait for a worker.
+        tasks: Number of tasks whose lease it holds, by tool.
+        since: When the oldest of them was created.
+        lease_expires_at: The earliest time at which one of its leases lapses unless it is renewed.
+        has_lapsed: Whether one has lapsed already: the process is lost, or cannot reach the store.
+    """
+
+    name: str
+    tasks: dict[str, int]
+    since: datetime
+    lease_expires_at: datetime
+    has_lapsed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was checked.
+
+    Attributes:
+        subject: What was checked.
+        level: `ok`, `warning` or `error`.
+        text: What was found, and what to do about it.
+    """
+
+    subject: str
+    level: Literal["ok", "warning", "error"]
+    text: str
+
+
+class TaskInspector:
+    """Finds, shows and ends tasks. It keeps nothing, and works beside any number of servers.
+
+    It asks for no owner (law L10 is for clients): use it for operators only.
+    """
+
+    def __init__(self, store: TaskStore) -> None:
+        """Make an inspector.
+
+        Args:
+            store: The store of the servers; every bundled one will do.
+
+        Raises:
+            ValueError: The store does not implement `TaskSearch`, or has no message queue of its own.
+        """
+        queue = queue_of(store)
+        if not isinstance(store, TaskSearch) or queue is None:
+            raise ValueError("store must implement TaskSearch and have a message_queue")
+        self._store = store
+        self._search: TaskSearch = store
+        self._queue = queue
+        self._endings = TaskEndings(store, queue)
+
+    def now(self) -> datetime:
+        """Return the time by the store's clock."""
+        return self._store.clock.now()
+
+    async def page(
+        self, wanted: TaskFilter, *, newest_first: bool = True, cursor: str | None = None, limit: int = 50
+    ) -> TaskPage:
+        """Return a page of tasks; see `TaskSearch.search_tasks`."""
+        return await self._search.search_tasks(wanted, newest_first=newest_first, cursor=cursor, limit=limit)
+
+    async def each(self, wanted: TaskFilter, *, newest_first: bool = True) -> AsyncIterator[TaskRecord]:
+        """Yield every task that matches, page by page."""
+        cursor: str | None = None
+        while True:
+            page = await self.page(wanted, newest_first=newest_first, cursor=cursor, limit=_BATCH)
+            for record in page.records:
+                yield record
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    async def counts(self) -> TaskCounts:
+        """Return how many tasks there are by status and tool."""
+        return await self._search.count_tasks()
+
+    async def resolve(self, prefix: str) -> str:
+        """Return the identifier that this is, or that alone begins so.
+
+        Raises:
+            AmbiguousTaskError: More than one task begins so.
+            TaskNotFoundError: No task begins so.
+        """
+        found = (await self.page(TaskFilter(id_prefix=prefix), limit=2)).records
+        if not found:
+            raise TaskNotFoundError(prefix)
+        if len(found) > 1 and all(record.task_id != prefix for record in found):
+            raise AmbiguousTaskError(prefix)
+        return prefix if len(found) > 1 else found[0].task_id
+
+    async def details(self, task_id: str) -> TaskDetails:
+        """Return all there is to see of a task.
+
+        Raises:
+            TaskNotFoundError: There is no such task.
+        """
+        record, questions = await self._view(task_id)
+        steps = dict(await self._store.read_steps(task_id)) if isinstance(self._store, TaskJournal) else {}
+        return TaskDetails(record, questions, await self._search.get_history(task_id), steps)
+
+    async def _view(self, task_id: str) -> tuple[TaskRecord, tuple[QueuedMessage, ...]]:
+        if isinstance(self._store, TaskQuestions):
+            view = await self._store.get_view(task_id)
+            if view is None:
+                raise TaskNotFoundError(task_id)
+            return view.record, view.questions
+        record = await self._store.get_task(task_id)
+        if record is None:
+            raise TaskNotFoundError(task_id)
+        return record, () if is_terminal(record.status) else await self._queue.outstanding(task_id)
+
+    async def follow(self, task_id: str) -> AsyncIterator[TaskRecord]:
+        """Yield a task as it is now, then after each change until it has ended. Changes in between may be skipped.
+
+        Raises:
+            TaskNotFoundError: There is no such task, or it expires or is deleted meanwhile.
+        """
+        record = await self._store.get_task(task_id)
+        if record is None:
+            raise TaskNotFoundError(task_id)
+        yield record
+        while not is_terminal(record.status):
+            record = await self._store.wait_for_update(task_id, after=record.revision)
+            yield record
+
+    async def cancel(self, task_id: str) -> TaskRecord:
+        """End a task as `cancelled`; the process that runs its work stops it (law L9).
+
+        Raises:
+            TaskNotFoundError: There is no such task.
+            InvalidTransitionError: The task has already ended.
+        """
+        outcome = Outcome.cancelled(status_message="Cancelled by an operator")
+        return await self._endings.finish(task_id, outcome, reason="an operator cancelled it")
+
+    async def answer(self, task_id: str, key: str, result: JSONValue) -> bool:
+        """Answer an open question in the client's place.
+
+        Args:
+            task_id: The task that asks.
+            key: The question's key.
+            result: What a client would send: for a form `{"action": "accept", "content": {…}}`.
+
+        Returns:
+            Whether this answer was taken; not if the question was answered or withdrawn before.
+
+        Raises:
+            ProtocolError: The answer is malformed; the question stays open.
+            TaskNotFoundError: There is no such task.
+        """
+        _, questions = await self._view(task_id)
+        question = next((question for question in questions if question.key == key), None)
+        if question is None:
+            return False
+        answer = check_answer(question, result, max_bytes=_LARGEST_ANSWER)
+        return bool(await answer_questions(self._store, self._queue, task_id, {key: answer}))
+
+    async def prune(self, wanted: TaskFilter) -> int:
+        """Delete the ended tasks that match; return how many. Live tasks stay."""
+        ended = TERMINAL_STATUSES if wanted.statuses is None else TERMINAL_STATUSES & wanted.statuses
+        count = 0
+        async for record in self.each(replace(wanted, statuses=frozenset(ended)), newest_first=False):
+            count += await self._store.delete_task(record.task_id)
+        return count
+
+    async def workers(self) -> tuple[WorkerSummary, ...]:
+        """Return the processes that hold leases, the one with the most tasks first."""
+        now = self.now()
+        tasks: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+        since: dict[str, datetime] = {}
+        until: dict[str, datetime] = {}
+        async for record in self.each(_LIVE):
+            if record.lease is not None:
+                name = record.lease.worker
+                tasks[name][record.request.name] += 1
+                since[name] = min(since.get(name, record.task.created_at), record.task.created_at)
+                until[name] = min(until.get(name, record.lease.expires_at), record.lease.expires_at)
+        found = [
+            WorkerSummary(name, dict(by_tool), since[name], until[name], until[name] <= now)
+            for name, by_tool in tasks.items()
+        ]
+        return tuple(sorted(found, key=lambda worker: (-sum(worker.tasks.values()), worker.name)))
+
+    async def diagnose(self) -> tuple[Finding, ...]:
+        """Check what usually goes wrong: the store's answer, clocks, lapsed leases, work that waits too long.
+
+        Raises:
+            StoreError: The store cannot be used at all; the message says why.
+        """
+        began = perf_counter()
+        counts = await self.counts()
+        total = sum(counts.by_status_and_name.values())
+        findings = [Finding("store", "ok", f"answers in {(perf_counter() - began) * 1000:.0f} ms; {total} tasks")]
+        difference = abs(self.now() - datetime.now(timezone.utc))
+        level: Literal["ok", "warning"] = "ok" if difference <= _CLOCK_TOLERANCE else "warning"
+        findings.append(
+            Finding("clock", level, f"this machine and the store differ by {difference.total_seconds():.1f} s")
+        )
+        if isinstance(self._store, TaskLeases):
+            lapsed = await self._store.list_lapsed(limit=_BATCH)
+            held = [record for record in lapsed if record.lease is not None and record.lease.worker]
+            findings.append(
+                Finding(
+                    "leases", "warning", f"{_many(len(held))} of lost workers; a server with their tools takes over"
+                )
+                if held
+                else Finding("leases", "ok", "no worker is lost")
+            )
+            if len(held) < len(lapsed):
+                text = f"{_many(len(lapsed) - len(held))} wait for a worker; is one running that has their tools?"
+                findings.append(Finding("waiting work", "warning", text))
+        return tuple(findings)
+
+
+def _many(count: int) -> str:
+    return f"{'at least ' if count >= _BATCH else ''}{count} task{'' if count == 1 else 's'}"

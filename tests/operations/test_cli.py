@@ -1,0 +1,262 @@
+"""`mcp-tasks`, as people and scripts use it, on every store with a server in another process."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import anyio
+import pytest
+
+from mcp_task_runtime import Outcome, TaskRequest, TaskRuntime, TaskSpec
+from mcp_task_runtime.core.message_queue import QueuedMessage
+from mcp_task_runtime.core.questions import ask_question
+from mcp_task_runtime.core.types import NewTask, Progress
+from mcp_task_runtime.stores.url import BundledTaskStore
+from tests.operations.terminal import PATIENCE, Terminal, mcp_tasks
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Run on one event loop: what is tested here runs in processes of its own."""
+    return "asyncio"
+
+
+FORM = {
+    "type": "object",
+    "properties": {"ok": {"type": "boolean", "title": "Really"}, "note": {"type": "string"}},
+    "required": ["ok"],
+}
+QUESTION = QueuedMessage.request("q1", "elicitation/create", {"message": "Publish it?", "requestedSchema": FORM})
+
+
+async def make(store: BundledTaskStore, task_id: str, tool: str, owner: str | None = None, **arguments: Any) -> None:
+    request = TaskRequest(name=tool, arguments_json=json.dumps(arguments))
+    await store.create_task(NewTask(ttl_ms=3_600_000, task_id=task_id, owner=owner, request=request))
+
+
+async def some_tasks(store: BundledTaskStore) -> None:
+    """Three tasks: one that reports progress, one that asks, one that has ended."""
+    await make(store, "aaa-build", "build", "ada", secret="s3cret")
+    await store.update_task("aaa-build", status_message="half", progress=Progress(1, 2))
+    await make(store, "bbb-ask", "ask", "bob")
+    await store.update_task("bbb-ask", status="input_required")
+    await make(store, "ccc-done", "build", None)
+    await store.finish_task("ccc-done", Outcome.completed({"content": [], "hidden": "s3cret"}))
+
+
+def rows(out: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in out.splitlines()]
+
+
+async def test_list_shows_the_tasks_of_all_owners_the_newest_first(url: str, store: BundledTaskStore) -> None:
+    await some_tasks(store)
+    shown = await mcp_tasks(url, "list")
+    assert shown.code == 0
+    lines = shown.out.splitlines()
+    assert [line.split()[0] for line in lines] == ["ID", "ccc-done", "bbb-ask", "aaa-build"]
+    assert "half" in lines[3]
+    assert "1/2" in lines[3]
+    assert "\x1b" not in shown.out
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        (("--status", "working"), ["aaa-build"]),
+        (("--tool", "build", "--oldest-first"), ["aaa-build", "ccc-done"]),
+        (("--owner", "bob"), ["bbb-ask"]),
+        (("--owner", ""), ["ccc-done"]),
+        (("--id", "bb"), ["bbb-ask"]),
+        (("--text", "HAL"), ["aaa-build"]),
+        (("--older-than", "1h"), []),
+        (("--newer-than", "1h", "--limit", "1"), ["ccc-done"]),
+    ],
+)
+async def test_list_filters_for_scripts(
+    url: str, store: BundledTaskStore, options: tuple[str, ...], found: list[str]
+) -> None:
+    await some_tasks(store)
+    shown = await mcp_tasks(url, "list", "--json", *options)
+    assert (shown.code, [row["taskId"] for row in rows(shown.out)]) == (0, found)
+
+
+async def test_values_are_shown_only_when_asked_for(url: str, store: BundledTaskStore) -> None:
+    await some_tasks(store)
+    for task in ("aaa", "ccc"):
+        for form in ((), ("--json",)):
+            masked = await mcp_tasks(url, "show", task, *form)
+            assert masked.code == 0
+            assert "s3cret" not in masked.out
+            assert "s3cret" in (await mcp_tasks(url, "show", task, "--values", *form)).out
+
+
+async def test_show_tells_what_happened_to_a_task(url: str, store: BundledTaskStore) -> None:
+    await some_tasks(store)
+    (row,) = rows((await mcp_tasks(url, "show", "aaa", "--json")).out)
+    assert [event["kind"] for event in row["history"]] == ["created", "status"]
+    assert row["progress"] == {"progress": 1.0, "total": 2.0}
+
+
+async def test_an_unknown_or_ambiguous_id_is_an_error(url: str, store: BundledTaskStore) -> None:
+    await make(store, "twin-1", "build")
+    await make(store, "twin-2", "build")
+    unknown = await mcp_tasks(url, "show", "nothing")
+    assert (unknown.code, unknown.err) == (1, "Error: Task not found\n")
+    twin = await mcp_tasks(url, "show", "twin")
+    assert twin.code == 1
+    assert "More than one task" in twin.err
+
+
+async def test_cancel_ends_tasks_by_id_and_says_which_it_could_not(url: str, store: BundledTaskStore) -> None:
+    await some_tasks(store)
+    done = await mcp_tasks(url, "cancel", "aaa", "ccc")
+    assert done.code == 1
+    assert done.out == "aaa-build cancelled\n"
+    assert "ccc-done: A task that is 'completed' cannot become 'cancelled'" in done.err
+    record = await store.get_task("aaa-build")
+    assert record is not None
+    assert (record.status, record.task.status_message) == ("cancelled", "Cancelled by an operator")
+
+
+async def test_cancelling_many_asks_first(url: str, store: BundledTaskStore) -> None:
+    await some_tasks(store)
+    refused = await mcp_tasks(url, "cancel", "--tool", "build", stdin="n\n")
+    assert refused.code == 1
+    assert "Cancel 1 task(s)?" in refused.err
+    assert (await mcp_tasks(url, "cancel", "--tool", "build", "--yes", "--json")).code == 0
+    record = await store.get_task("aaa-build")
+    assert record is not None
+    assert record.status == "cancelled"
+    assert (await mcp_tasks(url, "cancel", "--yes")).code == 2  # never all tasks by accident
+
+
+async def test_a_cancel_stops_the_work_in_its_server(url: str, store: BundledTaskStore) -> None:
+    stopped = anyio.Event()
+
+    async def work(_: object) -> dict[str, Any]:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            stopped.set()
+        return {}
+
+    async with TaskRuntime(store) as runtime:
+        record = await runtime.start(work, TaskSpec())
+        assert (await mcp_tasks(url, "cancel", record.task_id)).code == 0
+        with anyio.fail_after(PATIENCE):
+            await stopped.wait()
+
+
+async def test_a_question_is_answered_at_the_terminal(url: str, store: BundledTaskStore) -> None:
+    await make(store, "task", "ask")
+    with anyio.fail_after(PATIENCE * 2):
+        async with anyio.create_task_group() as group:
+            answers: list[Any] = []
+
+            async def ask() -> None:
+                answers.append(await ask_question(store, store.message_queue, "task", QUESTION))
+
+            group.start_soon(ask)
+            await until_it_asks(store, "task")
+            terminal = Terminal(url, "answer", "ta")
+            await terminal.until("accept, decline or cancel")
+            assert "Publish it?" in terminal.shown
+            terminal.press("accept\r")
+            await terminal.until("Really")
+            terminal.press("y\r")
+            await terminal.until("note")
+            terminal.press("\r")
+            assert await terminal.end() == 0
+    assert answers[0].unwrap() == {"action": "accept", "content": {"ok": True}}
+
+
+async def until_it_asks(store: BundledTaskStore, task_id: str) -> None:
+    """Wait until a task has an open question."""
+    record = await store.get_task(task_id)
+    assert record is not None
+    while record.status != "input_required":
+        record = await store.wait_for_update(task_id, after=record.revision)
+
+
+async def test_a_script_answers_with_json(url: str, store: BundledTaskStore) -> None:
+    await make(store, "task", "ask")
+    assert (await mcp_tasks(url, "answer", "task", "--json", "{}")).code == 1  # nothing is open
+    async with anyio.create_task_group() as group:
+        answers: list[Any] = []
+
+        async def ask() -> None:
+            answers.append(await ask_question(store, store.message_queue, "task", QUESTION))
+
+        group.start_soon(ask)
+        await until_it_asks(store, "task")
+        malformed = await mcp_tasks(url, "answer", "task", "--json", '{"action": "accept", "content": {"ok": 7}}')
+        assert malformed.code == 1
+        assert "Invalid answer" in malformed.err
+        assert (await mcp_tasks(url, "answer", "task", "--json", '{"action": "decline"}')).code == 0
+    assert answers[0].unwrap() == {"action": "decline"}
+
+
+async def test_watch_follows_tasks_until_they_have_ended(url: str, store: BundledTaskStore) -> None:
+    await make(store, "task", "build")
+    terminal = Terminal(url, "watch", "ta")
+    await terminal.until("working")
+    await store.update_task("task", status_message="nearly", progress=Progress(9, 10))
+    await terminal.until("nearly")
+    await store.finish_task("task", Outcome.failed("no paper"))
+    assert await terminal.end() == 0
+    assert "no paper" in terminal.shown
+
+
+async def test_prune_deletes_ended_tasks_alone(url: str, store: BundledTaskStore) -> None:
+    await some_tasks(store)
+    assert (await mcp_tasks(url, "prune", "--tool", "build", stdin="n\n")).code == 1
+    done = await mcp_tasks(url, "prune", "--tool", "build", "--yes", "--json")
+    assert (done.code, rows(done.out)) == (0, [{"deleted": 1}])
+    assert await store.get_task("ccc-done") is None
+    assert await store.get_task("aaa-build") is not None
+    assert (await mcp_tasks(url, "prune", "--yes")).code == 2
+
+
+async def test_workers_and_stats_and_doctor_tell_who_runs_what(url: str, store: BundledTaskStore) -> None:
+    request = TaskRequest(name="build")
+    await store.create_task(NewTask(ttl_ms=60_000, request=request, worker="w1", lease_ms=30_000))
+    await store.create_task(NewTask(ttl_ms=60_000, request=request, worker="w1", lease_ms=30_000))
+    healthy = await mcp_tasks(url, "doctor")
+    assert (healthy.code, healthy.out.count("ok")) == (0, 3)
+    await store.create_task(NewTask(ttl_ms=60_000, request=request, worker="lost", lease_ms=1))
+    await store.create_task(NewTask(ttl_ms=60_000, request=request, worker="", lease_ms=1))
+    await anyio.sleep(0.01)  # by the store's own clock
+    found = {row["worker"]: row for row in rows((await mcp_tasks(url, "workers", "--json")).out)}
+    assert found["w1"]["tasks"] == {"build": 2}
+    assert (found["w1"]["hasLapsed"], found["lost"]["hasLapsed"]) == (False, True)
+    assert "(waiting for one)" in (await mcp_tasks(url, "workers")).out
+    (row,) = rows((await mcp_tasks(url, "stats", "--json")).out)
+    assert row["counts"] == [{"status": "working", "tool": "build", "count": 4}]
+    ill = await mcp_tasks(url, "doctor")
+    assert ill.code == 4
+    assert "1 task of lost workers" in ill.out
+    assert "1 task wait" in ill.out
+
+
+async def test_what_a_client_put_into_a_task_is_shown_and_not_obeyed(url: str, store: BundledTaskStore) -> None:
+    hostile = "\x1b]0;owned\x07\x1b[2J[red]x[/red]"
+    await make(store, "task", f"tool {hostile}", f"owner {hostile}")
+    await store.update_task("task", status_message=hostile)
+    for command in ("list", "show task", "stats"):
+        terminal = Terminal(url, *command.split())
+        assert await terminal.end() == 0
+        assert "\x1b]0;" not in terminal.shown
+        assert "\x1b[2J" not in terminal.shown
+        assert "[red]x" in terminal.shown
+
+
+async def test_wrong_usage_and_a_store_that_is_not_there_have_codes_of_their_own() -> None:
+    missing = await mcp_tasks(None, "list")
+    assert missing.code == 2
+    assert "MCP_TASKS_STORE" in missing.err
+    assert (await mcp_tasks("memory://", "list")).code == 2
+    away = await mcp_tasks("sqlite:////nowhere/at/all.db", "list")
+    assert away.code == 3
+    assert "/nowhere/at/all.db" in away.err
+    assert "Traceback" not in away.err
