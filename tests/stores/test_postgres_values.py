@@ -17,9 +17,9 @@ from psycopg.conninfo import make_conninfo
 
 from mcp_task_runtime.core.json import load_json
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
-from mcp_task_runtime.core.types import Fence, NewTask, Outcome, Progress, TaskFilter, TaskRecord, TaskRequest
+from mcp_task_runtime.core.types import Fence, NewTask, Outcome, Progress, Task, TaskFilter, TaskRecord, TaskRequest
 from mcp_task_runtime.errors import InvalidCursorError, RevisionConflictError, StoreError
-from mcp_task_runtime.stores.postgres import PostgresTaskStore
+from mcp_task_runtime.stores.postgres import PostgresTaskStore, _rows
 from tests.stores.postgres_server import PostgresServer
 
 Open: TypeAlias = Callable[..., PostgresTaskStore]
@@ -160,6 +160,10 @@ JSONS = [
 ]
 
 
+def has_surrogates(text: str) -> bool:
+    return text != text.encode("utf-8", "ignore").decode()
+
+
 async def through(write: Callable[[], Awaitable[Any]], read: Callable[[], Awaitable[Any]], expected: Any) -> bool:
     """Write a value that is then read back, or refused with nothing changed; return whether it was taken."""
     before = await read()
@@ -196,7 +200,7 @@ async def test_text_is_given_back_or_refused_by_every_door(make: Open, text: str
             assert (await store.list_tasks(owner=text)).records == (found,)
             assert (await store.search_tasks(TaskFilter(id_prefix=text, names=frozenset({text})))).records
         say = partial(store.update_task, "a", status_message=text)
-        assert await through(say, partial(of, lambda r: r.task.status_message), text) or not text.isascii()
+        assert await through(say, partial(of, lambda r: r.task.status_message), text) is not has_surrogates(text)
         await through(
             partial(store.update_task, "a", progress=Progress(1, None, text)),
             partial(of, lambda r: r.progress),
@@ -359,14 +363,23 @@ async def test_a_cursor_shows_nothing_of_the_tasks_of_others_and_is_good_in_ever
                     await other.list_tasks(owner=owner, cursor=page.next_cursor)
 
 
-async def test_an_unknown_task_costs_one_read_as_a_foreign_one_does(make: Open) -> None:
+async def test_an_unknown_task_costs_what_a_foreign_one_does(make: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One read each, and as many records decoded."""
+    decoded: list[str] = []
+
+    def decode(task_id: str, *values: Any) -> Task:
+        decoded.append(task_id)
+        return Task(task_id, *values)
+
+    monkeypatch.setattr(_rows, "Task", decode)
     async with make() as store:
         await store.create_task(NewTask(ttl_ms=None, task_id="foreign", owner="other"))
         costs = []
         for task_id in ("foreign", "unknown"):
+            decoded.clear()
             before = store.statistics()
             await store.get_task(task_id)
             await store.get_view(task_id)
             after = store.statistics()
-            costs.append((after.reads - before.reads, after.writes - before.writes))
-        assert costs[0] == costs[1] == (2, 0)
+            costs.append((after.reads - before.reads, after.writes - before.writes, len(decoded)))
+        assert costs[0] == costs[1] == (2, 0, 2)

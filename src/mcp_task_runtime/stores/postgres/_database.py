@@ -61,7 +61,7 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_RELATIONS: Final = ("tasks", "messages", "steps", "secrets", "schema_migrations", "drop_mailbox")
+_RELATIONS: Final = ("tasks", "messages", "steps", "secrets", "schema_migrations", "drop_belongings")
 
 _RETRY_SECONDS: Final = 0.1
 _RECONNECT_SECONDS: Final = 0.25

@@ -38,8 +38,8 @@ the task's mailbox:
 - `queued`: whether the message is in the queue
 - `answer_type`, `answer` (JSON): the `Answer`, once there is one
 
-`drop_mailbox`: a function that deletes a mailbox. Called by the statement that ends a task, it sees questions
-that were asked while that statement waited for the task; the statement itself does not.
+`drop_belongings`: a function that deletes the steps and the mailbox of a task. Called by the statement that ends the
+task, it sees questions that were asked while that statement waited for the task; the statement itself does not.
 
 `steps`, one row for each recorded step of a task: `position`, `task_id`, `key` and `value` (JSON).
 
@@ -124,8 +124,10 @@ MIGRATIONS: Final = (
         value json NOT NULL,
         PRIMARY KEY (task_id, key)
     );
-    CREATE FUNCTION {{drop_mailbox}}(text) RETURNS bigint LANGUAGE sql VOLATILE AS
-        $drop$ WITH gone AS (DELETE FROM {{messages}} WHERE mailbox = $1 RETURNING 1) SELECT count(*) FROM gone $drop$;
+    CREATE FUNCTION {{drop_belongings}}(text) RETURNS void LANGUAGE sql VOLATILE AS $drop$
+        DELETE FROM {{steps}} WHERE task_id = $1;
+        DELETE FROM {{messages}} WHERE mailbox = $1;
+    $drop$;
     CREATE TABLE {{secrets}} (name text PRIMARY KEY, value bytea NOT NULL);
     INSERT INTO {{secrets}} VALUES ('cursors', uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()));
     """,

@@ -201,7 +201,7 @@ FINISH: Final = (
     + _ALIVE
     + " RETURNING "
     + _COLUMNS
-    + ", {drop_mailbox}(task_id), CASE WHEN "
+    + ", {drop_belongings}(task_id), CASE WHEN "
     + _OTHERS_WATCH
     + " THEN "
     + _NOTIFY_GONE
@@ -216,7 +216,7 @@ WATCH: Final = (
 DELETE: Final = (
     "DELETE FROM {tasks} WHERE task_id = %(task_id)s AND "
     + _ALIVE
-    + " RETURNING {drop_mailbox}(task_id), "
+    + " RETURNING {drop_belongings}(task_id), "
     + _NOTIFY_GONE
 )
 
@@ -240,7 +240,7 @@ DROP_LEASES: Final = (
         lease_worker = CASE WHEN %(lapse)s THEN lease_worker END,
         lease_attempt = CASE WHEN %(lapse)s THEN lease_attempt END,
         events = """
-    + _with_event("'released'")
+    + _with_event("'released ' || %(event)s::text || '#' || lease_attempt::text")
     + """
     WHERE task_id = ANY(%(task_ids)s) AND lease_worker = %(worker)s AND """
     + _ALIVE
@@ -264,7 +264,8 @@ CLAIM: Final = (
             ELSE watchers || %(watcher)s::bigint END,
         events = """
     + _with_event(
-        "CASE WHEN %(worker)s::text = '' THEN 'released' ELSE %(event)s::text || '#' || (lease_attempt + 1)::text END"
+        "CASE WHEN %(worker)s::text = '' THEN 'released #' || lease_attempt::text"
+        " ELSE 'claimed ' || %(event)s::text || '#' || (lease_attempt + 1)::text END"
     )
     + ","
     + _CHANGED
@@ -389,10 +390,9 @@ ANSWER: Final = (
     + " AND key = %(key)s AND answer_type IS NULL RETURNING pg_notify({channel}, 'a:' || mailbox)"
 )
 
-CLEAR: Final = (
-    "SELECT {drop_mailbox}(%(task_id)s::text),"
-    " pg_notify({channel}, 'c' || pg_current_xact_id()::text || ':' || %(task_id)s::text)"
-)
+CLEAR: Final = """
+    WITH gone AS (DELETE FROM {messages} WHERE mailbox = %(task_id)s)
+    SELECT pg_notify({channel}, 'c' || pg_current_xact_id()::text || ':' || %(task_id)s::text)"""
 
 LOOK_FOR_ANSWER: Final = """
     SELECT m.answer_type, m.answer::text, t.expires_at, coalesce(t.watchers @> ARRAY[%(watcher)s]::bigint[], true)

@@ -13,7 +13,15 @@ from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
 from mcp_task_runtime.errors import TaskNotFoundError
 from mcp_task_runtime.stores.postgres import _statements as statements
 from mcp_task_runtime.stores.postgres._database import Attempt, Database, DatabaseUser, NotYet, RetryError
-from mcp_task_runtime.stores.postgres._rows import answer_of, message_of, to_key, to_object, to_payload, to_text
+from mcp_task_runtime.stores.postgres._rows import (
+    answer_of,
+    message_of,
+    to_key,
+    to_object,
+    to_payload,
+    to_stored,
+    to_text,
+)
 
 __all__ = ["PostgresTaskMessageQueue", "message_parameters", "watch"]
 
@@ -174,7 +182,7 @@ def message_parameters(message: QueuedMessage) -> dict[str, Any]:
     """
     return {
         "key": None if message.key is None else to_key("key", message.key),
-        "method": to_text(message.method),
+        "method": to_stored("method", message.method),
         "params": to_object("params_json", message.params_json),
     }
 

@@ -29,13 +29,15 @@ from mcp_task_runtime.core.types import (
 )
 from mcp_task_runtime.core.views import TaskView
 from mcp_task_runtime.errors import InvalidCursorError, TaskExistsError, TaskNotFoundError
-from mcp_task_runtime.stores._cursor import owner_scope
+from mcp_task_runtime.stores._cursor import owner_scope, search_scope
+from mcp_task_runtime.stores._storable import check_duration
 from mcp_task_runtime.stores.postgres import _statements as statements
 from mcp_task_runtime.stores.postgres._database import Attempt, Database, DatabaseUser, NotYet, RetryError
 from mcp_task_runtime.stores.postgres._rows import (
     COLUMNS,
     DamagedRowError,
     create_parameters,
+    decode_nothing,
     event,
     event_of,
     fence_parameters,
@@ -44,12 +46,12 @@ from mcp_task_runtime.stores.postgres._rows import (
     record_of,
     sources,
     to_bigint,
-    to_duration,
     to_json,
     to_key,
     to_object,
     to_payload,
     to_progress,
+    to_stored,
     to_text,
     utc,
 )
@@ -123,7 +125,7 @@ class PostgresTaskStore(DatabaseUser):
         """Create a task; see `TaskStore.create_task`.
 
         Raises:
-            ValueError: `task_id` or `owner` is longer than 1024 bytes, a duration is longer than 100 years, or
+            ValueError: `task_id` or `owner` is longer than 1024 bytes, a duration is longer than 250 years, or
                 something could not be read back.
         """
         if new.task_id is None:
@@ -166,16 +168,16 @@ class PostgresTaskStore(DatabaseUser):
         """Change a live task; see `TaskStore.update_task`.
 
         Raises:
-            ValueError: `ttl_ms` is longer than 100 years, or `progress` could not be read back.
+            ValueError: `ttl_ms` is longer than 250 years, or `progress` could not be read back.
         """
-        says = status is not None or status_message is not None
+        check_duration("ttl_ms", ttl_ms)
         parameters = {
             "status": status,
-            "status_message": to_text(status_message),
+            "status_message": to_stored("status_message", status_message),
             "progress": None if progress is None else to_progress(progress),
-            "ttl_ms": None if ttl_ms is None else to_duration("ttl_ms", ttl_ms),
+            "ttl_ms": ttl_ms,
             "if_revision": None if if_revision is None else to_bigint(if_revision),
-            "event": event("status", status_message) if says else None,
+            "event": None if status_message is None else event("status", status_message),
             "sources": "{}" if status in TERMINAL_STATUSES else sources(status),
             **fence_parameters(fence),
         }
@@ -200,7 +202,7 @@ class PostgresTaskStore(DatabaseUser):
             raise ValueError("outcome must have a payload unless the task was cancelled")
         parameters = {
             "status": outcome.status,
-            "status_message": to_text(outcome.status_message),
+            "status_message": to_stored("status_message", outcome.status_message),
             "outcome": None if payload is None else to_object("outcome", payload),
             "event": event(outcome.status, outcome.status_message),
             "sources": sources(outcome.status),
@@ -257,11 +259,12 @@ class PostgresTaskStore(DatabaseUser):
     # --- TaskLeases ---
 
     async def renew_leases(self, worker: str, task_ids: Collection[str], *, lease_ms: int) -> frozenset[str]:
-        """Extend leases of a worker; see `TaskLeases.renew_leases`."""
+        """Reset the expiry of a worker's leases; see `TaskLeases.renew_leases`."""
+        check_duration("lease_ms", lease_ms)
         parameters = {
             "worker": to_text(worker),
             "task_ids": [to_text(task_id) for task_id in task_ids],
-            "lease_ms": to_duration("lease_ms", lease_ms),
+            "lease_ms": lease_ms,
         }
         rows = await self._database.write(
             lambda attempt: attempt.execute(statements.RENEW_LEASES, parameters).fetchall()
@@ -274,6 +277,7 @@ class PostgresTaskStore(DatabaseUser):
             "worker": to_text(worker),
             "task_ids": [to_text(task_id) for task_id in task_ids],
             "lapse": lapse,
+            "event": to_text(worker[:_LONGEST_WORKER]),
         }
         await self._database.write(lambda attempt: attempt.execute(statements.DROP_LEASES, parameters))
 
@@ -297,11 +301,12 @@ class PostgresTaskStore(DatabaseUser):
 
     async def claim_task(self, task_id: str, *, worker: str, lease_ms: int) -> TaskRecord | None:
         """Take over a live task whose lease has lapsed or is held by no process; see `TaskLeases.claim_task`."""
+        check_duration("lease_ms", lease_ms)
         parameters = {
             "task_id": to_text(task_id),
-            "worker": to_text(worker),
-            "lease_ms": to_duration("lease_ms", lease_ms),
-            "event": event("claimed", worker[:_LONGEST_WORKER]),
+            "worker": to_stored("worker", worker),
+            "lease_ms": lease_ms,
+            "event": to_text(worker[:_LONGEST_WORKER]),
             "operation": _new_operation(),
             "watcher": self._database.watcher,
         }
@@ -389,7 +394,10 @@ class PostgresTaskStore(DatabaseUser):
 
         def read(attempt: Attempt) -> TaskView | None:
             row = attempt.fetch(statements.GET_VIEW, {"task_id": to_text(task_id)})
-            return None if row is None else TaskView(record_of(row), tuple(map(message_of, row[COLUMNS])))
+            if row is None:
+                decode_nothing()
+                return None
+            return TaskView(record_of(row), tuple(map(message_of, row[COLUMNS])))
 
         return await self._database.read(read)
 
@@ -434,18 +442,9 @@ class PostgresTaskStore(DatabaseUser):
     ) -> TaskPage:
         """Return a page of the tasks that match; see `TaskSearch.search_tasks`."""
         statement, parameters = statements.search_statement(wanted, newest_first=newest_first)
-        scope = repr(
-            (
-                newest_first,
-                *map(_sorted, (wanted.statuses, wanted.names, wanted.owners)),
-                wanted.id_prefix,
-                wanted.text,
-                wanted.created_after,
-                wanted.created_before,
-            )
-        ).encode("utf-8", "backslashreplace")
+        scope = search_scope(wanted, newest_first=newest_first)
         begin = _LARGEST_POSITION if newest_first else 0
-        return await self._page(statement, parameters, b"?" + scope, cursor, limit, position="position", begin=begin)
+        return await self._page(statement, parameters, scope, cursor, limit, position="position", begin=begin)
 
     async def count_tasks(self) -> TaskCounts:
         """Return how many tasks there are; see `TaskSearch.count_tasks`. Its cost is linear in their number."""
@@ -532,7 +531,10 @@ def _changed_row(attempt: Attempt, statement: str, parameters: dict[str, Any]) -
 
 def _get(task_id: str, attempt: Attempt) -> TaskRecord | None:
     row = attempt.fetch(statements.GET, {"task_id": to_text(task_id)})
-    return None if row is None else record_of(row)
+    if row is None:
+        decode_nothing()
+        return None
+    return record_of(row)
 
 
 def _live_record(task_id: str, attempt: Attempt, apply: Callable[[TaskRecord], TaskRecord]) -> TaskRecord:
@@ -552,7 +554,3 @@ def _checked_limit(limit: int) -> int:
     if limit < 1:
         raise ValueError("limit must be at least 1")
     return min(limit, _LARGEST_PAGE)
-
-
-def _sorted(values: Collection[str | None] | None) -> list[str | None] | None:
-    return None if values is None else sorted(values, key=lambda value: (value is not None, value or ""))
