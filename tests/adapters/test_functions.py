@@ -73,7 +73,7 @@ async def test_a_function_without_a_context_is_called_without_one() -> None:
 async def test_every_kind_of_callable_gets_its_context(function: Callable[..., Any]) -> None:
     context = await make_context()
     arguments = {} if isinstance(function, functools.partial) else {"topic": "x"}
-    result = await ToolFunction(function).call(arguments, context)
+    result = await ToolFunction(function, "report").call(arguments, context)
     assert context.task_id in (result if isinstance(result, list) else result.removeprefix("x"))
 
 
@@ -186,3 +186,52 @@ async def test_a_tool_that_shows_its_context_to_clients_says_which_decorator_it_
     arguments = create_model("Arguments", __config__={"arbitrary_types_allowed": True}, task=(ServerTaskContext, ...))
     with pytest.raises(TypeError, match=r"@tasks\.tool\(\), or @tasks\.task\(\) between"):
         arguments.model_json_schema()
+
+
+def test_the_context_may_be_imported_for_type_checkers_alone() -> None:
+    code = """
+from __future__ import annotations
+from typing import TYPE_CHECKING
+if TYPE_CHECKING:
+    from mcp_task_runtime import ServerTaskContext
+    from elsewhere import Unknown
+
+async def good(topic: str, task: ServerTaskContext) -> str: ...
+async def bad(topic: Unknown, task: ServerTaskContext) -> str: ...
+"""
+    module: dict[str, Any] = {"__name__": "lazy"}
+    exec(compile(code, "lazy", "exec"), module)
+    assert list(inspect.signature(ToolFunction(module["good"]).disguise(body)).parameters) == ["topic"]
+    with pytest.raises(TypeError, match=r"bad cannot be resolved: name 'Unknown'.*outside `if TYPE_CHECKING:`"):
+        ToolFunction(module["bad"])
+
+
+async def streams(topic: str) -> Any:
+    yield topic
+
+
+def yields(topic: str) -> Any:
+    yield topic
+
+
+@pytest.mark.parametrize("function", [streams, yields, functools.partial(streams, "x")])
+def test_a_generator_is_refused_with_what_to_do_instead(function: Callable[..., Any]) -> None:
+    with pytest.raises(TypeError, match=r"(streams|yields) is a generator.*return a list.*update_status"):
+        ToolFunction(function)
+
+
+def test_a_partial_has_the_name_and_the_documentation_of_its_function() -> None:
+    wrapper = ToolFunction(functools.partial(report, count=2)).disguise(body)
+    assert (wrapper.__name__, wrapper.__doc__) == ("report", "Write a report.")
+    assert list(inspect.signature(wrapper).parameters) == ["topic", "count"]
+
+
+def test_an_object_without_a_name_needs_one() -> None:
+    with pytest.raises(TypeError, match="Reporter objects have no name: write name="):
+        ToolFunction(Reporter())
+    assert ToolFunction(Reporter(), "report").disguise(body).__name__ == "report"
+
+
+@pytest.mark.parametrize(("rename", "name"), [(True, "other"), (False, "report")])
+def test_a_body_has_the_given_name_where_the_sdk_asks_it_for_one(rename: bool, name: str) -> None:
+    assert ToolFunction(report, "other").disguise(body, rename=rename).__name__ == name

@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio
 import anyio.from_thread
+import anyio.lowlevel
 import mcp_types as types
 import pytest
 from mcp import Client
@@ -213,6 +214,70 @@ async def test_many_blocked_plain_functions_leave_threads_to_everybody_else() ->
                 assert text_of(await task.wait()) == "done"
     finally:
         go_on.set()
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+async def test_a_blocking_tool_holds_up_no_other_request(mode: Any) -> None:
+    go_on = threading.Event()
+
+    async def block(task: ServerTaskContext) -> str:
+        await task.update_status("blocking")
+        go_on.wait(PATIENCE)
+        answer = await task.elicit("Publish it?", Publish)
+        return answer.action
+
+    mcp, _ = server_with(block, blocking=True)
+    tasks = TasksClient()
+    try:
+        async with connected(mcp, tasks, mode=mode, elicitation_callback=publish) as client:
+            task = await start(tasks, client, "block")
+            while (await task.get()).status_message != "blocking":
+                await anyio.lowlevel.checkpoint()
+            assert (await task.get()).status == "working"
+            go_on.set()
+            assert text_of(await task.wait()) == "accept"
+    finally:
+        go_on.set()
+
+
+def test_a_blocking_tool_cannot_take_what_belongs_to_the_servers_event_loop() -> None:
+    async def both(ctx: Context, task: ServerTaskContext) -> str:
+        raise AssertionError
+
+    with pytest.raises(TypeError, match="both cannot block and use the SDK's context"):
+        server_with(both, blocking=True)
+    with pytest.raises(ValueError, match=r"blocking=True needs @tasks\.tool"):
+        Tasks().adopt("x", blocking=True)
+
+
+# Names that stand in one decorator and not in the other
+
+
+async def test_a_name_that_tasks_task_alone_was_given_is_the_tools_name() -> None:
+    mcp, tasks = server_with()
+    mcp.tool()(tasks.task(name="renamed")(quick))
+    async with connected(mcp, mode="legacy") as client:
+        (tool,) = (await client.list_tools()).tools
+        assert tool.name == "renamed"
+        assert tool.execution is not None
+
+
+async def test_a_name_that_the_sdks_decorator_alone_was_given_works_and_is_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    mcp, tasks = server_with()
+    mcp.tool(name="renamed")(tasks.task()(quick))
+    tasks_client = TasksClient()
+    async with connected(mcp, tasks_client) as client:
+        task = await start(tasks_client, client, "renamed")
+        assert text_of(await task.wait()) == "quick"
+    async with connected(mcp, mode="legacy") as client:
+        for _ in range(2):
+            (tool,) = (await client.list_tools()).tools
+            assert tool.execution is not None, "it was seen in a call"
+    warnings = [record.getMessage() for record in caplog.records if "tasks.task(name=...)" in record.getMessage()]
+    assert len(warnings) == 1
+    assert "'quick'" in warnings[0]
 
 
 # Clients that take no tasks

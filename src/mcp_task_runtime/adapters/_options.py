@@ -20,6 +20,7 @@ class TaskOptionsDict(TypedDict, total=False):
     promote_after: float | None
     model_immediate_response: str | None
     rerunnable: bool
+    blocking: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +40,9 @@ class TaskOptions:
         rerunnable: Whether the work may run again, with the same arguments, when the process that ran it is lost; any
             process of the same server that shares the store does it. A question with the same method and params then
             gets the answer it got before. If not, the task fails.
+        blocking: Whether the work may block, with `time.sleep` in an `async def` for example. It then runs in a thread
+            with an event loop of its own, where its `ServerTaskContext` works and the SDK's own context does not.
+            Without this, such work holds up every other request of the process.
 
     Raises:
         ValueError: A number is out of range; the message names it.
@@ -50,6 +54,7 @@ class TaskOptions:
     promote_after: float | None = None
     model_immediate_response: str | None = None
     rerunnable: bool = False
+    blocking: bool = False
 
     def __post_init__(self) -> None:
         if self.ttl_ms is not None and self.ttl_ms < 1:

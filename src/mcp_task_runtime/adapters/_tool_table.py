@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from mcp_task_runtime.adapters._options import TaskOptions
@@ -10,6 +11,8 @@ from mcp_task_runtime.core.json import JSONObject, JSONValue
 from mcp_task_runtime.wire.v2025_11_25 import TaskSupport
 
 __all__ = ["DeclaredTool", "ToolTable"]
+
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +25,7 @@ class DeclaredTool:
         advertise: Whether clients of protocol 2025-11-25 see its mode in `tools/list`.
 
     Raises:
-        ValueError: It must be called as a task, and clients cannot see that.
+        ValueError: It must be called as a task, and clients cannot see that; or an adopted tool is to run in a thread.
     """
 
     options: TaskOptions
@@ -32,6 +35,10 @@ class DeclaredTool:
     def __post_init__(self) -> None:
         if self.options.required and not self.advertise:
             raise ValueError("required=True needs advertise=True: clients must see that they have to ask for a task")
+        if self.options.blocking and self.is_adopted:
+            raise ValueError(
+                "blocking=True needs @tasks.tool() or @tasks.task(): an adopted tool runs in its server's event loop"
+            )
 
     @property
     def support(self) -> TaskSupport:
@@ -45,6 +52,7 @@ class ToolTable:
     def __init__(self) -> None:
         self._tools: dict[str, DeclaredTool] = {}
         self._rest: DeclaredTool | None = None
+        self._missed: set[str] = set()
 
     def declare(self, name: str, tool: DeclaredTool) -> None:
         """Note that a tool runs as a task; a later declaration of the same name replaces an earlier one."""
@@ -71,6 +79,21 @@ class ToolTable:
     def show(self, tools: list[JSONObject]) -> list[JSONObject]:
         """Return tools with `execution.taskSupport` where it was declared here; others stay as they are."""
         return [self._shown(tool) for tool in tools]
+
+    def warn_of_missing(self, listed: Iterable[str]) -> None:
+        """Log once which tools were declared that the server does not have.
+
+        Args:
+            listed: All tools of the server.
+        """
+        missing = self._tools.keys() - set(listed) - self._missed
+        self._missed |= missing
+        for name in sorted(missing):
+            logger.warning(
+                "The tool %r was declared to run as a task, and the server does not list it. Where the SDK's decorator "
+                "gives it another name, write that name in tasks.task(name=...), too",
+                name,
+            )
 
     def _shown(self, tool: JSONObject) -> JSONObject:
         execution: JSONValue = tool.get("execution") or {}

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal, TypeVar, cast
 from typing_extensions import Self, Unpack
 
 from mcp_task_runtime.adapters._options import TaskOptions, TaskOptionsDict
+from mcp_task_runtime.adapters._own_loop import in_own_loop
 from mcp_task_runtime.adapters._tool_calls import TaskCall, ToolCall, calling, current_call
 from mcp_task_runtime.adapters._tool_table import DeclaredTool, ToolTable
 from mcp_task_runtime.adapters.host import RuntimeHost
@@ -51,6 +52,9 @@ class BaseTasks(ABC):
 
     _deliberate_errors: ClassVar[tuple[type[Exception], ...]]
     """The SDK's errors whose text is meant for clients; the first one is for tools in general."""
+
+    _sdk_context: ClassVar[type]
+    """The class of the context that the SDK gives to tools."""
 
     def __init__(
         self,
@@ -123,10 +127,10 @@ class BaseTasks(ABC):
             "structured_output": structured_output,
         }
         sdk_options = {key: value for key, value in given.items() if value is not None}
-        decorate = self.task(name=name, **options)
+        declared = DeclaredTool(TaskOptions(**options))
 
         def register(function: FunctionT) -> FunctionT:
-            add_tool(decorate(function), name=name, **sdk_options)
+            add_tool(self._task_body(ToolFunction(function, name), declared, rename=False), name=name, **sdk_options)
             return function
 
         return register
@@ -140,7 +144,7 @@ class BaseTasks(ABC):
         cancelled, but Python cannot stop a thread, and a process waits for its threads when it exits.
 
         Args:
-            name: The tool's name, where `mcp.tool()` gives it another than the function's.
+            name: The tool's name; the function's when `None`. A name that `mcp.tool()` gives must be given here, too.
             **options: How its calls become tasks; see `TaskOptions`.
 
         Raises:
@@ -149,18 +153,25 @@ class BaseTasks(ABC):
         declared = DeclaredTool(TaskOptions(**options))
 
         def decorate(function: FunctionT) -> FunctionT:
-            return cast(FunctionT, self._task_body(function, name or function.__name__, declared))
+            return cast(FunctionT, self._task_body(ToolFunction(function, name), declared, rename=True))
 
         return decorate
 
-    def _task_body(self, function: Callable[..., Any], name: str, declared: DeclaredTool) -> Callable[..., Any]:
-        tool = ToolFunction(function)
-        self._declare(name, declared)
+    def _task_body(self, tool: ToolFunction, declared: DeclaredTool, *, rename: bool) -> Callable[..., Any]:
+        if declared.options.blocking and tool.takes(self._sdk_context):
+            raise TypeError(
+                f"{tool.name} cannot block and use the SDK's context, which belongs to the server's event loop; take a "
+                "ServerTaskContext"
+            )
+        self._declare(tool.name, declared)
 
         async def body(**arguments: Any) -> Any:
+            call = current_call(self.runtime)
+            if call is not None and self._tools.get(call.name) is None:  # the SDK's decorator gave it another name
+                self._declare(call.name, declared)
             return await self._run(functools.partial(tool.call, arguments), declared.options)
 
-        return tool.disguise(body)
+        return tool.disguise(body, rename=rename)
 
     def _declare(self, name: str, declared: DeclaredTool) -> None:
         self._tools.declare(name, declared)
@@ -220,6 +231,8 @@ class BaseTasks(ABC):
             raise RuntimeError("run() works in a tool call of the server that these Tasks are installed in")
         if options.rerunnable:
             self.runtime.rerun_with(call.name, self._rerun)
+        if options.blocking:
+            work = functools.partial(in_own_loop, work)
         with self._raising(call), self._masking():
             return await call.run(work, options)
 

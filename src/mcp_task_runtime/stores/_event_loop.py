@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
-__all__ = ["start_background_task"]
+__all__ = ["call_from_any_thread", "current_backend", "start_background_task"]
 
 _background_tasks: set[asyncio.Task[None]] = set()
 """asyncio itself keeps only weak references to tasks."""
@@ -31,3 +32,38 @@ def start_background_task(function: Callable[[], Awaitable[None]]) -> None:
     task = loop.create_task(run())
     _background_tasks.add(task)
     task.add_done_callback(_background_tasks.discard)
+
+
+def current_backend() -> str:
+    """Return the name of the event loop that runs, as `anyio.run` takes it."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return "trio"
+    return "asyncio"
+
+
+def call_from_any_thread() -> Callable[[Callable[[], object]], None]:
+    """Return a function that calls another one soon in the event loop that runs now.
+
+    It may be called from any thread, in the order of the calls, and does not wait. It does nothing once that event
+    loop has ended.
+    """
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        import trio
+
+        token = trio.lowlevel.current_trio_token()
+
+        def call_in_trio(function: Callable[[], object]) -> None:
+            with suppress(trio.RunFinishedError):
+                token.run_sync_soon(function)
+
+        return call_in_trio
+
+    def call_in_asyncio(function: Callable[[], object]) -> None:
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(function)
+
+    return call_in_asyncio

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias, cast
 
 try:
     from mcp import types
+    from mcp.server.fastmcp import Context as SDKContext
     from mcp.server.fastmcp import FastMCP
 except ImportError as _error:
     raise ImportError(
@@ -78,6 +79,7 @@ class Tasks(BaseTasks):
     """
 
     _deliberate_errors = (ToolError, McpError)
+    _sdk_context = SDKContext
 
     def __init__(
         self,
@@ -213,7 +215,10 @@ class Tasks(BaseTasks):
     async def _serve_tools(self, request: types.ListToolsRequest | None) -> types.ServerResult:
         assert self._list_tools is not None
         result = await self._list_tools(request)
-        for tool in cast(types.ListToolsResult, result.root).tools:
+        page = cast(types.ListToolsResult, result.root)
+        if page.nextCursor is None and (request is None or request.params is None or request.params.cursor is None):
+            self._tools.warn_of_missing(tool.name for tool in page.tools)
+        for tool in page.tools:
             own = None if tool.execution is None else tool.execution.taskSupport
             support = self._tools.shown_support(tool.name, own)
             if support is not None:

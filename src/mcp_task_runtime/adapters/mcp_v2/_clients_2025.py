@@ -99,7 +99,10 @@ class Clients2025:
 
     async def _list_tools(self, ctx: Context, call_next: CallNext) -> JSONObject:
         result = await _as_object(call_next(ctx))
-        result["tools"] = self._tools.show(result.get("tools", []))
+        tools = result.get("tools", [])
+        if result.get("nextCursor") is None and "cursor" not in (ctx.params or {}):  # it has no other page
+            self._tools.warn_of_missing(tool["name"] for tool in tools)
+        result["tools"] = self._tools.show(tools)
         return result
 
     async def _support_of(self, name: str, ctx: Context, call_next: CallNext) -> wire.TaskSupport:

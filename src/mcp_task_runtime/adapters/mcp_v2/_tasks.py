@@ -18,6 +18,7 @@ except ImportError as _error:
 from mcp.server.extension import Extension, MethodBinding, compose_tool_call_handler
 from mcp.server.lowlevel import Server
 from mcp.server.lowlevel.server import lifespan as sdk_default_lifespan
+from mcp.server.mcpserver import Context as SDKContext
 from mcp.server.mcpserver import MCPServer, authenticated_principal
 from mcp.server.mcpserver.exceptions import ResourceError, ToolError
 from mcp.shared.exceptions import MCPError
@@ -72,6 +73,7 @@ class Tasks(BaseTasks, Extension):
     identifier: ClassVar[str] = wire_2026.EXTENSION_ID  # type: ignore[misc]  # the base declares it without ClassVar
 
     _deliberate_errors = (ToolError, MCPError, ResourceError)
+    _sdk_context = SDKContext
 
     def __init__(
         self,
