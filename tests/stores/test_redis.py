@@ -70,7 +70,9 @@ from tests.stores.redis_server import (
     running_server,
 )
 
-CAPABILITIES: tuple[Capability, ...] = ("durable", "listing", "mailbox", "shared")
+CAPABILITIES: tuple[Capability, ...] = (
+    *("durable", "fences", "journal", "leases", "listing", "mailbox", "questions", "search", "shared"),
+)
 
 
 @pytest.fixture(scope="session")
@@ -669,7 +671,9 @@ async def test_what_could_not_be_read_back_is_refused_and_changes_nothing(
             lambda: store.update_task("T", progress=Progress(1, None, LONE)),
             lambda: store.update_task("T", progress=Progress(float("nan"))),
             lambda: store.update_task("T", progress=Progress(1, float("inf"))),
-            lambda: store.update_task("T", progress=Progress(10**400)),
+            lambda: store.update_task("T", progress=Progress(10**5_000)),
+            lambda: store.update_task("T", ttl_ms=10**15),
+            lambda: store.claim_task("T", worker="v", lease_ms=10**15),
             lambda: store.finish_task("T", Outcome("cancelled", None, LONE)),
             lambda: store.claim_task("T", worker=LONE, lease_ms=1),
             lambda: store.ask("T", QueuedMessage("request", LONE, "{}", "x")),
@@ -1767,6 +1771,66 @@ async def test_leases_work_on_a_cluster(on_cluster: ClusterOpener, clock: FakeCl
         with pytest.raises(TaskExistsError):
             await store.create_task(NewTask(ttl_ms=None, task_id=ids[0], owner="eve"))
         assert (await store.list_tasks(owner="eve")).records == ()
+
+
+async def test_questions_steps_and_the_history_work_on_a_cluster(on_cluster: ClusterOpener, clock: FakeClock) -> None:
+    async with on_cluster.backend(clock, f"abilities_{token_hex(4)}") as backend:
+        store = backend.store
+        assert isinstance(store, RedisTaskStore)
+        record = await store.create_task(NewTask(ttl_ms=60_000, worker="a", owner="ada"))
+        assert record.lease is not None
+        task_id, fence = record.task_id, record.lease.fence
+        asked = await store.ask(task_id, QUESTION, fence=fence)
+        assert asked is not None
+        assert asked.status == "input_required"
+        view = await store.get_view(task_id)
+        assert view is not None
+        assert view.questions == (QUESTION,)
+        assert await store.answer_all(task_id, {"k": YES}) == {"k"}
+        assert await store.message_queue.wait_for_answer(task_id, "k") == YES
+        assert await store.record_step(task_id, "s", "1", fence=fence) == "1"
+        assert await store.read_steps(task_id) == {"s": "1"}
+        with pytest.raises(LeaseLostError):
+            await store.update_task(task_id, status_message="late", fence=Fence("b", 1))
+        longer = await store.update_task(task_id, ttl_ms=120_000, status_message="on", fence=fence)
+        clock.advance(61)
+        assert (await store.list_tasks(owner="ada")).records == (longer,)
+        assert await store.list_lapsed() == (longer,)
+        await store.finish_task(task_id, DONE, fence=fence)
+        kinds = [event.kind for event in await store.get_history(task_id)]
+        assert kinds == ["created", "asked", "answered", "status", "completed"]
+
+
+async def test_searching_works_on_a_cluster(on_cluster: ClusterOpener, clock: FakeClock) -> None:
+    """The index follows the tasks without being waited for."""
+    async with on_cluster.backend(clock, f"search_{token_hex(4)}") as backend:
+        store = backend.store
+        assert isinstance(store, RedisTaskStore)
+        for number in range(12):
+            name, owner = ("a", "b c")[number % 2], ("ada", None, "eve")[number % 3]
+            request = TaskRequest(name=name)
+            await store.create_task(NewTask(ttl_ms=60_000, task_id=f"é{number:02}", owner=owner, request=request))
+            clock.advance(1)
+        await store.finish_task("é03", DONE)
+        await store.ask("é04", QUESTION)
+        await store.delete_task("é05")
+
+        async def ids(**wanted: Any) -> list[str]:
+            page = await store.search_tasks(TaskFilter(**wanted), limit=20)
+            return [record.task_id for record in page.records]
+
+        with anyio.fail_after(5):
+            while not (  # noqa: ASYNC110 - the index follows without telling
+                await ids() == [f"é{number:02}" for number in range(11, -1, -1) if number != 5]
+                and await ids(statuses=frozenset(["completed"])) == ["é03"]
+                and await ids(statuses=frozenset(["input_required"]), names=frozenset(["a"])) == ["é04"]
+                and await ids(owners=frozenset(["eve"])) == ["é11", "é08", "é02"]
+                and await ids(id_prefix="é1") == ["é11", "é10"]
+                and (await store.count_tasks()).by_status_and_name
+                == {("working", "a"): 5, ("working", "b c"): 4, ("completed", "b c"): 1, ("input_required", "a"): 1}
+            ):
+                await anyio.sleep(0.01)
+        assert (await store.count_tasks()).oldest_input_required == clock.now() - timedelta(seconds=8)
 
 
 @asynccontextmanager

@@ -269,14 +269,24 @@ class Backend:
             keys = (*keys, self.keys.leases)
         return script_call(name, keys, self.now(), operation, self.keys.channel(tag), self.margin_ms, *arguments)
 
+    def read_call(self, name: str, tag: bytes, kind: int, *arguments: bytes) -> Call:
+        """Return the call of a script that reads something of a task: the record, and one of the task's other keys."""
+        keys = self.keys.of_task(tag)
+        return script_call(name, (keys[0], keys[kind]), self.now(), *arguments)
+
     def unindex(self, owner: str | None, members: Sequence[bytes]) -> None:
         """Remove entries of an owner's index, without waiting for it."""
         keys = self.keys.of_owner(owner)
         for start in range(0, len(members), _BATCH):
             self.post(script_call("unindex", keys, self.now(), self.margin_ms, *members[start : start + _BATCH]))
 
+    def purge(self, tag: bytes, owner: bytes | None, mark: bytes) -> None:
+        """Remove a task that a script found expired, without waiting for it."""
+        self.post(self.task_call("purge", tag, self.new_operation()))
+        self.forget(tag, owner, mark)
+
     def forget(self, tag: bytes, owner: bytes | None, mark: bytes) -> None:
-        """Remove from its owner's index a task that a script found expired, or deleted."""
+        """Remove from its owner's index a task that is deleted."""
         try:
             name = None if owner is None else owner.decode()
         except UnicodeDecodeError:  # damaged: the entry is removed when the index is read

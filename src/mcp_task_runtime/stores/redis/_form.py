@@ -42,12 +42,11 @@ from collections.abc import Sequence
 from dataclasses import fields
 from datetime import datetime, timedelta, timezone
 from hashlib import blake2b, sha1
-from math import isfinite
 from typing import Any, Final
 
 from mcp_task_runtime.core.json import dump_json, load_json
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
-from mcp_task_runtime.core.text import check_text, clean_text
+from mcp_task_runtime.core.text import clean_text
 from mcp_task_runtime.core.transitions import EVENT_TEXT_LENGTH, TERMINAL_STATUSES, TRANSITIONS
 from mcp_task_runtime.core.types import (
     Lease,
@@ -62,17 +61,24 @@ from mcp_task_runtime.core.types import (
 from mcp_task_runtime.errors import SchemaVersionError, StoreError
 
 __all__ = [
+    "ANSWERS",
+    "ASKED",
+    "EVENTS",
     "FIELDS",
     "HEAD",
+    "QUEUE",
     "SCHEMA_VERSION",
+    "STEPS",
+    "TAKEN",
+    "WAITING",
     "Keys",
-    "check_json",
     "dump_answer",
     "dump_message",
     "dump_progress",
     "dump_record",
     "event_text",
     "from_micros",
+    "key_field",
     "load_answer",
     "load_event",
     "load_message",
@@ -110,8 +116,8 @@ FIELDS: Final = (
     "attempt",
     "progress",  # JSON array: the attributes of `Progress` in turn
 )
-"""The fields of a record. There are also `op`, the operation that last changed it, and for the scripts `name`, the
-tool's, and `owner_tag`, the digest of the owner."""
+"""The fields of a record. There are also `op`, the operation that last changed it, `claim`, the one that last claimed
+it, and for the scripts `name`, the tool's, and `owner_tag`, the digest of the owner."""
 
 HEAD: Final = (
     *("v", "created_at", "ttl_ms", "status", "revision", "last_updated_at", "retention_ms"),
@@ -126,6 +132,8 @@ _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _NO_REQUEST: Final = TaskRequest()
 _REQUEST_FIELDS: Final = tuple(item.name for item in fields(TaskRequest))
 _KINDS: Final = (b"task", b"queue", b"asked", b"answers", b"taken", b"waiting", b"events", b"steps")
+QUEUE, ASKED, ANSWERS, TAKEN, WAITING, EVENTS, STEPS = range(1, 8)
+"""Where the keys of a task stand among `Keys.of_task`; the first is the record's."""
 
 
 def to_micros(time: datetime) -> int:
@@ -138,13 +146,13 @@ def from_micros(micros: bytes | int) -> datetime:
     return _EPOCH + timedelta(microseconds=int(micros))
 
 
-def pack(text: str, what: str = "text") -> bytes:
+def pack(text: str) -> bytes:
     """Return text as bytes.
 
     Raises:
-        ValueError: It contains a lone surrogate; the error says what it is.
+        ValueError: It contains a lone surrogate.
     """
-    return check_text(what, text).encode()
+    return text.encode()
 
 
 def _unpack(data: bytes) -> str:
@@ -213,74 +221,41 @@ class Keys:
         data = owner.encode("utf-8", "surrogatepass")
         return sha1(data, usedforsecurity=False).hexdigest()[:12].encode()
 
+    def entry(self, record: TaskRecord) -> bytes:
+        """Return a task's entry in the search index, as in `filing.lua`."""
+        tag = self.tag(record.task_id)
+        entry = b" ".join((tag, self.name_tag(record.request.name), self.search_owner(record.owner)))
+        return entry + b" " + record.task_id.encode()[:128].hex().encode() if tag.startswith(b"~") else entry
+
 
 def dump_record(record: TaskRecord, mark: str) -> list[bytes | int]:
-    """Return the fields of a new record and their values, in turn, without the times: those are the script's.
-
-    Raises:
-        ValueError: Something in it could not be read back.
-    """
+    """Return the fields of a new record and their values, in turn, without the times: those are the script's."""
     task = record.task
     flat: list[bytes | int] = [
         *(b"v", SCHEMA_VERSION, b"mark", mark.encode(), b"op", mark.encode()),
-        *(b"task_id", pack(task.task_id, "task_id"), b"status", task.status.encode()),
+        *(b"task_id", pack(task.task_id), b"status", task.status.encode()),
         *(b"poll_interval_ms", task.poll_interval_ms, b"revision", record.revision),
         *(b"retention_ms", record.retention_ms, b"owner_tag", Keys.owner_tag(record.owner)),
     ]
     if task.ttl_ms is not None:
         flat += b"ttl_ms", task.ttl_ms
     if record.owner is not None:
-        flat += b"owner", pack(record.owner, "owner")
+        flat += b"owner", pack(record.owner)
     if record.request != _NO_REQUEST:
-        flat += b"request", _dump_request(record.request), b"name", pack(record.request.name, "name")
+        flat += b"request", _dump_request(record.request), b"name", pack(record.request.name)
     if record.client_capabilities_json != "{}":
-        flat += b"client_capabilities", _pack_json(record.client_capabilities_json, "client_capabilities_json")
+        flat += b"client_capabilities", pack(record.client_capabilities_json)
     if record.lease is not None:
-        flat += b"worker", pack(record.lease.worker, "worker"), b"attempt", record.lease.attempt
+        flat += b"worker", pack(record.lease.worker), b"attempt", record.lease.attempt
     return flat
 
 
-def _pack_json(text: str, what: str) -> bytes:
-    """Return JSON text as bytes.
-
-    Raises:
-        ValueError: It could not be read back.
-    """
-    check_json(text, what)
-    return pack(text, what)
-
-
-def check_json(text: str, what: str) -> None:
-    """Refuse text that is no JSON which can be read back.
-
-    Raises:
-        ValueError: It is none; the error says what it is.
-    """
-    check_text(what, text)
-    try:
-        load_json(text)
-    except ValueError as error:
-        raise ValueError(f"{what} is not JSON that could be read back") from error
-
-
 def _dump_request(request: TaskRequest) -> bytes:
-    check_json(request.arguments_json, "arguments_json")
-    check_json(request.caller_json, "caller_json")
     return dump_json([getattr(request, name) for name in _REQUEST_FIELDS]).encode()
 
 
 def dump_progress(progress: Progress) -> bytes:
-    """Return progress as it is stored.
-
-    Raises:
-        ValueError: It could not be read back.
-    """
-    try:
-        finite = isfinite(progress.progress) and (progress.total is None or isfinite(progress.total))
-    except OverflowError:
-        finite = False
-    if not finite:
-        raise ValueError("progress and total must be finite numbers")
+    """Return progress as it is stored."""
     return dump_json([progress.progress, progress.total, progress.message]).encode()
 
 
@@ -355,16 +330,14 @@ def _load_request(data: bytes) -> TaskRequest:
 
 def _load_progress(data: bytes) -> Progress:
     progress, total, message = load_json(data.decode())
-    return Progress(float(progress), None if total is None else float(total), message)
+    numbers = [progress] if total is None else [progress, total]
+    if not all(isinstance(number, int | float) for number in numbers):
+        raise TypeError("progress and total must be numbers")
+    return Progress(progress, total, message)
 
 
 def dump_message(message: QueuedMessage) -> bytes:
-    """Return a message as it is stored.
-
-    Raises:
-        ValueError: Something in it could not be read back.
-    """
-    check_json(message.params_json, "params_json")
+    """Return a message as it is stored."""
     parts = [_MESSAGE_VERSION, message.type, message.method, message.params_json, message.key]
     return dump_json(parts).encode()
 
@@ -386,13 +359,13 @@ def load_message(data: bytes) -> QueuedMessage:
     return message
 
 
-def dump_answer(answer: Answer) -> bytes:
-    """Return an answer as it is stored.
+def key_field(key: str) -> bytes:
+    """Return the field of a question among the answers. Any text has one, though none is stored for some."""
+    return b"k" + key.encode("utf-8", "surrogatepass")
 
-    Raises:
-        ValueError: It could not be read back.
-    """
-    check_json(answer.payload_json, "payload_json")
+
+def dump_answer(answer: Answer) -> bytes:
+    """Return an answer as it is stored."""
     return dump_json([_MESSAGE_VERSION, answer.type, answer.payload_json]).encode()
 
 

@@ -56,39 +56,40 @@ def _names(fields: tuple[str, ...]) -> str:
     return ", ".join(f"'{name}'" for name in fields)
 
 
-_CONSTANTS: Final = (
-    f"local SCHEMA = {SCHEMA_VERSION}\nlocal FIELDS = {{{_names(FIELDS)}}}\nlocal HEAD = {{{_names(HEAD)}}}\n"
-    f"local STATUSES = {{{_names(tuple(TRANSITIONS))}}}\nlocal EVENTS = {EVENTS_KEPT}\n"
-)
+_CONSTANTS: Final = {
+    "SCHEMA": f"{SCHEMA_VERSION}",
+    "EVENTS": f"{EVENTS_KEPT}",
+    "HEAD": f"{{{_names(HEAD)}}}",
+    "STATUSES": f"{{{_names(tuple(TRANSITIONS))}}}",
+}
 
 
 _NOISE: Final = re.compile(r"^ +|^ *--.*\n", re.MULTILINE)
 
 
 def _script(*parts: str) -> Script:
-    """Return the script that consists of these files of `lua/`, one after the other, without comments."""
+    """Return the script that consists of these files of `lua/`, one after the other, without comments.
+
+    What they use of `_CONSTANTS` is defined in front of them, and the names of all fields stand in their text.
+    """
     folder = files("mcp_task_runtime.stores.redis") / "lua"
     source = "".join((folder / f"{part}.lua").read_text(encoding="utf-8") for part in parts)
-    return Script((_CONSTANTS + _NOISE.sub("", source)).encode())
+    source = _NOISE.sub("", source).replace("unpack(FIELDS)", _names(FIELDS))
+    used = [f"local {name} = {value}\n" for name, value in _CONSTANTS.items() if name in source]
+    return Script("".join([*used, source]).encode())
 
 
-_TASK: Final = ("time", "filing", "indexes", "task")
+_TASK: Final = ("time", "task")
 _EXISTING: Final = (*_TASK, "existing")
-_BOX: Final = (*_TASK, "box")
+_FILED: Final = ("time", "indexes", "filing", "task", "refiling", "existing")
 
 SCRIPTS: Final[Mapping[str, Script]] = {
-    "create": _script(*_TASK, "create"),
-    **{
-        name: _script(*_EXISTING, name)
-        for name in (
-            *("get", "view", "history", "steps", "update", "finish", "delete", "renew", "drop", "claim"),
-            *("ask", "answer_all", "record_step"),
-        )
-    },
-    **{
-        name: _script(*_BOX, name)
-        for name in ("enqueue", "dequeue", "answer", "peek", "outstanding", "answer_of", "length", "look")
-    },
+    "create": _script("time", "indexes", "filing", "task", "create"),
+    **{name: _script("time", "read", "found", name) for name in ("get", "view", "history", "steps")},
+    **{name: _script(*_FILED, name) for name in ("update", "finish", "delete", "ask", "answer_all")},
+    **{name: _script(*_EXISTING, name) for name in ("purge", "renew", "drop", "claim", "record_step")},
+    **{name: _script("time", "read", "in_box", name) for name in ("peek", "outstanding", "answer_of", "length")},
+    **{name: _script(*_TASK, "box", name) for name in ("enqueue", "dequeue", "answer", "look")},
     **{name: _script("time", "indexes", name) for name in ("index", "lease", "unindex", "extend")},
     **{name: _script("time", "filing", name) for name in ("file", "unfile", "search", "count")},
     **{name: _script("time", name) for name in ("page", "now")},

@@ -48,7 +48,9 @@ class Search:
             most = max(limit + 1 - len(found), _FEWEST)
             page = await self._page(wanted, newest_first, behind, most)
             live = [(entry, entry.record) for entry in page if entry.is_live and entry.record is not None]
-            found += [(entry, record) for entry, record in live if _matches(record, wanted)]
+            found += [
+                (entry, record) for entry, record in live if self._is_of(entry, record) and _matches(record, wanted)
+            ]
             if len(found) > limit or len(page) < most:
                 break
             behind = page[-1].place, page[-1].member
@@ -57,6 +59,10 @@ class Search:
             return TaskPage(records)
         last = found[limit - 1][0]
         return TaskPage(records, _encode(last.place, last.member, scope))
+
+    def _is_of(self, entry: Entry, record: TaskRecord) -> bool:
+        """Return whether an entry is this task's, not that of an earlier one with the same identifier."""
+        return entry.member == self._keys.entry(record)
 
     async def _page(
         self, wanted: TaskFilter, newest_first: bool, behind: tuple[int, bytes] | None, limit: int

@@ -12,11 +12,18 @@ from typing_extensions import Self
 from mcp_task_runtime.core.clock import Clock
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
 from mcp_task_runtime.errors import StoreClosedError, TaskNotFoundError
+from mcp_task_runtime.stores import _storable
 from mcp_task_runtime.stores.redis._backend import Backend, Source
 from mcp_task_runtime.stores.redis._connections import Call
 from mcp_task_runtime.stores.redis._form import (
+    ANSWERS,
+    ASKED,
+    QUEUE,
+    TAKEN,
+    WAITING,
     dump_answer,
     dump_message,
+    key_field,
     load_answer,
     load_message,
     pack,
@@ -76,6 +83,7 @@ class RedisTaskMessageQueue:
 
     async def enqueue(self, task_id: str, message: QueuedMessage) -> bool:
         """Append a message; see `TaskMessageQueue.enqueue`."""
+        _storable.check_message(message)
         field = b"" if message.key is None else b"k" + pack(message.key)
         return bool(await self._use("enqueue", task_id, _UNOWNED_MS, field, dump_message(message)))
 
@@ -87,17 +95,17 @@ class RedisTaskMessageQueue:
         if taken is None:
             return None
         keys = self._keys.of_task(self._keys.tag(task_id))
-        self._backend.post(Call(b"HDEL", keys[4:5], (operation,)))
+        self._backend.post(Call(b"HDEL", keys[TAKEN : TAKEN + 1], (operation,)))
         return load_message(taken)
 
     async def peek(self, task_id: str) -> QueuedMessage | None:
         """Return the oldest message; see `TaskMessageQueue.peek`."""
-        message = await self._use("peek", task_id)
+        message = await self._look("peek", task_id, QUEUE)
         return None if message is None else load_message(message)
 
     async def is_empty(self, task_id: str) -> bool:
         """Return whether no message is queued; see `TaskMessageQueue.is_empty`."""
-        return not await self._use("length", task_id)
+        return not await self._look("length", task_id, QUEUE)
 
     async def clear(self, task_id: str) -> None:
         """Delete everything of a task's mailbox; see `TaskMessageQueue.clear`."""
@@ -117,23 +125,24 @@ class RedisTaskMessageQueue:
                     length = await self._backend.look_again(partial(look, 0))
             finally:
                 if length == 0:
-                    self._backend.post(Call(b"HDEL", self._keys.of_task(tag)[5:], (mark,)))
+                    self._backend.post(Call(b"HDEL", self._keys.of_task(tag)[WAITING : WAITING + 1], (mark,)))
         if length < 0:
             raise TaskNotFoundError(task_id)
 
     async def outstanding(self, task_id: str) -> tuple[QueuedMessage, ...]:
         """Return the questions; see `TaskMessageQueue.outstanding`."""
-        questions = await self._use("outstanding", task_id)
-        return tuple(load_message(question) for question in questions)
+        questions = await self._look("outstanding", task_id, ASKED)
+        return tuple(load_message(question) for question in questions or ())
 
     async def answer(self, task_id: str, key: str, answer: Answer) -> bool:
         """Answer a question; see `TaskMessageQueue.answer`."""
-        return bool(await self._use("answer", task_id, b"k" + pack(key), dump_answer(answer)))
+        _storable.check_answer(answer)
+        return bool(await self._use("answer", task_id, key_field(key), dump_answer(answer)))
 
     async def wait_for_answer(self, task_id: str, key: str) -> Answer:
         """Wait for the answer; see `TaskMessageQueue.wait_for_answer`."""
         channel = self._keys.channel(self._keys.tag(task_id))
-        look = partial(self._use, "answer_of", task_id, b"k" + pack(key))
+        look = partial(self._look, "answer_of", task_id, ANSWERS, key_field(key))
         with (await self._backend.signals()).listen(channel, b"ax") as listener:
             state = await look()
             while state is not None and state.startswith(b"q"):
@@ -143,18 +152,33 @@ class RedisTaskMessageQueue:
             raise TaskNotFoundError(task_id)
         return load_answer(state.partition(b" ")[2])
 
+    async def _look(self, script: str, task_id: str, kind: int, *arguments: bytes) -> Any:
+        """Run a script that reads one key of a mailbox; return its value."""
+        tag = self._keys.tag(task_id)
+        reply = await self._send(self._backend.read_call(script, tag, kind, *arguments))
+        value, owner, mark = self._value(reply)
+        if mark is not None:
+            self._backend.purge(tag, owner, mark)
+        return value
+
     async def _use(self, script: str, task_id: str, *arguments: bytes | int | str, operation: str | None = None) -> Any:
         """Run a script on a mailbox; return its value."""
         tag = self._keys.tag(task_id)
         if operation is None:
             operation = self._backend.new_operation()
         reply = await self._send(self._backend.task_call(script, tag, operation, *arguments))
+        value, owner, mark = self._value(reply)
+        if mark is not None:
+            self._backend.forget(tag, owner, mark)
+        return value
+
+    @staticmethod
+    def _value(reply: list[Any]) -> tuple[Any, Any, Any]:
+        """Return the value that a script read, and of a task that has expired the owner and the mark."""
         if reply[0] == b"schema":
             raise schema_error(reply[1])
-        _, value, *gone = reply
-        if gone[1] is not None:
-            self._backend.forget(tag, *gone)
-        return value
+        _, value, owner, mark = reply
+        return value, owner, mark
 
     async def _send(self, call: Call) -> Any:
         if self._closed:

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
 from functools import partial
 from types import TracebackType
 from typing import Any, Final
@@ -53,17 +52,21 @@ from mcp_task_runtime.errors import (
     TaskExistsError,
     TaskNotFoundError,
 )
+from mcp_task_runtime.stores import _storable
 from mcp_task_runtime.stores._cursor import decode_cursor, encode_cursor
 from mcp_task_runtime.stores.redis._backend import Backend, Source
 from mcp_task_runtime.stores.redis._connections import Call, script_call
 from mcp_task_runtime.stores.redis._form import (
-    check_json,
+    ASKED,
+    EVENTS,
+    STEPS,
     dump_answer,
     dump_message,
     dump_progress,
     dump_record,
     event_text,
     from_micros,
+    key_field,
     load_event,
     load_message,
     load_record,
@@ -160,9 +163,9 @@ class RedisTaskStore:
 
     async def create_task(self, new: NewTask) -> TaskRecord:
         """Create a task; see `TaskStore.create_task`."""
+        _storable.check_new_task(new)
         task_id = new_task_id() if new.task_id is None else new.task_id
         draft = create_record(replace(new, task_id=task_id), now=self.clock.now())
-        _check_calendar(draft)
         tag, mark = self._keys.tag(task_id), self._backend.new_operation()
         (reply,) = await self._backend.send(self._creation(draft, new.lease_ms, tag, mark))
         if reply[0] == b"schema":
@@ -180,7 +183,7 @@ class RedisTaskStore:
         """Return the call that stores a task, on a single server with its entries in the indexes."""
         ttl_ms = record.task.ttl_ms
         create = self._backend.task_call(
-            *("create", tag, mark, _member(mark, tag), pack(record.request.name, "name")),
+            *("create", tag, mark, _member(mark, tag), pack(record.request.name)),
             "" if ttl_ms is None else max(ttl_ms, 0) + self._backend.margin_ms,
             _at_most(record),
             "" if record.lease is None else lease_ms,
@@ -209,7 +212,7 @@ class RedisTaskStore:
             *("file", self._backend.margin_ms, self._keys.search, tag, name),
             pack(task.task_id) if tag.startswith(b"~") else b"",
             *(task.status.encode(), to_micros(task.created_at)),
-            *("" if task.ttl_ms is None else task.ttl_ms, record.retention_ms, _optional(record.owner, "owner")),
+            *("" if task.ttl_ms is None else task.ttl_ms, record.retention_ms, _optional(record.owner)),
         )
 
     def _filed(self, record: TaskRecord) -> TaskRecord:
@@ -220,12 +223,12 @@ class RedisTaskStore:
 
     async def get_task(self, task_id: str) -> TaskRecord | None:
         """Return the task, or `None`; see `TaskStore.get_task`."""
-        reply = await self._read(task_id, "get")
+        reply = await self._read(task_id, "get", 0)
         return None if reply is None else load_record(reply[0])
 
     async def get_view(self, task_id: str) -> TaskView | None:
         """Return the task with its open questions; see `TaskQuestions.get_view`."""
-        reply = await self._read(task_id, "view")
+        reply = await self._read(task_id, "view", ASKED)
         record = None if reply is None else load_record(reply[0])
         if reply is None or record is None:
             return None
@@ -243,9 +246,12 @@ class RedisTaskStore:
         fence: Fence | None = None,
     ) -> TaskRecord:
         """Change a live task; see `TaskStore.update_task`."""
+        _storable.check_text("status_message", status_message)
+        _storable.check_progress(progress)
+        _storable.check_duration("ttl_ms", ttl_ms)
         tag, (reply, *rest) = await self._change(
             *(task_id, "update", UPDATES.get(status, b" "), "" if status is None else status),
-            _optional(status_message, "status_message"),
+            _optional(status_message),
             b"" if progress is None else dump_progress(progress),
             "" if ttl_ms is None else int(ttl_ms),
             "" if if_revision is None else int(if_revision),
@@ -281,12 +287,11 @@ class RedisTaskStore:
     async def finish_task(self, task_id: str, outcome: Outcome, *, fence: Fence | None = None) -> TaskRecord:
         """Record a terminal status and its outcome, and delete the mailbox; see `TaskStore.finish_task`."""
         status = outcome.status
-        if outcome.payload_json is not None:
-            check_json(outcome.payload_json, "payload_json")
+        _storable.check_outcome(outcome)
         _, (reply, *rest) = await self._change(
             *(task_id, "finish", FOLLOWS.get(status, b" "), status),
-            _optional(outcome.payload_json, "payload_json"),
-            _optional(outcome.status_message, "status_message"),
+            _optional(outcome.payload_json),
+            _optional(outcome.status_message),
             *_fencing(fence),
             event_text(outcome.status_message),
         )
@@ -352,6 +357,7 @@ class RedisTaskStore:
 
     async def renew_leases(self, worker: str, task_ids: Collection[str], *, lease_ms: int) -> frozenset[str]:
         """Extend leases of a worker; see `TaskLeases.renew_leases`."""
+        _storable.check_duration("lease_ms", lease_ms)
         held = await self._change_leases("renew", worker, task_ids, lease_ms)
         return frozenset(held)
 
@@ -385,8 +391,10 @@ class RedisTaskStore:
 
     async def claim_task(self, task_id: str, *, worker: str, lease_ms: int) -> TaskRecord | None:
         """Take over a live task; see `TaskLeases.claim_task`."""
+        _storable.check_text("worker", worker)
+        _storable.check_duration("lease_ms", lease_ms)
         tag, (reply, *rest) = await self._change(
-            task_id, "claim", pack(worker, "worker"), lease_ms, event_text(worker), missing=b"absent"
+            task_id, "claim", pack(worker), lease_ms, event_text(worker), missing=b"absent"
         )
         if reply != b"ok":
             return None
@@ -401,9 +409,10 @@ class RedisTaskStore:
         """Append a question and make the task `input_required`; see `TaskQuestions.ask`."""
         if question.key is None:
             raise ValueError("question must be a request")
+        _storable.check_message(question)
         _, (reply, *rest) = await self._change(
             *(task_id, "ask", FOLLOWS["input_required"], *_fencing(fence)),
-            *(b"k" + pack(question.key, "key"), dump_message(question), event_text(question.key)),
+            *(key_field(question.key), dump_message(question), event_text(question.key)),
         )
         if reply == b"refused":
             raise InvalidTransitionError(task_id, current=rest[0].decode(), requested="input_required")
@@ -415,8 +424,9 @@ class RedisTaskStore:
         """Answer open questions and set the status; see `TaskQuestions.answer_all`."""
         flat: list[bytes | int | str] = []
         for key, answer in answers.items():
+            _storable.check_answer(answer)
             kind = b"withdrawn" if answer.type == "withdrawn" else b"answered"
-            flat += _key_field(key), dump_answer(answer), kind, event_text(key)
+            flat += key_field(key), dump_answer(answer), kind, event_text(key)
         if not flat:
             return frozenset()
         _, (reply, *rest) = await self._change(task_id, "answer_all", LIVE, *flat, missing=b"absent")
@@ -425,14 +435,15 @@ class RedisTaskStore:
         if rest[0]:
             self._filed(_loaded(rest[1]))
         taken = set(rest[0])
-        return frozenset(key for key in answers if _key_field(key) in taken)
+        return frozenset(key for key in answers if key_field(key) in taken)
 
     # --- steps and history
 
     async def record_step(self, task_id: str, key: str, value_json: str, *, fence: Fence) -> str:
         """Record the result of a step, once; see `TaskJournal.record_step`."""
-        check_json(value_json, "value_json")
-        step = pack(key, "key"), pack(value_json, "value_json")
+        _storable.check_text("key", key)
+        _storable.check_json("value_json", value_json)
+        step = pack(key), pack(value_json)
         _, (reply, *rest) = await self._change(task_id, "record_step", LIVE, *_fencing(fence), *step)
         if reply == b"refused":
             current = rest[0].decode()
@@ -443,14 +454,14 @@ class RedisTaskStore:
 
     async def read_steps(self, task_id: str) -> Mapping[str, str]:
         """Return the recorded results by key; see `TaskJournal.read_steps`."""
-        reply = await self._read(task_id, "steps")
+        reply = await self._read(task_id, "steps", STEPS)
         flat = [] if reply is None else reply[0]
         steps = sorted((_step(value), _text(key)) for key, value in zip(flat[::2], flat[1::2], strict=True))
         return {key: value for (_, value), key in steps}
 
     async def get_history(self, task_id: str) -> tuple[TaskEvent, ...]:
         """Return what happened to a task, oldest first; see `TaskSearch.get_history`."""
-        reply = await self._read(task_id, "history")
+        reply = await self._read(task_id, "history", EVENTS)
         if reply is None:
             return ()
         return (load_event(reply[0] + b" created"), *(load_event(event) for event in reply[1]))
@@ -467,9 +478,14 @@ class RedisTaskStore:
 
     # --- scripts
 
-    async def _read(self, task_id: str, script: str) -> list[Any] | None:
-        """Return what a script says of a task, or `None` if there is none."""
-        _, (reply, *rest) = await self._change(task_id, script, missing=b"absent")
+    async def _read(self, task_id: str, script: str, kind: int) -> list[Any] | None:
+        """Return what a script reads of a task, or `None` if there is none."""
+        tag = self._keys.tag(task_id)
+        ((reply, *rest),) = await self._backend.send(self._backend.read_call(script, tag, kind))
+        if reply == b"schema":
+            raise schema_error(rest[0])
+        if reply == b"expired":
+            self._backend.purge(tag, *rest)
         return rest if reply == b"ok" else None
 
     async def _change(
@@ -510,7 +526,7 @@ class RedisTaskStore:
     ) -> list[str]:
         """Run a script on the leases of a worker; return the identifiers of those tasks that it changed."""
         tags = {self._keys.tag(task_id): task_id for task_id in task_ids}
-        operation, name = self._backend.new_operation(), pack(worker, "worker")
+        operation, name = self._backend.new_operation(), pack(worker)
         calls = [self._backend.task_call(script, tag, operation, name, *arguments) for tag in tags]
         replies = await self._backend.send(*calls, keeps_errors=True) if calls else []
         changed: list[str] = []
@@ -535,37 +551,20 @@ def _member(mark: str, tag: bytes) -> bytes:
     return mark.encode() + b" " + tag
 
 
-def _check_calendar(record: TaskRecord) -> None:
-    """Refuse a task that may expire at a time that no calendar has.
-
-    Raises:
-        ValueError: It may.
-    """
-    try:
-        expires_at = record.task.expires_at
-        _ = expires_at and expires_at + timedelta(milliseconds=record.retention_ms)
-    except OverflowError as error:
-        raise ValueError("ttl_ms and retention_ms are too large") from error
-
-
 def _at_most(record: TaskRecord) -> int | str:
     """Return after how many milliseconds a task has expired whenever it ends; nothing for a task without TTL."""
     ttl_ms = record.task.ttl_ms
     return "" if ttl_ms is None else max(ttl_ms, 0) + record.retention_ms + 1
 
 
-def _optional(text: str | None, what: str) -> bytes:
+def _optional(text: str | None) -> bytes:
     """Return text in a form that is not empty unless it is `None`."""
-    return b"" if text is None else b"+" + pack(text, what)
+    return b"" if text is None else b"+" + pack(text)
 
 
 def _fencing(fence: Fence | None) -> tuple[bytes, int | str]:
     """Return a fence as scripts take it."""
-    return (b"", "") if fence is None else (_optional(fence.worker, "worker"), fence.attempt)
-
-
-def _key_field(key: str) -> bytes:
-    return b"k" + key.encode("utf-8", "surrogatepass")
+    return (b"", "") if fence is None else (_optional(fence.worker), fence.attempt)
 
 
 def _text(data: bytes) -> str:

@@ -1,2 +1,2 @@
--- ARGV 5: `k` and key.
-return done(redis.call('HGET', KEYS[4], ARGV[5]))
+-- ARGV 2: `k` and key.
+return done(redis.call('HGET', KEYS[2], ARGV[2]))

@@ -24,6 +24,7 @@ if KEYS[9] then
     if lapses ~= '' then lease(KEYS[9], tag, lapses, at_most == '' and '' or at_most + margin) end
     local task = redis.call('HMGET', KEYS[1], 'task_id', 'ttl_ms', 'retention_ms', 'owner')
     local entry, name_tag = entry_for(tag, name, task[4], string.sub(tag, 1, 1) == '~' and task[1] or nil)
+    if redis.call('ZSCORE', opening .. 'search:}:all', entry) then unfile(opening .. 'search:}:', entry) end
     task = {created_at = now, ttl_ms = task[2], retention_ms = task[3]}
     file(opening .. 'search:}:', entry, name_tag, name, 'working', now, task, margin)
 end

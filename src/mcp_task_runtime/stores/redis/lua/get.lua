@@ -1,1 +1,1 @@
-return {'ok', all()}
+return {'ok', record()}

@@ -1,1 +1,1 @@
-return {'ok', head.created_at, redis.call('LRANGE', KEYS[7], 0, -1)}
+return {'ok', created_at, redis.call('LRANGE', KEYS[2], 0, -1)}

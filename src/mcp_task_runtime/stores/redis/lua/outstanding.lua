@@ -1,1 +1,1 @@
-return done(redis.call('LRANGE', KEYS[3], 0, -1))
+return done(redis.call('LRANGE', KEYS[2], 0, -1))

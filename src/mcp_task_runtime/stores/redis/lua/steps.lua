@@ -1,1 +1,1 @@
-return {'ok', redis.call('HGETALL', KEYS[8])}
+return {'ok', redis.call('HGETALL', KEYS[2])}

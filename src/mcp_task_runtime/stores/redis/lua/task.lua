@@ -39,22 +39,7 @@ local function is_in(statuses) return string.find(statuses, ' ' .. head.status .
 local opening, tag = string.match(channel, '^(.*:{)([^}]*)}$')
 local function unlease() if KEYS[9] then redis.call('ZREM', KEYS[9], tag) end end
 local function relapse(lapses) if KEYS[9] then redis.call('ZADD', KEYS[9], 'XX', lapses, tag) end end
-local function entry_of()
-    local name = head.name
-    if not name and tonumber(head.v) < 2 then
-        local request = redis.call('HGET', KEYS[1], 'request')
-        name = request and cjson.decode(request)[2]
-    end
-    local id = string.sub(tag, 1, 1) == '~' and redis.call('HGET', KEYS[1], 'task_id')
-    return entry_for(tag, name or '', head.owner, id or nil)
-end
-local function refile(status) -- on a single server: move the task in the search index
-    if not KEYS[9] then return end
-    local entry, name_tag, name = entry_of()
-    file(opening .. 'search:}:', entry, name_tag, name, status, now, head, margin)
-end
 local function forget()
-    if KEYS[9] then unfile(opening .. 'search:}:', (entry_of())) end
     redis.call('DEL', unpack(KEYS, 1, 8))
     unlease()
     tell('x')

@@ -1,1 +1,1 @@
-return {'ok', all(), redis.call('LRANGE', KEYS[3], 0, -1)}
+return {'ok', record(), redis.call('LRANGE', KEYS[2], 0, -1)}
