@@ -8,7 +8,8 @@ import anyio
 import pytest
 
 from mcp_task_runtime import Outcome
-from mcp_task_runtime.adapters.notifications import LatestSender
+from mcp_task_runtime.adapters.notifications import CallNotifier, LatestSender
+from mcp_task_runtime.adapters.session import DetachedSession
 from tests.adapters.scripted import JSON, PATIENCE, ScriptedSession, open_desk
 
 pytestmark = pytest.mark.anyio
@@ -94,8 +95,8 @@ async def test_a_session_that_knows_its_protocol_says_how_its_client_hears_of_th
         async def notify_status(self, task: Any, outcome: Outcome | None) -> None:
             told.append((task.status, task.status_message, outcome is not None))
 
-        async def notify_progress(self, progress: Any) -> None:
-            told.append((progress.progress, progress.total, progress.message))
+        async def notify_progress(self, task: Any, progress: Any) -> None:
+            told.append((task.status_message, progress.progress, progress.total, progress.message))
 
     async with open_desk(delivering=False) as desk:
         context = desk.another_context(session=(session := Own()))
@@ -103,4 +104,43 @@ async def test_a_session_that_knows_its_protocol_says_how_its_client_hears_of_th
         await context.update_status("quietly", notify=False)
         await context.complete({"content": []})
         assert session.notifications == []
-        assert told == [("working", "Reading (1/2)", False), (1, 2, "Reading"), ("completed", None, True)]
+        assert told == [("Reading (1/2)", 1, 2, "Reading"), ("completed", None, True)]
+
+
+async def say_all(session: object) -> None:
+    async with open_desk(delivering=False) as desk:
+        context = desk.another_context(session=session)
+        await context.update_status("Collecting")
+        await context.report_progress(1, 4, "Reading")
+        await context.update_status("Sorting")
+        await context.report_progress(2)
+        await context.complete({"content": []})
+
+
+async def test_what_the_work_of_a_plain_call_says_is_its_progress_and_always_grows() -> None:
+    session = ScriptedSession()
+    await say_all(CallNotifier(session, "t"))
+    assert session.notifications == [
+        ("notifications/progress", {"progressToken": "t", "progress": 0, "message": "Collecting"}),
+        ("notifications/progress", {"progressToken": "t", "progress": 1, "total": 4, "message": "Reading"}),
+        ("notifications/progress", {"progressToken": "t", "progress": 1.001, "message": "Sorting"}),
+        ("notifications/progress", {"progressToken": "t", "progress": 2}),
+    ]
+
+
+async def test_a_client_without_a_token_gets_log_messages_if_it_asked_for_them() -> None:
+    session = ScriptedSession()
+    await say_all(CallNotifier(session, None, wants_log=True))
+    assert session.notifications == [
+        ("notifications/message", {"level": "info", "data": text}) for text in ("Collecting", "Reading", "Sorting", "2")
+    ]
+
+
+async def test_a_client_that_asked_for_neither_is_told_nothing_of_its_plain_call() -> None:
+    session = ScriptedSession()
+    await say_all(CallNotifier(session, None))
+    assert session.notifications == []
+
+
+async def test_a_detached_session_tells_nothing() -> None:
+    await say_all(DetachedSession({}))

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from mcp_task_runtime import (
@@ -446,6 +447,36 @@ async def test_notifications_in_the_queue_go_to_the_client_with_their_task() -> 
         assert desk.session.notifications == [
             ("notifications/message", {"data": 1, "_meta": {RELATED: {"taskId": desk.task_id}}})
         ]
+
+
+@pytest.mark.parametrize("end", ["complete", "fail"])
+async def test_notifications_queued_just_before_the_end_arrive_before_it(end: str) -> None:
+    """Ending the task drops what is queued: what is there goes first."""
+
+    class Slow(ScriptedSession):
+        async def send_notification(self, method: str, params: JSON) -> None:
+            await anyio.lowlevel.checkpoint()
+            await super().send_notification(method, params)
+
+    session = Slow()
+    async with open_desk(delivering=False) as desk:
+        seen: list[int] = []
+
+        async def wait() -> None:
+            await desk.handler.handle(desk.task_id, session)
+            seen.append(len(session.notifications))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(wait)
+            await anyio.wait_all_tasks_blocked()
+            for number in range(3):
+                await desk.queue.enqueue(desk.task_id, QueuedMessage.notification("m", {"n": number}))
+            if end == "complete":
+                await desk.context.complete({}, notify=False)
+            else:
+                await desk.context.fail("no", notify=False)
+        assert seen == [3]
+        assert [params["n"] for _, params in session.notifications] == [0, 1, 2]
 
 
 async def test_a_notification_goes_to_the_newest_stream_that_works_or_nowhere() -> None:

@@ -15,7 +15,7 @@ import anyio
 import anyio.from_thread
 from pydantic import BaseModel
 
-from mcp_task_runtime import CapabilityError, ProtocolError, ServerTaskContext, TaskRuntime
+from mcp_task_runtime import CapabilityError, ProtocolError, QueuedMessage, ServerTaskContext, TaskRuntime
 from tests.mcp_v1.raw_client import PATIENCE, Answer, RawClient, accept, never
 from tests.mcp_v1.schemas import RELATED, Wire
 
@@ -75,6 +75,13 @@ def add_tools(world: World) -> None:
     @tasks.tool()
     async def double(x: int, task: ServerTaskContext) -> int:
         return 2 * x
+
+    @tasks.tool()
+    async def last_words(task: ServerTaskContext) -> str:
+        await task.elicit("Are you there?", Choice)
+        message = QueuedMessage.notification("notifications/message", {"level": "info", "data": "bye"})
+        await tasks.runtime.queue.enqueue(task.task_id, message)
+        return "said"
 
     @tasks.tool(ttl_ms=120_000)
     def in_a_thread(task: ServerTaskContext) -> str:
@@ -456,6 +463,21 @@ async def b6_fault_3_an_error_answer_raises_in_the_asker_and_the_task_works_on(w
     error = {"error": {"code": -32042, "message": "The user is away"}}
     async with world.connect(answer=answering(error)) as client:
         assert await client.text(await client.start("what_went_wrong")) == "-32042 The user is away"
+
+
+async def b6_an_error_answer_that_reads_like_a_lost_connection_raises_in_the_asker(world: World) -> None:
+    error = {"error": {"code": -32000, "message": "Connection closed"}}
+    async with world.connect(answer=answering(error)) as client:
+        assert await client.text(await client.start("what_went_wrong")) == "-32000 Connection closed"
+
+
+async def b6_a_notification_that_was_queued_just_before_the_end_is_delivered(world: World) -> None:
+    async with world.connect(answer=answering(accept(ok=True))) as client:
+        task_id = await client.start("last_words")
+        result = await client.result("tasks/result", {"taskId": task_id})
+        assert result["content"][0]["text"] == "said"
+        said = await client.notified("notifications/message", data="bye")
+        assert said["_meta"][RELATED] == {"taskId": task_id}
 
 
 async def b6_a_malformed_answer_raises_in_the_asker(world: World) -> None:

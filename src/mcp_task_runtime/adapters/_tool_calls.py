@@ -17,6 +17,7 @@ import anyio
 
 from mcp_task_runtime.adapters._options import DEFAULT_OPTIONS, TaskOptions
 from mcp_task_runtime.adapters._tool_table import DeclaredTool
+from mcp_task_runtime.adapters.notifications import CallNotifier
 from mcp_task_runtime.adapters.result_handler import TaskResultHandler
 from mcp_task_runtime.adapters.server_context import ServerTaskContext
 from mcp_task_runtime.adapters.session import TaskSession
@@ -68,6 +69,7 @@ class PlainCall(ToolCall):
         undeliverable: str | None,
         progress_token: str | int | None,
         refusal: Callable[[], TaskRuntimeError],
+        wants_log: bool = False,
     ) -> None:
         """Make a call.
 
@@ -78,11 +80,11 @@ class PlainCall(ToolCall):
             undeliverable: As for `TaskResultHandler`.
             progress_token: The token the client gave for progress, if it did.
             refusal: Makes the error for work that needs a task.
+            wants_log: Whether the client asked for log messages; it gets them where it gave no token.
         """
         super().__init__(runtime, name)
-        self._session = session
+        self._session = CallNotifier(session, progress_token, wants_log=wants_log)
         self._undeliverable = undeliverable
-        self._progress_token = progress_token
         self._refusal = refusal
 
     async def run(self, work: Callable[[ServerTaskContext], Awaitable[T]], options: TaskOptions) -> T:
@@ -93,9 +95,7 @@ class PlainCall(ToolCall):
         """
         if options.required:
             raise self._refusal()
-        return await run_within_request(
-            work, self._session, undeliverable=self._undeliverable, progress_token=self._progress_token
-        )
+        return await run_within_request(work, self._session, undeliverable=self._undeliverable)
 
 
 class TaskCall(ToolCall):
@@ -139,7 +139,10 @@ class TaskCall(ToolCall):
 
     async def run(self, work: Callable[[ServerTaskContext], Awaitable[T]], options: TaskOptions) -> T:
         """Make the call a task, at once or after `promote_after`, and run work for it."""
-        return await work(await self.context(options))
+        context = await self.context(options)
+        result = await work(context)
+        await self._handler.flush(context.task_id)
+        return result
 
     @property
     def is_task(self) -> bool:
@@ -243,7 +246,6 @@ async def run_within_request(
     session: TaskSession,
     *,
     undeliverable: str | None,
-    progress_token: str | int | None = None,
 ) -> T:
     """Run work for a client that takes no task: its task is a private one that ends with the call.
 
@@ -251,7 +253,6 @@ async def run_within_request(
         work: What to run; it gets the private task's context.
         session: The connection, as far as this request reaches.
         undeliverable: As for `TaskResultHandler`.
-        progress_token: The token the client gave for progress, if it did.
     """
     async with InMemoryTaskStore() as store:
         record = await store.create_task(NewTask(ttl_ms=None))
@@ -262,7 +263,6 @@ async def run_within_request(
             session=session,
             queue=store.message_queue,
             handler=handler,
-            progress_token=progress_token,
         )
         if undeliverable is not None:
             return await work(context)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
 
 import anyio
@@ -17,7 +18,7 @@ from mcp_task_runtime.core.json import JSONObject
 from mcp_task_runtime.core.types import Outcome, Progress, Task
 from mcp_task_runtime.wire import v2025_11_25 as wire_2025
 
-__all__ = ["LatestSender", "StatusNotifier", "TaskNotifier"]
+__all__ = ["CallNotifier", "LatestSender", "StartSoon", "StatusNotifier", "TaskNotifier"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -27,7 +28,11 @@ _MISS_SECONDS: Final = 0.5
 _RETRY_SECONDS: Final = 5.0
 """How long a stalled client is left alone where no background task can wait for it."""
 
+_STEP: Final = 1e-3
+"""How much progress grows with a status message."""
+
 StartSoon: TypeAlias = Callable[[Callable[[], Coroutine[Any, Any, None]]], object]
+"""Starts a function without arguments in the background, as a task group does."""
 
 
 @runtime_checkable
@@ -42,8 +47,8 @@ class TaskNotifier(Protocol):
         """Tell that the task is now as this snapshot says; `outcome` is how it ended, if it has."""
         ...
 
-    async def notify_progress(self, progress: Progress) -> None:
-        """Tell how far the work is."""
+    async def notify_progress(self, task: Task, progress: Progress) -> None:
+        """Tell how far the work is; the snapshot says the same in its status message."""
         ...
 
 
@@ -119,7 +124,67 @@ class StatusNotifier:
         """Send the whole task."""
         await self._sender.send(*wire_2025.render_status(task, outcome), is_last=outcome is not None)
 
-    async def notify_progress(self, progress: Progress) -> None:
-        """Send progress, if the client gave a token for it."""
+    async def notify_progress(self, task: Task, progress: Progress) -> None:
+        """Send the whole task, and progress if the client gave a token for it."""
+        await self.notify_status(task, None)
         if self._progress_token is not None:
             await self._sender.send(*wire_2025.render_progress(progress, self._progress_token))
+
+
+class CallNotifier:
+    """The session of a plain call, whose client knows of no task: what the work says is progress of the call.
+
+    A client that gave no token for progress gets log messages on the stream of the call, if it asked for them.
+    """
+
+    def __init__(self, session: TaskSession, progress_token: str | int | None, *, wants_log: bool = False) -> None:
+        """Wrap a session.
+
+        Args:
+            session: The connection, as far as the request of the call reaches.
+            progress_token: The token the client gave for progress, if it did.
+            wants_log: Whether the client asked for log messages of level `info`.
+        """
+        self._session = session
+        self._sender = LatestSender(session)
+        self._progress_token = progress_token
+        self._wants_log = wants_log
+        self._progress: float | None = None
+
+    @property
+    def client_capabilities(self) -> JSONObject:
+        """What the client declared."""
+        return self._session.client_capabilities
+
+    @property
+    def can_send_request(self) -> bool:
+        """Whether a request can be sent to the client now."""
+        return self._session.can_send_request
+
+    async def send_notification(self, method: str, params: JSONObject) -> None:
+        """Send a notification on the stream of the call."""
+        await self._session.send_notification(method, params)
+
+    async def send_request(self, method: str, params: JSONObject) -> JSONObject:
+        """Send a request on the stream of the call, and return its result."""
+        return await self._session.send_request(method, params)
+
+    async def notify_status(self, task: Task, outcome: Outcome | None) -> None:
+        """Send the status message; the end of the task is the result of the call."""
+        if outcome is None and task.status_message is not None:
+            await self._say(Progress(0 if self._progress is None else self._progress, None, task.status_message))
+
+    async def notify_progress(self, task: Task, progress: Progress) -> None:
+        """Send progress."""
+        await self._say(progress)
+
+    async def _say(self, said: Progress) -> None:
+        if self._progress_token is not None:
+            last = self._progress
+            # It must increase with each notification; a status message says nothing of how far the work is.
+            self._progress = said.progress if last is None or said.progress > last else last + _STEP
+            increasing = replace(said, progress=self._progress)
+            await self._sender.send(*wire_2025.render_progress(increasing, self._progress_token))
+        elif self._wants_log:
+            text = said.message or f"{said.progress:g}" + ("" if said.total is None else f"/{said.total:g}")
+            await self._sender.send("notifications/message", {"level": "info", "data": text})

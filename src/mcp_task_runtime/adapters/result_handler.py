@@ -48,12 +48,13 @@ _RECHECK = timedelta(seconds=5)
 class _Stream:
     """One client that waits for a task in this process."""
 
-    __slots__ = ("group", "in_hand", "is_alive", "is_broken", "scope", "session", "wait", "woken")
+    __slots__ = ("group", "in_hand", "is_alive", "is_broken", "sending", "session", "wait", "woken")
 
     def __init__(self, session: TaskSession, is_alive: Callable[[], Awaitable[bool]] | None) -> None:
         self.session = session
         self.is_alive = is_alive
         self.is_broken = False
+        self.sending = anyio.Lock()
         self.in_hand: dict[str, anyio.CancelScope] = {}
         self.group: anyio.abc.TaskGroup | None = None
         self.wait: anyio.CancelScope | None = None
@@ -152,11 +153,30 @@ class TaskResultHandler:
 
     async def notify(self, task_id: str, method: str, params: JSONObject) -> bool:
         """Send a notification on the newest stream of a task; return whether there is one in this process."""
-        for stream in reversed(self._streams.get(task_id, ())):
-            if not stream.is_broken:
-                await stream.session.send_notification(method, params)
-                return True
-        return False
+        stream = self._newest(task_id)
+        if stream is None:
+            return False
+        await stream.session.send_notification(method, params)
+        return True
+
+    async def flush(self, task_id: str) -> None:
+        """Send the notifications that are queued for a task's client, if it has a stream in this process.
+
+        Ending a task drops what is queued, so what ends it calls this first. Bounded; it does not raise.
+        """
+        stream = self._newest(task_id)
+        if stream is None:
+            return
+        try:
+            with anyio.move_on_after(_FAREWELL_SECONDS):
+                while not await self._queue.is_empty(task_id):
+                    await self._pass_on(task_id, stream)
+        except (TaskNotFoundError, StoreError):
+            logger.debug("Queued notifications of a task were not sent", exc_info=True)
+
+    def _newest(self, task_id: str) -> _Stream | None:
+        streams = self._streams.get(task_id, ())
+        return next((stream for stream in reversed(streams) if not stream.is_broken), None)
 
     @asynccontextmanager
     async def _stream(
@@ -191,6 +211,9 @@ class TaskResultHandler:
             if record is None:
                 raise TaskNotFoundError(task_id)
             if record.outcome is not None:
+                with anyio.move_on_after(_FAREWELL_SECONDS):
+                    async with stream.sending:  # a notification that was taken from the queue goes first
+                        return record.outcome
                 return record.outcome
             stream.woken = False
             recheck = await self._take_questions(record, stream, related=related)
@@ -351,11 +374,16 @@ class TaskResultHandler:
         try:
             while True:
                 await self._queue.wait_for_message(task_id)
-                message = await self._queue.dequeue(task_id)
-                if message is not None and message.type == "notification":
-                    await stream.session.send_notification(message.method, with_related_task(message.params, task_id))
+                await self._pass_on(task_id, stream)
         except (TaskNotFoundError, StoreError):
             return  # the mailbox was cleared: the task has ended
+
+    async def _pass_on(self, task_id: str, stream: _Stream) -> None:
+        """Take the oldest message from the queue, and send it if it is a notification."""
+        async with stream.sending:
+            message = await self._queue.dequeue(task_id)
+            if message is not None and message.type == "notification":
+                await stream.session.send_notification(message.method, with_related_task(message.params, task_id))
 
 
 def _break(stream: _Stream) -> None:

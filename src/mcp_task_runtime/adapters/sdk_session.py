@@ -6,7 +6,9 @@ Both lines are recognised by the members that they share: `check_client_capabili
 from __future__ import annotations
 
 import logging
-from typing import Any, cast
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, Final, cast
 
 import anyio
 
@@ -14,12 +16,14 @@ from mcp_task_runtime.adapters.session import TaskSession
 from mcp_task_runtime.core.json import JSONObject, to_json_value
 from mcp_task_runtime.errors import ProtocolError
 
-__all__ = ["SDKSession", "as_task_session"]
+__all__ = ["CONNECTION_CLOSED", "SDKSession", "as_task_session", "is_open"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-_CONNECTION_CLOSED = -32000
-_PING_SECONDS = 2.0
+CONNECTION_CLOSED: Final = -32000
+"""What both SDK lines raise for a request on a connection that was lost."""
+
+_PING_SECONDS: Final = 2.0
 
 
 def as_task_session(session: object) -> TaskSession:
@@ -88,20 +92,39 @@ class SDKSession:
         code = getattr(inner, "code", None)
         if not isinstance(code, int):
             return None
-        if code == _CONNECTION_CLOSED and not await self._is_open():
+        if code == CONNECTION_CLOSED and not await self._is_open():
             return ConnectionError("The client has left")
         return ProtocolError(code, str(getattr(inner, "message", "")), getattr(inner, "data", None))
 
     async def _is_open(self) -> bool:
-        """Whether the connection is open: a client may answer with the error that the SDK raises for a lost one."""
+        if hasattr(self._session, "client_capabilities"):  # mcp 2.x
+            return await is_open(self._ping)
         with anyio.move_on_after(_PING_SECONDS):
             try:
-                await self._session.send_request(_RawMessage("ping", {}), _RawResult)
+                await self._ping()
             except Exception as error:
-                code = getattr(getattr(error, "error", None), "code", _CONNECTION_CLOSED)
-                return bool(code != _CONNECTION_CLOSED)
+                return hasattr(error, "error")  # mcp 1.x raises its own error for what the client answers only
             return True
         return False
+
+    async def _ping(self) -> None:
+        await self._session.send_request(_RawMessage("ping", {}), _RawResult)
+
+
+async def is_open(ping: Callable[[], Awaitable[object]]) -> bool:
+    """Whether a connection of `mcp` 2.x is open. Nothing is sent.
+
+    The SDK raises -32000 for a lost connection, and a client may answer with the same error. On a lost one a request
+    fails before its first checkpoint; on an open one it is cancelled there.
+
+    Args:
+        ping: Sends a request on the connection.
+    """
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        with suppress(Exception):
+            await ping()
+    return scope.cancelled_caught
 
 
 class _RawMessage:

@@ -202,8 +202,7 @@ class ServerTaskContext:
         reported = Progress(progress, total, message)
         count = _number(progress) if total is None else f"{_number(progress)}/{_number(total)}"
         await self._ctx.update_status(count if message is None else f"{message} ({count})", progress=reported)
-        await self._notifier.notify_status(self.task, None)
-        await self._notifier.notify_progress(reported)
+        await self._notifier.notify_progress(self.task, reported)
 
     async def extend(self, ttl_ms: int) -> Task:
         """Let the task live for at least so long from now.
@@ -235,6 +234,8 @@ class ServerTaskContext:
         await self._finish(Outcome.failed(clean_text(error)), notify=notify)
 
     async def _finish(self, outcome: Outcome, *, notify: bool) -> None:
+        if self._handler is not None:
+            await self._handler.flush(self.task_id)
         with anyio.move_on_after(CLEANUP_SECONDS, shield=True) as scope:
             with nullcontext() if self._execution is None else self._execution.ending():
                 await self._ctx.finish(outcome)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol, runtime_checkable
 
 from mcp_task_runtime.core.json import JSONObject
+from mcp_task_runtime.core.types import Outcome, Progress, Task
 from mcp_task_runtime.errors import CapabilityError
 
 __all__ = ["DetachedSession", "TaskSession"]
@@ -39,7 +40,10 @@ class TaskSession(Protocol):
 
 
 class DetachedSession:
-    """The `TaskSession` of work whose request is over: its client is reached through the task alone."""
+    """The `TaskSession` of work whose request is over: its client is reached through the task alone.
+
+    It is a `TaskNotifier`, too, that tells nothing: the client sees the task when it polls, or is pushed it.
+    """
 
     can_send_request = False
 
@@ -52,7 +56,7 @@ class DetachedSession:
         self.client_capabilities = client_capabilities
 
     async def send_notification(self, method: str, params: JSONObject) -> None:
-        """Do nothing: the client sees the status when it polls."""
+        """Do nothing: there is no connection to send a notification on."""
 
     async def send_request(self, method: str, params: JSONObject) -> JSONObject:
         """Refuse: there is no connection to send a request on.
@@ -61,3 +65,9 @@ class DetachedSession:
             CapabilityError: Always.
         """
         raise CapabilityError("This connection carries no requests to the client")
+
+    async def notify_status(self, task: Task, outcome: Outcome | None) -> None:
+        """Do nothing."""
+
+    async def notify_progress(self, task: Task, progress: Progress) -> None:
+        """Do nothing."""

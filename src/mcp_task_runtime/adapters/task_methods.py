@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
-import anyio
-
 from mcp_task_runtime.adapters._tool_calls import TaskCall, calling
 from mcp_task_runtime.adapters._tool_table import DeclaredTool
 from mcp_task_runtime.adapters.host import RuntimeHost
+from mcp_task_runtime.adapters.notifications import LatestSender, StartSoon
 from mcp_task_runtime.adapters.result_handler import TaskResultHandler
 from mcp_task_runtime.adapters.session import TaskSession
 from mcp_task_runtime.core import audit
@@ -26,7 +25,7 @@ from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.json import JSONObject, JSONValue, dump_json
 from mcp_task_runtime.core.runtime import TaskRuntime
 from mcp_task_runtime.core.transitions import is_terminal
-from mcp_task_runtime.core.types import Outcome, TaskRecord, TaskRequest, TaskSpec
+from mcp_task_runtime.core.types import Outcome, Progress, Task, TaskRecord, TaskRequest, TaskSpec
 from mcp_task_runtime.errors import (
     INTERNAL_ERROR,
     InvalidTransitionError,
@@ -42,6 +41,7 @@ __all__ = [
     "ConnectionScopes",
     "Requestor",
     "TaskMethods",
+    "TaskStreamSession",
     "http_manager",
 ]
 
@@ -53,9 +53,6 @@ NO_SESSION: Final = "The client cannot be asked: the server keeps no sessions (s
 JSON_RESPONSES: Final = "The client cannot be asked: the server answers with JSON, which carries no requests"
 
 _DEEPEST_MIDDLEWARE: Final = 16
-
-_NOTIFY_SECONDS: Final = 5.0
-"""How long a client may take to read a notification before it misses it."""
 
 
 # Who asks
@@ -178,7 +175,7 @@ class TaskMethods:
         calls: list[TaskCall] = []
 
         def announce(record: TaskRecord) -> TaskSession:
-            client = _TaskConnection(record, connection, self._handler)
+            client = TaskStreamSession(record, connection, self._handler, self._host.start_soon)
             self._host.start_soon(partial(client.announce, self._runtime))
             return client
 
@@ -250,48 +247,72 @@ class TaskMethods:
         return wire.render_record(record)
 
 
-class _TaskConnection:
-    """The `TaskSession` of a task: what its work can send when the call is long answered."""
+class TaskStreamSession:
+    """The `TaskSession` of a task: what its work can send when the call is long answered.
+
+    As a `TaskNotifier` it sends each status over the connection (wire rule B10), and progress over the stream of a
+    `tasks/result` if there is one (B11).
+    """
 
     can_send_request = False
 
-    def __init__(self, record: TaskRecord, connection: TaskSession, handler: TaskResultHandler) -> None:
+    def __init__(
+        self, record: TaskRecord, connection: TaskSession, handler: TaskResultHandler, start_soon: StartSoon
+    ) -> None:
+        """Make the session of a task.
+
+        Args:
+            record: The task as it was made.
+            connection: What of the client's connection outlives the call.
+            handler: Knows the streams of the task in this process.
+            start_soon: Starts the wait for a client that does not read.
+        """
         self.client_capabilities = record.client_capabilities
         self._record = record
-        self._status: JSONValue = record.task.status
+        self._told: JSONValue = record.task.status
         self._connection = connection
         self._handler = handler
+        self._statuses = LatestSender(connection, start_soon)
+        self._progress = LatestSender(self, start_soon)
 
     async def send_notification(self, method: str, params: JSONObject) -> None:
-        """Send a notification; a client that does not read misses it, and does not hold up the work.
-
-        A change of status goes over the connection (wire rule B10). The rest goes over the stream of a
-        `tasks/result`, if there is one.
-        """
+        """Send a notification about the task, over one of its streams or the connection."""
         task_id = self._record.task_id
-        with anyio.move_on_after(_NOTIFY_SECONDS):
-            if method == wire.STATUS_NOTIFICATION:
-                self._status = params["status"]
-            else:
-                params = wire.with_related_task(params, task_id)
-                if await self._handler.notify(task_id, method, params):
-                    return
+        params = wire.with_related_task(params, task_id)
+        if not await self._handler.notify(task_id, method, params):
             await self._connection.send_notification(method, params)
 
     async def send_request(self, method: str, params: JSONObject) -> JSONObject:
-        """Refuse: requests go through the task's questions."""
+        """Refuse: requests go through the task's questions.
+
+        Raises:
+            RuntimeError: Always.
+        """
         raise RuntimeError("Requests to the client go through the task's questions")
+
+    async def notify_status(self, task: Task, outcome: Outcome | None) -> None:
+        """Send the whole task."""
+        method, params = wire.render_status(task, outcome)
+        self._told = params["status"]
+        await self._statuses.send(method, params, is_last=outcome is not None)
+
+    async def notify_progress(self, task: Task, progress: Progress) -> None:
+        """Send the whole task, and progress if the client gave a token for it."""
+        await self.notify_status(task, None)
+        token = self._record.request.progress_token
+        if token is not None:
+            await self._progress.send(*wire.render_progress(progress, token))
 
     async def announce(self, runtime: TaskRuntime) -> None:
         """Send each change of the task's status, unless the work has sent it, until the task has ended."""
         record = self._record
         try:
-            while not is_terminal(record.status):
-                record = await runtime.store.wait_for_update(record.task_id, after=record.revision)
-                rendered = wire.render_record(record)
-                if rendered["status"] != self._status:
-                    await self.send_notification(wire.STATUS_NOTIFICATION, rendered)
+            with runtime.followers.follow(record.task_id, after=record.revision) as follower:
+                while not is_terminal(record.status):
+                    record = await follower.changed()
+                    if wire.render_record(record)["status"] != self._told:
+                        await self.notify_status(record.task, record.outcome)
         except TaskNotFoundError:
             return
         except StoreError:
-            logger.debug("A task's changes are no longer announced", exc_info=True)
+            logger.warning("Changes of a task are no longer announced: the store failed", exc_info=True)

@@ -22,6 +22,7 @@ __all__ = [
     "missing_capability",
     "render_handle",
     "render_view",
+    "wants_log",
 ]
 
 PROTOCOL_VERSION: Final = "2026-07-28"
@@ -29,12 +30,19 @@ EXTENSION_ID: Final = "io.modelcontextprotocol/tasks"
 MISSING_CLIENT_CAPABILITY: Final = -32021
 HEADER_MISMATCH: Final = -32020
 NOTIFICATION: Final = "notifications/tasks"
+_LOG_LEVEL_META_KEY: Final = "io.modelcontextprotocol/logLevel"
 
 
 def declares_tasks(capabilities: Mapping[str, JSONValue]) -> bool:
     """Whether a client that declared these capabilities takes task handles (C1, C2)."""
     extensions = capabilities.get("extensions")
     return isinstance(extensions, Mapping) and EXTENSION_ID in extensions
+
+
+def wants_log(meta: JSONValue) -> bool:
+    """Whether a request with this `_meta` asked for log messages of level `info`."""
+    level = meta.get(_LOG_LEVEL_META_KEY) if isinstance(meta, Mapping) else None
+    return level in ("debug", "info")
 
 
 def missing_capability() -> ProtocolError:

@@ -17,7 +17,7 @@ from mcp import types
 from mcp.shared.exceptions import McpError
 from typing_extensions import Self
 
-__all__ = ["Connection", "cancellable", "is_about_lost_connection", "serving", "use_random_request_ids"]
+__all__ = ["Connection", "cancellable", "is_about_lost_connection", "is_connected", "serving", "use_random_request_ids"]
 
 T = TypeVar("T")
 
@@ -129,6 +129,12 @@ def is_about_lost_connection(error: BaseException) -> bool:
     if isinstance(inner, tuple):
         return all(is_about_lost_connection(each) for each in inner)
     return isinstance(error, anyio.ClosedResourceError | anyio.BrokenResourceError)
+
+
+def is_connected() -> bool:
+    """Whether the connection of this context is open: the SDK raises for a lost one what a client may answer, too."""
+    connection = _current.get()
+    return connection is not None and not connection.is_over
 
 
 async def cancellable(request: Callable[[], Awaitable[T]]) -> T:

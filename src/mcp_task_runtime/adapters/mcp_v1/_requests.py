@@ -17,11 +17,10 @@ from mcp.shared.context import RequestContext
 from mcp.shared.exceptions import McpError
 from mcp.shared.message import ServerMessageMetadata
 
-from mcp_task_runtime.adapters.mcp_v1._connection import cancellable, use_random_request_ids
+from mcp_task_runtime.adapters.mcp_v1._connection import cancellable, is_connected, use_random_request_ids
 from mcp_task_runtime.adapters.task_methods import JSON_RESPONSES, NO_SESSION, http_manager
 from mcp_task_runtime.core.json import JSONObject, JSONValue, to_json_value
 from mcp_task_runtime.errors import INTERNAL_ERROR, CapabilityError, ProtocolError, StoreError, TaskRuntimeError
-from mcp_task_runtime.wire.v2025_11_25 import STATUS_NOTIFICATION
 
 __all__ = [
     "ConnectionSession",
@@ -200,14 +199,13 @@ class RequestSession(ConnectionSession):
         use_random_request_ids(ctx.session)
 
     async def send_notification(self, method: str, params: JSONObject) -> None:
-        if method != STATUS_NOTIFICATION:  # which belongs to no stream
-            await self._send(method, params, self._request_id)
+        await self._send(method, params, self._request_id)
 
     async def send_request(self, method: str, params: JSONObject) -> JSONObject:
         try:
             return await cancellable(functools.partial(self._send_request, method, params))
         except McpError as error:
-            if error.error.code == types.CONNECTION_CLOSED and error.error.message == "Connection closed":
+            if error.error.code == types.CONNECTION_CLOSED and not is_connected():
                 raise ConnectionError("The client has left") from error
             raise ProtocolError(error.error.code, error.error.message, error.error.data) from error
 

@@ -15,6 +15,7 @@ from mcp_types import CONNECTION_CLOSED
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
+from mcp_task_runtime.adapters.sdk_session import is_open
 from mcp_task_runtime.core.context import sole_cause
 from mcp_task_runtime.core.json import JSONObject, to_json_value
 from mcp_task_runtime.errors import (
@@ -26,7 +27,6 @@ from mcp_task_runtime.errors import (
     TaskRuntimeError,
 )
 from mcp_task_runtime.wire import v2026_07_28 as wire
-from mcp_task_runtime.wire.v2025_11_25 import STATUS_NOTIFICATION
 
 __all__ = [
     "ConnectionSession",
@@ -138,9 +138,8 @@ class RequestSession(ConnectionSession):
         return self._session.can_send_request
 
     async def send_notification(self, method: str, params: JSONObject) -> None:
-        """Send a notification, unless it belongs to no stream."""
-        if method != STATUS_NOTIFICATION:
-            await self._send(method, params, self._request_id)
+        """Send a notification on the stream of the request."""
+        await self._send(method, params, self._request_id)
 
     async def send_request(self, method: str, params: JSONObject) -> JSONObject:
         """Send a request and return what the client answers.
@@ -156,10 +155,17 @@ class RequestSession(ConnectionSession):
                 metadata=ServerMessageMetadata(related_request_id=self._request_id),
             )
         except MCPError as error:
-            if error.code == CONNECTION_CLOSED and error.message == "Connection closed":
+            if error.code == CONNECTION_CLOSED and not await is_open(self._ping):
                 raise ConnectionError("The client has left") from error
             raise ProtocolError(error.code, error.message, error.data) from error
         return cast(JSONObject, result)
+
+    async def _ping(self) -> None:
+        await self._session.send_request(
+            cast(Any, RawMessage("ping", {})),
+            cast(Any, RawResult),
+            metadata=ServerMessageMetadata(related_request_id=self._request_id),
+        )
 
 
 class RawMessage:

@@ -231,6 +231,7 @@ class Tasks(BaseTasks, Extension):
             undeliverable=None if session.can_send_request else _NO_BACK_CHANNEL,
             progress_token=None if ctx.meta is None else ctx.meta.get("progress_token"),
             refusal=wire_2026.missing_capability if is_modern(ctx) else lambda: wire_2025.task_required(name),
+            wants_log=is_modern(ctx) and wire_2026.wants_log((ctx.params or {}).get("_meta")),
         )
 
     # -- what differs from other SDK lines
