@@ -1,8 +1,8 @@
-"""Law L12 where it matters: processes are killed at any moment, and no task is lost, or told of wrongly.
+"""Law L12 where it matters: processes are killed at any moment, and no task is lost or ends wrongly.
 
 Workers start tasks of all kinds until they are killed. The test's own process, a server with a short lease, answers
-their questions, and takes over what they leave, as do the workers that are still alive. All the time it looks at
-every task it knows.
+their questions and takes over the tasks of dead workers, as the living workers do. All the time it checks every
+task it knows.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ import anyio
 from mcp_task_runtime import TaskRecord, TaskRuntime, TaskSettings
 from mcp_task_runtime.core.transitions import is_terminal
 from tests.stores.worker_program import Place, Store, Tool
-from tests.stores.workers import Office, Worker, open_office
+from tests.stores.workers import Worker, WorkerPool, open_worker_pool
 
 IS_LONG = os.environ.get("MCP_TASK_RUNTIME_PROFILE") == "long"
 KILLS = 100 if IS_LONG else 10
 """For each store and event loop, of which there are two."""
 
-LANES = 2
+KILLERS = 2
 LEASE_MS = 300
 MOST_TASKS = 25
 PATIENCE = 20.0 * KILLS
@@ -35,12 +35,12 @@ SETTLE_SECONDS = 60.0
 
 @dataclass
 class Server:
-    """The process that lives on, and what its clients know.
+    """The process that survives, and what its clients know.
 
     Attributes:
         store: The store.
         runtime: Its runtime.
-        seen: Each task as it was when it was last looked at.
+        seen: Each task as it was at the last look.
         given: The answers that were acknowledged, by task and question.
     """
 
@@ -50,7 +50,7 @@ class Server:
     given: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     async def look(self, task_id: str) -> TaskRecord:
-        """Look at a task; nothing that was seen of it may be undone."""
+        """Read a task and check that nothing seen before was undone."""
         record = await self.store.get_task(task_id)
         assert record is not None, f"{task_id} is lost"
         before = self.seen.get(task_id)
@@ -67,7 +67,7 @@ class Server:
         return record
 
     async def serve(self, task_id: str) -> TaskRecord:
-        """Look at a task and answer what it asks, each question once."""
+        """Read a task and answer its questions, each one once."""
         record = await self.look(task_id)
         if record.outcome is not None:
             return record
@@ -83,7 +83,7 @@ class Server:
 
 
 def check_end(record: TaskRecord, work: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """A task ended as its work does, or honestly as lost where it must not run again."""
+    """Check that a task ended as its work does, or failed as lost if it must not run again."""
     outcome = record.outcome
     assert outcome is not None
     if outcome.status == "completed":
@@ -112,25 +112,25 @@ async def tasks_of(store: Store, owner: str) -> dict[str, TaskRecord]:
 
 
 async def serve_started(server: Server, worker: Worker) -> None:
-    """Serve the tasks that a worker has told of, until it is dead."""
+    """Serve the tasks that a worker has reported, until it is dead."""
     while not worker.is_dead:
-        for message in list(worker.told):
+        for message in list(worker.reports):
             if "started" in message:
                 await server.serve(message["started"])
         await anyio.sleep(0.005)
 
 
-async def kill_one(server: Server, office: Office, random: Random, owner: str) -> None:
-    """Start a worker, kill it at some moment, and see what becomes of its tasks."""
-    worker = await office.hire()
+async def kill_one(server: Server, pool: WorkerPool, random: Random, owner: str) -> None:
+    """Start a worker, kill it at some moment, and check how its tasks end."""
+    worker = await pool.start()
     await worker.send("churn", seed=owner, owner=owner, most=MOST_TASKS)
     async with anyio.create_task_group() as group:
         group.start_soon(serve_started, server, worker)
-        await worker.until_told_of(random.randrange(4))
+        await worker.until_reports(random.randrange(4))
         await anyio.sleep(random.random() * 0.2)
         worker.kill()
         await worker.until_dead()
-    acknowledged = {message["started"]: message["work"] for message in worker.told if "started" in message}
+    acknowledged = {message["started"]: message["work"] for message in worker.reports if "started" in message}
     stored = await tasks_of(server.store, owner)
     assert acknowledged.keys() <= stored.keys(), "a task that was acknowledged is lost"
     assert len(stored) <= len(acknowledged) + 1
@@ -155,15 +155,15 @@ async def test_no_kill_loses_a_task_or_leaves_one_working(
         async with place.store() as store, TaskRuntime(store, settings=settings) as runtime:
             Tool(runtime)
             server = Server(store, runtime)
-            async with open_office(program, place, lease_ms=LEASE_MS) as office:
+            async with open_worker_pool(program, place, lease_ms=LEASE_MS) as pool:
 
-                async def lane(number: int) -> None:
+                async def killer(number: int) -> None:
                     random = Random(f"{seed} {number}")
-                    for kill in range(number, KILLS, LANES):
-                        await kill_one(server, office, random, f"{seed} {kill}")
+                    for kill in range(number, KILLS, KILLERS):
+                        await kill_one(server, pool, random, f"{seed} {kill}")
 
                 async with anyio.create_task_group() as group:
-                    for number in range(LANES):
-                        group.start_soon(lane, number)
+                    for number in range(KILLERS):
+                        group.start_soon(killer, number)
             statuses = [(await server.look(task_id)).status for task_id in list(server.seen)]
             assert {"completed", "failed"} == set(statuses)

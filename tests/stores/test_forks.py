@@ -1,4 +1,4 @@
-"""Processes that are forked, as by a web server that loads its application first: each works for itself."""
+"""Forked processes, as of a web server that loads its application first: each one works on its own."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def test_a_store_that_was_used_before_the_fork_serves_its_process_and_no_o
 
 
 async def run_script(name: str, place: Place, loop: str) -> list[Any]:
-    """Run one of the scripts below in a process without threads; return what its forks say."""
+    """Run one of the scripts below in a process without threads; return the output of its forks."""
     command = [sys.executable, "-m", "tests.stores.test_forks", name, json.dumps(asdict(place)), loop]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with anyio.fail_after(PATIENCE):
@@ -54,7 +54,7 @@ async def run_script(name: str, place: Place, loop: str) -> list[Any]:
 
 
 def share(store: Store, loop: str) -> None:
-    """Have two forks change one task, and then each other's by turns."""
+    """Let two forks change one task, then each other's tasks by turns."""
     runtime = TaskRuntime(store)
 
     async def live(mine: str, other: str) -> Any:
@@ -69,14 +69,13 @@ def share(store: Store, loop: str) -> None:
                 await store.wait_for_update(mine, after=number + 1)
                 if mine == "second":
                     await store.update_task(other)
-        assert runtime._keeper is not None
-        return runtime._keeper.worker
+        return runtime.statistics().worker
 
     in_forks(loop, lambda: live("first", "second"), lambda: live("second", "first"))
 
 
 def keep(store: Store, loop: str) -> None:
-    """Use a store, try it in a fork, and use it again."""
+    """Use a store, use it in a fork, and use it again."""
 
     async def use() -> None:
         await store.create_task(NewTask(ttl_ms=60_000))
@@ -107,7 +106,7 @@ def keep(store: Store, loop: str) -> None:
 
 
 def in_forks(loop: str, *lives: Callable[[], Awaitable[Any]]) -> None:
-    """Run async functions in forks of this process, each of which says what came of it, and wait for their ends."""
+    """Run async functions in forks of this process, which print their results, and wait until they have ended."""
 
     async def live_in_time(live: Callable[[], Awaitable[Any]]) -> Any:
         with anyio.fail_after(PATIENCE / 3):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -21,8 +21,9 @@ from psycopg.rows import dict_row
 from psycopg_pool import ConnectionPool, NullConnectionPool
 
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
+from mcp_task_runtime.core.questions import answer_questions, ask_question, get_view
 from mcp_task_runtime.core.store import TaskLeases, TaskStore
-from mcp_task_runtime.core.transitions import TERMINAL_STATUSES, TRANSITIONS, finish_record, update_record
+from mcp_task_runtime.core.transitions import EVENTS_KEPT, TERMINAL_STATUSES, TRANSITIONS, finish_record, update_record
 from mcp_task_runtime.core.types import (
     Fence,
     Lease,
@@ -37,6 +38,7 @@ from mcp_task_runtime.core.types import (
 from mcp_task_runtime.core.views import TaskView
 from mcp_task_runtime.errors import (
     InvalidCursorError,
+    InvalidTransitionError,
     SchemaVersionError,
     StoreClosedError,
     StoreError,
@@ -583,15 +585,19 @@ async def test_what_a_database_cannot_hold_is_refused_for_good_and_changes_nothi
 
 
 async def test_a_server_that_takes_no_changes_for_now_is_unavailable(
-    make: Open, server: PostgresServer, schema: str
+    make: Open, server: PostgresServer, schema: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with make() as store:
         created = await store.create_task(NewTask(ttl_ms=None))
     url = make_conninfo(server.url, options="-c default_transaction_read_only=on")
     async with PostgresTaskStore(url, schema=schema, timeout=0.3) as store:
         assert await store.get_task(created.task_id) == created
-        with pytest.raises(StoreUnavailableError, match="read-only"):
-            await store.finish_task(created.task_id, DONE)
+        for _ in range(2):
+            with pytest.raises(StoreUnavailableError, match="read-only"):
+                await store.finish_task(created.task_id, DONE)
+            assert await store.get_task(created.task_id) == created
+        assert store.statistics().is_unavailable
+    assert [message.rpartition(") ")[2] for message in caplog.messages] == ["cannot take changes"]
 
 
 # --- pools, cancellation, closing ---
@@ -718,6 +724,141 @@ def test_event_loops_may_use_a_store_one_after_the_other(make: Open) -> None:
     for backend in ("asyncio", "trio", "asyncio"):
         anyio.run(use, backend=backend)
     anyio.run(store.aclose, backend="trio")
+
+
+# --- questions ---
+
+YES = Answer.result({"action": "accept"})
+
+
+def question(key: str) -> QueuedMessage:
+    return QueuedMessage.request(key, "elicitation/create", {"message": "?"})
+
+
+@asynccontextmanager
+async def queueing_for(server: PostgresServer, schema: str) -> AsyncIterator[Callable[..., Awaitable[None]]]:
+    """Hold all tasks; what it yields starts operations, which then get the task one after the other, in this order."""
+    blocked = "SELECT count(*)::int FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    async with anyio.create_task_group() as group:
+        with psycopg.connect(server.url) as connection:
+            connection.execute(sql.SQL("SELECT FROM {}.tasks FOR UPDATE").format(sql.Identifier(schema)))
+
+            async def start(*operations: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+                for number, operation in enumerate(operations, 1):
+                    group.start_soon(operation)
+                    await until(lambda number=number: server.execute(blocked) == [(number,)])  # type: ignore[misc]
+
+            yield start
+
+
+@pytest.mark.parametrize("first", ["ask", "finish", "delete"])
+async def test_an_end_and_a_question_that_wait_for_each_other_leave_no_question(
+    make: Open, server: PostgresServer, schema: str, first: str
+) -> None:
+    async with make() as store, make() as other:
+        await store.create_task(NewTask(ttl_ms=None, task_id="a"))
+        endings: dict[str, Any] = {}
+
+        async def run(name: str, operation: Callable[[], Awaitable[Any]]) -> None:
+            try:
+                endings[name] = await operation()
+            except TaskRuntimeError as error:
+                endings[name] = error
+
+        end = partial(other.finish_task, "a", DONE) if first != "delete" else partial(other.delete_task, "a")
+        both = [partial(run, "ask", partial(store.ask, "a", question("k"))), partial(run, "end", end)]
+        async with queueing_for(server, schema) as start:
+            await start(*(both if first == "ask" else reversed(both)))
+        assert not isinstance(endings["end"], Exception)
+        expected = {"ask": TaskRecord, "finish": InvalidTransitionError, "delete": TaskNotFoundError}[first]
+        assert isinstance(endings["ask"], expected)
+        assert await store.message_queue.outstanding("a") == ()
+        count = sql.SQL("SELECT count(*)::int FROM {}.messages").format(sql.Identifier(schema))
+        assert server.execute(count) == [(0,)]
+
+
+@pytest.mark.parametrize("first", ["ask", "answer"])
+async def test_a_question_that_is_asked_while_another_is_answered_keeps_the_status_true(
+    make: Open, server: PostgresServer, schema: str, first: str
+) -> None:
+    async with make() as store, make() as other:
+        await store.create_task(NewTask(ttl_ms=None, task_id="a"))
+        await store.ask("a", question("k"))
+        both = [partial(store.ask, "a", question("new")), partial(other.answer_all, "a", {"k": YES})]
+        async with queueing_for(server, schema) as start:
+            await start(*(both if first == "ask" else reversed(both)))
+        view = await store.get_view("a")
+        assert view is not None
+        assert (view.record.status, view.record.revision) == ("input_required", 4)
+        assert [asked.key for asked in view.questions] == ["new"]
+
+
+@pytest.mark.parametrize("end", ["finish", "delete"])
+async def test_an_end_in_another_process_releases_the_asker(make: Open, end: str) -> None:
+    async with make() as store, make() as asking, make() as other:
+        await store.create_task(NewTask(ttl_ms=None, task_id="a"))
+        await asking.ask("a", question("k"))
+        async with in_background(partial(asking.message_queue.wait_for_answer, "a", "k")) as ending:
+            await waiting(asking)
+            await (other.finish_task("a", DONE) if end == "finish" else other.delete_task("a"))
+            assert isinstance(await ending(), TaskNotFoundError)
+
+
+async def test_an_answer_in_another_process_wakes_the_asker_once(make: Open) -> None:
+    async with make() as store, make() as other:
+        await other.create_task(NewTask(ttl_ms=None, task_id="a"))
+        await store.ask("a", question("k"))
+        async with in_background(partial(store.message_queue.wait_for_answer, "a", "k")) as ending:
+            await waiting(store)
+            reads = store.statistics().reads
+            assert await other.answer_all("a", {"k": YES}) == {"k"}
+            assert await ending() == YES
+            assert store.statistics().reads == reads + 1
+
+
+async def test_many_answers_are_one_transaction_and_one_revision(make: Open) -> None:
+    async with make() as store:
+        await store.create_task(NewTask(ttl_ms=None, task_id="a"))
+        for number in range(300):
+            await store.ask("a", question(f"{number}"))
+        writes = store.statistics().writes
+        answers = {f"{number}": YES for number in range(5_000)}
+        with anyio.fail_after(5):
+            assert await store.answer_all("a", answers) == {f"{number}" for number in range(300)}
+        assert store.statistics().writes == writes + 1
+        record = await store.get_task("a")
+        assert record is not None
+        assert (record.revision, record.status) == (302, "working")
+        events = await store.get_history("a")
+        assert len(events) == EVENTS_KEPT + 1
+        assert {event.kind for event in events[1:]} == {"answered"}
+
+
+async def test_the_life_of_a_task_with_a_question_takes_five_writes_and_few_reads(make: Open) -> None:
+    async with make() as store:
+        created = await store.create_task(NewTask(ttl_ms=60_000))
+        task_id, queue = created.task_id, store.message_queue
+
+        async def follow() -> None:
+            revision = 0
+            while (record := await store.wait_for_update(task_id, after=revision)).outcome is None:
+                revision = record.revision
+
+        async with in_background(follow) as following:
+            await store.update_task(task_id, status_message="on it")
+            async with in_background(partial(ask_question, store, queue, task_id, question("k"))) as asking:
+                await waiting(store)
+                for _ in range(3):
+                    view = await get_view(store, queue, task_id)
+                    assert view is not None
+                    assert len(view.questions) == 1
+                assert await answer_questions(store, queue, task_id, {"k": YES}) == {"k"}
+                assert await asking() == YES
+            await store.finish_task(task_id, DONE)
+            await following()
+        statistics = store.statistics()
+        assert statistics.writes == 5
+        assert statistics.reads <= 12
 
 
 # --- wake-ups ---

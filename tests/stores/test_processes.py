@@ -1,4 +1,4 @@
-"""One store, three processes: a server that only starts, shows, answers and cancels, and two that do the work."""
+"""One store, three processes: a server that starts, shows, answers and cancels, and two workers."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import pytest
 from mcp_task_runtime import Outcome, TaskNotFoundError, TaskRuntime, TaskSettings
 from mcp_task_runtime.core.json import JSONObject
 from tests.stores.worker_program import Place, Store, all_at_once, answer, finish
-from tests.stores.workers import Worker, open_office
+from tests.stores.workers import Worker, open_worker_pool
 
 Processes: TypeAlias = AbstractAsyncContextManager["World"]
 
 PATIENCE = 90.0
-LEASE_MS = 20_000  # nobody here is lost, on however slow a machine
-SHORT_LEASE_MS = 3_000  # a third of it is how often a worker looks for work that was left
+LEASE_MS = 20_000  # no worker counts as lost, even on a slow machine
+SHORT_LEASE_MS = 3_000  # workers look for lapsed leases every third of it
 RACES = 40
 
 
@@ -35,7 +35,7 @@ class World:
     second: Worker
 
     async def until_asked(self, task_id: str) -> JSONObject:
-        """Wait until the server sees questions; return an answer to each, by key."""
+        """Wait until the server sees questions; return an answer for each key."""
         while True:
             view = await self.server.get(task_id, owner=None)
             if view.questions:
@@ -57,12 +57,12 @@ async def open_world(program: subprocess.Popen[str], place: Place, *, lease_ms: 
     settings = TaskSettings(lease_ms=lease_ms, shutdown_grace=0)
     with anyio.fail_after(PATIENCE):
         async with place.store() as store, TaskRuntime(store, settings=settings) as server:
-            async with open_office(program, place, lease_ms=lease_ms) as office:
-                yield World(store, server, await office.hire(), await office.hire())
+            async with open_worker_pool(program, place, lease_ms=lease_ms) as pool:
+                yield World(store, server, await pool.start(), await pool.start())
 
 
 async def race(do: Any, world: World, command: str, task_ids: list[str], **more: str) -> dict[str, str]:
-    """Have all three processes do the same to the same tasks at once; return who was let, for each task."""
+    """Run the same change of the same tasks in all three processes at once; return the winner of each task."""
     first = await world.first.send(command, task_ids=task_ids, name="first", **more)
     second = await world.second.send(command, task_ids=task_ids, name="second", **more)
     won = {"server": await all_at_once(partial(do, "server"), task_ids)}
@@ -102,7 +102,7 @@ async def test_a_cancel_in_one_process_stops_the_work_in_another(processes: Proc
         task_id = await world.first.do("start", forever=True)
         elsewhere = await world.second.send("result", task_id=task_id)
         assert (await world.server.cancel(task_id, owner=None)).status == "cancelled"
-        await world.first.until_told(cleaned=task_id)
+        await world.first.until_reported(cleaned=task_id)
         assert await elsewhere.wait() == asdict(Outcome.cancelled())
 
 
@@ -111,7 +111,7 @@ async def test_a_cancel_in_one_process_stops_work_in_another_that_waits_for_an_a
         task_id = await world.second.do("start", questions=1)
         await world.until_asked(task_id)
         await world.server.cancel(task_id, owner=None)
-        await world.second.until_told(cleaned=task_id)
+        await world.second.until_reported(cleaned=task_id)
         view = await world.server.get(task_id, owner=None)
         assert (view.task.status, view.questions) == ("cancelled", ())
 
@@ -120,7 +120,7 @@ async def test_a_task_that_is_deleted_elsewhere_stops_its_work(processes: Proces
     async with processes as world:
         task_id = await world.first.do("start", forever=True)
         assert await world.store.delete_task(task_id)
-        await world.first.until_told(cleaned=task_id)
+        await world.first.until_reported(cleaned=task_id)
         with pytest.raises(TaskNotFoundError):
             await world.server.get(task_id, owner=None)
 
@@ -133,7 +133,7 @@ async def test_of_processes_that_race_to_end_a_task_exactly_one_wins(processes: 
             outcome = await world.server.result(task_id, owner=None)
             assert outcome.result == {"by": winner}
             assert await world.second.do("result", task_id=task_id) == asdict(outcome)
-            await world.first.until_told(cleaned=task_id)
+            await world.first.until_reported(cleaned=task_id)
 
 
 async def test_of_processes_that_race_to_answer_a_question_exactly_one_wins(processes: Processes) -> None:
@@ -148,12 +148,12 @@ async def test_of_processes_that_race_to_answer_a_question_exactly_one_wins(proc
 async def test_a_worker_that_is_shut_down_leaves_its_work_to_the_other(
     program: subprocess.Popen[str], place: Place
 ) -> None:
-    """What may be run again goes on, with its answers; the rest has failed."""
+    """Rerunnable work continues with its answers; other work has failed."""
     async with open_world(program, place, lease_ms=SHORT_LEASE_MS) as world:
         again = await world.first.do("start", questions=2, rerunnable=True)
         never = await world.first.do("start", forever=True)
         await world.server.answer(again, await world.until_asked(again), owner=None)
-        await world.first.dismiss()
+        await world.first.shut_down()
         await world.first.until_dead()
         outcome = await world.server.result(never, owner=None)
         assert outcome.status == "failed"

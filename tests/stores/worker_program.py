@@ -1,9 +1,10 @@
-"""Worker processes for tests: this program forks one for each line that it reads, a `Hiring` as JSON.
+"""Worker processes for tests: this program forks one for each line that it reads, a `WorkerOptions` as JSON.
 
     python -m tests.stores.worker_program
 
 It imports everything once, so that a worker starts in milliseconds. A worker connects to the test, which listens
-on loopback, and both speak JSON lines: the test commands, the worker replies, and tells of what happens to its work.
+on loopback, and both speak JSON lines: the test sends commands, the worker replies and reports what happens to its
+work.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from mcp_task_runtime.stores.redis import RedisTaskStore
 from mcp_task_runtime.stores.sqlite import SQLiteTaskStore
 
 Store: TypeAlias = "SQLiteTaskStore | RedisTaskStore | PostgresTaskStore"
-Tell: TypeAlias = Callable[[dict[str, Any]], Awaitable[None]]
+Report: TypeAlias = Callable[[dict[str, Any]], Awaitable[None]]
 
 LONGEST_LINE = 1_000_000
 FORM: JSONObject = {"type": "object", "properties": {}}
@@ -49,7 +50,7 @@ FORM: JSONObject = {"type": "object", "properties": {}}
 
 @dataclass(frozen=True)
 class Place:
-    """Where a store is, for all processes.
+    """Location of a store, the same for all processes.
 
     Attributes:
         kind: `sqlite`, `redis` or `postgres`.
@@ -62,7 +63,7 @@ class Place:
     name: str = ""
 
     def store(self) -> Store:
-        """Return a store there that is not open yet."""
+        """Return a store at this place, not yet open."""
         if self.kind == "sqlite":
             return SQLiteTaskStore(self.address)
         if self.kind == "redis":
@@ -71,8 +72,8 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Hiring:
-    """What a worker is to be.
+class WorkerOptions:
+    """Options of a worker.
 
     Attributes:
         place: Where its store is.
@@ -87,18 +88,18 @@ class Hiring:
     lease_ms: int
 
     def to_json(self) -> str:
-        """Return it as one line."""
+        """Return the options as one line."""
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, line: str) -> Hiring:
-        """Return what a line says."""
+    def from_json(cls, line: str) -> WorkerOptions:
+        """Return the options of a line."""
         values = json.loads(line)
         return cls(**{**values, "place": Place(**values["place"])})
 
 
 class Client:
-    """A client that is out of reach but for the task's questions."""
+    """A client that can be reached by the task's questions only."""
 
     client_capabilities: JSONObject = {"elicitation": {"form": {}}}  # noqa: RUF012
     can_send_request = False
@@ -114,15 +115,15 @@ class Client:
 class Tool:
     """The one tool of all processes: its arguments say what the work does.
 
-    `statuses`: how often it says how it is getting on; `questions`: how many it asks, one after the other;
+    `statuses`: how often it updates its status; `questions`: how many it asks, one after the other;
     `forever`: whether it then goes on until it is stopped. Its result is what it was answered.
     """
 
     NAME = "work"
 
-    def __init__(self, runtime: TaskRuntime, tell: Tell | None = None) -> None:
+    def __init__(self, runtime: TaskRuntime, report: Report | None = None) -> None:
         self._runtime = runtime
-        self._tell = tell
+        self._report = report
         runtime.rerun_with(self.NAME, self.run)
 
     async def start(self, *, rerunnable: bool = False, owner: str | None = None, **arguments: Any) -> str:
@@ -154,9 +155,9 @@ class Tool:
             if arguments.get("forever"):
                 await anyio.sleep_forever()
         except BaseException:  # cancelled, or released from a question: whichever comes first
-            if self._tell is not None:
+            if self._report is not None:
                 with anyio.CancelScope(shield=True):
-                    await self._tell({"cleaned": record.task_id})
+                    await self._report({"cleaned": record.task_id})
             raise
         return Outcome.completed({"heard": heard})
 
@@ -164,40 +165,40 @@ class Tool:
 class Worker:
     """A worker, in its own process."""
 
-    def __init__(self, store: Store, runtime: TaskRuntime, tell: Tell) -> None:
+    def __init__(self, store: Store, runtime: TaskRuntime, report: Report) -> None:
         self._store = store
         self._runtime = runtime
-        self._tell = tell
-        self._tool = Tool(runtime, tell)
+        self._report = report
+        self._tool = Tool(runtime, report)
 
-    async def obey(self, command: dict[str, Any]) -> None:
-        """Do what a command says, and reply."""
+    async def handle(self, command: dict[str, Any]) -> None:
+        """Run a command and reply."""
         number, do = command.pop("number"), getattr(self, command.pop("do"))
-        await self._tell({"number": number, "reply": await do(**command)})
+        await self._report({"number": number, "reply": await do(**command)})
 
     async def start(self, **arguments: Any) -> str:
         """Start work; reply with the task's identifier."""
         return await self._tool.start(**arguments)
 
     async def result(self, task_id: str) -> dict[str, Any]:
-        """Wait for the end of a task that may run anywhere; reply with its outcome."""
+        """Wait for the end of a task that may run in any process; reply with its outcome."""
         return asdict(await self._runtime.result(task_id, owner=None))
 
     async def finish(self, task_ids: list[str], name: str) -> list[bool]:
-        """End tasks, all at once; reply which of them it was that ended here."""
+        """End tasks, all at once; reply for each whether this process ended it."""
         return await all_at_once(partial(finish, self._runtime, name), task_ids)
 
     async def answer(self, task_ids: list[str], name: str, key: str) -> list[bool]:
-        """Answer a question of tasks, all at once; reply which answers were taken."""
+        """Answer a question of each task, all at once; reply which answers were taken."""
         return await all_at_once(partial(answer, self._store, key, name), task_ids)
 
     async def churn(self, seed: str, owner: str, most: int) -> None:
-        """Start work of all kinds, one after the other, and tell of each task."""
+        """Start work of all kinds, one after the other, and report each task."""
         random = Random(seed)
         for _ in range(most):
             work = random.choice(KINDS)
             task_id = await self._tool.start(owner=owner, **work)
-            await self._tell({"started": task_id, "work": work})
+            await self._report({"started": task_id, "work": work})
             await anyio.sleep(random.random() * 0.02)
 
 
@@ -213,7 +214,7 @@ KINDS: list[dict[str, Any]] = [
 
 
 async def all_at_once(do: Callable[[str], Awaitable[bool]], task_ids: list[str]) -> list[bool]:
-    """Return what is done for each of many tasks."""
+    """Run an operation for each task, all at once; return the results in the order of the tasks."""
     done = dict.fromkeys(task_ids, False)
 
     async def one(task_id: str) -> None:
@@ -226,7 +227,7 @@ async def all_at_once(do: Callable[[str], Awaitable[bool]], task_ids: list[str])
 
 
 async def finish(runtime: TaskRuntime, name: str, task_id: str) -> bool:
-    """End a task, unless it has ended; return whether it was this."""
+    """End a task, unless it has ended; return whether this call ended it."""
     try:
         await runtime.finish(task_id, Outcome.completed({"by": name}))
     except InvalidTransitionError:
@@ -240,40 +241,40 @@ async def answer(store: Store, key: str, name: str, task_id: str) -> bool:
     return await store.message_queue.answer(task_id, key, Answer.result(result))
 
 
-async def work_for(hiring: Hiring) -> None:
-    """Be a worker until the test hangs up."""
-    settings = TaskSettings(lease_ms=hiring.lease_ms, shutdown_grace=0)
-    async with await anyio.connect_tcp("127.0.0.1", hiring.port) as stream:
+async def work_for(options: WorkerOptions) -> None:
+    """Run a worker until the test disconnects."""
+    settings = TaskSettings(lease_ms=options.lease_ms, shutdown_grace=0)
+    async with await anyio.connect_tcp("127.0.0.1", options.port) as stream:
         lock = anyio.Lock()
 
-        async def tell(message: dict[str, Any]) -> None:
+        async def report(message: dict[str, Any]) -> None:
             async with lock:
                 with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # the test has ended
                     await stream.send(json.dumps(message).encode() + b"\n")
 
         lines = BufferedByteReceiveStream(stream)
-        async with hiring.place.store() as store, TaskRuntime(store, settings=settings) as runtime:
-            worker = Worker(store, runtime, tell)
-            await tell({"pid": os.getpid()})
+        async with options.place.store() as store, TaskRuntime(store, settings=settings) as runtime:
+            worker = Worker(store, runtime, report)
+            await report({"pid": os.getpid()})
             async with anyio.create_task_group() as group:
                 try:
                     while True:
                         command = json.loads(await lines.receive_until(b"\n", LONGEST_LINE))
-                        group.start_soon(worker.obey, command)
+                        group.start_soon(worker.handle, command)
                 except (anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError):
                     group.cancel_scope.cancel()
 
 
 def main() -> None:
     """Fork workers until the test closes standard input, then end those that still run."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how they ended
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # their exit codes are not read
     os.setpgid(0, 0)
     for line in sys.stdin:
         if os.fork() == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             try:
-                hiring = Hiring.from_json(line)
-                anyio.run(work_for, hiring, backend=hiring.loop)
+                options = WorkerOptions.from_json(line)
+                anyio.run(work_for, options, backend=options.loop)
             finally:
                 sys.stderr.flush()
                 os._exit(0)

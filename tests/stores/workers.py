@@ -1,4 +1,4 @@
-"""The test's side of worker processes, see `worker_program`."""
+"""The test's side of worker processes; see `worker_program`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from anyio.abc import SocketAttribute, SocketListener, SocketStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from mcp_task_runtime import Resolver
-from tests.stores.worker_program import LONGEST_LINE, Hiring, Place
+from tests.stores.worker_program import LONGEST_LINE, Place, WorkerOptions
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -28,7 +28,7 @@ class Worker:
     """A worker process.
 
     Attributes:
-        told: What it told of its work.
+        reports: What it has reported of its work.
         is_dead: Whether its process has ended.
     """
 
@@ -36,13 +36,13 @@ class Worker:
         self._stream = stream
         self._replies: dict[int, Resolver[Any]] = {}
         self._numbers = count()
-        self._news = anyio.Event()
+        self._changed = anyio.Event()
         self.pid = 0
-        self.told: list[dict[str, Any]] = []
+        self.reports: list[dict[str, Any]] = []
         self.is_dead = False
 
     async def listen(self) -> None:
-        """Take in all that it says, until it is dead."""
+        """Receive its messages until it is dead."""
         lines = BufferedByteReceiveStream(self._stream)
         try:
             while True:
@@ -52,24 +52,24 @@ class Worker:
                 elif "number" in message:
                     self._replies.pop(message["number"]).set_result(message["reply"])
                 else:
-                    self.told.append(message)
-                self._tell_news()
+                    self.reports.append(message)
+                self._wake()
         except (anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError, anyio.ClosedResourceError):
             self.is_dead = True
-            self._tell_news()
+            self._wake()
 
-    def _tell_news(self) -> None:
-        self._news.set()
-        self._news = anyio.Event()
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
 
     async def until_ready(self) -> None:
         """Wait until its runtime is open."""
         while not self.pid:
             assert not self.is_dead, "the worker did not start: see its errors"
-            await self._news.wait()
+            await self._changed.wait()
 
     async def send(self, do: str, **arguments: Any) -> Resolver[Any]:
-        """Send a command; return where the reply will be."""
+        """Send a command; return the future reply."""
         number = next(self._numbers)
         reply = self._replies[number] = Resolver[Any]()
         await self._stream.send(json.dumps({"number": number, "do": do, **arguments}).encode() + b"\n")
@@ -79,24 +79,24 @@ class Worker:
         """Send a command; return the reply."""
         return await (await self.send(do, **arguments)).wait()
 
-    async def until_told(self, **message: Any) -> None:
-        """Wait until it has told this."""
-        while message not in self.told:
+    async def until_reported(self, **message: Any) -> None:
+        """Wait until it has reported this."""
+        while message not in self.reports:
             assert not self.is_dead
-            await self._news.wait()
+            await self._changed.wait()
 
     async def until_dead(self) -> None:
         """Wait until its process has ended."""
         while not self.is_dead:
-            await self._news.wait()
+            await self._changed.wait()
 
-    async def until_told_of(self, number: int) -> None:
-        """Wait until it has told of so many things, or is dead."""
-        while len(self.told) < number and not self.is_dead:
-            await self._news.wait()
+    async def until_reports(self, number: int) -> None:
+        """Wait until it has sent this many reports, or is dead."""
+        while len(self.reports) < number and not self.is_dead:
+            await self._changed.wait()
 
-    async def dismiss(self) -> None:
-        """Let it end in an orderly way."""
+    async def shut_down(self) -> None:
+        """Let it close its runtime and end."""
         await self._stream.send_eof()
 
     def kill(self) -> None:
@@ -105,8 +105,8 @@ class Worker:
             os.kill(self.pid, signal.SIGKILL)
 
 
-class Office:
-    """Hires workers for one test."""
+class WorkerPool:
+    """Starts workers for one test."""
 
     def __init__(
         self, program: subprocess.Popen[str], listener: SocketListener, place: Place, lease_ms: int, group: Any
@@ -117,15 +117,15 @@ class Office:
         self._place = place
         self._lease_ms = lease_ms
         self._group = group
-        self._hiring = anyio.Lock()
+        self._starting = anyio.Lock()
         self._streams: list[SocketStream] = []
 
-    async def hire(self) -> Worker:
+    async def start(self) -> Worker:
         """Start a worker."""
-        hiring = Hiring(self._place, self._port, sniffio.current_async_library(), self._lease_ms)
-        async with self._hiring:
+        options = WorkerOptions(self._place, self._port, sniffio.current_async_library(), self._lease_ms)
+        async with self._starting:
             assert self._program.stdin is not None
-            self._program.stdin.write(f"{hiring.to_json()}\n")
+            self._program.stdin.write(f"{options.to_json()}\n")
             self._program.stdin.flush()
             stream = await self._listener.accept()
         self._streams.append(stream)
@@ -135,7 +135,7 @@ class Office:
         return worker
 
     async def close(self) -> None:
-        """Dismiss all who are left."""
+        """Disconnect all workers, which ends them."""
         with anyio.CancelScope(shield=True):
             for stream in self._streams:
                 await anyio.aclose_forcefully(stream)
@@ -150,15 +150,15 @@ def worker_program() -> Iterator[subprocess.Popen[str]]:
 
 
 @asynccontextmanager
-async def open_office(program: subprocess.Popen[str], place: Place, *, lease_ms: int) -> AsyncIterator[Office]:
-    """Have workers at a place for a block; none is left afterwards."""
+async def open_worker_pool(program: subprocess.Popen[str], place: Place, *, lease_ms: int) -> AsyncIterator[WorkerPool]:
+    """Start workers at a place during a block; afterwards all have ended."""
     multi = await anyio.create_tcp_listener(local_host="127.0.0.1")
     async with multi, anyio.create_task_group() as group:
         (listener,) = multi.listeners
         assert isinstance(listener, SocketListener)
-        office = Office(program, listener, place, lease_ms, group)
+        pool = WorkerPool(program, listener, place, lease_ms, group)
         try:
-            yield office
+            yield pool
         finally:
-            await office.close()
+            await pool.close()
             group.cancel_scope.cancel()

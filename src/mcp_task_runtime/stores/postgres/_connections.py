@@ -256,8 +256,8 @@ class BorrowedPool:
 def is_alive(connection: Connection[Any]) -> bool:
     """Return whether the server has not closed a connection while it was idle. Costs no round trip."""
     try:
-        connection.pgconn.consume_input()  # what the server said last
-        connection.pgconn.consume_input()  # that it hung up
+        connection.pgconn.consume_input()  # the last message of the server
+        connection.pgconn.consume_input()  # the end of the connection
     except psycopg.Error:
         return False
     return not connection.closed

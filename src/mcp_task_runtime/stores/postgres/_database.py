@@ -63,6 +63,7 @@ T = TypeVar("T")
 
 _RELATIONS: Final = ("tasks", "messages", "steps", "secrets", "schema_migrations", "drop_belongings")
 
+_MOST_QUERIES: Final = 500
 _RETRY_SECONDS: Final = 0.1
 _RECONNECT_SECONDS: Final = 0.25
 _LOOK_AGAIN_SECONDS: Final = 5.0
@@ -71,7 +72,7 @@ _IDLE_SECONDS: Final = 30.0
 
 
 class RetryError(Exception):
-    """An attempt is to be repeated: it changed nothing, or nobody knows.
+    """An attempt is to be repeated: it changed nothing, or its effect is unknown.
 
     Attributes:
         is_doubtful: Whether it may have happened.
@@ -109,7 +110,7 @@ class PostgresStatistics:
         connections_in_use: Connections of the pool that are in use.
         idle_connections: Connections of the pool that are ready to be used.
         free_slots: How many operations may begin at once.
-        is_unavailable: Whether the latest attempt to reach the server failed.
+        is_unavailable: Whether the server cannot be reached, or takes no changes, as far as this process knows.
     """
 
     reads: int
@@ -236,7 +237,9 @@ class Database:
         self._queries: dict[str, bytes] = {}
         self._cursors: CursorKey | None = None
         self._threads = Threads("mcp-task-runtime-postgres")
-        self._outage = Outage(logger, f"PostgreSQL at {self._connections.address}")
+        backend = f"PostgreSQL at {self._connections.address}"
+        self._outage = Outage(logger, backend)
+        self._read_only = Outage(logger, backend, ability="take changes")
         self._closed = False
         self._process = 0
         self._current: _LoopState | None = None
@@ -254,6 +257,8 @@ class Database:
         """Return a statement of `_statements` or `_schema` with the names and the time of this database."""
         query = self._queries.get(template)
         if query is None:
+            if len(self._queries) >= _MOST_QUERIES:  # searches are as different as their filters
+                self._queries.clear()
             names: dict[str, sql.Composable] = {name: sql.Identifier(self._schema, name) for name in _RELATIONS}
             now = sql.SQL("statement_timestamp()" if self._server_clock is not None else "%(now)s::timestamptz")
             template_sql = sql.SQL(template)  # pyright: ignore[reportArgumentType]  # ours, in _statements
@@ -319,7 +324,7 @@ class Database:
             connections_in_use=in_use,
             idle_connections=idle,
             free_slots=state.slots.value,
-            is_unavailable=self._outage.is_on,
+            is_unavailable=self._outage.is_on or self._read_only.is_on,
         )
 
     # --- operations ---
@@ -332,9 +337,9 @@ class Database:
     async def write(self, work: Callable[[Attempt], T], *, repeatable: bool = True) -> T:
         """Return what `work` returns that may write; see `run`."""
         self.count(writes=1)
-        return await self.run(work, repeatable=repeatable)
+        return await self.run(work, writes=True, repeatable=repeatable)
 
-    async def run(self, work: Callable[[Attempt], T], *, repeatable: bool = True) -> T:
+    async def run(self, work: Callable[[Attempt], T], *, writes: bool = False, repeatable: bool = True) -> T:
         """Return what `work` returns that is done with a connection, in a thread.
 
         Cancelled before `work` has a connection, nothing happens; cancelled later, this waits for the end of
@@ -342,7 +347,8 @@ class Database:
 
         Args:
             work: What to do. It may be done again, see `Attempt.is_repeated`.
-            repeatable: Whether it can be done again when nobody knows whether it was done.
+            writes: Whether it changes anything.
+            repeatable: Whether it can be repeated when its effect is unknown.
 
         Raises:
             StoreClosedError: The store is closed.
@@ -360,7 +366,7 @@ class Database:
             try:
                 give_up_at = min(give_up_at, anyio.current_time() + self._timeout)
                 with anyio.CancelScope(deadline=give_up_at, shield=True):
-                    return await self._threads.run(partial(self._attempt, work, is_repeated, repeatable))
+                    return await self._threads.run(partial(self._attempt, work, is_repeated, writes, repeatable))
                 raise _timed_out(reason) from reason
             except RetryError as error:
                 is_repeated = is_repeated or error.is_doubtful
@@ -518,7 +524,7 @@ class Database:
             self._connections.put(connection)
         self._cursors, self._process = CursorKey(secret), os.getpid()
 
-    def _attempt(self, work: Callable[[Attempt], T], is_repeated: bool, repeatable: bool) -> T:
+    def _attempt(self, work: Callable[[Attempt], T], is_repeated: bool, writes: bool, repeatable: bool) -> T:
         with self._connection() as connection:
             try:
                 with self._connections.using(connection):
@@ -530,6 +536,8 @@ class Database:
             except Exception as error:  # the driver raises others than its own, too
                 raise self._judged(error, connection, repeatable) from error
         self._outage.succeeded()
+        if writes:
+            self._read_only.succeeded()
         return result
 
     @contextmanager
@@ -555,7 +563,7 @@ class Database:
         if isinstance(error, SerializationFailure | DeadlockDetected):
             return RetryError()
         if isinstance(error, ReadOnlySqlTransaction) or _state_of(error).startswith("53"):  # no room, for now
-            self._outage.failed(monotonic())
+            self._read_only.failed(monotonic())
             return RetryError(is_outage=True)
         if self._closed:
             return StoreClosedError()

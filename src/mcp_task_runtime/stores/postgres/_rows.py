@@ -260,7 +260,7 @@ def record_of(row: Sequence[Any]) -> TaskRecord:
 
 
 def decode_nothing() -> None:
-    """Spend the time that decoding a record takes, so that an unknown task is not told from a foreign one (L10)."""
+    """Spend the time that decoding a record takes, so that an unknown task and a foreign one look the same (L10)."""
     _record_of(_NO_TASK)
 
 

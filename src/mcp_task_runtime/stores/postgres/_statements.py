@@ -74,7 +74,7 @@ _MAIL: Final = (
 # A notification is a letter for what happened, the transaction that did it where the order matters, and the task.
 _OTHERS_WATCH: Final = "NOT watchers <@ ARRAY[%(watcher)s]::bigint[]"
 _NOTIFY_UPDATE: Final = "CASE WHEN " + _OTHERS_WATCH + " THEN pg_notify({channel}, 'u:' || task_id) END"
-_NOTIFY_MESSAGE: Final = "CASE WHEN " + _OTHERS_WATCH + " THEN pg_notify({channel}, 'm:' || task_id) END"
+_NOTIFY_MESSAGE: Final = "pg_notify({channel}, 'm:' || task_id)"  # a waiter may have come before the task
 _NOTIFY_ANSWER: Final = "CASE WHEN " + _OTHERS_WATCH + " THEN pg_notify({channel}, 'a:' || task_id) END"
 _NOTIFY_GONE: Final = "pg_notify({channel}, 'd' || pg_current_xact_id()::text || ':' || task_id)"
 

@@ -294,7 +294,7 @@ class PostgresTaskStore(DatabaseUser):
                 records = self._intact(rows)
                 found += records
                 offset += len(rows)
-                if len(records) == len(rows) or len(found) == limit:  # damaged ones take nobody's place
+                if len(records) == len(rows) or len(found) == limit:  # damaged rows leave room for others
                     return tuple(found)
 
         return await self._database.read(read)
@@ -377,7 +377,7 @@ class PostgresTaskStore(DatabaseUser):
             with attempt.transaction():
                 if attempt.fetch(statements.LOCK, parameters) is None:
                     return frozenset()
-                taken = [key for (key,) in attempt.execute(statements.ANSWER_ALL, parameters).fetchall()]
+                taken = {key for (key,) in attempt.execute(statements.ANSWER_ALL, parameters).fetchall()}
                 if taken:
                     events = [
                         event("withdrawn" if given[key][0] == "withdrawn" else "answered", from_text(key))
