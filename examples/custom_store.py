@@ -1,39 +1,46 @@
 """A store of your own, and how to check that it keeps the laws.
 
 This one keeps tasks in a dict. Which changes a task may go through is decided by `core.transitions`; a store
-reads a record, applies one of its functions, and writes what comes back, atomically. Needs the extra
-`testing` for the checks.
+reads a record, applies one of its functions, and writes what they return, atomically. It has none of the abilities
+of the bundled stores: `TaskRuntime` does without them. Needs the extra `testing` for the checks.
 """
 # ci: run
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from datetime import datetime, timedelta
+from datetime import datetime
+from secrets import token_bytes
 from types import TracebackType
 
 import anyio
 from typing_extensions import Self
 
-from mcp_task_runtime import (
+from mcp_task_runtime import InMemoryTaskMessageQueue, StoreClosedError, TaskExistsError, TaskNotFoundError, TaskRuntime
+from mcp_task_runtime.core import (
     Clock,
-    InMemoryTaskMessageQueue,
+    DeadlineHeap,
+    Fence,
+    LiveStatus,
+    NewTask,
     Outcome,
-    StoreClosedError,
+    Progress,
     SystemClock,
-    Task,
-    TaskExistsError,
-    TaskNotFoundError,
     TaskPage,
     TaskRecord,
-    TaskRequest,
-    TaskRuntime,
+    create_record,
+    finish_record,
+    update_record,
 )
-from mcp_task_runtime.core.deadlines import DeadlineHeap
-from mcp_task_runtime.core.ids import new_task_id
-from mcp_task_runtime.core.transitions import finish_record, update_record
-from mcp_task_runtime.core.types import Lease, LiveStatus
-from mcp_task_runtime.stores._cursor import decode_cursor, encode_cursor
+from mcp_task_runtime.stores import (
+    CursorKey,
+    check_duration,
+    check_new_task,
+    check_outcome,
+    check_progress,
+    check_text,
+    owner_scope,
+)
 from mcp_task_runtime.testing import FakeClock, check_task_store
 
 
@@ -46,6 +53,7 @@ class DictTaskStore:
         self._owned: dict[str | None, list[tuple[int, str]]] = {}
         self._changed: dict[str, anyio.Event] = {}
         self._expiry = DeadlineHeap()
+        self._cursors = CursorKey(token_bytes(32))
         self._numbers = 0
         self._closed = False
 
@@ -59,38 +67,19 @@ class DictTaskStore:
         for task_id in list(self._changed):
             self._wake(task_id)
 
-    async def create_task(
-        self,
-        *,
-        ttl_ms: int | None,
-        poll_interval_ms: int = 500,
-        task_id: str | None = None,
-        owner: str | None = None,
-        retention_ms: int = 0,
-        request: TaskRequest | None = None,
-        client_capabilities_json: str = "{}",
-        worker: str | None = None,
-        lease_ms: int = 30_000,
-    ) -> TaskRecord:
-        now = self._forget_expired()
-        task_id = new_task_id() if task_id is None else task_id
-        if task_id in self._records:
-            raise TaskExistsError(task_id)
-        record = TaskRecord(
-            Task(task_id, "working", None, now, now, ttl_ms, poll_interval_ms),
-            owner=owner,
-            retention_ms=retention_ms,
-            request=request or TaskRequest(),
-            client_capabilities_json=client_capabilities_json,
-            lease=None if worker is None else Lease(worker, now + timedelta(milliseconds=lease_ms)),
-        )
+    async def create_task(self, new: NewTask) -> TaskRecord:
+        now = self._drop_expired()
+        check_new_task(new)
+        record = create_record(new, now=now)
+        if record.task_id in self._records:
+            raise TaskExistsError(record.task_id)
         self._numbers += 1
-        self._owned.setdefault(owner, []).append((self._numbers, task_id))
+        self._owned.setdefault(record.owner, []).append((self._numbers, record.task_id))
         self._write(self._numbers, record)
         return record
 
     async def get_task(self, task_id: str) -> TaskRecord | None:
-        self._forget_expired()
+        self._drop_expired()
         _, record = self._records.get(task_id, (0, None))
         return record
 
@@ -100,47 +89,63 @@ class DictTaskStore:
         *,
         status: LiveStatus | None = None,
         status_message: str | None = None,
+        progress: Progress | None = None,
+        ttl_ms: int | None = None,
         if_revision: int | None = None,
+        fence: Fence | None = None,
     ) -> TaskRecord:
-        now = self._forget_expired()
+        now = self._drop_expired()
+        check_text("status_message", status_message)
+        check_progress(progress)
+        check_duration("ttl_ms", ttl_ms)
         number, record = self._read(task_id)
-        changed = update_record(record, now=now, status=status, status_message=status_message, if_revision=if_revision)
+        changed = update_record(
+            record,
+            now=now,
+            status=status,
+            status_message=status_message,
+            progress=progress,
+            ttl_ms=ttl_ms,
+            if_revision=if_revision,
+            fence=fence,
+        )
         self._write(number, changed)
         return changed
 
-    async def finish_task(self, task_id: str, outcome: Outcome) -> TaskRecord:
-        now = self._forget_expired()
+    async def finish_task(self, task_id: str, outcome: Outcome, *, fence: Fence | None = None) -> TaskRecord:
+        now = self._drop_expired()
+        check_outcome(outcome)
         number, record = self._read(task_id)
-        finished = finish_record(record, outcome, now=now)
+        finished = finish_record(record, outcome, now=now, fence=fence)
         self._write(number, finished)
         return finished
 
     async def get_result(self, task_id: str) -> Outcome | None:
-        self._forget_expired()
+        self._drop_expired()
         return self._read(task_id)[1].outcome
 
     async def list_tasks(self, *, owner: str | None, cursor: str | None = None, limit: int = 50) -> TaskPage:
         if limit < 1:
             raise ValueError("limit must be at least 1")
-        self._forget_expired()
-        after = 0 if cursor is None else decode_cursor(cursor, owner)
+        self._drop_expired()
+        after = 0 if cursor is None else self._cursors.decode(cursor, owner_scope(owner))
         owned = self._owned.get(owner, [])
         start = bisect_left(owned, (after + 1, ""))
         page = owned[start : start + limit]
-        more = encode_cursor(page[-1][0], owner) if start + limit < len(owned) else None
+        more = self._cursors.encode(page[-1][0], owner_scope(owner)) if start + limit < len(owned) else None
         return TaskPage(tuple(self._records[task_id][1] for _, task_id in page), more)
 
     async def delete_task(self, task_id: str) -> bool:
-        self._forget_expired()
+        self._drop_expired()
         if task_id not in self._records:
             return False
         self._expiry.discard(task_id)
-        self._forget(task_id)
+        self._drop(task_id)
         return True
 
     async def wait_for_update(self, task_id: str, *, after: int) -> TaskRecord:
         while True:
-            self._forget_expired()
+            self._drop_expired()
             _, record = self._read(task_id)
             if record.revision > after:
                 return record
@@ -158,15 +163,15 @@ class DictTaskStore:
         self._expiry.set(record.task_id, record.task.expires_at)
         self._wake(record.task_id)
 
-    def _forget_expired(self) -> datetime:
+    def _drop_expired(self) -> datetime:
         if self._closed:
             raise StoreClosedError
         now = self.clock.now()
         while (task_id := self._expiry.pop_due(now)) is not None:
-            self._forget(task_id)
+            self._drop(task_id)
         return now
 
-    def _forget(self, task_id: str) -> None:
+    def _drop(self, task_id: str) -> None:
         number, record = self._records.pop(task_id)
         owned = self._owned[record.owner]
         del owned[bisect_left(owned, (number, task_id))]

@@ -7,7 +7,8 @@ import anyio.lowlevel
 import pytest
 
 from mcp_task_runtime.core.clock import Clock
-from mcp_task_runtime.testing import FakeClock, quiesce
+from mcp_task_runtime.testing import FakeClock
+from mcp_task_runtime.testing.concurrency.stepping import quiesce
 
 
 async def test_time_moves_only_when_told() -> None:

@@ -7,7 +7,8 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from mcp_task_runtime.testing import Race, check_interleavings, explore_interleavings
+from mcp_task_runtime.testing import Race, check_interleavings
+from mcp_task_runtime.testing.concurrency.interleaving import explore_interleavings
 
 
 class Counter:

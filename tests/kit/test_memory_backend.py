@@ -23,6 +23,8 @@ from mcp_task_runtime.testing import (
     check_task_store,
 )
 from mcp_task_runtime.testing.checks.leases import LEASE_CHECKS
+from mcp_task_runtime.testing.checks.store import ABILITY_CHECKS
+from mcp_task_runtime.testing.yielding import YieldingBundledStore
 from tests.core.leased_store import LeasedTaskStore, Link
 from tests.kit.memory import memory_backend, memory_queue, memory_store
 
@@ -130,7 +132,7 @@ def test_the_whole_contract_is_one_call_that_reports_what_it_left_out() -> None:
     report = check_task_store(memory_store, capabilities=["listing"])
     assert {backend for _, backend in report.passed} == {"asyncio", "trio"}
     assert ("a_reopened_store_has_every_task_as_it_was", ("durable",)) in report.left_out
-    assert len(report.passed) == 2 * (len(STORE_CHECKS) - len(report.left_out))
+    assert len(report.passed) == 2 * (len(STORE_CHECKS) + len(ABILITY_CHECKS) - len(report.left_out))
     assert "left out: a_waiter_is_woken_by_another_process (needs shared)" in str(report)
 
     def leased_store(clock: FakeClock, location: str) -> LeasedTaskStore:
@@ -138,6 +140,7 @@ def test_the_whole_contract_is_one_call_that_reports_what_it_left_out() -> None:
 
     with_leases = check_task_store(leased_store, capabilities=["leases", "listing"], backends=["asyncio"])
     assert ("of_many_that_claim_a_task_exactly_one_gets_it", "asyncio") in with_leases.passed
+    assert ("a_run_that_lost_its_lease_changes_nothing", ("fences",)) in with_leases.left_out
     assert ("a_reopened_store_has_every_lease_as_it_was", ("durable",)) in with_leases.left_out
 
     without_lists = check_task_store(memory_store, capabilities=[], backends=["asyncio"])
@@ -145,3 +148,34 @@ def test_the_whole_contract_is_one_call_that_reports_what_it_left_out() -> None:
 
     assert check_task_message_queue(memory_queue, backends=["trio"]).passed
     assert check_task_backend(memory_backend, capabilities=["mailbox"], backends=["trio"]).passed
+
+
+@pytest.mark.parametrize(
+    "check", [check for check in ABILITY_CHECKS if not check.needs & {"durable", "shared"}], ids=str
+)
+async def test_the_store_has_the_abilities_that_it_declares(check: Check[TaskStore]) -> None:
+    await check.run(memory_store)
+
+
+@asynccontextmanager
+async def yielding_bundled_store(clock: FakeClock, location: str) -> AsyncIterator[TaskStore]:
+    async with InMemoryTaskStore(clock=clock) as store:
+        yield YieldingBundledStore(store)
+
+
+@pytest.mark.parametrize(
+    "check", [check for check in ABILITY_CHECKS if not check.needs & {"durable", "shared"}], ids=str
+)
+async def test_the_checks_do_not_mind_abilities_that_yield(check: Check[TaskStore]) -> None:
+    await check.run(yielding_bundled_store)
+
+
+@pytest.mark.parametrize("check", [check for check in ABILITY_CHECKS if check.needs & {"durable", "shared"}], ids=str)
+async def test_a_store_that_is_kept_has_its_abilities_in_every_process(check: Check[TaskStore]) -> None:
+    await check.run(Kept().leased_store)
+
+
+@pytest.mark.parametrize("check", [check for check in ABILITY_CHECKS if check.needs], ids=str)
+async def test_a_store_without_an_ability_is_found_out(check: Check[TaskStore]) -> None:
+    with pytest.raises(AssertionError, match=r"broken .*(lacks|raised)"):
+        await check.run(yielding_store, patience=0.1)

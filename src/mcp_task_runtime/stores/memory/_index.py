@@ -52,22 +52,25 @@ class Index:
 
     def first(self) -> Entry | None:
         """Return the oldest entry."""
-        return next(self.walk(0, newest_first=False), None)
+        self._order()
+        return next(iter(self._chunk(0, False, 1)), None)
 
     def walk(self, position: int, *, newest_first: bool) -> Iterator[Entry]:
         """Yield the entries after a position, or before it, in order; not to be used across changes."""
         self._order()
-        while chunk := self._chunk(position, newest_first):
+        size = _FEW
+        while chunk := self._chunk(position, newest_first, size):
             yield from chunk
             position = chunk[-1].sequence
+            size = _CHUNK
 
-    def _chunk(self, position: int, newest_first: bool) -> list[Entry]:
+    def _chunk(self, position: int, newest_first: bool, size: int) -> list[Entry]:
         """Return some entries behind a position, and drop stale ones on the way."""
         entries = self._entries
         found: list[Entry] = []
         if newest_first:
             start = stop = bisect_left(entries, position, key=_sequence_of)
-            while start > 0 and len(found) < _CHUNK:
+            while start > 0 and len(found) < size:
                 start -= 1
                 if self._has(entries[start]):
                     found.append(entries[start])
@@ -75,7 +78,7 @@ class Index:
                 entries[start:stop] = found[::-1]
             return found
         start = stop = bisect_right(entries, position, key=_sequence_of)
-        while stop < len(entries) and len(found) < _CHUNK:
+        while stop < len(entries) and len(found) < size:
             if self._has(entries[stop]):
                 found.append(entries[stop])
             stop += 1

@@ -16,15 +16,21 @@ from mcp_task_runtime.testing.checks.bench import (
     Footprint,
     run_checks,
 )
+from mcp_task_runtime.testing.checks.fences import FENCE_CHECKS
+from mcp_task_runtime.testing.checks.journal import JOURNAL_CHECKS
 from mcp_task_runtime.testing.checks.leases import LEASE_CHECKS
+from mcp_task_runtime.testing.checks.search import SEARCH_CHECKS
 from mcp_task_runtime.testing.checks.store_cost import STORE_COST_CHECKS
 from mcp_task_runtime.testing.checks.store_life import STORE_LIFE_CHECKS
 from mcp_task_runtime.testing.checks.store_listing import STORE_LISTING_CHECKS
+from mcp_task_runtime.testing.checks.store_questions import QUESTION_STORE_CHECKS
 from mcp_task_runtime.testing.checks.store_sharing import STORE_SHARING_CHECKS
 from mcp_task_runtime.testing.checks.store_time import STORE_TIME_CHECKS
+from mcp_task_runtime.testing.checks.store_values import STORE_VALUE_CHECKS
 from mcp_task_runtime.testing.checks.store_waiting import STORE_WAITING_CHECKS
+from mcp_task_runtime.testing.checks.unheld_leases import UNHELD_LEASE_CHECKS
 
-__all__ = ["STORE_CHECKS", "check_task_store"]
+__all__ = ["ABILITY_CHECKS", "STORE_CHECKS", "check_task_store"]
 
 STORE_CHECKS: Final[list[Check[TaskStore]]] = [
     *STORE_LIFE_CHECKS,
@@ -35,7 +41,17 @@ STORE_CHECKS: Final[list[Check[TaskStore]]] = [
     *STORE_SHARING_CHECKS,
     *LEASE_CHECKS,
 ]
-"""All checks of `check_task_store`, for a test runner that wants one test for each."""
+"""The checks of a `TaskStore` and its leases, for a test runner that wants one test for each."""
+
+ABILITY_CHECKS: Final[list[Check[TaskStore]]] = [
+    *STORE_VALUE_CHECKS,
+    *UNHELD_LEASE_CHECKS,
+    *FENCE_CHECKS,
+    *QUESTION_STORE_CHECKS,
+    *JOURNAL_CHECKS,
+    *SEARCH_CHECKS,
+]
+"""The further checks of `check_task_store`: values, and the abilities that are declared."""
 
 
 def check_task_store(
@@ -46,7 +62,7 @@ def check_task_store(
     patience: float = 5.0,
     footprint: Footprint[TaskStore] | None = None,
 ) -> CheckReport:
-    """Check every law that holds for any `TaskStore`, and for its leases if it has them, on each event loop.
+    """Check every law that holds for any `TaskStore`, and for the abilities that are declared, on each event loop.
 
     Args:
         factory: Opens a store; see `Factory`.
@@ -62,7 +78,7 @@ def check_task_store(
         AssertionError: A law is broken; the message says which and how, for each broken one.
     """
     return run_checks(
-        STORE_CHECKS,
+        [*STORE_CHECKS, *ABILITY_CHECKS],
         factory,
         capabilities=capabilities,
         backends=backends,

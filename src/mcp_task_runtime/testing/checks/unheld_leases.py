@@ -1,0 +1,129 @@
+"""The law of leases that no process holds, as named checks: work that waits for a worker (law L12)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+from typing import Final
+
+from mcp_task_runtime.core.store import TaskLeases, TaskStore
+from mcp_task_runtime.core.types import Lease, TaskRecord
+from mcp_task_runtime.testing.checks.abilities import AbleStore, able, leased_task, require_unchanged
+from mcp_task_runtime.testing.checks.bench import Check, checks_into, require
+from mcp_task_runtime.testing.checks.store_bench import OUTCOMES, StoreBench, read_task
+
+__all__ = ["UNHELD_LEASE_CHECKS"]
+
+UNHELD_LEASE_CHECKS: Final[list[Check[TaskStore]]] = []
+
+_check = checks_into(UNHELD_LEASE_CHECKS)
+
+
+async def _lapsed(store: TaskLeases) -> list[str]:
+    return [record.task_id for record in await store.list_lapsed()]
+
+
+async def _claimed(store: AbleStore, task_id: str, worker: str, lease_ms: int = 10_000) -> TaskRecord:
+    claimed = await store.claim_task(task_id, worker=worker, lease_ms=lease_ms)
+    if claimed is None:
+        raise AssertionError("a task that waits for a worker cannot be claimed")
+    require(await read_task(store, task_id) == claimed, "claim_task returned what it did not store")
+    return claimed
+
+
+@_check("L12", needs=["leases"])
+async def work_that_waits_for_a_worker_can_be_claimed_at_any_time(bench: StoreBench) -> None:
+    store = able(bench.subject, TaskLeases)
+    for wait in (0, 5, 10, 50):  # before it is overdue, and after
+        created = await leased_task(store, "")
+        lease = Lease("", bench.clock.now() + timedelta(seconds=10), 0)
+        require(created.lease == lease, f"create_task made the lease {created.lease} and not {lease}")
+        require(await read_task(store, created.task_id) == created, "create_task returned what it did not store")
+        bench.clock.advance(wait)
+        claimed = await _claimed(store, created.task_id, "one")
+        held = Lease("one", bench.clock.now() + timedelta(seconds=10), 1)
+        require(claimed.lease == held, f"the first claim made the lease {claimed.lease} and not {held}")
+        require(claimed.revision == created.revision + 1, "a claim did not add one to the revision")
+        again = await store.claim_task(created.task_id, worker="two", lease_ms=10_000)
+        require(again is None, "a task that a worker had claimed was claimed by another")
+        await store.finish_task(created.task_id, OUTCOMES[0])
+
+
+@_check("L12", needs=["leases"])
+async def work_that_no_worker_started_in_time_is_listed(bench: StoreBench) -> None:
+    store = able(bench.subject, TaskLeases)
+    created = await leased_task(store, "")
+    bench.clock.advance(9.999)
+    require(await _lapsed(store) == [], "a task that waits for a worker is overdue before its time")
+    bench.clock.advance(0.001)
+    require(await _lapsed(store) == [created.task_id], "a task that waits for a worker too long is not listed")
+
+
+@_check("L12", needs=["leases"])
+async def a_lost_task_can_be_put_back_to_wait_for_a_worker(bench: StoreBench) -> None:
+    store = able(bench.subject, TaskLeases)
+    for status in ("working", "input_required"):
+        created = await leased_task(store)
+        before = await store.update_task(created.task_id, status=status, status_message="so far")
+        early = await store.claim_task(created.task_id, worker="", lease_ms=5_000)
+        require(early is None, "a task that a worker holds was put back")
+        await require_unchanged(store, before, "putting back a task that a worker holds")
+        bench.clock.advance(10)
+        put_back = await _claimed(store, created.task_id, "", 5_000)
+        lease = Lease("", bench.clock.now() + timedelta(seconds=5), 1)
+        expected = replace(
+            before,
+            lease=lease,
+            revision=before.revision + 1,
+            task=replace(before.task, last_updated_at=bench.clock.now()),
+        )
+        require(put_back == expected, f"putting a lost task back made {put_back} and not {expected}")
+        require(await _lapsed(store) == [], "a task that was put back still counts as lost")
+        twice = await store.claim_task(created.task_id, worker="", lease_ms=5_000)
+        require(twice is None, "a task that waits for a worker and is not overdue was put back once more")
+        bench.clock.advance(5)
+        require(await _lapsed(store) == [created.task_id], "a task that was put back is not listed when overdue")
+        overdue = await _claimed(store, created.task_id, "", 5_000)
+        require(overdue.lease is not None and overdue.lease.attempt == 1, "putting a task back counted an attempt")
+        claimed = await _claimed(store, created.task_id, "two")
+        require(claimed.lease is not None and claimed.lease.attempt == 2, "the claim after it counts no attempt")
+        await store.finish_task(created.task_id, OUTCOMES[0])
+
+
+@_check("L12", needs=["leases"])
+async def no_worker_holds_a_lease_that_waits_for_one(bench: StoreBench) -> None:
+    store = able(bench.subject, TaskLeases)
+    created = await leased_task(store, "")
+    held = await store.renew_leases("one", [created.task_id], lease_ms=60_000)
+    require(held == frozenset(), "a worker renewed a lease that no process holds")
+    for lapse in (True, False):
+        await store.drop_leases("one", [created.task_id], lapse=lapse)
+    await require_unchanged(store, created, "renewing or dropping a lease that no process holds")
+
+
+@_check("L12", "L2", needs=["leases"])
+async def of_many_workers_exactly_one_gets_the_work_that_waits(bench: StoreBench) -> None:
+    store = able(bench.subject, TaskLeases)
+    for worker in ("", "one"):
+        created = await leased_task(store, worker, lease_ms=10_000)
+        bench.clock.advance(10)
+        names = [f"{n}" for n in range(4)] if worker == "" else [""] * 4
+        racers = [partial(store.claim_task, created.task_id, worker=name, lease_ms=10_000) for name in names]
+        endings = await bench.race(*racers)
+        won = [ending for ending in endings if isinstance(ending, TaskRecord)]
+        require(len(won) == 1, f"{len(won)} of 4 concurrent callers of claim_task won, not one")
+        require(endings.count(None) == 3, "a caller of claim_task that came late did not get None")
+        await store.delete_task(created.task_id)
+
+
+@_check("L12", needs=["leases", "durable"])
+async def a_reopened_store_has_the_work_that_waits(bench: StoreBench) -> None:
+    async with bench.open_again() as opened:
+        created = await leased_task(opened, "")
+    bench.clock.advance(1)
+    async with bench.open_again() as opened:
+        second = able(opened, TaskLeases)
+        require(await read_task(second, created.task_id) == created, "after reopening a waiting task is another one")
+        claimed = await _claimed(second, created.task_id, "one")
+        require(claimed.lease is not None and claimed.lease.attempt == 1, "after reopening the attempts are wrong")
