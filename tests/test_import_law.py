@@ -42,7 +42,7 @@ DEPENDENCIES = {"anyio", "pydantic", "pydantic_core", "typing_extensions"}
 EXTRAS = {
     "stores/_event_loop.py": {"asyncio", "trio"},  # starts the one task that no task group of ours can hold
     "stores/_signal.py": {"asyncio"},  # a future where an event costs ten times as much
-    "adapters/mcp_v1/*": {"mcp", "starlette"},
+    "adapters/mcp_v1*/*": {"mcp", "starlette"},
     "adapters/mcp_v2*/*": {"mcp", "mcp_types", "starlette"},
     "operations/_asking.py": {"click"},
     "operations/_rendering.py": {"click", "rich"},

@@ -1,21 +1,32 @@
-"""A server of the `tasks` capability of 2025-11-25 that does as a script says: bare JSON-RPC, without an SDK."""
+"""A server of the `tasks` capability of 2025-11-25 that does as a script says: bare JSON-RPC, without an SDK.
+
+The tests of the clients of both lines of the SDK use it: it needs neither in particular.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, TypeAlias
 
 import anyio
 import anyio.abc
-from mcp.shared.exceptions import MCPError
+import anyio.lowlevel
 from mcp.shared.memory import create_client_server_memory_streams
 from mcp.shared.message import SessionMessage
-from mcp_types import METHOD_NOT_FOUND, jsonrpc_message_adapter
 
 from tests.mcp_v1.schemas import RELATED, validate
-from tests.mcp_v2.scripted_server import CREATED_AT, POLL_INTERVAL_MS, TASK_ID, Received, Wire
+from tests.mcp_v2.script import CREATED_AT, POLL_INTERVAL_MS, TASK_ID, Received, Wire
+
+_types: Any = import_module("mcp_types" if find_spec("mcp_types") else "mcp.types")
+_parse: Any = (
+    _types.jsonrpc_message_adapter.validate_json
+    if find_spec("mcp_types")
+    else _types.JSONRPCMessage.model_validate_json
+)
 
 Look: TypeAlias = Wire | Exception
 """What a request is answered with: a result, or an error."""
@@ -74,6 +85,7 @@ class ScriptedLegacyServer:
         received: Every request but `initialize`, in the order they came.
         withdrawn: The methods of the requests that the client cancelled with `notifications/cancelled`.
         reply: Called with each request before it is answered, and may wait, raise, or return another answer.
+        hang_up: Ends the connection, as a server does that stops.
     """
 
     def __init__(self, *looks: Look) -> None:
@@ -93,6 +105,7 @@ class ScriptedLegacyServer:
         self._running: dict[Any, tuple[str, anyio.CancelScope]] = {}
         self._asked: dict[Any, Wire] = {}
         self._send: Callable[[Wire], Awaitable[None]] | None = None
+        self.hang_up: Callable[[], Awaitable[None]] = anyio.lowlevel.checkpoint
 
     def show(self, *looks: Look) -> None:
         """Answer the next `tasks/get` with these."""
@@ -146,7 +159,7 @@ class ScriptedLegacyServer:
 
             async def send(message: Wire) -> None:
                 with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # the client has left
-                    await write.send(SessionMessage(jsonrpc_message_adapter.validate_json(json.dumps(message))))
+                    await write.send(SessionMessage(_parse(json.dumps(message))))
 
             async def serve() -> None:
                 async for item in read:
@@ -154,6 +167,7 @@ class ScriptedLegacyServer:
                     self._take(json.loads(item.message.model_dump_json(by_alias=True, exclude_unset=True)), group)
 
             self._send = send
+            self.hang_up = write.aclose
             async with anyio.create_task_group() as group:
                 group.start_soon(serve)
                 yield client
@@ -190,8 +204,8 @@ class ScriptedLegacyServer:
                 if isinstance(look, Exception):
                     raise look
                 response["result"] = look
-            except MCPError as error:
-                response["error"] = error.error.model_dump(exclude_none=True)
+            except Exception as error:
+                response["error"] = _error_of(error).model_dump(exclude_none=True)
             finally:
                 del self._running[message["id"]]
             assert self._send is not None
@@ -215,7 +229,12 @@ class ScriptedLegacyServer:
                 return self.cancelled
             case "tasks/list":
                 return _page(dict(self.listed[cursor]), cursor, len(self.listed))
-        return MCPError(METHOD_NOT_FOUND, "Method not found")
+        raise AssertionError(request.method)
+
+
+def _error_of(error: Exception) -> Any:
+    """Return the JSON-RPC error that the SDK's exception holds."""
+    return getattr(error, "error")  # noqa: B009  # whichever SDK it is of
 
 
 def _page(wire: Wire, number: int, count: int) -> Wire:

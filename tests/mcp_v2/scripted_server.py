@@ -6,9 +6,8 @@ as a program, it serves one scenario over stdio.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
 import anyio
@@ -22,14 +21,11 @@ from pydantic import ConfigDict
 
 from mcp_task_runtime.adapters.mcp_v2._requests import RawMessage
 from mcp_task_runtime.client import TasksClient
+from tests.mcp_v2.script import CREATED_AT, POLL_INTERVAL_MS, TASK_ID, Received, Wire
 
 EXTENSION_ID = "io.modelcontextprotocol/tasks"
-TASK_ID = "task-1"
 SUBSCRIPTION_ID = "io.modelcontextprotocol/subscriptionId"
-POLL_INTERVAL_MS = 10
-CREATED_AT = "2026-07-28T12:00:00Z"
 
-Wire: TypeAlias = dict[str, Any]
 Look: TypeAlias = Wire | Exception
 """What a `tasks/get` answers: a result, or an error."""
 
@@ -91,15 +87,6 @@ def quick_client(**options: Any) -> TasksClient:
 def rare_client(**options: Any) -> TasksClient:
     """Return a `TasksClient` that polls once an hour."""
     return quick_client(poll_bounds_ms=(3_600_000, 3_600_000), **options)
-
-
-@dataclass(frozen=True)
-class Received:
-    """A request as it came."""
-
-    method: str
-    params: Wire
-    headers: Mapping[str, str]
 
 
 class _AnyParams(types.RequestParams):

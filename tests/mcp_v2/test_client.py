@@ -43,12 +43,10 @@ from mcp_task_runtime.client import (
     UnknownTaskError,
 )
 from mcp_task_runtime.errors import TaskRuntimeError
+from tests.mcp_v2.script import TASK_ID, Received, Wire
 from tests.mcp_v2.scripted_server import (
-    TASK_ID,
     Look,
-    Received,
     ScriptedServer,
-    Wire,
     asking,
     asks_once,
     completed,
@@ -1158,6 +1156,43 @@ async def test_a_task_that_cannot_be_cancelled_does_not_hide_why_it_was_given_up
             await client.call_tool("work")
 
 
+async def test_a_task_that_was_given_up_and_could_not_be_cancelled_is_named_until_it_is_resumed() -> None:
+    scripted = ScriptedServer()
+    scopes: list[anyio.CancelScope] = []
+    tasks = quick_client(on_update=at_first(lambda: scopes[-1].cancel()))
+
+    async def fail(request: Received) -> None:
+        if request.method == "tasks/cancel":
+            raise error(types.INTERNAL_ERROR)
+
+    async with connected(scripted, tasks) as client:
+        for reply, unfinished in ((None, ()), (fail, (TASK_ID,))):
+            scripted.reply = reply
+            with anyio.CancelScope() as scope:
+                scopes.append(scope)
+                await client.call_tool("work")
+            assert tasks.unfinished == unfinished
+        tasks.resume(client, TASK_ID)
+        assert tasks.unfinished == ()
+
+
+async def test_a_connection_that_is_lost_raises_that_it_was_with_the_id_of_the_task() -> None:
+    scripted = ScriptedServer()
+    lost: list[TaskError] = []
+
+    async def call(client: Client) -> None:
+        try:
+            await client.call_tool("work")
+        except TaskError as closed:
+            lost.append(closed)
+
+    async with anyio.create_task_group() as group:
+        async with connected(scripted) as client:
+            group.start_soon(call, client)
+            await scripted.looked()
+    assert [(each.code, each.task_id) for each in lost] == [(types.CONNECTION_CLOSED, TASK_ID)]
+
+
 async def test_a_task_is_cancelled_by_no_other_message_than_tasks_cancel_c14() -> None:
     scripted = ScriptedServer(working(pollIntervalMs=60_000))
     sent: list[Wire] = []
@@ -1776,17 +1811,23 @@ async def test_over_streamable_http_a_cancelled_call_cancels_its_task() -> None:
     assert scripted.methods == ["tools/call", "tasks/cancel"]
 
 
-async def test_over_streamable_http_a_server_that_is_gone_does_not_hang_the_call() -> None:
-    """The SDK ends the whole client when it cannot connect."""
+async def test_over_streamable_http_a_server_that_is_gone_does_not_hang_the_call_and_its_task_is_named() -> None:
+    """The SDK ends the whole client when it cannot connect: the call is cancelled and can raise nothing."""
     with served_over_http(ScriptedServer) as (_, url, stop):
 
         async def go(snapshot: TaskSnapshot) -> None:
             await anyio.to_thread.run_sync(stop)
 
+        tasks = quick_client(on_update=go)
         with anyio.fail_after(PATIENCE):
             with pytest.RaisesGroup(pytest.RaisesExc(Exception, match="connect"), flatten_subgroups=True):
-                async with Client(url, extensions=[quick_client(on_update=go)]) as client:
+                async with Client(url, extensions=[tasks]) as client:
                     await client.call_tool("work")
+    (task_id,) = tasks.unfinished
+    scripted = ScriptedServer(completed("after the restart"))
+    async with connected(scripted, tasks) as client:
+        assert text_of(await tasks.resume(client, task_id).wait()) == "after the restart"
+    assert not tasks.unfinished
 
 
 async def test_over_stdio_a_task_is_followed_to_its_result() -> None:

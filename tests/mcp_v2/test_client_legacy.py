@@ -35,13 +35,14 @@ from mcp_task_runtime.client import (
 )
 from tests.mcp_v1.schemas import RELATED
 from tests.mcp_v2.processes import HTTPServerProcess
+from tests.mcp_v2.script import TASK_ID, Received, Wire
 from tests.mcp_v2.scripted_legacy_server import (
     ScriptedLegacyServer,
     result,
     task,
     tool,
 )
-from tests.mcp_v2.scripted_server import TASK_ID, Received, Wire, error, quick_client, rare_client
+from tests.mcp_v2.scripted_server import error, quick_client, rare_client
 
 pytestmark = [
     pytest.mark.anyio,

@@ -34,7 +34,8 @@ from mcp_task_runtime.adapters.mcp_v2 import Tasks
 from mcp_task_runtime.adapters.mcp_v2 import _listen as mcp_v2_listen
 from mcp_task_runtime.adapters.mcp_v2._listen import MAX_TASKS_PER_STREAM
 from mcp_task_runtime.adapters.mcp_v2._requests import RawMessage
-from mcp_task_runtime.client import ClientStatistics, ClientTask, TasksClient, TaskSnapshot
+from mcp_task_runtime.adapters.mcp_v2_client import ClientStatistics
+from mcp_task_runtime.client import ClientTask, TasksClient, TaskSnapshot
 from mcp_task_runtime.core.message_queue import QueuedMessage
 from mcp_task_runtime.core.types import Fence, NewTask, Outcome, TaskRecord
 from mcp_task_runtime.errors import StoreUnavailableError
@@ -57,9 +58,8 @@ from tests.mcp_v2.listeners import (
 from tests.mcp_v2.push_server import FORM, make_server
 from tests.mcp_v2.raw_client import DECLARED, EXTENSION_ID, PATIENCE, accept
 from tests.mcp_v2.schemas import Wire
+from tests.mcp_v2.script import TASK_ID, Received
 from tests.mcp_v2.scripted_server import (
-    TASK_ID,
-    Received,
     ScriptedServer,
     asking,
     asks_once,

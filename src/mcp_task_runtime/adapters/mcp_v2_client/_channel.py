@@ -86,7 +86,7 @@ class Channel:
             return await task.result()
         except (anyio.get_cancelled_exc_class(), InvalidTaskResponseError):
             if not await task.give_up():
-                sessions.note_unfinished(task_id)
+                sessions.unfinished.add(task_id)
             raise
 
     def take_push(self, pushed: Pushed) -> None:

@@ -133,7 +133,7 @@ class TasksClient(ClientExtension):
         They may live on at their server: `resume` takes such an id, and takes it off this list. The newest 1,000
         are kept.
         """
-        return self._sessions.unfinished
+        return self._sessions.unfinished.ids
 
     def statistics(self) -> ClientStatistics:
         """Return what this object holds now."""
@@ -275,7 +275,7 @@ class TasksClient(ClientExtension):
         else:
             message = f"The server of this connection has no tasks (protocol revision {client.protocol_version})"
             raise TaskError(types.METHOD_NOT_FOUND, message, task_id=task_id)
-        self._sessions.forget_unfinished(task_id)
+        self._sessions.unfinished.discard(task_id)
         return ClientTask(task, session)
 
     def list_tasks(self, client: Client) -> AsyncGenerator[TaskSnapshot, None]:

@@ -15,11 +15,10 @@ from mcp_task_runtime.adapters.task_client.errors import MalformedError
 from mcp_task_runtime.adapters.task_client.polling import Watch
 from mcp_task_runtime.adapters.task_client.remote_task import Limits, OnUpdate, RemoteTask
 from mcp_task_runtime.adapters.task_client.task_2025 import ListedTools, Task2025
+from mcp_task_runtime.adapters.task_client.unfinished import UnfinishedTasks
 from mcp_task_runtime.core.json import JSONObject
 
 __all__ = ["Sessions"]
-
-_MAX_UNFINISHED = 1_000
 
 
 class Sessions:
@@ -37,12 +36,7 @@ class Sessions:
         self._tasks: WeakValueDictionary[tuple[ClientSession, str], RemoteTask[CallToolResult]] = WeakValueDictionary()
         self._hubs: dict[ClientSession, ListenHub] = {}
         self._without_push: WeakSet[ClientSession] = WeakSet()
-        self._unfinished: dict[str, None] = {}
-
-    @property
-    def unfinished(self) -> tuple[str, ...]:
-        """Ids of tasks that were given up and could not be cancelled, oldest first."""
-        return tuple(self._unfinished)
+        self.unfinished = UnfinishedTasks()
 
     @property
     def followed(self) -> int:
@@ -94,7 +88,9 @@ class Sessions:
         return task
 
     def follow(self, session: ClientSession, watch: Watch) -> None:
-        """Tell a watch of the changes of its task from now on."""
+        """Tell a watch of the changes of its task from now on, if changes are wanted."""
+        if not self._max_streams:
+            return
         hub = self._hubs.get(session)
         if hub is None:
             max_streams = 0 if session in self._without_push else self._max_streams
@@ -133,16 +129,6 @@ class Sessions:
             hub.push(parse_task(raw, task_id))
         except MalformedError:
             hub.wake(task_id)
-
-    def note_unfinished(self, task_id: str) -> None:
-        """Keep the id of a task that was given up and could not be cancelled."""
-        self._unfinished[task_id] = None
-        while len(self._unfinished) > _MAX_UNFINISHED:
-            del self._unfinished[next(iter(self._unfinished))]
-
-    def forget_unfinished(self, task_id: str) -> None:
-        """Drop an id that is taken up again."""
-        self._unfinished.pop(task_id, None)
 
 
 class _Pushes:

@@ -203,20 +203,19 @@ class RemoteTask(ABC, Generic[ResultT]):
         """
         if self.has_ended or self._was_given_up:
             return True
-        self._was_given_up = True
         limits = self.connection.limits
         with anyio.move_on_after(limits.cancel, shield=True):
-            while True:
+            while not self._was_given_up:
                 try:
                     await self.cancel()
-                    return True
+                    self._was_given_up = True
                 except Exception as error:  # it must not hide why the task was given up
                     rest = limits.polling.rest_seconds(error)
                     if rest is None:
                         logger.debug("A task that was given up could not be cancelled", exc_info=True)
-                        return False
+                        break
                     await anyio.sleep(rest)
-        return False
+        return self._was_given_up
 
     def invalid(self, problem: object) -> BaseInvalidTaskResponseError:
         """Return the error for something that the server must not send."""
