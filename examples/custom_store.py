@@ -28,6 +28,7 @@ from mcp_task_runtime.core import (
     SystemClock,
     TaskPage,
     TaskRecord,
+    TaskSpec,
     create_record,
     finish_record,
     update_record,

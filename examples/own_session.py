@@ -12,7 +12,7 @@ from typing import Any
 
 import anyio
 
-from mcp_task_runtime import Execution, InMemoryTaskStore, ServerTaskContext, TaskResultHandler, TaskRuntime
+from mcp_task_runtime import Execution, InMemoryTaskStore, ServerTaskContext, TaskResultHandler, TaskRuntime, TaskSpec
 
 
 class ConsoleSession:
@@ -45,7 +45,7 @@ async def main() -> None:
             answer = await task.elicit("Delete 3 files?", form)
             return {"content": [{"type": "text", "text": f"confirmed: {answer.content}"}]}
 
-        record = await runtime.start(work)
+        record = await runtime.submit(TaskSpec(), work)
         outcome = await handler.handle(record.task_id, session)
         print(f"{outcome.status}: {outcome.result}")
     assert not {"mcp", "mcp_types"} & set(sys.modules)

@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 import pytest
 
-from mcp_task_runtime import Execution, InMemoryTaskStore, TaskRecord, TaskRuntime, TaskSettings
+from mcp_task_runtime import Execution, InMemoryTaskStore, TaskRecord, TaskRuntime, TaskSettings, TaskSpec
 from mcp_task_runtime.adapters.host import RuntimeHost
 from mcp_task_runtime.core.group import IsolatedGroup
 from mcp_task_runtime.testing.clock import FakeClock
@@ -27,7 +27,7 @@ async def forever(execution: Execution[JSON]) -> JSON:
 
 async def is_open(runtime: TaskRuntime) -> bool:
     try:
-        record = await runtime.start(forever)
+        record = await runtime.submit(TaskSpec(), forever)
     except RuntimeError:
         return False
     await runtime.cancel(record.task_id, owner=None)
@@ -69,7 +69,7 @@ async def test_work_outlives_the_holder_that_was_there_when_it_began() -> None:
             first.start_soon(hold, host, held, anyio.Event())
             await held.wait()
             async with host:
-                record = await runtime.start(forever)
+                record = await runtime.submit(TaskSpec(), forever)
                 first.cancel_scope.cancel()
                 with anyio.CancelScope(shield=True):
                     await anyio.wait_all_tasks_blocked()
@@ -82,7 +82,7 @@ async def test_the_last_holder_waits_until_the_runtime_has_closed() -> None:
     runtime = make_runtime()
     with anyio.fail_after(PATIENCE):
         async with RuntimeHost(runtime):
-            record = await runtime.start(forever)
+            record = await runtime.submit(TaskSpec(), forever)
         assert (await runtime.get(record.task_id, owner=None)).task.status == "failed"
         assert runtime.statistics().calls == 0
 
@@ -128,7 +128,7 @@ def test_a_runtime_left_open_by_a_loop_that_died_can_be_opened_on_the_next(backe
 
     async def forget_to_close() -> None:
         await host.__aenter__()
-        records.append(await runtime.start(forever))
+        records.append(await runtime.submit(TaskSpec(), forever))
         await anyio.wait_all_tasks_blocked()
 
     async def life() -> None:

@@ -76,7 +76,7 @@ async def test_work_asks_and_samples_over_a_session_of_ones_own_through_a_whole_
             return {"action": answer.action, "draft": draft.text}
 
         with anyio.fail_after(PATIENCE):
-            record = await runtime.start(work, TaskSpec(owner="me"))
+            record = await runtime.submit(TaskSpec(owner="me"), work)
             outcome = await handler.handle(record.task_id, session)
         assert outcome == Outcome.completed({"action": "accept", "draft": "a draft"})
         assert session.told == ["Collecting sources"]

@@ -33,6 +33,7 @@ from mcp_task_runtime import (
     TaskResultHandler,
     TaskRuntime,
     TaskSettings,
+    TaskSpec,
 )
 from mcp_task_runtime.adapters import server_context
 from mcp_task_runtime.adapters.sampling import check_tool_messages
@@ -616,7 +617,7 @@ async def test_is_cancelled_is_true_before_the_work_is_cancelled_and_its_questio
 
     with anyio.fail_after(PATIENCE):
         async with runtime:
-            record = await runtime.start(work)
+            record = await runtime.submit(TaskSpec(), work)
             async with anyio.create_task_group() as group:
                 group.start_soon(handler.handle, record.task_id, session)
                 await session.until_requested()

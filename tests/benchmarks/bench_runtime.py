@@ -7,7 +7,7 @@ import tracemalloc
 
 import anyio
 
-from mcp_task_runtime import Execution, InMemoryTaskStore, QueuedMessage, TaskRuntime
+from mcp_task_runtime import Execution, InMemoryTaskStore, QueuedMessage, TaskRuntime, TaskSpec
 from mcp_task_runtime.core.json import JSONObject
 from mcp_task_runtime.core.questions import ask_question
 from tests.benchmarks.measuring import row, seconds
@@ -24,7 +24,7 @@ async def start_waiting(runtime: TaskRuntime, count: int) -> list[str]:
         assert answer is not None
         return answer.unwrap()
 
-    task_ids = [(await runtime.start(work)).task_id for _ in range(count)]
+    task_ids = [(await runtime.submit(TaskSpec(), work)).task_id for _ in range(count)]
     await anyio.wait_all_tasks_blocked()
     return task_ids
 
@@ -51,8 +51,7 @@ async def bytes_of_one(started: str) -> float:
         gc.collect()
         after, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        for execution in list(runtime._calls):
-            execution._stop()
+        await runtime.drain()
         group.cancel_scope.cancel()
     return float(after - before) / count
 

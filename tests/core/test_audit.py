@@ -22,9 +22,9 @@ async def quick(execution: Execution[dict[str, Any]]) -> dict[str, Any]:
 async def test_a6_creation_end_and_retrieval_are_logged_with_who_it_was(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, AUDIT)
     async with open_world() as world:
-        task_id = (await world.runtime.start(quick, ADA)).task_id
+        task_id = (await world.runtime.submit(ADA, quick)).task_id
         await world.runtime.result(task_id, owner="ada")
-        await world.runtime.poll(task_id, owner="ada")
+        await world.runtime.get(task_id, owner="ada", rate_limited=True)
     assert [record.getMessage() for record in caplog.records if record.name == AUDIT] == [
         f"Task {task_id} of ada was created by report",
         f"Task {task_id} of ada ended as completed",
@@ -53,16 +53,16 @@ async def test_l10_who_asks_for_the_task_of_another_is_logged_and_told_nothing(
     async with open_world() as world:
         record = await world.store.create_task(NewTask(ttl_ms=None, owner="ada"))
         with pytest.raises(TaskNotFoundError):
-            await world.runtime.poll(record.task_id, owner="bob")
+            await world.runtime.get(record.task_id, owner="bob", rate_limited=True)
     assert f"Task {record.task_id} of ada was refused to bob" in caplog.messages
 
 
 async def test_no_id_is_in_a_log_at_info_level(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     async with open_world() as world:
-        task_id = (await world.runtime.start(quick, ADA)).task_id
+        task_id = (await world.runtime.submit(ADA, quick)).task_id
         await world.runtime.result(task_id, owner="ada")
-        await world.runtime.poll(task_id, owner="ada")
+        await world.runtime.get(task_id, owner="ada", rate_limited=True)
         with pytest.raises(TaskNotFoundError):
-            await world.runtime.poll(task_id, owner="bob")
+            await world.runtime.get(task_id, owner="bob", rate_limited=True)
     assert task_id not in caplog.text

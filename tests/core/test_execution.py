@@ -12,6 +12,7 @@ import pytest
 
 from mcp_task_runtime import (
     Execution,
+    InvalidTransitionError,
     LimitExceededError,
     Outcome,
     ServerTaskContext,
@@ -43,7 +44,7 @@ async def test_a_quiet_task_whose_work_ends_first_was_an_ordinary_call_and_leave
     async with open_world(yielding=True) as world:
 
         async def work(execution: Execution[Result]) -> Result:
-            await execution.begin(TaskSpec(), quietly=True)
+            await execution.reserve(TaskSpec())
             if raises:
                 raise LookupError("mine")
             return {"ordinary": True}
@@ -62,9 +63,9 @@ async def test_a_quiet_task_is_its_callers_once_it_is_announced() -> None:
         release = anyio.Event()
 
         async def work(execution: Execution[Result]) -> Result:
-            await execution.begin(TaskSpec(), quietly=True)
+            await execution.reserve(TaskSpec())
             await anyio.lowlevel.checkpoint()
-            execution.announce()
+            execution.publish()
             await release.wait()
             return {"n": 1}
 
@@ -80,7 +81,7 @@ async def test_a_caller_cancelled_while_its_task_is_quiet_leaves_no_live_task(st
     async with open_world(yielding=True) as world:
 
         async def work(execution: Execution[Result]) -> Result:
-            await execution.begin(TaskSpec(), quietly=True)
+            await execution.reserve(TaskSpec())
             return await forever(execution)
 
         async with anyio.create_task_group() as group:
@@ -180,16 +181,16 @@ TWO = TaskSettings(max_tasks_per_owner=2, shutdown_grace=0)
 async def test_one_task_too_many_is_refused_and_nothing_is_lost() -> None:
     """Design section 5, L13: others are not affected, and an ended task makes room."""
     async with open_world(yielding=True, settings=TWO) as world:
-        first = await world.runtime.start(forever, TaskSpec(owner="me"))
-        await world.runtime.start(forever, TaskSpec(owner="me"))
+        first = await world.runtime.submit(TaskSpec(owner="me"), forever)
+        await world.runtime.submit(TaskSpec(owner="me"), forever)
         with pytest.raises(LimitExceededError, match="at most 2"):
-            await world.runtime.start(forever, TaskSpec(owner="me"))
-        await world.runtime.start(forever, TaskSpec(owner="you"))
+            await world.runtime.submit(TaskSpec(owner="me"), forever)
+        await world.runtime.submit(TaskSpec(owner="you"), forever)
         assert world.live_tasks() == 3
         await anyio.wait_all_tasks_blocked()
         await world.runtime.cancel(first.task_id, owner="me")
         await anyio.wait_all_tasks_blocked()
-        await world.runtime.start(forever, TaskSpec(owner="me"))
+        await world.runtime.submit(TaskSpec(owner="me"), forever)
         assert world.live_tasks() == 3
     assert (world.runtime.statistics().owners, world.runtime.statistics().live_tasks) == (0, 0)
 
@@ -215,20 +216,20 @@ async def test_an_ended_task_makes_room_at_once_although_its_work_still_cleans_u
                 with anyio.CancelScope(shield=True):
                     await cleaned.wait()
 
-        record = await world.runtime.start(work)
+        record = await world.runtime.submit(TaskSpec(), work)
         await anyio.wait_all_tasks_blocked()
         if ending == "cancelled":
             await world.runtime.cancel(record.task_id, owner=None)
         assert await _status(world, record) == ending
         try:
-            again = await world.runtime.start(forever)
+            again = await world.runtime.submit(TaskSpec(), forever)
             with pytest.raises(LimitExceededError):
-                await world.runtime.start(forever)
+                await world.runtime.submit(TaskSpec(), forever)
         finally:
             cleaned.set()
         await anyio.wait_all_tasks_blocked()
         with pytest.raises(LimitExceededError):
-            await world.runtime.start(forever)
+            await world.runtime.submit(TaskSpec(), forever)
         await world.runtime.cancel(again.task_id, owner=None)
     assert (world.runtime.statistics().owners, world.runtime.statistics().live_tasks) == (0, 0)
 
@@ -240,7 +241,7 @@ async def test_of_many_that_start_at_once_no_more_than_the_limit_get_a_task() ->
         async def start() -> None:
             nonlocal refused
             try:
-                await world.runtime.start(forever, TaskSpec(owner="me"))
+                await world.runtime.submit(TaskSpec(owner="me"), forever)
             except LimitExceededError:
                 refused += 1
 
@@ -260,11 +261,11 @@ async def detaching(execution: Execution[Result]) -> Result:
 async def test_a_task_that_something_outside_will_end_counts_until_it_has_ended(how: str) -> None:
     """A6: else a client could have any number of them."""
     async with open_world(yielding=True, settings=TWO) as world:
-        outside = await world.runtime.start(detaching, TaskSpec(ttl_ms=10_000))
+        outside = await world.runtime.submit(TaskSpec(ttl_ms=10_000), detaching)
         await world.until_idle()
-        await world.runtime.start(forever)
+        await world.runtime.submit(TaskSpec(), forever)
         with pytest.raises(LimitExceededError):
-            await world.runtime.start(forever)
+            await world.runtime.submit(TaskSpec(), forever)
         if how == "finish":
             await world.runtime.finish(outside.task_id, Outcome.completed({}))
         elif how == "cancel":
@@ -273,7 +274,7 @@ async def test_a_task_that_something_outside_will_end_counts_until_it_has_ended(
             world.clock.advance(9.5)
             assert await world.until(outside.task_id, "failed") == "failed"
             await anyio.wait_all_tasks_blocked()
-        await world.runtime.start(forever)
+        await world.runtime.submit(TaskSpec(), forever)
     assert (world.runtime.statistics().owners, world.runtime.statistics().live_tasks) == (0, 0)
 
 
@@ -284,10 +285,11 @@ async def test_a_task_that_was_ended_from_outside_before_its_work_returned_count
             execution.detach()
             assert execution.record is not None
             await world.store.finish_task(execution.record.task_id, Outcome.completed({}))
-            await world.runtime._conclude(execution.record.task_id, Outcome.completed({}))
+            with pytest.raises(InvalidTransitionError):
+                await world.runtime.finish(execution.record.task_id, Outcome.completed({}))
             return {}
 
-        await world.runtime.start(work)
+        await world.runtime.submit(TaskSpec(), work)
         await world.until_idle()
     assert (world.runtime.statistics().owners, world.runtime.statistics().live_tasks) == (0, 0)
 
@@ -295,7 +297,7 @@ async def test_a_task_that_was_ended_from_outside_before_its_work_returned_count
 async def test_an_ordinary_call_that_may_not_become_a_task_is_told_so() -> None:
     async with open_world(yielding=True, settings=TWO) as world:
         for _ in range(2):
-            await world.runtime.start(forever)
+            await world.runtime.submit(TaskSpec(), forever)
 
         async def work(execution: Execution[Result]) -> Result:
             await execution.begin(TaskSpec())
@@ -318,7 +320,7 @@ async def test_no_more_work_runs_at_once_than_was_asked_for_and_all_of_it_runs()
             running -= 1
             return {}
 
-        records = [await world.runtime.start(work) for _ in range(20)]
+        records = [await world.runtime.submit(TaskSpec(), work) for _ in range(20)]
         await anyio.wait_all_tasks_blocked()
         assert running == 3
         release.set()
@@ -333,7 +335,7 @@ async def test_work_that_waits_for_its_turn_can_be_cancelled_and_takes_nobodys_p
     async with open_world(yielding=True, settings=TaskSettings(max_running=2, shutdown_grace=0)) as world:
 
         async def life(moment: int) -> None:
-            record = await world.runtime.start(forever)
+            record = await world.runtime.submit(TaskSpec(), forever)
             for _ in range(moment):
                 await anyio.lowlevel.checkpoint()
             await world.runtime.cancel(record.task_id, owner=None)
@@ -343,7 +345,7 @@ async def test_work_that_waits_for_its_turn_can_be_cancelled_and_takes_nobodys_p
                 group.start_soon(life, random.randrange(60))
         await world.until_idle()
         assert world.live_tasks() == 0
-        record = await world.runtime.start(quick)
+        record = await world.runtime.submit(TaskSpec(), quick)
         assert (await world.runtime.result(record.task_id, owner=None)).status == "completed"
     assert (world.runtime.statistics().owners, world.runtime.statistics().live_tasks) == (0, 0)
 
@@ -351,10 +353,10 @@ async def test_work_that_waits_for_its_turn_can_be_cancelled_and_takes_nobodys_p
 async def test_a_task_that_waits_for_its_turn_ends_at_its_deadline_or_with_the_shutdown() -> None:
     """L7, L12."""
     async with open_world(yielding=True, settings=TaskSettings(max_running=1, shutdown_grace=0)) as world:
-        await world.runtime.start(forever)
+        await world.runtime.submit(TaskSpec(), forever)
         await anyio.wait_all_tasks_blocked()
-        due = await world.runtime.start(forever, TaskSpec(ttl_ms=10_000))
-        last = await world.runtime.start(partial(forever))
+        due = await world.runtime.submit(TaskSpec(ttl_ms=10_000), forever)
+        last = await world.runtime.submit(TaskSpec(), partial(forever))
         await anyio.wait_all_tasks_blocked()
         world.clock.advance(9.5)
         assert await world.until(due.task_id, "failed") == "failed"
@@ -379,9 +381,9 @@ async def test_work_that_asks_gives_its_turn_away_until_it_has_its_answer() -> N
             running -= 1
             return {}
 
-        askers = [(await world.runtime.start(ask)).task_id for _ in range(3)]
+        askers = [(await world.runtime.submit(TaskSpec(), ask)).task_id for _ in range(3)]
         keys = [await world.until_asked(task_id, 2) for task_id in askers]
-        record = await world.runtime.start(quick)
+        record = await world.runtime.submit(TaskSpec(), quick)
         assert (await world.runtime.result(record.task_id, owner=None)).status == "completed"
         for task_id, asked in zip(askers, keys, strict=True):
             await world.runtime.answer(task_id, {key: {"roots": []} for key in asked}, owner=None)
@@ -397,9 +399,9 @@ async def test_work_whose_turn_does_not_come_back_after_an_answer_can_be_cancell
         async def ask(execution: Execution[Result]) -> Result:
             return await server_context(world, execution).ask("roots/list", {})
 
-        asker = await world.runtime.start(ask)
+        asker = await world.runtime.submit(TaskSpec(), ask)
         (key,) = await world.until_asked(asker.task_id)
-        await world.runtime.start(forever)
+        await world.runtime.submit(TaskSpec(), forever)
         await anyio.wait_all_tasks_blocked()
         await world.runtime.answer(asker.task_id, {key: {"roots": []}}, owner=None)
         await anyio.wait_all_tasks_blocked()

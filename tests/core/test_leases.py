@@ -31,7 +31,7 @@ Work = Callable[[Execution[Any]], Awaitable[Any]]
 FORM = {"type": "object", "properties": {}}
 PLAIN = TaskSpec()
 RERUNNABLE = TaskSpec(request=TaskRequest(name="tool", arguments_json=dump_json({"n": 7}), rerunnable=True))
-"""A task whose work may run again in any process that calls `rerun_with("tool", …)`."""
+"""A task whose work may run again in any process that calls `register("tool", …)`."""
 
 
 async def forever(execution: Execution[Any]) -> Any:
@@ -77,10 +77,10 @@ class Questions:
 
     def offer(self, *processes: Process) -> None:
         for process in processes:
-            process.runtime.rerun_with("tool", self.of(process))
+            process.runtime.register("tool", self.of(process))
 
     async def start(self, process: Process) -> str:
-        record = await process.runtime.start(self.of(process), RERUNNABLE, outcome_of=lambda outcome: outcome)
+        record = await process.runtime.submit(RERUNNABLE, self.of(process), outcome_of=lambda outcome: outcome)
         return record.task_id
 
 
@@ -92,8 +92,8 @@ async def lost_task(cluster: Cluster, new: TaskSpec = PLAIN, *, ttl_ms: int | No
     return record.task_id
 
 
-async def started(process: Process, new: TaskSpec | None = None) -> str:
-    return (await process.runtime.start(forever, new)).task_id
+async def started(process: Process, new: TaskSpec = PLAIN) -> str:
+    return (await process.runtime.submit(new, forever)).task_id
 
 
 # --- heartbeat -------------------------------------------------------------------------------------------------
@@ -154,7 +154,7 @@ async def test_a_lease_that_lapsed_while_the_store_was_away_for_everybody_is_sti
 async def test_a_process_never_takes_its_own_running_work_for_lost(rerunnable: bool) -> None:
     """An event loop that stood still, or a store that was away: the lease lapsed, but the work runs."""
     async with open_cluster(1) as (cluster, (a,)):
-        a.runtime.rerun_with("tool", forever)
+        a.runtime.register("tool", forever)
         await cluster.pass_time(1)  # out of step with the heartbeat
         task_id = await started(a, RERUNNABLE if rerunnable else PLAIN)
         a.link.fails = {"renew_leases"}
@@ -222,17 +222,15 @@ async def test_exactly_one_of_many_processes_takes_a_lost_task_over() -> None:
 async def test_questions_of_lost_work_are_released_when_it_fails() -> None:
     """Laws L5 and L8."""
     async with open_cluster() as (cluster, (a, _)):
-        task_id = await lost_task(cluster)
 
-        async def ask(execution: Execution[Any]) -> Any:
-            execution.record = cluster.store.record(task_id)
+        async def asks(execution: Execution[Any]) -> Any:
             await a.context(execution).elicit("?", FORM)
 
-        async with anyio.create_task_group() as group:
-            group.start_soon(ask, Execution(a.runtime, None))
-            await cluster.until_asked(task_id, "?")
-            group.cancel_scope.cancel()
-        await cluster.pass_time(LEASE_SECONDS)
+        task_id = (await a.runtime.submit(PLAIN, asks)).task_id
+        await cluster.until_asked(task_id, "?")
+        await cluster.cut(a)
+        await cluster.pass_time(LEASE_SECONDS + TURN_SECONDS)
+        assert cluster.store.record(task_id).status == "failed"
         assert await cluster.questions(task_id) == []
         assert not cluster.store.message_queue._mailboxes
 
@@ -330,9 +328,9 @@ async def test_answers_are_those_to_the_same_questions_in_whatever_order_a_rerun
 
             return work
 
-        b.runtime.rerun_with("tool", of(b, "Keep the files?", "Send it to Bob?", "Send it to Ann?"))
+        b.runtime.register("tool", of(b, "Keep the files?", "Send it to Bob?", "Send it to Ann?"))
         first = of(a, "Send it to Ann?", "Send it to Bob?")
-        task_id = (await a.runtime.start(first, RERUNNABLE, outcome_of=lambda outcome: outcome)).task_id
+        task_id = (await a.runtime.submit(RERUNNABLE, first, outcome_of=lambda outcome: outcome)).task_id
         await cluster.until_asked(task_id, "Send it to Ann?", "Send it to Bob?")
         await cluster.answer(b, task_id, "Send it to Ann?", {"sure": True})
         await cluster.until_asked(task_id, "Send it to Bob?")
@@ -389,8 +387,8 @@ async def test_an_error_answer_is_replayed_as_the_same_error() -> None:
 
             return work
 
-        b.runtime.rerun_with("tool", of(b))
-        task_id = (await a.runtime.start(of(a), RERUNNABLE, outcome_of=lambda outcome: outcome)).task_id
+        b.runtime.register("tool", of(b))
+        task_id = (await a.runtime.submit(RERUNNABLE, of(a), outcome_of=lambda outcome: outcome)).task_id
         await cluster.until_asked(task_id, "?")
         await cluster.store.message_queue.answer(
             task_id, (await cluster.asks(task_id))["?"], Answer.error(-32042, "no")
@@ -421,9 +419,9 @@ async def test_a_question_that_was_withdrawn_is_asked_anew_under_a_new_key() -> 
     """Wire rule C7: the old key is used up for ever."""
     async with open_cluster() as (cluster, (a, b)):
         asked: list[str] = []
-        b.runtime.rerun_with("tool", impatient(b, asked))
+        b.runtime.register("tool", impatient(b, asked))
         new = RERUNNABLE
-        task_id = (await a.runtime.start(impatient(a, asked), new, outcome_of=lambda outcome: outcome)).task_id
+        task_id = (await a.runtime.submit(new, impatient(a, asked), outcome_of=lambda outcome: outcome)).task_id
         await cluster.until_asked(task_id, "first?")
         withdrawn = (await cluster.asks(task_id))["first?"]
         await cluster.pass_time(1)
@@ -447,8 +445,8 @@ async def test_a_third_run_gets_the_answer_to_what_the_second_had_to_ask_anew() 
     """Laws L5 and L12: nobody is asked twice, and no question stays open that nobody waits for."""
     async with open_cluster(3) as (cluster, (a, b, c)):
         asked: list[str] = []
-        b.runtime.rerun_with("tool", impatient(b, asked))
-        task_id = (await a.runtime.start(impatient(a, asked), RERUNNABLE, outcome_of=lambda outcome: outcome)).task_id
+        b.runtime.register("tool", impatient(b, asked))
+        task_id = (await a.runtime.submit(RERUNNABLE, impatient(a, asked), outcome_of=lambda outcome: outcome)).task_id
         await cluster.until_asked(task_id, "first?")
         await cluster.pass_time(1)
         await cluster.until_asked(task_id, "second?")
@@ -456,7 +454,7 @@ async def test_a_third_run_gets_the_answer_to_what_the_second_had_to_ask_anew() 
         await cluster.pass_time_until_taken(task_id, b)
         open_before = await cluster.questions(task_id)
         assert len(open_before) == 2
-        c.runtime.rerun_with("tool", impatient(c, asked))
+        c.runtime.register("tool", impatient(c, asked))
         await cluster.cut(b)  # it cannot withdraw its question any more
         await cluster.pass_time_until_taken(task_id, c)
         lease = cluster.store.record(task_id).lease
@@ -480,7 +478,8 @@ async def test_a_graceful_shutdown_releases_rerunnable_work_at_once_and_leaves_i
             await cluster.until_asked(task_id, "second?")
             revision = cluster.store.record(task_id).revision
         record = cluster.store.record(task_id)
-        assert (record.status, record.revision) == ("input_required", revision), "nobody saw it go"
+        assert (record.status, record.revision) == ("input_required", revision + 1)
+        assert (record.lease and record.lease.worker, record.lease and record.lease.attempt) == ("", 1)
         assert list(await cluster.asks(task_id)) == ["second?"]
         assert questions.stopped == [a]
         await b.runtime.get(task_id, owner=None)  # the next poll of any client is enough
@@ -508,7 +507,7 @@ async def test_a_process_that_is_closing_takes_over_nothing_that_it_cannot_run()
     """Otherwise what it has just released would wait a whole lease for its next runner."""
     async with open_cluster(1) as (cluster, (b,)):
         a = cluster.process(TaskSettings(lease_ms=LEASE_SECONDS * 1000, shutdown_grace=2 * LEASE_SECONDS))
-        a.runtime.rerun_with("tool", forever)
+        a.runtime.register("tool", forever)
         async with anyio.create_task_group() as group:
             release, closing = anyio.Event(), anyio.Event()
 
@@ -518,7 +517,7 @@ async def test_a_process_that_is_closing_takes_over_nothing_that_it_cannot_run()
 
             async def live() -> None:
                 async with a.runtime:
-                    await a.runtime.start(work)
+                    await a.runtime.submit(TaskSpec(), work)
                     await cluster.settle()
                 closing.set()
 
@@ -533,7 +532,7 @@ async def test_a_process_that_is_closing_takes_over_nothing_that_it_cannot_run()
             finally:
                 release.set()
             await closing.wait()
-        b.runtime.rerun_with("tool", Questions().of(b))
+        b.runtime.register("tool", Questions().of(b))
         await b.runtime.get(task_id, owner=None)
         assert (await cluster.until_ended(task_id)).status == "completed"
 
@@ -572,7 +571,7 @@ async def test_work_that_a_shutdown_stops_runs_again_elsewhere_only_when_it_has_
 
             async def live() -> None:
                 async with a.runtime:
-                    task_ids.append((await a.runtime.start(work, RERUNNABLE)).task_id)
+                    task_ids.append((await a.runtime.submit(RERUNNABLE, work)).task_id)
                     await cluster.settle()
 
             group.start_soon(live)
@@ -603,7 +602,7 @@ async def test_work_that_ends_its_own_task_is_neither_stopped_by_that_nor_by_its
             done.set()
             return {"n": 2}
 
-        task_id = (await a.runtime.start(work)).task_id
+        task_id = (await a.runtime.submit(TaskSpec(), work)).task_id
         await ended.wait()
         await cluster.pass_time(LEASE_SECONDS + TURN_SECONDS)
         go_on.set()
@@ -637,7 +636,7 @@ async def test_work_that_would_end_a_task_that_another_process_has_ended_is_told
                 stopped.set()
             return {}
 
-        task_id = (await a.runtime.start(work)).task_id
+        task_id = (await a.runtime.submit(TaskSpec(), work)).task_id
         a.link.before = before
         go_on.set()
         await stopped.wait()
@@ -658,7 +657,7 @@ async def test_work_is_stopped_by_another_process_also_after_the_store_was_away(
                 stopped.set()
             return {}
 
-        task_id = (await a.runtime.start(work)).task_id
+        task_id = (await a.runtime.submit(TaskSpec(), work)).task_id
         while "wait_for_update" not in a.link.calls:
             await anyio.lowlevel.checkpoint()
         await b.runtime.cancel(task_id, owner=None)
@@ -704,8 +703,8 @@ async def test_a_loser_that_returns_after_the_winner_has_ended_changes_nothing()
         async def quick(execution: Execution[Any]) -> Outcome:
             return Outcome.completed({"by": "b"})
 
-        b.runtime.rerun_with("tool", quick)
-        task_id = (await a.runtime.start(slow, RERUNNABLE, outcome_of=lambda outcome: outcome)).task_id
+        b.runtime.register("tool", quick)
+        task_id = (await a.runtime.submit(RERUNNABLE, slow, outcome_of=lambda outcome: outcome)).task_id
         await cluster.cut(a)
         await cluster.pass_time(LEASE_SECONDS)
         assert cluster.store.record(task_id).status == "completed"
@@ -756,7 +755,7 @@ async def test_what_ends_a_task_elsewhere_stops_its_work_here(how: str) -> None:
                 stopped.append(context.is_cancelled)
             raise AssertionError
 
-        record = await a.runtime.start(work, TaskSpec(ttl_ms=60_000))
+        record = await a.runtime.submit(TaskSpec(ttl_ms=60_000), work)
         task_id = record.task_id
         await cluster.settle()
         if how == "cancel":
@@ -766,8 +765,8 @@ async def test_what_ends_a_task_elsewhere_stops_its_work_here(how: str) -> None:
         elif how == "delete":
             await b.link._call(cluster.store, "delete_task", task_id)
         else:
-            a.runtime._deadlines.discard(task_id)  # as if this process's clock were late
-            await cluster.pass_time(60)
+            await cluster.store.update_task(task_id, ttl_ms=30_000)  # sooner than this process knows
+            await cluster.pass_time(30)
         await cluster.settle()
         assert stopped == [True]
         assert a.running == set()
@@ -811,7 +810,7 @@ async def test_a_rerun_that_raises_fails_its_task_without_its_text(caplog: pytes
         async def work(execution: Execution[Outcome]) -> Outcome:
             raise RuntimeError("a secret")
 
-        b.runtime.rerun_with("tool", work)
+        b.runtime.register("tool", work)
         task_id = await lost_task(cluster, RERUNNABLE)
         with caplog.at_level(logging.ERROR):
             await cluster.pass_time(LEASE_SECONDS)
@@ -845,7 +844,7 @@ async def test_a_detached_task_has_no_lease_and_is_nobodys_to_take_over() -> Non
             execution.detach()
             return {}
 
-        task_id = (await a.runtime.start(work)).task_id
+        task_id = (await a.runtime.submit(TaskSpec(), work)).task_id
         await cluster.settle()
         assert cluster.store.record(task_id).lease is None
         await cluster.pass_time(5 * LEASE_SECONDS)
@@ -862,13 +861,13 @@ async def test_a_detached_task_that_another_process_ends_makes_room_for_its_owne
             execution.detach()
             return {}
 
-        task_id = (await a.runtime.start(work)).task_id
+        task_id = (await a.runtime.submit(TaskSpec(), work)).task_id
         await cluster.settle()
         with pytest.raises(LimitExceededError):
-            await a.runtime.start(work)
+            await a.runtime.submit(TaskSpec(), work)
         await b.runtime.finish(task_id, Outcome.completed({}))
         await cluster.settle()
-        await a.runtime.start(work)
+        await a.runtime.submit(TaskSpec(), work)
         await cluster.settle()
         assert a.runtime.statistics().detached == 1
     assert a.runtime.statistics().detached == 0
@@ -883,7 +882,7 @@ async def test_work_that_runs_on_after_it_detached_is_not_taken_for_lost() -> No
             await release.wait()  # hands the job over, which takes its time
             return {}
 
-        task_id = (await a.runtime.start(work)).task_id
+        task_id = (await a.runtime.submit(TaskSpec(), work)).task_id
         await cluster.pass_time(3 * LEASE_SECONDS)
         record = cluster.store.record(task_id)
         assert record.status == "working", record.outcome
@@ -904,7 +903,7 @@ async def test_a_shutdown_leaves_a_detached_task_alone_even_while_its_work_still
             raise AssertionError
 
         async with a.runtime:
-            task_id = (await a.runtime.start(work)).task_id
+            task_id = (await a.runtime.submit(TaskSpec(), work)).task_id
             await cluster.settle()
         await cluster.pass_time(3 * LEASE_SECONDS)
         record = cluster.store.record(task_id)
@@ -923,8 +922,10 @@ async def test_the_reaper_goes_on_after_a_store_was_away(caplog: pytest.LogCaptu
         assert cluster.store.record(task_id).status == "working"
         assert "Leases could not be renewed" in caplog.text
         a.link.is_cut = False
+        await cluster.pass_time(LEASE_SECONDS - 1)
+        assert cluster.store.record(task_id).status == "working", "its process may only not have renewed it yet"
         await cluster.pass_time(TURN_SECONDS)
-        assert cluster.store.record(task_id).status == "failed"
+        assert (await cluster.until_ended(task_id)).status == "failed"
 
 
 async def test_a_lost_task_whose_failure_cannot_be_written_is_written_later() -> None:
@@ -935,10 +936,14 @@ async def test_a_lost_task_whose_failure_cannot_be_written_is_written_later() ->
         b.link.fails = {"claim_task"}
         await cluster.pass_time(LEASE_SECONDS)
         assert cluster.store.record(task_id).status == "working"
+        assert a.runtime.statistics().waiting_outcomes == 1
         b.link.fails = set()
         await cluster.pass_time(2 * LEASE_SECONDS)
-        assert cluster.store.record(task_id).status == "failed"
+        lease = cluster.store.record(task_id).lease
+        assert lease is not None
+        assert lease.worker == a.worker, "its lease is renewed as long as it waits"
         a.link.fails = set()
+        assert (await cluster.until_ended(task_id)).status == "failed"
 
 
 async def test_a_runtime_can_be_opened_again_and_keeps_leases_then_as_well() -> None:

@@ -71,7 +71,7 @@ async def test_a_thousand_tasks_that_wait_for_an_answer_all_get_it() -> None:
         for n in range(MANY):
             marker = Marker()
             markers.add(marker)
-            record = await world.runtime.start(partial(asks, world, marker), TaskSpec(owner=f"owner-{n % 7}"))
+            record = await world.runtime.submit(TaskSpec(owner=f"owner-{n % 7}"), partial(asks, world, marker))
             ids.append(record.task_id)
         del marker
         results: Counter[int] = Counter()
@@ -119,7 +119,7 @@ async def test_a_thousand_tasks_cancelled_at_random_moments_all_stop_and_leave_n
         async def life(kind: int, answered: bool, moment: int) -> None:
             marker = Marker()
             markers.add(marker)
-            record = await world.runtime.start(partial(KINDS[kind], world, marker))
+            record = await world.runtime.submit(TaskSpec(), partial(KINDS[kind], world, marker))
             del marker
             for step in range(moment):
                 await anyio.lowlevel.checkpoint()

@@ -369,7 +369,7 @@ async def asks_once(world: World, execution: Execution[Result]) -> Result:
 
 async def test_answering_through_the_runtime_gives_the_asker_its_result() -> None:
     async with open_world(yielding=True) as world:
-        record = await world.runtime.start(partial(asks_once, world), TaskSpec(owner="me"))
+        record = await world.runtime.submit(TaskSpec(owner="me"), partial(asks_once, world))
         assert await world.until_asked(record.task_id) == ["1"]
         view = await world.runtime.get(record.task_id, owner="me")
         assert view.task.status == "input_required"
@@ -382,8 +382,8 @@ async def test_answering_through_the_runtime_gives_the_asker_its_result() -> Non
 async def test_answers_that_are_late_unknown_or_for_another_task_change_nothing() -> None:
     """L5, L10, F15, wire rule C8."""
     async with open_world(yielding=True) as world:
-        one = await world.runtime.start(partial(asks_once, world), TaskSpec(owner="me"))
-        two = await world.runtime.start(partial(asks_once, world), TaskSpec(owner="me"))
+        one = await world.runtime.submit(TaskSpec(owner="me"), partial(asks_once, world))
+        two = await world.runtime.submit(TaskSpec(owner="me"), partial(asks_once, world))
         for record in (one, two):
             await world.until_asked(record.task_id)
         await world.runtime.answer(one.task_id, {"unknown": ACCEPT, "": {"bad": 1}}, owner="me")
@@ -418,7 +418,7 @@ async def test_one_bad_answer_refuses_them_all_and_every_question_stays_open(bad
                     group.start_soon(one, key)
             return {}
 
-        record = await world.runtime.start(work)
+        record = await world.runtime.submit(TaskSpec(), work)
         await world.until_asked(record.task_id, 2)
         for answers in ({"a": ACCEPT, "b": bad}, {"b": bad, "a": ACCEPT}):
             with pytest.raises(ProtocolError, match="'b'") as caught:
@@ -453,7 +453,7 @@ async def test_cancelling_a_task_releases_its_pending_question(shielded: bool) -
                 raise
             return {}
 
-        record = await world.runtime.start(work)
+        record = await world.runtime.submit(TaskSpec(), work)
         await world.until_asked(record.task_id)
         await world.runtime.cancel(record.task_id, owner=None)
         await world.until_idle()
@@ -466,7 +466,7 @@ async def test_cancelling_a_task_releases_its_pending_question(shielded: bool) -
 async def test_a_question_open_at_the_deadline_is_released_and_the_task_fails() -> None:
     """L5, L7, F18: the client left and never came back."""
     async with open_world(yielding=True) as world:
-        record = await world.runtime.start(partial(asks_once, world), TaskSpec(ttl_ms=10_000))
+        record = await world.runtime.submit(TaskSpec(ttl_ms=10_000), partial(asks_once, world))
         await world.until_asked(record.task_id)
         world.clock.advance(9.5)
         assert await world.until(record.task_id, "failed", "cancelled", "completed") == "failed"
@@ -478,7 +478,7 @@ async def test_a_shutdown_that_meets_open_questions_raises_nothing_and_logs_no_e
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with open_world(yielding=True) as world:
-        record = await world.runtime.start(partial(asks_once, world))
+        record = await world.runtime.submit(TaskSpec(), partial(asks_once, world))
         await world.until_asked(record.task_id)
     assert await world.until(record.task_id, "failed") == "failed"
     assert [entry for entry in caplog.records if entry.levelname == "ERROR"] == []

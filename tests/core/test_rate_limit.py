@@ -86,12 +86,12 @@ async def test_a_client_that_polls_a_task_too_often_is_refused_and_loses_nothing
         record = await world.store.create_task(NewTask(ttl_ms=None, owner="a"))
         other = await world.store.create_task(NewTask(ttl_ms=None, owner="a"))
         for _ in range(2):
-            await world.runtime.poll(record.task_id, owner="a")
+            await world.runtime.get(record.task_id, owner="a", rate_limited=True)
         with pytest.raises(LimitExceededError):
-            await world.runtime.poll(record.task_id, owner="a")
-        await world.runtime.poll(other.task_id, owner="a")
+            await world.runtime.get(record.task_id, owner="a", rate_limited=True)
+        await world.runtime.get(other.task_id, owner="a", rate_limited=True)
         assert (await world.runtime.get(record.task_id, owner="a")).task.status == "working", "the server itself"
         with pytest.raises(TaskNotFoundError):  # law L10: whoever else asks learns nothing of it
-            await world.runtime.poll(record.task_id, owner="b")
+            await world.runtime.get(record.task_id, owner="b", rate_limited=True)
         world.clock.advance(0.5)
-        assert (await world.runtime.poll(record.task_id, owner="a")).task.status == "working"
+        assert (await world.runtime.get(record.task_id, owner="a")).task.status == "working"

@@ -32,6 +32,7 @@ from mcp_task_runtime import (
     task_execution,
 )
 from mcp_task_runtime.adapters.host import RuntimeHost
+from mcp_task_runtime.core import workers
 from mcp_task_runtime.core.types import Fence, NewTask
 from mcp_task_runtime.testing.concurrency.cancellation import Trial, check_cancellation
 from mcp_task_runtime.testing.concurrency.interleaving import Race, explore_interleavings
@@ -66,7 +67,7 @@ async def test_a_started_task_can_be_found_at_once_and_its_result_fetched_later(
             await release.wait()
             return {"n": 1}
 
-        record = await world.runtime.start(work, TaskSpec(owner="me"))
+        record = await world.runtime.submit(TaskSpec(owner="me"), work)
         view = await world.runtime.get(record.task_id, owner="me")
         assert (view.task.status, view.record.revision) == ("working", 1)
         release.set()
@@ -79,14 +80,14 @@ async def test_a_started_task_can_be_found_at_once_and_its_result_fetched_later(
 async def test_a_runtime_that_is_not_open_starts_nothing() -> None:
     world = make_world()
     with pytest.raises(RuntimeError, match="not open"):
-        await world.runtime.start(quick)
+        await world.runtime.submit(TaskSpec(), quick)
     with pytest.raises(RuntimeError, match="not open"):
         await world.runtime.run(quick)
     async with world.runtime:
         with pytest.raises(RuntimeError, match="already open"):
             await world.runtime.__aenter__()
     with pytest.raises(RuntimeError, match="not open"):
-        await world.runtime.start(quick)
+        await world.runtime.submit(TaskSpec(), quick)
     assert world.live_tasks() == 0
     assert world.kept() == NOTHING
 
@@ -191,7 +192,7 @@ async def test_work_whose_task_could_not_be_created_is_still_an_ordinary_call() 
         async with TaskRuntime(Full()) as runtime:
             assert await runtime.run(work) == {"without": "task"}
             with pytest.raises(StoreUnavailableError):
-                await runtime.start(quick)
+                await runtime.submit(TaskSpec(), quick)
             assert (runtime.statistics().calls, runtime.statistics().running) == (0, frozenset())
 
 
@@ -222,7 +223,7 @@ async def test_starting_cancelled_at_any_await_leaves_no_task_without_work() -> 
     """L6."""
 
     async def prepare(world: World) -> Callable[[], Awaitable[Any]]:
-        return partial(world.runtime.start, forever)
+        return partial(world.runtime.submit, TaskSpec(), forever)
 
     async with hosted_trials(prepare) as setup:
         assert await check_cancellation(setup) >= 2
@@ -246,7 +247,7 @@ async def test_a_cancel_that_is_itself_cancelled_happens_in_full_or_not_at_all()
     """L6, L9: the status is never `cancelled` while the work runs on."""
 
     async def prepare(world: World) -> Callable[[], Awaitable[Any]]:
-        record = await world.runtime.start(forever)
+        record = await world.runtime.submit(TaskSpec(), forever)
         await anyio.wait_all_tasks_blocked()
         return partial(world.runtime.cancel, record.task_id, owner=None)
 
@@ -327,7 +328,7 @@ async def test_cancel_stops_the_work_at_its_next_await_and_runs_its_clean_up() -
                     events.append("cleaned up")
             raise AssertionError
 
-        record = await world.runtime.start(work)
+        record = await world.runtime.submit(TaskSpec(), work)
         await anyio.wait_all_tasks_blocked()
         cancelled = await world.runtime.cancel(record.task_id, owner=None)
         assert cancelled.status == "cancelled", "before the response (wire rule B8)"
@@ -358,8 +359,8 @@ async def test_what_work_does_after_its_cancellation_is_dropped(ending: str) -> 
                     raise OSError("clean-up failed")
             raise AssertionError
 
-        record = await world.runtime.start(work)
-        other = await world.runtime.start(forever)
+        record = await world.runtime.submit(TaskSpec(), work)
+        other = await world.runtime.submit(TaskSpec(), forever)
         await anyio.wait_all_tasks_blocked()
         await world.runtime.cancel(record.task_id, owner=None)
         await anyio.wait_all_tasks_blocked()
@@ -378,7 +379,7 @@ async def test_work_cancelled_before_its_first_step_does_not_run() -> None:
             ran.append(True)
             return {}
 
-        record = await world.runtime.start(work)
+        record = await world.runtime.submit(TaskSpec(), work)
         await world.runtime.cancel(record.task_id, owner=None)
         await world.until_idle()
         assert ran == []
@@ -396,7 +397,7 @@ async def test_work_may_cancel_its_own_task() -> None:
             reached.append("went on")
             return {}
 
-        record = await world.runtime.start(work)
+        record = await world.runtime.submit(TaskSpec(), work)
         assert (await world.runtime.result(record.task_id, owner=None)).status == "cancelled"
         await world.until_idle()
         assert "went on" not in reached
@@ -405,7 +406,7 @@ async def test_work_may_cancel_its_own_task() -> None:
 async def test_cancelling_an_ended_task_is_refused_and_changes_nothing() -> None:
     """L1, wire rule B8."""
     async with open_world() as world:
-        record = await world.runtime.start(quick)
+        record = await world.runtime.submit(TaskSpec(), quick)
         await world.runtime.result(record.task_id, owner=None)
         before = await world.runtime.get(record.task_id, owner=None)
         with pytest.raises(InvalidTransitionError):
@@ -420,7 +421,7 @@ async def test_a_cancel_callback_that_raises_does_not_keep_the_work_running() ->
             execution.on_cancel(lambda: next(iter(())))
             return await forever(execution)
 
-        record = await world.runtime.start(work)
+        record = await world.runtime.submit(TaskSpec(), work)
         await anyio.wait_all_tasks_blocked()
         assert (await world.runtime.cancel(record.task_id, owner=None)).status == "cancelled"
         await world.until_idle()
@@ -450,7 +451,7 @@ async def test_a_protocol_error_reaches_the_client_verbatim(error: BaseException
         raise error
 
     async with open_world() as world:
-        record = await world.runtime.start(work)
+        record = await world.runtime.submit(TaskSpec(), work)
         outcome = await world.runtime.result(record.task_id, owner=None)
         assert outcome.status == "failed"
         assert outcome.error == {"code": -32001, "message": "no such report", "data": {"id": [1, None]}}
@@ -478,8 +479,8 @@ async def test_any_other_exception_is_logged_in_full_and_reaches_the_client_with
         raise error
 
     async with open_world() as world:
-        other = await world.runtime.start(forever)
-        record = await world.runtime.start(work)
+        other = await world.runtime.submit(TaskSpec(), forever)
+        record = await world.runtime.submit(TaskSpec(), work)
         outcome = await world.runtime.result(record.task_id, owner=None)
         assert outcome.error == {"code": -32603, "message": "Internal error"}
         assert "secret" not in repr(await world.runtime.get(record.task_id, owner=None))
@@ -499,7 +500,7 @@ async def test_a_protocol_error_that_is_no_json_still_ends_the_task(error: Proto
         raise error
 
     async with open_world() as world:
-        record = await world.runtime.start(work)
+        record = await world.runtime.submit(TaskSpec(), work)
         outcome = await world.runtime.result(record.task_id, owner=None)
         assert outcome.status == "failed"
         assert outcome.error is not None
@@ -512,7 +513,7 @@ async def test_work_that_returns_no_json_object_fails_its_task(value: Any) -> No
         return value
 
     async with open_world() as world:
-        record = await world.runtime.start(work)
+        record = await world.runtime.submit(TaskSpec(), work)
         outcome = await world.runtime.result(record.task_id, owner=None)
         assert outcome.error == {"code": -32603, "message": "Internal error"}
 
@@ -522,13 +523,18 @@ async def test_the_outcome_is_what_outcome_of_makes_of_the_value() -> None:
         return 5
 
     async with open_world() as world:
-        record = await world.runtime.start(work, outcome_of=lambda value: Outcome.completed({"value": value}))
+        record = await world.runtime.submit(
+            TaskSpec(), work, outcome_of=lambda value: Outcome.completed({"value": value})
+        )
         assert (await world.runtime.result(record.task_id, owner=None)).result == {"value": 5}
 
 
 @pytest.mark.parametrize("method", ["clear", "finish_task"])
-async def test_a_backend_that_fails_at_the_end_leaves_nothing_behind_and_no_one_waiting(method: str) -> None:
-    """L8: whatever a store of one's own raises, the work has ended and is forgotten."""
+async def test_a_backend_that_fails_at_the_end_leaves_nothing_behind_when_the_runtime_has_closed(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """L8, L12: an outcome waits for its store, until the runtime closes."""
+    monkeypatch.setattr(workers, "CLEANUP_SECONDS", 0.05)
     world = make_world(settings=TaskSettings(shutdown_grace=0))
 
     async def broken(*_: Any) -> None:
@@ -537,10 +543,17 @@ async def test_a_backend_that_fails_at_the_end_leaves_nothing_behind_and_no_one_
     with anyio.fail_after(PATIENCE):
         async with world.runtime:
             target = world.memory.message_queue if method == "clear" else world.memory
-            await world.runtime.start(quick)
+            await world.runtime.submit(TaskSpec(), quick)
             setattr(target, method, broken)
-            await world.until_idle()
-            assert world.kept() == NOTHING
+            if method == "clear":
+                await world.until_idle()
+                assert world.kept() == NOTHING
+            else:
+                while not world.runtime.statistics().waiting_outcomes:
+                    await anyio.lowlevel.checkpoint()
+                assert world.runtime.statistics().calls == 1
+    assert world.kept() == NOTHING
+    assert world.runtime.statistics().waiting_outcomes == 0
 
 
 async def test_an_outcome_waits_until_the_store_is_back() -> None:
@@ -559,7 +572,7 @@ async def test_an_outcome_waits_until_the_store_is_back() -> None:
     world.memory.finish_task = flaky  # type: ignore[method-assign]
     with anyio.fail_after(PATIENCE):
         async with world.runtime:
-            record = await world.runtime.start(quick)
+            record = await world.runtime.submit(TaskSpec(), quick)
             assert (await world.runtime.result(record.task_id, owner=None)).status == "completed"
     assert failures == 0
 
@@ -579,7 +592,7 @@ async def test_work_that_outlives_its_ttl_is_cancelled_and_its_task_fails_and_st
             finally:
                 stopped.set()
 
-        record = await world.runtime.start(work, TaskSpec(ttl_ms=10_000))
+        record = await world.runtime.submit(TaskSpec(ttl_ms=10_000), work)
         outcomes: list[Outcome] = []
 
         async def wait() -> None:
@@ -610,7 +623,7 @@ async def test_work_that_outlives_its_ttl_is_cancelled_and_its_task_fails_and_st
 async def test_a_deadline_is_a_tenth_of_a_short_ttl_before_its_end() -> None:
     """L7: the end must be stored while the task exists."""
     async with open_world(settings=TaskSettings(min_ttl_ms=1, retention_ms=0, shutdown_grace=0)) as world:
-        record = await world.runtime.start(forever, TaskSpec(ttl_ms=100))
+        record = await world.runtime.submit(TaskSpec(ttl_ms=100), forever)
         await anyio.wait_all_tasks_blocked()
         world.clock.advance(0.0901)
         assert await world.until(record.task_id, "failed") == "failed"
@@ -620,7 +633,7 @@ async def test_each_task_ends_at_its_own_time_whatever_order_they_were_made_in()
     """L7."""
     async with open_world() as world:
         ttls = [90, 30, 70, 50, 30]
-        records = [await world.runtime.start(forever, TaskSpec(ttl_ms=ttl * 1000)) for ttl in ttls]
+        records = [await world.runtime.submit(TaskSpec(ttl_ms=ttl * 1000), forever) for ttl in ttls]
         await anyio.wait_all_tasks_blocked()
         world.clock.advance(9.5)
         for second in range(20, 100, 10):
@@ -633,7 +646,7 @@ async def test_each_task_ends_at_its_own_time_whatever_order_they_were_made_in()
 async def test_a_deadline_that_passes_while_the_clock_jumps_over_the_whole_ttl_still_stops_the_work() -> None:
     """L7: a machine that slept; the task is gone then, and so must be its work."""
     async with open_world() as world:
-        record = await world.runtime.start(forever, TaskSpec(ttl_ms=10_000))
+        record = await world.runtime.submit(TaskSpec(ttl_ms=10_000), forever)
         await anyio.wait_all_tasks_blocked()
         world.clock.advance(3600)
         await anyio.wait_all_tasks_blocked()
@@ -657,7 +670,7 @@ async def test_work_is_stopped_at_its_deadline_even_if_the_store_cannot_be_reach
             raise StoreUnavailableError("down")
 
         finish_task = world.memory.finish_task
-        record = await world.runtime.start(work, TaskSpec(ttl_ms=10_000))
+        record = await world.runtime.submit(TaskSpec(ttl_ms=10_000), work)
         await anyio.wait_all_tasks_blocked()
         world.memory.finish_task = down  # type: ignore[method-assign]
         world.clock.advance(9.5)
@@ -671,7 +684,7 @@ async def test_work_is_stopped_at_its_deadline_even_if_the_store_cannot_be_reach
 
 async def test_a_task_without_ttl_has_no_deadline() -> None:
     async with open_world(settings=TaskSettings(max_ttl_ms=None, default_ttl_ms=None, shutdown_grace=0)) as world:
-        record = await world.runtime.start(forever)
+        record = await world.runtime.submit(TaskSpec(), forever)
         assert record.task.ttl_ms is None
         world.clock.advance(timedelta(days=3650))
         await anyio.wait_all_tasks_blocked()
@@ -685,7 +698,7 @@ async def test_a_nonsense_ttl_is_clamped_and_reported_as_stored(ttl_ms: int | No
     """Design section 5."""
     settings = TaskSettings(max_ttl_ms=60_000, default_ttl_ms=30_000, shutdown_grace=0)
     async with open_world(settings=settings) as world:
-        record = await world.runtime.start(forever, TaskSpec(ttl_ms=ttl_ms))
+        record = await world.runtime.submit(TaskSpec(ttl_ms=ttl_ms), forever)
         assert record.task.ttl_ms == stored
         assert (await world.runtime.get(record.task_id, owner=None)).task.ttl_ms == stored
 
@@ -717,7 +730,7 @@ async def hand_over(execution: Execution[Result]) -> Result:
 
 async def test_a_detached_task_stays_open_until_it_is_finished_by_its_id() -> None:
     async with open_world(yielding=True) as world:
-        record = await world.runtime.start(hand_over)
+        record = await world.runtime.submit(TaskSpec(), hand_over)
         await world.until_idle()
         assert (await world.runtime.get(record.task_id, owner=None)).task.status == "working"
         await world.runtime.finish(record.task_id, Outcome.completed({"from": "outside"}))
@@ -735,7 +748,7 @@ async def test_finishing_a_detached_task_by_its_id_stops_work_that_still_runs() 
             execution.detach()
             return await forever(execution)
 
-        record = await world.runtime.start(work)
+        record = await world.runtime.submit(TaskSpec(), work)
         await anyio.wait_all_tasks_blocked()
         await world.runtime.finish(record.task_id, Outcome.completed({}))
         await world.until_idle()
@@ -749,7 +762,7 @@ async def test_detached_work_that_raises_fails_its_task() -> None:
             execution.detach()
             raise ProtocolError(7, "could not hand over")
 
-        record = await world.runtime.start(work)
+        record = await world.runtime.submit(TaskSpec(), work)
         outcome = await world.runtime.result(record.task_id, owner=None)
         assert outcome.error == {"code": 7, "message": "could not hand over"}
 
@@ -757,7 +770,7 @@ async def test_detached_work_that_raises_fails_its_task() -> None:
 async def test_a_detached_task_still_ends_at_its_ttl() -> None:
     """L7, L12: nobody may ever finish it."""
     async with open_world() as world:
-        record = await world.runtime.start(hand_over, TaskSpec(ttl_ms=10_000))
+        record = await world.runtime.submit(TaskSpec(ttl_ms=10_000), hand_over)
         await world.until_idle()
         world.clock.advance(9.5)
         assert await world.until(record.task_id, "failed") == "failed"
@@ -823,7 +836,7 @@ async def test_of_fifty_racers_and_the_work_itself_exactly_one_wins() -> None:
             await go.wait()
             return {"by": "work"}
 
-        record = await world.runtime.start(work)
+        record = await world.runtime.submit(TaskSpec(), work)
         won: list[str] = []
 
         async def race(how: str) -> None:
@@ -863,7 +876,7 @@ async def test_a_foreign_task_is_answered_exactly_like_an_unknown_one(
 ) -> None:
     """L10, F19."""
     async with open_world() as world:
-        record = await world.runtime.start(quick if ended else forever, TaskSpec(owner=owner))
+        record = await world.runtime.submit(TaskSpec(owner=owner), quick if ended else forever)
         await anyio.wait_all_tasks_blocked()
         before = await world.runtime.get(record.task_id, owner=owner)
         raised = []
@@ -887,9 +900,9 @@ async def test_a_malformed_id_is_not_found(method: str, task_id: str) -> None:
 async def test_a_list_shows_the_owners_tasks_and_no_others() -> None:
     """L10, wire rule B9."""
     async with open_world() as world:
-        mine = [(await world.runtime.start(quick, TaskSpec(owner="me"))).task_id for _ in range(3)]
-        await world.runtime.start(quick, TaskSpec(owner="you"))
-        await world.runtime.start(quick)
+        mine = [(await world.runtime.submit(TaskSpec(owner="me"), quick)).task_id for _ in range(3)]
+        await world.runtime.submit(TaskSpec(owner="you"), quick)
+        await world.runtime.submit(TaskSpec(), quick)
         page = await world.runtime.list(owner="me", limit=2)
         assert page.next_cursor is not None
         rest = await world.runtime.list(owner="me", cursor=page.next_cursor)
@@ -905,7 +918,7 @@ async def test_a_list_shows_the_owners_tasks_and_no_others() -> None:
 async def test_task_execution_and_a_runtime_share_a_store() -> None:
     """A worker elsewhere ends a task that the runtime detached."""
     async with open_world(forgets_deadlines=False) as world:
-        record = await world.runtime.start(hand_over)
+        record = await world.runtime.submit(TaskSpec(), hand_over)
         await world.until_idle()
         async with task_execution(record.task_id, world.store) as context:
             await context.complete({"worker": 1})
@@ -922,7 +935,7 @@ async def test_work_sees_the_context_variables_of_its_caller() -> None:
 
     async with open_world() as world:
         variable.set("the caller's")
-        record = await world.runtime.start(work)
+        record = await world.runtime.submit(TaskSpec(), work)
         variable.set("another's")
         assert (await world.runtime.result(record.task_id, owner=None)).result == {"seen": "the caller's"}
 
@@ -930,9 +943,9 @@ async def test_work_sees_the_context_variables_of_its_caller() -> None:
 async def test_no_error_goes_to_the_log_when_all_goes_well(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     async with open_world() as world:
-        record = await world.runtime.start(quick)
+        record = await world.runtime.submit(TaskSpec(), quick)
         await world.runtime.result(record.task_id, owner=None)
-        other = await world.runtime.start(forever)
+        other = await world.runtime.submit(TaskSpec(), forever)
         await world.runtime.cancel(other.task_id, owner=None)
     assert [entry.message for entry in caplog.records if entry.name.startswith("mcp_task_runtime")] == []
 
@@ -962,7 +975,7 @@ async def test_l9_what_another_runtime_on_the_same_store_does_stops_the_work_her
 
     with anyio.fail_after(PATIENCE):
         async with a, b:
-            record = await a.start(work)
+            record = await a.submit(TaskSpec(), work)
             await anyio.wait_all_tasks_blocked()
             if how == "delete":
                 await b.store.delete_task(record.task_id)

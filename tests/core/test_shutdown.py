@@ -43,7 +43,7 @@ async def test_work_that_ends_within_the_grace_period_ends_as_if_nothing_happene
     async def serve() -> None:
         nonlocal record
         async with world.runtime:
-            record = await world.runtime.start(work)
+            record = await world.runtime.submit(TaskSpec(), work)
             closing.set()
 
     with anyio.fail_after(PATIENCE):
@@ -54,7 +54,7 @@ async def test_work_that_ends_within_the_grace_period_ends_as_if_nothing_happene
             world.clock.advance(9)
             await anyio.wait_all_tasks_blocked()
             with pytest.raises(RuntimeError, match="not open"):
-                await world.runtime.start(work)  # a closing runtime takes nothing new
+                await world.runtime.submit(TaskSpec(), work)  # a closing runtime takes nothing new
             release.set()
     assert await outcome_of(world, record.task_id) == Outcome.completed({"in": "time"})
     assert world.kept() == NOTHING
@@ -79,7 +79,7 @@ async def test_work_that_outlives_the_grace_period_is_cancelled_and_its_task_fai
 
     async def serve() -> None:
         async with world.runtime:
-            records.extend([await world.runtime.start(work), await world.runtime.start(asks)])
+            records.extend([await world.runtime.submit(TaskSpec(), work), await world.runtime.submit(TaskSpec(), asks)])
             started.set()
 
     records: list[Any] = []
@@ -123,7 +123,7 @@ async def test_closing_raises_nothing_whatever_the_work_does_when_it_is_stopped(
 
     with anyio.fail_after(PATIENCE):
         async with world.runtime:
-            record = await world.runtime.start(work)
+            record = await world.runtime.submit(TaskSpec(), work)
             await anyio.wait_all_tasks_blocked()
     assert (await outcome_of(world, record.task_id)).error == SHUT_DOWN
     assert world.kept() == NOTHING
@@ -152,7 +152,7 @@ async def test_the_exception_of_the_block_is_the_one_that_leaves_it() -> None:
 
     async def serve() -> None:
         async with world.runtime:
-            await world.runtime.start(forever)
+            await world.runtime.submit(TaskSpec(), forever)
             raise LookupError("mine")
 
     with anyio.fail_after(PATIENCE):
@@ -168,7 +168,7 @@ async def test_a_server_that_is_cancelled_still_ends_its_tasks() -> None:
     with anyio.fail_after(PATIENCE):
         with anyio.CancelScope() as scope:
             async with world.runtime:
-                record = await world.runtime.start(forever)
+                record = await world.runtime.submit(TaskSpec(), forever)
                 await anyio.wait_all_tasks_blocked()
                 scope.cancel()
                 await anyio.sleep_forever()
@@ -184,7 +184,7 @@ async def test_closing_while_a_task_is_being_started_leaves_no_task_without_work
 
     async def start() -> None:
         try:
-            started.append(await world.runtime.start(forever))
+            started.append(await world.runtime.submit(TaskSpec(), forever))
         except RuntimeError as error:
             started.append(str(error))
 
@@ -236,8 +236,8 @@ async def test_a_detached_task_outlives_the_runtime_even_if_its_work_still_ran()
 
     with anyio.fail_after(PATIENCE):
         async with world.runtime:
-            record = await world.runtime.start(work, TaskSpec(ttl_ms=60_000))
-            other = await world.runtime.start(work, TaskSpec(ttl_ms=60_000))
+            record = await world.runtime.submit(TaskSpec(ttl_ms=60_000), work)
+            other = await world.runtime.submit(TaskSpec(ttl_ms=60_000), work)
             await anyio.wait_all_tasks_blocked()
         view = await world.runtime.get(record.task_id, owner=None)
         assert view.task.status == "working"
@@ -255,14 +255,14 @@ async def test_draining_one_home_leaves_the_work_of_others_alone() -> None:
     world = make_world(settings=TaskSettings(shutdown_grace=0))
     with anyio.fail_after(PATIENCE):
         async with world.runtime:
-            mine = await world.runtime.start(forever, home="mine")
-            other = await world.runtime.start(forever, home="other")
+            mine = await world.runtime.submit(TaskSpec(), forever, resource_scope="mine")
+            other = await world.runtime.submit(TaskSpec(), forever, resource_scope="other")
             await anyio.wait_all_tasks_blocked()
-            await world.runtime.drain(home="mine")
+            await world.runtime.drain(resource_scope="mine")
             assert (await outcome_of(world, mine.task_id)).error == SHUT_DOWN
             assert (await world.runtime.get(other.task_id, owner=None)).task.status == "working"
             assert world.runtime.statistics().calls == 1
-            await world.runtime.drain(home="unknown")
+            await world.runtime.drain(resource_scope="unknown")
 
 
 async def test_a_drain_that_is_cancelled_stops_the_work_before_it_gives_up() -> None:
@@ -270,7 +270,7 @@ async def test_a_drain_that_is_cancelled_stops_the_work_before_it_gives_up() -> 
     world = make_world(settings=TaskSettings(shutdown_grace=10))
     with anyio.fail_after(PATIENCE):
         async with world.runtime:
-            record = await world.runtime.start(forever)
+            record = await world.runtime.submit(TaskSpec(), forever)
             await anyio.wait_all_tasks_blocked()
             async with anyio.create_task_group() as group:
                 group.start_soon(world.runtime.drain)
@@ -290,11 +290,11 @@ async def work_ask_and_expire(world: World) -> None:
     async def asks(execution: Execution[Result]) -> Result:
         return (await world.ask(execution)).unwrap()
 
-    record = await world.runtime.start(asks)
+    record = await world.runtime.submit(TaskSpec(), asks)
     await world.until_asked(record.task_id)
     await world.runtime.answer(record.task_id, {"1": {"action": "decline"}}, owner=None)
     assert (await world.runtime.result(record.task_id, owner=None)).result == {"action": "decline"}
-    late = await world.runtime.start(forever, TaskSpec(ttl_ms=10_000))
+    late = await world.runtime.submit(TaskSpec(ttl_ms=10_000), forever)
     await anyio.wait_all_tasks_blocked()
     world.clock.advance(9.5)
     assert await world.until(late.task_id, "failed") == "failed"
@@ -321,7 +321,7 @@ async def test_closing_a_runtime_with_a_dead_store_ends_all_the_same() -> None:
 
     with anyio.fail_after(PATIENCE):
         async with world.runtime:
-            await world.runtime.start(forever)
+            await world.runtime.submit(TaskSpec(), forever)
             await anyio.wait_all_tasks_blocked()
             setattr(world.memory, "finish_task", broken)  # noqa: B010  # mypy would want its whole signature
     assert world.runtime.statistics().calls == 0

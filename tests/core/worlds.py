@@ -68,7 +68,8 @@ class World:
 
     async def until_idle(self) -> None:
         """Wait until no work runs."""
-        await self.runtime._wait_for(list(self.runtime._calls))
+        while self.runtime.statistics().calls:
+            await anyio.lowlevel.checkpoint()
 
     async def ask(self, execution: Execution[Any], key: str = "1") -> Answer:
         """Put a question from inside the work of a task."""

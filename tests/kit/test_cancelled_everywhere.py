@@ -86,7 +86,7 @@ async def seen(world: World) -> tuple[Any, ...]:
             (record.status, record.task.status_message, record.outcome, sorted(each.key or "" for each in questions))
         )
     mailboxes = world.memory.message_queue._mailboxes.values()
-    waiting = world.clock.waiting - (world.runtime._watched_until is not None)  # the watcher of deadlines
+    waiting = world.clock.waiting - (world.runtime.statistics().next_deadline is not None)  # the watcher of deadlines
     running = len(world.runtime.statistics().running)
     return tasks, world.kept(), running, waiting, sum(mailbox.waiting for mailbox in mailboxes)
 
@@ -107,7 +107,7 @@ def plan(planner: Planner) -> Planner:
 
 
 async def started(world: World, work: Callable[[Execution[JSON]], Awaitable[JSON]] = forever) -> str:
-    record = await world.runtime.start(work, TaskSpec(owner="me"))
+    record = await world.runtime.submit(TaskSpec(owner="me"), work)
     await still()
     return record.task_id
 
@@ -125,7 +125,7 @@ def asking(world: World, *keys: str) -> Callable[[Execution[JSON]], Awaitable[JS
 
 @plan
 async def start(world: World, host: RuntimeHost) -> Plan:
-    return Plan(partial(world.runtime.start, forever, TaskSpec(owner="me")))
+    return Plan(partial(world.runtime.submit, TaskSpec(owner="me"), forever))
 
 
 @plan
@@ -172,7 +172,7 @@ async def begin(world: World, host: RuntimeHost) -> Plan:
 
     host.start_soon(call)
     await still()
-    return Plan(partial(executions[0].begin, TaskSpec(owner="me"), is_work=False), finally_=end)
+    return Plan(partial(executions[0].begin, TaskSpec(owner="me"), wait_for_slot=False), finally_=end)
 
 
 @plan
@@ -227,14 +227,14 @@ async def finish(world: World, host: RuntimeHost) -> Plan:
 async def drain(world: World, host: RuntimeHost) -> Plan:
     """The grace period passes; one connection of two closes."""
     await started(world)
-    await world.runtime.start(forever, TaskSpec(owner="me"), home="A")
-    await world.runtime.start(asking(world, "1"), TaskSpec(owner="me"), home="A")
+    await world.runtime.submit(TaskSpec(owner="me"), forever, resource_scope="A")
+    await world.runtime.submit(TaskSpec(owner="me"), asking(world, "1"), resource_scope="A")
     await still()
 
     async def pass_the_time() -> None:
         world.clock.advance(1)
 
-    return Plan(partial(world.runtime.drain, home="A"), meanwhile=pass_the_time)
+    return Plan(partial(world.runtime.drain, resource_scope="A"), meanwhile=pass_the_time)
 
 
 ME = Requestor("me")
@@ -303,7 +303,7 @@ async def trials(planner: Planner, runtime: type[TaskRuntime] = TaskRuntime) -> 
                 world = make_world(yielding=True, settings=TaskSettings(shutdown_grace=1))
                 world.runtime.__class__ = runtime
                 host = await hosts.enter_async_context(RuntimeHost(world.runtime))
-                hosts.callback(stop, world)
+                hosts.push_async_callback(stop, world)
                 made = await planner(world, host)
 
                 async def observe() -> tuple[Any, ...]:
@@ -316,9 +316,12 @@ async def trials(planner: Planner, runtime: type[TaskRuntime] = TaskRuntime) -> 
             yield setup
 
 
-def stop(world: World) -> None:
-    for execution in list(world.runtime._calls):
-        execution._stop()
+async def stop(world: World) -> None:
+    """Stop all work without its grace period."""
+    async with anyio.create_task_group() as group:
+        group.start_soon(world.runtime.drain)
+        await anyio.wait_all_tasks_blocked()
+        world.clock.advance(1)
 
 
 @pytest.mark.parametrize("planner", PLANS.values(), ids=PLANS.keys())
@@ -356,8 +359,8 @@ async def test_it_is_found_when_an_end_is_written_unshielded() -> None:
     class Unshielded(TaskRuntime):
         async def finish(self, task_id: str, outcome: Outcome) -> TaskRecord:
             record = await self.store.finish_task(task_id, outcome)
-            self._stop(task_id)
-            await self.queue.clear(task_id)
+            await anyio.lowlevel.checkpoint()
+            self._workers.stop(task_id)
             return record
 
     async with trials(cancel, Unshielded) as setup:

@@ -20,7 +20,6 @@ from mcp_task_runtime import (
     InMemoryTaskStore,
     Outcome,
     ProtocolError,
-    Task,
     TaskNotFoundError,
     TaskPage,
     TaskRecord,
@@ -35,6 +34,8 @@ from mcp_task_runtime.adapters.mcp_v2 import Tasks
 from mcp_task_runtime.adapters.mcp_v2._clients_2025 import Clients2025
 from mcp_task_runtime.adapters.task_methods import Requestor, TaskMethods
 from mcp_task_runtime.core.group import IsolatedGroup
+from mcp_task_runtime.core.live_tasks import LiveTasks
+from mcp_task_runtime.core.workers import Workers
 from mcp_task_runtime.errors import METHOD_NOT_FOUND
 from mcp_task_runtime.testing import FakeClock, RecordingSession
 from mcp_task_runtime.wire import v2026_07_28
@@ -183,7 +184,7 @@ async def cancelling_a_task_stops_its_work(parts: Parts) -> None:
     """L9."""
     async with open_server(parts) as server:
         work = Work(parts.patience)
-        record = await server.runtime.start(work)
+        record = await server.runtime.submit(TaskSpec(), work)
         await anyio.wait_all_tasks_blocked()
         cancelled = await server.runtime.cancel(record.task_id, owner=None)
         require(cancelled.status == "cancelled", f"the cancelled task is {cancelled.status} (L9)")
@@ -202,8 +203,8 @@ async def a_late_result_is_dropped(parts: Parts) -> None:
                     await late.wait()
                 return {"late": True}
 
-            neighbour = await server.runtime.start(other)
-            record = await server.runtime.start(defies)
+            neighbour = await server.runtime.submit(TaskSpec(), other)
+            record = await server.runtime.submit(TaskSpec(), defies)
             await anyio.wait_all_tasks_blocked()
             await server.runtime.cancel(record.task_id, owner=None)
             late.set()
@@ -223,15 +224,15 @@ async def what_one_client_does_stops_nobody_elses_work(parts: Parts) -> None:
     async with open_server(parts) as server:
         runtime = server.runtime
         leaving, first, second, later = [Work(parts.patience) for _ in range(4)]
-        await runtime.start(leaving, home="A")
-        ours = await runtime.start(first, home="B")
-        theirs = await runtime.start(second, home="B")
+        await runtime.submit(TaskSpec(), leaving, resource_scope="A")
+        ours = await runtime.submit(TaskSpec(), first, resource_scope="B")
+        theirs = await runtime.submit(TaskSpec(), second, resource_scope="B")
         await anyio.wait_all_tasks_blocked()
-        await runtime.drain(home="A")
+        await runtime.drain(resource_scope="A")
         require(leaving.stopped.is_set(), "the work of a connection that closed runs on")
         require(not first.stopped.is_set(), "one connection closed and another's work stopped (L13)")
         try:
-            await runtime.start(later, home="B")
+            await runtime.submit(TaskSpec(), later, resource_scope="B")
         except RuntimeError as error:
             raise AssertionError("one connection closed and another cannot start tasks (L13)") from error
         await runtime.cancel(ours.task_id, owner=None)
@@ -248,7 +249,7 @@ async def work_ends_with_its_time_to_live(parts: Parts) -> None:
     """L7."""
     async with open_server(parts, retention_ms=60_000) as server:
         work = Work(parts.patience)
-        record = await server.runtime.start(work, TaskSpec(ttl_ms=10_000))
+        record = await server.runtime.submit(TaskSpec(ttl_ms=10_000), work)
         await anyio.wait_all_tasks_blocked()
         server.clock.advance(9.95)
         require(await work.is_stopped(), "the work outlives its task (L7)")
@@ -264,8 +265,8 @@ async def a_foreign_task_is_like_an_unknown_one(parts: Parts) -> None:
     """L10."""
     async with open_server(parts) as server:
         runtime = server.runtime
-        record = await runtime.start(Work(), TaskSpec(owner="alice"))
-        ended = await runtime.start(Work(), TaskSpec(owner="alice"))
+        record = await runtime.submit(TaskSpec(owner="alice"), Work())
+        ended = await runtime.submit(TaskSpec(owner="alice"), Work())
         await runtime.finish(ended.task_id, Outcome.completed({"secret": 1}))
         await anyio.wait_all_tasks_blocked()
         for owner in ("mallory", None):
@@ -399,18 +400,34 @@ class CancelChangesTheStatusOnly(TaskRuntime):
         return await self.store.finish_task(task_id, Outcome.cancelled())
 
 
-class CancelOnlyTellsTheWork(TaskRuntime):
-    def _stop(self, task_id: str) -> None:
-        execution = self._running.get(task_id)
-        if execution is not None and execution._on_cancel is not None:
-            execution._on_cancel()
+class MutatedRooms(TaskRuntime):
+    """A runtime whose rooms may be faulty."""
+
+    workers: type[Workers] = Workers
+    live_tasks: type[LiveTasks] = LiveTasks
+    group: type[IsolatedGroup] = IsolatedGroup
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._workers.__class__ = self.workers
+        self._live.__class__ = self.live_tasks
+        self._group.__class__ = self.group
 
 
-class CancelDoesNotTellTheWork(TaskRuntime):
-    def _stop(self, task_id: str) -> None:
-        execution = self._running.get(task_id)
-        if execution is not None:
-            execution._scope.cancel()
+class CancelOnlyTellsTheWork(MutatedRooms):
+    class workers(Workers):
+        def stop(self, task_id: str) -> None:
+            run = self._running.get(task_id)
+            if run is not None and run._on_cancel is not None:
+                run._on_cancel()
+
+
+class CancelDoesNotTellTheWork(MutatedRooms):
+    class workers(Workers):
+        def stop(self, task_id: str) -> None:
+            run = self._running.get(task_id)
+            if run is not None:
+                run.scope.cancel()
 
 
 class AFailedTaskHasAnEmptyResult(TaskMethods):
@@ -445,66 +462,83 @@ def _without_error(view: TaskView) -> JSON:
     return shown
 
 
-class WorkOutlivesItsTask(TaskRuntime):
-    def _set_deadline(self, task: Task) -> None:
-        pass
+class WorkOutlivesItsTask(MutatedRooms):
+    class live_tasks(LiveTasks):
+        async def run(self, on_due: Callable[[str], None]) -> None:
+            await anyio.sleep_forever()
 
 
-class AtItsDeadlineATaskDisappears(TaskRuntime):
-    async def _expire(self, task_id: str) -> None:
-        self._stop(task_id)
-        await self.store.delete_task(task_id)
+class AtItsDeadlineATaskDisappears(MutatedRooms):
+    class workers(Workers):
+        def expire(self, task_id: str) -> None:
+            async def expire() -> None:
+                run = self._running[task_id]
+                self.stop(task_id)
+                assert run.record is not None
+                await self._endings.discard(run.record)
+
+            self._group.start(expire, anyio.CancelScope())
 
 
-class AtItsDeadlineATaskEndsAndItsWorkDoesNot(TaskRuntime):
-    async def _expire(self, task_id: str) -> None:
-        await self.store.finish_task(task_id, Outcome.failed("too late"))
+class AtItsDeadlineATaskEndsAndItsWorkDoesNot(MutatedRooms):
+    class workers(Workers):
+        def expire(self, task_id: str) -> None:
+            async def expire() -> None:
+                run = self._running.pop(task_id)
+                await self._finish_logged(task_id, Outcome.failed("too late"))
+                self._running[task_id] = run
+
+            self._group.start(expire, anyio.CancelScope())
 
 
-class ALateResultIsAnError(TaskRuntime):
-    async def _conclude(self, task_id: str, outcome: Outcome) -> None:
-        await self.store.finish_task(task_id, outcome)
+class ALateResultIsAnError(MutatedRooms):
+    class workers(Workers):
+        async def _write_end(self, execution: Any, *args: Any) -> bool:
+            if execution.record is not None:
+                await self._endings.finish(execution.record.task_id, Outcome.completed({}))
+            return False
 
 
-class _UnguardedGroup(IsolatedGroup):
-    async def _run(self, function: Callable[[], Awaitable[None]], scope: anyio.CancelScope) -> None:
-        with scope:
-            await function()
+class ALateResultTakesTheServerDown(MutatedRooms):
+    class workers(Workers):
+        async def _run(self, execution: Any, work: Any, outcome_of: Any, needs_slot: bool) -> None:
+            await work(execution)
+            await self._endings.finish(execution.record.task_id, Outcome.completed({}))
+
+    class group(IsolatedGroup):
+        async def _run(self, function: Callable[[], Awaitable[None]], scope: anyio.CancelScope) -> None:
+            with scope:
+                await function()
 
 
-class ALateResultTakesTheServerDown(ALateResultIsAnError):
-    def __init__(self, *args: Any, **more: Any) -> None:
-        super().__init__(*args, **more)
-        self._runner.__class__ = _UnguardedGroup
-
-
-class ALateResultOverwrites(TaskRuntime):
-    async def _conclude(self, task_id: str, outcome: Outcome) -> None:
-        try:
-            await super()._conclude(task_id, outcome)
-        finally:
-            entry = cast(InMemoryTaskStore, self.store)._entries[task_id]
+class ALateResultOverwrites(MutatedRooms):
+    class workers(Workers):
+        async def _write_end(self, execution: Any, former: Any, end: Any, outcome_of: Any) -> bool:
+            await super()._write_end(execution, former, end, outcome_of)
+            store = cast(InMemoryTaskStore, self._endings._store)
+            entry = store._entries[execution.record.task_id]
+            outcome = outcome_of(end.value)
             entry.record = replace(
                 entry.record, task=replace(entry.record.task, status=outcome.status), outcome=outcome
             )
+            return False
 
 
 class OneConnectionClosesAndEveryonesWorkStops(TaskRuntime):
-    async def drain(self, *, home: Hashable | None = None) -> None:
-        await super().drain()
+    async def drain(self, *, resource_scope: Hashable | None = None, accept_new: bool = True) -> None:
+        await super().drain(accept_new=accept_new)
 
 
 class OneConnectionClosesAndNobodyCanStart(TaskRuntime):
-    async def drain(self, *, home: Hashable | None = None) -> None:
-        await super().drain(home=home)
-        self._accepts = False
+    async def drain(self, *, resource_scope: Hashable | None = None, accept_new: bool = True) -> None:
+        await super().drain(resource_scope=resource_scope, accept_new=False)
 
 
 class OneCancelStopsAllWork(TaskRuntime):
     async def cancel(self, task_id: str, *, owner: str | None) -> TaskRecord:
         record = await super().cancel(task_id, owner=owner)
-        for running in list(self._running):
-            self._stop(running)
+        for running in self.statistics().running:
+            self._workers.stop(running)
         return record
 
 
@@ -517,9 +551,10 @@ class WhoeverHasTheIdMayDoAnything(TaskRuntime):
 
 
 class WhoeverHasTheIdMayRead(TaskRuntime):
-    async def get(self, task_id: str, *, owner: str | None) -> TaskView:
+    async def get(self, task_id: str, *, owner: str | None, rate_limited: bool = False) -> TaskView:
         record = await self.store.get_task(task_id)
-        return await super().get(task_id, owner=owner if record is None else record.owner)
+        owner = owner if record is None else record.owner
+        return await super().get(task_id, owner=owner, rate_limited=rate_limited)
 
 
 class WhoeverHasTheIdMayCancel(TaskRuntime):

@@ -15,7 +15,7 @@ from typing import Any
 import anyio
 import pytest
 
-from mcp_task_runtime import Execution, InMemoryTaskStore, TaskRuntime, TaskSettings
+from mcp_task_runtime import Execution, InMemoryTaskStore, TaskRuntime, TaskSettings, TaskSpec
 from mcp_task_runtime.adapters.host import RuntimeHost
 from tests.mcp_v2.everything_entry import EXAMPLES
 from tests.mcp_v2.listeners import http_connection
@@ -147,7 +147,7 @@ async def test_streams_end_when_the_work_has_been_wound_down(uvicorn: _Uvicorn) 
     seen: list[str] = []
     with anyio.fail_after(PATIENCE):
         async with host:
-            record = await runtime.start(forever)
+            record = await runtime.submit(TaskSpec(), forever)
 
             async def stream() -> None:
                 with host.until_stopped():
@@ -163,18 +163,18 @@ async def test_streams_end_when_the_work_has_been_wound_down(uvicorn: _Uvicorn) 
             with host.until_stopped():  # one that comes too late
                 await anyio.sleep_forever()
             with pytest.raises(RuntimeError, match="not open"):
-                await runtime.start(forever)
+                await runtime.submit(TaskSpec(), forever)
 
 
 async def test_streams_end_although_the_work_could_not_be_wound_down(
     uvicorn: _Uvicorn, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Stuck(TaskRuntime):
-        async def wind_down(self) -> None:
+        async def drain(self, **options: Any) -> None:
             if uvicorn.should_exit:
                 uvicorn.should_exit = False
                 raise LookupError("stuck")
-            await super().wind_down()
+            await super().drain(**options)
 
     runtime = Stuck(InMemoryTaskStore(), settings=TaskSettings(shutdown_grace=0))
     with anyio.fail_after(PATIENCE):
@@ -182,7 +182,7 @@ async def test_streams_end_although_the_work_could_not_be_wound_down(
             uvicorn.handle_exit()
             with host.until_stopped():
                 await anyio.sleep_forever()
-            await runtime.start(forever)
+            await runtime.submit(TaskSpec(), forever)
     assert "could not be wound down" in caplog.text
 
 

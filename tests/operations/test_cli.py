@@ -142,7 +142,7 @@ async def test_a_cancel_stops_the_work_in_its_server(url: str, store: BundledTas
         return {}
 
     async with TaskRuntime(store) as runtime:
-        record = await runtime.start(work, TaskSpec())
+        record = await runtime.submit(TaskSpec(), work)
         assert (await mcp_tasks(url, "cancel", record.task_id)).code == 0
         with anyio.fail_after(PATIENCE):
             await stopped.wait()

@@ -124,12 +124,12 @@ class Tool:
     def __init__(self, runtime: TaskRuntime, report: Report | None = None) -> None:
         self._runtime = runtime
         self._report = report
-        runtime.rerun_with(self.NAME, self.run)
+        runtime.register(self.NAME, self.run)
 
     async def start(self, *, rerunnable: bool = False, owner: str | None = None, **arguments: Any) -> str:
         """Start work; return the task's identifier."""
         request = TaskRequest(name=self.NAME, arguments_json=dump_json(arguments), rerunnable=rerunnable)
-        record = await self._runtime.start(self.run, TaskSpec(owner=owner, request=request), outcome_of=lambda it: it)
+        record = await self._runtime.submit(TaskSpec(owner=owner, request=request), self.run, outcome_of=lambda it: it)
         return record.task_id
 
     async def run(self, execution: Execution[Outcome]) -> Outcome:

@@ -147,7 +147,7 @@ class TaskCall(ToolCall):
     @property
     def is_task(self) -> bool:
         """Whether the client knows this call as a task."""
-        return self._client_decides or self._execution.is_announced
+        return self._client_decides or self._execution.is_published
 
     @property
     def may_become_task(self) -> bool:
@@ -183,13 +183,13 @@ class TaskCall(ToolCall):
         if self.model_immediate_response is None:
             self.model_immediate_response = options.model_immediate_response
         if execution.record is not None:
-            record = await execution.begin(TaskSpec(), quietly=True)
+            record = await execution.reserve(TaskSpec())
         elif options.promote_after is None or self._client_decides:
             record = await execution.begin(self.new_task(options))
         else:
             new = self.new_task(options)
             execution.promote_after(options.promote_after, new)
-            record = await execution.begin(new, quietly=True)
+            record = await execution.reserve(new)
         if self._session is None:
             self._session = self._connect(record)
         return record

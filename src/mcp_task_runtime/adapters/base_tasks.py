@@ -176,7 +176,7 @@ class BaseTasks(ABC):
     def _declare(self, name: str, declared: DeclaredTool) -> None:
         self._tools.declare(name, declared)
         if declared.options.rerunnable:
-            self.runtime.rerun_with(name, self._rerun)
+            self.runtime.register(name, self._rerun)
 
     def adopt(self, name: str, *, advertise: bool = True, **options: Unpack[TaskOptionsDict]) -> None:
         """Let a tool that exists run as a task, without touching its code.
@@ -230,7 +230,7 @@ class BaseTasks(ABC):
         if call is None:
             raise RuntimeError("run() works in a tool call of the server that these Tasks are installed in")
         if options.rerunnable:
-            self.runtime.rerun_with(call.name, self._rerun)
+            self.runtime.register(call.name, self._rerun)
         if options.blocking:
             work = functools.partial(in_own_loop, work)
         with self._raising(call), self._masking():

@@ -107,7 +107,7 @@ class RuntimeHost:
     async def _stop_with_web_server(self, opening: _Opening) -> None:
         await until_web_server_stops()
         try:
-            await self._runtime.wind_down()
+            await self._runtime.drain(accept_new=False)
         except Exception:  # the runtime is still open, and reads may go on
             logger.exception("The task runtime could not be wound down")
         opening.is_stopped = True

@@ -237,7 +237,7 @@ class ServerTaskContext:
         if self._handler is not None:
             await self._handler.flush(self.task_id)
         with anyio.move_on_after(CLEANUP_SECONDS, shield=True) as scope:
-            with nullcontext() if self._execution is None else self._execution.ending():
+            with nullcontext() if self._execution is None else self._execution.finishing():
                 await self._ctx.finish(outcome)
         if scope.cancelled_caught:
             raise StoreUnavailableError("The store did not answer in time")
@@ -516,12 +516,12 @@ class ServerTaskContext:
         message = _request(method, params)
         if self._execution is None:
             return await self._ask(message, timeout)
-        self._execution.announce()  # the client cannot answer a task it has not heard of
-        self._execution.give_turn()
+        self._execution.publish()  # the client cannot answer a task it has not heard of
+        self._execution.release_slot()
         try:
             return await self._ask(message, timeout)
         finally:
-            await self._execution.take_turn()
+            await self._execution.acquire_slot()
 
     async def _ask(self, message: QueuedMessage, timeout: float | None) -> JSONObject:
         assert self._handler is not None
@@ -559,7 +559,7 @@ class ServerTaskContext:
             self.task_id,
             question,
             replays=self._attempt > 1,
-            stays_open=lambda: execution is not None and execution.is_released,
+            stays_open=lambda: execution is not None and execution.is_handed_over,
         )
 
 

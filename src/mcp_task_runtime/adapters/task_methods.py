@@ -202,13 +202,13 @@ class TaskMethods:
                 await call.begin()
                 return result
 
-        made = await self._runtime.run(work, outcome_of=Outcome.completed, home=home)
+        made = await self._runtime.run(work, outcome_of=Outcome.completed, resource_scope=home)
         assert isinstance(made, TaskRecord)
         return wire.render_created(made.task, model_immediate_response=calls[0].model_immediate_response)
 
     async def get(self, params: Mapping[str, JSONValue] | None, requestor: Requestor) -> JSONObject:
         """Serve `tasks/get` (wire rule B4)."""
-        view = await self._runtime.poll(wire.parse_task_id(params), owner=requestor.owner)
+        view = await self._runtime.get(wire.parse_task_id(params), owner=requestor.owner, rate_limited=True)
         return wire.render_task(view.task, view.record.outcome)
 
     async def result(

@@ -6,7 +6,8 @@
 - INFO: a task was cancelled; its work was handed over at a shutdown; an outcome that had waited was written.
 - WARNING: a task failed, and why (an error code, its TTL, a shutdown); its worker was lost; its outcome waits for the
   store to return.
-- ERROR: an outcome was dropped; work was given up after its last attempt.
+- ERROR: work raised an exception, with its traceback; an outcome was dropped; work was given up after its last
+  attempt.
 
 `mcp_task_runtime.audit` writes at DEBUG who made which task, how it ended, who fetched that, and who was refused
 (wire rule A6). Its lines have full ids and principals: where no principal is known, an id admits to its task (law L10).
@@ -26,6 +27,7 @@ __all__ = [
     "handed_over",
     "late",
     "lost",
+    "raised",
     "refused",
     "retrieved",
     "waits",
@@ -92,6 +94,12 @@ def handed_over(record: TaskRecord, reason: str) -> None:
 def given_up(record: TaskRecord) -> None:
     """Log that rerunnable work had its last attempt."""
     operators.error("The work of task %s was given up after %d attempts", _label(record), record.request.max_attempts)
+
+
+def raised(record: TaskRecord | None, error: BaseException) -> None:
+    """Log an exception that work raised, in full (law L11)."""
+    label = "a task" if record is None else f"task {_label(record)}"
+    operators.error("The work of %s raised an exception", label, exc_info=error)
 
 
 def retrieved(task_id: str, owner: str | None) -> None:

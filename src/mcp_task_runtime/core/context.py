@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio
 
+from mcp_task_runtime.core import audit
 from mcp_task_runtime.core.endings import TaskEndings
 from mcp_task_runtime.core.message_queue import TaskMessageQueue
 from mcp_task_runtime.core.questions import CLEANUP_SECONDS
@@ -17,7 +18,7 @@ from mcp_task_runtime.core.settings import TaskSettings
 from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.core.text import clean_text
 from mcp_task_runtime.core.transitions import is_terminal
-from mcp_task_runtime.core.types import Fence, Outcome, Progress, Task
+from mcp_task_runtime.core.types import Fence, Outcome, Progress, Task, TaskRecord
 from mcp_task_runtime.errors import (
     INTERNAL_ERROR,
     CapabilityError,
@@ -33,11 +34,15 @@ __all__ = ["TaskContext", "is_store_outage", "outcome_of_exception", "sole_cause
 logger: logging.Logger = logging.getLogger(__name__)
 
 
-def outcome_of_exception(error: BaseException) -> Outcome:
+def outcome_of_exception(error: BaseException, record: TaskRecord | None = None) -> Outcome:
     """Map an exception that work raised to the task's outcome (law L11).
 
     A `ProtocolError` or `CapabilityError`, also when it is the only one in an exception group, keeps
     its code, message and data. Anything else is logged in full and becomes -32603 without its text.
+
+    Args:
+        error: What the work raised.
+        record: The task, to be named in the log.
     """
     cause = sole_cause(error)
     if isinstance(cause, ProtocolError | CapabilityError):
@@ -45,7 +50,7 @@ def outcome_of_exception(error: BaseException) -> Outcome:
             return Outcome.failed(clean_text(cause.message), code=cause.code, data=cause.data)
         except (ValueError, TypeError, AttributeError):
             pass  # it has no JSON form
-    logger.error("The work of a task raised an exception", exc_info=error)
+    audit.raised(record, error)
     return Outcome.failed("Internal error", code=INTERNAL_ERROR)
 
 

@@ -1,6 +1,6 @@
 """`TaskEndings`: the only code that ends or discards a task.
 
-Each end is: write the outcome, release the task's askers (law L5), log, then call the listeners. Listeners hear of
+Each end is: write the outcome, log, call the listeners, release the task's askers (law L5). Listeners hear of
 ends that were seen elsewhere too, through `announce`.
 """
 
@@ -15,6 +15,7 @@ import anyio
 from mcp_task_runtime.core import audit
 from mcp_task_runtime.core.message_queue import TaskMessageQueue
 from mcp_task_runtime.core.questions import CLEANUP_SECONDS
+from mcp_task_runtime.core.reader import store_errors
 from mcp_task_runtime.core.store import TaskQuestions, TaskStore
 from mcp_task_runtime.core.types import Fence, Outcome, TaskRecord
 from mcp_task_runtime.errors import (
@@ -103,8 +104,12 @@ class TaskEndings:
             StoreError: The store failed.
             StoreUnavailableError: The store did not answer in time; the task may have ended.
         """
-        with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
-            return await self._end(task_id, outcome, fence, reason)
+        try:
+            with store_errors(), anyio.move_on_after(CLEANUP_SECONDS, shield=True):
+                return await self._end(task_id, outcome, fence, reason)
+        except (InvalidTransitionError, TaskNotFoundError):
+            self.announce(task_id)
+            raise
         raise StoreUnavailableError("The store did not answer in time")
 
     async def finish_eventually(
@@ -184,11 +189,9 @@ class TaskEndings:
             record = await self._store.finish_task(task_id, outcome)
         else:
             record = await self._store.finish_task(task_id, outcome, fence=fence)
-        try:
-            await self._clear(task_id)
-        finally:
-            audit.ended(record, reason)
-            self.announce(task_id, record)
+        audit.ended(record, reason)
+        self.announce(task_id, record)  # first: clients may see the end already, and its owner has room again
+        await self._clear(task_id)
         return record
 
     async def _clear(self, task_id: str) -> None:

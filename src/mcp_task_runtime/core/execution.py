@@ -1,200 +1,287 @@
-"""`Execution`: one run of work, from an ordinary call to a task."""
+"""`Execution`: one run of work, from an ordinary call to a task.
+
+The table says which state may follow which; `Execution` is the only code that moves a run. It knows no runtime: what
+it needs of one is `WorkHost`.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Hashable
+from collections.abc import Awaitable, Callable, Generator, Hashable, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from enum import Enum
 from functools import partial
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import anyio
 import anyio.lowlevel
 
-from mcp_task_runtime.core.types import Outcome, TaskRecord, TaskSpec
+from mcp_task_runtime.core.clock import Clock
+from mcp_task_runtime.core.resolver import Resolver
+from mcp_task_runtime.core.types import TaskRecord, TaskSpec
 from mcp_task_runtime.errors import InvalidTransitionError, TaskNotFoundError
 
-if TYPE_CHECKING:
-    from mcp_task_runtime.core.runtime import TaskRuntime
-
-__all__ = ["Execution"]
+__all__ = ["STEPS", "Execution", "ExecutionState", "WorkHost"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 
+class ExecutionState(Enum):
+    """Where a run of work stands."""
+
+    CALL = "an ordinary call: its caller waits for its result"
+    RESERVED = "it has a task that no client has heard of; for its caller it is an ordinary call"
+    PUBLISHED = "it is a task: its caller has the record, and its outcome ends the task"
+    DETACHED = "it is a task that something outside ends, unless the work raises"
+    FINISHED_OWN = "it has ended its own task, and goes on"
+    HANDED_OVER = "another process runs the work: its outcome here is dropped"
+    DONE = "the work has returned or raised"
+
+
+_S = ExecutionState
+
+STEPS: Final[Mapping[ExecutionState, frozenset[ExecutionState]]] = {
+    _S.CALL: frozenset({_S.RESERVED, _S.DONE}),
+    _S.RESERVED: frozenset({_S.PUBLISHED, _S.DONE}),
+    _S.PUBLISHED: frozenset({_S.DETACHED, _S.FINISHED_OWN, _S.HANDED_OVER, _S.DONE}),
+    _S.DETACHED: frozenset({_S.FINISHED_OWN, _S.HANDED_OVER, _S.DONE}),
+    _S.FINISHED_OWN: frozenset({_S.PUBLISHED, _S.DETACHED, _S.DONE}),  # back, where the end was not written
+    _S.HANDED_OVER: frozenset({_S.DONE}),
+    _S.DONE: frozenset(),
+}
+"""From each state, those that may follow."""
+
+
+class WorkHost(Protocol):
+    """What a run needs of the runtime that it is part of."""
+
+    @property
+    def clock(self) -> Clock:
+        """The store's clock."""
+        ...
+
+    async def make_task(self, spec: TaskSpec, execution: Execution[Any]) -> TaskRecord:
+        """Create a task for this run."""
+        ...
+
+    async def discard_task(self, record: TaskRecord) -> None:
+        """Delete a task that no client has heard of. It does not raise."""
+        ...
+
+    async def cancel_task(self, record: TaskRecord) -> None:
+        """End a task as `cancelled`, as soon as the store takes it. It does not raise."""
+        ...
+
+    def own_task_ended(self, record: TaskRecord) -> None:
+        """Note that a run has ended its own task."""
+        ...
+
+    def start_timer(self, function: Callable[[], Awaitable[None]], scope: anyio.CancelScope) -> None:
+        """Run a function beside the work."""
+        ...
+
+    async def acquire_slot(self, execution: Execution[Any]) -> None:
+        """Wait for one of the `max_running` slots; a run that holds one has it."""
+        ...
+
+    def release_slot(self, execution: Execution[Any]) -> None:
+        """Release the run's slot, if it holds one."""
+        ...
+
+
 class Execution(Generic[T]):
     """One run of work. It is an ordinary call until it becomes a task.
 
     Attributes:
-        record: The task as it was when the run became one, or `None` for a call.
-        is_detached: Whether the task stays open when the work returns; see `detach`.
-        is_ended: Whether the work has ended its own task, and goes on nevertheless.
-        is_left_open: Whether the work has returned, and its task is still open.
-        is_released: Whether the work was stopped here so that another process runs it again.
+        record: The task as it was when the run became one, or was claimed; `None` for a call.
+        scope: The cancel scope that the work runs in.
+        resource_scope: Whose resources the work uses; see `TaskRuntime.drain`.
     """
 
     __slots__ = (
-        "_announced",
-        "_creating",
-        "_ended",
-        "_error",
-        "_has_turn",
-        "_home",
-        "_is_over",
+        "_caller",
+        "_done",
+        "_former",
+        "_host",
+        "_making",
         "_on_cancel",
-        "_runtime",
-        "_scope",
-        "_settled",
+        "_state",
         "_timer",
-        "_turn_wanted",
-        "_value",
-        "_watch",
-        "is_detached",
-        "is_ended",
-        "is_left_open",
-        "is_released",
+        "_unwatch",
+        "_writing",
         "record",
+        "resource_scope",
+        "scope",
     )
 
-    def __init__(self, runtime: TaskRuntime, home: Hashable) -> None:
-        self.record: TaskRecord | None = None
-        self.is_detached: bool = False
-        self.is_ended: bool = False
-        self.is_left_open: bool = False
-        self.is_released: bool = False
-        self._runtime = runtime
-        self._home = home
-        self._scope = anyio.CancelScope()
-        self._announced = False
-        self._has_turn = False
-        self._turn_wanted: anyio.Event | None = None
-        self._is_over = False
-        self._settled: anyio.Event | None = None  # until the caller of `run` may go on
-        self._creating: anyio.Event | None = None
-        self._ended: anyio.Event | None = None
-        self._timer: anyio.CancelScope | None = None
-        self._watch: Callable[[], None] | None = None
-        self._on_cancel: Callable[[], None] | None = None
-        self._value: T | None = None
-        self._error: BaseException | None = None
-
-    async def begin(self, new: TaskSpec, *, quietly: bool = False, is_work: bool = True) -> TaskRecord:
-        """Make this run a task, once; later calls return the same.
-
-        From then on it outlives its caller, who gets the task's record. Cancelled before the task exists,
-        there is none; cancelled meanwhile, it ends as `cancelled`.
+    def __init__(self, host: WorkHost, *, resource_scope: Hashable = None, record: TaskRecord | None = None) -> None:
+        """Make a run: an ordinary call, or that of a task which clients know.
 
         Args:
-            new: What the task is made with.
-            quietly: Do not tell the caller yet, until `announce`. Work that ends before is an ordinary
-                call for its caller, and leaves no task.
-            is_work: Whether the work itself calls this; then it waits for its turn where
-                `TaskSettings.max_running` asks for that.
+            host: The runtime that it is part of.
+            resource_scope: Whose resources the work uses.
+            record: The task; `None` for a call.
+        """
+        self.record: TaskRecord | None = record
+        self.scope = anyio.CancelScope()
+        self.resource_scope = resource_scope
+        self._host = host
+        self._state = ExecutionState.CALL if record is None else ExecutionState.PUBLISHED
+        self._former = self._state  # before the work was done
+        self._caller: Resolver[T | TaskRecord] | None = None
+        self._making: anyio.Event | None = None
+        self._done: anyio.Event | None = None
+        self._timer: anyio.CancelScope | None = None
+        self._unwatch: Callable[[], None] | None = None
+        self._writing: anyio.CancelScope | None = None
+        self._on_cancel: Callable[[], None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Execution {self._state.name.lower()}>"
+
+    @property
+    def state(self) -> ExecutionState:
+        """Where the run stands; `STEPS` says what may follow."""
+        return self._state
+
+    @property
+    def is_published(self) -> bool:
+        """Whether this run is a task for its caller; before that it is an ordinary call."""
+        return self._former not in (ExecutionState.CALL, ExecutionState.RESERVED)
+
+    @property
+    def is_handed_over(self) -> bool:
+        """Whether the work was stopped here so that another process runs it again."""
+        return self._former is ExecutionState.HANDED_OVER
+
+    # -- for the work, and the adapter around it
+
+    async def reserve(self, spec: TaskSpec) -> TaskRecord:
+        """Make a task for this run, once, without telling the caller; later calls return the same.
+
+        Work that ends before `publish` is an ordinary call for its caller, and leaves no task. Waits for a slot.
+        Cancelled before the task exists, there is none.
 
         Raises:
             LimitExceededError: The owner has as many tasks as it may have.
             StoreError: The store could not create it.
         """
-        while self._creating is not None:
-            await self._creating.wait()
-        if self.record is None:
-            await anyio.lowlevel.checkpoint_if_cancelled()
-            self._creating = anyio.Event()
-            try:
-                with anyio.CancelScope(shield=True):
-                    record = await self._runtime._create(new, self)
-                    if self._is_over:  # it ended as an ordinary call meanwhile
-                        await self._runtime._discard(record)
-                        return record
-                    self.record = record
-                    if self._scope.cancel_called:
-                        self._announced = True
-                        await self._runtime._conclude(record.task_id, Outcome.cancelled())
-            finally:
-                self._creating.set()
-                self._creating = None
-            await anyio.lowlevel.checkpoint_if_cancelled()
-        if not quietly:
-            self.announce()
-        if is_work:
-            await self.take_turn()
-        assert self.record is not None
-        return self.record
+        record = await self._make(spec)
+        await self.acquire_slot()
+        return record
 
-    @property
-    def is_announced(self) -> bool:
-        """Whether the caller was told that this run is a task: until then it is an ordinary call for it."""
-        return self._announced
+    async def begin(self, spec: TaskSpec, *, wait_for_slot: bool = True) -> TaskRecord:
+        """Make this run a task, once, and publish it; later calls return the same.
 
-    def announce(self) -> None:
-        """Tell the caller that this run is a task, unless it is over."""
-        if self.record is not None and not self._is_over:
-            self._announced = True
-            self._settle()
+        From then on it outlives its caller, who gets the task's record. Cancelled before the task exists,
+        there is none; cancelled meanwhile, it ends as `cancelled`.
 
-    def promote_after(self, seconds: float, new: TaskSpec) -> None:
-        """Make this run a task, and announce it, if it has not ended in so many seconds.
+        Args:
+            spec: What the task is made with.
+            wait_for_slot: Whether to wait for one of the `max_running` slots, as the work itself must.
 
-        A later call replaces an earlier one.
+        Raises:
+            LimitExceededError: The owner has as many tasks as it may have.
+            StoreError: The store could not create it.
         """
+        record = await self._make(spec)
+        self.publish()
+        if wait_for_slot:
+            await self.acquire_slot()
+        return record
+
+    def publish(self) -> None:
+        """Return the task's record to the caller, once; without a task, or when the work is over, nothing happens."""
+        if self._state is ExecutionState.RESERVED:
+            assert self.record is not None
+            self._move(ExecutionState.PUBLISHED)
+            self._settle(self.record)
+
+    def promote_after(self, seconds: float, spec: TaskSpec) -> None:
+        """Begin a task if the run has not ended in so many seconds. A later call replaces an earlier one."""
         if self._timer is not None:
             self._timer.cancel()
         self._timer = anyio.CancelScope()
-        self._runtime._runner.start(partial(self._promote, seconds, new), self._timer)
-
-    async def _promote(self, seconds: float, new: TaskSpec) -> None:
-        clock = self._runtime.store.clock
-        with clock.move_on_at(clock.now() + timedelta(seconds=seconds)):
-            await anyio.sleep_forever()
-        await self.begin(new, is_work=False)
+        self._host.start_timer(partial(self._promote, seconds, spec), self._timer)
 
     def detach(self) -> None:
-        """Leave the task open when the work returns: something else ends it by its id (`TaskRuntime.finish`).
+        """Leave the task open when the work returns: something outside ends it by its id (`TaskRuntime.finish`).
 
-        Work that raises still ends the task as `failed`. A shutdown leaves a detached task alone; its
-        TTL does not.
+        Work that raises still ends the task as `failed`. A shutdown leaves a detached task open; its TTL still ends it.
+
+        Raises:
+            RuntimeError: This run is not a task.
         """
-        self.is_detached = True
-        self.announce()
+        if self.record is None:
+            raise RuntimeError("Only a task can be detached; this work is an ordinary call")
+        self.publish()
+        if self._state is ExecutionState.PUBLISHED:
+            self._move(ExecutionState.DETACHED)
 
     @contextmanager
-    def ending(self) -> Generator[None, None, None]:
-        """A block in which the work ends its own task, which is no reason to stop the work."""
-        self.is_ended = True
+    def finishing(self) -> Generator[None, None, None]:
+        """Context manager for work that ends its own task and keeps running.
+
+        If the block raises, the task is not ended; if it raises because the task has already ended, the work is
+        stopped.
+        """
+        former = self._state
+        moves = former in (ExecutionState.PUBLISHED, ExecutionState.DETACHED)
+        if moves:
+            self._move(ExecutionState.FINISHED_OWN)
         try:
             yield
         except BaseException as error:
-            self.is_ended = False
-            if isinstance(error, InvalidTransitionError | TaskNotFoundError):  # somebody else was first
-                self._stop()
+            if moves and self._state is ExecutionState.FINISHED_OWN:
+                self._move(former)
+            if isinstance(error, InvalidTransitionError | TaskNotFoundError):
+                self.stop()
             raise
+        if self._state is ExecutionState.FINISHED_OWN and self.record is not None:
+            self._host.own_task_ended(self.record)
 
-    def give_turn(self) -> None:
-        """Let other work run instead of this, which is about to wait (`TaskSettings.max_running`)."""
-        self._runtime._give_turn(self)
+    def release_slot(self) -> None:
+        """Let other work run while this one waits (`TaskSettings.max_running`)."""
+        self._host.release_slot(self)
 
-    async def take_turn(self) -> None:
-        """Wait until this work may run beside the others; it gives its turn away at its end, or by `give_turn`."""
-        while self._runtime._turns is not None and not self._has_turn:
-            if self._turn_wanted is not None:  # another coroutine of this work waits for it
-                await self._turn_wanted.wait()
-                continue
-            taken = self._turn_wanted = anyio.Event()
-            try:
-                await self._runtime._turns.acquire_on_behalf_of(self)
-                self._has_turn = True
-            finally:
-                self._turn_wanted = None
-                taken.set()
+    async def acquire_slot(self) -> None:
+        """Acquire one of the `max_running` slots; released when the work ends or by `release_slot`."""
+        await self._host.acquire_slot(self)
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
-        """Call this when the work is to stop, just before its scope is cancelled (law L9)."""
+        """Call a function when the work is to stop, just before its scope is cancelled (law L9)."""
         self._on_cancel = callback
 
-    def _stop(self) -> None:
+    # -- for the host
+
+    def expect_caller(self) -> Resolver[T | TaskRecord]:
+        """Return what the run's caller waits for: the task's record, or what the call returned or raised."""
+        self._caller = Resolver()
+        return self._caller
+
+    def watch_with(self, unwatch: Callable[[], None]) -> None:
+        """Keep the function that stops the watch for ends by other processes, until the run closes."""
+        self._unwatch = unwatch
+
+    def take_watch(self) -> Callable[[], None] | None:
+        """Return that function: the watch goes on after the run."""
+        unwatch, self._unwatch = self._unwatch, None
+        return unwatch
+
+    def hand_over(self) -> bool:
+        """Leave the work to another process, if this run's outcome still counts; return whether it did."""
+        if ExecutionState.HANDED_OVER not in STEPS[self._state]:
+            return False
+        self._move(ExecutionState.HANDED_OVER)
+        return True
+
+    def stop(self) -> None:
+        """Tell the work to stop and cancel its scope; nothing happens when it is over or has ended its own task."""
+        if self._state in (ExecutionState.DONE, ExecutionState.FINISHED_OWN):
+            return
         callback, self._on_cancel = self._on_cancel, None  # once is enough
         try:
             if callback is not None:
@@ -202,19 +289,90 @@ class Execution(Generic[T]):
         except Exception:
             logger.exception("A callback of on_cancel raised an exception")
         finally:
-            self._scope.cancel()
+            self.scope.cancel()
 
-    def _settle(self) -> None:
-        if self._settled is not None:
-            self._settled.set()
-            self._settled = None
+    def interrupt(self) -> None:
+        """Stop the work although it has ended its own task: the runtime closes."""
+        if self._state is ExecutionState.FINISHED_OWN:
+            self.scope.cancel()
+        else:
+            self.stop()
 
-    def _close(self) -> None:
-        """Stop what belongs to the run: it has ended."""
+    def end(self) -> ExecutionState:
+        """Note that the work has returned or raised; return the state in which it did."""
+        self._move(ExecutionState.DONE)
+        return self._former
+
+    @contextmanager
+    def writing(self) -> Generator[None, None, None]:
+        """Shield a block that writes how the work ended; `give_up` cancels it."""
+        with anyio.CancelScope(shield=True) as self._writing:
+            yield
+
+    def give_up(self) -> None:
+        """Stop waiting for a store that does not take the outcome."""
+        if self._writing is not None:
+            self._writing.cancel()
+
+    def close(self, value: T | None = None, error: BaseException | None = None) -> None:
+        """Release what belongs to the run, and its caller with a value or an error: it is over."""
         if self._timer is not None:
             self._timer.cancel()
-        if self._watch is not None:
-            self._watch()
-        self._settle()
-        if self._ended is not None:
-            self._ended.set()
+        if self._unwatch is not None:
+            self._unwatch()
+        if self._caller is not None:
+            if error is not None:
+                self._caller.set_exception(error)
+                self._caller = None
+            else:
+                self._settle(value)  # type: ignore[arg-type]  # the work has returned it
+        if self._done is not None:
+            self._done.set()
+
+    async def wait_closed(self) -> None:
+        """Wait until the run is closed. Call this only for a run that is open."""
+        if self._done is None:
+            self._done = anyio.Event()
+        await self._done.wait()
+
+    async def _make(self, spec: TaskSpec) -> TaskRecord:
+        while self._making is not None:
+            await self._making.wait()
+        if self.record is None:
+            await anyio.lowlevel.checkpoint_if_cancelled()
+            self._making = anyio.Event()
+            try:
+                with anyio.CancelScope(shield=True):
+                    record = await self._host.make_task(spec, self)
+                    if self._state is ExecutionState.DONE:  # it ended as an ordinary call meanwhile
+                        await self._host.discard_task(record)
+                        return record
+                    self.record = record
+                    self._move(ExecutionState.RESERVED)
+                    if self.scope.cancel_called:
+                        self._move(ExecutionState.PUBLISHED)
+                        await self._host.cancel_task(record)
+            finally:
+                self._making.set()
+                self._making = None
+            await anyio.lowlevel.checkpoint_if_cancelled()
+        assert self.record is not None
+        return self.record
+
+    async def _promote(self, seconds: float, spec: TaskSpec) -> None:
+        clock = self._host.clock
+        with clock.move_on_at(clock.now() + timedelta(seconds=seconds)):
+            await anyio.sleep_forever()
+        await self.begin(spec, wait_for_slot=False)
+
+    def _move(self, state: ExecutionState) -> None:
+        if state not in STEPS[self._state]:
+            raise RuntimeError(f"A run of work that is {self._state.name} cannot become {state.name}")
+        self._state = state
+        if state is not ExecutionState.DONE:
+            self._former = state
+
+    def _settle(self, value: T | TaskRecord) -> None:
+        if self._caller is not None:
+            self._caller.set_result(value)
+            self._caller = None

@@ -1,118 +1,150 @@
 """`LeaseKeeper`: renews the leases of the work that runs here, and takes care of work that was lost elsewhere.
 
 The runtime has one when its store implements `TaskLeases` (law L12).
+
+After a failed call, a gap between two turns or its start, a keeper claims nothing until the store has worked for a full
+lease: a process whose leases lapsed only because the store was away has renewed them by then.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Awaitable, Callable, Collection
-from datetime import timedelta
+from collections.abc import Collection
+from datetime import datetime, timedelta
+from typing import Protocol
 
 import anyio
 
 from mcp_task_runtime.core.clock import Clock
-from mcp_task_runtime.core.ids import new_worker_name
-from mcp_task_runtime.core.store import TaskLeases
 from mcp_task_runtime.core.types import TaskRecord
-from mcp_task_runtime.errors import StoreClosedError, StoreError
+from mcp_task_runtime.core.worker_leases import WorkerLeases
+from mcp_task_runtime.errors import StoreClosedError, StoreUnavailableError
 
-__all__ = ["LeaseKeeper"]
+__all__ = ["LeaseKeeper", "LostWork"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
 _RENEWALS = 3
+_RETRIES = 30
+"""How often a failed turn is repeated in the time of a lease."""
 _BATCH = 500
 _FEWEST_LAPSED = 100
 _MOST_LAPSED = 10_000
 
 
+class LostWork(Protocol):
+    """What happens to work with leases: the seam between leases and whatever runs the work."""
+
+    def running(self) -> Collection[str]:
+        """Return the ids of the tasks whose work runs here under a lease."""
+        ...
+
+    def stop(self, task_id: str) -> None:
+        """Stop the work of a task whose lease this process no longer holds; its outcome is dropped."""
+        ...
+
+    def can_resume(self, record: TaskRecord) -> bool:
+        """Return whether this process may claim a task whose lease has lapsed."""
+        ...
+
+    async def resume(self, record: TaskRecord) -> None:
+        """Run the work of a task that was claimed, by its tool's name, or end the task."""
+        ...
+
+
 class LeaseKeeper:
     """Heartbeat and reaper of one process."""
 
-    def __init__(
-        self,
-        leases: TaskLeases,
-        clock: Clock,
-        *,
-        lease_ms: int,
-        running: Callable[[], Collection[str]],
-        stop: Callable[[str], None],
-        adopt: Callable[[TaskRecord], Awaitable[None]],
-        adopts: Callable[[TaskRecord], bool],
-    ) -> None:
+    def __init__(self, leases: WorkerLeases, work: LostWork, clock: Clock) -> None:
         """Make the keeper of a process.
 
         Args:
-            leases: The store.
+            leases: The leases of this process.
+            work: The work that they are for.
             clock: The store's clock.
-            lease_ms: How long a lease lasts, in milliseconds.
-            running: Returns the ids of the tasks whose work runs here under a lease.
-            stop: Stops the work of a task that this process no longer holds.
-            adopt: Takes over a lost task that was claimed for this process.
-            adopts: Whether this process would take over a lost task.
         """
-        self._name = new_worker_name()
-        self.lease_ms = lease_ms
         self._leases = leases
+        self._work = work
         self._clock = clock
-        self._running = running
-        self._stop = stop
-        self._adopt = adopt
-        self._adopts = adopts
+        self._lease = timedelta(milliseconds=leases.lease_ms)
+        self._healthy_since: datetime | None = None
+        self._last_turn: datetime | None = None
+        self._is_failing = False
 
     @property
-    def worker(self) -> str:
-        """The name of this process; another one after a fork."""
-        return f"{self._name}.{os.getpid():x}"
+    def may_claim(self) -> bool:
+        """Whether the store has worked for a full lease, so that lapsed leases are lost ones."""
+        return self._healthy_since is not None and self._clock.now() - self._healthy_since >= self._lease
 
     async def run(self) -> None:
-        """Renew and reap until cancelled. A store that is away is tried again at the next turn."""
+        """Renew and reap until cancelled, or until the store is closed. A failed turn is repeated at once."""
+        self._healthy_since = self._last_turn = None
+        self._is_failing = False
         while True:
             try:
-                await self._renew()
-                await self._reap()
+                await self._turn()
+                pause = self._lease / _RENEWALS
             except StoreClosedError:
                 return
-            except StoreError:
-                logger.warning("Leases could not be renewed; trying again", exc_info=True)
-            with self._clock.move_on_at(self._clock.now() + timedelta(milliseconds=self.lease_ms / _RENEWALS)):
+            except Exception:
+                self._healthy_since = None
+                pause = self._lease / _RETRIES
+                if not self._is_failing:
+                    self._is_failing = True
+                    logger.warning("Leases could not be renewed; trying again", exc_info=True)
+            with self._clock.move_on_at(self._clock.now() + pause):
                 await anyio.sleep_forever()
 
-    async def _renew(self) -> None:
-        task_ids = list(self._running())
-        for start in range(0, len(task_ids), _BATCH):
-            batch = task_ids[start : start + _BATCH]
-            held = await self._leases.renew_leases(self.worker, batch, lease_ms=self.lease_ms)
-            for task_id in batch:
-                if task_id not in held:
-                    self._stop(task_id)
-
-    async def _reap(self) -> None:
-        limit = _FEWEST_LAPSED
-        while True:
-            lapsed = await self._leases.list_lapsed(limit=limit)
-            claimed = [await self.take_over(record) for record in lapsed]
-            if len(lapsed) < limit or any(claimed) or limit >= _MOST_LAPSED:
-                return
-            limit *= 10  # those at the head are for processes that have their tools: look behind them
-
-    async def take_over(self, record: TaskRecord) -> bool:
-        """Claim a task if it is lost and this process would take it over; return whether it was claimed."""
+    async def claim_if_lost(self, record: TaskRecord) -> bool:
+        """Claim a task whose worker was lost, and resume its work; return whether it was claimed."""
         lease = record.lease
-        if lease is None or lease.expires_at > self._clock.now() or not self._adopts(record):
+        if lease is None or (lease.worker and (lease.expires_at > self._clock.now() or not self.may_claim)):
+            return False  # one that no process holds was put back by its worker, and can be claimed at any time
+        if not self._work.can_resume(record):
             return False
-        claimed = await self._leases.claim_task(record.task_id, worker=self.worker, lease_ms=self.lease_ms)
+        claimed = await self._leases.claim(record.task_id)
         if claimed is None:
             return False
-        await self._adopt(claimed)
+        await self._work.resume(claimed)
         return True
 
-    async def release(self, task_id: str) -> None:
-        """Give a task up for another process to claim at once."""
-        await self._leases.drop_leases(self.worker, [task_id], lapse=True)
+    async def _turn(self) -> None:
+        now = self._clock.now()
+        if self._last_turn is not None and not timedelta(0) <= now - self._last_turn <= 2 * self._lease / _RENEWALS:
+            self._healthy_since = None  # this process, or its clock, stood still or jumped
+        await self._renew()
+        lapsed = await self._leases.list_lapsed(_FEWEST_LAPSED)  # also without a claim: it shows that the store works
+        self._last_turn = self._clock.now()
+        if self._healthy_since is None:
+            self._healthy_since = self._last_turn
+        if self._is_failing:
+            self._is_failing = False
+            logger.info("Leases are renewed again")
+        await self._reap(lapsed)
 
-    async def forget(self, task_id: str) -> None:
-        """Give up the lease of a task whose work was handed to something outside."""
-        await self._leases.drop_leases(self.worker, [task_id], lapse=False)
+    async def _renew(self) -> None:
+        task_ids = list(self._work.running())
+        for start in range(0, len(task_ids), _BATCH):
+            batch = task_ids[start : start + _BATCH]
+            held = await self._leases.renew(batch)
+            for task_id in batch:
+                if task_id not in held:
+                    self._work.stop(task_id)
+
+    async def _reap(self, lapsed: tuple[TaskRecord, ...]) -> None:
+        limit = _FEWEST_LAPSED
+        while True:
+            claimed = [await self._claim(record) for record in lapsed]
+            if len(lapsed) < limit or any(claimed) or limit >= _MOST_LAPSED or not self.may_claim:
+                return
+            limit *= 10  # those at the head are for processes that have their tools: look behind them
+            lapsed = await self._leases.list_lapsed(limit)
+
+    async def _claim(self, record: TaskRecord) -> bool:
+        try:
+            return await self.claim_if_lost(record)
+        except StoreUnavailableError:
+            raise
+        except Exception:  # one task's values must not keep others from being claimed (law L13)
+            logger.exception("A lost task could not be claimed")
+            return False

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from mcp_task_runtime.core.message_queue import TaskMessageQueue
 from mcp_task_runtime.core.store import TaskQuestions, TaskStore
+from mcp_task_runtime.core.text import clean_text
 from mcp_task_runtime.core.types import TaskRecord
 from mcp_task_runtime.core.views import TaskView
 from mcp_task_runtime.errors import StoreError, TaskRuntimeError
@@ -26,7 +27,7 @@ def store_errors() -> Generator[None, None, None]:
     """
     try:
         yield
-    except TaskRuntimeError:
+    except (TaskRuntimeError, TimeoutError):  # a time limit around the store is the caller's own
         raise
     except Exception as error:
         logger.exception("A store raised an exception that is not a StoreError")
@@ -54,6 +55,8 @@ class TaskReader:
         Raises:
             StoreError: The store failed.
         """
+        if clean_text(task_id) != task_id:
+            return None
         with store_errors():
             return await self._store.get_task(task_id)
 

@@ -9,7 +9,7 @@ __all__ = ["TaskSettings"]
 _SECOND = 1_000
 _DAY = 24 * 60 * 60 * _SECOND
 _LONGEST = 100 * 365 * _DAY
-"""A time that is still one of the calendar when it is added to now."""
+"""Longest supported duration."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +29,14 @@ class TaskSettings:
         lease_ms: How long a process that runs a task may be silent before it counts as lost, in
             milliseconds; for stores that several processes share. It renews its leases three times as often.
         max_tasks_per_owner: Live tasks that one owner may have in this process; those without an owner count
-            together. One more is refused with `LimitExceededError`. `None` for no limit.
+            together, so that without authentication this is the limit of the process. A waiting task takes up to
+            50 KiB: the default fits a server of 512 MB. One more is refused with `LimitExceededError`. `None` for
+            no limit.
+        max_stored_tasks_per_owner: Tasks of one owner that this process made and that have not expired, ended ones
+            included. One more is refused with `LimitExceededError`. `None` for no limit.
+        max_stored_bytes_per_owner: Bytes that the arguments, declared capabilities and results of these tasks may
+            take. A task that would exceed it is refused with `LimitExceededError`; a result is stored in any case.
+            `None` for no limit.
         max_running: Tasks whose work runs in this process at once; the work of others waits for its turn.
             Work that waits for an answer gives its turn away meanwhile. `None` for no limit.
         max_polls_per_second: How often clients may ask this process in a second how one task stands. A poll
@@ -52,7 +59,9 @@ class TaskSettings:
     poll_interval_ms: int = 500
     shutdown_grace: float = 1.0
     lease_ms: int = 15 * _SECOND
-    max_tasks_per_owner: int | None = 100_000
+    max_tasks_per_owner: int | None = 5_000
+    max_stored_tasks_per_owner: int | None = 20_000
+    max_stored_bytes_per_owner: int | None = 128 * 1024 * 1024
     max_running: int | None = None
     max_polls_per_second: int | None = 100
     max_answer_bytes: int = 1024 * 1024
@@ -67,15 +76,19 @@ class TaskSettings:
         if self.default_ttl_ms is not None and self.default_ttl_ms < 1:
             raise ValueError("default_ttl_ms must be at least 1")
         if not 0 <= self.retention_ms <= _LONGEST:
-            raise ValueError("retention_ms must not be negative, nor above a hundred years")
+            raise ValueError("retention_ms must be between 0 and 100 years")
         if self.poll_interval_ms < 1:
             raise ValueError("poll_interval_ms must be at least 1")
         if not 0 <= self.shutdown_grace <= _LONGEST / _SECOND:  # false for NaN, too
-            raise ValueError("shutdown_grace must not be negative, nor above a hundred years")
+            raise ValueError("shutdown_grace must be between 0 and 100 years")
         if self.lease_ms < 1:
             raise ValueError("lease_ms must be at least 1")
         if self.max_tasks_per_owner is not None and self.max_tasks_per_owner < 1:
             raise ValueError("max_tasks_per_owner must be at least 1")
+        if self.max_stored_tasks_per_owner is not None and self.max_stored_tasks_per_owner < 1:
+            raise ValueError("max_stored_tasks_per_owner must be at least 1")
+        if self.max_stored_bytes_per_owner is not None and self.max_stored_bytes_per_owner < 1:
+            raise ValueError("max_stored_bytes_per_owner must be at least 1")
         if self.max_running is not None and self.max_running < 1:
             raise ValueError("max_running must be at least 1")
         if self.max_polls_per_second is not None and not 1 <= self.max_polls_per_second <= 1_000_000:

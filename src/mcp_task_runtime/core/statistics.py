@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 __all__ = ["RuntimeStatistics"]
 
@@ -17,7 +18,14 @@ class RuntimeStatistics:
         live_tasks: Tasks counted as live: running, or open after their work returned.
         owners: Owners that have live tasks.
         deadlines: Deadlines that are watched.
+        next_deadline: When the watch of deadlines wakes next; `None` for never.
         detached: Open tasks whose work has returned, watched for an end by another process.
+        waiting_outcomes: Outcomes that wait to be written because the store failed.
+        stored_tasks: Tasks that this process made and that have not expired.
+        stored_bytes: Bytes of their arguments and results.
+        followed: Tasks that are followed, with one wait in the store each.
+        readers: Readers of followed tasks.
+        used_slots: Slots of `max_running` that are held; 0 without that limit.
         worker: This process's name in leases; `None` with a store without leases.
     """
 
@@ -26,5 +34,12 @@ class RuntimeStatistics:
     live_tasks: int
     owners: int
     deadlines: int
+    next_deadline: datetime | None
     detached: int
+    waiting_outcomes: int
+    stored_tasks: int
+    stored_bytes: int
+    followed: int
+    readers: int
+    used_slots: int
     worker: str | None

@@ -117,11 +117,11 @@ class Methods2026:
                 try:
                     return await self._answered(params, call, partial(call_next, replace(ctx, session=session)))
                 except Exception as error:
-                    if not execution.is_announced:
+                    if not execution.is_published:
                         raise
                     raise as_shown(error, INTERNAL_ERROR, "Internal server error") from error
 
-        result = await self._runtime.run(work, outcome_of=outcome_of_result, home=id(ctx.lifespan_context))
+        result = await self._runtime.run(work, outcome_of=outcome_of_result, resource_scope=id(ctx.lifespan_context))
         return wire.render_handle(result) if isinstance(result, TaskRecord) else result
 
     async def _answered(
@@ -142,7 +142,7 @@ class Methods2026:
     async def _get(self, ctx: Context, params: _TaskIdParams) -> HandlerResult:
         with as_mcp_errors():
             _admit(ctx, params)
-            view = await self._runtime.poll(params.task_id, owner=self._principal(ctx))
+            view = await self._runtime.get(params.task_id, owner=self._principal(ctx), rate_limited=True)
             return {"resultType": "complete", **wire.render_view(view)}
 
     async def _update(self, ctx: Context, params: _UpdateParams) -> HandlerResult:

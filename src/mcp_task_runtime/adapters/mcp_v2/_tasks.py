@@ -184,7 +184,7 @@ class Tasks(BaseTasks, Extension):
                     self._homes[home] -= 1
                     if not self._homes[home]:
                         del self._homes[home]
-                        await self.runtime.drain(home=home)
+                        await self.runtime.drain(resource_scope=home)
 
         return holding
 

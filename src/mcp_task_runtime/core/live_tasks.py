@@ -1,0 +1,110 @@
+"""`LiveTasks`: the live tasks of this process, counted by owner, and when each must end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import anyio
+
+from mcp_task_runtime.core.clock import Clock
+from mcp_task_runtime.core.deadlines import DeadlineHeap
+from mcp_task_runtime.core.types import Task, TaskRecord
+from mcp_task_runtime.errors import LimitExceededError
+
+__all__ = ["LiveTasks"]
+
+_LATEST_MARGIN = timedelta(seconds=1)
+
+
+class LiveTasks:
+    """Live tasks with their owners and deadlines. It ends no task: it says which one is due."""
+
+    def __init__(self, clock: Clock, max_per_owner: int | None) -> None:
+        """Make an empty set.
+
+        Args:
+            clock: The store's clock.
+            max_per_owner: Live tasks that one owner may have; `None` for no limit.
+        """
+        self._clock = clock
+        self._max_per_owner = max_per_owner
+        self._owners: dict[str, str | None] = {}
+        self._counts: Counter[str | None] = Counter()
+        self._deadlines = DeadlineHeap()
+        self._changed = anyio.Event()
+        self._watched_until: datetime | None = None
+
+    def __len__(self) -> int:
+        return len(self._owners)
+
+    def __contains__(self, task_id: str) -> bool:
+        return task_id in self._owners
+
+    @property
+    def owners(self) -> int:
+        """Number of owners that have live tasks or create one."""
+        return len(self._counts)
+
+    @property
+    def deadlines(self) -> int:
+        """Number of deadlines that are watched."""
+        return len(self._deadlines)
+
+    @property
+    def next_deadline(self) -> datetime | None:
+        """When the watch of deadlines wakes next; maybe for a task that has ended since."""
+        return self._watched_until
+
+    def reserve(self, owner: str | None) -> None:
+        """Count a task that is about to be created; call `unreserve` when it was added or was not created.
+
+        Raises:
+            LimitExceededError: The owner has as many tasks as it may have.
+        """
+        if self._max_per_owner is not None and self._counts[owner] >= self._max_per_owner:
+            raise LimitExceededError("tasks at once", self._max_per_owner)
+        self._counts[owner] += 1
+
+    def unreserve(self, owner: str | None) -> None:
+        """Drop the count of `reserve`."""
+        self._counts[owner] -= 1
+        if not self._counts[owner]:
+            del self._counts[owner]
+
+    def add(self, record: TaskRecord) -> None:
+        """Add a live task, or note its new TTL."""
+        if record.task_id not in self._owners:
+            self._owners[record.task_id] = record.owner
+            self._counts[record.owner] += 1
+        deadline = _deadline(record.task)
+        self._deadlines.set(record.task_id, deadline)
+        if deadline is not None and (self._watched_until is None or deadline < self._watched_until):
+            self._changed.set()
+
+    def discard(self, task_id: str) -> None:
+        """Remove a task as soon as clients may see its end, though its work may still clean up."""
+        if task_id in self._owners:
+            self.unreserve(self._owners.pop(task_id))
+        self._deadlines.discard(task_id)
+
+    async def run(self, on_due: Callable[[str], None]) -> None:
+        """Call a function with each task whose deadline has come, until cancelled.
+
+        A deadline is shortly before the task expires, so that its end can be stored (law L7).
+        """
+        while True:
+            while (task_id := self._deadlines.pop_due(self._clock.now())) is not None:
+                on_due(task_id)
+            self._changed = anyio.Event()
+            self._watched_until = self._deadlines.next_due()
+            with self._clock.move_on_at(self._watched_until):
+                await self._changed.wait()
+
+
+def _deadline(task: Task) -> datetime | None:
+    expires_at = task.expires_at
+    if expires_at is None:
+        return None
+    return expires_at - min(_LATEST_MARGIN, (expires_at - task.created_at) / 3)

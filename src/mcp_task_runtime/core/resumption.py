@@ -1,0 +1,95 @@
+"""`Resumption`: runs work by its tool's name: what was lost elsewhere, and what waits for a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection
+from typing import TypeAlias
+
+from mcp_task_runtime.core import audit
+from mcp_task_runtime.core.execution import Execution
+from mcp_task_runtime.core.lease_keeper import LostWork
+from mcp_task_runtime.core.types import Outcome, TaskRecord
+from mcp_task_runtime.core.workers import Workers
+
+__all__ = ["NamedWork", "Resumption"]
+
+NamedWork: TypeAlias = Callable[[Execution[Outcome]], Awaitable[Outcome]]
+"""Work that runs by the name of its tool, with the arguments in the record of its `Execution`; returns the outcome."""
+
+_LOST = "The worker that ran this task was lost"
+
+
+class Resumption(LostWork):
+    """The registered work of one process, and the rules for running it again."""
+
+    def __init__(self, workers: Workers) -> None:
+        """Make an empty registry.
+
+        Args:
+            workers: Where the work runs.
+        """
+        self._workers = workers
+        self._works: dict[str, NamedWork] = {}
+
+    def register(self, name: str, work: NamedWork) -> None:
+        """Set the work for the tasks of a tool."""
+        self._works[name] = work
+
+    def find(self, name: str) -> NamedWork | None:
+        """Return the work for the tasks of a tool, or `None`."""
+        return self._works.get(name)
+
+    def running(self) -> Collection[str]:
+        """Return the ids of the tasks whose work runs here under a lease."""
+        return self._workers.leased()
+
+    def stop(self, task_id: str) -> None:
+        """Stop work whose lease was lost and drop its outcome."""
+        self._workers.lose(task_id)
+
+    def can_resume(self, record: TaskRecord) -> bool:
+        """Return whether this process may claim a task that was lost or put back: to run its work, or to end it.
+
+        Not while it still runs here, and not before its first run, for which `TaskRuntime.execute` claims it.
+        """
+        lease = record.lease
+        if lease is None or not lease.attempt or not self._workers.is_accepting or self._workers.has(record.task_id):
+            return False
+        return not _may_rerun(record, lease.attempt + 1) or record.request.name in self._works
+
+    async def resume(self, record: TaskRecord) -> None:
+        """Run the work of a task that this process has claimed, or end the task."""
+        await self.start(record)
+
+    async def start(self, record: TaskRecord) -> Execution[Outcome] | None:
+        """Run the work of a task that this process has claimed, or end the task.
+
+        Returns:
+            The run, or `None` if the runtime closes and the task was given back.
+        """
+        work = self._works.get(record.request.name)
+        attempt = 1 if record.lease is None else record.lease.attempt
+        is_ours = work is not None or not _may_rerun(record, attempt)
+        if not self._workers.is_accepting or not is_ours:
+            await self._workers.give_back(record)
+            return None
+        if attempt == 1 and work is not None:
+            return self._workers.resume(record, work)
+        if work is not None and _may_rerun(record, attempt):
+            audit.lost(record, "it runs again")
+            return self._workers.resume(record, work)
+        if record.request.rerunnable:
+            audit.given_up(record)
+            message = f"{_LOST}, in each of {attempt - 1} attempts"
+        else:
+            audit.lost(record, "it fails")
+            message = _LOST
+
+        async def fail(execution: Execution[Outcome]) -> Outcome:
+            return Outcome.failed(message)
+
+        return self._workers.resume(record, fail, reason="its worker was lost", needs_slot=False)
+
+
+def _may_rerun(record: TaskRecord, attempt: int) -> bool:
+    return record.request.rerunnable and attempt <= record.request.max_attempts

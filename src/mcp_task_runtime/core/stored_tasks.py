@@ -1,0 +1,90 @@
+"""`StoredTasks`: what an owner's tasks take in the store, ended ones included until they expire (law L16)."""
+
+from __future__ import annotations
+
+from mcp_task_runtime.core.clock import Clock
+from mcp_task_runtime.core.deadlines import DeadlineHeap
+from mcp_task_runtime.core.types import TaskRecord, TaskSpec
+from mcp_task_runtime.errors import LimitExceededError
+
+__all__ = ["StoredTasks"]
+
+
+class StoredTasks:
+    """Number and size of the tasks that this process made, by owner. A task counts until its TTL has passed."""
+
+    def __init__(self, clock: Clock, *, max_tasks: int | None, max_bytes: int | None) -> None:
+        """Make an empty count.
+
+        Args:
+            clock: The store's clock.
+            max_tasks: Stored tasks that one owner may have; `None` for no limit.
+            max_bytes: Bytes of arguments and results that one owner's stored tasks may take; `None` for no limit.
+        """
+        self._clock = clock
+        self._max_tasks = max_tasks
+        self._max_bytes = max_bytes
+        self._tasks: dict[str, tuple[str | None, int]] = {}
+        self._totals: dict[str | None, tuple[int, int]] = {}
+        self._expiry = DeadlineHeap()
+
+    def __len__(self) -> int:
+        self._purge()
+        return len(self._tasks)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all owners' tasks."""
+        self._purge()
+        return sum(size for _, size in self._totals.values())
+
+    def check(self, spec: TaskSpec) -> None:
+        """Check that an owner may store one more task.
+
+        Raises:
+            LimitExceededError: It would have too many, or they would be too large.
+        """
+        self._purge()
+        count, size = self._totals.get(spec.owner, (0, 0))
+        if self._max_tasks is not None and count >= self._max_tasks:
+            raise LimitExceededError("stored tasks", self._max_tasks)
+        if self._max_bytes is not None and size + _size(spec) > self._max_bytes:
+            raise LimitExceededError("bytes of stored tasks", self._max_bytes)
+
+    def set(self, record: TaskRecord) -> None:
+        """Count a task, or count it again after its end."""
+        size = _size(record)
+        if record.outcome is not None and record.outcome.payload_json is not None:
+            size += _bytes(record.outcome.payload_json)
+        self.discard(record.task_id)
+        self._tasks[record.task_id] = (record.owner, size)
+        self._change(record.owner, 1, size)
+        self._expiry.set(record.task_id, record.task.expires_at)
+
+    def discard(self, task_id: str) -> None:
+        """Count a task no more: it was deleted."""
+        entry = self._tasks.pop(task_id, None)
+        if entry is not None:
+            self._expiry.discard(task_id)
+            self._change(entry[0], -1, -entry[1])
+
+    def _change(self, owner: str | None, tasks: int, size: int) -> None:
+        count, total = self._totals.get(owner, (0, 0))
+        if count + tasks:
+            self._totals[owner] = (count + tasks, total + size)
+        else:
+            del self._totals[owner]
+
+    def _purge(self) -> None:
+        now = self._clock.now()
+        if self._expiry.is_due(now):
+            while (task_id := self._expiry.pop_due(now)) is not None:
+                self.discard(task_id)
+
+
+def _size(task: TaskSpec | TaskRecord) -> int:
+    return _bytes(task.request.arguments_json) + _bytes(task.client_capabilities_json)
+
+
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))

@@ -1,0 +1,89 @@
+"""`TaskMaker`: makes tasks within the bounds of the settings."""
+
+from __future__ import annotations
+
+import anyio
+
+from mcp_task_runtime.core import audit
+from mcp_task_runtime.core.live_tasks import LiveTasks
+from mcp_task_runtime.core.reader import store_errors
+from mcp_task_runtime.core.settings import TaskSettings
+from mcp_task_runtime.core.store import TaskStore
+from mcp_task_runtime.core.stored_tasks import StoredTasks
+from mcp_task_runtime.core.text import check_text
+from mcp_task_runtime.core.types import NewTask, TaskRecord, TaskSpec
+from mcp_task_runtime.core.worker_leases import WorkerLeases
+from mcp_task_runtime.errors import StoreUnavailableError
+
+__all__ = ["TaskMaker"]
+
+_CREATE_SECONDS = 60.0
+
+
+class TaskMaker:
+    """Makes the tasks of a runtime."""
+
+    def __init__(
+        self,
+        store: TaskStore,
+        settings: TaskSettings,
+        live: LiveTasks,
+        stored: StoredTasks,
+        leases: WorkerLeases | None,
+    ) -> None:
+        """Make the maker.
+
+        Args:
+            store: Where the tasks are kept.
+            settings: Bounds and defaults.
+            live: Counts the live tasks; the new one is added.
+            stored: Counts the stored tasks; the new one is added.
+            leases: The leases of this process, if the store has leases.
+        """
+        self._store = store
+        self._settings = settings
+        self._live = live
+        self._stored = stored
+        self._leases = leases
+
+    async def make(self, spec: TaskSpec) -> TaskRecord:
+        """Create a task whose work this process runs. Cancelled, the task may exist.
+
+        Raises:
+            LimitExceededError: The owner has as many tasks as it may have, live or stored.
+            StoreError: The store could not create it.
+            ValueError: Owner or name are not Unicode text.
+        """
+        check_text("name", spec.request.name)
+        if spec.owner is not None:
+            check_text("owner", spec.owner)
+        self._stored.check(spec)
+        self._live.reserve(spec.owner)  # before the store is asked: others may be on their way too
+        try:
+            with store_errors(), anyio.fail_after(_CREATE_SECONDS):
+                record = await self._store.create_task(self._bounded(spec))
+            self._live.add(record)
+            self._stored.set(record)
+        except TimeoutError as error:
+            raise StoreUnavailableError("The store did not answer in time") from error
+        finally:
+            self._live.unreserve(spec.owner)
+        audit.created(record)
+        return record
+
+    def forget(self, record: TaskRecord) -> None:
+        """Count a task as stored no more: it was deleted."""
+        self._stored.discard(record.task_id)
+
+    def _bounded(self, spec: TaskSpec) -> NewTask:
+        settings = self._settings
+        return NewTask(
+            ttl_ms=settings.clamp_ttl(settings.default_ttl_ms if spec.ttl_ms is None else spec.ttl_ms),
+            poll_interval_ms=settings.poll_interval_ms if spec.poll_interval_ms is None else spec.poll_interval_ms,
+            owner=spec.owner,
+            retention_ms=settings.retention_ms,
+            request=spec.request,
+            client_capabilities_json=spec.client_capabilities_json,
+            worker=None if self._leases is None else self._leases.worker,
+            lease_ms=settings.lease_ms,
+        )

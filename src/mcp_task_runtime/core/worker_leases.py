@@ -1,0 +1,66 @@
+"""`WorkerLeases`: the leases of one process, under its name (law L12)."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Collection
+
+from mcp_task_runtime.core.ids import new_worker_name
+from mcp_task_runtime.core.store import TaskLeases
+from mcp_task_runtime.core.types import TaskRecord
+
+__all__ = ["WorkerLeases"]
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+
+class WorkerLeases:
+    """What a process does with leases of its own."""
+
+    def __init__(self, store: TaskLeases, lease_ms: int) -> None:
+        """Make the leases of this process.
+
+        Args:
+            store: Where the leases are kept.
+            lease_ms: How long a lease lasts, in milliseconds.
+        """
+        self.lease_ms = lease_ms
+        self._name = new_worker_name()
+        self._store = store
+
+    @property
+    def worker(self) -> str:
+        """The name of this process; another one after a fork."""
+        return f"{self._name}.{os.getpid():x}"
+
+    async def renew(self, task_ids: Collection[str]) -> frozenset[str]:
+        """Renew leases; return those that this process still holds. See `TaskLeases.renew_leases`."""
+        return await self._store.renew_leases(self.worker, task_ids, lease_ms=self.lease_ms)
+
+    async def list_lapsed(self, limit: int) -> tuple[TaskRecord, ...]:
+        """Return tasks whose lease has lapsed; see `TaskLeases.list_lapsed`."""
+        return await self._store.list_lapsed(limit=limit)
+
+    async def claim(self, task_id: str) -> TaskRecord | None:
+        """Claim a task for this process; see `TaskLeases.claim_task`."""
+        return await self._store.claim_task(task_id, worker=self.worker, lease_ms=self.lease_ms)
+
+    async def release(self, task_id: str) -> None:
+        """Put a task back, so that any process can claim it at once. A failure is logged: the lease lapses later.
+
+        The lease is held by no process then, which tells it from one that only lapsed.
+        """
+        await self._drop(task_id, lapse=True)
+
+    async def forget(self, task_id: str) -> None:
+        """Remove a task's lease: something outside ends the task. A failure is logged."""
+        await self._drop(task_id, lapse=False)
+
+    async def _drop(self, task_id: str, *, lapse: bool) -> None:
+        try:
+            await self._store.drop_leases(self.worker, [task_id], lapse=lapse)
+            if lapse:
+                await self._store.claim_task(task_id, worker="", lease_ms=1)
+        except Exception:
+            logger.warning("A lease could not be released; it will lapse", exc_info=True)

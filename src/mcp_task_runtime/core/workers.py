@@ -1,0 +1,500 @@
+"""`Workers`: runs work, writes how it ended, and stops it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable
+from datetime import timedelta
+from functools import partial
+from typing import Any, Final, Generic, TypeVar
+
+import anyio
+
+from mcp_task_runtime.core import audit
+from mcp_task_runtime.core.clock import Clock
+from mcp_task_runtime.core.context import is_store_outage, outcome_of_exception
+from mcp_task_runtime.core.endings import TaskEndings
+from mcp_task_runtime.core.execution import Execution, ExecutionState
+from mcp_task_runtime.core.followers import TaskFollowers
+from mcp_task_runtime.core.group import IsolatedGroup
+from mcp_task_runtime.core.live_tasks import LiveTasks
+from mcp_task_runtime.core.questions import CLEANUP_SECONDS
+from mcp_task_runtime.core.slots import WorkSlots
+from mcp_task_runtime.core.task_maker import TaskMaker
+from mcp_task_runtime.core.transitions import is_terminal
+from mcp_task_runtime.core.types import Outcome, TaskRecord, TaskSpec
+from mcp_task_runtime.core.worker_leases import WorkerLeases
+from mcp_task_runtime.errors import INTERNAL_ERROR, InvalidTransitionError, ProtocolError, TaskNotFoundError
+
+__all__ = ["Workers"]
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_INTERRUPTED: Final = Outcome.failed("The work was interrupted")
+_SHUT_DOWN: Final = Outcome.failed("The server was shut down before the task ended")
+_EXPIRED: Final = Outcome.failed("The task did not end within its time to live")
+_NOT_OPEN: Final = "The runtime is not open: enter it with `async with`, or have the server enter its lifespan"
+
+
+class _End(Generic[T]):
+    """How work ended: a value or an error, or neither where it was interrupted."""
+
+    __slots__ = ("error", "is_interrupted", "value")
+
+    def __init__(self) -> None:
+        self.value: T | None = None
+        self.error: BaseException | None = None
+        self.is_interrupted = False
+
+
+class Workers:
+    """The work of one process. It is the `WorkHost` of its executions.
+
+    Attributes:
+        is_accepting: Whether new work is taken.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        group: IsolatedGroup,
+        maker: TaskMaker,
+        endings: TaskEndings,
+        followers: TaskFollowers,
+        live: LiveTasks,
+        slots: WorkSlots,
+        leases: WorkerLeases | None,
+        is_shared: bool,
+    ) -> None:
+        """Make workers without work.
+
+        Args:
+            clock: The store's clock.
+            group: Runs everything.
+            maker: Makes tasks.
+            endings: Ends tasks; the workers listen to it.
+            followers: Shows what other processes do to tasks.
+            live: The live tasks.
+            slots: The `max_running` slots.
+            leases: The leases of this process, if the store has leases.
+            is_shared: Whether other processes may end the tasks that run here.
+        """
+        self.is_accepting: bool = False
+        self._clock = clock
+        self._group = group
+        self._maker = maker
+        self._endings = endings
+        self._followers = followers
+        self._live = live
+        self._slots = slots
+        self._leases = leases
+        self._is_shared = is_shared
+        self._runs: set[Execution[Any]] = set()
+        self._running: dict[str, Execution[Any]] = {}
+        self._reasons: dict[str, str] = {}
+        self._detached: dict[str, Callable[[], None]] = {}
+        endings.on_end(self._on_end)
+
+    @property
+    def calls(self) -> int:
+        """Number of runs, ordinary calls included."""
+        return len(self._runs)
+
+    @property
+    def running(self) -> frozenset[str]:
+        """The ids of tasks whose work runs here, or whose outcome waits to be written."""
+        return frozenset(self._running)
+
+    @property
+    def detached(self) -> int:
+        """Number of open tasks whose work has returned, watched for an end by another process."""
+        return len(self._detached)
+
+    def has(self, task_id: str) -> bool:
+        """Return whether a task's work runs here."""
+        return task_id in self._running
+
+    def leased(self) -> Collection[str]:
+        """Return the ids of the tasks whose leases must be renewed."""
+        return [task_id for task_id, run in self._running.items() if run.state is not ExecutionState.FINISHED_OWN]
+
+    def runs(self, resource_scope: Hashable | None = None) -> list[Execution[Any]]:
+        """Return the runs that use these resources; `None` for all."""
+        return [run for run in self._runs if resource_scope is None or run.resource_scope == resource_scope]
+
+    # -- starting
+
+    def launch(
+        self,
+        execution: Execution[T],
+        work: Callable[[Execution[T]], Awaitable[T]],
+        outcome_of: Callable[[T], Outcome],
+        *,
+        needs_slot: bool = True,
+    ) -> None:
+        """Start a run of work, with the caller's context variables.
+
+        Raises:
+            RuntimeError: The runtime is not open.
+        """
+        if not self.is_accepting:
+            raise RuntimeError(_NOT_OPEN)
+        self._group.start(partial(self._run, execution, work, outcome_of, needs_slot), execution.scope)
+        self._runs.add(execution)
+
+    async def submit(
+        self,
+        spec: TaskSpec,
+        work: Callable[[Execution[T]], Awaitable[T]],
+        outcome_of: Callable[[T], Outcome],
+        resource_scope: Hashable,
+    ) -> TaskRecord:
+        """Create a task and start its work. Cancelled, there is either no task, or one whose work runs.
+
+        Raises:
+            RuntimeError: The runtime is not open, or closed meanwhile.
+        """
+        if not self.is_accepting:
+            raise RuntimeError(_NOT_OPEN)
+        execution: Execution[T]
+        with anyio.CancelScope(shield=True):
+            record = await self._maker.make(spec)
+            execution = Execution(self, resource_scope=resource_scope, record=record)
+            if not self.is_accepting:  # closed meanwhile
+                await self._finish_logged(record.task_id, Outcome.cancelled())
+        self.launch(execution, work, outcome_of)
+        self._track(execution, record)
+        return record
+
+    def resume(
+        self,
+        record: TaskRecord,
+        work: Callable[[Execution[Outcome]], Awaitable[Outcome]],
+        *,
+        reason: str | None = None,
+        needs_slot: bool = True,
+    ) -> Execution[Outcome]:
+        """Start the work of a task that this process has claimed.
+
+        Args:
+            record: The task.
+            work: Returns its outcome.
+            reason: Why the runtime ends the task, for the log.
+            needs_slot: Whether the work waits for a slot.
+
+        Raises:
+            RuntimeError: The runtime is not open.
+        """
+        execution: Execution[Outcome] = Execution(self, record=record)
+        self.launch(execution, work, _same_outcome, needs_slot=needs_slot)
+        self._live.add(record)
+        self._track(execution, record)
+        if reason is not None:
+            self._reasons[record.task_id] = reason
+        return execution
+
+    # -- stopping
+
+    def stop(self, task_id: str) -> None:
+        """Stop a task's work, if it runs here."""
+        run = self._running.get(task_id)
+        if run is not None:
+            run.stop()
+
+    def lose(self, task_id: str) -> None:
+        """Stop work whose lease was lost and drop its outcome."""
+        run = self._running.get(task_id)
+        if run is None or run.record is None:
+            return
+        if run.hand_over():
+            audit.handed_over(run.record, "its lease is lost")
+        run.stop()
+
+    def expire(self, task_id: str) -> None:
+        """End a task whose deadline has come."""
+        self._group.start(
+            partial(self._finish_logged, task_id, _EXPIRED, "its time to live passed"), anyio.CancelScope()
+        )
+
+    async def give_back(self, record: TaskRecord) -> None:
+        """Let another process run the work of a task."""
+        if self._leases is not None:
+            audit.handed_over(record, "it does not run here")
+            await self._leases.release(record.task_id)
+
+    async def abandon(self, execution: Execution[Any]) -> None:
+        """Stop a run whose caller is gone, and cancel its task, whose handle no client will get."""
+        execution.stop()
+        if execution.record is not None:
+            await self._finish_logged(execution.record.task_id, Outcome.cancelled())
+
+    async def settle(self, task_id: str) -> None:
+        """Wait, not for long, until a lost task that ends here without its work has ended."""
+        run = self._running.get(task_id)
+        if run is not None and task_id in self._reasons:
+            with anyio.move_on_after(CLEANUP_SECONDS):
+                await self.join(run)
+
+    async def join(self, execution: Execution[Any]) -> None:
+        """Wait until a run has ended and its outcome is written."""
+        if execution in self._runs:
+            await execution.wait_closed()
+
+    async def recall(self, execution: Execution[Any]) -> None:
+        """Stop a run and wait until it has ended; another process may run its work again."""
+        execution.hand_over()
+        execution.stop()
+        with anyio.CancelScope(shield=True):
+            await self.join(execution)
+
+    async def drain(self, grace: float, resource_scope: Hashable | None = None) -> None:
+        """Let work end within a grace period, then stop it.
+
+        Args:
+            grace: Seconds that the work has.
+            resource_scope: Only work that uses these resources; `None` for all.
+        """
+        runs = self.runs(resource_scope)
+        if not runs:
+            return
+        try:
+            with self._clock.move_on_at(self._clock.now() + timedelta(seconds=grace)):
+                await self._wait(runs)
+        finally:
+            await self._interrupt(runs)
+            with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
+                await self._wait(runs)
+
+    def give_up(self) -> None:
+        """Drop outcomes that still wait to be written, and the watches of open tasks: the runtime closes."""
+        for run in self._runs:
+            run.give_up()
+        self._detached.clear()
+
+    async def _wait(self, runs: Iterable[Execution[Any]]) -> None:
+        for run in runs:
+            if run in self._runs:
+                await run.wait_closed()
+
+    async def _interrupt(self, runs: Iterable[Execution[Any]]) -> None:
+        """Stop work that a shutdown did not wait for: hand it over, or end its task."""
+        remaining = [run for run in runs if run in self._runs]
+        try:
+            with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
+                async with anyio.create_task_group() as group:
+                    for run in remaining:
+                        if run.record is None or run.state is not ExecutionState.PUBLISHED:
+                            continue
+                        if self._leases is not None and run.record.request.rerunnable:
+                            run.hand_over()  # its lease goes when its work has ended: never two at once
+                            audit.handed_over(run.record, "the server shuts down")
+                        else:
+                            reason = "the server was shut down"
+                            group.start_soon(self._finish_logged, run.record.task_id, _SHUT_DOWN, reason)
+        finally:
+            for run in remaining:
+                run.interrupt()
+
+    async def _finish_logged(self, task_id: str, outcome: Outcome, reason: str | None = None) -> None:
+        """End a task at once if that is possible; stop its work in any case."""
+        try:
+            await self._endings.finish(task_id, outcome, reason=reason)
+        except (InvalidTransitionError, TaskNotFoundError):
+            logger.debug("A task had ended before it was cut short")
+        except Exception:
+            logger.exception("The end of a task could not be written")
+        finally:
+            self._live.discard(task_id)
+            self.stop(task_id)
+
+    # -- what executions need
+
+    @property
+    def clock(self) -> Clock:
+        """The store's clock."""
+        return self._clock
+
+    async def make_task(self, spec: TaskSpec, execution: Execution[Any]) -> TaskRecord:
+        """Create a task for a run; see `WorkHost`."""
+        record = await self._maker.make(spec)
+        self._track(execution, record)
+        return record
+
+    async def discard_task(self, record: TaskRecord) -> None:
+        """Delete a task that no client has heard of; see `WorkHost`."""
+        await self._endings.discard(record)
+        self._maker.forget(record)
+        run = self._running.pop(record.task_id, None)
+        if run is not None and (unwatch := run.take_watch()) is not None:
+            unwatch()
+
+    async def cancel_task(self, record: TaskRecord) -> None:
+        """End a task as `cancelled`; see `WorkHost`."""
+        await self._finish_logged(record.task_id, Outcome.cancelled())
+
+    def own_task_ended(self, record: TaskRecord) -> None:
+        """Note that a run has ended its own task; see `WorkHost`."""
+        self._live.discard(record.task_id)
+
+    def start_timer(self, function: Callable[[], Awaitable[None]], scope: anyio.CancelScope) -> None:
+        """Run a function beside the work; see `WorkHost`."""
+        self._group.start(function, scope)
+
+    async def acquire_slot(self, execution: Execution[Any]) -> None:
+        """Wait for a slot; see `WorkHost`."""
+        await self._slots.acquire(execution)
+
+    def release_slot(self, execution: Execution[Any]) -> None:
+        """Release a slot; see `WorkHost`."""
+        self._slots.release(execution)
+
+    # -- a run
+
+    async def _run(
+        self,
+        execution: Execution[T],
+        work: Callable[[Execution[T]], Awaitable[T]],
+        outcome_of: Callable[[T], Outcome],
+        needs_slot: bool,
+    ) -> None:
+        end: _End[T] = _End()
+        try:
+            await self._perform(execution, work, end, needs_slot)
+        finally:
+            former = execution.end()
+            stays_open = False
+            try:
+                with execution.writing():
+                    stays_open = await self._write_end(execution, former, end, outcome_of)
+            except Exception:
+                logger.exception("The end of work could not be handled")
+            finally:
+                self._forget(execution, stays_open)
+                execution.close(end.value, end.error)
+
+    async def _perform(
+        self, execution: Execution[T], work: Callable[[Execution[T]], Awaitable[T]], end: _End[T], needs_slot: bool
+    ) -> None:
+        try:
+            if needs_slot and execution.record is not None:
+                await execution.acquire_slot()
+            end.value = await work(execution)
+        except anyio.get_cancelled_exc_class() as error:
+            if await self._group.is_stray(execution.scope):
+                end.error = RuntimeError("The work was cancelled by code that does not own it")
+                end.error.__cause__ = error
+                return
+            end.error = ProtocolError(INTERNAL_ERROR, "The call was interrupted")
+            end.is_interrupted = True
+            raise
+        except KeyboardInterrupt:
+            end.error = ProtocolError(INTERNAL_ERROR, "The call was interrupted")
+            end.is_interrupted = True
+            raise
+        except BaseException as error:
+            end.error = error
+
+    async def _write_end(
+        self, execution: Execution[T], former: ExecutionState, end: _End[T], outcome_of: Callable[[T], Outcome]
+    ) -> bool:
+        """Write how work ended; return whether its task stays open."""
+        record = execution.record
+        if record is None or former is ExecutionState.FINISHED_OWN:
+            return False
+        if former is ExecutionState.RESERVED:
+            await self.discard_task(record)
+        elif former is ExecutionState.HANDED_OVER or self._is_lost(execution, record, end):
+            if self._leases is not None:
+                await self._leases.release(record.task_id)
+        elif former is ExecutionState.DETACHED and (end.error is None or end.is_interrupted):
+            return await self._leave_open(execution, record)
+        else:
+            fence = None if self._leases is None or record.lease is None else record.lease.fence
+            outcome = self._outcome(execution, record, end, outcome_of)
+            reason = "it was interrupted" if outcome is _INTERRUPTED else self._reasons.get(record.task_id)
+            await self._endings.finish_eventually(record, outcome, fence=fence, reason=reason)
+        return False
+
+    def _is_lost(self, execution: Execution[Any], record: TaskRecord, end: _End[Any]) -> bool:
+        """Return whether work counts as lost with its worker, and not as failed: it may run again (law L12)."""
+        if self._leases is None or not record.request.rerunnable or execution.scope.cancel_called:
+            return False
+        if end.is_interrupted:  # the event loop itself ends
+            return True
+        if end.error is None or not is_store_outage(end.error):
+            return False
+        audit.handed_over(record, "the store was unavailable")
+        return True
+
+    def _outcome(
+        self, execution: Execution[T], record: TaskRecord, end: _End[T], outcome_of: Callable[[T], Outcome]
+    ) -> Outcome:
+        error = end.error
+        if error is None:
+            try:
+                return outcome_of(end.value)  # type: ignore[arg-type]  # the work has returned it
+            except Exception as raised:
+                error = raised
+        if end.is_interrupted or (execution.scope.cancel_called and _says_ended(error)):
+            return _INTERRUPTED
+        return outcome_of_exception(error, record)
+
+    async def _leave_open(self, execution: Execution[Any], record: TaskRecord) -> bool:
+        if record.task_id not in self._live:  # something outside was faster than the work
+            return False
+        unwatch = execution.take_watch()
+        if unwatch is not None:
+            self._detached[record.task_id] = unwatch
+        if self._leases is not None:
+            await self._leases.forget(record.task_id)
+        return record.task_id in self._live
+
+    def _track(self, execution: Execution[Any], record: TaskRecord) -> None:
+        self._running[record.task_id] = execution
+        if self._is_shared:
+            on_change = partial(self._on_change, execution, record.task_id)
+            execution.watch_with(self._followers.watch(record.task_id, on_change, after=record.revision))
+
+    def _forget(self, execution: Execution[Any], stays_open: bool) -> None:
+        record = execution.record
+        if record is not None:
+            if self._running.get(record.task_id) is execution:
+                del self._running[record.task_id]
+                self._reasons.pop(record.task_id, None)
+            if not stays_open:
+                self._live.discard(record.task_id)
+        self._slots.release(execution)
+        self._runs.discard(execution)
+
+    # -- ends
+
+    def _on_change(self, execution: Execution[Any], task_id: str, record: TaskRecord | None) -> None:
+        """Stop work whose task another process ended (law L9)."""
+        if record is None or is_terminal(record.status):
+            self._note_end(task_id)
+            execution.stop()
+
+    def _on_end(self, task_id: str, record: TaskRecord | None) -> None:
+        self._note_end(task_id)
+        self.stop(task_id)
+
+    def _note_end(self, task_id: str) -> None:
+        """Count an ended task no more, as soon as clients may see its end."""
+        self._live.discard(task_id)
+        unwatch = self._detached.pop(task_id, None)
+        if unwatch is not None:
+            unwatch()
+
+
+def _says_ended(error: BaseException) -> bool:
+    """Return whether an error says only that the task has ended, or is a cancellation."""
+    if isinstance(inner := getattr(error, "exceptions", None), tuple):
+        return all(map(_says_ended, inner))
+    return isinstance(error, InvalidTransitionError | TaskNotFoundError | anyio.get_cancelled_exc_class())
+
+
+def _same_outcome(outcome: Outcome) -> Outcome:
+    return outcome
