@@ -197,7 +197,7 @@ async def use_it() -> None:
         async def work(execution: object) -> dict[str, object]:
             return {"content": [{"type": "text", "text": "done"}]}
 
-        record = await runtime.start(work)
+        record = await runtime.submit(TaskSpec(), work)
         print((await runtime.result(record.task_id, owner=None)).result)
 
 
