@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import statistics
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -14,6 +15,7 @@ from functools import partial
 from hashlib import sha1
 from itertools import product
 from secrets import token_hex
+from types import FrameType
 from typing import Any, get_args
 
 import anyio
@@ -679,6 +681,7 @@ async def test_what_could_not_be_read_back_is_refused_and_changes_nothing(
             lambda: store.ask("T", QueuedMessage("request", LONE, "{}", "x")),
             lambda: store.ask("T", QueuedMessage("request", "m", "{}", LONE)),
             lambda: store.record_step("T", LONE, "1", fence=fence),
+            lambda: store.search_tasks(TaskFilter(id_prefix=LONE)),
         ]
         for text in (LONE, DEEP, LONG, '"\\ud800"', "{", ""):
             refused += [
@@ -710,7 +713,6 @@ async def test_what_could_not_be_read_back_is_refused_and_changes_nothing(
         assert await store.get_task("T") == asked
         assert await store.get_task(LONE) is None
         assert (await store.list_tasks(owner=LONE)).records == ()
-        assert (await store.search_tasks(TaskFilter(id_prefix=LONE, names=frozenset([LONE])))).records == ()
         assert await store.answer_all("T", {LONE: YES}) == frozenset()
         with pytest.raises(TaskNotFoundError):
             await store.update_task(LONE)
@@ -1000,6 +1002,35 @@ async def test_a_page_of_a_search_costs_the_server_the_same_with_many_tasks(
         assert costs[1] <= costs[0] + 10
 
 
+async def test_an_unknown_task_costs_what_a_foreign_one_does(server: RedisServer, prefix: str) -> None:
+    """L10: in commands of the server, and in the calls of Python functions."""
+
+    async with RedisTaskStore(server.url, prefix=prefix) as store:
+        await store.create_task(NewTask(ttl_ms=60_000, task_id="foreign", owner="eve", worker="w"))
+        commands: list[int] = []
+        calls: list[int] = []
+        for task_id in ("foreign", "unknown") * 2:
+            for read in (store.get_task, store.get_view):
+                await read(task_id)
+                server.client.config_resetstat()
+                counted = 0
+
+                def count(frame: FrameType, event: str, argument: Any) -> None:
+                    nonlocal counted
+                    counted += event == "call"
+
+                sys.setprofile(count)
+                try:
+                    await read(task_id)
+                finally:
+                    sys.setprofile(None)
+                calls.append(counted)
+                stats: dict[str, Any] = server.client.info("commandstats")
+                commands.append(sum(entry["calls"] for entry in stats.values()))
+    assert max(commands) - min(commands) <= 1, commands
+    assert max(calls) <= 1.2 * min(calls), calls
+
+
 async def test_a_cursor_shows_nothing_of_other_owners(server: RedisServer, prefix: str, clock: FakeClock) -> None:
     """L10: it is the same whatever others have made."""
     cursors = []
@@ -1227,6 +1258,79 @@ async def test_the_index_of_leases_heals(server: RedisServer, prefix: str, clock
         assert server.client.zrange(key, 0, -1) == [lapsed.task_id.encode(), live.task_id.encode()]
         clock.advance(59)
         assert len(await store.list_lapsed()) == 2
+
+
+# --- waiting ------------------------------------------------------------------------------------------
+
+
+def scripts_run(server: RedisServer) -> int:
+    stats: dict[str, Any] = server.client.info("commandstats")
+    calls: int = stats.get("cmdstat_evalsha", {"calls": 0})["calls"]
+    server.client.config_resetstat()
+    return calls
+
+
+async def test_following_a_task_costs_one_read_for_each_change(server: RedisServer, prefix: str) -> None:
+    """And what changes or ends between two waits is seen (L3)."""
+    async with RedisTaskStore(server.url, prefix=prefix) as store, RedisTaskStore(server.url, prefix=prefix) as other:
+        task_id = (await store.create_task(NewTask(ttl_ms=None))).task_id
+        async with waiting(partial(store.wait_for_update, task_id, after=1)) as (first,):
+            await anyio.sleep(0.1)
+            await other.update_task(task_id)
+            await first.wait()
+        scripts_run(server)
+        for revision in range(2, 7):
+            async with waiting(partial(store.wait_for_update, task_id, after=revision)) as (waiter,):
+                await anyio.sleep(0.05)
+                assert scripts_run(server) == 0
+                await other.update_task(task_id)
+                with anyio.fail_after(5):
+                    assert (await waiter.wait()).revision == revision + 1
+            assert scripts_run(server) == 2
+        await other.update_task(task_id)
+        with anyio.fail_after(5):
+            assert (await store.wait_for_update(task_id, after=7)).revision == 8
+        await other.delete_task(task_id)
+        with anyio.fail_after(5), pytest.raises(TaskNotFoundError):
+            await store.wait_for_update(task_id, after=8)
+
+
+@pytest.mark.parametrize("cut", [False, True])
+async def test_every_change_is_seen_by_a_follower(server: RedisServer, prefix: str, cut: bool) -> None:
+    """L3: whenever it comes, and while connections are lost."""
+    async with RedisTaskStore(server.url, prefix=prefix) as store, RedisTaskStore(server.url, prefix=prefix) as other:
+        task_id = (await store.create_task(NewTask(ttl_ms=60_000))).task_id
+
+        async def follow() -> None:
+            revision = 1
+            while revision <= 150:
+                revision = (await store.wait_for_update(task_id, after=revision)).revision
+
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as group:
+                group.start_soon(follow)
+                for number in range(150):
+                    await other.update_task(task_id)
+                    if number % 7 == 0:
+                        await anyio.sleep(0.001 * (number % 5))
+                    if cut and number % 40 == 0:
+                        server.cut_connections()
+
+
+async def test_a_wait_that_remembers_the_task_notices_that_it_expires(
+    server: RedisServer, prefix: str, clock: FakeClock
+) -> None:
+    async with RedisTaskStore(server.url, clock=clock, prefix=prefix) as store:
+        task_id = (await store.create_task(NewTask(ttl_ms=5_000))).task_id
+        async with waiting(partial(store.wait_for_update, task_id, after=1)) as (waiter,):
+            await anyio.sleep(0.05)
+            await store.update_task(task_id)
+            await waiter.wait()
+        async with waiting(partial(store.wait_for_update, task_id, after=2)) as (waiter,):
+            await anyio.sleep(0.05)
+            clock.advance(5)
+            with anyio.fail_after(5), pytest.raises(TaskNotFoundError):
+                await waiter.wait()
 
 
 # --- opening and closing ------------------------------------------------------------------------------

@@ -82,6 +82,7 @@ __all__ = [
     "load_answer",
     "load_event",
     "load_message",
+    "load_nothing",
     "load_record",
     "pack",
     "schema_error",
@@ -274,6 +275,32 @@ def load_record(values: Sequence[bytes | None]) -> TaskRecord | None:
         return _load_record(values)
     except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise StoreError("A stored task is damaged") from error
+
+
+_NO_TASK: Final = dict.fromkeys(FIELDS) | {
+    "v": b"2",
+    "mark": b"0",
+    "task_id": b"0" * 48,
+    "status": b"working",
+    "status_message": b"working",
+    "created_at": b"1767225600000000",
+    "last_updated_at": b"1767225600000000",
+    "ttl_ms": b"3600000",
+    "poll_interval_ms": b"500",
+    "revision": b"1",
+    "owner": b"owner",
+    "retention_ms": b"0",
+    "request": b'["tools/call","name","{}",null,false,3,"{}",null]',
+    "client_capabilities": b"{}",
+    "worker": b"worker",
+    "lease_expires_at": b"1767225600000000",
+    "attempt": b"1",
+}
+
+
+def load_nothing() -> None:
+    """Spend the time that loading a record takes, so that an unknown task is not told from a foreign one (L10)."""
+    load_record(tuple(_NO_TASK.values()))
 
 
 def _load_record(values: Sequence[Any]) -> TaskRecord:

@@ -8,9 +8,9 @@ from datetime import datetime
 from hashlib import blake2b
 from typing import Any, Final
 
-from mcp_task_runtime.core.transitions import TRANSITIONS
 from mcp_task_runtime.core.types import TaskCounts, TaskFilter, TaskPage, TaskRecord, TaskStatus
 from mcp_task_runtime.errors import InvalidCursorError, StoreError
+from mcp_task_runtime.stores._cursor import search_scope
 from mcp_task_runtime.stores.redis._backend import Backend
 from mcp_task_runtime.stores.redis._connections import Call
 from mcp_task_runtime.stores.redis._form import from_micros, to_micros
@@ -39,7 +39,7 @@ class Search:
         """Return a page of the tasks that match; see `TaskSearch.search_tasks`."""
         if limit < 1:
             raise ValueError("limit must be at least 1")
-        scope = _scope(wanted, newest_first)
+        scope = blake2b(search_scope(wanted, newest_first=newest_first), digest_size=32).digest()
         behind = None if cursor is None else _decode(cursor, scope)
         if _is_empty(wanted):
             return TaskPage(())
@@ -131,16 +131,6 @@ def _lower(text: str) -> str:
 
 
 _LOWER: Final = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
-
-
-def _scope(wanted: TaskFilter, newest_first: bool) -> bytes:
-    """Return what names a filter and an order."""
-    statuses = None if wanted.statuses is None else [it for it in TRANSITIONS if it in wanted.statuses]
-    names = None if wanted.names is None else sorted(wanted.names)
-    owners = None if wanted.owners is None else sorted(map(repr, wanted.owners))
-    times = wanted.created_after, wanted.created_before
-    text = repr((newest_first, statuses, names, owners, wanted.id_prefix, wanted.text, *map(str, times)))
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=32).digest()
 
 
 def _encode(place: int, member: bytes, scope: bytes) -> str:

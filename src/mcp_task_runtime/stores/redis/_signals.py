@@ -1,10 +1,15 @@
-"""`Signals`: wake-ups by push. One subscribing connection serves all waiters of an event loop."""
+"""`Signals`: wake-ups by push. One subscribing connection serves all waiters of an event loop.
+
+A channel stays subscribed for a moment after its last waiter has left, for the same task is often waited for again.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager, suppress
+from datetime import datetime
+from time import monotonic
 from typing import Any, Final
 
 import anyio
@@ -21,6 +26,9 @@ JUST_CLOSED: Final = (RedisError, anyio.ClosedResourceError, anyio.BrokenResourc
 _FIRST_RETRY_SECONDS: Final = 0.05
 _LONGEST_RETRY_SECONDS: Final = 0.5
 _BATCH: Final = 1_000
+
+_LINGER_SECONDS: Final = 2.0
+_MOST_LINGERING: Final = 1_000
 
 
 class Listener:
@@ -44,30 +52,59 @@ class Listener:
         self.event = anyio.Event()
 
 
+class _News:
+    """What is known of a subscribed channel: how much was heard on it, and what its task was like then."""
+
+    __slots__ = ("known", "number")
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.known: tuple[int, datetime | None] | None = None
+
+
 class Signals:
     """The waiters of one event loop, and the channels that are subscribed to for them."""
 
     def __init__(self) -> None:
         self._listeners: dict[bytes, set[Listener]] = {}
         self._subscribers: dict[bytes, int] = {}
-        self._active: set[bytes] = set()
+        self._lingering: dict[bytes, float] = {}
+        self._active: dict[bytes, _News] = {}
         self._connection: BaseConnection | None = None
         self._needed = anyio.Event()
-
-    @property
-    def waiting(self) -> int:
-        """How many tasks have waiters."""
-        return len(self._listeners)
 
     @contextmanager
     def listen(self, channel: bytes, kinds: bytes) -> Iterator[Listener]:
         """Receive some kinds of events: `t`ask, `m`essage, `a`nswer, and `x` when everything is deleted."""
         listener = Listener(self, channel, kinds)
         self._listeners.setdefault(channel, set()).add(listener)
+        if channel in self._active:  # so what happens after the caller has looked is heard of
+            listener.is_subscribed = True
+            self._enter(channel)
         try:
             yield listener
         finally:
             self._leave(listener)
+
+    def heard(self, channel: bytes) -> int | None:
+        """Return how much was heard on a channel, for `remember`; `None` where it may have missed something."""
+        news = self._active.get(channel)
+        return None if news is None else news.number
+
+    def remember(self, channel: bytes, heard: int | None, revision: int, expires_at: datetime | None) -> None:
+        """Note what a task is like, unless something was heard of it since `heard` was asked for."""
+        news = self._active.get(channel)
+        if news is not None and news.number == heard:
+            news.known = revision, expires_at
+
+    def known(self, channel: bytes) -> tuple[int, datetime | None] | None:
+        """Return a task's revision and time of expiry, if nothing has happened to it since they were noted."""
+        news = self._active.get(channel)
+        return None if news is None else news.known
+
+    def _enter(self, channel: bytes) -> None:
+        self._lingering.pop(channel, None)
+        self._subscribers[channel] = self._subscribers.get(channel, 0) + 1
 
     def _leave(self, listener: Listener) -> None:
         channel = listener.channel
@@ -78,15 +115,31 @@ class Signals:
             self._subscribers[channel] -= 1
             if not self._subscribers[channel]:
                 del self._subscribers[channel]
-                self._active.discard(channel)
-                self._command(b"UNSUBSCRIBE", [channel])
+                self._linger(channel)
+
+    def _linger(self, channel: bytes) -> None:
+        """Unsubscribe from channels without listeners, those apart that had some until a moment ago."""
+        now = monotonic()
+        if channel in self._active:
+            self._lingering[channel] = now
+            channel = b""
+        over = [] if not channel else [channel]
+        for name, since in self._lingering.items():  # oldest first
+            if now - since < _LINGER_SECONDS and len(self._lingering) - len(over) <= _MOST_LINGERING:
+                break
+            over.append(name)
+        for name in over:
+            self._lingering.pop(name, None)
+            self._active.pop(name, None)
+        self._command(b"UNSUBSCRIBE", over)
 
     def subscribe(self, listener: Listener) -> None:
         """Subscribe to a listener's channel. It is woken when the subscription is active."""
         channel = listener.channel
-        self._subscribers[channel] = self._subscribers.get(channel, 0) + 1
+        is_first = channel not in self._subscribers and channel not in self._lingering
+        self._enter(channel)
         self._needed.set()
-        if self._subscribers[channel] == 1:
+        if is_first:
             self._command(b"SUBSCRIBE", [channel])
         elif channel in self._active:
             listener.event.set()
@@ -123,12 +176,15 @@ class Signals:
     def _received(self, kind: bytes, channel: bytes, content: Any) -> None:
         if kind == b"message":
             event = _bytes(content)
+            news = self._active.get(channel)
+            if news is not None and event in b"tx":
+                news.number, news.known = news.number + 1, None
             for listener in self._listeners.get(channel, ()):
                 if event in listener.kinds:
                     listener.event.set()
         elif kind == b"subscribe":
-            if channel in self._subscribers:
-                self._active.add(channel)
+            if channel in self._subscribers or channel in self._lingering:
+                self._active[channel] = _News()
             for listener in self._listeners.get(channel, ()):
                 listener.event.set()
 
@@ -144,6 +200,7 @@ class Signals:
             self._connection.invalidate("No longer used")
             self._connection = None
         self._active.clear()
+        self._lingering.clear()
 
 
 def _bytes(data: Any) -> bytes:

@@ -69,6 +69,7 @@ from mcp_task_runtime.stores.redis._form import (
     key_field,
     load_event,
     load_message,
+    load_nothing,
     load_record,
     pack,
     schema_error,
@@ -340,18 +341,27 @@ class RedisTaskStore:
     async def wait_for_update(self, task_id: str, *, after: int) -> TaskRecord:
         """Wait until the revision is greater than `after`; see `TaskStore.wait_for_update`."""
         channel = self._keys.channel(self._keys.tag(task_id))
-        look = partial(self.get_task, task_id)
-        with (await self._backend.signals()).listen(channel, b"tx") as listener:
-            record = await look()
-            while record is not None and record.revision <= after:
-                with self.clock.move_on_at(record.task.expires_at) as scope:
-                    await listener.wait()
-                if scope.cancelled_caught:  # the server decides when the time has come
-                    await anyio.sleep(_CLOCK_SECONDS)
-                record = await self._backend.look_again(look)
-        if record is None:
-            raise TaskNotFoundError(task_id)
-        return record
+        signals = await self._backend.signals()
+        with signals.listen(channel, b"tx") as listener:
+            known = signals.known(channel)
+            is_first = True
+            while True:
+                if known is not None and known[0] <= after:
+                    is_first = False
+                    with self.clock.move_on_at(known[1]) as scope:
+                        await listener.wait()
+                    if scope.cancelled_caught:  # the server decides when the time has come
+                        await anyio.sleep(_CLOCK_SECONDS)
+                heard = signals.heard(channel)
+                look = partial(self.get_task, task_id)
+                record = await (look() if is_first else self._backend.look_again(look))
+                if record is None:
+                    raise TaskNotFoundError(task_id)
+                if record.revision > after:
+                    signals.remember(channel, heard, record.revision, record.task.expires_at)
+                    return record
+                known = record.revision, record.task.expires_at
+                signals.remember(channel, heard, *known)
 
     # --- leases
 
@@ -486,6 +496,8 @@ class RedisTaskStore:
             raise schema_error(rest[0])
         if reply == b"expired":
             self._backend.purge(tag, *rest)
+        if reply == b"absent":
+            load_nothing()
         return rest if reply == b"ok" else None
 
     async def _change(

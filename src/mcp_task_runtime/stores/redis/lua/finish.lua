@@ -27,6 +27,5 @@ if head.ttl_ms then
 end
 redis.call('DEL', KEYS[8], unpack(KEYS, 2, 6))
 refile(status)
-tell('t')
 tell('x')
 return {'ok', all()}

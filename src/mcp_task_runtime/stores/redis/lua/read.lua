@@ -3,6 +3,6 @@
 local version, created_at, ttl_ms, owner, mark =
     unpack(redis.call('HMGET', KEYS[1], 'v', 'created_at', 'ttl_ms', 'owner', 'mark'))
 if version and tonumber(version) > SCHEMA then return {'schema', version} end
-local expired = version and ttl_ms
-    and tonumber(time(ARGV[1])) >= tonumber(created_at) + 1000 * tonumber(ttl_ms)
+local now = tonumber(time(ARGV[1]))
+local expired = version and ttl_ms and now >= tonumber(created_at) + 1000 * tonumber(ttl_ms)
 local function record() return redis.call('HMGET', KEYS[1], unpack(FIELDS)) end
