@@ -10,18 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from hashlib import blake2b
 from heapq import merge
 from typing import Any, Final, cast
 
-from mcp_task_runtime.core.json import dump_json
 from mcp_task_runtime.core.transitions import TRANSITIONS
 from mcp_task_runtime.core.types import TaskCounts, TaskFilter, TaskStatus
 from mcp_task_runtime.stores.sqlite._records import from_stamp, to_sql, to_stamp, to_text
 from mcp_task_runtime.stores.sqlite._tasks import ALIVE
 from mcp_task_runtime.stores.sqlite._transaction import Transaction
 
-__all__ = ["STATEMENTS", "count", "find", "scope_of"]
+__all__ = ["STATEMENTS", "count", "find"]
 
 _FEW: Final = 1_000
 """Tasks that are sorted rather than looked for."""
@@ -40,21 +38,6 @@ _BY_PREFIX: Final = "SELECT sequence FROM tasks WHERE task_id >= ? AND task_id <
 
 STATEMENTS: Final = (_OLDEST, _BY_PREFIX, "SELECT sequence FROM tasks INDEXED BY tasks_by_kind WHERE status = ?")
 """Statements of this module that must use an index; `counts` is as small as the number of tools."""
-
-
-def scope_of(wanted: TaskFilter, *, newest_first: bool) -> bytes:
-    """Return what binds a cursor to a filter and an order."""
-    said = [
-        newest_first,
-        None if wanted.statuses is None else sorted(wanted.statuses),
-        None if wanted.names is None else sorted(map(repr, wanted.names)),
-        None if wanted.owners is None else sorted(map(repr, wanted.owners)),
-        None if wanted.id_prefix is None else repr(wanted.id_prefix),
-        None if wanted.text is None else repr(wanted.text),
-        None if wanted.created_after is None else to_stamp(wanted.created_after),
-        None if wanted.created_before is None else to_stamp(wanted.created_before),
-    ]
-    return b"s" + blake2b(dump_json(said).encode("ascii", "backslashreplace"), digest_size=16).digest()
 
 
 def find(

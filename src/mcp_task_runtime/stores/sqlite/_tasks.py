@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from mcp_task_runtime.core.text import clean_text
@@ -199,7 +200,7 @@ def insert(transaction: Transaction, record: TaskRecord) -> None:
 
 def update(transaction: Transaction, found: Found, record: TaskRecord, events: Iterable[Event] = ()) -> None:
     """Write a record that `update_record` made of the one that was found."""
-    history = _with_events(transaction, found, events)
+    history = _with_events(found, record.task.last_updated_at, events)
     transaction.execute(_UPDATE, _changes(record, history))
     _extend(transaction, found.record, record)
     _keep(transaction, Found(record, history, found.sequence))
@@ -210,8 +211,8 @@ def claim(transaction: Transaction, found: Found, record: TaskRecord) -> None:
     """Write a record that `claim_record` made of the one that was found."""
     lease = record.lease
     assert lease is not None
-    event: Event = ("claimed", f"{lease.worker}#{lease.attempt}") if lease.worker else ("released", None)
-    history = _with_events(transaction, found, [event])
+    event: Event = ("claimed" if lease.worker else "released", f"{lease.worker}#{lease.attempt}")
+    history = _with_events(found, record.task.last_updated_at, [event])
     claimed = (to_sql(lease.worker), to_stamp(lease.expires_at), lease.attempt)
     transaction.execute(_CLAIM, _changes(record, history, *claimed))
     _keep(transaction, Found(record, history, found.sequence))
@@ -228,7 +229,7 @@ def finish(transaction: Transaction, found: Found, record: TaskRecord) -> None:
         to_sql(request.arguments_json),
         to_sql(request.sealed_credentials),
     )
-    history = _with_events(transaction, found, [(outcome.status, outcome.status_message)])
+    history = _with_events(found, record.task.last_updated_at, [(outcome.status, outcome.status_message)])
     transaction.execute(_FINISH, _changes(record, history, *ending))
     _extend(transaction, found.record, record)
     stored = (to_sql(record.task_id),)
@@ -257,7 +258,7 @@ def purge(transaction: Transaction, most: int) -> int:
 
 def add_event(transaction: Transaction, found: Found, event: Event) -> None:
     """Add an event to the history of a task that is otherwise left as it is."""
-    history = _with_events(transaction, found, [event])
+    history = _with_events(found, transaction.now, [event])
     transaction.execute(_ADD_EVENTS, (events_json(history), to_sql(found.record.task_id)))
     transaction.known.pop(found.record.task_id, None)
 
@@ -269,11 +270,10 @@ def note_clear(transaction: Transaction, task_id: str) -> None:
     transaction.tell(task_id)
 
 
-def _with_events(transaction: Transaction, found: Found, events: Iterable[Event]) -> tuple[StoredEvent, ...]:
+def _with_events(found: Found, at: datetime, events: Iterable[Event]) -> tuple[StoredEvent, ...]:
     """Return the history of a task with more events; the oldest go where there are too many."""
     more: list[StoredEvent] = [
-        (transaction.stamp, kind, None if text is None else clean_text(text[:EVENT_TEXT_LENGTH]))
-        for kind, text in events
+        (to_stamp(at), kind, None if text is None else clean_text(text[:EVENT_TEXT_LENGTH])) for kind, text in events
     ]
     return (*found.events, *more)[-EVENTS_KEPT:]
 

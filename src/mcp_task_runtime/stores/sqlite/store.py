@@ -43,7 +43,7 @@ from mcp_task_runtime.core.types import (
 from mcp_task_runtime.core.views import TaskView
 from mcp_task_runtime.errors import InvalidCursorError, StoreError, TaskNotFoundError
 from mcp_task_runtime.stores import _storable
-from mcp_task_runtime.stores._cursor import CursorKey, owner_scope
+from mcp_task_runtime.stores._cursor import CursorKey, owner_scope, search_scope
 from mcp_task_runtime.stores.sqlite import _mailbox, _search, _tasks
 from mcp_task_runtime.stores.sqlite._engine import Engine
 from mcp_task_runtime.stores.sqlite._records import (
@@ -223,8 +223,7 @@ class SQLiteTaskStore:
                 if_revision=if_revision,
                 fence=fence,
             )
-            is_event = status_message is not None or record.status != found.record.status
-            _tasks.update(transaction, found, record, [("status", status_message)] if is_event else [])
+            _tasks.update(transaction, found, record, [] if status_message is None else [("status", status_message)])
             return record
 
         return await self._engine.write(update)
@@ -439,7 +438,7 @@ class SQLiteTaskStore:
     ) -> TaskPage:
         """Return a page of the tasks that match; see `TaskSearch.search_tasks`. Damaged tasks are left out."""
         size = _page_size(limit)
-        scope = _search.scope_of(wanted, newest_first=newest_first)
+        scope = search_scope(wanted, newest_first=newest_first)
 
         def page(transaction: Transaction) -> TaskPage:
             key = _cursor_key(transaction)
@@ -496,13 +495,14 @@ class _UpdateLook:
 
 def _drop_lease(transaction: Transaction, worker: str, task_id: str, *, lapse: bool) -> None:
     found = _tasks.look_up(transaction, task_id)
-    if found is None or found.record.lease is None or found.record.lease.worker != worker:
+    lease = None if found is None else found.record.lease
+    if found is None or lease is None or lease.worker != worker:
         return
     if lapse:
         transaction.execute(_LAPSE, (transaction.stamp, to_sql(task_id)))
     else:
         transaction.execute(_DROP, (to_sql(task_id),))
-    _tasks.add_event(transaction, found, ("released", None))
+    _tasks.add_event(transaction, found, ("released", f"{lease.worker}#{lease.attempt}"))
 
 
 def _page_size(limit: int) -> int:
