@@ -286,17 +286,6 @@ SCHEMA_2 = (
 CREATE INDEX tasks_by_kind ON tasks (status, name, sequence);
 CREATE TABLE counts ( status TEXT NOT NULL, name TEXT NOT NULL, number INTEGER NOT NULL,
  PRIMARY KEY (status, name) ) WITHOUT ROWID;
-CREATE TRIGGER tasks_count_inserted AFTER INSERT ON tasks BEGIN
- INSERT INTO counts (status, name, number) VALUES (new.status, new.name, 1)
- ON CONFLICT (status, name) DO UPDATE SET number = number + 1; END;
-CREATE TRIGGER tasks_count_deleted AFTER DELETE ON tasks BEGIN
- UPDATE counts SET number = number - 1 WHERE status = old.status AND name = old.name;
- DELETE FROM counts WHERE status = old.status AND name = old.name AND number <= 0; END;
-CREATE TRIGGER tasks_count_moved AFTER UPDATE OF status ON tasks WHEN old.status IS NOT new.status BEGIN
- UPDATE counts SET number = number - 1 WHERE status = old.status AND name = old.name;
- DELETE FROM counts WHERE status = old.status AND name = old.name AND number <= 0;
- INSERT INTO counts (status, name, number) VALUES (new.status, new.name, 1)
- ON CONFLICT (status, name) DO UPDATE SET number = number + 1; END;
 CREATE TABLE steps ( position INTEGER PRIMARY KEY, task_id TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL,
  UNIQUE (task_id, key) );
 CREATE TABLE clock ( id INTEGER PRIMARY KEY CHECK (id = 1), boot TEXT NOT NULL, ahead INTEGER NOT NULL,
@@ -432,7 +421,12 @@ async def test_the_stored_form_is_that_of_version_2(path: Path) -> None:
     ]
     assert query(path, "SELECT * FROM messages") == MESSAGES_1
     assert query(path, "SELECT * FROM steps") == [(1, "live", "step", "[1]")]
-    assert query(path, "SELECT * FROM counts") == [("failed", "", 1), ("input_required", "report", 1)]
+    assert query(path, "SELECT * FROM counts") == [
+        ("failed", "", 1),
+        ("input_required", "report", 1),
+        ("working", "", 0),
+        ("working", "report", 0),
+    ]
     assert query(path, "SELECT * FROM clock") == []
     assert schema_of(path) == normal(SCHEMA_2)
     assert query(path, "PRAGMA user_version") == [(2,)]
@@ -1157,6 +1151,142 @@ def read_only(path: Path) -> Iterator[None]:
             os.seteuid(0)
         path.parent.chmod(0o755)
         path.chmod(0o644)
+
+
+# --- what a task costs --------------------------------------------------------------------------------
+
+
+async def test_a_task_with_a_status_a_question_and_three_polls_costs_five_writes_and_few_reads(path: Path) -> None:
+    """As the runtime does it: one follower of the task, one asker, three polls, and an answer that is checked first."""
+    followed: list[int] = []
+    answers: list[Answer] = []
+    async with SQLiteTaskStore(path) as store:
+        before = store.statistics()
+
+        async def follow(task_id: str) -> None:
+            record = await store.wait_for_update(task_id, after=1)
+            followed.append(record.revision)
+            while record.outcome is None:
+                record = await store.wait_for_update(task_id, after=record.revision)
+                followed.append(record.revision)
+
+        async def work(task_id: str, fence: Fence) -> None:
+            await store.update_task(task_id, status_message="working", fence=fence)
+            await until(lambda: followed == [2])
+            assert await store.ask(task_id, QUESTION, fence=fence)
+            answers.append(await store.message_queue.wait_for_answer(task_id, "k"))
+            await until(lambda: followed == [2, 3, 4])
+            await store.finish_task(task_id, DONE, fence=fence)
+
+        with anyio.fail_after(PATIENCE):
+            created = await store.create_task(NewTask(ttl_ms=60_000, worker="w"))
+            assert created.lease is not None
+            async with anyio.create_task_group() as group:
+                group.start_soon(follow, created.task_id)
+                await until(lambda: store.statistics().waiting == 1)
+                group.start_soon(work, created.task_id, created.lease.fence)
+                await until(lambda: followed == [2, 3])
+                await until(lambda: store.statistics().waiting == 2)
+                for _ in range(3):
+                    view = await store.get_view(created.task_id)
+                assert view is not None
+                assert view.questions == (QUESTION,)
+                assert await store.get_view(created.task_id) == view  # to check the answer
+                assert await store.answer_all(created.task_id, {"k": Answer.result({})}) == {"k"}
+        after = store.statistics()
+    assert answers == [Answer.result({})]
+    assert followed == [2, 3, 4, 5]
+    assert after.writes - before.writes == 5
+    assert after.reads - before.reads <= 12
+
+
+async def test_a_waiter_gets_what_was_written_without_another_read(path: Path) -> None:
+    async with SQLiteTaskStore(path) as store:
+        created = await store.create_task(NewTask(ttl_ms=60_000))
+        await store.ask(created.task_id, QUESTION)
+        found: list[object] = []
+
+        async def wait(operation: Callable[[], Awaitable[object]]) -> None:
+            found.append(await operation())
+
+        with anyio.fail_after(PATIENCE):
+            async with anyio.create_task_group() as group:
+                group.start_soon(wait, partial(store.message_queue.wait_for_answer, created.task_id, "k"))
+                await until(lambda: store.statistics().reads == 1)
+                await store.update_task(created.task_id, status_message="the asker sleeps on")
+                group.start_soon(wait, partial(store.wait_for_update, created.task_id, after=3))
+                await until(lambda: store.statistics().reads == 2)
+                await store.answer_all(created.task_id, {"k": Answer.result({"a": 1})})
+        assert store.statistics().reads == 2
+    assert Answer.result({"a": 1}) in found
+    assert {record.revision for record in found if isinstance(record, TaskRecord)} == {4}
+
+
+async def test_a_ttl_that_changes_is_heeded_by_who_waits_for_an_answer(path: Path) -> None:
+    clock = FakeClock()
+    async with SQLiteTaskStore(path, clock=clock) as store:
+        created = await store.create_task(NewTask(ttl_ms=60_000))
+        await store.ask(created.task_id, QUESTION)
+        with anyio.fail_after(PATIENCE):
+            async with anyio.create_task_group() as group:
+
+                async def wait() -> None:
+                    with pytest.raises(TaskNotFoundError):
+                        await store.message_queue.wait_for_answer(created.task_id, "k")
+
+                group.start_soon(wait)
+                await until(lambda: clock.waiting == 1)
+                await store.update_task(created.task_id, ttl_ms=1_000)
+                await until(lambda: store.statistics().reads == 2 and clock.waiting == 1)
+                clock.advance(1)
+
+
+async def test_ending_or_deleting_a_task_releases_who_waits_in_another_process(path: Path) -> None:
+    body = """
+say("ready")
+for line in sys.stdin:
+    task_id, what = line.split()
+    await (store.delete_task(task_id) if what == "delete" else store.finish_task(task_id, Outcome.cancelled()))
+"""
+    async with SQLiteTaskStore(path) as store:
+        with child(path, body) as process:
+            assert await hear(process) == "ready"
+            for what in ("finish", "delete"):
+                created = await store.create_task(NewTask(ttl_ms=None))
+                await store.ask(created.task_id, QUESTION)
+                await store.message_queue.dequeue(created.task_id)
+
+                async def wait(operation: Callable[[], Awaitable[object]]) -> None:
+                    with pytest.raises(TaskNotFoundError):
+                        await operation()
+
+                reads = store.statistics().reads
+                with anyio.fail_after(PATIENCE):
+                    async with anyio.create_task_group() as group:
+                        queue = store.message_queue
+                        group.start_soon(wait, partial(queue.wait_for_answer, created.task_id, "k"))
+                        group.start_soon(wait, partial(queue.wait_for_message, created.task_id))
+                        await until(partial(has_read, store, reads + 2))
+                        tell(process, f"{created.task_id} {what}")
+
+
+def has_read(store: SQLiteTaskStore, times: int) -> bool:
+    return store.statistics().reads >= times
+
+
+async def test_a_foreign_task_takes_no_longer_to_find_than_an_unknown_one(path: Path) -> None:
+    async with SQLiteTaskStore(path) as store:
+        request = TaskRequest("tools/call", "report", '{"topic":"rain"}')
+        created = await store.create_task(NewTask(ttl_ms=None, owner="ada", request=request, worker="w"))
+        for read in (store.get_task, store.get_view):
+            times: dict[str, list[float]] = {created.task_id: [], "unknown" * 3: []}
+            for _ in range(400):
+                for task_id, taken in times.items():
+                    begun = time.perf_counter()
+                    await read(task_id)
+                    taken.append(time.perf_counter() - begun)
+            foreign, unknown = (sorted(taken)[len(taken) // 4] for taken in times.values())
+            assert abs(foreign - unknown) < 0.15 * unknown, (foreign, unknown)
 
 
 # --- cost ---------------------------------------------------------------------------------------------

@@ -32,11 +32,15 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "tasks.db"
 
 
+def make_engine(path: Path, **options: Any) -> Engine:
+    given: dict[str, Any] = {"clock": FakeClock(), "synchronous": "full", "timeout": 5.0, **options}
+    return Engine(path, purge=lambda transaction, most: 0, complete=lambda transaction: None, **given)
+
+
 @asynccontextmanager
 async def opened(path: Path, **options: Any) -> AsyncIterator[Engine]:
     """Open an engine; in the end, close it."""
-    purge: Callable[[Transaction, int], int] = lambda transaction, most: 0  # noqa: E731
-    engine = Engine(path, **{"clock": FakeClock(), "synchronous": "full", "timeout": 5.0, "purge": purge, **options})
+    engine = make_engine(path, **options)
     try:
         await engine.open()
         yield engine
@@ -308,9 +312,10 @@ async def test_a_request_that_was_put_aside_is_withdrawn_when_it_is_cancelled(pa
                 group.start_soon(engine.read, outage)
                 await until(lambda: outage.tries >= 4)
                 group.cancel_scope.cancel()
+            await engine.write(partial(note, "after"))  # behind a try that was under way
+            await engine.read(lambda transaction: None)
             await until(lambda: engine.statistics().queued == 0)
             tries = outage.tries
-            await engine.write(partial(note, "after"))
             await anyio.sleep(0.15)
             assert outage.tries == tries
 
@@ -342,7 +347,7 @@ async def test_a_file_that_is_locked_at_the_start_is_opened_when_it_is_free(path
     with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as group:
             with locked(path):
-                engine = Engine(path, clock=FakeClock(), synchronous="full", timeout=5.0, purge=lambda *_: 0)
+                engine = make_engine(path)
                 group.start_soon(engine.open)
                 await anyio.sleep(0.1)
         await engine.aclose()
@@ -383,7 +388,7 @@ async def test_operations_wait_while_the_file_is_away_for_a_moment(path: Path) -
 
 async def test_closing_ends_what_waits_for_a_file_that_does_not_come_back(path: Path) -> None:
     refused: list[str] = []
-    engine = Engine(path, clock=FakeClock(), synchronous="full", timeout=0.3, purge=lambda *_: 0)
+    engine = make_engine(path, timeout=0.3)
     await engine.open()
 
     async def operate() -> None:

@@ -43,7 +43,8 @@ def check_text(name: str, text: object) -> None:
         return
     if not isinstance(text, str):
         raise ValueError(f"{name} must be text")
-    text_core.check_text(name, text)
+    if not text.isascii():
+        text_core.check_text(name, text)
 
 
 def check_json(name: str, text: str) -> None:
@@ -93,16 +94,20 @@ def check_new_task(new: NewTask) -> None:
     """
     request = new.request
     check_duration("ttl_ms", new.ttl_ms)
-    check_integer("poll_interval_ms", new.poll_interval_ms)
     check_duration("retention_ms", new.retention_ms)
     check_duration("lease_ms", new.lease_ms)
+    check_integer("poll_interval_ms", new.poll_interval_ms)
     check_integer("max_attempts", request.max_attempts)
-    check_text("task_id", new.task_id)
-    check_text("owner", new.owner)
-    check_text("worker", new.worker)
     check_text("method", request.method)
     check_text("name", request.name)
-    check_text("sealed_credentials", request.sealed_credentials)
+    for name, text in (
+        ("task_id", new.task_id),
+        ("owner", new.owner),
+        ("worker", new.worker),
+        ("sealed_credentials", request.sealed_credentials),
+    ):
+        if text is not None:
+            check_text(name, text)
     check_json("arguments_json", request.arguments_json)
     check_json("caller_json", request.caller_json)
     check_json("client_capabilities_json", new.client_capabilities_json)

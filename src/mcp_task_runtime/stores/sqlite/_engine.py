@@ -64,6 +64,7 @@ class Engine:
         synchronous: Synchronous,
         timeout: float,
         purge: Callable[[Transaction, int], int],
+        complete: Callable[[Transaction], None],
     ) -> None:
         """Make an engine; nothing is opened yet.
 
@@ -73,6 +74,7 @@ class Engine:
             synchronous: How safe a commit is.
             timeout: Seconds that an operation is repeated while the file is locked or unavailable.
             purge: Removes what has expired, up to a number of tasks, and returns how many it removed.
+            complete: Called at the end of each transaction that writes.
 
         Raises:
             ValueError: `path` does not name a file, `synchronous` is unknown, or `timeout` is not above 0.
@@ -89,7 +91,7 @@ class Engine:
         self._waiters = Waiters()
         file = DatabaseFile(os.path.abspath(name), clock=self.clock, synchronous=synchronous)
         self._reader = Reader(file, self._waiters, timeout)
-        self._writer = Writer(file, self._waiters, timeout, self._reader, purge)
+        self._writer = Writer(file, self._waiters, timeout, self._reader, purge, complete)
         weakref.finalize(self, _close_lanes, self._writer, self._reader)
 
     async def open(self) -> None:

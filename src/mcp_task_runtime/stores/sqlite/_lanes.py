@@ -268,8 +268,8 @@ class Lane:
     def _settle(self, requests: list[Request]) -> list[Wake]:
         """Mark the requests that were served; return what wakes the callers that wait for nothing but one of them."""
         aside = set(map(id, self._aside))
+        settled = [request for request in requests if id(request) not in aside] if aside else requests
         with self._lock:
-            settled = [request for request in requests if id(request) not in aside]
             for request in settled:
                 request.is_settled = True
             return [request.wake for request in settled if request.wake is not None]
@@ -438,10 +438,12 @@ class Writer(Lane):
         timeout: float,
         reader: Reader,
         purge: Callable[[Transaction, int], int],
+        complete: Callable[[Transaction], None],
     ) -> None:
         super().__init__(file, waiters, timeout)
         self._reader = reader
         self._purge = purge
+        self._complete = complete
         self._since_purge = 0
         self._has_more_to_purge = False
         self._next_purge = 0.0
@@ -450,7 +452,10 @@ class Writer(Lane):
         self._current_synchronous: Synchronous | None = None
 
     def _prepare(self, execute: Execute) -> None:
-        self._version = self._current_synchronous = None
+        self._current_synchronous = None
+        (version,) = execute("PRAGMA data_version").fetchone()
+        # Present waiters may have missed a commit; those that come now look after this.
+        self._version = None if self._waiters else version
 
     def _patience(self) -> float | None:
         if self._has_more_to_purge:
@@ -520,6 +525,7 @@ class Writer(Lane):
                 request.value = request.operation(transaction)
             except TaskRuntimeError as error:
                 request.error = error
+        self._complete(transaction)
         execute("COMMIT")
         self.served += 1
         return transaction
@@ -547,6 +553,7 @@ class Writer(Lane):
             execute = self._begin(time.monotonic() + self._timeout, is_lasting=False)
             transaction = Transaction(execute, self._known, self._clock.now())
             self._purge_some(transaction)
+            self._complete(transaction)
             execute("COMMIT")
         except Exception as error:
             self._has_more_to_purge = False

@@ -35,7 +35,7 @@ message, which leaves no trace in the file, that another process cleared the mai
 From version 2 on:
 
 - `steps`: the recorded results of steps, in the order of `position`
-- `counts`: how many rows `tasks` has for each status and name; kept by triggers
+- `counts`: how many rows `tasks` has for each status and name; those without any may be there for a while
 - `clock`: one row, or none: the time of the file, see `_clock`. `ahead` is added to the machine's uptime, `uptime`
   and `asleep` are what the machine said when the row was written, `boot` which boot that was
 - `secrets`: `cursor` encrypts the positions in list cursors
@@ -59,15 +59,6 @@ APPLICATION_ID: Final = 0x4D435054
 
 KEPT_CLEARS: Final = 1024
 """How many cleared mailboxes are remembered for waiters in other processes."""
-
-_COUNT_IN: Final = (
-    "INSERT INTO counts (status, name, number) VALUES (new.status, new.name, 1)"
-    " ON CONFLICT (status, name) DO UPDATE SET number = number + 1;"
-)
-_COUNT_OUT: Final = (
-    "UPDATE counts SET number = number - 1 WHERE status = old.status AND name = old.name;"
-    " DELETE FROM counts WHERE status = old.status AND name = old.name AND number <= 0;"
-)
 
 MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
     (
@@ -129,10 +120,6 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             PRIMARY KEY (status, name)
         ) WITHOUT ROWID""",
         "INSERT INTO counts (status, name, number) SELECT status, name, count(*) FROM tasks GROUP BY status, name",
-        f"CREATE TRIGGER tasks_count_inserted AFTER INSERT ON tasks BEGIN {_COUNT_IN} END",
-        f"CREATE TRIGGER tasks_count_deleted AFTER DELETE ON tasks BEGIN {_COUNT_OUT} END",
-        "CREATE TRIGGER tasks_count_moved AFTER UPDATE OF status ON tasks WHEN old.status IS NOT new.status"
-        f" BEGIN {_COUNT_OUT} {_COUNT_IN} END",
         """CREATE TABLE steps (
             position INTEGER PRIMARY KEY,
             task_id TEXT NOT NULL,

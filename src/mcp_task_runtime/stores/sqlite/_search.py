@@ -26,7 +26,7 @@ _FEW: Final = 1_000
 
 _CHUNK: Final = 64
 
-_PAIRS: Final = "SELECT status, name, number FROM counts"
+_PAIRS: Final = "SELECT status, name, number FROM counts WHERE number > 0"
 _OLDEST: Final = (
     f"SELECT created_at FROM tasks INDEXED BY tasks_by_kind WHERE status = ? AND name = ? AND {ALIVE}"
     " ORDER BY sequence LIMIT 1"

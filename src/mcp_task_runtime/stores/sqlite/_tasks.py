@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, Final, NamedTuple, TypeAlias
 
+from mcp_task_runtime.core.clock import Clock
 from mcp_task_runtime.core.text import clean_text
 from mcp_task_runtime.core.transitions import EVENT_TEXT_LENGTH, EVENTS_KEPT
 from mcp_task_runtime.core.types import TaskEventKind, TaskRecord
 from mcp_task_runtime.errors import TaskExistsError, TaskNotFoundError
+from mcp_task_runtime.stores.sqlite._engine import Engine
 from mcp_task_runtime.stores.sqlite._records import (
     RECORD_COLUMNS,
     StoredEvent,
@@ -22,7 +25,7 @@ from mcp_task_runtime.stores.sqlite._records import (
     to_stamp,
     to_text,
 )
-from mcp_task_runtime.stores.sqlite._schema import KEPT_CLEARS
+from mcp_task_runtime.stores.sqlite._schema import KEPT_CLEARS, Synchronous
 from mcp_task_runtime.stores.sqlite._transaction import Transaction
 
 __all__ = [
@@ -40,6 +43,7 @@ __all__ = [
     "look_up",
     "miss",
     "note_clear",
+    "open_engine",
     "purge",
     "read_record",
     "remove",
@@ -58,6 +62,12 @@ ALIVE: Final = "(expires_at IS NULL OR expires_at > ?)"
 _SELECT: Final = f"SELECT {RECORD_COLUMNS} FROM tasks WHERE task_id = ? AND {ALIVE}"
 _FIND: Final = f"SELECT {RECORD_COLUMNS}, events, sequence FROM tasks WHERE task_id = ? AND {ALIVE}"
 _EXISTS: Final = f"SELECT 1 FROM tasks WHERE task_id = ? AND {ALIVE}"
+_KIND: Final = "SELECT status, name FROM tasks WHERE task_id = ?"
+_COUNT: Final = (
+    "INSERT INTO counts (status, name, number) VALUES (?, ?, ?)"
+    " ON CONFLICT (status, name) DO UPDATE SET number = number + excluded.number"
+)
+_DROP_COUNTS: Final = "DELETE FROM counts WHERE number <= 0"
 _ADD_EVENTS: Final = "UPDATE tasks SET events = ? WHERE task_id = ?"
 # A sequence is used once, a revision too; of the rest only the time of the lease changes.
 _IS_UNCHANGED: Final = (
@@ -93,6 +103,7 @@ STATEMENTS: Final = (
     _SELECT,
     _FIND,
     _EXISTS,
+    _KIND,
     _IS_UNCHANGED,
     _UPDATE,
     _FINISH,
@@ -105,6 +116,13 @@ STATEMENTS: Final = (
     _ADD_EVENTS,
 )
 """All statements of this module that read or change rows which are there."""
+
+
+def open_engine(
+    path: str | os.PathLike[str], *, clock: Clock | None, synchronous: Synchronous, timeout: float
+) -> Engine:
+    """Return an engine that keeps tasks; see `Engine`."""
+    return Engine(path, clock=clock, synchronous=synchronous, timeout=timeout, purge=purge, complete=write_counts)
 
 
 def read_record(transaction: Transaction, task_id: str) -> TaskRecord | None:
@@ -194,6 +212,7 @@ def insert(transaction: Transaction, record: TaskRecord) -> None:
         remove(transaction, record.task_id)  # it has expired, and its identifier is free again
         inserted = transaction.execute(_INSERT, values)
     assert inserted.lastrowid is not None
+    transaction.count(record.status, to_sql(record.request.name), 1)
     _keep(transaction, Found(record, (), inserted.lastrowid))
     transaction.tell(record.task_id, record)
 
@@ -202,7 +221,7 @@ def update(transaction: Transaction, found: Found, record: TaskRecord, events: I
     """Write a record that `update_record` made of the one that was found."""
     history = _with_events(found, record.task.last_updated_at, events)
     transaction.execute(_UPDATE, _changes(record, history))
-    _extend(transaction, found.record, record)
+    _move(transaction, found.record, record)
     _keep(transaction, Found(record, history, found.sequence))
     transaction.tell(record.task_id, record)
 
@@ -220,7 +239,7 @@ def claim(transaction: Transaction, found: Found, record: TaskRecord) -> None:
 
 
 def finish(transaction: Transaction, found: Found, record: TaskRecord) -> None:
-    """Write a record that `finish_record` made of the one that was found; its mailbox and steps go."""
+    """Write a record that `finish_record` made of the one that was found; its mailbox goes."""
     outcome, request = record.outcome, record.request
     assert outcome is not None
     ending = (
@@ -231,10 +250,8 @@ def finish(transaction: Transaction, found: Found, record: TaskRecord) -> None:
     )
     history = _with_events(found, record.task.last_updated_at, [(outcome.status, outcome.status_message)])
     transaction.execute(_FINISH, _changes(record, history, *ending))
-    _extend(transaction, found.record, record)
-    stored = (to_sql(record.task_id),)
-    for statement in (_DELETE_MESSAGES, _DELETE_STEPS):
-        transaction.execute(statement, stored)
+    _move(transaction, found.record, record)
+    transaction.execute(_DELETE_MESSAGES, (to_sql(record.task_id),))
     transaction.known.pop(record.task_id, None)
     transaction.tell(record.task_id, record)
 
@@ -242,6 +259,8 @@ def finish(transaction: Transaction, found: Found, record: TaskRecord) -> None:
 def remove(transaction: Transaction, task_id: str) -> None:
     """Delete a task and all that belongs to it, whether it has expired or not."""
     stored = (to_sql(task_id),)
+    for status, name in transaction.execute(_KIND, stored).fetchall():
+        transaction.count(status, name, -1)
     for statement in (_DELETE, _DELETE_MESSAGES, _DELETE_STEPS):
         transaction.execute(statement, stored)
     transaction.known.pop(task_id, None)
@@ -253,7 +272,15 @@ def purge(transaction: Transaction, most: int) -> int:
     expired = transaction.execute(_EXPIRED, (transaction.stamp, most)).fetchall()
     for (task_id,) in expired:
         remove(transaction, to_text(task_id))
+    transaction.execute(_DROP_COUNTS)
     return len(expired)
+
+
+def write_counts(transaction: Transaction) -> None:
+    """Write what was counted, before the commit: once for each status and name, however many tasks changed."""
+    for (status, name), difference in transaction.counted.items():
+        if difference:
+            transaction.execute(_COUNT, (status, name, difference))
 
 
 def add_event(transaction: Transaction, found: Found, event: Event) -> None:
@@ -293,8 +320,13 @@ def _changes(record: TaskRecord, history: tuple[StoredEvent, ...], *more: Any) -
     )
 
 
-def _extend(transaction: Transaction, found: TaskRecord, record: TaskRecord) -> None:
+def _move(transaction: Transaction, found: TaskRecord, record: TaskRecord) -> None:
+    """Change what stands in indexes and counts, if the record changed there."""
     task = record.task
+    if task.status != found.task.status:
+        name = to_sql(record.request.name)
+        transaction.count(found.task.status, name, -1)
+        transaction.count(task.status, name, 1)
     if task.ttl_ms != found.task.ttl_ms:
         expires_at = None if task.expires_at is None else to_stamp(task.expires_at)
         transaction.execute(_EXTEND, (task.ttl_ms, expires_at, to_sql(task.task_id)))

@@ -26,9 +26,10 @@ class Transaction:
         stamp: The same time in its stored form.
         known: What operations keep for later ones on the same connection. A rollback empties it.
         news: What the waiters are told after the commit; see `tell`.
+        counted: How many tasks more there are of a status and a name; see `count`.
     """
 
-    __slots__ = ("execute", "known", "news", "now", "stamp")
+    __slots__ = ("counted", "execute", "known", "news", "now", "stamp")
 
     def __init__(self, execute: Execute, known: dict[str, Any], now: datetime) -> None:
         self.execute = execute
@@ -36,6 +37,7 @@ class Transaction:
         self.now = now
         self.stamp = to_stamp(now)
         self.news: list[tuple[str, object]] = []
+        self.counted: dict[tuple[Any, Any], int] = {}
 
     def tell(self, task_id: str, change: object = None) -> None:
         """Wake the waiters of a task after the commit.
@@ -45,6 +47,11 @@ class Transaction:
             change: What the waiters may be waiting for; `None` has them look.
         """
         self.news.append((task_id, change))
+
+    def count(self, status: object, name: object, difference: int) -> None:
+        """Note that there are more or fewer tasks of a status and a name, in their stored forms."""
+        kind = (status, name)
+        self.counted[kind] = self.counted.get(kind, 0) + difference
 
 
 Operation: TypeAlias = Callable[[Transaction], T]

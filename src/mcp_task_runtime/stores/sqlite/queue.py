@@ -59,7 +59,7 @@ class SQLiteTaskMessageQueue:
         self._engine = (
             path
             if isinstance(path, Engine)
-            else Engine(path, clock=clock, synchronous=synchronous, timeout=timeout, purge=_tasks.purge)
+            else _tasks.open_engine(path, clock=clock, synchronous=synchronous, timeout=timeout)
         )
         self._is_closed = False
 

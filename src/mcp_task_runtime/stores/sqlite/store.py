@@ -45,7 +45,6 @@ from mcp_task_runtime.errors import InvalidCursorError, StoreError, TaskNotFound
 from mcp_task_runtime.stores import _storable
 from mcp_task_runtime.stores._cursor import CursorKey, owner_scope, search_scope
 from mcp_task_runtime.stores.sqlite import _mailbox, _search, _tasks
-from mcp_task_runtime.stores.sqlite._engine import Engine
 from mcp_task_runtime.stores.sqlite._records import (
     MESSAGE_COLUMNS,
     RECORD_COLUMNS,
@@ -133,7 +132,7 @@ class SQLiteTaskStore:
         Raises:
             ValueError: `path` does not name a file, `synchronous` is unknown, or `timeout` is not above 0.
         """
-        self._engine = Engine(path, clock=clock, synchronous=synchronous, timeout=timeout, purge=_tasks.purge)
+        self._engine = _tasks.open_engine(path, clock=clock, synchronous=synchronous, timeout=timeout)
         self._queue = SQLiteTaskMessageQueue(self._engine)
         self._damage = DamageLog()
 
