@@ -24,6 +24,7 @@ from mcp_task_runtime import (
     TaskPage,
     TaskRecord,
     TaskRuntime,
+    TaskSession,
     TaskSettings,
     TaskSpec,
     TaskView,
@@ -594,8 +595,10 @@ class ANullTTLIsLeftOutOfTheHandle(TaskMethods):
 
 
 class ANullTTLIsLeftOutOfTheTask(TaskMethods):
-    async def get(self, params: Mapping[str, Any] | None, requestor: Requestor) -> JSON:
-        return _without_none(await super().get(params, requestor))
+    async def get(
+        self, params: Mapping[str, Any] | None, requestor: Requestor, connection: TaskSession | None = None
+    ) -> JSON:
+        return _without_none(await super().get(params, requestor, connection))
 
 
 def _handle_without_none(record: TaskRecord) -> JSON:

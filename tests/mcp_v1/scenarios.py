@@ -356,6 +356,51 @@ async def b6_a_question_is_sent_on_the_result_stream_and_names_its_task(world: W
         assert client.questions[0]["params"]["_meta"][RELATED] == {"taskId": task_id}
 
 
+async def b6_a_client_that_only_polls_is_asked_at_its_next_poll_and_once(world: World) -> None:
+    """Law L15: over the connection's general stream, with the task that asks."""
+    async with world.connect(answer=answering(accept(ok=True))) as client:
+        task_id = await client.start("ask")
+        first = await client.until(task_id, "input_required")
+        assert first["statusMessage"] == "Sure?", "it says what is asked"
+        await client.until(task_id, "completed")
+        assert [question["method"] for question in client.questions] == ["ping", "elicitation/create"]
+        assert client.questions[1]["params"]["_meta"][RELATED] == {"taskId": task_id}
+
+
+async def b6_a_client_that_polls_and_then_waits_is_asked_once(world: World) -> None:
+    async def only_pings(question: Wire) -> Wire | None:
+        return {"result": {}} if question["method"] == "ping" else None
+
+    def asked(client: RawClient) -> list[Wire]:
+        return [question for question in client.questions if question["method"] != "ping"]
+
+    async with world.connect(answer=only_pings) as client:
+        task_id = await client.start("ask")
+        with anyio.fail_after(PATIENCE):
+            while not asked(client):
+                await client.task(task_id)
+        waiting = await client.start_request("tasks/result", {"taskId": task_id})
+        for _ in range(10):
+            await client.task(task_id)
+        assert len(asked(client)) == 1, "in one stream's hands"
+        await client.send({"jsonrpc": "2.0", "id": asked(client)[0]["id"], **accept(ok=True)})
+        assert (await client.response(waiting))["result"]["content"][0]["text"] == "Sure? accept True"
+
+
+async def b6_a_client_that_polls_and_reads_nothing_else_is_asked_when_it_waits(world: World) -> None:
+    async with world.connect(answer=never) as client:
+        task_id = await client.start("ask")
+        await client.until(task_id, "input_required")
+        for _ in range(5):
+            await client.task(task_id)
+        assert (await client.asked())["method"] == "ping"
+        waiting = await client.start_request("tasks/result", {"taskId": task_id})
+        question = await client.asked(2)
+        assert question["method"] == "elicitation/create"
+        await client.send({"jsonrpc": "2.0", "id": question["id"], **accept(ok=True)})
+        assert (await client.response(waiting))["result"]["content"][0]["text"] == "Sure? accept True"
+
+
 async def b6_sampling_reaches_the_client(world: World) -> None:
     message = {"role": "assistant", "model": "m", "content": {"type": "text", "text": "old pond"}}
     async with world.connect(answer=answering({"result": message})) as client:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcp_task_runtime import Outcome, ProtocolError, Task, TaskPage, TaskRecord, TaskStatus
+from mcp_task_runtime import Outcome, ProtocolError, QueuedMessage, Task, TaskPage, TaskRecord, TaskStatus, TaskView
+from mcp_task_runtime.core.types import Progress
 from mcp_task_runtime.wire import v2025_11_25 as wire
 from tests.mcp_v1.schemas import RELATED, needs_schema, validate
 
@@ -157,3 +158,99 @@ def test_errors_have_the_codes_of_the_rules() -> None:
     assert wire.task_required("x").code == wire.task_forbidden("x").code == -32601
     assert wire.already_ended().code == -32602
     assert wire.list_not_offered().code == -32601
+
+
+FORM = QueuedMessage.request("a.1", "elicitation/create", {"message": "Publish?", "requestedSchema": {}})
+SAMPLE = QueuedMessage.request("b.1", "sampling/createMessage", {"messages": [], "maxTokens": 1})
+LONG = QueuedMessage.request("c.1", "elicitation/create", {"message": "x" * 10_000, "requestedSchema": {}})
+NAMELESS = QueuedMessage.request("d.1", "elicitation/create", {"message": "", "requestedSchema": {}})
+NO_TEXT = QueuedMessage.request("e.1", "elicitation/create", {"message": 7, "requestedSchema": {}})
+TEXT_RESULT = {"content": [{"type": "text", "text": "done"}]}
+ERROR_RESULT = {"content": [{"type": "text", "text": "No such city"}], "isError": True}
+
+VIEWS: dict[str, tuple[TaskView, str, str | None]] = {
+    "working": (TaskView(TaskRecord(a_task())), "working", None),
+    "working, with a message": (TaskView(TaskRecord(a_task(message="Reading"))), "working", "Reading"),
+    "asking": (TaskView(TaskRecord(a_task("input_required")), (FORM,)), "input_required", "Publish?"),
+    "asking, and the store says working": (TaskView(TaskRecord(a_task()), (FORM,)), "input_required", "Publish?"),
+    "asking twice": (TaskView(TaskRecord(a_task("input_required")), (FORM, SAMPLE)), "input_required", "Publish?"),
+    "asking the model": (
+        TaskView(TaskRecord(a_task("input_required")), (SAMPLE,)),
+        "input_required",
+        "Waiting for an answer to sampling/createMessage",
+    ),
+    "asking without a text": (
+        TaskView(TaskRecord(a_task("input_required")), (NAMELESS,)),
+        "input_required",
+        "Waiting for an answer to elicitation/create",
+    ),
+    "asking with what is not a text": (
+        TaskView(TaskRecord(a_task("input_required")), (NO_TEXT,)),
+        "input_required",
+        "Waiting for an answer to elicitation/create",
+    ),
+    "asking at length": (
+        TaskView(TaskRecord(a_task("input_required")), (LONG,)),
+        "input_required",
+        "x" * 500 + "…",
+    ),
+    "asking, and saying something": (
+        TaskView(TaskRecord(a_task("input_required", message="Reading (1/3)")), (FORM,)),
+        "input_required",
+        "Reading (1/3)",
+    ),
+    "no question, and the store says input_required": (TaskView(TaskRecord(a_task("input_required"))), "working", None),
+    "completed": (TaskView(TaskRecord(a_task("completed"), outcome=Outcome.completed(TEXT_RESULT))), "completed", None),
+    "completed, and a question is left over": (
+        TaskView(TaskRecord(a_task("completed"), outcome=Outcome.completed(TEXT_RESULT)), (FORM,)),
+        "completed",
+        None,
+    ),
+    "completed with an error": (
+        TaskView(TaskRecord(a_task("completed"), outcome=Outcome.completed(ERROR_RESULT))),
+        "failed",
+        "No such city",
+    ),
+    "failed": (
+        TaskView(TaskRecord(a_task("failed", message="no"), outcome=Outcome.failed("no"))),
+        "failed",
+        "no",
+    ),
+    "cancelled": (TaskView(TaskRecord(a_task("cancelled"), outcome=Outcome.cancelled())), "cancelled", None),
+}
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_b4_a_task_with_its_questions(name: str) -> None:
+    view, status, message = VIEWS[name]
+    rendered = wire.render_view(view)
+    assert rendered == {
+        "taskId": "t-1",
+        "status": status,
+        "createdAt": "2025-11-25T12:00:00.000001Z",
+        "lastUpdatedAt": "2025-11-25T12:00:01.000001Z",
+        "ttl": 60_000,
+        "pollInterval": 500,
+        **({} if message is None else {"statusMessage": message}),
+    }
+    validate(rendered, "GetTaskResult")
+
+
+@pytest.mark.parametrize(
+    ("progress", "params"),
+    [
+        (Progress(1), {"progress": 1}),
+        (Progress(0.5, 2), {"progress": 0.5, "total": 2}),
+        (Progress(1, None, "Reading"), {"progress": 1, "message": "Reading"}),
+        (Progress(1, 0, ""), {"progress": 1, "total": 0, "message": ""}),
+    ],
+)
+@pytest.mark.parametrize("token", ["t", 0])
+def test_b11_progress_names_its_token_and_leaves_out_what_is_unknown(
+    progress: Progress, params: dict[str, Any], token: str | int
+) -> None:
+    assert wire.render_progress(progress, token) == ("notifications/progress", {"progressToken": token, **params})
+
+
+def test_b10_a_status_notification_is_the_whole_task() -> None:
+    assert wire.render_status(a_task()) == ("notifications/tasks/status", wire.render_task(a_task()))

@@ -240,3 +240,20 @@ def test_c2_a_missing_capability_names_what_is_required() -> None:
     assert error.code == -32021
     assert error.data == {"requiredCapabilities": {"extensions": {"io.modelcontextprotocol/tasks": {}}}}
     assert "io.modelcontextprotocol/tasks" in error.message
+
+
+@pytest.mark.parametrize(
+    ("meta", "wanted"),
+    [
+        (None, False),
+        ([], False),
+        ({}, False),
+        ({"io.modelcontextprotocol/logLevel": "debug"}, True),
+        ({"io.modelcontextprotocol/logLevel": "info"}, True),
+        ({"io.modelcontextprotocol/logLevel": "warning"}, False),
+        ({"io.modelcontextprotocol/logLevel": ["info"]}, False),
+        ({"logLevel": "info"}, False),
+    ],
+)
+def test_a_request_asks_for_log_messages_by_their_level(meta: Any, wanted: bool) -> None:
+    assert wire.wants_log(meta) is wanted

@@ -8,8 +8,8 @@ next one that is there or comes (law L5, wire rule B6).
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -20,6 +20,7 @@ import anyio.abc
 from mcp_task_runtime.adapters.sdk_session import as_task_session
 from mcp_task_runtime.adapters.session import TaskSession
 from mcp_task_runtime.core.deadlines import DeadlineHeap
+from mcp_task_runtime.core.followers import TaskFollowers
 from mcp_task_runtime.core.json import JSONObject, JSONValue
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
 from mcp_task_runtime.core.questions import answer_questions
@@ -39,6 +40,7 @@ _SHORTEST_POLL_SECONDS = 0.02
 _LONGEST_POLL_SECONDS = 30.0
 _DEFAULT_POLL_SECONDS = 0.5
 _FAREWELL_SECONDS = 1.0
+_PING_SECONDS = 2.0
 _MOST_MIXED_UP = 3
 """How often a client may answer one question for another task than it was asked for."""
 _RECHECK = timedelta(seconds=5)
@@ -48,11 +50,14 @@ _RECHECK = timedelta(seconds=5)
 class _Stream:
     """One client that waits for a task in this process."""
 
-    __slots__ = ("group", "in_hand", "is_alive", "is_broken", "sending", "session", "wait", "woken")
+    __slots__ = ("group", "in_hand", "is_alive", "is_broken", "is_general", "sending", "session", "wait", "woken")
 
-    def __init__(self, session: TaskSession, is_alive: Callable[[], Awaitable[bool]] | None) -> None:
+    def __init__(
+        self, session: TaskSession, is_alive: Callable[[], Awaitable[bool]] | None, *, is_general: bool = False
+    ) -> None:
         self.session = session
         self.is_alive = is_alive
+        self.is_general = is_general
         self.is_broken = False
         self.sending = anyio.Lock()
         self.in_hand: dict[str, anyio.CancelScope] = {}
@@ -76,6 +81,7 @@ class TaskResultHandler:
         *,
         settings: TaskSettings | None = None,
         undeliverable: str | None = None,
+        followers: TaskFollowers | None = None,
     ) -> None:
         """Make a handler.
 
@@ -85,6 +91,7 @@ class TaskResultHandler:
             settings: Limits for answers.
             undeliverable: Why no question can reach the client, if that is so. Asking then fails at once
                 with a `CapabilityError` that says this, instead of waiting for an answer that cannot come.
+            followers: Those of the runtime, so that the process waits for each task once; `None` to wait in the store.
 
         Raises:
             ValueError: An argument has the wrong type; the message names it.
@@ -97,6 +104,7 @@ class TaskResultHandler:
             raise ValueError("settings must be TaskSettings")
         self.undeliverable = undeliverable
         self.settings: TaskSettings = TaskSettings() if settings is None else settings
+        self._followers = followers
         self._store = store
         self._queue = queue
         self._streams: dict[str, list[_Stream]] = {}
@@ -151,6 +159,33 @@ class TaskResultHandler:
             stream.group.start_soon(serve, stream)
             yield
 
+    def has_stream(self, task_id: str) -> bool:
+        """Whether a client waits for this task in this process, and is there."""
+        return self._newest(task_id) is not None
+
+    async def deliver_to_poller(self, task_id: str, session: TaskSession) -> None:
+        """Put a task's questions to a client that polls it instead of waiting for its result (law L15).
+
+        They go over the connection's general stream, until the task has ended or the client is gone. Does nothing
+        where the task has a stream in this process, or where the client does not answer a ping: there are transports
+        that drop what is sent to a stream that the client has not opened. Does not raise.
+
+        Args:
+            task_id: The task.
+            session: The client's connection.
+        """
+        if self.has_stream(task_id):
+            return
+        is_alive = partial(_answers_ping, session)
+        try:
+            async with self._stream(task_id, session, is_alive, is_general=True) as stream:
+                if await is_alive():
+                    await self._serve(task_id, stream, related=True)
+        except (TaskNotFoundError, ConnectionError):
+            return
+        except StoreError:
+            logger.warning("Questions of a task are no longer delivered to a client that polls", exc_info=True)
+
     async def notify(self, task_id: str, method: str, params: JSONObject) -> bool:
         """Send a notification on the newest stream of a task; return whether there is one in this process."""
         stream = self._newest(task_id)
@@ -180,9 +215,14 @@ class TaskResultHandler:
 
     @asynccontextmanager
     async def _stream(
-        self, task_id: str, session: TaskSession, is_alive: Callable[[], Awaitable[bool]] | None
+        self,
+        task_id: str,
+        session: TaskSession,
+        is_alive: Callable[[], Awaitable[bool]] | None,
+        *,
+        is_general: bool = False,
     ) -> AsyncGenerator[_Stream, None]:
-        stream = _Stream(session, is_alive)
+        stream = _Stream(session, is_alive, is_general=is_general)
         failure: BaseException | None = None
         self._streams.setdefault(task_id, []).append(stream)
         try:
@@ -205,25 +245,36 @@ class TaskResultHandler:
 
     async def _serve(self, task_id: str, stream: _Stream, *, related: bool) -> Outcome:
         record = await self._store.get_task(task_id)
+        if record is None:
+            raise TaskNotFoundError(task_id)
         assert stream.group is not None
         stream.group.start_soon(self._pass_on_notifications, task_id, stream)
-        while True:
-            if record is None:
-                raise TaskNotFoundError(task_id)
-            if record.outcome is not None:
-                with anyio.move_on_after(_FAREWELL_SECONDS):
-                    async with stream.sending:  # a notification that was taken from the queue goes first
-                        return record.outcome
-                return record.outcome
-            stream.woken = False
-            recheck = await self._take_questions(record, stream, related=related)
-            if stream.woken:
-                continue
-            # Each question that is asked, answered or withdrawn gives the task a new revision.
-            clock = self._store.clock
-            with clock.move_on_at(clock.now() + _RECHECK if recheck else None) as stream.wait:
-                record = await self._store.wait_for_update(task_id, after=record.revision)
-            stream.wait = None
+        with self._following(record) as changed:
+            while record.outcome is None:
+                stream.woken = False
+                recheck = await self._take_questions(record, stream, related=related)
+                if stream.is_general and stream.is_broken:
+                    raise ConnectionError("The client has left")
+                if stream.woken:
+                    continue
+                # Each question that is asked, answered or withdrawn gives the task a new revision.
+                clock = self._store.clock
+                with clock.move_on_at(clock.now() + _RECHECK if recheck else None) as stream.wait:
+                    record = await changed(record)
+                stream.wait = None
+        with anyio.move_on_after(_FAREWELL_SECONDS):
+            async with stream.sending:  # a notification that was taken from the queue goes first
+                pass
+        return record.outcome
+
+    @contextmanager
+    def _following(self, record: TaskRecord) -> Generator[Callable[[TaskRecord], Awaitable[TaskRecord]], None, None]:
+        """Yield a function that waits until a record has changed, and returns it."""
+        if self._followers is None:
+            yield lambda record: self._store.wait_for_update(record.task_id, after=record.revision)
+            return
+        with self._followers.follow(record.task_id, after=record.revision) as follower:
+            yield lambda record: follower.changed()
 
     async def _take_questions(self, record: TaskRecord, stream: _Stream, *, related: bool) -> bool:
         """Send what is open and in nobody's hands; drop what is no longer open.
@@ -235,12 +286,14 @@ class TaskResultHandler:
             return False
         if record.status != "input_required" and not stream.in_hand:
             return False
+        others = [other for other in self._streams[record.task_id] if other is not stream]
+        if stream.is_general and not stream.in_hand and any(not (o.is_general or o.is_broken) for o in others):
+            return False  # a client that waits for the result is asked there
         questions = {question.key or "": question for question in await self._queue.outstanding(record.task_id)}
         for key, scope in list(stream.in_hand.items()):
             if key not in questions:  # answered elsewhere, or withdrawn
                 scope.cancel()
         recheck = False
-        others = [other for other in self._streams[record.task_id] if other is not stream]
         for key, question in questions.items():
             holder = next((other for other in others if key in other.in_hand), None)
             if holder is not None and holder.is_alive is not None:
@@ -384,6 +437,18 @@ class TaskResultHandler:
             message = await self._queue.dequeue(task_id)
             if message is not None and message.type == "notification":
                 await stream.session.send_notification(message.method, with_related_task(message.params, task_id))
+
+
+async def _answers_ping(session: TaskSession) -> bool:
+    with anyio.move_on_after(_PING_SECONDS):
+        try:
+            await session.send_request("ping", {})
+        except ProtocolError:
+            return True  # an answer, too
+        except Exception:
+            return False
+        return True
+    return False
 
 
 def _break(stream: _Stream) -> None:

@@ -54,6 +54,9 @@ JSON_RESPONSES: Final = "The client cannot be asked: the server answers with JSO
 
 _DEEPEST_MIDDLEWARE: Final = 16
 
+_MOST_POLLERS: Final = 10_000
+"""Tasks of which is known that their client was told of a question; it is told again of a forgotten one."""
+
 
 # Who asks
 
@@ -127,7 +130,11 @@ class TaskMethods:
         """Make the methods; the host must hold the runtime open while they are used."""
         self._runtime = runtime
         self._host = host
-        self._handler = TaskResultHandler(runtime.store, runtime.queue, settings=runtime.settings)
+        self._handler = TaskResultHandler(
+            runtime.store, runtime.queue, settings=runtime.settings, followers=runtime.followers
+        )
+        self._pollers: dict[str, None] = {}
+        """Tasks whose client was told that input is required, the oldest first."""
 
     async def call(
         self,
@@ -206,10 +213,34 @@ class TaskMethods:
         assert isinstance(made, TaskRecord)
         return wire.render_created(made.task, model_immediate_response=calls[0].model_immediate_response)
 
-    async def get(self, params: Mapping[str, JSONValue] | None, requestor: Requestor) -> JSONObject:
-        """Serve `tasks/get` (wire rule B4)."""
+    async def get(
+        self,
+        params: Mapping[str, JSONValue] | None,
+        requestor: Requestor,
+        connection: TaskSession | None = None,
+    ) -> JSONObject:
+        """Serve `tasks/get` (wire rule B4).
+
+        A client that was told that input is required, and polls again, does not wait for the result: it is asked over
+        its connection's general stream (law L15).
+
+        Args:
+            params: The params of the request.
+            requestor: Who asks.
+            connection: The client's connection, if it carries requests outside of a request of the client's.
+        """
         view = await self._runtime.get(wire.parse_task_id(params), owner=requestor.owner, rate_limited=True)
-        return wire.render_task(view.task, view.record.outcome)
+        if view.questions and connection is not None:
+            self._ask_poller(view.record.task_id, connection)
+        return wire.render_view(view)
+
+    def _ask_poller(self, task_id: str, connection: TaskSession) -> None:
+        if task_id not in self._pollers:
+            self._pollers[task_id] = None
+            while len(self._pollers) > _MOST_POLLERS:
+                del self._pollers[next(iter(self._pollers))]
+        elif not self._handler.has_stream(task_id):
+            self._host.start_soon(partial(self._handler.deliver_to_poller, task_id, connection))
 
     async def result(
         self,
@@ -292,9 +323,11 @@ class TaskStreamSession:
 
     async def notify_status(self, task: Task, outcome: Outcome | None) -> None:
         """Send the whole task."""
-        method, params = wire.render_status(task, outcome)
+        await self._send_status(wire.render_task(task, outcome))
+
+    async def _send_status(self, params: JSONObject) -> None:
         self._told = params["status"]
-        await self._statuses.send(method, params, is_last=outcome is not None)
+        await self._statuses.send(wire.STATUS_NOTIFICATION, params)
 
     async def notify_progress(self, task: Task, progress: Progress) -> None:
         """Send the whole task, and progress if the client gave a token for it."""
@@ -310,7 +343,11 @@ class TaskStreamSession:
             with runtime.followers.follow(record.task_id, after=record.revision) as follower:
                 while not is_terminal(record.status):
                     record = await follower.changed()
-                    if wire.render_record(record)["status"] != self._told:
+                    if wire.render_record(record)["status"] == self._told:
+                        continue
+                    if record.status == "input_required":
+                        await self._send_status(wire.render_view(await follower.view()))
+                    else:
                         await self.notify_status(record.task, record.outcome)
         except TaskNotFoundError:
             return

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal, TypeAlias
 
 from mcp_task_runtime.core.json import JSONObject, JSONValue
+from mcp_task_runtime.core.message_queue import QueuedMessage
 from mcp_task_runtime.core.types import Outcome, Progress, Task, TaskPage, TaskRecord, TaskStatus
+from mcp_task_runtime.core.views import TaskView
 from mcp_task_runtime.errors import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND, ProtocolError
 from mcp_task_runtime.wire.timestamps import format_timestamp
 
@@ -31,6 +33,7 @@ __all__ = [
     "render_result",
     "render_status",
     "render_task",
+    "render_view",
     "task_forbidden",
     "task_required",
     "with_related_task",
@@ -78,6 +81,17 @@ def render_task(task: Task, outcome: Outcome | None = None) -> JSONObject:
     }
     if message is not None:
         rendered["statusMessage"] = message
+    return rendered
+
+
+def render_view(view: TaskView) -> JSONObject:
+    """Return a task with its open questions as `tasks/get` shows it (B4).
+
+    Where the work has said nothing of itself, the message says what is asked.
+    """
+    rendered = render_task(view.task, view.record.outcome)
+    if view.questions and rendered["status"] == "input_required":
+        rendered.setdefault("statusMessage", _asked(view.questions))
     return rendered
 
 
@@ -217,6 +231,15 @@ def already_ended() -> ProtocolError:
 def list_not_offered() -> ProtocolError:
     """Return the error for `tasks/list` where requestors cannot be told apart (B1)."""
     return ProtocolError(METHOD_NOT_FOUND, "Tasks are not listed here: requestors cannot be told apart")
+
+
+def _asked(questions: Sequence[QueuedMessage]) -> str:
+    """Return what the first question asks, for people to read."""
+    first = questions[0]
+    message = first.params.get("message")
+    if not isinstance(message, str) or not message:
+        message = f"Waiting for an answer to {first.method}"
+    return message if len(message) <= _LONGEST_REASON else message[:_LONGEST_REASON] + "…"
 
 
 def _reason(result: JSONObject) -> str:

@@ -173,33 +173,19 @@ async def send_safely(session: Any, notification: object, related_request_id: An
 class ConnectionSession:
     """The `TaskSession` of a whole connection: what is sent here belongs to no request."""
 
-    can_send_request = False
+    _metadata: ServerMessageMetadata | None = None
 
     def __init__(self, ctx: Context) -> None:
         self.client_capabilities: JSONObject = capabilities(ctx)
+        self.can_send_request: bool = not is_stateless(ctx)
         self._session = ctx.session
+        use_random_request_ids(ctx.session)
 
     async def send_notification(self, method: str, params: JSONObject) -> None:
         await self._send(method, params, None)
 
     async def _send(self, method: str, params: JSONObject, related_request_id: Any) -> None:
         await send_safely(self._session, _RawMessage({"method": method, "params": params}), related_request_id)
-
-    async def send_request(self, method: str, params: JSONObject) -> JSONObject:
-        raise CapabilityError("Requests to the client go over the stream of one of its own")
-
-
-class RequestSession(ConnectionSession):
-    """The `TaskSession` of one request: what is sent here goes over its stream."""
-
-    def __init__(self, ctx: Context) -> None:
-        super().__init__(ctx)
-        self.can_send_request = not is_stateless(ctx)
-        self._request_id = ctx.request_id
-        use_random_request_ids(ctx.session)
-
-    async def send_notification(self, method: str, params: JSONObject) -> None:
-        await self._send(method, params, self._request_id)
 
     async def send_request(self, method: str, params: JSONObject) -> JSONObject:
         try:
@@ -213,6 +199,18 @@ class RequestSession(ConnectionSession):
         result: Any = await self._session.send_request(
             cast(Any, _RawMessage({"method": method, "params": params})),
             cast(Any, _RawAnswer),
-            metadata=ServerMessageMetadata(related_request_id=self._request_id),
+            metadata=self._metadata,
         )
         return cast(JSONObject, result)
+
+
+class RequestSession(ConnectionSession):
+    """The `TaskSession` of one request: what is sent here goes over its stream."""
+
+    def __init__(self, ctx: Context) -> None:
+        super().__init__(ctx)
+        self._request_id = ctx.request_id
+        self._metadata = ServerMessageMetadata(related_request_id=ctx.request_id)
+
+    async def send_notification(self, method: str, params: JSONObject) -> None:
+        await self._send(method, params, self._request_id)

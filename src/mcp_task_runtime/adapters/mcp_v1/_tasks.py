@@ -236,7 +236,9 @@ class Tasks(BaseTasks):
     async def _serve_get(self, request: types.GetTaskRequest) -> types.ServerResult:
         with as_mcp_errors():
             await self._host.keep_open()
-            return raw_result(await self._methods.get(to_json_value(request.params), self._requestor(self._context())))
+            ctx = self._context()
+            connection = None if is_stateless(ctx) else ConnectionSession(ctx)
+            return raw_result(await self._methods.get(to_json_value(request.params), self._requestor(ctx), connection))
 
     async def _serve_result(self, request: types.GetTaskPayloadRequest) -> types.ServerResult:
         with as_mcp_errors(), serving():

@@ -80,7 +80,9 @@ class Clients2025:
             if ctx.method == "tools/list":
                 return await self._list_tools(ctx, call_next)
             if ctx.method == "tasks/get":
-                return await self._methods.get(ctx.params, requestor)
+                return await self._methods.get(
+                    ctx.params, requestor, None if _is_stateless(ctx) else ConnectionSession(ctx)
+                )
             if ctx.method == "tasks/result":
                 return await self._methods.result(ctx.params, requestor, RequestSession(ctx), is_alive=_liveness(ctx))
             if ctx.method == "tasks/list":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeAlias, cast
 
 import anyio
@@ -102,8 +103,6 @@ def is_modern(ctx: Context) -> bool:
 class ConnectionSession:
     """The `TaskSession` of a whole connection: what is sent here belongs to no request."""
 
-    can_send_request = False
-
     def __init__(self, ctx: Context) -> None:
         """Make the session of the connection that a request came by."""
         self.client_capabilities: JSONObject = capabilities(ctx)
@@ -120,26 +119,10 @@ class ConnectionSession:
         except (anyio.ClosedResourceError, anyio.BrokenResourceError):
             logger.debug("A notification was dropped: the client has left")
 
-    async def send_request(self, method: str, params: JSONObject) -> JSONObject:
-        """Refuse: such requests would belong to no stream.
-
-        Raises:
-            CapabilityError: Always.
-        """
-        raise CapabilityError("Requests to the client go over the stream of one of its own")
-
-
-class RequestSession(ConnectionSession):
-    """The `TaskSession` of one request: what is sent here goes over its stream."""
-
     @property
-    def can_send_request(self) -> bool:  # type: ignore[override]
-        """Whether the stream carries requests."""
-        return self._session.can_send_request
-
-    async def send_notification(self, method: str, params: JSONObject) -> None:
-        """Send a notification on the stream of the request."""
-        await self._send(method, params, self._request_id)
+    def can_send_request(self) -> bool:
+        """Whether requests can be sent: on the general stream, if the client has opened it."""
+        return True
 
     async def send_request(self, method: str, params: JSONObject) -> JSONObject:
         """Send a request and return what the client answers.
@@ -149,23 +132,38 @@ class RequestSession(ConnectionSession):
             ProtocolError: The client answered with a JSON-RPC error.
         """
         try:
-            result: Any = await self._session.send_request(
-                cast(Any, RawMessage(method, params)),
-                cast(Any, RawResult),
-                metadata=ServerMessageMetadata(related_request_id=self._request_id),
-            )
+            return await self._request(method, params)
         except MCPError as error:
-            if error.code == CONNECTION_CLOSED and not await is_open(self._ping):
+            if error.code == CONNECTION_CLOSED and not await is_open(partial(self._request, "ping", {})):
                 raise ConnectionError("The client has left") from error
             raise ProtocolError(error.code, error.message, error.data) from error
+
+    async def _request(self, method: str, params: JSONObject) -> JSONObject:
+        result: Any = await self._session.send_request(
+            cast(Any, RawMessage(method, params)), cast(Any, RawResult), metadata=self._metadata
+        )
         return cast(JSONObject, result)
 
-    async def _ping(self) -> None:
-        await self._session.send_request(
-            cast(Any, RawMessage("ping", {})),
-            cast(Any, RawResult),
-            metadata=ServerMessageMetadata(related_request_id=self._request_id),
-        )
+    @property
+    def _metadata(self) -> ServerMessageMetadata | None:
+        return None
+
+
+class RequestSession(ConnectionSession):
+    """The `TaskSession` of one request: what is sent here goes over its stream."""
+
+    @property
+    def can_send_request(self) -> bool:
+        """Whether the stream carries requests."""
+        return self._session.can_send_request
+
+    async def send_notification(self, method: str, params: JSONObject) -> None:
+        """Send a notification on the stream of the request."""
+        await self._send(method, params, self._request_id)
+
+    @property
+    def _metadata(self) -> ServerMessageMetadata | None:
+        return ServerMessageMetadata(related_request_id=self._request_id)
 
 
 class RawMessage:
