@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mcp_task_runtime.adapters.mcp_v2_client import (
+        ClientStatistics,
         ClientTask,
         InvalidTaskResponseError,
         TaskCancelledError,
@@ -25,6 +26,7 @@ elif find_spec("mcp") is None:
     raise ImportError("mcp_task_runtime.client needs the MCP SDK: pip install 'mcp-task-runtime[mcp]'")
 elif find_spec("mcp_types") is not None:
     from mcp_task_runtime.adapters.mcp_v2_client import (
+        ClientStatistics,
         ClientTask,
         InvalidTaskResponseError,
         TaskCancelledError,
@@ -36,6 +38,7 @@ elif find_spec("mcp_types") is not None:
     )
 else:
     from mcp_task_runtime.adapters.mcp_v1_client import (
+        ClientStatistics,
         ClientTask,
         InvalidTaskResponseError,
         TaskCancelledError,
@@ -47,6 +50,7 @@ else:
     )
 
 __all__ = [
+    "ClientStatistics",
     "ClientTask",
     "InvalidTaskResponseError",
     "TaskCancelledError",

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from mcp import ClientSession, McpError, types
 from mcp.server.fastmcp import FastMCP
@@ -17,6 +18,7 @@ from mcp.shared.memory import create_client_server_memory_streams
 from mcp_task_runtime import TaskSettings
 from mcp_task_runtime.adapters.mcp_v1 import Tasks
 from mcp_task_runtime.adapters.mcp_v1_client import (
+    ClientStatistics,
     ClientTask,
     InvalidTaskResponseError,
     TaskCancelledError,
@@ -195,6 +197,9 @@ async def test_all_who_wait_for_a_task_get_its_result_and_the_user_is_asked_once
         async with anyio.create_task_group() as group:
             for _ in range(3):
                 group.start_soon(wait)
+            await anyio.lowlevel.checkpoint()
+            assert tasks.statistics() == ClientStatistics(followed=1)
+        assert tasks.statistics() == ClientStatistics(followed=0)
     assert results == ["Sure? accept True"] * 3
     assert asked == 1
 

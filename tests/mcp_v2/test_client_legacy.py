@@ -24,6 +24,7 @@ from pydantic import BaseModel
 from mcp_task_runtime import ProtocolError, ServerTaskContext, TaskSettings
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
 from mcp_task_runtime.client import (
+    ClientStatistics,
     ClientTask,
     InvalidTaskResponseError,
     TaskCancelledError,
@@ -319,7 +320,7 @@ async def test_a_change_that_is_told_is_looked_at_without_waiting_for_the_next_p
         await anyio.wait_all_tasks_blocked()
         assert len(scripted.of("tasks/get")) == 1
         await scripted.notify("notifications/tasks/status", task("completed"))
-    assert tasks.statistics().followed == 0
+    assert tasks.statistics() == ClientStatistics(followed=0)
 
 
 async def test_over_stdio_a_task_is_followed_to_its_result() -> None:

@@ -34,8 +34,7 @@ from mcp_task_runtime.adapters.mcp_v2 import Tasks
 from mcp_task_runtime.adapters.mcp_v2 import _listen as mcp_v2_listen
 from mcp_task_runtime.adapters.mcp_v2._listen import MAX_TASKS_PER_STREAM
 from mcp_task_runtime.adapters.mcp_v2._requests import RawMessage
-from mcp_task_runtime.adapters.mcp_v2_client import ClientStatistics
-from mcp_task_runtime.client import ClientTask, TasksClient, TaskSnapshot
+from mcp_task_runtime.client import ClientStatistics, ClientTask, TasksClient, TaskSnapshot
 from mcp_task_runtime.core.message_queue import QueuedMessage
 from mcp_task_runtime.core.types import Fence, NewTask, Outcome, TaskRecord
 from mcp_task_runtime.errors import StoreUnavailableError
@@ -764,7 +763,7 @@ SOON = 15
 
 
 def nothing_left(tasks_client: TasksClient) -> bool:
-    return tasks_client.statistics() == ClientStatistics(followed=0, listen_streams=0)
+    return tasks_client.statistics() == ClientStatistics(followed=0, pushed=0, listen_streams=0)
 
 
 def text_of(result: Any) -> str:
@@ -880,7 +879,7 @@ async def test_c11_all_who_wait_for_a_task_share_what_is_pushed() -> None:
             for _ in range(3):
                 group.start_soon(wait)
             await server.is_only_listened_to()
-            assert tasks_client.statistics() == ClientStatistics(followed=1, listen_streams=1)
+            assert tasks_client.statistics() == ClientStatistics(followed=1, pushed=1, listen_streams=1)
             server.go.set()
         assert [text_of(result) for result in results] == ["done"] * 3
         assert nothing_left(tasks_client)
@@ -1299,7 +1298,7 @@ async def test_c11_a_stream_outlives_the_call_that_opened_it_and_ends_with_its_l
                     first.cancel_scope.cancel()
                 await scripted.until_quiet()
                 assert scripted.streams == 1
-                assert tasks_client.statistics() == ClientStatistics(followed=1, listen_streams=1)
+                assert tasks_client.statistics() == ClientStatistics(followed=1, pushed=1, listen_streams=1)
                 second.cancel_scope.cancel()
             assert nothing_left(tasks_client)
             await scripted.until(lambda: scripted.streams == 0)

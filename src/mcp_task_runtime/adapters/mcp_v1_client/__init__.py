@@ -24,8 +24,10 @@ from mcp_task_runtime.adapters.mcp_v1_client._errors import (
     UnknownTaskError,
 )
 from mcp_task_runtime.adapters.task_client.snapshots import TaskSnapshot
+from mcp_task_runtime.adapters.task_client.statistics import ClientStatistics
 
 __all__ = [
+    "ClientStatistics",
     "ClientTask",
     "InvalidTaskResponseError",
     "TaskCancelledError",

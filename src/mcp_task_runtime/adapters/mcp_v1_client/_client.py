@@ -19,6 +19,7 @@ from mcp_task_runtime.adapters.task_client.client_task import BaseClientTask
 from mcp_task_runtime.adapters.task_client.polling import PollSettings
 from mcp_task_runtime.adapters.task_client.remote_task import Limits
 from mcp_task_runtime.adapters.task_client.snapshots import TaskSnapshot, problems
+from mcp_task_runtime.adapters.task_client.statistics import ClientStatistics
 from mcp_task_runtime.adapters.task_client.task_2025 import ListedTools, Task2025, call_as_task, list_tasks
 from mcp_task_runtime.adapters.task_client.unfinished import UnfinishedTasks
 from mcp_task_runtime.core.json import JSONObject, to_json_value
@@ -107,6 +108,10 @@ class TasksClient:
         are kept.
         """
         return self._unfinished.ids
+
+    def statistics(self) -> ClientStatistics:
+        """Return what this object holds now."""
+        return ClientStatistics(followed=sum(task.is_followed for task in self._tasks.values()))
 
     async def call_tool(
         self,

@@ -7,7 +7,7 @@ except ImportError as _error:
         "mcp_task_runtime.adapters.mcp_v2_client needs mcp 2.x: pip install 'mcp-task-runtime[mcp]' 'mcp>=2'"
     ) from _error
 
-from mcp_task_runtime.adapters.mcp_v2_client._client import ClientStatistics, TasksClient
+from mcp_task_runtime.adapters.mcp_v2_client._client import TasksClient
 from mcp_task_runtime.adapters.mcp_v2_client._client_task import ClientTask
 from mcp_task_runtime.adapters.mcp_v2_client._errors import (
     InvalidTaskResponseError,
@@ -17,6 +17,7 @@ from mcp_task_runtime.adapters.mcp_v2_client._errors import (
     UnknownTaskError,
 )
 from mcp_task_runtime.adapters.task_client.snapshots import TaskSnapshot
+from mcp_task_runtime.adapters.task_client.statistics import ClientStatistics
 
 __all__ = [
     "ClientStatistics",

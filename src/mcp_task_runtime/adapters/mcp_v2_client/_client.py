@@ -14,7 +14,6 @@ What holds for everything here:
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -32,25 +31,13 @@ from mcp_task_runtime.adapters.mcp_v2_client._sessions import Sessions
 from mcp_task_runtime.adapters.task_client.polling import PollSettings
 from mcp_task_runtime.adapters.task_client.remote_task import Limits, RemoteTask
 from mcp_task_runtime.adapters.task_client.snapshots import TaskSnapshot, problems
+from mcp_task_runtime.adapters.task_client.statistics import ClientStatistics
 from mcp_task_runtime.adapters.task_client.task_2025 import Task2025, call_as_task, list_tasks, serves_tasks
 from mcp_task_runtime.core.json import to_json_value
 from mcp_task_runtime.wire.v2025_11_25 import STATUS_NOTIFICATION, TaskSupport
 from mcp_task_runtime.wire.v2026_07_28 import EXTENSION_ID, NOTIFICATION
 
-__all__ = ["ClientStatistics", "TasksClient"]
-
-
-@dataclass(frozen=True, slots=True)
-class ClientStatistics:
-    """What a `TasksClient` holds at one time.
-
-    Attributes:
-        followed: Tasks whose changes are waited for.
-        listen_streams: Open streams over which changes are pushed.
-    """
-
-    followed: int
-    listen_streams: int
+__all__ = ["TasksClient"]
 
 
 class TasksClient(ClientExtension):
@@ -137,7 +124,7 @@ class TasksClient(ClientExtension):
 
     def statistics(self) -> ClientStatistics:
         """Return what this object holds now."""
-        return ClientStatistics(self._sessions.followed, self._sessions.open_streams)
+        return self._sessions.statistics()
 
     def claims(self) -> Sequence[ResultClaim[Any]]:
         """Return the claim on `resultType: "task"`; the SDK calls this once for each client."""

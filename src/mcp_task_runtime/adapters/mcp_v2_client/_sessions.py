@@ -14,6 +14,7 @@ from mcp_task_runtime.adapters.mcp_v2_client._task_2026 import Task2026, parse_t
 from mcp_task_runtime.adapters.task_client.errors import MalformedError
 from mcp_task_runtime.adapters.task_client.polling import Watch
 from mcp_task_runtime.adapters.task_client.remote_task import Limits, OnUpdate, RemoteTask
+from mcp_task_runtime.adapters.task_client.statistics import ClientStatistics
 from mcp_task_runtime.adapters.task_client.task_2025 import ListedTools, Task2025
 from mcp_task_runtime.adapters.task_client.unfinished import UnfinishedTasks
 from mcp_task_runtime.core.json import JSONObject
@@ -38,15 +39,13 @@ class Sessions:
         self._without_push: WeakSet[ClientSession] = WeakSet()
         self.unfinished = UnfinishedTasks()
 
-    @property
-    def followed(self) -> int:
-        """How many tasks are followed."""
-        return sum(hub.followed for hub in self._hubs.values())
-
-    @property
-    def open_streams(self) -> int:
-        """How many streams are open."""
-        return sum(hub.open_streams for hub in self._hubs.values())
+    def statistics(self) -> ClientStatistics:
+        """Return what is held now."""
+        return ClientStatistics(
+            followed=sum(task.is_followed for task in self._tasks.values()),
+            pushed=sum(hub.followed for hub in self._hubs.values()),
+            listen_streams=sum(hub.open_streams for hub in self._hubs.values()),
+        )
 
     def connection(self, session: ClientSession) -> Connection:
         """Return the connection of a session."""

@@ -128,6 +128,11 @@ class RemoteTask(ABC, Generic[ResultT]):
         self._was_given_up = False
         self._run: _Run[ResultT] | None = None
 
+    @property
+    def is_followed(self) -> bool:
+        """Whether a caller waits for the end."""
+        return self._run is not None
+
     @abstractmethod
     async def get(self) -> TaskSnapshot:
         """Ask the server how the task stands."""
