@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import Lock, Thread
+from threading import Event, Lock, Thread
 from typing import Any
 
 import psycopg
@@ -70,7 +70,7 @@ class PostgresServer:
 
 
 class Proxy:
-    """Stands between a store and a server: it can be away, and lose the reply to a statement that was done.
+    """Stands between a store and a server: it can be away, freeze, and lose the reply to a statement that was done.
 
     Each connection is two threads; everything may be called from any thread.
     """
@@ -82,6 +82,8 @@ class Proxy:
         self._lock = Lock()
         self._pairs: set[tuple[socket.socket, socket.socket]] = set()
         self._replies_until_loss = 0
+        self._flows = Event()
+        self._flows.set()
         self._listener: socket.socket | None = None
         self._port = 0
         self.open()
@@ -107,6 +109,14 @@ class Proxy:
             pairs = list(self._pairs)
         for pair in pairs:
             self._hang_up(pair)
+
+    def freeze(self) -> None:
+        """Hold back all replies until `thaw`."""
+        self._flows.clear()
+
+    def thaw(self) -> None:
+        """Let replies pass again."""
+        self._flows.set()
 
     def lose_reply(self, number: int = 1) -> None:
         """Let the server do what it is asked next, and cut the connection in place of its reply.
@@ -145,6 +155,7 @@ class Proxy:
         client, server = pair
         with suppress(OSError):
             while data := server.recv(65_536):
+                self._flows.wait()
                 with self._lock:
                     is_lost = self._replies_until_loss == 1
                     self._replies_until_loss = max(0, self._replies_until_loss - 1)
@@ -169,6 +180,7 @@ def running_proxy(server_url: str) -> Iterator[Proxy]:
     try:
         yield proxy
     finally:
+        proxy.thaw()
         proxy.close()
 
 

@@ -32,6 +32,7 @@ from mcp_task_runtime.core.types import (
     Progress,
     Task,
     TaskEvent,
+    TaskFilter,
     TaskRecord,
     TaskRequest,
 )
@@ -590,7 +591,7 @@ async def test_a_server_that_takes_no_changes_for_now_is_unavailable(
     async with make() as store:
         created = await store.create_task(NewTask(ttl_ms=None))
     url = make_conninfo(server.url, options="-c default_transaction_read_only=on")
-    async with PostgresTaskStore(url, schema=schema, timeout=0.3) as store:
+    async with PostgresTaskStore(url, schema=schema, timeout=1.0) as store:
         assert await store.get_task(created.task_id) == created
         for _ in range(2):
             with pytest.raises(StoreUnavailableError, match="read-only"):
@@ -598,6 +599,29 @@ async def test_a_server_that_takes_no_changes_for_now_is_unavailable(
             assert await store.get_task(created.task_id) == created
         assert store.statistics().is_unavailable
     assert [message.rpartition(") ")[2] for message in caplog.messages] == ["cannot take changes"]
+
+
+async def test_what_operators_ask_may_take_longer_than_the_timeout(
+    make: Open, server: PostgresServer, schema: str
+) -> None:
+    async with make(timeout=0.3) as store:
+        created = await store.create_task(NewTask(ttl_ms=None))
+        await store.update_task(created.task_id, status_message="Indexing")
+        found: list[Any] = []
+
+        async def ask() -> None:
+            found.append(await store.count_tasks())
+            found.append(await store.search_tasks(TaskFilter(text="INDEX")))
+
+        async with anyio.create_task_group() as group:
+            with psycopg.connect(server.url) as connection:
+                connection.execute(sql.SQL("LOCK TABLE {}.tasks").format(sql.Identifier(schema)))
+                group.start_soon(ask)
+                with pytest.raises(StoreUnavailableError, match="did not answer in time"):
+                    await store.get_task(created.task_id)
+                await anyio.sleep(0.3)
+        assert found[0].by_status_and_name == {("working", ""): 1}
+        assert [record.task_id for record in found[1].records] == [created.task_id]
 
 
 # --- pools, cancellation, closing ---

@@ -329,17 +329,19 @@ class Database:
 
     # --- operations ---
 
-    async def read(self, work: Callable[[Attempt], T]) -> T:
+    async def read(self, work: Callable[[Attempt], T], *, at_least: float = 0) -> T:
         """Return what `work` reads; see `run`."""
         self.count(reads=1)
-        return await self.run(work)
+        return await self.run(work, at_least=at_least)
 
     async def write(self, work: Callable[[Attempt], T], *, repeatable: bool = True) -> T:
         """Return what `work` returns that may write; see `run`."""
         self.count(writes=1)
         return await self.run(work, writes=True, repeatable=repeatable)
 
-    async def run(self, work: Callable[[Attempt], T], *, writes: bool = False, repeatable: bool = True) -> T:
+    async def run(
+        self, work: Callable[[Attempt], T], *, writes: bool = False, repeatable: bool = True, at_least: float = 0
+    ) -> T:
         """Return what `work` returns that is done with a connection, in a thread.
 
         Cancelled before `work` has a connection, nothing happens; cancelled later, this waits for the end of
@@ -349,6 +351,7 @@ class Database:
             work: What to do. It may be done again, see `Attempt.is_repeated`.
             writes: Whether it changes anything.
             repeatable: Whether it can be repeated when its effect is unknown.
+            at_least: Seconds that the server may take even if the timeout is shorter.
 
         Raises:
             StoreClosedError: The store is closed.
@@ -364,21 +367,22 @@ class Database:
             self._check_open()
             slots = await self._acquire_slot()
             try:
-                give_up_at = min(give_up_at, anyio.current_time() + self._timeout)
-                with anyio.CancelScope(deadline=give_up_at, shield=True):
+                now, started_at = anyio.current_time(), monotonic()
+                give_up_at = min(give_up_at, now + self._timeout)
+                with anyio.CancelScope(deadline=max(give_up_at, now + at_least), shield=True):
                     return await self._threads.run(partial(self._attempt, work, is_repeated, writes, repeatable))
+                if reason is None:  # it had the whole timeout
+                    self._outage.failed(started_at)
                 raise _timed_out(reason) from reason
             except RetryError as error:
                 is_repeated = is_repeated or error.is_doubtful
                 is_outage, reason = error.is_outage, error.__cause__
             finally:
                 slots.release()
-            if anyio.current_time() >= give_up_at:
+            pause = _RETRY_SECONDS if is_outage else 0
+            if anyio.current_time() + pause >= give_up_at:
                 raise _timed_out(reason) from reason
-            if is_outage:
-                await anyio.sleep(_RETRY_SECONDS)
-            else:
-                await anyio.lowlevel.checkpoint()
+            await anyio.sleep(pause)
 
     async def change(
         self,
@@ -507,10 +511,15 @@ class Database:
         raise AssertionError("this scope is never cancelled")
 
     def _open(self) -> None:
-        try:
-            connection = self._connections.take()
-        except (BusyError, psycopg.Error, OSError) as error:
-            raise StoreUnavailableError(f"PostgreSQL at {self._connections.address} could not be reached") from error
+        give_up_at = monotonic() + self._timeout
+        while True:
+            try:
+                connection = self._connections.take()
+                break
+            except (BusyError, psycopg.Error, OSError) as error:
+                if not isinstance(error, BusyError) or monotonic() >= give_up_at:
+                    message = f"PostgreSQL at {self._connections.address} could not be reached"
+                    raise StoreUnavailableError(message) from error
         try:
             secret = migrate(connection, self._schema, self.query, self.with_time({}))
             with self._connections.using(connection):

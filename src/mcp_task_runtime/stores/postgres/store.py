@@ -67,6 +67,8 @@ _LARGEST_PAGE: Final = 10_000
 _LARGEST_POSITION: Final = 2**63 - 1
 _MOST_REPORTED: Final = 1_000
 _LONGEST_WORKER: Final = 100
+_LONG_SECONDS: Final = 60.0
+"""What operators ask may read all tasks."""
 
 
 class PostgresTaskStore(DatabaseUser):
@@ -444,7 +446,10 @@ class PostgresTaskStore(DatabaseUser):
         statement, parameters = statements.search_statement(wanted, newest_first=newest_first)
         scope = search_scope(wanted, newest_first=newest_first)
         begin = _LARGEST_POSITION if newest_first else 0
-        return await self._page(statement, parameters, scope, cursor, limit, position="position", begin=begin)
+        long = 0 if wanted.text is None else _LONG_SECONDS
+        return await self._page(
+            statement, parameters, scope, cursor, limit, position="position", begin=begin, at_least=long
+        )
 
     async def count_tasks(self) -> TaskCounts:
         """Return how many tasks there are; see `TaskSearch.count_tasks`. Its cost is linear in their number."""
@@ -457,7 +462,7 @@ class PostgresTaskStore(DatabaseUser):
                 *(None if row is None else utc(row[0]) for row in oldest),
             )
 
-        return await self._database.read(count)
+        return await self._database.read(count, at_least=_LONG_SECONDS)
 
     async def get_history(self, task_id: str) -> tuple[TaskEvent, ...]:
         """Return what happened to a task; see `TaskSearch.get_history`. Nothing for an unknown task."""
@@ -481,6 +486,7 @@ class PostgresTaskStore(DatabaseUser):
         *,
         position: str,
         begin: int = 0,
+        at_least: float = 0,
     ) -> TaskPage:
         limit = _checked_limit(limit)
         key = await self._database.cursor_key()
@@ -488,7 +494,7 @@ class PostgresTaskStore(DatabaseUser):
         if begin > _LARGEST_POSITION:
             raise InvalidCursorError
         page = {**parameters, position: begin, "limit": limit + 1}
-        rows = await self._database.read(lambda attempt: list(attempt.fetch_each(statement, page)))
+        rows = await self._database.read(lambda attempt: list(attempt.fetch_each(statement, page)), at_least=at_least)
         records = self._intact(rows[:limit])
         return TaskPage(tuple(records), key.encode(rows[limit - 1][0], scope) if len(rows) > limit else None)
 
