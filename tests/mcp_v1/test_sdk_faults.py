@@ -206,6 +206,7 @@ async def fault_12_nothing_is_kept_of_tasks_that_are_gone(backend: Backend) -> N
             group.start_soon(backend.take_question, task_id)
             await anyio.wait_all_tasks_blocked()
             await backend.ask(task_id)
+            await anyio.wait_all_tasks_blocked()
             await backend.finish(task_id)
         await backend.let_ttl_pass()
         assert await backend.two() == ([], None)

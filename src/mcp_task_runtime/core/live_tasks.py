@@ -83,6 +83,14 @@ class LiveTasks:
         if deadline is not None and (self._watched_until is None or deadline < self._watched_until):
             self._changed.set()
 
+    def extend(self, record: TaskRecord) -> bool:
+        """Note the deadline of a live task again; return whether it is still to come."""
+        deadline = _deadline(record.task)
+        if record.task_id not in self._owners or (deadline is not None and deadline <= self._clock.now()):
+            return False
+        self.add(record)
+        return True
+
     def discard(self, task_id: str) -> None:
         """Remove a task as soon as clients may see its end, though its work may still clean up."""
         if task_id in self._owners:

@@ -105,6 +105,7 @@ class TaskRuntime:
         self._workers = Workers(
             clock=clock,
             group=self._group,
+            reader=self._reader,
             maker=TaskMaker(store, settings, self._live, self._stored, self._leases),
             endings=self._endings,
             followers=self.followers,

@@ -19,12 +19,13 @@ from mcp_task_runtime.core.followers import TaskFollowers
 from mcp_task_runtime.core.group import IsolatedGroup
 from mcp_task_runtime.core.live_tasks import LiveTasks
 from mcp_task_runtime.core.questions import CLEANUP_SECONDS
+from mcp_task_runtime.core.reader import TaskReader
 from mcp_task_runtime.core.slots import WorkSlots
 from mcp_task_runtime.core.task_maker import TaskMaker
 from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.core.types import Outcome, TaskRecord, TaskSpec
 from mcp_task_runtime.core.worker_leases import WorkerLeases
-from mcp_task_runtime.errors import INTERNAL_ERROR, InvalidTransitionError, ProtocolError, TaskNotFoundError
+from mcp_task_runtime.errors import INTERNAL_ERROR, InvalidTransitionError, ProtocolError, StoreError, TaskNotFoundError
 
 __all__ = ["Workers"]
 
@@ -61,6 +62,7 @@ class Workers:
         *,
         clock: Clock,
         group: IsolatedGroup,
+        reader: TaskReader,
         maker: TaskMaker,
         endings: TaskEndings,
         followers: TaskFollowers,
@@ -74,6 +76,7 @@ class Workers:
         Args:
             clock: The store's clock.
             group: Runs everything.
+            reader: Reads tasks.
             maker: Makes tasks.
             endings: Ends tasks; the workers listen to it.
             followers: Shows what other processes do to tasks.
@@ -85,6 +88,7 @@ class Workers:
         self.is_accepting: bool = False
         self._clock = clock
         self._group = group
+        self._reader = reader
         self._maker = maker
         self._endings = endings
         self._followers = followers
@@ -159,12 +163,11 @@ class Workers:
         """
         if not self.is_accepting:
             raise RuntimeError(_NOT_OPEN)
-        execution: Execution[T]
         with anyio.CancelScope(shield=True):
             record = await self._maker.make(spec)
-            execution = Execution(self, resource_scope=resource_scope, record=record)
             if not self.is_accepting:  # closed meanwhile
                 await self._finish_logged(record.task_id, Outcome.cancelled())
+        execution: Execution[T] = Execution(self, resource_scope=resource_scope, record=record)
         self.launch(execution, work, outcome_of)
         self._track(execution, record)
         return record
@@ -214,10 +217,8 @@ class Workers:
         run.stop()
 
     def expire(self, task_id: str) -> None:
-        """End a task whose deadline has come."""
-        self._group.start(
-            partial(self._finish_logged, task_id, _EXPIRED, "its time to live passed"), anyio.CancelScope()
-        )
+        """End a task whose deadline has come, unless its TTL was extended."""
+        self._group.start(partial(self._expire, task_id), anyio.CancelScope())
 
     async def give_back(self, record: TaskRecord) -> None:
         """Let another process run the work of a task."""
@@ -297,6 +298,16 @@ class Workers:
         finally:
             for run in remaining:
                 run.interrupt()
+
+    async def _expire(self, task_id: str) -> None:
+        record = None
+        try:
+            with anyio.move_on_after(CLEANUP_SECONDS):
+                record = await self._reader.get(task_id)
+        except StoreError:
+            logger.debug("A task could not be read at its deadline", exc_info=True)
+        if record is None or not self._live.extend(record):
+            await self._finish_logged(task_id, _EXPIRED, "its time to live passed")
 
     async def _finish_logged(self, task_id: str, outcome: Outcome, reason: str | None = None) -> None:
         """End a task at once if that is possible; stop its work in any case."""

@@ -1,0 +1,249 @@
+"""What bounds a process's work: live and stored tasks of an owner, deadlines, slots (L7, L16)."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import anyio
+import pytest
+
+from mcp_task_runtime import Execution, LimitExceededError, Outcome, TaskContext, TaskSettings, TaskSpec
+from mcp_task_runtime.core.slots import WorkSlots
+from mcp_task_runtime.core.types import TaskRequest
+from tests.core.worlds import PATIENCE, open_world
+
+JSON = dict[str, Any]
+
+
+async def forever(execution: Execution[JSON]) -> JSON:
+    await anyio.sleep_forever()
+    raise AssertionError
+
+
+async def quick(execution: Execution[JSON]) -> JSON:
+    return {"x": "y" * 100}
+
+
+def owned(owner: str, size: int = 0) -> TaskSpec:
+    return TaskSpec(owner=owner, ttl_ms=60_000, request=TaskRequest(arguments_json='"' + "é" * (size // 2) + '"'))
+
+
+# --- stored tasks -------------------------------------------------------------------------------------------------
+
+
+async def test_ended_tasks_count_until_they_expire_and_other_owners_have_room() -> None:
+    settings = TaskSettings(max_stored_tasks_per_owner=3, retention_ms=1_000, shutdown_grace=0)
+    async with open_world(settings=settings) as world:
+        for _ in range(3):
+            await world.runtime.submit(owned("me"), quick)
+        await world.until_idle()
+        assert world.runtime.statistics().live_tasks == 0
+        with pytest.raises(LimitExceededError, match="stored tasks"):
+            await world.runtime.submit(owned("me"), quick)
+        await world.runtime.submit(owned("you"), quick)
+        await world.until_idle()
+        assert world.runtime.statistics().stored_tasks == 4
+        world.clock.advance(60)
+        await world.runtime.submit(owned("me"), quick)
+        await world.until_idle()
+        assert world.runtime.statistics().stored_tasks == 1
+
+
+async def test_arguments_and_results_count_in_bytes() -> None:
+    settings = TaskSettings(max_stored_bytes_per_owner=1_000, retention_ms=0, shutdown_grace=0)
+    async with open_world(settings=settings) as world:
+        await world.runtime.submit(owned("me", 400), quick)
+        await world.until_idle()
+        assert world.runtime.statistics().stored_bytes == len('"{}"') - 2 + 402 + len('{"x":"' + "y" * 100 + '"}')
+        with pytest.raises(LimitExceededError, match="bytes of stored tasks"):
+            await world.runtime.submit(owned("me", 500), quick)
+        await world.runtime.submit(owned("you", 500), quick)
+        await world.runtime.submit(owned("me", 300), quick)
+        await world.until_idle()
+        world.clock.advance(60)
+        statistics = world.runtime.statistics()
+        assert (statistics.stored_tasks, statistics.stored_bytes) == (0, 0)
+
+
+async def test_a_call_that_became_no_task_counts_for_nothing() -> None:
+    async with open_world() as world:
+
+        async def work(execution: Execution[JSON]) -> JSON:
+            await execution.reserve(owned("me", 100))
+            assert world.runtime.statistics().stored_tasks == 1
+            return {}
+
+        assert await world.runtime.run(work) == {}
+        statistics = world.runtime.statistics()
+        assert (statistics.stored_tasks, statistics.stored_bytes, statistics.owners) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("name", ["max_stored_tasks_per_owner", "max_stored_bytes_per_owner"])
+async def test_the_bounds_can_be_lifted_and_are_checked(name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        TaskSettings(**{name: 0})
+    lifted: dict[str, Any] = {name: None}
+    async with open_world(settings=TaskSettings(**lifted, shutdown_grace=0)) as world:
+        await world.runtime.submit(owned("me"), quick)
+        await world.until_idle()
+
+
+# --- deadlines ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_task_whose_ttl_was_extended_lives_until_its_new_deadline() -> None:
+    """L7."""
+    async with open_world() as world:
+
+        async def work(execution: Execution[JSON]) -> JSON:
+            assert execution.record is not None
+            context = TaskContext(task=execution.record.task, store=world.store)
+            await context.extend(100_000)
+            return await forever(execution)
+
+        record = await world.runtime.submit(owned("me"), work)
+        await anyio.wait_all_tasks_blocked()
+        world.clock.advance(90)
+        await anyio.wait_all_tasks_blocked()
+        assert (await world.runtime.get(record.task_id, owner="me")).task.status == "working"
+        world.clock.advance(9.5)
+        assert await world.until(record.task_id, "failed") == "failed"
+
+
+# --- slots --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_slot_is_held_once_by_each_key_and_released_once() -> None:
+    slots = WorkSlots(1)
+    slots.reset()
+    got: list[str] = []
+
+    async def take(key: str) -> None:
+        await slots.acquire(key)
+        got.append(key)
+
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as group:
+            for key in ("a", "a", "b", "b"):
+                group.start_soon(take, key)
+            await anyio.wait_all_tasks_blocked()
+            assert (got, len(slots)) == (["a", "a"], 1)
+            slots.release("b")  # it holds none
+            slots.release("a")
+            slots.release("a")
+            await anyio.wait_all_tasks_blocked()
+            assert (got, len(slots)) == (["a", "a", "b", "b"], 1)
+            slots.release("b")
+    assert len(slots) == 0
+
+
+async def test_a_waiter_for_a_slot_that_is_cancelled_leaves_it_to_another_of_the_same_work() -> None:
+    slots = WorkSlots(1)
+    slots.reset()
+    got: list[str] = []
+    with anyio.fail_after(PATIENCE):
+        await slots.acquire("holder")
+        async with anyio.create_task_group() as group:
+            scope = anyio.CancelScope()
+
+            async def first() -> None:
+                with scope:
+                    await slots.acquire("work")
+                    got.append("first")
+
+            async def second() -> None:
+                await slots.acquire("work")
+                got.append("second")
+
+            group.start_soon(first)
+            await anyio.wait_all_tasks_blocked()
+            group.start_soon(second)
+            await anyio.wait_all_tasks_blocked()
+            scope.cancel()
+            await anyio.wait_all_tasks_blocked()
+            slots.release("holder")
+    assert got == ["second"]
+
+
+async def test_without_a_limit_no_slot_is_counted() -> None:
+    slots = WorkSlots(None)
+    slots.reset()
+    for key in range(100):
+        await slots.acquire(key)
+    slots.release(0)
+    assert len(slots) == 0
+
+
+# --- the table of a run -------------------------------------------------------------------------------------------
+
+
+async def test_a_run_shows_where_it_stands() -> None:
+    seen: list[str] = []
+
+    async def work(execution: Execution[JSON]) -> JSON:
+        say = partial(lambda: seen.append(execution.state.name))
+        say()
+        with pytest.raises(RuntimeError, match="Only a task"):
+            execution.detach()
+        await execution.reserve(TaskSpec())
+        say()
+        assert not execution.is_published
+        execution.publish()
+        say()
+        execution.detach()
+        execution.detach()
+        say()
+        try:
+            with execution.finishing():
+                say()
+                raise LookupError
+        except LookupError:
+            pass
+        say()
+        assert repr(execution) == "<Execution detached>"
+        with execution.finishing():
+            assert execution.record is not None
+            await world.store.finish_task(execution.record.task_id, Outcome.completed({}))
+        say()
+        executions.append(execution)
+        return {}
+
+    executions: list[Execution[JSON]] = []
+    async with open_world() as world:
+        record = await world.runtime.run(work)
+        await world.until_idle()
+        assert not isinstance(record, dict)
+        assert (await world.runtime.result(record.task_id, owner=None)).result == {}
+    assert seen == ["CALL", "RESERVED", "PUBLISHED", "DETACHED", "FINISHED_OWN", "DETACHED", "FINISHED_OWN"]
+    (execution,) = executions
+    assert execution.state.name == "DONE"
+    assert execution.is_published
+    assert not execution.hand_over()
+    execution.stop()
+    with pytest.raises(RuntimeError, match="DONE cannot become"):
+        execution.end()
+    assert execution.state.name == "DONE", "an illegal step changes nothing"
+
+
+async def test_work_that_ended_its_own_task_and_goes_on_is_stopped_by_a_shutdown_alone() -> None:
+    stopped: list[bool] = []
+    async with open_world() as world:
+
+        async def work(execution: Execution[JSON]) -> JSON:
+            assert execution.record is not None
+            with execution.finishing():
+                await world.store.finish_task(execution.record.task_id, Outcome.completed({"n": 1}))
+            execution.stop()
+            await anyio.lowlevel.checkpoint()
+            try:
+                return await forever(execution)
+            finally:
+                stopped.append(True)
+
+        record = await world.runtime.submit(owned("me"), work)
+        await anyio.wait_all_tasks_blocked()
+        assert world.runtime.statistics().live_tasks == 0, "its owner has room"
+        assert stopped == []
+    assert stopped == [True]
+    assert (await world.runtime.result(record.task_id, owner="me")).result == {"n": 1}
