@@ -24,10 +24,20 @@ from mcp_task_runtime.adapters.session import TaskSession
 from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.runtime import TaskRuntime
 from mcp_task_runtime.core.types import NewTask, TaskRecord, TaskSpec
-from mcp_task_runtime.errors import TaskRuntimeError
+from mcp_task_runtime.errors import INTERNAL_ERROR, ProtocolError, TaskRuntimeError
 from mcp_task_runtime.stores.memory import InMemoryTaskStore
 
-__all__ = ["PlainCall", "TaskCall", "ToolCall", "calling", "current_call", "run_within_request"]
+__all__ = [
+    "EndedCall",
+    "PlainCall",
+    "TaskCall",
+    "ToolCall",
+    "UnwindingCall",
+    "calling",
+    "current_call",
+    "run_within_request",
+    "with_options",
+]
 
 T = TypeVar("T")
 
@@ -96,6 +106,48 @@ class PlainCall(ToolCall):
         if options.required:
             raise self._refusal()
         return await run_within_request(work, self._session, undeliverable=self._undeliverable)
+
+
+class UnwindingCall(ToolCall):
+    """A call that ends its request as soon as its work begins: the work goes on without it.
+
+    Attributes:
+        work: The work, once it has begun.
+    """
+
+    def __init__(self, runtime: TaskRuntime, name: str) -> None:
+        """Make a call."""
+        super().__init__(runtime, name)
+        self.work: Callable[[ServerTaskContext], Awaitable[Any]] | None = None
+
+    async def run(self, work: Callable[[ServerTaskContext], Awaitable[T]], options: TaskOptions) -> T:
+        """Keep the work, and leave the call.
+
+        Raises:
+            ProtocolError: Always. It passes what the SDK has around the tool.
+        """
+        self.work = work
+        raise ProtocolError(INTERNAL_ERROR, "The call has become a task")
+
+
+class EndedCall(ToolCall):
+    """A call whose work has ended before: what it ended with passes what the SDK has around the tool."""
+
+    def __init__(self, runtime: TaskRuntime, name: str, end: Callable[[], Any]) -> None:
+        """Make a call.
+
+        Args:
+            runtime: Where it ran.
+            name: The tool's name.
+            end: Returns what the work returned, or raises what it raised.
+        """
+        super().__init__(runtime, name)
+        self._end = end
+
+    async def run(self, work: Callable[[ServerTaskContext], Awaitable[T]], options: TaskOptions) -> T:
+        """Return or raise what the work ended with."""
+        result: T = self._end()
+        return result
 
 
 class TaskCall(ToolCall):
@@ -213,13 +265,17 @@ class TaskCall(ToolCall):
 
     def new_task(self, options: TaskOptions) -> TaskSpec:
         """Return what a task for this call is made with; the client's own TTL comes first."""
-        new = self._new()
-        return replace(
-            new,
-            ttl_ms=options.ttl_ms if new.ttl_ms is None else new.ttl_ms,
-            poll_interval_ms=options.poll_interval_ms,
-            request=replace(new.request, rerunnable=options.rerunnable),
-        )
+        return with_options(self._new(), options)
+
+
+def with_options(spec: TaskSpec, options: TaskOptions) -> TaskSpec:
+    """Return what a task is made with, by the options of its tool; the client's own TTL comes first."""
+    return replace(
+        spec,
+        ttl_ms=options.ttl_ms if spec.ttl_ms is None else spec.ttl_ms,
+        poll_interval_ms=options.poll_interval_ms,
+        request=replace(spec.request, rerunnable=options.rerunnable),
+    )
 
 
 _current_call: ContextVar[ToolCall | None] = ContextVar("mcp_task_runtime_tool_call", default=None)

@@ -117,7 +117,7 @@ class BaseTasks(ABC):
         """
         if callable(name):
             raise TypeError("Use @tasks.tool() instead of @tasks.tool")
-        add_tool = self._add_tool()
+        self._require_high_level()
         given = {
             "title": title,
             "description": description,
@@ -130,7 +130,8 @@ class BaseTasks(ABC):
         declared = DeclaredTool(TaskOptions(**options))
 
         def register(function: FunctionT) -> FunctionT:
-            add_tool(self._task_body(ToolFunction(function, name), declared, rename=False), name=name, **sdk_options)
+            tool = ToolFunction(function, name)
+            self._add_tool(tool, self._task_body(tool, declared, rename=False), name=name, **sdk_options)
             return function
 
         return register
@@ -264,11 +265,21 @@ class BaseTasks(ABC):
             return await self._invoke(call, record.request.arguments)
 
     @abstractmethod
-    def _add_tool(self) -> Callable[..., None]:
-        """Return the `add_tool` of the installed high-level server.
+    def _require_high_level(self) -> None:
+        """Check that these Tasks are installed in a high-level server.
 
         Raises:
-            RuntimeError: There is none.
+            RuntimeError: They are not.
+        """
+
+    @abstractmethod
+    def _add_tool(self, tool: ToolFunction, body: Callable[..., Any], **sdk_options: Any) -> None:
+        """Add a tool to the installed high-level server.
+
+        Args:
+            tool: The author's function.
+            body: What the SDK calls.
+            **sdk_options: As for the SDK's own `add_tool`.
         """
 
     @abstractmethod

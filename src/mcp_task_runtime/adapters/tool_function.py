@@ -63,7 +63,7 @@ class ToolFunction:
         self._parameter = contexts[0] if contexts else None
 
     def takes(self, kind: type) -> bool:
-        """Return whether a parameter is annotated with this class, or with something made of it."""
+        """Return whether a parameter is annotated with this class, something made of it, or an object of it."""
         return any(_mentions(hint, kind) for name, hint in self._hints.items() if name != "return")
 
     async def call(self, arguments: Mapping[str, Any], context: ServerTaskContext) -> Any:
@@ -129,7 +129,9 @@ def _mentions_context(hint: object) -> bool:
 def _mentions(hint: object, kind: type) -> bool:
     if isinstance(hint, type) and issubclass(hint, kind):
         return True
-    return get_origin(hint) is kind or any(_mentions(each, kind) for each in get_args(hint))
+    if get_origin(hint) is kind or isinstance(hint, kind):
+        return True
+    return any(_mentions(each, kind) for each in get_args(hint))
 
 
 def _is_async(function: Callable[..., Any]) -> bool:

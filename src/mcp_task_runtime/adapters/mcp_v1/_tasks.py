@@ -45,6 +45,7 @@ from mcp_task_runtime.adapters.mcp_v1._requests import (
     undeliverable,
 )
 from mcp_task_runtime.adapters.task_methods import ConnectionScopes, Requestor, TaskMethods
+from mcp_task_runtime.adapters.tool_function import ToolFunction
 from mcp_task_runtime.core.context import sole_cause
 from mcp_task_runtime.core.json import JSONObject, to_json_value
 from mcp_task_runtime.core.message_queue import TaskMessageQueue
@@ -290,10 +291,13 @@ class Tasks(BaseTasks):
 
     # -- what differs from other SDK lines
 
-    def _add_tool(self) -> Callable[..., None]:
+    def _require_high_level(self) -> None:
         if self._mcp is None:
             raise RuntimeError("tool() needs install(mcp); without it write @mcp.tool() above @tasks.task()")
-        return self._mcp.add_tool
+
+    def _add_tool(self, tool: ToolFunction, body: Callable[..., Any], **sdk_options: Any) -> None:
+        assert self._mcp is not None
+        self._mcp.add_tool(body, **sdk_options)
 
     def _raising(self, call: ToolCall) -> AbstractContextManager[None]:
         return _noting_errors(call)

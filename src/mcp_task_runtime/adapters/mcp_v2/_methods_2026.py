@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import anyio
+import anyio.lowlevel
 from mcp.server.context import CallNext, HandlerResult
 from mcp.server.extension import MethodBinding
+from mcp.server.mcpserver import Context as SDKContext
+from mcp.server.mcpserver import exceptions as sdk_exceptions
+from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.mcpserver.tools import Tool
 from mcp.shared.exceptions import MCPError
 from mcp.shared.inbound import decode_header_value
 from mcp_types import (
     INTERNAL_ERROR,
     METHOD_NOT_FOUND,
     CallToolRequestParams,
+    CallToolResult,
     ErrorData,
     InputRequiredResult,
     RequestParams,
+    TextContent,
 )
 
-from mcp_task_runtime.adapters._tool_calls import TaskCall, calling
+from mcp_task_runtime.adapters._options import TaskOptions
+from mcp_task_runtime.adapters._tool_calls import EndedCall, TaskCall, UnwindingCall, calling, with_options
 from mcp_task_runtime.adapters._tool_table import ToolTable
 from mcp_task_runtime.adapters.base_tasks import to_call_result
 from mcp_task_runtime.adapters.mcp_v2._promotion import PromotingSession
@@ -41,11 +50,16 @@ from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.json import JSONObject, dump_json
 from mcp_task_runtime.core.runtime import TaskRuntime
 from mcp_task_runtime.core.types import Outcome, TaskRecord, TaskRequest, TaskSpec
-from mcp_task_runtime.errors import InvalidTransitionError, ProtocolError
+from mcp_task_runtime.errors import InvalidTransitionError, ProtocolError, TaskRuntimeError
 from mcp_task_runtime.wire import v2026_07_28 as wire
 from mcp_task_runtime.wire.answers import check_answer
 
 __all__ = ["Methods2026", "outcome_of_result"]
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+UNEXPECTED_TOOL_ERROR: Final[type[Exception]] = getattr(sdk_exceptions, "UnexpectedToolError", ToolError)
+"""What the SDK makes of an exception that is no `ToolError`, since `mcp` 2.1."""
 
 
 class _TaskIdParams(RequestParams):
@@ -78,6 +92,15 @@ class Methods2026:
         self._handler = handler
         self._tools = tools
         self._principal = principal
+        self._unwinding: dict[str, Tool] = {}
+
+    def unwind(self, tool: Tool) -> None:
+        """Let the calls of a tool that becomes a task at once end their request, before its work begins.
+
+        Args:
+            tool: The tool, for what its work ends with: none of its arguments belongs to a request.
+        """
+        self._unwinding[tool.name] = tool
 
     def bindings(self) -> Sequence[MethodBinding]:
         """Return the methods beside `tools/call`."""
@@ -93,13 +116,11 @@ class Methods2026:
         Argument validation, dependencies and multi-round-trip input stay part of the call (wire rule C5), and result
         conversion and output validation stay the SDK's.
         """
-
-        def new() -> TaskSpec:
-            return TaskSpec(
-                owner=self._principal(ctx),
-                request=TaskRequest(name=params.name, arguments_json=dump_json(params.arguments or {})),
-                client_capabilities_json=dump_json(capabilities(ctx)),
-            )
+        declared = self._tools.get(params.name)
+        tool = self._unwinding.get(params.name)
+        if tool is not None and declared is not None and declared.options.promote_after is None:
+            return await self._call_and_unwind(tool, declared.options, params, ctx, call_next)
+        new = partial(self._new_task, params, ctx)
 
         async def work(execution: Execution[HandlerResult]) -> HandlerResult:
             call = TaskCall(
@@ -109,7 +130,7 @@ class Methods2026:
                 handler=self._handler,
                 new=new,
                 connect=lambda record: DetachedSession(record.client_capabilities),
-                declared=self._tools.get(params.name),
+                declared=declared,
             )
             await call.start()
             session: Any = PromotingSession(ctx, call)
@@ -123,6 +144,79 @@ class Methods2026:
 
         result = await self._runtime.run(work, outcome_of=outcome_of_result, resource_scope=id(ctx.lifespan_context))
         return wire.render_handle(result) if isinstance(result, TaskRecord) else result
+
+    def _new_task(self, params: CallToolRequestParams, ctx: Context) -> TaskSpec:
+        return TaskSpec(
+            owner=self._principal(ctx),
+            request=TaskRequest(name=params.name, arguments_json=dump_json(params.arguments or {})),
+            client_capabilities_json=dump_json(capabilities(ctx)),
+        )
+
+    async def _call_and_unwind(
+        self, tool: Tool, options: TaskOptions, params: CallToolRequestParams, ctx: Context, call_next: CallNext
+    ) -> HandlerResult:
+        """Let the SDK check a call, and run its work as a task that keeps nothing of the request."""
+        call = UnwindingCall(self._runtime, params.name)
+        with calling(call):
+            try:
+                result = await call_next(ctx)
+            except MCPError:
+                if call.work is None:
+                    raise
+            else:
+                if call.work is None:  # wrong arguments, for example
+                    return result
+        spec = with_options(self._new_task(params, ctx), options)
+        assert call.work is not None
+        work = partial(self._run_unwound, tool, call.work)
+        with as_mcp_errors():
+            record = await self._runtime.start(work, spec, outcome_of=outcome_of_result, home=id(ctx.lifespan_context))
+            try:
+                await anyio.lowlevel.checkpoint_if_cancelled()
+            except BaseException:  # no client will ever get its handle
+                with anyio.CancelScope(shield=True), suppress(TaskRuntimeError):
+                    await self._runtime.finish(record.task_id, Outcome.cancelled())
+                raise
+        return wire.render_handle(record)
+
+    async def _run_unwound(
+        self,
+        tool: Tool,
+        work: Callable[[ServerTaskContext], Awaitable[Any]],
+        execution: Execution[HandlerResult],
+    ) -> HandlerResult:
+        record = execution.record
+        assert record is not None
+        context = ServerTaskContext(
+            task=record.task,
+            store=self._runtime.store,
+            session=DetachedSession(record.client_capabilities),
+            queue=self._runtime.queue,
+            handler=self._handler,
+            execution=execution,
+        )
+        end: Callable[[], Any]
+        try:
+            end = partial(_same, await work(context))
+            await self._handler.flush(record.task_id)
+        except Exception as error:
+            end = partial(_raise, error)
+        return await self._converted(tool, record.request.arguments, end)
+
+    async def _converted(self, tool: Tool, arguments: JSONObject, end: Callable[[], Any]) -> HandlerResult:
+        """Return what the SDK makes of the end of a tool's work."""
+        with calling(EndedCall(self._runtime, tool.name, end)):
+            try:
+                result: HandlerResult = await tool.run(arguments, SDKContext(), convert_result=True)
+            except MCPError as error:
+                raise ProtocolError(error.code, error.message, error.data) from error
+            except Exception as error:
+                if isinstance(error, ToolError) and not isinstance(error, UNEXPECTED_TOOL_ERROR):
+                    logger.info("Tool %r failed: %r", tool.name, str(error))
+                else:
+                    logger.exception("Tool %r raised an unexpected exception", tool.name)
+                return CallToolResult(content=[TextContent(text=str(error))], is_error=True)
+        return result
 
     async def _answered(
         self, params: CallToolRequestParams, call: TaskCall, run: Callable[[], Awaitable[HandlerResult]]
@@ -175,6 +269,14 @@ async def _ask_all(context: ServerTaskContext, needed: InputRequiredResult) -> J
         for key, request in (needed.input_requests or {}).items():
             group.start_soon(ask, key, request.model_dump(by_alias=True, mode="json", exclude_none=True))
     return answers
+
+
+def _raise(error: Exception) -> Any:
+    raise error
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 def outcome_of_result(result: HandlerResult) -> Outcome:

@@ -19,8 +19,9 @@ from mcp.server.extension import Extension, MethodBinding, compose_tool_call_han
 from mcp.server.lowlevel import Server
 from mcp.server.lowlevel.server import lifespan as sdk_default_lifespan
 from mcp.server.mcpserver import Context as SDKContext
-from mcp.server.mcpserver import MCPServer, authenticated_principal
+from mcp.server.mcpserver import MCPServer, Resolve, authenticated_principal
 from mcp.server.mcpserver.exceptions import ResourceError, ToolError
+from mcp.server.mcpserver.tools import Tool
 from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolRequestParams, CallToolResult, TextContent
 
@@ -36,6 +37,7 @@ from mcp_task_runtime.adapters.mcp_v2._requests import (
     declares_tasks,
     is_modern,
 )
+from mcp_task_runtime.adapters.tool_function import ToolFunction
 from mcp_task_runtime.core.json import JSONObject
 from mcp_task_runtime.core.message_queue import TaskMessageQueue
 from mcp_task_runtime.core.settings import TaskSettings
@@ -236,10 +238,20 @@ class Tasks(BaseTasks, Extension):
 
     # -- what differs from other SDK lines
 
-    def _add_tool(self) -> Callable[..., None]:
+    def _require_high_level(self) -> None:
         if self._mcp is None:
             raise RuntimeError("tool() needs install(mcp); without it write @mcp.tool() above @tasks.task()")
-        return self._mcp.add_tool
+
+    def _add_tool(self, tool: ToolFunction, body: Callable[..., Any], **sdk_options: Any) -> None:
+        assert self._mcp is not None
+        self._mcp.add_tool(body, **sdk_options)
+        if not tool.takes(SDKContext) and not tool.takes(Resolve):
+            # The work can go on without its request: nothing of that is among its arguments.
+            self._methods_2026.unwind(
+                Tool.from_function(
+                    body, name=sdk_options["name"], structured_output=sdk_options.get("structured_output")
+                )
+            )
 
     def _raising(self, call: ToolCall) -> AbstractContextManager[None]:
         return as_mcp_errors()
