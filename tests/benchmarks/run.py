@@ -22,6 +22,7 @@ BENCHMARKS = {
     "bench_calls.py": "mcp2",
     "bench_client.py": "mcp2",
     "bench_push.py": "mcp2",
+    "bench_waiting_tasks.py": "mcp2",
     "bench_durable_stores.py": "mcp2",
 }
 

@@ -170,7 +170,9 @@ class Methods2026:
         assert call.work is not None
         work = partial(self._run_unwound, tool, call.work)
         with as_mcp_errors():
-            record = await self._runtime.start(work, spec, outcome_of=outcome_of_result, home=id(ctx.lifespan_context))
+            record = await self._runtime.submit(
+                spec, work, outcome_of=outcome_of_result, resource_scope=id(ctx.lifespan_context)
+            )
             try:
                 await anyio.lowlevel.checkpoint_if_cancelled()
             except BaseException:  # no client will ever get its handle

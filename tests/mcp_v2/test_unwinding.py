@@ -1,0 +1,166 @@
+"""A call of a tool made with `tasks.tool()` ends its request when its work begins, and the work keeps nothing of it."""
+
+from __future__ import annotations
+
+import gc
+from typing import Annotated, Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+from mcp import Client
+from mcp.server import MCPServer
+from mcp.server.context import ServerRequestContext
+from mcp.server.mcpserver import Context
+from mcp_types import CallToolRequestParams
+from pydantic import BaseModel, Field
+
+from mcp_task_runtime import InMemoryTaskStore, ServerTaskContext, TaskSettings
+from mcp_task_runtime.client import TasksClient
+from mcp_task_runtime.core.types import NewTask, TaskRecord
+from mcp_task_runtime.server import Tasks
+from tests.mcp_v2.in_process import memory_client
+from tests.mcp_v2.raw_client import PATIENCE, RawClient
+
+pytestmark = pytest.mark.anyio
+
+
+class Name(BaseModel):
+    name: str
+
+
+class GatedStore(InMemoryTaskStore):
+    """A store whose `create_task` waits until a test lets it go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entered = anyio.Event()
+        self.gate = anyio.Event()
+        self.created: list[str] = []
+
+    async def create_task(self, new: NewTask) -> TaskRecord:
+        self.entered.set()
+        await self.gate.wait()
+        record = await super().create_task(new)
+        self.created.append(record.task_id)
+        return record
+
+
+def server_with(*functions: Any, store: InMemoryTaskStore | None = None) -> tuple[MCPServer[Any], Tasks]:
+    mcp: MCPServer[Any] = MCPServer("unwinding")
+    tasks = Tasks(store, settings=TaskSettings(shutdown_grace=0))
+    tasks.install(mcp)
+    for function in functions:
+        tasks.tool()(function)
+    return mcp, tasks
+
+
+def of_calls() -> list[object]:
+    """Return what lives of requests for tools."""
+    gc.collect()
+    return [
+        each
+        for each in gc.get_objects()
+        if isinstance(each, CallToolRequestParams)
+        or (isinstance(each, ServerRequestContext) and each.method == "tools/call")
+    ]
+
+
+async def until_asked(client: RawClient, task_id: str) -> None:
+    while not await client.asked(task_id):
+        pass
+
+
+async def test_work_that_waits_keeps_nothing_of_its_request() -> None:
+    async def asks(topic: str, task: ServerTaskContext) -> str:
+        return (await task.elicit(f"{topic}?", Name)).action
+
+    async def asks_with_context(topic: str, ctx: Context, task: ServerTaskContext) -> str:
+        return (await task.elicit(f"{topic} {ctx.request_id}?", Name)).action
+
+    mcp, tasks = server_with(asks, asks_with_context)
+    with anyio.fail_after(PATIENCE):
+        async with tasks, memory_client(mcp) as client:
+            kept = len(of_calls())
+            await until_asked(client, await client.start("asks", {"topic": "bees"}))
+            assert len(of_calls()) == kept
+            # Unless the author's function asked for it.
+            await until_asked(client, await client.start("asks_with_context", {"topic": "bees"}))
+            assert len(of_calls()) > kept
+
+
+async def test_the_work_gets_the_arguments_as_the_sdk_has_checked_them() -> None:
+    async def declared(
+        size: Annotated[int, Field(ge=1)], task: ServerTaskContext, names: list[Name] | None = None
+    ) -> str:
+        return f"{size + 1} {names}"
+
+    mcp, tasks = server_with(declared)
+    with anyio.fail_after(PATIENCE):
+        async with tasks, memory_client(mcp) as client:
+            task_id = await client.start("declared", {"size": "3", "names": '[{"name": "Ada"}]'})
+            task = await client.until(task_id, "completed")
+            assert task["result"]["content"][0]["text"] == "4 [Name(name='Ada')]"
+            wrong = (await client.call("declared", {"size": 0})).result
+            assert (wrong["resultType"], wrong["isError"]) == ("complete", True)
+
+
+async def test_the_work_runs_once_whatever_it_ends_with() -> None:
+    runs: list[str] = []
+
+    async def tool(how: str, task: ServerTaskContext) -> int:
+        runs.append(how)
+        if how == "raises":
+            raise ValueError("wrong")
+        return 7 if how == "returns" else "no number"  # type: ignore[return-value]
+
+    mcp, tasks = server_with(tool)
+    with anyio.fail_after(PATIENCE):
+        async with tasks, memory_client(mcp) as client:
+            for how in ("returns", "raises", "lies"):
+                task = await client.until(await client.start("tool", {"how": how}), "completed")
+                assert task["result"]["isError"] is (how != "returns")
+    assert runs == ["returns", "raises", "lies"]
+
+
+async def test_a_call_that_is_cancelled_while_its_task_is_created_leaves_none_that_lives() -> None:
+    """Law L6: no client has its handle."""
+    ran: list[str] = []
+
+    async def tool(task: ServerTaskContext) -> str:
+        ran.append(task.task_id)
+        await anyio.sleep_forever()
+        return "never"
+
+    store = GatedStore()
+    mcp, tasks = server_with(tool, store=store)
+    with anyio.fail_after(PATIENCE):
+        async with tasks, Client(mcp, extensions=[TasksClient()]) as client:
+            async with anyio.create_task_group() as group:
+                group.start_soon(client.call_tool, "tool", {})
+                await store.entered.wait()
+                group.cancel_scope.cancel()
+                store.gate.set()
+            while not store.created:
+                await anyio.lowlevel.checkpoint()
+            record = await store.get_task(store.created[0])
+            while record is not None and record.outcome is None:
+                record = await store.wait_for_update(store.created[0], after=record.revision)
+            assert record is not None
+            assert record.status == "cancelled"
+
+
+async def test_a_tool_that_replaced_one_of_tasks_is_not_taken_for_it() -> None:
+    async def tool(task: ServerTaskContext) -> str:
+        return "of tasks"
+
+    async def plain() -> str:
+        return "plain"
+
+    mcp, tasks = server_with(tool)
+    mcp.remove_tool("tool")
+    mcp.add_tool(plain, name="tool")
+    with anyio.fail_after(PATIENCE):
+        async with tasks, memory_client(mcp) as client:
+            result = (await client.call("tool")).result
+            assert (result["resultType"], result["content"][0]["text"]) == ("complete", "plain")
