@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 import anyio
+import anyio.lowlevel
 
 from mcp_task_runtime.adapters._options import DEFAULT_OPTIONS, TaskOptions
 from mcp_task_runtime.adapters._tool_table import DeclaredTool
@@ -46,6 +47,9 @@ _BEGIN_SECONDS: Final = 0.1
 
 _HANDLE_SECONDS: Final = 0.005
 """How long the work of an adopted tool waits for its handle to go out."""
+
+_HANDLE_STEPS: Final = 20
+"""How many steps of the event loop it waits: a handle passes through a few tasks."""
 
 
 class ToolCall(ABC):
@@ -261,11 +265,18 @@ class TaskCall(ToolCall):
                 return
             await self.begin()
             if self._declared.is_adopted:
-                await anyio.sleep(_HANDLE_SECONDS)
+                await _let_handle_go()
 
     def new_task(self, options: TaskOptions) -> TaskSpec:
         """Return what a task for this call is made with; the client's own TTL comes first."""
         return with_options(self._new(), options)
+
+
+async def _let_handle_go() -> None:
+    """Wait until the handle has left the event loop, and the thread that writes it has had a moment."""
+    await anyio.sleep(_HANDLE_SECONDS)
+    for _ in range(_HANDLE_STEPS):  # on a slow machine the moment is over before the event loop is done with it
+        await anyio.lowlevel.checkpoint()
 
 
 def with_options(spec: TaskSpec, options: TaskOptions) -> TaskSpec:
