@@ -650,6 +650,19 @@ async def test_a_pool_that_was_handed_in_may_be_of_any_kind_and_stays_open(serve
             assert one == {"one": 1}
 
 
+async def test_a_pool_that_was_handed_in_keeps_its_connections_when_the_schema_is_refused(
+    server: PostgresServer, schema: str
+) -> None:
+    server.execute(f"CREATE SCHEMA {schema}; CREATE TABLE {schema}.schema_migrations (mine text)")
+    with ConnectionPool(server.url, min_size=1, max_size=1, open=True) as pool:
+        with pool.connection() as connection:
+            before = connection.info.backend_pid
+        with pytest.raises(StoreError, match="cannot be read"):
+            await PostgresTaskStore(pool, schema=schema).__aenter__()
+        with pool.connection() as connection:
+            assert connection.info.backend_pid == before
+
+
 async def test_a_pool_that_keeps_no_connection_and_has_no_limit_is_used_as_well(
     server: PostgresServer, schema: str
 ) -> None:

@@ -131,6 +131,30 @@ async def test_a_server_that_is_away_when_a_store_is_first_used_is_waited_for(ma
         await store.aclose()
 
 
+async def test_a_server_that_is_frozen_when_a_store_is_first_used_fails_all_operations_in_time(
+    make: Open, proxy: Proxy
+) -> None:
+    store = make(timeout=1.0)
+    proxy.freeze()
+    failed = 0
+
+    async def fail() -> None:
+        nonlocal failed
+        with pytest.raises(StoreUnavailableError):
+            await store.get_task("a")
+        failed += 1
+
+    with anyio.fail_after(8):  # one after the other they would take a minute
+        async with anyio.create_task_group() as group:
+            for _ in range(30):
+                group.start_soon(fail)
+    assert failed == 30
+    proxy.thaw()
+    with anyio.fail_after(PATIENCE):
+        assert await store.get_task("a") is None
+        await store.aclose()
+
+
 async def test_a_wait_that_begins_in_an_outage_is_waited_out(make: Open, proxy: Proxy) -> None:
     async with make() as store:
         await store.create_task(NewTask(ttl_ms=None, task_id="a"))

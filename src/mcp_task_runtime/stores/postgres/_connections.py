@@ -76,6 +76,10 @@ class Connections(Protocol):
         """Return a connection that was taken."""
         ...
 
+    def discard(self, connection: Connection[Any]) -> None:
+        """Return a connection that was taken and is not needed again; one of a caller's pool stays open."""
+        ...
+
     def close(self) -> None:
         """Close what is idle, and what is put back later. A caller's pool stays open."""
         ...
@@ -170,6 +174,11 @@ class OwnPool:
             self._drop(connection)
         self._release()
 
+    def discard(self, connection: Connection[Any]) -> None:
+        """See `Connections`."""
+        connection.close()
+        self.put(connection)
+
     def close(self) -> None:
         """See `Connections`."""
         with self._condition:
@@ -234,6 +243,10 @@ class BorrowedPool:
         return connection  # one of a pool is not closed at the end of the block
 
     def put(self, connection: Connection[Any]) -> None:
+        """See `Connections`."""
+        self._pool.putconn(connection)
+
+    def discard(self, connection: Connection[Any]) -> None:
         """See `Connections`."""
         self._pool.putconn(connection)
 

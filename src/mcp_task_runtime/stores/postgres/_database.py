@@ -484,14 +484,17 @@ class Database:
         give_up_at = anyio.current_time() + self._timeout
         while True:
             started_at = monotonic()
+            reason: BaseException | None = None
             try:
-                await self.open()
-                self._outage.succeeded()
-                return
+                with anyio.move_on_after(give_up_at - anyio.current_time()):  # others may be opening it
+                    await self.open()
+                    self._outage.succeeded()
+                    return
             except StoreUnavailableError as error:
                 self._outage.failed(started_at)
-                if anyio.current_time() >= give_up_at:
-                    raise StoreUnavailableError("PostgreSQL could not be reached") from error.__cause__
+                reason = error.__cause__
+            if anyio.current_time() + _RETRY_SECONDS >= give_up_at:
+                raise StoreUnavailableError("PostgreSQL could not be reached") from reason
             await anyio.sleep(_RETRY_SECONDS)
 
     async def _acquire_slot(self) -> anyio.Semaphore:
@@ -525,12 +528,11 @@ class Database:
             with self._connections.using(connection):
                 self._measure_time(connection)
         except BaseException as error:
-            connection.close()  # a store that cannot be used keeps none
+            self._connections.discard(connection)
             if isinstance(error, psycopg.Error):
                 raise _translated(error) from error
             raise
-        finally:
-            self._connections.put(connection)
+        self._connections.put(connection)
         self._cursors, self._process = CursorKey(secret), os.getpid()
 
     def _attempt(self, work: Callable[[Attempt], T], is_repeated: bool, writes: bool, repeatable: bool) -> T:
