@@ -7,12 +7,16 @@ import pytest
 from mcp_task_runtime.testing.checks.bench import Check
 from mcp_task_runtime.testing.checks.questions import QUESTION_CHECKS
 from mcp_task_runtime.testing.checks.queue import QUEUE_CHECKS
-from mcp_task_runtime.testing.checks.store import STORE_CHECKS
+from mcp_task_runtime.testing.checks.store import ABILITY_CHECKS, STORE_CHECKS
 from tests.kit.mutants import MUTANTS, Mutant
 
 CHECKS: dict[str, dict[str, Check[Any]]] = {
     kind: {check.name: check for check in checks}
-    for kind, checks in (("store", STORE_CHECKS), ("queue", QUEUE_CHECKS), ("backend", QUESTION_CHECKS))
+    for kind, checks in (
+        ("store", [*STORE_CHECKS, *ABILITY_CHECKS]),
+        ("queue", QUEUE_CHECKS),
+        ("backend", QUESTION_CHECKS),
+    )
 }
 PATIENCE = 0.25  # what never happens is waited for this long
 
@@ -34,13 +38,17 @@ def test_each_law_is_named_by_a_check_that_kills_a_mutant(law: str) -> None:
     assert killers.intersection(check.name for check in checks)
 
 
-def test_each_check_of_an_unconditional_law_or_of_leases_kills_a_mutant() -> None:
+ABILITIES = {"fences", "journal", "leases", "questions", "search"}
+
+
+def test_each_check_of_an_unconditional_law_or_of_an_ability_kills_a_mutant() -> None:
     killers = {(mutant.kind, killer) for mutant in MUTANTS for killer in mutant.killers}
     idle = {
         check.name
         for kind, checks in CHECKS.items()
         for check in checks.values()
-        if (kind, check.name) not in killers and ("leases" in check.needs or not check.needs - {"listing"})
+        if (kind, check.name) not in killers
+        and (check.needs & (ABILITIES - {"listing"}) or not check.needs - ABILITIES)
     }
     assert idle == set()
 

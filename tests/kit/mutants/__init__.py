@@ -1,12 +1,36 @@
 """Backends with one fault each, to show that the kit finds it.
 
 A mutant is the in-memory backend, or the code above it, with as little changed as makes the fault. Those that
-carry a number have that fault of the field report. A file for each thing that is mutated.
+carry a number have that fault of the SDK's own runtime. A file for each thing that is mutated.
 """
 
 from __future__ import annotations
 
-from tests.kit.mutants import leases, questions, queue, store_life, store_time
+from tests.kit.mutants import (
+    fences,
+    journal,
+    leases,
+    questions,
+    queue,
+    search,
+    store_life,
+    store_questions,
+    store_time,
+    values,
+)
 from tests.kit.mutants.registry import MUTANTS, Mutant
 
-__all__ = ["MUTANTS", "Mutant", "leases", "questions", "queue", "store_life", "store_time"]
+__all__ = [
+    "MUTANTS",
+    "Mutant",
+    "fences",
+    "journal",
+    "leases",
+    "questions",
+    "queue",
+    "search",
+    "store_life",
+    "store_questions",
+    "store_time",
+    "values",
+]

@@ -474,4 +474,9 @@ leased_process_mutant(
 leased_process_mutant(
     "OpeningForgetsTheAttempts", "a_reopened_store_has_every_lease_as_it_was", process=_forget_attempts
 )
-leased_process_mutant("OpeningForgetsTheLeases", "a_reopened_store_has_every_lease_as_it_was", process=_forget_leases)
+leased_process_mutant(
+    "OpeningForgetsTheLeases",
+    "a_reopened_store_has_every_lease_as_it_was",
+    "a_reopened_store_has_the_work_that_waits",
+    process=_forget_leases,
+)

@@ -24,7 +24,7 @@ class Mutant:
         kind: What it is a mutant of: `store`, `queue` or `backend`.
         killers: The checks that must find the fault.
         factory: Opens it.
-        fault: Its number in the field report.
+        fault: Its number among the faults of the SDK's own runtime.
     """
 
     name: str
