@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import statistics
 import sys
 import time
@@ -14,6 +15,7 @@ from datetime import datetime, timedelta, timezone
 from functools import partial
 from hashlib import sha1
 from itertools import product
+from random import Random
 from secrets import token_hex
 from types import FrameType
 from typing import Any, get_args
@@ -57,7 +59,8 @@ from mcp_task_runtime.stores.redis._scripts import FOLLOWS, UPDATES
 from mcp_task_runtime.testing.checks.bench import Capability, Check
 from mcp_task_runtime.testing.checks.questions import QUESTION_CHECKS, TaskBackend
 from mcp_task_runtime.testing.checks.queue import QUEUE_CHECKS
-from mcp_task_runtime.testing.checks.store import STORE_CHECKS
+from mcp_task_runtime.testing.checks.search import SEARCH_CHECKS
+from mcp_task_runtime.testing.checks.store import ABILITY_CHECKS, STORE_CHECKS
 from mcp_task_runtime.testing.clock import FakeClock
 from mcp_task_runtime.testing.machine.machine import check_task_store_machine
 from tests.stores.profile import PROFILE
@@ -126,6 +129,9 @@ YES = Answer.result({"action": "accept"})
 DONE = Outcome.completed({"content": []})
 
 
+IS_LONG = os.environ.get("MCP_TASK_RUNTIME_PROFILE") == "long"
+
+
 class Opener:
     """Opens at the kit's locations: each is a prefix."""
 
@@ -164,7 +170,7 @@ def opener(server: RedisServer) -> Iterator[Opener]:
             server.client.delete(key)
 
 
-@pytest.mark.parametrize("check", STORE_CHECKS, ids=str)
+@pytest.mark.parametrize("check", [*STORE_CHECKS, *ABILITY_CHECKS], ids=str)
 async def test_the_store_keeps_the_laws(check: Check[TaskStore], opener: Opener) -> None:
     await check.run(opener.store, footprint=opener.count_items)
 
@@ -1032,7 +1038,7 @@ async def test_an_unknown_task_costs_what_a_foreign_one_does(server: RedisServer
 
 
 async def test_a_cursor_shows_nothing_of_other_owners(server: RedisServer, prefix: str, clock: FakeClock) -> None:
-    """L10: it is the same whatever others have made."""
+    """L10: it is the same however many tasks others have made."""
     cursors = []
     for number, others in enumerate((0, 50)):
         async with RedisTaskStore(server.url, clock=clock, prefix=f"{prefix}{number}") as store:
@@ -1597,6 +1603,70 @@ async def test_an_outage_longer_than_the_timeout_is_unavailable(caplog: pytest.L
     assert all(f"127.0.0.1:{server.port}" in record.getMessage() for record in caplog.records)
 
 
+class Chaos:
+    """Tasks that ask and end through two stores, as of two processes, while their server has faults."""
+
+    def __init__(self, server: RedisServer, asking: RedisTaskStore, answering: RedisTaskStore) -> None:
+        self.server, self.asking, self.answering = server, asking, answering
+        self.ended: list[TaskRecord] = []
+        self.is_over = False
+
+    async def live(self, number: int) -> None:
+        while not self.is_over:
+            await self.live_once({"n": number})
+
+    async def live_once(self, value: dict[str, Any]) -> None:
+        store, queue = self.asking, self.asking.message_queue
+        record = await store.create_task(NewTask(ttl_ms=None, worker="w", lease_ms=60_000))
+        assert record.lease is not None
+        task_id, fence = record.task_id, record.lease.fence
+        assert (await store.ask(task_id, QUESTION, fence=fence)) is not None
+        waits = partial(queue.wait_for_answer, task_id, "k"), partial(store.wait_for_update, task_id, after=2)
+        async with waiting(*waits) as (asker, follower):
+            assert await self.answering.answer_all(task_id, {"k": Answer.result(value)}) == {"k"}
+            assert await asker.wait() == Answer.result(value)
+            assert (await follower.wait()).revision == 3
+        assert await store.record_step(task_id, "s", "1", fence=fence) == "1"
+        assert await store.renew_leases("w", [task_id], lease_ms=60_000) == {task_id}
+        ended = await store.finish_task(task_id, Outcome.completed(value), fence=fence)
+        assert (ended.revision, ended.outcome) == (4, Outcome.completed(value))
+        assert await self.answering.get_task(task_id) == ended
+        self.ended.append(ended)
+
+    async def have_faults(self, count: int, random: Random) -> None:
+        server = self.server
+        for _ in range(count):
+            await anyio.sleep(random.random() / 5)
+            match random.choice(["cut", "pause", "restart"]):
+                case "cut":
+                    server.cut_connections()
+                case "pause":
+                    server.pause()
+                    await anyio.sleep(random.random() / 3)
+                    server.resume()
+                case "restart":
+                    server.kill()
+                    await anyio.sleep(random.random() / 3)
+                    await anyio.to_thread.run_sync(server.start)
+        self.is_over = True
+
+
+async def test_no_fault_of_the_server_loses_doubles_or_ends_anything() -> None:
+    """L12: cut connections, pauses and crashes that are shorter than the timeout are not noticed by any operation."""
+    with keeping_server() as server:
+        async with RedisTaskStore(server.url, timeout=30) as store, RedisTaskStore(server.url, timeout=30) as other:
+            chaos = Chaos(server, store, other)
+            async with anyio.create_task_group() as group:
+                group.start_soon(chaos.have_faults, 1_000 if IS_LONG else 15, Random(7))
+                for number in range(5):
+                    group.start_soon(chaos.live, number)
+            assert len(chaos.ended) > 5
+            counts = await store.count_tasks()
+            assert counts.by_status_and_name == {("completed", ""): len(chaos.ended)}
+            for ended in chaos.ended:
+                assert await store.get_task(ended.task_id) == ended
+
+
 async def test_closing_ends_what_waits_for_a_server_that_is_away() -> None:
     with keeping_server() as server:
         store = RedisTaskStore(server.url, timeout=60)
@@ -1847,7 +1917,12 @@ def on_cluster(cluster: Nodes) -> ClusterOpener:
     return ClusterOpener(cluster)
 
 
-@pytest.mark.parametrize("check", STORE_CHECKS, ids=str)
+# There the search index follows the tasks without being waited for, and entries of leases go when they are read.
+LATER_ON_A_CLUSTER = {*(check.name for check in SEARCH_CHECKS), "steps_go_with_their_task"}
+ON_A_CLUSTER = [check for check in (*STORE_CHECKS, *ABILITY_CHECKS) if check.name not in LATER_ON_A_CLUSTER]
+
+
+@pytest.mark.parametrize("check", ON_A_CLUSTER, ids=str)
 async def test_the_store_keeps_the_laws_on_a_cluster(check: Check[TaskStore], on_cluster: ClusterOpener) -> None:
     await check.run(on_cluster.store, footprint=on_cluster.count_items)
 

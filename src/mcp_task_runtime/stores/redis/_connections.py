@@ -17,7 +17,7 @@ import anyio.abc
 from coredis import RedisCluster
 from coredis.connection import BaseConnection, TCPLocation
 from coredis.exceptions import ConnectionError as ConnectionLostError
-from coredis.exceptions import NoScriptError, ReadOnlyError, RedisError
+from coredis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
 from coredis.pool import ConnectionPool
 from coredis.typing import Key
 
@@ -110,8 +110,10 @@ class _Connections:
         self._group.start_soon(self._limit, connection)
         try:
             await self._group.start(self._hold, connection)
-        except Exception:
-            self._watch.failed(started_at)
+        except BaseException as error:
+            _close_streams(connection)  # cancelled early, the task that holds it has not begun
+            if isinstance(error, Exception):
+                self._watch.failed(started_at)
             raise
         self._running.add(connection)
         self._watch.succeeded()
@@ -271,11 +273,14 @@ class ServerLink:
         scripts = tuple(SCRIPTS.values())
         known = self._request(connection, self._timeout, b"SCRIPT EXISTS", tuple(script.sha for script in scripts))
         await _ask_time(connection, self._watch, self._timeout)
-        with suppress(RedisError):  # not every user may ask
+        with suppress(ResponseError):  # not every user may ask
             self._watch.check_memory(await info)
-        missing = [script for script, is_known in zip(scripts, await known, strict=True) if not is_known]
-        for load in [self._request(connection, self._timeout, b"SCRIPT LOAD", (script.source,)) for script in missing]:
-            await load
+        with suppress(ResponseError):  # nor load scripts: then each is sent when it is first needed
+            missing = [script for script, is_known in zip(scripts, await known, strict=True) if not is_known]
+            for load in [
+                self._request(connection, self._timeout, b"SCRIPT LOAD", (script.source,)) for script in missing
+            ]:
+                await load
 
 
 class ClusterLink:

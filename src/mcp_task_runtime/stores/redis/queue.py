@@ -26,7 +26,6 @@ from mcp_task_runtime.stores.redis._form import (
     key_field,
     load_answer,
     load_message,
-    pack,
     schema_error,
 )
 
@@ -83,8 +82,9 @@ class RedisTaskMessageQueue:
 
     async def enqueue(self, task_id: str, message: QueuedMessage) -> bool:
         """Append a message; see `TaskMessageQueue.enqueue`."""
+        _storable.check_text("task_id", task_id)
         _storable.check_message(message)
-        field = b"" if message.key is None else b"k" + pack(message.key)
+        field = b"" if message.key is None else key_field(message.key)
         return bool(await self._use("enqueue", task_id, _UNOWNED_MS, field, dump_message(message)))
 
     async def dequeue(self, task_id: str) -> QueuedMessage | None:

@@ -211,7 +211,7 @@ class RedisTaskStore:
         tag = self._keys.tag(task.task_id)
         return self._backend.call_search(
             *("file", self._backend.margin_ms, self._keys.search, tag, name),
-            pack(task.task_id) if tag.startswith(b"~") else b"",
+            _optional(task.task_id if tag.startswith(b"~") else None),
             *(task.status.encode(), to_micros(task.created_at)),
             *("" if task.ttl_ms is None else task.ttl_ms, record.retention_ms, _optional(record.owner)),
         )
@@ -289,7 +289,7 @@ class RedisTaskStore:
         """Record a terminal status and its outcome, and delete the mailbox; see `TaskStore.finish_task`."""
         status = outcome.status
         _storable.check_outcome(outcome)
-        _, (reply, *rest) = await self._change(
+        tag, (reply, *rest) = await self._change(
             *(task_id, "finish", FOLLOWS.get(status, b" "), status),
             _optional(outcome.payload_json),
             _optional(outcome.status_message),
@@ -298,7 +298,10 @@ class RedisTaskStore:
         )
         if reply == b"refused":
             raise InvalidTransitionError(task_id, current=rest[0].decode(), requested=status)
-        return self._filed(self._changed(task_id, reply, rest))
+        record = self._changed(task_id, reply, rest)
+        if self._backend.is_cluster:
+            self._backend.post(Call(b"ZREM", (self._keys.leases,), (tag,)))
+        return self._filed(record)
 
     async def get_result(self, task_id: str) -> Outcome | None:
         """Return how the task ended, or `None`; see `TaskStore.get_result`."""
@@ -506,7 +509,7 @@ class RedisTaskStore:
         """Run a script about a task; return the task's tag and the reply.
 
         Raises:
-            TaskNotFoundError: There is no such task, and `missing` is not `absent`.
+            TaskNotFoundError: The task does not exist, and `missing` is not `absent`.
             SchemaVersionError: A later version of this library stored it.
         """
         tag = self._keys.tag(task_id)
