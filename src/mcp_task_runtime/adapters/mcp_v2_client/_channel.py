@@ -70,7 +70,7 @@ class Channel:
     async def resolve(self, handle: Handle, context: ClaimContext) -> CallToolResult:
         """Finish a call that became a task: the SDK calls this inside `Client.call_tool`."""
         session = context.session
-        if self._session is None:
+        if self._session is None or self._session() is None:  # a client may be entered again
             self._session = weakref.ref(session)
         start = current_start(session)
         sessions = self._sessions if start is None else start.sessions

@@ -25,9 +25,12 @@ from mcp_task_runtime.adapters.task_client.snapshots import TaskSnapshot
 from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.stores._event_loop import start_background_task
 
-__all__ = ["ListenHub"]
+__all__ = ["MAX_TASKS_PER_STREAM", "ListenHub"]
 
 logger: logging.Logger = logging.getLogger(__name__)
+
+MAX_TASKS_PER_STREAM: Final = 1_000
+"""Tasks that one stream is for, at most: servers limit them."""
 
 _GATHER_SECONDS: Final = 0.002
 """How long a stream waits for more tasks before it is opened, while others are open."""
@@ -50,17 +53,24 @@ class ListenHub:
     """
 
     def __init__(
-        self, listen: Callable[[list[str]], Awaitable[None]], *, max_streams: int, on_idle: Callable[[], None]
+        self,
+        listen: Callable[[list[str]], Awaitable[None]],
+        *,
+        max_streams: int,
+        on_idle: Callable[[], None],
+        max_tasks: int = MAX_TASKS_PER_STREAM,
     ) -> None:
         """Make a hub.
 
         Args:
-            listen: Listens to tasks until the server stops. 0 streams: changes come unasked, or not at all.
-            max_streams: How many streams may be open at a time.
+            listen: Listens to tasks until the server stops.
+            max_streams: How many streams may be open at a time; with 0, changes come unasked, or not at all.
             on_idle: Called when the last watch was unfollowed.
+            max_tasks: How many tasks one stream may be for. Tasks beyond all streams are polled.
         """
         self._listen = listen
         self._max_streams = max_streams
+        self._max_tasks = max_tasks
         self._on_idle = on_idle
         self._watches: dict[str, set[Watch]] = {}
         self._streams: dict[str, _Stream] = {}  # by task
@@ -89,13 +99,16 @@ class ListenHub:
         if stream is not None:
             stream.tell(watch)
             return
-        if self._gathering is None:
-            self._gathering = _Stream()
-            self._open.add(self._gathering)
+        gathering = self._gathering
+        if gathering is None or len(gathering.task_ids) == self._max_tasks:
+            if not self._has_room():
+                return
+            gathering = self._gathering = _Stream()
+            self._open.add(gathering)
             # Its context is empty: the caller's may hold a request, and would be kept.
-            Context().run(start_background_task, partial(self._run, self._gathering))
-        self._gathering.task_ids.add(task_id)
-        self._streams[task_id] = self._gathering
+            Context().run(start_background_task, partial(self._run, gathering))
+        gathering.task_ids.add(task_id)
+        self._streams[task_id] = gathering
 
     def unfollow(self, watch: Watch) -> None:
         """Stop telling a watch; a stream without tasks that are followed is closed."""
@@ -151,8 +164,9 @@ class ListenHub:
             with stream.scope:
                 if len(self._open) > 1:
                     await anyio.sleep(_GATHER_SECONDS)
-                if stream.task_ids:
+                if stream is self._gathering:
                     self._gathering = None
+                if stream.task_ids:
                     self._make_room(stream)
                     await self._listen(list(stream.task_ids))
             # Transports may hand over what was pushed last after the end of the stream.
@@ -167,12 +181,25 @@ class ListenHub:
         finally:
             self._end(stream, late)
 
+    def _has_room(self) -> bool:
+        """Return whether one more task can be listened to."""
+        return len(self._open) < self._max_streams or any(
+            len(stream.task_ids) < self._max_tasks for stream in self._open if stream is not self._gathering
+        )
+
     def _make_room(self, stream: _Stream) -> None:
-        """Replace the smallest stream by this one, if there are too many."""
+        """Replace the smallest other stream by this one, if there are too many."""
         if len(self._open) <= self._max_streams:
             return
-        smallest = min((each for each in self._open if each is not stream), key=lambda each: len(each.task_ids))
-        self._open.discard(smallest)
+        others = [each for each in self._open if each is not stream]
+        smallest = min(others, key=lambda each: len(each.task_ids))
+        for task_id in list(stream.task_ids)[max(self._max_tasks - len(smallest.task_ids), 0) :]:
+            stream.task_ids.discard(task_id)  # it is polled, and tried again after each poll
+            del self._streams[task_id]
+        self._open.discard(smallest if stream.task_ids else stream)
+        if not stream.task_ids:
+            stream.scope.cancel()
+            return
         for task_id in smallest.task_ids:
             self._streams[task_id] = stream
         stream.task_ids |= smallest.task_ids

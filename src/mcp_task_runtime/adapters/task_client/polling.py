@@ -204,8 +204,9 @@ class Watch:
             if now >= due:
                 return None
             if now >= follow_at and self._pushes is not None:
-                self._pushes.follow(self)
                 follow_at = math.inf
+                self._pushes.follow(self)
+                continue  # it may have pushed already
             self._changed = anyio.Event()
             with anyio.CancelScope(deadline=min(due, follow_at)):
                 await self._changed.wait()

@@ -1,0 +1,216 @@
+"""The streams of one session, without a server: who shares one, what is replaced, and when one ends."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import anyio
+import pytest
+from mcp.shared.exceptions import MCPError
+from mcp_types import CONNECTION_CLOSED, METHOD_NOT_FOUND
+
+from mcp_task_runtime.adapters.mcp_v2_client._listening import ListenHub
+from mcp_task_runtime.adapters.task_client.polling import PollSettings, Watch
+from mcp_task_runtime.adapters.task_client.snapshots import TaskSnapshot
+
+pytestmark = pytest.mark.anyio
+
+PATIENCE = 5
+NOON = datetime(2026, 7, 28, 12, tzinfo=timezone.utc)
+
+
+def state(task_id: str, status: Any = "working", after: float = 0) -> TaskSnapshot:
+    return TaskSnapshot(task_id, status, None, NOON, NOON + timedelta(seconds=after), None, 3_600_000)
+
+
+class World:
+    """A hub whose streams last until the test ends them.
+
+    Attributes:
+        opened: The tasks of each stream that was opened.
+        open: Those of the streams that are open, by number.
+        idle: How often the hub had no watch left.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self.opened: list[list[str]] = []
+        self.open: dict[int, list[str]] = {}
+        self.idle = 0
+        self.error: Exception | None = None
+        self.watches: list[Watch] = []
+        self._ends: dict[int, anyio.Event] = {}
+        self.hub = ListenHub(self._listen, on_idle=self._on_idle, **{"max_streams": 2, **options})
+
+    def _on_idle(self) -> None:
+        self.idle += 1
+
+    async def _listen(self, task_ids: list[str]) -> None:
+        number = len(self.opened)
+        self.opened.append(sorted(task_ids))
+        self.open[number] = sorted(task_ids)
+        self._ends[number] = anyio.Event()
+        try:
+            await self._ends[number].wait()
+        finally:
+            del self.open[number]
+        if self.error is not None:
+            raise self.error
+
+    async def end(self, number: int, error: Exception | None = None) -> None:
+        self.error = error
+        self._ends[number].set()
+        await settled()
+
+    def watch(self, task_id: str) -> Watch:
+        async def get() -> TaskSnapshot:
+            return state(task_id)
+
+        return Watch(task_id, get, PollSettings(), self.hub)
+
+    async def follow(self, *task_ids: str) -> list[Watch]:
+        """Follow tasks that come together."""
+        watches = [self.watch(task_id) for task_id in task_ids]
+        self.watches += watches
+        for watch in watches:
+            self.hub.follow(watch)
+        await settled()
+        return watches
+
+
+async def settled() -> None:
+    """Wait until tasks that come together were gathered."""
+    await anyio.sleep(0.01)
+    await anyio.wait_all_tasks_blocked()
+
+
+@asynccontextmanager
+async def hub_of(**options: Any) -> AsyncGenerator[World, None]:
+    world = World(**options)
+    with anyio.fail_after(PATIENCE):
+        yield world
+        for watch in world.watches:
+            world.hub.unfollow(watch)
+        await settled()
+    assert world.open == {}
+    assert (world.hub.followed, world.hub.open_streams) == (0, 0)
+
+
+async def test_tasks_that_come_together_share_a_stream_and_a_second_watch_opens_none() -> None:
+    async with hub_of() as world:
+        await world.follow("a", "b", "a")
+        await world.follow("b")
+        assert world.opened == [["a", "b"]]
+        assert (world.hub.followed, world.hub.open_streams) == (2, 1)
+
+
+async def test_a_stream_ends_with_its_last_watch() -> None:
+    async with hub_of() as world:
+        a, b, again = await world.follow("a", "b", "a")
+        world.hub.unfollow(a)
+        world.hub.unfollow(b)
+        await settled()
+        assert world.open == {0: ["a", "b"]}
+        assert world.idle == 0
+        world.hub.unfollow(again)
+        world.hub.unfollow(again)
+        await settled()
+        assert world.open == {}
+        assert world.idle == 1
+
+
+async def test_a_stream_that_is_left_before_it_was_opened_is_never_opened() -> None:
+    async with hub_of() as world:
+        watch = world.watch("a")
+        world.hub.follow(watch)
+        world.hub.unfollow(watch)
+        (other,) = await world.follow("b")
+        assert world.opened == [["b"]]
+        assert other.task_id == "b"
+
+
+async def test_the_smallest_stream_makes_room() -> None:
+    async with hub_of() as world:
+        await world.follow("a", "b", "c")
+        await world.follow("d")
+        await world.follow("e", "f")
+        assert list(world.open.values()) == [["a", "b", "c"], ["d", "e", "f"]]
+        assert world.hub.open_streams == 2
+
+
+async def test_tasks_beyond_all_streams_are_left_to_polls_until_there_is_room() -> None:
+    async with hub_of(max_tasks=2) as world:
+        await world.follow("a", "b", "c")
+        assert sorted(world.open.values()) == [["a", "b"], ["c"]]
+        *_, e = await world.follow("d", "e")
+        assert sorted(task_id for ids in world.open.values() for task_id in ids)[:3] == ["a", "b", "c"]
+        assert all(len(ids) <= 2 for ids in world.open.values())
+        assert sum(len(ids) for ids in world.open.values()) == 4
+        world.hub.follow(e)
+        await settled()
+        assert sum(len(ids) for ids in world.open.values()) == 4
+        world.hub.unfollow(world.watches[0])
+        for watch in world.watches[3:]:
+            world.hub.follow(watch)
+        await settled()
+        assert sorted({task_id for ids in world.open.values() for task_id in ids} - {"a"}) == ["b", "c", "d", "e"]
+
+
+async def test_a_watch_that_comes_late_is_told_what_the_stream_showed_last() -> None:
+    async with hub_of() as world:
+        await world.follow("a")
+        world.hub.push(state("a", "completed", after=1))
+        late = world.watch("a")
+        world.watches.append(late)
+        assert (await late.next()).status == "working"
+        assert (await late.next()).status == "completed"
+        assert late.begun == 1
+        for watch in world.watches:
+            world.hub.unfollow(watch)
+        await settled()
+        assert world.open == {0: ["a"]}, "the server is about to end the stream of tasks that have ended"
+        assert world.hub.open_streams == 0
+        await world.end(0)
+
+
+async def test_the_end_of_a_stream_makes_its_followers_look() -> None:
+    async with hub_of() as world:
+        (watch,) = await world.follow("a")
+        await watch.next()
+        await world.end(0)
+        await watch.next()
+        assert watch.begun == 2
+
+
+@pytest.mark.parametrize(("was_shown", "streams"), [(True, 2), (False, 1)])
+async def test_a_stream_that_dropped_is_opened_again_if_it_had_shown_the_task(was_shown: bool, streams: int) -> None:
+    async with hub_of() as world:
+        (watch,) = await world.follow("a")
+        await watch.next()
+        if was_shown:
+            world.hub.push(state("a"))
+        await world.end(0, MCPError(CONNECTION_CLOSED, "SSE stream ended without a response"))
+        assert (await watch.next()).status == "working"
+        world.hub.follow(watch)
+        await settled()
+        assert len(world.opened) == streams
+
+
+async def test_a_server_that_refuses_is_not_asked_again() -> None:
+    async with hub_of() as world:
+        await world.follow("a")
+        await world.end(0, MCPError(METHOD_NOT_FOUND, "Method not found"))
+        assert world.hub.is_refused
+        await world.follow("a", "b")
+        assert len(world.opened) == 1
+
+
+async def test_a_fault_of_a_stream_stays_in_it(caplog: pytest.LogCaptureFixture) -> None:
+    async with hub_of() as world:
+        (watch,) = await world.follow("a")
+        await watch.next()
+        await world.end(0, ZeroDivisionError())
+        await watch.next()
+    assert "Listening to tasks failed" in caplog.text
