@@ -176,7 +176,7 @@ def our_threads() -> list[threading.Thread]:
 
 async def until(condition: Callable[[], object]) -> None:
     with anyio.fail_after(PATIENCE):
-        while not condition():  # noqa: ASYNC110 - it comes true in another thread, which tells nobody
+        while not condition():  # noqa: ASYNC110 - it comes true in another thread, without an event
             await anyio.sleep(0.005)
 
 
@@ -967,6 +967,10 @@ while True:
             assert record is not None
             assert record.task.status_message == "begun"
         assert {record.task_id for record in await store.list_lapsed(limit=10_000)} >= set(acknowledged)
+        counts = (await store.count_tasks()).by_status_and_name
+    assert counts == {
+        kind[:2]: kind[2] for kind in query(path, "SELECT status, name, count(*) FROM tasks GROUP BY 1, 2")
+    }
 
 
 async def test_processes_that_write_all_the_time_take_turns(path: Path) -> None:
@@ -1031,8 +1035,8 @@ async def test_dropped_leases_lapse_at_once_or_are_gone(path: Path) -> None:
     async with SQLiteTaskStore(path, clock=clock) as store:
         for task_id in ("lapses", "detached", "kept"):
             await store.create_task(NewTask(ttl_ms=None, task_id=task_id, worker="me"))
-        await store.drop_leases("somebody else", ["lapses", "detached", "kept"], lapse=True)
-        await store.drop_leases("somebody else", ["lapses", "detached", "kept"], lapse=False)
+        await store.drop_leases("another worker", ["lapses", "detached", "kept"], lapse=True)
+        await store.drop_leases("another worker", ["lapses", "detached", "kept"], lapse=False)
         assert await store.list_lapsed() == ()
         await store.drop_leases("me", ["lapses", "unknown"], lapse=True)
         await store.drop_leases("me", ["detached"], lapse=False)
@@ -1107,6 +1111,7 @@ async def test_a_disk_that_takes_no_more_loses_nothing_and_recovers_by_itself(pa
                 except StoreUnavailableError as error:
                     refusals.append(error)
             assert len(refusals) > 20
+            assert all(str(error).startswith(f"The database file {path} ") for error in refusals)
             assert all(isinstance(error.__cause__, sqlite3.Error) for error in refusals)
             for task_id in acknowledged:
                 assert await store.get_task(task_id) is not None
@@ -1138,7 +1143,7 @@ async def test_a_read_only_file_can_be_read_and_says_why_it_cannot_be_written() 
 
 @contextmanager
 def read_only(path: Path) -> Iterator[None]:
-    """Let nobody write a file: permissions do not stop root, so root becomes somebody else."""
+    """Make a file read-only. Permissions do not stop root, so root becomes another user meanwhile."""
     is_root = os.geteuid() == 0
     path.chmod(0o444)
     path.parent.chmod(0o555)

@@ -30,7 +30,7 @@ def short_lives(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def until(condition: Callable[[], object]) -> None:
     with anyio.fail_after(PATIENCE):
-        while not condition():  # noqa: ASYNC110 - it comes true in another thread, which tells nobody
+        while not condition():  # noqa: ASYNC110 - it comes true in another thread, without an event
             await anyio.sleep(0.001)
 
 
@@ -97,7 +97,7 @@ async def test_who_is_cancelled_leaves_the_work_alone() -> None:
             await until(begun.is_set)
             group.cancel_scope.cancel()
         assert not ended.is_set()
-        assert await some.run(lambda: "beside it") == "beside it"
+        assert await some.run(lambda: "in parallel") == "in parallel"
         go_on.set()
         await until(ended.is_set)
 

@@ -1,6 +1,6 @@
-"""The way to a thread and back: what the stores with blocking drivers stand on. Knows no driver.
+"""Running blocking work in threads, for the stores whose drivers block. Independent of the drivers.
 
-`anyio.to_thread` costs about as much as a statement does that finds a row by its key: it passes the event loop
+`anyio.to_thread` costs about as much as a statement that finds a row by its key: it passes the event loop
 twice before it begins, and makes scopes of its own. Here there is one event, and one call from the thread.
 """
 
@@ -26,7 +26,7 @@ Post: TypeAlias = Callable[..., object]
 """Calls a function with arguments on an event loop, soon."""
 
 FORKED: Final = "The store was in use when this process was forked; each process must make its own"
-"""What is said where threads and connections are those of another process."""
+"""The error message where threads and connections belong to another process."""
 
 _IDLE_SECONDS: Final = 10.0
 
@@ -53,7 +53,7 @@ def start_thread(target: Callable[[], None], name: str) -> Thread:
     """Start a thread that keeps no process alive.
 
     Raises:
-        StoreUnavailableError: There are too many threads.
+        StoreUnavailableError: The system has too many threads.
     """
     thread = Thread(target=target, name=name, daemon=True)
     try:
@@ -64,13 +64,13 @@ def start_thread(target: Callable[[], None], name: str) -> Thread:
 
 
 class Threads:
-    """Threads that are started when they are needed, and end when they were not for a while."""
+    """A pool of threads: each starts when it is needed and ends after some idle seconds."""
 
     def __init__(self, name: str) -> None:
-        """Make a number of none.
+        """Create an empty pool.
 
         Args:
-            name: What the threads are called.
+            name: The name of the threads.
         """
         self._name = name
         self._lock = Lock()
@@ -78,12 +78,12 @@ class Threads:
         self._idle = 0
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Return what work returns that is done in a thread, or raise what it raises.
+        """Run a function in a thread and return its result, or raise its exception.
 
-        Cancelled, this leaves the work alone, which goes on to its end, with nobody to take what comes of it.
+        Cancelled, this does not stop the function: it runs to its end and its result is dropped.
 
         Raises:
-            StoreUnavailableError: There are too many threads.
+            StoreUnavailableError: No thread could be started.
         """
         job = _Job(work)
         with self._lock:
@@ -107,7 +107,7 @@ class Threads:
                 continue
             job.do()
             with self._lock:
-                self._idle += 1  # before anybody hears of it: whoever comes next finds this thread
+                self._idle += 1  # before the caller wakes: the next call finds this thread
             job.tell()
             del job
 
@@ -130,7 +130,7 @@ class _Job(Generic[T]):
             self._error = error
 
     def tell(self) -> None:
-        with suppress(RuntimeError):  # the loop has ended: nobody waits there any more
+        with suppress(RuntimeError):  # the loop has ended, and its callers with it
             self._post(self.done.set)
 
     def result(self) -> T:

@@ -1,11 +1,12 @@
-"""`MachineClock`: one time for all processes that use a file, whatever their wall clocks say (law L17).
+"""`MachineClock`: one time for all processes that use a file, independent of their wall clocks (law L17).
 
-The file keeps how far its time is ahead of the machine's uptime. The first process that opens it after a boot takes
-that from its wall clock; from then on, nobody reads a wall clock, so that none can jump or disagree. Leases of an
-earlier boot lapse at that moment, for no process survives a boot. While the machine sleeps the time goes on, but no
+The file keeps how far its time is ahead of the machine's uptime. The first process that opens the file after a boot
+sets that difference from its wall clock. From then on the wall clock is not read, so a jump or a disagreement has no
+effect; a wall clock that was wrong at that moment is followed only after the next boot. Leases of an earlier boot
+lapse when the difference is set, because no process survives a boot. While the machine sleeps, time goes on but no
 lease runs out: each one is extended by the time that the machine slept.
 
-An injected clock replaces all of this, and then the table `clock` is left alone.
+An injected clock replaces all of this, and the table `clock` is then left as it is.
 """
 
 from __future__ import annotations

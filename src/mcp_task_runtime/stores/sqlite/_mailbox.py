@@ -202,7 +202,7 @@ class MessageLook:
         return has_message or None, None if expires_at is None else from_stamp(expires_at)
 
     def accept(self, change: object) -> Any:
-        """Have the caller look, whatever the change is."""
+        """Have the caller look after every change."""
         return None
 
 
