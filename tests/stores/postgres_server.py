@@ -81,7 +81,7 @@ class Proxy:
         self._target = f"{host}/.s.PGSQL.{port}" if host.startswith("/") else (host, port)
         self._lock = Lock()
         self._pairs: set[tuple[socket.socket, socket.socket]] = set()
-        self._replies_until_loss = 0
+        self._loses_reply = False
         self._flows = Event()
         self._flows.set()
         self._listener: socket.socket | None = None
@@ -118,19 +118,15 @@ class Proxy:
         """Let replies pass again."""
         self._flows.set()
 
-    def lose_reply(self, number: int = 1) -> None:
-        """Let the server do what it is asked next, and cut the connection in place of its reply.
-
-        Args:
-            number: To lose the reply to a later statement; the earlier ones get theirs.
-        """
+    def lose_reply(self) -> None:
+        """Let the server do what it is asked next, and cut the connection in place of its reply."""
         with self._lock:
-            self._replies_until_loss = number
+            self._loses_reply = True
 
     @property
     def has_lost_reply(self) -> bool:
         """Whether a reply was lost since the last `lose_reply`."""
-        return not self._replies_until_loss
+        return not self._loses_reply
 
     def _accept(self, listener: socket.socket) -> None:
         with suppress(OSError):
@@ -157,8 +153,7 @@ class Proxy:
             while data := server.recv(65_536):
                 self._flows.wait()
                 with self._lock:
-                    is_lost = self._replies_until_loss == 1
-                    self._replies_until_loss = max(0, self._replies_until_loss - 1)
+                    is_lost, self._loses_reply = self._loses_reply, False
                 if is_lost:
                     break
                 client.sendall(data)

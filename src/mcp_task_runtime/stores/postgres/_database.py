@@ -18,7 +18,7 @@ import math
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -61,7 +61,7 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_RELATIONS: Final = ("tasks", "messages", "steps", "secrets", "schema_migrations", "drop_belongings")
+_RELATIONS: Final = ("tasks", "messages", "steps", "secrets", "schema_migrations", "drop_belongings", "has_questions")
 
 _MOST_QUERIES: Final = 500
 _RETRY_SECONDS: Final = 0.1
@@ -133,7 +133,6 @@ class Attempt:
     def __init__(self, database: Database, connection: Connection[Any], is_repeated: bool) -> None:
         self.is_repeated = is_repeated
         self._database = database
-        self._connection = connection
         self._cursor = Cursor(connection, row_factory=tuple_row)  # whichever kind the owner of a pool likes
 
     def execute(self, template: str, parameters: dict[str, Any]) -> Cursor[TupleRow]:
@@ -169,10 +168,6 @@ class Attempt:
                     cursor.scroll(1)
             assert row is not None
             yield row
-
-    def transaction(self) -> AbstractContextManager[object]:
-        """Return a block whose statements are one transaction."""
-        return self._connection.transaction()
 
     def count_write(self) -> None:
         """Count a write in an operation that reads."""

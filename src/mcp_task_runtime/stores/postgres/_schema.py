@@ -38,8 +38,9 @@ the task's mailbox:
 - `queued`: whether the message is in the queue
 - `answer_type`, `answer` (JSON): the `Answer`, once there is one
 
-`drop_belongings`: a function that deletes the steps and the mailbox of a task. Called by the statement that ends the
-task, it sees questions that were asked while that statement waited for the task; the statement itself does not.
+`drop_belongings`: a function that deletes the steps and the mailbox of a task; `has_questions`: one that says whether
+a mailbox has open questions but for some. Called by the statement that ends the task, or answers, they see what was
+asked while that statement waited for the task; the statement itself does not.
 
 `steps`, one row for each recorded step of a task: `position`, `task_id`, `key` and `value` (JSON).
 
@@ -128,6 +129,11 @@ MIGRATIONS: Final = (
         DELETE FROM {{steps}} WHERE task_id = $1;
         DELETE FROM {{messages}} WHERE mailbox = $1;
     $drop$;
+    CREATE FUNCTION {{has_questions}}(text, text[]) RETURNS boolean LANGUAGE sql VOLATILE AS $has$
+        SELECT EXISTS (
+            SELECT FROM {{messages}} WHERE mailbox = $1 AND key <> ALL($2) AND answer_type IS NULL
+        )
+    $has$;
     CREATE TABLE {{secrets}} (name text PRIMARY KEY, value bytea NOT NULL);
     INSERT INTO {{secrets}} VALUES ('cursors', uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()));
     """,

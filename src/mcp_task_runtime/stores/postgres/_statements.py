@@ -17,7 +17,6 @@ from mcp_task_runtime.stores.postgres._schema import NAME_LENGTH
 
 __all__ = [
     "ANSWER",
-    "ANSWERED",
     "ANSWERS_OF",
     "ANSWER_ALL",
     "ASK",
@@ -39,7 +38,6 @@ __all__ = [
     "LIST_LAPSED",
     "LIST_OF_NOBODY",
     "LIST_OF_OWNER",
-    "LOCK",
     "LOOK_FOR_ANSWER",
     "LOOK_FOR_MESSAGE",
     "LOOK_FOR_UPDATE",
@@ -308,32 +306,35 @@ ASK: Final = (
     + _NOTIFY_MESSAGE
 )
 
-LOCK: Final = "SELECT FROM {tasks} WHERE task_id = %(task_id)s AND " + _LIVE + " AND " + _ALIVE + " FOR NO KEY UPDATE"
-
-# In a transaction after LOCK: what was asked while it waited is seen here.
-ANSWER_ALL: Final = """
-    UPDATE {messages} AS m SET answer_type = given.type, answer = given.answer::json, queued = false
-    FROM unnest(%(keys)s::text[], %(types)s::text[], %(answers)s::text[]) AS given (key, type, answer)
-    WHERE m.mailbox = %(task_id)s AND m.key = given.key AND m.answer_type IS NULL
-    RETURNING m.key"""
-
-ANSWERED: Final = (
+# As in ASK, the task is locked first. What is asked meanwhile has to wait, or is seen by `has_questions`.
+ANSWER_ALL: Final = (
     """
+    WITH task AS (
+        SELECT task_id FROM {tasks} WHERE task_id = %(task_id)s AND """
+    + _LIVE
+    + " AND "
+    + _ALIVE
+    + """ FOR NO KEY UPDATE
+    ), taken AS (
+        UPDATE {messages} AS m SET answer_type = given.type, answer = given.answer::json, queued = false
+        FROM unnest(%(keys)s::text[], %(types)s::text[], %(answers)s::text[], %(events)s::text[]) WITH ORDINALITY
+            AS given (key, type, answer, event, number)
+        WHERE m.mailbox = %(task_id)s AND m.key = given.key AND m.answer_type IS NULL AND EXISTS (SELECT FROM task)
+        RETURNING m.key, given.event, given.number
+    )
     UPDATE {tasks} SET
-        status = CASE WHEN EXISTS (
-            SELECT FROM {messages} WHERE mailbox = %(task_id)s AND key IS NOT NULL AND answer_type IS NULL
-        ) THEN 'input_required' ELSE 'working' END,
+        status = CASE WHEN {has_questions}(task_id, %(keys)s::text[]) THEN 'input_required' ELSE 'working' END,
         events = (
             events || ARRAY(
-                SELECT (extract(epoch FROM {now}) * 1000000)::bigint::text || ' ' || event
-                FROM unnest(%(events)s::text[]) AS event
+                SELECT (extract(epoch FROM {now}) * 1000000)::bigint::text || ' ' || event FROM taken ORDER BY number
             )
-        )[greatest(1, cardinality(events) + cardinality(%(events)s::text[]) - """
+        )[greatest(1, cardinality(events) + (SELECT count(*)::int FROM taken) - """
     + str(EVENTS_KEPT - 1)
     + """):],"""
     + _CHANGED
     + """
-    WHERE task_id = %(task_id)s RETURNING """
+    WHERE task_id = %(task_id)s AND (SELECT count(*) FROM taken) > 0
+    RETURNING (SELECT array_agg(key) FROM taken), """
     + _NOTIFY_UPDATE
     + ", "
     + _NOTIFY_ANSWER

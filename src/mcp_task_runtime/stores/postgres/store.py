@@ -366,28 +366,19 @@ class PostgresTaskStore(DatabaseUser):
             "keys": list(given),
             "types": [answer_type for answer_type, _ in given.values()],
             "answers": [payload for _, payload in given.values()],
+            "events": [event("withdrawn" if a.type == "withdrawn" else "answered", key) for key, a in answers.items()],
             "operation": _new_operation(),
             "watcher": self._database.watcher,
         }
 
         def answer(attempt: Attempt) -> frozenset[str]:
-            if attempt.is_repeated:
-                rows = attempt.execute(statements.ANSWERS_OF, parameters).fetchall()
-                happened = {key for key, *answer in rows if tuple(answer) == given[key]}
-                if happened:
-                    return frozenset(map(from_text, happened))
-            with attempt.transaction():
-                if attempt.fetch(statements.LOCK, parameters) is None:
-                    return frozenset()
-                taken = {key for (key,) in attempt.execute(statements.ANSWER_ALL, parameters).fetchall()}
-                if taken:
-                    events = [
-                        event("withdrawn" if given[key][0] == "withdrawn" else "answered", from_text(key))
-                        for key in given
-                        if key in taken
-                    ]
-                    attempt.execute(statements.ANSWERED, {**parameters, "events": events})
-            return frozenset(map(from_text, taken))
+            row = attempt.fetch(statements.ANSWER_ALL, parameters)
+            if row is not None:
+                return frozenset(map(from_text, row[0]))
+            if not attempt.is_repeated:
+                return frozenset()
+            rows = attempt.execute(statements.ANSWERS_OF, parameters).fetchall()
+            return frozenset(from_text(key) for key, *its in rows if tuple(its) == given[key])
 
         return await self._database.change(str(parameters["task_id"]), answer, topics=("task", "answer"))
 
