@@ -4,12 +4,30 @@ from __future__ import annotations
 
 import inspect
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 # Machines that run tests are shared: how long one example takes says nothing. With CI set, the examples are always the
 # same: what lands must not depend on luck.
+TESTS = Path(__file__).resolve().parent
+
+# What neither the version of Python nor that of the SDK can change: it proves the kit, a backend or whole processes.
+# The gate runs these once; on its other Pythons and SDKs, with `-m "not once"`, the rest.
+ONCE = (
+    "kit/test_checks_kill_mutants.py",
+    "kit/test_machine.py",
+    "kit/test_runtime_mutants.py",
+    "mcp_v2/test_balanced.py",
+    "mcp_v2/test_fuzz.py",
+    "operations/test_cli.py",
+    "stores/test_chaos.py",
+    "stores/test_crashes.py",
+    "stores/test_processes.py",
+    "test_readme.py",
+)
+
 settings.register_profile("local", deadline=None, print_blob=True)
 settings.register_profile("ci", settings.get_profile("local"), derandomize=True, database=None)
 settings.load_profile("ci" if "CI" in os.environ else "local")
@@ -28,3 +46,10 @@ def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, name: str
     test = getattr(obj, "hypothesis", None)
     if inspect.iscoroutinefunction(obj if test is None else test.inner_test) and collector.istestfunction(obj, name):
         pytest.mark.usefixtures("anyio_backend")(obj)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what need not run on each version of Python and the SDK."""
+    for item in items:
+        if item.path.relative_to(TESTS).as_posix() in ONCE or "_on_a_cluster" in item.name:
+            item.add_marker(pytest.mark.once)

@@ -928,6 +928,27 @@ async def test_the_reaper_goes_on_after_a_store_was_away(caplog: pytest.LogCaptu
         assert (await cluster.until_ended(task_id)).status == "failed"
 
 
+async def test_a_reaper_whose_store_waited_out_an_outage_claims_nothing_for_a_full_lease() -> None:
+    """The call that renews succeeds, late: the other processes may not have renewed theirs yet."""
+    async with open_cluster(1) as (cluster, (a,)):
+        await started(a)
+        task_id = await lost_task(cluster)
+        available = anyio.Event()
+
+        async def outwait(method: str) -> None:
+            if method == "renew_leases":
+                await available.wait()
+
+        a.link.before = outwait
+        await cluster.pass_time(2 * LEASE_SECONDS)
+        available.set()
+        await cluster.settle()
+        await cluster.pass_time(LEASE_SECONDS - 1)
+        assert cluster.store.record(task_id).status == "working"
+        await cluster.pass_time(TURN_SECONDS + 1)
+        assert (await cluster.until_ended(task_id)).status == "failed"
+
+
 async def test_a_lost_task_whose_failure_cannot_be_written_is_written_later() -> None:
     """Law L12: no task stays `working` for ever."""
     async with open_cluster() as (cluster, (a, b)):

@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from datetime import datetime, tzinfo
 from functools import partial
 from random import Random
 from typing import Any, TypeAlias
@@ -23,6 +26,7 @@ from typing import Any, TypeAlias
 import anyio
 import trio  # noqa: F401 - imported before the fork
 from anyio.streams.buffered import BufferedByteReceiveStream
+from typing_extensions import Self
 
 from mcp_task_runtime import (
     Answer,
@@ -36,6 +40,7 @@ from mcp_task_runtime import (
     TaskSettings,
     TaskSpec,
 )
+from mcp_task_runtime.core import clock
 from mcp_task_runtime.core.json import JSONObject, dump_json
 from mcp_task_runtime.stores.postgres import PostgresTaskStore
 from mcp_task_runtime.stores.redis import RedisTaskStore
@@ -45,6 +50,7 @@ Store: TypeAlias = "SQLiteTaskStore | RedisTaskStore | PostgresTaskStore"
 Report: TypeAlias = Callable[[dict[str, Any]], Awaitable[None]]
 
 LONGEST_LINE = 1_000_000
+_time, _time_ns = time.time, time.time_ns
 FORM: JSONObject = {"type": "object", "properties": {}}
 
 
@@ -115,8 +121,9 @@ class Client:
 class Tool:
     """The one tool of all processes: its arguments say what the work does.
 
-    `statuses`: how often it updates its status; `questions`: how many it asks, one after the other;
-    `forever`: whether it then goes on until it is stopped. Its result is what it was answered.
+    `statuses`: how often it updates its status, and `pause`: how many seconds it waits after each; `questions`: how
+    many it asks, one after the other; `forever`: whether it then goes on until it is stopped. Its result is what it was
+    answered.
     """
 
     NAME = "work"
@@ -126,9 +133,13 @@ class Tool:
         self._report = report
         runtime.register(self.NAME, self.run)
 
-    async def start(self, *, rerunnable: bool = False, owner: str | None = None, **arguments: Any) -> str:
+    async def start(
+        self, *, rerunnable: bool = False, max_attempts: int = 3, owner: str | None = None, **arguments: Any
+    ) -> str:
         """Start work; return the task's identifier."""
-        request = TaskRequest(name=self.NAME, arguments_json=dump_json(arguments), rerunnable=rerunnable)
+        request = TaskRequest(
+            name=self.NAME, arguments_json=dump_json(arguments), rerunnable=rerunnable, max_attempts=max_attempts
+        )
         record = await self._runtime.submit(TaskSpec(owner=owner, request=request), self.run, outcome_of=lambda it: it)
         return record.task_id
 
@@ -148,8 +159,11 @@ class Tool:
         arguments: dict[str, Any] = dict(record.request.arguments)
         heard: list[Any] = []
         try:
+            if self._report is not None:
+                await self._report({"ran": record.task_id})
             for number in range(arguments.get("statuses", 0)):
                 await context.update_status(f"step {number}")
+                await anyio.sleep(arguments.get("pause", 0))
             for number in range(arguments.get("questions", 0)):
                 heard += [(await context.elicit(f"question {number}?", FORM)).content]
             if arguments.get("forever"):
@@ -179,6 +193,24 @@ class Worker:
     async def start(self, **arguments: Any) -> str:
         """Start work; reply with the task's identifier."""
         return await self._tool.start(**arguments)
+
+    async def skew(self, seconds: float) -> None:
+        """Make the wall clock of this process say another time than the machine's."""
+        time.time = lambda: _time() + seconds
+        time.time_ns = lambda: _time_ns() + int(seconds * 1e9)
+
+        class Skewed(datetime):
+            @classmethod
+            def now(cls, tz: tzinfo | None = None) -> Self:
+                return cls.fromtimestamp(time.time(), tz)
+
+        setattr(clock, "datetime", Skewed)  # noqa: B010
+
+    async def limit_files(self, *, full: bool) -> None:
+        """Let this process write nothing more into files, as if the disk were full; or let it write again."""
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 if full else most, most))
 
     async def result(self, task_id: str) -> dict[str, Any]:
         """Wait for the end of a task that may run in any process; reply with its outcome."""

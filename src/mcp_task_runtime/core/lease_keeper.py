@@ -102,19 +102,25 @@ class LeaseKeeper:
             return False  # one that no process holds was put back by its worker, and can be claimed at any time
         if not self._work.can_resume(record):
             return False
-        claimed = await self._leases.claim(record.task_id)
+        # Bounded: a claim that outwaits an outage in the store would be made before the worker can renew its lease.
+        with self._clock.move_on_at(self._clock.now() + self._lease / _RENEWALS) as limit:
+            claimed = await self._leases.claim(record.task_id)
+        if limit.cancelled_caught:
+            self._healthy_since = None
+            raise StoreUnavailableError("A lost task could not be claimed in time")
         if claimed is None:
             return False
         await self._work.resume(claimed)
         return True
 
     async def _turn(self) -> None:
-        now = self._clock.now()
-        if self._last_turn is not None and not timedelta(0) <= now - self._last_turn <= 2 * self._lease / _RENEWALS:
-            self._healthy_since = None  # this process, or its clock, stood still or jumped
+        began = self._clock.now()
         await self._renew()
         lapsed = await self._leases.list_lapsed(_FEWEST_LAPSED)  # also without a claim: it shows that the store works
-        self._last_turn = self._clock.now()
+        before, self._last_turn = self._last_turn or began, self._clock.now()
+        # Counted to the end of the turn: a store may wait out its own outage in a call that then succeeds.
+        if not timedelta(0) <= self._last_turn - before <= 2 * self._lease / _RENEWALS:
+            self._healthy_since = None  # this process, its clock or its store stood still or jumped
         if self._healthy_since is None:
             self._healthy_since = self._last_turn
         if self._is_failing:
