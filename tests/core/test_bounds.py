@@ -111,6 +111,26 @@ async def test_a_task_whose_ttl_was_extended_lives_until_its_new_deadline() -> N
         assert await world.until(record.task_id, "failed") == "failed"
 
 
+async def test_an_open_task_whose_end_cannot_be_written_at_its_deadline_counts_no_more() -> None:
+    """L8, L16: it expires in the store, and its owner has room."""
+    async with open_world(forgets_deadlines=False) as world:
+
+        async def hand_over(execution: Execution[JSON]) -> JSON:
+            execution.detach()
+            return {}
+
+        async def broken(*args: Any, **more: Any) -> Any:
+            raise OSError("disk full")
+
+        await world.runtime.submit(owned("me"), hand_over)
+        await world.until_idle()
+        assert world.runtime.statistics().live_tasks == 1
+        world.memory.finish_task = broken  # type: ignore[method-assign]
+        world.clock.advance(59.5)
+        await anyio.wait_all_tasks_blocked()
+        assert world.runtime.statistics().live_tasks == 0
+
+
 # --- slots --------------------------------------------------------------------------------------------------------
 
 
