@@ -17,6 +17,7 @@ from mcp.shared.memory import create_client_server_memory_streams
 from mcp.shared.message import SessionMessage
 
 from mcp_task_runtime import CapabilityError, InMemoryTaskStore, ServerTaskContext, TaskSettings
+from mcp_task_runtime.adapters import base_tasks
 from mcp_task_runtime.adapters.mcp_v1 import Tasks
 from tests.mcp_v1.raw_client import PATIENCE, Answer, RawClient, accept, never, stream_client
 from tests.mcp_v1.schemas import Wire
@@ -344,3 +345,12 @@ async def test_the_text_of_an_exception_stays_in_the_server_on_demand() -> None:
 
 def test_the_server_module_gives_the_class_of_the_installed_line() -> None:
     assert importlib.import_module("mcp_task_runtime.server").Tasks is Tasks
+
+
+def test_a_server_of_another_package_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    stranger = type("FastMCP", (), {"__module__": "fastmcp.server.server"})
+    monkeypatch.setattr(base_tasks, "version", lambda package: "3.4.11")
+    with pytest.raises(TypeError, match=r"fastmcp 3\.4\.11 is another class.*upgrade to fastmcp 4"):
+        Tasks().install(stranger())
+    with pytest.raises(TypeError, match=r"this is builtins\.object"):
+        Tasks().install(object())  # type: ignore[arg-type]

@@ -251,6 +251,7 @@ async def test_a_tool_of_a_low_level_server_is_adopted_too() -> None:
         (lambda tasks: tasks.install(MCPServer("x"), tools="fetch"), TypeError, r"tools=\['fetch'\]"),
         (lambda tasks: tasks.adopt("x", required=True, advertise=False), ValueError, "advertise"),
         (lambda tasks: tasks.adopt("x", ttl_ms=0), ValueError, "ttl_ms"),
+        (lambda tasks: tasks.install(object()), TypeError, r"fastmcp 4; this is builtins\.object"),
         (lambda tasks: Tasks(promote_after=-1), ValueError, "promote_after"),
     ],
 )

@@ -7,6 +7,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Generator, Iterable
 from contextlib import AbstractContextManager, contextmanager
+from importlib.metadata import version
 from types import TracebackType
 from typing import Any, ClassVar, Literal, TypeVar, cast
 
@@ -32,7 +33,7 @@ from mcp_task_runtime.core.types import Outcome, TaskSpec
 from mcp_task_runtime.errors import TaskRuntimeError
 from mcp_task_runtime.stores.memory import InMemoryTaskStore
 
-__all__ = ["BaseTasks", "to_call_result"]
+__all__ = ["BaseTasks", "fastmcp_version", "to_call_result"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -320,6 +321,13 @@ class BaseTasks(ABC):
             InvalidTransitionError: The task has already ended; nothing changed.
         """
         await self.runtime.finish(task_id, Outcome.failed(error))
+
+
+def fastmcp_version(server: object) -> str | None:
+    """Return the version of the `fastmcp` package that a server is of, or `None` for a server of another package."""
+    if not any(base.__module__.partition(".")[0] == "fastmcp" for base in type(server).__mro__):
+        return None
+    return version("fastmcp")
 
 
 def to_call_result(result: object) -> JSONObject:

@@ -27,7 +27,7 @@ from mcp.server.models import InitializationOptions
 from mcp.shared.exceptions import McpError
 
 from mcp_task_runtime.adapters._tool_calls import PlainCall, TaskCall, ToolCall, calling, current_call
-from mcp_task_runtime.adapters.base_tasks import BaseTasks
+from mcp_task_runtime.adapters.base_tasks import BaseTasks, fastmcp_version
 from mcp_task_runtime.adapters.mcp_v1._connection import Connection, is_about_lost_connection, serving
 from mcp_task_runtime.adapters.mcp_v1._promotion import within_task
 from mcp_task_runtime.adapters.mcp_v1._requests import (
@@ -134,10 +134,11 @@ class Tasks(BaseTasks):
 
         Raises:
             RuntimeError: This object is installed already, the server has no tools, or has other tasks.
+            TypeError: The server is neither a `FastMCP` of the SDK nor a low-level one.
         """
         if self._server is not None:
             raise RuntimeError("These Tasks are installed already; make one Tasks for each server")
-        low_level: Server[Any, Any] = server._mcp_server if isinstance(server, FastMCP) else server
+        low_level = _low_level(server)
         handlers = low_level.request_handlers
         if types.CallToolRequest not in handlers or types.ListToolsRequest not in handlers:
             raise RuntimeError("install() needs a server that has its list_tools and call_tool handlers already")
@@ -318,6 +319,29 @@ class Tasks(BaseTasks):
         if is_stateless(ctx):
             return Requestor(None)
         return Requestor(self._scopes.of(ctx.session))
+
+
+def _low_level(server: object) -> Server[Any, Any]:
+    """Return the low-level server inside one.
+
+    Raises:
+        TypeError: It has none.
+    """
+    if isinstance(server, FastMCP):
+        low_level: Server[Any, Any] = server._mcp_server  # pyright: ignore[reportPrivateUsage]
+        return low_level
+    if isinstance(server, Server):
+        return server
+    release = fastmcp_version(server)
+    if release is not None:
+        raise TypeError(
+            f"fastmcp.FastMCP of fastmcp {release} is another class than the SDK's FastMCP, and cannot run tools as "
+            "these tasks: upgrade to fastmcp 4, or use mcp.server.fastmcp.FastMCP"
+        )
+    raise TypeError(
+        "install() takes a FastMCP or a low-level Server of mcp 1.x; this is "
+        f"{type(server).__module__}.{type(server).__qualname__}"
+    )
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from mcp_types import CONNECTION_CLOSED
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
+from mcp_task_runtime.adapters._tool_calls import ToolCall
 from mcp_task_runtime.adapters.sdk_session import is_open
 from mcp_task_runtime.core.context import sole_cause
 from mcp_task_runtime.core.json import JSONObject, to_json_value
@@ -40,6 +41,7 @@ __all__ = [
     "capabilities",
     "declares_tasks",
     "is_modern",
+    "noting_errors",
 ]
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -64,6 +66,17 @@ def as_mcp_errors() -> Iterator[None]:
         if not isinstance(cause, ProtocolError | CapabilityError):
             raise
         raise MCPError(cause.code, cause.message, cause.data) from error
+
+
+@contextmanager
+def noting_errors(call: ToolCall) -> Iterator[None]:
+    """Turn this library's errors into the SDK's, and note in the call which one left its work."""
+    try:
+        with as_mcp_errors():
+            yield
+    except MCPError as error:
+        call.error = ProtocolError(error.code, error.message, error.data)
+        raise
 
 
 def as_shown(error: Exception, code: int, message: str) -> ProtocolError:

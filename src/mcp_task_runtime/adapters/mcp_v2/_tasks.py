@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
+from functools import partial
 from typing import Any, ClassVar, Final, Literal
 
 try:
@@ -26,16 +27,17 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolRequestParams, CallToolResult, TextContent
 
 from mcp_task_runtime.adapters._tool_calls import PlainCall, TaskCall, ToolCall, calling, current_call
-from mcp_task_runtime.adapters.base_tasks import BaseTasks
+from mcp_task_runtime.adapters.base_tasks import BaseTasks, fastmcp_version
 from mcp_task_runtime.adapters.mcp_v2._clients_2025 import Clients2025
+from mcp_task_runtime.adapters.mcp_v2._fastmcp import call_fastmcp
 from mcp_task_runtime.adapters.mcp_v2._listen import Listeners, is_listen
 from mcp_task_runtime.adapters.mcp_v2._methods_2026 import Methods2026, outcome_of_result
 from mcp_task_runtime.adapters.mcp_v2._requests import (
     Context,
     RequestSession,
-    as_mcp_errors,
     declares_tasks,
     is_modern,
+    noting_errors,
 )
 from mcp_task_runtime.adapters.tool_function import ToolFunction
 from mcp_task_runtime.core.json import JSONObject
@@ -113,6 +115,7 @@ class Tasks(BaseTasks, Extension):
         self._listeners = Listeners(self.runtime, self._host)
         self._homes: Counter[int] = Counter()
         self._mcp: MCPServer[Any] | None = None
+        self._is_fastmcp = False
         self._installed = False
         self._has_middleware: bool | None = None  # until the first tool call tells
 
@@ -123,28 +126,27 @@ class Tasks(BaseTasks, Extension):
 
         A low-level server must have its `tools/call` handler already. For an `MCPServer` this reaches
         for the low-level server inside it, the one private name this library uses of `mcp` 2.x;
-        the constructor arguments named above do without.
+        the constructor arguments named above do without. For a `FastMCP` of the package `fastmcp` 4 it reaches for
+        the low-level server inside that.
 
         Args:
-            server: The server.
+            server: The server: an `MCPServer`, a low-level `Server`, or a `FastMCP` of `fastmcp` 4.
             tools: Tools that exist and are to run as tasks, by their names, or `"all"`; see `adopt`.
 
         Raises:
             RuntimeError: This object is installed already, or the server has the extension or lacks the handler.
+            TypeError: The server is none of these.
         """
         if self._installed:
             raise RuntimeError("These Tasks are installed already; make one Tasks for each server")
-        low_level: Server[Any]
-        if isinstance(server, MCPServer):
-            self._mcp = server
-            low_level = server._lowlevel_server
-        else:
-            low_level = server
+        low_level = _low_level(server)
         if self.identifier in low_level.extensions:
             raise RuntimeError(f"The server has the extension {self.identifier!r} already")
         entry = low_level.get_request_handler("tools/call")
         if entry is None:
             raise RuntimeError("install() needs a server that has its tools/call handler already")
+        self._mcp = server if isinstance(server, MCPServer) else None
+        self._is_fastmcp = fastmcp_version(server) is not None
         self._adopt_all(tools)
         for binding in self.methods():
             low_level.add_request_handler(binding.method, binding.params_type, binding.handler)
@@ -207,6 +209,8 @@ class Tasks(BaseTasks, Extension):
                 "middleware=[tasks.middleware] is missing among the arguments of the server: "
                 "its tasks are not pushed, and clients of protocol 2025-11-25 have none"
             )
+        if self._is_fastmcp:
+            call_next = partial(self._call_fastmcp, call_next)
         if declares_tasks(ctx):
             return await self._methods_2026.call(params, ctx, call_next)
         if self._has_middleware and not is_modern(ctx) and current_call(self.runtime) is not None:
@@ -223,6 +227,11 @@ class Tasks(BaseTasks, Extension):
         if is_listen(ctx):
             return await self._listeners.serve(self._principal(ctx), ctx, call_next)
         return await self._clients_2025.middleware(ctx, call_next)
+
+    async def _call_fastmcp(self, call_next: CallNext, ctx: Context) -> HandlerResult:
+        call = current_call(self.runtime)
+        assert call is not None
+        return await call_fastmcp(call, ctx, call_next)
 
     def _plain_call(self, name: str, ctx: Context) -> PlainCall:
         session = RequestSession(ctx)
@@ -254,7 +263,7 @@ class Tasks(BaseTasks, Extension):
             )
 
     def _raising(self, call: ToolCall) -> AbstractContextManager[None]:
-        return as_mcp_errors()
+        return noting_errors(call)
 
     async def _invoke(self, call: TaskCall, arguments: JSONObject) -> Outcome:
         if self._mcp is None:
@@ -266,3 +275,22 @@ class Tasks(BaseTasks, Extension):
         except ToolError as error:
             logger.exception("A tool that was run again failed")
             return outcome_of_result(CallToolResult(content=[TextContent(text=str(error))], is_error=True))
+
+
+def _low_level(server: object) -> Server[Any]:
+    """Return the low-level server inside one; each name that it has there is private, and nothing public leads there.
+
+    Raises:
+        TypeError: It has none.
+    """
+    if isinstance(server, MCPServer):
+        return server._lowlevel_server  # pyright: ignore[reportPrivateUsage]
+    if isinstance(server, Server):
+        return server
+    inner = getattr(server, "_mcp_server", None) if fastmcp_version(server) is not None else None
+    if isinstance(inner, Server):
+        return inner
+    raise TypeError(
+        "install() takes an MCPServer or a low-level Server of mcp 2.x, or a FastMCP of the package fastmcp 4; this is "
+        f"{type(server).__module__}.{type(server).__qualname__}"
+    )
