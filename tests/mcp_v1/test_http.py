@@ -6,6 +6,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 import anyio
+import httpx
 import pytest
 
 from tests.mcp_v1.raw_client import ALL_CAPABILITIES, HTTPClient, accept, http_client
@@ -53,6 +54,12 @@ def url_without_sessions_with_auth() -> Generator[str, None, None]:
 @pytest.fixture(scope="module", params=[[], ["--stateless-http"]], ids=["sessions", "stateless"])
 def url_behind_gateway(request: pytest.FixtureRequest) -> Generator[str, None, None]:
     with HTTPServerProcess([SERVE, "http", "--gateway", *request.param]) as server:
+        yield server.url
+
+
+@pytest.fixture(scope="module")
+def url_of_gateway() -> Generator[str, None, None]:
+    with HTTPServerProcess([SERVE, "http", "--gateway"]) as server:
         yield server.url
 
 
@@ -249,3 +256,25 @@ async def test_a5_a_task_belongs_to_the_principal_that_the_server_names(url_behi
             assert (await other.result("tasks/list"))["tasks"] == []
             assert (await other.error("tasks/get", {"taskId": task_id}))["code"] == -32602
             await second.result("tasks/cancel", {"taskId": task_id})
+
+
+async def answered_by_its_own_principal_only(url: str, mine: dict[str, str], theirs: dict[str, str]) -> None:
+    async with http_client(url, headers=mine) as client:
+        task_id = await client.start("ask")
+        waiting = await client.start_request("tasks/result", {"taskId": task_id})
+        question = await client.asked()
+        async with httpx.AsyncClient(headers=theirs) as other:  # it knows the session of the first
+            message = {"jsonrpc": "2.0", "id": question["id"], **accept(ok=False)}
+            await other.post(url, json=message, headers=client.headers())
+        await anyio.sleep(0.05)
+        assert (await client.task(task_id))["status"] == "input_required"
+        await client.send({"jsonrpc": "2.0", "id": question["id"], **accept(ok=True)})
+        assert (await client.response(waiting))["result"]["content"][0]["text"] == "Sure? accept True"
+
+
+async def test_l10_a_response_of_another_principal_answers_no_question(url_with_auth: str) -> None:
+    await answered_by_its_own_principal_only(url_with_auth, ALICE, BOB)
+
+
+async def test_l10_a_response_of_another_user_of_the_gateway_answers_no_question(url_of_gateway: str) -> None:
+    await answered_by_its_own_principal_only(url_of_gateway, {"x-user": "ada"}, {"x-user": "bob"})

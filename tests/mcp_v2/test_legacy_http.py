@@ -33,6 +33,12 @@ def url_without_sessions() -> Generator[str, None, None]:
         yield server.url
 
 
+@pytest.fixture(scope="module")
+def url_of_gateway() -> Generator[str, None, None]:
+    with HTTPServerProcess([SERVE, "http", "--gateway"]) as server:
+        yield server.url
+
+
 async def say_yes(question: Wire) -> Wire | None:
     return accept(ok=True)
 
@@ -109,3 +115,11 @@ async def test_with_json_responses_a_question_fails_and_says_why(url_with_json: 
         error = (await client.outcome(await client.start("ask")))["error"]
         assert "JSON" in error["message"]
         assert await client.text(await client.start("double", {"x": 2})) == "4"
+
+
+async def test_l10_a_question_fails_where_nothing_checks_who_answers(url_of_gateway: str) -> None:
+    """Anyone who knows the session's id could post the response."""
+    async with http_client(url_of_gateway, headers={"x-user": "ada"}, answer=say_yes) as client:
+        text = await client.text(await client.start("what_went_wrong"))
+        assert "nothing checks who answers" in text
+        assert not client.questions

@@ -38,6 +38,7 @@ from mcp_task_runtime.wire import v2025_11_25 as wire
 __all__ = [
     "JSON_RESPONSES",
     "NO_SESSION",
+    "UNCHECKED_ANSWERS",
     "ConnectionScopes",
     "Requestor",
     "TaskMethods",
@@ -51,6 +52,9 @@ T = TypeVar("T")
 
 NO_SESSION: Final = "The client cannot be asked: the server keeps no sessions (stateless HTTP)"
 JSON_RESPONSES: Final = "The client cannot be asked: the server answers with JSON, which carries no requests"
+UNCHECKED_ANSWERS: Final = (
+    "The client cannot be asked: principal= says who makes a request, and nothing checks who answers on this connection"
+)
 
 _DEEPEST_MIDDLEWARE: Final = 16
 

@@ -5,6 +5,7 @@ Each mend names the versions that need it; with the last of them it can go.
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
@@ -17,7 +18,17 @@ from mcp import types
 from mcp.shared.exceptions import McpError
 from typing_extensions import Self
 
-__all__ = ["Connection", "cancellable", "is_about_lost_connection", "is_connected", "serving", "use_random_request_ids"]
+__all__ = [
+    "Connection",
+    "answered_by",
+    "cancellable",
+    "is_about_lost_connection",
+    "is_connected",
+    "serving",
+    "use_random_request_ids",
+]
+
+logger: logging.Logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -38,6 +49,7 @@ class Connection:
         self.is_over = False
         self.requests: set[anyio.CancelScope] = set()
         self.idle = anyio.Event()
+        self._answerers: dict[str, Callable[[object], bool]] = {}
         self._stream = stream
         self._pauses = 0
         self._between = anyio.Event()
@@ -71,6 +83,9 @@ class Connection:
         self._between.set()
         try:
             message = await self._stream.__anext__()
+            while self._is_foreign(message):
+                logger.warning("A response was dropped: another principal than the one that was asked posted it")
+                message = await self._stream.__anext__()
             while self._pauses:
                 await self._resumed.wait()
         except BaseException:
@@ -78,6 +93,36 @@ class Connection:
             raise
         self._between = anyio.Event()
         return message
+
+    @contextmanager
+    def answered_by(self, request_id: object, may_answer: Callable[[object], bool]) -> Generator[None, None, None]:
+        """Run a block in which a request waits for its response, and check who posts that.
+
+        Over Streamable HTTP, `mcp` 1.x takes a response from anyone who knows the session's id.
+
+        Args:
+            request_id: The id of the request.
+            may_answer: Called with the HTTP request that brings a response.
+        """
+        self._answerers[str(request_id)] = may_answer
+        try:
+            yield
+        finally:
+            del self._answerers[str(request_id)]
+
+    def _is_foreign(self, message: Any) -> bool:
+        response = getattr(getattr(message, "message", None), "root", None)
+        if not isinstance(response, types.JSONRPCResponse | types.JSONRPCError):
+            return False
+        may_answer = self._answerers.get(str(response.id))
+        request = getattr(message.metadata, "request_context", None)
+        if may_answer is None or request is None:
+            return False
+        try:
+            return not may_answer(request)
+        except Exception:
+            logger.exception("The principal of a response is unknown")
+            return True
 
     @asynccontextmanager
     async def pause(self) -> AsyncGenerator[None, None]:
@@ -129,6 +174,25 @@ def is_about_lost_connection(error: BaseException) -> bool:
     if isinstance(inner, tuple):
         return all(is_about_lost_connection(each) for each in inner)
     return isinstance(error, anyio.ClosedResourceError | anyio.BrokenResourceError)
+
+
+@contextmanager
+def answered_by(session: object, may_answer: Callable[[object], bool] | None) -> Generator[None, None, None]:
+    """Run a block that sends a session's next request, and check who posts the response.
+
+    This reads the private name `_request_id` of the session: nothing public tells the id of a request.
+
+    Args:
+        session: The SDK's session.
+        may_answer: Called with the HTTP request that brings a response; `None` for no check.
+    """
+    connection = _current.get()
+    request_id = getattr(session, "_request_id", None)
+    if connection is None or may_answer is None or request_id is None:
+        yield
+        return
+    with connection.answered_by(request_id, may_answer):
+        yield
 
 
 def is_connected() -> bool:

@@ -17,7 +17,7 @@ from mcp.shared.context import RequestContext
 from mcp.shared.exceptions import McpError
 from mcp.shared.message import ServerMessageMetadata
 
-from mcp_task_runtime.adapters.mcp_v1._connection import cancellable, is_connected, use_random_request_ids
+from mcp_task_runtime.adapters.mcp_v1._connection import answered_by, cancellable, is_connected, use_random_request_ids
 from mcp_task_runtime.adapters.task_methods import JSON_RESPONSES, NO_SESSION, http_manager
 from mcp_task_runtime.core.json import JSONObject, JSONValue, to_json_value
 from mcp_task_runtime.errors import INTERNAL_ERROR, CapabilityError, ProtocolError, StoreError, TaskRuntimeError
@@ -175,8 +175,15 @@ class ConnectionSession:
 
     _metadata: ServerMessageMetadata | None = None
 
-    def __init__(self, ctx: Context) -> None:
+    def __init__(self, ctx: Context, may_answer: Callable[[object], bool] | None = None) -> None:
+        """Make the session of the connection that a request came by.
+
+        Args:
+            ctx: The request.
+            may_answer: Called with the HTTP request that brings a response: whether its principal was asked.
+        """
         self.client_capabilities: JSONObject = capabilities(ctx)
+        self._may_answer = may_answer
         self.can_send_request: bool = not is_stateless(ctx)
         self._session = ctx.session
         use_random_request_ids(ctx.session)
@@ -196,19 +203,20 @@ class ConnectionSession:
             raise ProtocolError(error.error.code, error.error.message, error.error.data) from error
 
     async def _send_request(self, method: str, params: JSONObject) -> JSONObject:
-        result: Any = await self._session.send_request(
-            cast(Any, _RawMessage({"method": method, "params": params})),
-            cast(Any, _RawAnswer),
-            metadata=self._metadata,
-        )
+        with answered_by(self._session, self._may_answer):
+            result: Any = await self._session.send_request(
+                cast(Any, _RawMessage({"method": method, "params": params})),
+                cast(Any, _RawAnswer),
+                metadata=self._metadata,
+            )
         return cast(JSONObject, result)
 
 
 class RequestSession(ConnectionSession):
     """The `TaskSession` of one request: what is sent here goes over its stream."""
 
-    def __init__(self, ctx: Context) -> None:
-        super().__init__(ctx)
+    def __init__(self, ctx: Context, may_answer: Callable[[object], bool] | None = None) -> None:
+        super().__init__(ctx, may_answer)
         self._request_id = ctx.request_id
         self._metadata = ServerMessageMetadata(related_request_id=ctx.request_id)
 

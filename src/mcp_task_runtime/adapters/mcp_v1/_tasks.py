@@ -9,6 +9,7 @@ import functools
 import logging
 from collections.abc import Awaitable, Callable, Generator, Iterable
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from typing import Any, Literal, TypeAlias, cast
 
 try:
@@ -208,7 +209,7 @@ class Tasks(BaseTasks):
         return PlainCall(
             self.runtime,
             name,
-            RequestSession(ctx),
+            RequestSession(ctx, self._may_answer(ctx)),
             undeliverable=undeliverable(ctx),
             progress_token=progress_token(ctx),
             refusal=lambda: wire.task_required(name),
@@ -239,7 +240,7 @@ class Tasks(BaseTasks):
         with as_mcp_errors():
             await self._host.keep_open()
             ctx = self._context()
-            connection = None if is_stateless(ctx) else ConnectionSession(ctx)
+            connection = None if is_stateless(ctx) else ConnectionSession(ctx, self._may_answer(ctx))
             return raw_result(await self._methods.get(to_json_value(request.params), self._requestor(ctx), connection))
 
     async def _serve_result(self, request: types.GetTaskPayloadRequest) -> types.ServerResult:
@@ -247,7 +248,10 @@ class Tasks(BaseTasks):
             await self._host.keep_open()
             ctx = self._context()
             result = await self._methods.result(
-                to_json_value(request.params), self._requestor(ctx), RequestSession(ctx), is_alive=liveness(ctx)
+                to_json_value(request.params),
+                self._requestor(ctx),
+                RequestSession(ctx, self._may_answer(ctx)),
+                is_alive=liveness(ctx),
             )
             return raw_result(result)
 
@@ -311,6 +315,13 @@ class Tasks(BaseTasks):
     def _context(self) -> Context:
         assert self._server is not None
         return self._server.request_context
+
+    def _may_answer(self, ctx: Context) -> Callable[[object], bool] | None:
+        """Return what checks that a response is posted by the principal of this request (law L10)."""
+        principal = self._principal(ctx)
+        if principal is None:
+            return None
+        return lambda request: self._principal(replace(ctx, request=cast(Any, request))) == principal
 
     def _requestor(self, ctx: Context) -> Requestor:
         principal = self._principal(ctx)

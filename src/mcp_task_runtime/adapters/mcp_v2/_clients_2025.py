@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from mcp.server.context import CallNext, HandlerResult
+from mcp.server.mcpserver import authenticated_principal
 from mcp.shared.exceptions import MCPError
 
 from mcp_task_runtime.adapters._tool_calls import TaskCall, calling, current_call
@@ -26,9 +27,11 @@ from mcp_task_runtime.adapters.mcp_v2._requests import (
     as_shown,
     is_modern,
 )
+from mcp_task_runtime.adapters.session import DetachedSession
 from mcp_task_runtime.adapters.task_methods import (
     JSON_RESPONSES,
     NO_SESSION,
+    UNCHECKED_ANSWERS,
     ConnectionScopes,
     Requestor,
     TaskMethods,
@@ -80,11 +83,11 @@ class Clients2025:
             if ctx.method == "tools/list":
                 return await self._list_tools(ctx, call_next)
             if ctx.method == "tasks/get":
-                return await self._methods.get(
-                    ctx.params, requestor, None if _is_stateless(ctx) else ConnectionSession(ctx)
-                )
+                connection = None if _is_stateless(ctx) or self._is_unchecked(ctx) else ConnectionSession(ctx)
+                return await self._methods.get(ctx.params, requestor, connection)
             if ctx.method == "tasks/result":
-                return await self._methods.result(ctx.params, requestor, RequestSession(ctx), is_alive=_liveness(ctx))
+                stream = DetachedSession({}) if self._is_unchecked(ctx) else RequestSession(ctx)
+                return await self._methods.result(ctx.params, requestor, stream, is_alive=_liveness(ctx))
             if ctx.method == "tasks/list":
                 return await self._methods.list(ctx.params, requestor)
             if ctx.method == "tasks/cancel":
@@ -145,6 +148,8 @@ class Clients2025:
         undeliverable = NO_SESSION if _is_stateless(ctx) else None
         if undeliverable is None and not ctx.session.can_send_request:
             undeliverable = JSON_RESPONSES
+        if undeliverable is None and self._is_unchecked(ctx):
+            undeliverable = UNCHECKED_ANSWERS
         return await self._methods.call(
             params,
             job,
@@ -153,6 +158,18 @@ class Clients2025:
             undeliverable=undeliverable,
             declared=self._tools.get(name),
             home=id(ctx.lifespan_context),
+        )
+
+    def _is_unchecked(self, ctx: Context) -> bool:
+        """Whether another principal could post the answer to a question on this connection (law L10).
+
+        Over Streamable HTTP, the SDK takes a response from anyone who knows the session's id, unless the session was
+        opened with a credential of its own authentication. A response passes no middleware.
+        """
+        return (
+            _header(ctx, _SESSION_HEADER) is not None
+            and self._principal(ctx) is not None
+            and authenticated_principal(ctx) is None
         )
 
     def _requestor(self, ctx: Context) -> Requestor:
