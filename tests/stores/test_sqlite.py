@@ -53,7 +53,7 @@ from mcp_task_runtime.stores.sqlite import store as sqlite_store
 from mcp_task_runtime.testing.checks.bench import Capability, Check
 from mcp_task_runtime.testing.checks.questions import QUESTION_CHECKS, TaskBackend
 from mcp_task_runtime.testing.checks.queue import QUEUE_CHECKS
-from mcp_task_runtime.testing.checks.store import STORE_CHECKS
+from mcp_task_runtime.testing.checks.store import ABILITY_CHECKS, STORE_CHECKS
 from mcp_task_runtime.testing.clock import FakeClock
 from mcp_task_runtime.testing.concurrency.stepping import quiesce
 from mcp_task_runtime.testing.machine.machine import check_task_store_machine
@@ -94,7 +94,7 @@ class Opener:
 
     async def count_rows(self, kept: object) -> int:
         (path,) = [path for path in self.folder.iterdir() if not path.name.endswith(("-wal", "-shm"))]
-        return sum(query(path, f"SELECT count(*) FROM {table}")[0][0] for table in ("tasks", "messages"))
+        return sum(query(path, f"SELECT count(*) FROM {table}")[0][0] for table in ("tasks", "messages", "steps"))
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def opener(tmp_path: Path) -> Opener:
     return Opener(tmp_path)
 
 
-@pytest.mark.parametrize("check", STORE_CHECKS, ids=str)
+@pytest.mark.parametrize("check", [*STORE_CHECKS, *ABILITY_CHECKS], ids=str)
 async def test_the_store_keeps_the_laws(check: Check[TaskStore], opener: Opener) -> None:
     await check.run(opener.store, footprint=opener.count_rows)
 

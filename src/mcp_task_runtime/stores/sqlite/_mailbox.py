@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
-from mcp_task_runtime.core.transitions import is_terminal
+from mcp_task_runtime.core.transitions import TERMINAL_STATUSES, is_terminal
 from mcp_task_runtime.core.types import TaskRecord
 from mcp_task_runtime.errors import TaskNotFoundError
 from mcp_task_runtime.stores.sqlite._records import MESSAGE_COLUMNS, answer_of, from_stamp, message_of, to_sql
@@ -180,31 +180,28 @@ class AnswerLook:
 class MessageLook:
     """What a caller looks for that waits for a message. An empty mailbox leaves no trace, so it remembers.
 
-    The mailbox is gone when it was cleared, when the task ended, and when the task was there before and is no more.
+    The mailbox is gone when it was cleared, when the task was there before and is no more, and when the task has ended
+    and no message came after that.
     """
 
-    __slots__ = ("_seen", "_status", "_task_id")
+    __slots__ = ("_had_task", "_seen", "_task_id")
 
     def __init__(self, task_id: str) -> None:
         self._task_id = task_id
         self._seen: int | None = None
-        self._status: str | None = None
+        self._had_task = False
 
     def __call__(self, transaction: Transaction) -> tuple[bool | None, datetime | None]:
         names = {"task_id": to_sql(self._task_id), "seen": self._seen}
         has_message, seen, was_cleared, status, expires_at = transaction.execute(_MAIL, names).fetchone()
         is_expired = expires_at is not None and expires_at <= transaction.stamp
-        is_over = self._status is not None and (status is None or _has_ended(status) > _has_ended(self._status))
-        if was_cleared or is_expired or is_over:
+        is_gone = self._had_task if status is None else status in TERMINAL_STATUSES and not has_message
+        if was_cleared or is_expired or is_gone:
             raise TaskNotFoundError(self._task_id)
         self._seen = seen or 0
-        self._status = status
+        self._had_task = status is not None
         return has_message or None, None if expires_at is None else from_stamp(expires_at)
 
     def accept(self, change: object) -> Any:
         """Have the caller look after every change."""
         return None
-
-
-def _has_ended(status: str) -> bool:
-    return status not in ("working", "input_required")
