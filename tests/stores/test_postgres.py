@@ -51,7 +51,7 @@ from mcp_task_runtime.stores.postgres import PostgresTaskMessageQueue, PostgresT
 from mcp_task_runtime.testing.checks.bench import Capability, Check
 from mcp_task_runtime.testing.checks.questions import QUESTION_CHECKS, TaskBackend
 from mcp_task_runtime.testing.checks.queue import QUEUE_CHECKS
-from mcp_task_runtime.testing.checks.store import STORE_CHECKS
+from mcp_task_runtime.testing.checks.store import ABILITY_CHECKS, STORE_CHECKS
 from mcp_task_runtime.testing.clock import FakeClock
 from mcp_task_runtime.testing.machine.machine import check_task_store_machine
 from tests.stores.postgres_server import PostgresServer
@@ -117,7 +117,7 @@ def opener(server: PostgresServer) -> Iterator[Opener]:
         server.drop_schema(location)
 
 
-@pytest.mark.parametrize("check", STORE_CHECKS, ids=str)
+@pytest.mark.parametrize("check", [*STORE_CHECKS, *ABILITY_CHECKS], ids=str)
 async def test_the_store_keeps_the_laws(check: Check[TaskStore], opener: Opener) -> None:
     await check.run(opener.store, footprint=opener.count_rows)
 
@@ -303,7 +303,7 @@ COLUMNS = {
         request_method text, request_name text, request_arguments json, progress_token json, rerunnable boolean,
         client_capabilities json, outcome json, outcome_message text, lease_worker text,
         lease_expires_at timestamp with time zone, lease_attempt integer, watchers ARRAY,
-        request_max_attempts integer, request_caller json, sealed_credentials text, progress json, events ARRAY,
+        request_max_attempts bigint, request_caller json, sealed_credentials text, progress json, events ARRAY,
         operation bigint""",
     "messages": """position bigint, mailbox text, task_id text, key text, method text, params json, queued boolean,
         answer_type text, answer json""",

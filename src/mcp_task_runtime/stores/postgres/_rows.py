@@ -235,7 +235,7 @@ def create_parameters(new: NewTask, *, now: datetime) -> dict[str, Any]:
         "arguments": to_object("arguments_json", request.arguments_json),
         "progress_token": None if token is None else to_json("progress_token", dump_json(token)),
         "rerunnable": request.rerunnable,
-        "max_attempts": min(max(request.max_attempts, -(2**31)), 2**31 - 1),
+        "max_attempts": request.max_attempts,
         "caller": to_object("caller_json", request.caller_json),
         "sealed_credentials": to_stored("sealed_credentials", request.sealed_credentials),
         "client_capabilities": to_object("client_capabilities_json", record.client_capabilities_json),

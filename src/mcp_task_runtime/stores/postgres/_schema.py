@@ -109,7 +109,7 @@ MIGRATIONS: Final = (
     """,
     f"""
     ALTER TABLE {{tasks}}
-        ADD COLUMN request_max_attempts integer NOT NULL DEFAULT 3,
+        ADD COLUMN request_max_attempts bigint NOT NULL DEFAULT 3,
         ADD COLUMN request_caller json NOT NULL DEFAULT '{{{{}}}}',
         ADD COLUMN sealed_credentials text,
         ADD COLUMN progress json,
