@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import FrozenInstanceError
 from datetime import datetime, timezone
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -443,7 +444,7 @@ async def test_a_callback_that_raises_cancels_the_task_and_raises_its_exception(
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_callback_that_waits_for_something_that_is_cancelled_cancels_the_task_and_says_so() -> None:
-    """On trio, nobody sees the cancellation of another."""
+    """On trio, a task does not see the cancellation of another one."""
     scripted = ScriptedServer(asking(consent=elicit()))
 
     async def callback(context: Any, params: Any) -> ElicitResult:
@@ -635,7 +636,7 @@ async def test_after_a_refused_answer_polling_rests_again() -> None:
     async def refuse(request: Received) -> None:
         if request.method == "tasks/update":
             scripted.show(working())
-            raise error(types.INVALID_PARAMS, "Somebody else was faster")
+            raise error(types.INVALID_PARAMS, "Another client was faster")
 
     scripted.reply = refuse
     async with (
@@ -1750,6 +1751,11 @@ def test_an_error_of_a_task_is_an_error_of_the_sdk_and_of_this_library_and_survi
     assert type(copy) is kind
     assert (copy.code, copy.message, copy.data, copy.task_id) == (-32000, "text", {"a": 1}, "t")
     assert str(copy) == "text"
+
+
+def test_the_client_of_the_other_line_says_what_to_install() -> None:
+    with pytest.raises(ImportError, match=r"needs mcp 1\.x: pip install"):
+        import_module("mcp_task_runtime.adapters.mcp_v1_client")
 
 
 # Over real transports

@@ -15,12 +15,13 @@ from pydantic import ValidationError
 
 from mcp_task_runtime.adapters.mcp_v1_client._connection import Connection
 from mcp_task_runtime.adapters.mcp_v1_client._errors import ERRORS, InvalidTaskResponseError, TaskError
+from mcp_task_runtime.adapters.task_client.calls_2025 import ListedTools, call_as_task, list_tasks
 from mcp_task_runtime.adapters.task_client.client_task import BaseClientTask
 from mcp_task_runtime.adapters.task_client.polling import PollSettings
 from mcp_task_runtime.adapters.task_client.remote_task import Limits
 from mcp_task_runtime.adapters.task_client.snapshots import TaskSnapshot, problems
 from mcp_task_runtime.adapters.task_client.statistics import ClientStatistics
-from mcp_task_runtime.adapters.task_client.task_2025 import ListedTools, Task2025, call_as_task, list_tasks
+from mcp_task_runtime.adapters.task_client.task_2025 import Task2025
 from mcp_task_runtime.adapters.task_client.unfinished import UnfinishedTasks
 from mcp_task_runtime.core.json import JSONObject, to_json_value
 from mcp_task_runtime.wire.v2025_11_25 import TaskSupport
@@ -104,7 +105,7 @@ class TasksClient:
     def unfinished(self) -> tuple[str, ...]:
         """Ids of tasks that `call_tool` gave up and could not cancel, oldest first.
 
-        They may live on at their server: `resume` takes such an id, and takes it off this list. The newest 1,000
+        They may live on at their server: `resume` takes the id, and takes it off this list. The newest 1,000
         are kept.
         """
         return self._unfinished.ids
@@ -219,7 +220,7 @@ class TasksClient:
         return ClientTask(answer) if isinstance(answer, Task2025) else answer
 
     def resume(self, session: ClientSession, task_id: str) -> ClientTask:
-        """Return a task by its id alone, such as one that was started before a restart.
+        """Return a task by its id alone, for example one that was started before a restart.
 
         Sends nothing: whether the server has the task shows at the first request.
 

@@ -28,11 +28,12 @@ from mcp_task_runtime.adapters.mcp_v2_client._channel import Channel, Handle, St
 from mcp_task_runtime.adapters.mcp_v2_client._client_task import ClientTask
 from mcp_task_runtime.adapters.mcp_v2_client._errors import ERRORS, TaskError
 from mcp_task_runtime.adapters.mcp_v2_client._sessions import Sessions
+from mcp_task_runtime.adapters.task_client.calls_2025 import call_as_task, list_tasks, serves_tasks
 from mcp_task_runtime.adapters.task_client.polling import PollSettings
 from mcp_task_runtime.adapters.task_client.remote_task import Limits, RemoteTask
 from mcp_task_runtime.adapters.task_client.snapshots import TaskSnapshot, problems
 from mcp_task_runtime.adapters.task_client.statistics import ClientStatistics
-from mcp_task_runtime.adapters.task_client.task_2025 import Task2025, call_as_task, list_tasks, serves_tasks
+from mcp_task_runtime.adapters.task_client.task_2025 import Task2025
 from mcp_task_runtime.core.json import to_json_value
 from mcp_task_runtime.wire.v2025_11_25 import STATUS_NOTIFICATION, TaskSupport
 from mcp_task_runtime.wire.v2026_07_28 import EXTENSION_ID, NOTIFICATION
@@ -117,7 +118,7 @@ class TasksClient(ClientExtension):
     def unfinished(self) -> tuple[str, ...]:
         """Ids of tasks that `call_tool` gave up and could not cancel, oldest first.
 
-        They may live on at their server: `resume` takes such an id, and takes it off this list. The newest 1,000
+        They may live on at their server: `resume` takes the id, and takes it off this list. The newest 1,000
         are kept.
         """
         return self._sessions.unfinished.ids
@@ -238,7 +239,7 @@ class TasksClient(ClientExtension):
             raise ERRORS.invalid(f"tools/call: {problems(error)}") from None
 
     def resume(self, client: Client, task_id: str) -> ClientTask:
-        """Return a task by its id alone, such as one that was started before a restart.
+        """Return a task by its id alone, for example one that was started before a restart.
 
         Sends nothing: whether the server has the task shows at the first request. All objects for one task on one
         connection share what the user was asked.

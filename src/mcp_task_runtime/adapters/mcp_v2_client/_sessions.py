@@ -10,12 +10,14 @@ from mcp_types import CallToolResult
 
 from mcp_task_runtime.adapters.mcp_v2_client._connection import Connection
 from mcp_task_runtime.adapters.mcp_v2_client._listening import ListenHub
-from mcp_task_runtime.adapters.mcp_v2_client._task_2026 import Task2026, parse_task
+from mcp_task_runtime.adapters.mcp_v2_client._task_2026 import Task2026
+from mcp_task_runtime.adapters.task_client.calls_2025 import ListedTools
 from mcp_task_runtime.adapters.task_client.errors import MalformedError
 from mcp_task_runtime.adapters.task_client.polling import Watch
 from mcp_task_runtime.adapters.task_client.remote_task import Limits, OnUpdate, RemoteTask
 from mcp_task_runtime.adapters.task_client.statistics import ClientStatistics
-from mcp_task_runtime.adapters.task_client.task_2025 import ListedTools, Task2025
+from mcp_task_runtime.adapters.task_client.task_2025 import Task2025
+from mcp_task_runtime.adapters.task_client.tasks_2026 import parse_task
 from mcp_task_runtime.adapters.task_client.unfinished import UnfinishedTasks
 from mcp_task_runtime.core.json import JSONObject
 

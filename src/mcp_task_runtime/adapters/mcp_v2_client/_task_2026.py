@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import anyio
 import anyio.abc
@@ -13,18 +13,19 @@ import mcp_types as types
 from mcp.client import ClientRequestContext
 from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult
-from pydantic import BaseModel, Field, StrictInt, StrictStr, ValidationError
+from pydantic import ValidationError
 
 from mcp_task_runtime.adapters.mcp_v2_client._connection import Connection
 from mcp_task_runtime.adapters.mcp_v2_client._errors import TaskError, TaskFailedError
 from mcp_task_runtime.adapters.task_client.errors import MalformedError, is_passing
 from mcp_task_runtime.adapters.task_client.polling import Pushes, Watch
 from mcp_task_runtime.adapters.task_client.remote_task import OnUpdate, RemoteTask
-from mcp_task_runtime.adapters.task_client.snapshots import TaskFields, TaskSnapshot, problems
+from mcp_task_runtime.adapters.task_client.snapshots import TaskSnapshot, problems
+from mcp_task_runtime.adapters.task_client.tasks_2026 import parse_task
 from mcp_task_runtime.core.json import JSONObject, dump_json, load_json, to_json_value
 from mcp_task_runtime.core.transitions import is_terminal
 
-__all__ = ["Task2026", "parse_task"]
+__all__ = ["Task2026"]
 
 _INPUT_REQUESTS: Final[Mapping[str, tuple[type[types.InputRequest], tuple[type[types.Result], ...]]]] = {
     "elicitation/create": (types.ElicitRequest, (types.ElicitResult,)),
@@ -95,7 +96,7 @@ class Task2026(RemoteTask[CallToolResult]):
         return raw
 
     async def follow(self, watch: Watch) -> CallToolResult:
-        """Follow the task to its end, with its questions asked and answered beside the polling."""
+        """Follow the task to its end, with its questions asked and answered while it is polled."""
         while True:  # no task group before there is a question
             snapshot = await watch.next()
             if snapshot.status == "input_required":
@@ -152,7 +153,7 @@ class Question:
     """An input request, and how far this side is with it."""
 
     request: JSONObject
-    answer: JSONObject | None = None  # kept until the server has it: nobody is asked twice
+    answer: JSONObject | None = None  # kept until the server has it: the user is asked once
     delivered: bool = False
 
 
@@ -166,7 +167,7 @@ class _Failure:
 
 
 class _Following:
-    """Following a task while it asks: its questions are asked and answered beside the polling."""
+    """Following a task while it asks: its questions are asked and answered while it is polled."""
 
     _group: anyio.abc.TaskGroup
 
@@ -243,7 +244,7 @@ class _Following:
                 question.delivered = True
                 self._watch.wake()  # what the answer led to may be there already
         except TaskError as error:
-            # Not the end yet: the task may have ended meanwhile, or somebody else may have answered.
+            # Not the end yet: the task may have ended meanwhile, or another client may have answered.
             earlier = self._failures.get(key)
             count = 1 if earlier is None else earlier.count + 1
             self._failures[key] = _Failure(error, self._watch.begun, count)
@@ -275,62 +276,17 @@ class _Following:
             except anyio.get_cancelled_exc_class():
                 if anyio.current_effective_deadline() == -math.inf:
                     raise
-                # Nobody cancelled this: on asyncio, the callback waited for something else that was cancelled.
+                # This was not cancelled: on asyncio, the callback waited for something else that was cancelled.
                 self._refuse(MCPError(types.INTERNAL_ERROR, "Client callback was cancelled"))
             finally:
                 del self._prompts[key]
 
     def _refuse(self, error: Exception) -> None:
-        """End the run: the question has no answer, so that the task would wait for ever."""
+        """End the run: the question has no answer, so the task would wait until it expires."""
         if self._error is None:
             self._error = error
             self._was_refused = True
             self._group.cancel_scope.cancel()
-
-
-class _ErrorFields(BaseModel):
-    code: StrictInt
-    message: StrictStr
-    data: Any = None
-
-
-class _InputRequired(BaseModel):
-    requests: dict[str, dict[str, Any]] = Field(alias="inputRequests")
-
-
-class _Completed(BaseModel):
-    result: dict[str, Any]
-
-
-class _Failed(BaseModel):
-    error: _ErrorFields
-
-
-def parse_task(raw: JSONObject, task_id: str, *, is_detailed: bool = True) -> TaskSnapshot:
-    """Return the snapshot that a server sent.
-
-    Args:
-        raw: What it sent.
-        task_id: The task that it should be of.
-        is_detailed: Whether it must hold what belongs to its status (C6); a handle must not (C4).
-
-    Raises:
-        MalformedError: It is no snapshot of this task.
-    """
-    details: dict[str, str] = {}
-    try:
-        fields = TaskFields.model_validate(raw)
-        if is_detailed and fields.status == "input_required":
-            details["input_requests_json"] = dump_json(_InputRequired.model_validate(raw).requests)
-        elif is_detailed and fields.status == "completed":
-            details["result_json"] = dump_json(_Completed.model_validate(raw).result)
-        elif is_detailed and fields.status == "failed":
-            details["error_json"] = dump_json(_Failed.model_validate(raw).error.model_dump(exclude_unset=True))
-    except ValidationError as error:
-        raise MalformedError(problems(error)) from None
-    except ValueError:  # only from a server in this process: anything else came as JSON
-        raise MalformedError("not JSON") from None
-    return fields.snapshot(task_id, **details)
 
 
 def _content(request: JSONObject) -> JSONObject:

@@ -43,7 +43,7 @@ class BaseClientTask(Generic[ResultT]):
         """Answer some or all of the task's open questions.
 
         The first answer to a question counts; the server ignores one to a question that is not open (C8).
-        There is no such request under 2025-11-25: a `TaskError` says so, and `wait` answers.
+        2025-11-25 has no request for it: a `TaskError` says so, and `wait` answers.
 
         Args:
             responses: The answers by the keys of `TaskSnapshot.input_requests`: results of the SDK, or JSON

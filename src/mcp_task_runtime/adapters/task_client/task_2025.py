@@ -6,13 +6,13 @@ The session of the SDK answers the questions that come while a result is awaited
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from typing import Final, Generic, TypeAlias, TypeVar
+from collections.abc import Mapping
+from typing import Final, Generic, TypeVar
 
 import anyio
 import anyio.abc
 import anyio.lowlevel
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from mcp_task_runtime.adapters.task_client.errors import (
     CONNECTION_CLOSED,
@@ -32,163 +32,26 @@ from mcp_task_runtime.adapters.task_client.snapshots import Milliseconds, TaskFi
 from mcp_task_runtime.core.json import JSONObject
 from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.errors import INTERNAL_ERROR, METHOD_NOT_FOUND
-from mcp_task_runtime.wire.v2025_11_25 import PROTOCOL_VERSION, TaskSupport, related_task_id
+from mcp_task_runtime.wire.v2025_11_25 import related_task_id
 
-__all__ = ["ListedTools", "Task2025", "call_as_task", "list_tasks", "serves_tasks"]
+__all__ = ["Fields2025", "Task2025", "parse_result", "problem_of"]
 
 ResultT = TypeVar("ResultT")
-
-EARLIER_VERSION: Final = "2025-06-18"
-"""The revision before tasks: `mcp` 1.23.0 has tasks, and does not know the name of the later one."""
-
-_MAX_PAGES: Final = 100
-"""Pages of a list of tools that are read at most: it may never end."""
 
 _AMBIGUOUS_CODES: Final = frozenset({CONNECTION_CLOSED, REQUEST_TIMEOUT})
 """Codes of requests that were not answered, which may also be the codes of a task's own error."""
 
 
-def serves_tasks(protocol_version: str | int | None, capabilities: JSONObject) -> bool:
-    """Return whether a server with these capabilities runs tools as tasks when it is asked to (B1)."""
-    tasks = capabilities.get("tasks")
-    requests = tasks.get("requests") if isinstance(tasks, dict) else None
-    tools = requests.get("tools") if isinstance(requests, dict) else None
-    if protocol_version == EARLIER_VERSION:
-        return tools is not None  # `mcp` 1.23.0 does not say `call`
-    return protocol_version == PROTOCOL_VERSION and isinstance(tools, dict) and tools.get("call") is not None
-
-
-ReadPage: TypeAlias = Callable[[str | None], Awaitable[tuple[dict[str, TaskSupport], str | None]]]
-"""Reads the page of a list of tools at a cursor: their modes by name, and the next cursor."""
-
-
-class ListedTools:
-    """Which tools run as tasks, as the list of one server says (B2). It is read when it is first needed."""
-
-    def __init__(self) -> None:
-        self._modes: dict[str, TaskSupport] = {}
-
-    async def mode(self, read: ReadPage, name: str, *, again: bool = False) -> TaskSupport | None:
-        """Return the mode of a tool, or `None` if it is not listed.
-
-        Args:
-            read: Reads the list; what it raises is raised.
-            name: The tool's name.
-            again: Whether to read the list again, because it may have changed.
-        """
-        if again:
-            self._modes.pop(name, None)
-        if name not in self._modes:
-            await self._read(read, name)
-        return self._modes.get(name)
-
-    async def _read(self, read: ReadPage, name: str) -> None:
-        """Read the list up to the page with this tool."""
-        cursor: str | None = None
-        for _ in range(_MAX_PAGES):
-            modes, cursor = await read(cursor)
-            self._modes.update(modes)
-            if cursor is None or name in self._modes:
-                return
-
-
-async def call_as_task(
-    connection: TaskConnection[ResultT],
-    make: Callable[[str], Task2025[ResultT]],
-    params: JSONObject,
-    *,
-    read_timeout_seconds: float | None,
-) -> Task2025[ResultT] | ResultT:
-    """Call a tool as a task (B3). A server may answer with the result all the same.
-
-    Cancelled, it still takes the handle, to cancel the task: `notifications/cancelled` must not do that.
-
-    Args:
-        connection: The connection to the server.
-        make: Returns the task with an id.
-        params: The params of `tools/call`.
-        read_timeout_seconds: Seconds that the request may take.
+def parse_result(connection: TaskConnection[ResultT], raw: JSONObject, task_id: str = "") -> ResultT:
+    """Return the result of a call.
 
     Raises:
-        Exception: The server refused the call: the SDK's own error.
-        BaseInvalidTaskResponseError: It sent neither a handle nor a result; a task that has an id was cancelled.
+        BaseInvalidTaskResponseError: It is none.
     """
-    await anyio.lowlevel.checkpoint()  # a call that is cancelled already is not sent
-    task: Task2025[ResultT] | None = None
-    results: list[ResultT] = []
-    failure: Exception | None = None
-    answered = anyio.Event()
-
-    async def send() -> None:
-        nonlocal task, failure
-        with sending:
-            try:
-                raw = await connection.call_tool(params, read_timeout_seconds=read_timeout_seconds)
-                if "task" in raw:
-                    task = await _take_handle(connection, make, raw["task"])
-                else:
-                    results.append(_parse_result(connection, raw))
-            except Exception as error:  # raised below: from here it would come out in an exception group
-                failure = error
-        answered.set()
-
-    sending = anyio.CancelScope(shield=True)
-    async with anyio.create_task_group() as group:
-        group.start_soon(send)
-        try:
-            await answered.wait()
-        except anyio.get_cancelled_exc_class():
-            with anyio.move_on_after(connection.limits.cancel, shield=True):
-                await answered.wait()
-            sending.cancel()
-            if task is not None:
-                await task.give_up()
-            raise
-    if failure is not None:
-        raise failure
-    return results[0] if task is None else task
-
-
-async def _take_handle(
-    connection: TaskConnection[ResultT], make: Callable[[str], Task2025[ResultT]], handle: object
-) -> Task2025[ResultT]:
-    task_id = handle.get("taskId") if isinstance(handle, dict) else None
-    if not isinstance(handle, dict) or not isinstance(task_id, str) or not task_id:
-        raise connection.errors.invalid("a task handle without a taskId")
-    task = make(task_id)
-    try:
-        task.take_handle(handle)
-    except BaseInvalidTaskResponseError:
-        await task.give_up()
-        raise
-    return task
-
-
-def _parse_result(connection: TaskConnection[ResultT], raw: JSONObject, task_id: str = "") -> ResultT:
     try:
         return connection.parse_result(raw)
     except MalformedError as error:
         raise connection.errors.invalid(f"the result of tools/call: {error}", task_id=task_id) from None
-
-
-async def list_tasks(connection: TaskConnection[ResultT]) -> AsyncGenerator[TaskSnapshot, None]:
-    """Yield the tasks that the server lists for this client (B9)."""
-    cursor: str | None = None
-    while True:
-        params: JSONObject = {} if cursor is None else {"cursor": cursor}
-        raw = await connection.request("tasks/list", params, task_id="", is_limited=True, read_timeout_seconds=None)
-        try:
-            page = _Page.model_validate(raw)
-            snapshots = [fields.snapshot(fields.task_id) for fields in page.tasks]
-        except (ValidationError, MalformedError) as error:
-            raise connection.errors.invalid(f"tasks/list: {_problem(error)}") from None
-        for snapshot in snapshots:
-            yield snapshot
-        if page.next_cursor is None:
-            return
-        if page.next_cursor == cursor:
-            raise connection.errors.invalid("tasks/list: a page that leads to itself")
-        cursor = page.next_cursor
 
 
 class Task2025(RemoteTask[ResultT]):
@@ -265,7 +128,7 @@ class Task2025(RemoteTask[ResultT]):
             raise self.invalid("tasks/result: another task than the one asked for")
         if raw.keys() <= {"_meta"}:
             raise _NoResultError
-        return _parse_result(
+        return parse_result(
             self.connection, {name: value for name, value in raw.items() if name != "resultType"}, self.task_id
         )
 
@@ -282,9 +145,9 @@ class Task2025(RemoteTask[ResultT]):
 
     def _parse(self, raw: JSONObject, method: str) -> TaskSnapshot:
         try:
-            return _Fields.model_validate(raw).snapshot(self.task_id)
+            return Fields2025.model_validate(raw).snapshot(self.task_id)
         except (ValidationError, MalformedError) as error:
-            raise self.invalid(f"{method}: {_problem(error)}") from None
+            raise self.invalid(f"{method}: {problem_of(error)}") from None
 
 
 class _NoResultError(Exception):
@@ -429,15 +292,13 @@ class _Following(Generic[ResultT]):
         self._failure = error
 
 
-class _Fields(TaskFields):
+class Fields2025(TaskFields):
+    """A task as a server of 2025-11-25 sends it (B4)."""
+
     ttl_ms: Milliseconds | None = Field(default=None, alias="ttl")
     poll_interval_ms: Milliseconds | None = Field(default=None, alias="pollInterval")
 
 
-class _Page(BaseModel):
-    tasks: list[_Fields]
-    next_cursor: str | None = Field(default=None, alias="nextCursor")
-
-
-def _problem(error: ValidationError | MalformedError) -> str:
+def problem_of(error: ValidationError | MalformedError) -> str:
+    """Return what is wrong with a task, without the values."""
     return problems(error) if isinstance(error, ValidationError) else str(error)
