@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from pydantic_core import from_json
+
 from mcp_task_runtime.core import text as text_core
 from mcp_task_runtime.core.json import dump_json, load_json
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
@@ -19,12 +21,12 @@ __all__ = [
     "check_json",
     "check_message",
     "check_new_task",
+    "check_object",
     "check_outcome",
     "check_progress",
     "check_text",
 ]
 
-_LARGEST_INTEGER: Final = 2**63 - 1
 _LONGEST_DURATION: Final = 250 * 365 * 24 * 60 * 60 * 1000
 _CONSTANTS: Final = frozenset({"{}", "null"})
 
@@ -55,21 +57,35 @@ def check_json(name: str, text: str) -> None:
     """
     if text in _CONSTANTS:
         return
+    _parse(name, text)
+
+
+def check_object(name: str, text: str) -> None:
+    """Refuse text that is not a JSON object that `load_json` can read.
+
+    Raises:
+        ValueError: It is none, nested too deeply, or has a number that is too long.
+    """
+    if text != "{}" and not isinstance(_parse(name, text), dict):
+        raise ValueError(f"{name} must be a JSON object")
+
+
+def _parse(name: str, text: str) -> object:
     check_text(name, text)
     try:
-        load_json(text)
+        return from_json(text, allow_inf_nan=False)  # JSON knows neither NaN nor Infinity
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{name} could not be read back") from error
 
 
-def check_integer(name: str, number: object) -> None:
-    """Refuse what is not a whole number of at most 64 bits with its sign.
+def check_integer(name: str, number: object, *, bits: int = 64) -> None:
+    """Refuse what is not a whole number of at most so many bits with its sign.
 
     Raises:
         ValueError: It is not.
     """
-    if not isinstance(number, int) or abs(number) > _LARGEST_INTEGER:
-        raise ValueError(f"{name} must be a whole number of at most 64 bits")
+    if not isinstance(number, int) or abs(number) >= 2 ** (bits - 1):
+        raise ValueError(f"{name} must be a whole number of at most {bits} bits")
 
 
 def check_duration(name: str, milliseconds: object) -> None:
@@ -97,7 +113,7 @@ def check_new_task(new: NewTask) -> None:
     check_duration("retention_ms", new.retention_ms)
     check_duration("lease_ms", new.lease_ms)
     check_integer("poll_interval_ms", new.poll_interval_ms)
-    check_integer("max_attempts", request.max_attempts)
+    check_integer("max_attempts", request.max_attempts, bits=32)
     check_text("method", request.method)
     check_text("name", request.name)
     for name, text in (
@@ -108,9 +124,9 @@ def check_new_task(new: NewTask) -> None:
     ):
         if text is not None:
             check_text(name, text)
-    check_json("arguments_json", request.arguments_json)
-    check_json("caller_json", request.caller_json)
-    check_json("client_capabilities_json", new.client_capabilities_json)
+    check_object("arguments_json", request.arguments_json)
+    check_object("caller_json", request.caller_json)
+    check_object("client_capabilities_json", new.client_capabilities_json)
     if request.progress_token is not None:
         check_json("progress_token", dump_json(request.progress_token))
 
@@ -137,7 +153,7 @@ def check_outcome(outcome: Outcome) -> None:
     """
     check_text("status_message", outcome.status_message)
     if outcome.payload_json is not None:
-        check_json("outcome", outcome.payload_json)
+        check_object("outcome", outcome.payload_json)
 
 
 def check_message(message: QueuedMessage) -> None:
@@ -148,7 +164,7 @@ def check_message(message: QueuedMessage) -> None:
     """
     check_text("method", message.method)
     check_text("key", message.key)
-    check_json("params_json", message.params_json)
+    check_object("params_json", message.params_json)
 
 
 def check_answer(answer: Answer) -> None:
@@ -157,4 +173,4 @@ def check_answer(answer: Answer) -> None:
     Raises:
         ValueError: It could not.
     """
-    check_json("answer", answer.payload_json)
+    (check_json if answer.type == "withdrawn" else check_object)("answer", answer.payload_json)
