@@ -24,6 +24,9 @@ _SLACK_MICROS: Final = 1_000_000
 _FEWEST: Final = 50
 """Entries that are read at once at the least, where a filter may leave some out."""
 
+_MOST: Final = 1_000
+"""Entries that are read at once at the most, unless the page is longer."""
+
 _TAG_BYTES: Final = 12
 
 
@@ -44,16 +47,16 @@ class Search:
         if _is_empty(wanted):
             return TaskPage(())
         found: list[tuple[Entry, TaskRecord]] = []
+        most = max(limit + 1, _FEWEST)
         while True:
-            most = max(limit + 1 - len(found), _FEWEST)
-            page = await self._page(wanted, newest_first, behind, most)
+            page, behind = await self._page(wanted, newest_first, behind, most)
             live = [(entry, entry.record) for entry in page if entry.is_live and entry.record is not None]
             found += [
                 (entry, record) for entry, record in live if self._is_of(entry, record) and _matches(record, wanted)
             ]
-            if len(found) > limit or len(page) < most:
+            if len(found) > limit or behind is None:
                 break
-            behind = page[-1].place, page[-1].member
+            most = max(limit + 1, min(2 * most, _MOST))  # the filter leaves out many
         records = tuple(record for _, record in found[:limit])
         if len(found) <= limit:
             return TaskPage(records)
@@ -66,8 +69,8 @@ class Search:
 
     async def _page(
         self, wanted: TaskFilter, newest_first: bool, behind: tuple[int, bytes] | None, limit: int
-    ) -> list[Entry]:
-        """Return the next entries behind a place, of which the filter may leave some out."""
+    ) -> tuple[list[Entry], tuple[int, bytes] | None]:
+        """Return those of the next `limit` entries that may match, and the place behind which there may be more."""
         lowest = "-inf" if wanted.created_after is None else str(to_micros(wanted.created_after))
         highest = "+inf" if wanted.created_before is None else str(to_micros(wanted.created_before) + _SLACK_MICROS)
         arguments = (
@@ -83,7 +86,8 @@ class Search:
         (reply,) = await self._backend.send(self._backend.call_search("search", *arguments))
         page: list[tuple[bytes, Any, Any]] = reply[1]
         found = [(member, member.partition(b" ")[0], place, values) for member, place, values in page]
-        return await self._pages.entries(int(reply[0]), found, are_marked=False)
+        entries = await self._pages.entries(int(reply[0]), found, are_marked=False)
+        return entries, (int(reply[3][0]), reply[3][1]) if reply[2] == limit else None
 
     async def count(self) -> TaskCounts:
         """Return how many tasks there are; see `TaskSearch.count_tasks`."""

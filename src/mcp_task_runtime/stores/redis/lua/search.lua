@@ -2,7 +2,7 @@
 -- KEYS: any key of the search index.
 -- ARGV: now; beginning of the index's keys; tags of owners, or empty; statuses, or empty; tags of tools, or empty, each
 -- list separated by spaces; place and entry that the page begins behind, or empty; lowest and highest place; 1 for the
--- newest first; limit; prefix of the identifier, or empty; how a record's key begins and ends, or empty.
+-- newest first; most entries to look at; prefix of the identifier, or empty; how a record's key begins and ends, or empty.
 local search, owners, statuses, names = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local from, behind, lowest, highest = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 local newest, limit, prefix = ARGV[10] == '1', tonumber(ARGV[11]), ARGV[12]
@@ -48,7 +48,8 @@ end
 
 purge(search, time(ARGV[1]), 100)
 local first, last = '[' .. prefix, '[' .. prefix .. '\255'
-if prefix ~= '' and redis.call('ZLEXCOUNT', search .. 'ids', first, last) <= 1000 then
+local few = math.max(1000, math.sqrt(50 * redis.call('ZCARD', search .. 'all'))) -- to sort costs less than to scan
+if prefix ~= '' and redis.call('ZLEXCOUNT', search .. 'ids', first, last) <= few then
     named(first, last)
 elseif owners ~= '' then
     for _, owner in ipairs(words(owners)) do scan(search .. 'owner:' .. owner) end
@@ -61,14 +62,22 @@ else
     end
 end
 table.sort(found, is_before)
-local page = {}
-for number = 1, math.min(limit, #found) do
-    local place, entry = digits(found[number][1]), found[number][2]
-    local record = false
-    if ARGV[13] ~= '' then
-        record = redis.pcall('HMGET', ARGV[13] .. string.match(entry, '^%S+') .. ARGV[14], unpack(FIELDS))
-        if record.err then record = false end
-    end
-    page[number] = {entry, place, record}
+local wanted_names = ' ' .. names .. ' '
+local function may_match(entry) -- as far as the entry itself says
+    if prefix ~= '' and string.sub(id_member(entry), 1, #prefix) ~= prefix then return false end
+    return names == '' or string.find(wanted_names, ' ' .. string.match(entry, '^%S+ (%S+)') .. ' ', 1, true)
 end
-return {time(ARGV[1]), page}
+local page, count = {}, math.min(limit, #found)
+for number = 1, count do
+    local place, entry = digits(found[number][1]), found[number][2]
+    if may_match(entry) then
+        local record = false
+        if ARGV[13] ~= '' then
+            record = redis.pcall('HMGET', ARGV[13] .. string.match(entry, '^%S+') .. ARGV[14], unpack(FIELDS))
+            if record.err then record = false end
+        end
+        page[#page + 1] = {entry, place, record}
+    end
+end
+local end_of_page = found[count] and {digits(found[count][1]), found[count][2]}
+return {time(ARGV[1]), page, count, end_of_page}
