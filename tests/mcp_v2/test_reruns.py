@@ -25,7 +25,10 @@ from tests.mcp_v2.listeners import Connection, memory_connection
 from tests.mcp_v2.raw_client import accept
 from tests.mcp_v2.schemas import Wire
 
-pytestmark = pytest.mark.anyio
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.filterwarnings("ignore::mcp.shared.exceptions.MCPDeprecationWarning"),
+]
 
 
 class Name(BaseModel):
@@ -93,6 +96,16 @@ class Server:
             self.runs.append("once")
             await task.elicit("go on?", Name)
             return "done"
+
+        @self.mcp.tool()
+        async def adopted(ctx: Context) -> str:
+            self.runs.append("adopted")
+            await ctx.report_progress(1, 2)
+            await ctx.info("running")
+            answer = await ctx.elicit("go on?", Name)
+            return f"{answer.action} {answer.data.name if answer.action == 'accept' else None}"
+
+        self.tasks.adopt("adopted", required=True, rerunnable=True)
 
     async def asked(self, task_id: str, message: str) -> str:
         """Poll here until the task asks this; return the key."""
@@ -222,6 +235,17 @@ async def test_a_rerun_that_fails_ends_exactly_as_the_first_run_would(how: str) 
             assert task.get(name) == expected.get(name)
 
 
+async def test_an_adopted_tool_runs_again_and_asks_with_its_own_context() -> None:
+    async with two_servers() as (cluster, a, b):
+        task_id = await a.connection.client.start("adopted")
+        await a.asked(task_id, "go on?")
+        await lose(cluster, a)
+        await b.answer(task_id, "go on?", "Eve")
+        task = await b.until_ended(task_id)
+        assert (a.runs, b.runs) == (["adopted"], ["adopted"])
+        assert task["result"]["content"][0]["text"] == "accept Eve"
+
+
 async def test_work_that_may_not_run_again_fails_and_says_so() -> None:
     async with two_servers() as (cluster, a, b):
         task_id = await a.connection.client.start("once")
@@ -233,8 +257,7 @@ async def test_work_that_may_not_run_again_fails_and_says_so() -> None:
         assert "lost" in task["statusMessage"]
 
 
-async def test_a_rerun_has_a_context_but_no_request() -> None:
-    """What needs the request ends the task with an error: it does not hang."""
+async def test_a_rerun_has_a_context_without_a_request() -> None:
     async with two_servers() as (cluster, a, b):
         task_id = await a.connection.client.start("with_context")
         await a.asked(task_id, "go on?")
@@ -242,10 +265,10 @@ async def test_a_rerun_has_a_context_but_no_request() -> None:
         await b.answer(task_id, "go on?")
         task = await b.until_ended(task_id)
         assert b.runs == ["with_context"]
-        assert task["result"]["isError"] is True
+        assert task["result"]["content"][0]["text"] == task_id
 
 
-async def test_a_tool_that_needs_multi_round_trip_input_fails_clearly_when_it_runs_again() -> None:
+async def test_input_that_a_resolver_needs_is_asked_through_the_task_when_its_tool_runs_again() -> None:
     """Wire rule C5: that input belonged to the call, which is over; the record has the arguments alone."""
     async with two_servers() as (cluster, a, b):
         first = (await a.connection.client.call("with_input")).result
@@ -255,7 +278,8 @@ async def test_a_tool_that_needs_multi_round_trip_input_fails_clearly_when_it_ru
         task_id = await a.connection.client.start("with_input", extra={k: v for k, v in answers.items() if v})
         await a.asked(task_id, "go on?")
         await lose(cluster, a)
+        await b.answer(task_id, "Who are you?", "Eve")
+        await b.answer(task_id, "go on?")
         task = await b.until_ended(task_id)
-        assert b.runs == []
-        assert task["status"] == "failed" or task["result"]["isError"] is True
-        assert "a task cannot" in str(task).lower() or "error" in str(task).lower()
+        assert b.runs == ["with_input"]
+        assert task["result"]["content"][0]["text"] == "Eve"

@@ -23,6 +23,7 @@ from mcp_task_runtime.adapters.result_handler import TaskResultHandler
 from mcp_task_runtime.adapters.server_context import ServerTaskContext
 from mcp_task_runtime.adapters.session import TaskSession
 from mcp_task_runtime.core.execution import Execution
+from mcp_task_runtime.core.json import JSONObject
 from mcp_task_runtime.core.runtime import TaskRuntime
 from mcp_task_runtime.core.types import NewTask, TaskRecord, TaskSpec
 from mcp_task_runtime.errors import INTERNAL_ERROR, ProtocolError, TaskRuntimeError
@@ -204,6 +205,12 @@ class TaskCall(ToolCall):
     def is_task(self) -> bool:
         """Whether the client knows this call as a task."""
         return self._client_decides or self._execution.is_published
+
+    @property
+    def client_capabilities(self) -> JSONObject:
+        """What the client declared when it made the task; `{}` where there is none yet."""
+        record = self._execution.record
+        return {} if record is None else record.client_capabilities
 
     @property
     def may_become_task(self) -> bool:

@@ -11,13 +11,15 @@ from typing import Any, Final, TypeVar
 from mcp import types
 from mcp.server.lowlevel.server import request_ctx
 from mcp.server.session import ServerSession
+from mcp.shared.context import RequestContext
 from pydantic import BaseModel
 
 from mcp_task_runtime.adapters._session_proxy import SessionProxy
 from mcp_task_runtime.adapters._tool_calls import TaskCall
 from mcp_task_runtime.adapters.mcp_v1._requests import Context, as_mcp_errors, capabilities, mcp_error, send_safely
+from mcp_task_runtime.core.json import JSONObject
 
-__all__ = ["within_task"]
+__all__ = ["context_by_name", "within_task"]
 
 ResultT = TypeVar("ResultT", bound=BaseModel)
 
@@ -68,6 +70,30 @@ class _TaskSession(SessionProxy):
     async def send_notification(self, notification: Any, related_request_id: Any = None) -> None:
         """Send a notification by the connection: the request is over."""
         await send_safely(self._session, notification, None)
+
+
+class _NoConnection:
+    """In place of a session: the request is over, and its connection unknown."""
+
+    def __init__(self, client_capabilities: JSONObject) -> None:
+        capabilities = types.ClientCapabilities.model_validate(client_capabilities)
+        client = types.Implementation(name="", version="")
+        self.client_params = types.InitializeRequestParams(
+            protocolVersion=types.LATEST_PROTOCOL_VERSION, capabilities=capabilities, clientInfo=client
+        )
+
+    async def send_notification(self, *_: Any) -> None:
+        """Drop it."""
+
+
+async def context_by_name(call: TaskCall) -> Context:
+    """Return the SDK's context for a tool that runs by its name; its request id is the task's id.
+
+    It has no state of a lifespan: on this SDK line that belongs to a connection.
+    """
+    task = await call.context()
+    session: Any = _NoConnection(call.client_capabilities)
+    return RequestContext(request_id=task.task_id, meta=None, session=session, lifespan_context={})
 
 
 @contextmanager

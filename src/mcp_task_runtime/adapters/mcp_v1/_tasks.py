@@ -30,7 +30,7 @@ from mcp.shared.exceptions import McpError
 from mcp_task_runtime.adapters._tool_calls import PlainCall, TaskCall, ToolCall, calling, current_call
 from mcp_task_runtime.adapters.base_tasks import BaseTasks, fastmcp_version
 from mcp_task_runtime.adapters.mcp_v1._connection import Connection, is_about_lost_connection, serving
-from mcp_task_runtime.adapters.mcp_v1._promotion import within_task
+from mcp_task_runtime.adapters.mcp_v1._promotion import context_by_name, within_task
 from mcp_task_runtime.adapters.mcp_v1._requests import (
     ConnectionSession,
     Context,
@@ -308,8 +308,13 @@ class Tasks(BaseTasks):
         return _noting_errors(call)
 
     async def _invoke(self, call: TaskCall, arguments: JSONObject) -> Outcome:
-        params = types.CallToolRequestParams(name=call.name, arguments=arguments)
-        result = await self._call(types.CallToolRequest(params=params), call)
+        request = types.CallToolRequest(params=types.CallToolRequestParams(name=call.name, arguments=arguments))
+        ctx = await context_by_name(call)
+        try:
+            with as_mcp_errors(), within_task(ctx, call):
+                result = await self._call(request, call)
+        except Exception as error:
+            raise as_shown(error) from error
         return Outcome.completed(result.root)
 
     def _context(self) -> Context:

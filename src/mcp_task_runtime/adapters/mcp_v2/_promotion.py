@@ -3,22 +3,63 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any, TypeVar
 
+from mcp.server.context import ServerRequestContext
 from mcp.server.session import ServerSession
 from mcp.shared.exceptions import MCPError
-from mcp_types import REQUEST_TIMEOUT, RequestId
+from mcp_types import REQUEST_TIMEOUT, ClientCapabilities, RequestId
 from pydantic import BaseModel
 
 from mcp_task_runtime.adapters._session_proxy import SessionProxy
 from mcp_task_runtime.adapters._tool_calls import TaskCall
 from mcp_task_runtime.adapters.mcp_v2._requests import Context, as_mcp_errors, capabilities, is_modern
+from mcp_task_runtime.core.json import JSONObject
+from mcp_task_runtime.wire.v2025_11_25 import PROTOCOL_VERSION
 
-__all__ = ["PromotingSession"]
+__all__ = ["PromotingSession", "context_by_name"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
 ResultT = TypeVar("ResultT", bound=BaseModel)
+
+
+class _NoConnection:
+    """In place of a session: the request is over, and its connection unknown."""
+
+    can_send_request = False
+    client_params = None
+
+    def __init__(self, client_capabilities: JSONObject) -> None:
+        self.client_capabilities = ClientCapabilities.model_validate(client_capabilities)
+
+    async def send_notification(self, *_: Any) -> None:
+        """Drop it."""
+
+    async def send_log_message(self, *_: Any) -> None:
+        """Drop it."""
+
+
+async def context_by_name(call: TaskCall, arguments: JSONObject, lifespan_state: Any) -> Context:
+    """Return a context for a tool that runs by its name: it asks and reports through the task.
+
+    Its request id is the task's id. It has the revision that sends requests, so that whatever asks does so.
+    """
+    task = await call.context()
+    no_session: Any = _NoConnection(call.client_capabilities)
+    meta: Any = {"progress_token": ""}  # the SDK reports to a token alone
+    ctx: Context = ServerRequestContext(
+        session=no_session,
+        lifespan_context=lifespan_state,
+        protocol_version=PROTOCOL_VERSION,
+        method="tools/call",
+        params={"name": call.name, "arguments": arguments},
+        request_id=task.task_id,
+        meta=meta,
+    )
+    session: Any = PromotingSession(ctx, call)
+    return replace(ctx, session=session)
 
 
 class PromotingSession(SessionProxy):

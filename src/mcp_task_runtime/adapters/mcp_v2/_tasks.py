@@ -16,7 +16,7 @@ except ImportError as _error:
         "mcp_task_runtime.adapters.mcp_v2 needs mcp 2.x: pip install 'mcp-task-runtime[mcp]' 'mcp>=2'. "
         "A server on mcp 1.x imports mcp_task_runtime.adapters.mcp_v1"
     ) from _error
-from mcp.server.extension import Extension, MethodBinding, compose_tool_call_handler
+from mcp.server.extension import Extension, MethodBinding, RequestHandler, compose_tool_call_handler
 from mcp.server.lowlevel import Server
 from mcp.server.lowlevel.server import lifespan as sdk_default_lifespan
 from mcp.server.mcpserver import Context as SDKContext
@@ -24,7 +24,7 @@ from mcp.server.mcpserver import MCPServer, Resolve, authenticated_principal
 from mcp.server.mcpserver.exceptions import ResourceError, ToolError
 from mcp.server.mcpserver.tools import Tool
 from mcp.shared.exceptions import MCPError
-from mcp_types import CallToolRequestParams, CallToolResult, TextContent
+from mcp_types import INTERNAL_ERROR, CallToolRequestParams
 
 from mcp_task_runtime.adapters._tool_calls import PlainCall, TaskCall, ToolCall, calling, current_call
 from mcp_task_runtime.adapters.base_tasks import BaseTasks, fastmcp_version
@@ -32,9 +32,11 @@ from mcp_task_runtime.adapters.mcp_v2._clients_2025 import Clients2025
 from mcp_task_runtime.adapters.mcp_v2._fastmcp import call_fastmcp
 from mcp_task_runtime.adapters.mcp_v2._listen import Listeners, is_listen
 from mcp_task_runtime.adapters.mcp_v2._methods_2026 import Methods2026, outcome_of_result
+from mcp_task_runtime.adapters.mcp_v2._promotion import context_by_name
 from mcp_task_runtime.adapters.mcp_v2._requests import (
     Context,
     RequestSession,
+    as_shown,
     declares_tasks,
     is_modern,
     noting_errors,
@@ -45,7 +47,6 @@ from mcp_task_runtime.core.message_queue import TaskMessageQueue
 from mcp_task_runtime.core.settings import TaskSettings
 from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.core.types import Outcome
-from mcp_task_runtime.errors import ProtocolError
 from mcp_task_runtime.wire import v2025_11_25 as wire_2025
 from mcp_task_runtime.wire import v2026_07_28 as wire_2026
 
@@ -114,6 +115,9 @@ class Tasks(BaseTasks, Extension):
         self._clients_2025 = Clients2025(self.runtime, self._host, self._tools, principal)
         self._listeners = Listeners(self.runtime, self._host)
         self._homes: Counter[int] = Counter()
+        self._states: dict[int, Any] = {}
+        """What open lifespans have made, by home."""
+        self._call_tool: RequestHandler | None = None
         self._mcp: MCPServer[Any] | None = None
         self._is_fastmcp = False
         self._installed = False
@@ -147,6 +151,7 @@ class Tasks(BaseTasks, Extension):
             raise RuntimeError("install() needs a server that has its tools/call handler already")
         self._mcp = server if isinstance(server, MCPServer) else None
         self._is_fastmcp = fastmcp_version(server) is not None
+        self._call_tool = entry.handler
         self._adopt_all(tools)
         for binding in self.methods():
             low_level.add_request_handler(binding.method, binding.params_type, binding.handler)
@@ -182,12 +187,13 @@ class Tasks(BaseTasks, Extension):
             async with lifespan(server) as state, self._host:
                 home = id(state)
                 self._homes[home] += 1
+                self._states[home] = state
                 try:
                     yield state
                 finally:
                     self._homes[home] -= 1
                     if not self._homes[home]:
-                        del self._homes[home]
+                        del self._homes[home], self._states[home]
                         await self.runtime.drain(resource_scope=home)
 
         return holding
@@ -266,15 +272,21 @@ class Tasks(BaseTasks, Extension):
         return noting_errors(call)
 
     async def _invoke(self, call: TaskCall, arguments: JSONObject) -> Outcome:
-        if self._mcp is None:
-            raise RuntimeError("Work runs again only in a server that these Tasks are installed in")
+        handler = self._call_tool
+        if handler is None:
+            raise RuntimeError("Work runs by its tool's name only in a server that these Tasks are installed in")
+        params = CallToolRequestParams(name=call.name, arguments=arguments)
+        state: Any = next(reversed(self._states.values()), {})
+        ctx = await context_by_name(call, arguments, state)
+
+        async def call_next(ctx: Context) -> HandlerResult:
+            return await handler(ctx, params)
+
         try:
-            return outcome_of_result(await self._mcp.call_tool(call.name, arguments))
-        except MCPError as error:
-            raise ProtocolError(error.code, error.message, error.data) from error
-        except ToolError as error:
-            logger.exception("A tool that was run again failed")
-            return outcome_of_result(CallToolResult(content=[TextContent(text=str(error))], is_error=True))
+            result = await (call_fastmcp(call, ctx, call_next) if self._is_fastmcp else call_next(ctx))
+        except Exception as error:
+            raise as_shown(error, INTERNAL_ERROR, "Internal server error") from error
+        return outcome_of_result(result)
 
 
 def _low_level(server: object) -> Server[Any]:

@@ -1,0 +1,68 @@
+"""Two servers on `mcp` 1.x as two processes on one store: the work of the one that is lost runs at the other (L12)."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import anyio
+import pytest
+from mcp.server.fastmcp import Context, FastMCP
+from pydantic import BaseModel
+
+from mcp_task_runtime import ServerTaskContext, TaskStore
+from mcp_task_runtime.adapters.mcp_v1 import Tasks
+from tests.core.leased_store import LEASE_SECONDS, PATIENCE, SETTINGS, Cluster, Process
+from tests.mcp_v1.raw_client import accept
+from tests.mcp_v1.schemas import Wire
+from tests.mcp_v1.test_low_level import connect
+
+
+class Name(BaseModel):
+    name: str
+
+
+async def say(question: Wire) -> Wire | None:
+    return accept(name="Eve")
+
+
+class Server:
+    """One process: a server with rerunnable tools, and a connection to the shared store."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        process = cluster.process()
+        self.link = process.link
+        self.mcp: FastMCP[Any] = FastMCP("reruns", log_level="CRITICAL")
+        self.tasks = Tasks(cast(TaskStore, process.link), settings=SETTINGS, principal=lambda ctx: "everybody")
+        self.process = Process(process.link, self.tasks.runtime)
+        self.tasks.install(self.mcp)
+        self.runs: list[str] = []
+
+        @self.tasks.tool(rerunnable=True)
+        async def declared(topic: str, task: ServerTaskContext) -> str:
+            self.runs.append(topic)
+            return f"{topic} {(await task.elicit('go on?', Name)).action}"
+
+        @self.mcp.tool()
+        async def adopted(topic: str, ctx: Context) -> str:  # type: ignore[type-arg]
+            self.runs.append(topic)
+            await ctx.report_progress(1, 2)
+            await ctx.info("running")
+            return f"{topic} {(await ctx.elicit('go on?', Name)).action}"
+
+        self.tasks.adopt("adopted", rerunnable=True)
+
+
+@pytest.mark.parametrize("name", ["declared", "adopted"])
+async def test_the_work_of_a_lost_server_runs_again_and_asks_through_its_task(name: str) -> None:
+    cluster = Cluster()
+    a, b = Server(cluster), Server(cluster)
+    with anyio.fail_after(PATIENCE):
+        async with a.tasks, b.tasks:
+            async with connect(a.mcp._mcp_server) as at_a, connect(b.mcp._mcp_server, say) as at_b:
+                task_id = await at_a.start(name, {"topic": "bees"})
+                await at_a.until(task_id, "input_required")
+                await cluster.cut(a.process)
+                await cluster.pass_time(LEASE_SECONDS + 1)
+                assert await at_b.text(task_id) == "bees accept"
+            a.link.is_cut = False
+    assert (a.runs, b.runs) == (["bees"], ["bees"])
