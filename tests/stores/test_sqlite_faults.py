@@ -6,6 +6,7 @@ import logging
 import os
 import sqlite3
 import sys
+import tempfile
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from datetime import datetime, timedelta, timezone
@@ -220,6 +221,30 @@ async def test_what_is_asked_before_the_folder_is_there_is_done_when_it_is(tmp_p
             os.mkdir(path.parent)
         assert await store.get_task("a") is not None
     await store.aclose()
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs POSIX permissions")
+async def test_a_folder_that_may_not_be_read_is_an_outage_and_no_more() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "inner" / "tasks.db"
+        os.mkdir(path.parent)
+        async with SQLiteTaskStore(path, timeout=0.1) as store:
+            await store.create_task(NewTask(ttl_ms=None, task_id="a"))
+            assert await store.get_task("a") is not None
+            is_root = os.geteuid() == 0
+            os.chmod(path.parent, 0)
+            if is_root:  # permissions do not stop root
+                os.seteuid(65534)
+            try:
+                for use in (store.get_task, store.update_task):
+                    with pytest.raises(StoreUnavailableError, match="cannot be used: Permission denied") as caught:
+                        await use("a")
+                    assert str(path) in str(caught.value)
+            finally:
+                if is_root:
+                    os.seteuid(0)
+                os.chmod(path.parent, 0o755)
+            assert (await store.update_task("a")).revision == 2
 
 
 # --- whose time counts --------------------------------------------------------------------------------

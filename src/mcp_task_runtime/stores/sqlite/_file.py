@@ -113,7 +113,7 @@ class DatabaseFile:
         """Refuse to go on if the path does not name the file that was opened first.
 
         Raises:
-            StoreUnavailableError: The file was deleted or replaced.
+            StoreUnavailableError: The file was deleted or replaced, or its folder cannot be read.
         """
         if self._identity is not None and self._identity != (found := self._look()):
             raise StoreUnavailableError(f"{self} was {'deleted' if found is None else 'replaced by another'}")
@@ -128,8 +128,6 @@ class DatabaseFile:
         translated: StoreError
         if text in _UNAVAILABLE:
             translated = StoreUnavailableError(f"{self} {_UNAVAILABLE[text]}")
-        elif isinstance(error, OSError):
-            translated = StoreUnavailableError(f"{self} cannot be used: {error.strerror or type(error).__name__}")
         else:
             translated = StoreError(f"{self} {_UNUSABLE.get(text, 'failed')}")
         translated.__cause__ = error
@@ -167,8 +165,10 @@ class DatabaseFile:
     def _look(self) -> tuple[int, int] | None:
         try:
             found = os.stat(self.path)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise StoreUnavailableError(f"{self} cannot be used: {error.strerror}") from error
         return found.st_dev, found.st_ino
 
     def __str__(self) -> str:
