@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import anyio
 import pytest
 
 from mcp_task_runtime import (
+    Answer,
     InMemoryTaskStore,
     LimitExceededError,
     QuestionTimeoutError,
     ServerTaskContext,
     TaskResultHandler,
+    TaskRuntime,
     TaskSettings,
 )
 from mcp_task_runtime.core.types import NewTask
@@ -250,3 +252,43 @@ async def test_a_time_to_live_that_is_none_is_refused(ttl_ms: Any) -> None:
     async with open_desk() as desk:
         with pytest.raises(ValueError, match="ttl_ms"):
             await desk.context.extend(ttl_ms)
+
+
+# --- many questions --------------------------------------------------------------------------------------------
+
+
+class CountingStore(InMemoryTaskStore):
+    """Counts what writes answers."""
+
+    answered = 0
+
+    async def answer_all(self, task_id: str, answers: Mapping[str, Answer]) -> frozenset[str]:
+        self.answered += 1
+        return await super().answer_all(task_id, answers)
+
+
+async def test_three_hundred_answers_at_once_are_one_call_of_the_store_and_one_revision() -> None:
+    store = CountingStore()
+    record = await store.create_task(NewTask(ttl_ms=None))
+    queue = store.message_queue
+    context = ServerTaskContext(
+        task=record.task,
+        store=store,
+        session=ScriptedSession(),
+        queue=queue,
+        handler=TaskResultHandler(store, queue),
+    )
+    runtime = TaskRuntime(store)
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as group:
+            for number in range(300):
+                group.start_soon(context.elicit, f"{number}?", FORM)
+            while len((view := await runtime.get(record.task_id, owner=None)).questions) < 300:
+                await store.wait_for_update(record.task_id, after=view.record.revision)
+            await anyio.wait_all_tasks_blocked()
+            before = (await runtime.get(record.task_id, owner=None)).record.revision
+            answers_by_key = {question.key or "": ACCEPT for question in view.questions}
+            await runtime.answer(record.task_id, answers_by_key, owner=None)
+        assert store.answered == 1
+        after = (await runtime.get(record.task_id, owner=None)).record
+        assert (after.status, after.revision) == ("working", before + 1)

@@ -47,8 +47,8 @@ class Publish(BaseModel):
 class Guarded:
     """A server whose callers are authenticated, and what its work saw."""
 
-    def __init__(self) -> None:
-        tasks = self.tasks = Tasks(settings=TaskSettings(shutdown_grace=0.01, max_polls_per_second=None))
+    def __init__(self, **settings: Any) -> None:
+        tasks = self.tasks = Tasks(settings=TaskSettings(shutdown_grace=0.01, max_polls_per_second=None, **settings))
         self.mcp = MCPServer(
             "guarded",
             extensions=[tasks],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncGenerator, Callable
 from contextvars import ContextVar
-from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -209,10 +208,13 @@ async def test_l10_another_s_task_costs_what_none_costs_and_the_answer_is_the_sa
             await alice.cancel(asking)
 
 
-async def test_a6_the_tasks_of_one_principal_leave_room_to_the_others(guarded: tuple[Guarded, Any]) -> None:
-    server, app = guarded
-    server.tasks.runtime.settings = replace(server.tasks.runtime.settings, max_tasks_per_owner=2)
-    async with as_user(app, "alice") as alice, as_user(app, "alice-again") as again, as_user(app, "bob") as bob:
+async def test_a6_the_tasks_of_one_principal_leave_room_to_the_others(anyio_backend: str) -> None:
+    async with (
+        Guarded(max_tasks_per_owner=2).serve() as app,
+        as_user(app, "alice") as alice,
+        as_user(app, "alice-again") as again,
+        as_user(app, "bob") as bob,
+    ):
         mine = [await client.start("ask") for client in (alice, again)]
         for client in (alice, again):
             assert "at most 2" in (await client.call("ask")).error["message"]

@@ -136,7 +136,7 @@ class TaskResultHandler:
 
     @asynccontextmanager
     async def delivering(
-        self, task_id: str, session: TaskSession, *, related: bool = True
+        self, task_id: str, session: TaskSession, *, related: bool = True, is_general: bool = False
     ) -> AsyncGenerator[None, None]:
         """Put a task's questions to a client for as long as the block runs.
 
@@ -144,17 +144,19 @@ class TaskResultHandler:
             task_id: The task.
             session: Where its questions go.
             related: Whether the questions say which task they belong to; not where the client knows of none.
+            is_general: Whether this is a connection's general stream: a client that waits for the result is preferred.
         """
 
         async def serve(stream: _Stream) -> None:
             try:
                 await self._serve(task_id, stream, related=related)
-            except TaskNotFoundError:
+            except (TaskNotFoundError, ConnectionError):
                 pass
             except StoreError:
                 logger.exception("Questions of a task are no longer delivered")
 
-        async with self._stream(task_id, session, None) as stream:
+        is_alive = partial(_answers_ping, session) if is_general else None
+        async with self._stream(task_id, session, is_alive, is_general=is_general) as stream:
             assert stream.group is not None
             stream.group.start_soon(serve, stream)
             yield

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from hashlib import blake2b
@@ -26,7 +26,7 @@ from mcp_task_runtime.adapters.forms import form_schema
 from mcp_task_runtime.adapters.notifications import StatusNotifier, TaskNotifier
 from mcp_task_runtime.adapters.result_handler import TaskResultHandler
 from mcp_task_runtime.adapters.sampling import to_messages
-from mcp_task_runtime.adapters.sdk_session import as_task_session
+from mcp_task_runtime.adapters.sdk_session import SDKSession, as_task_session
 from mcp_task_runtime.adapters.session import TaskSession
 from mcp_task_runtime.core.context import TaskContext
 from mcp_task_runtime.core.execution import Execution
@@ -533,12 +533,20 @@ class ServerTaskContext:
             clock = self._store.clock
             deadline = None if timeout is None else clock.now() + timedelta(seconds=min(timeout, _LONGEST_SECONDS))
             with clock.move_on_at(deadline) as scope:
-                return await self._put_until_answered(message)
+                async with self._delivering():
+                    return await self._put_until_answered(message)
         finally:
             self._open_questions -= 1
         assert scope.cancelled_caught
         assert timeout is not None
         raise QuestionTimeoutError(timeout)
+
+    def _delivering(self) -> AbstractAsyncContextManager[None]:
+        """Return a block in which a real session is one more way to the client, where no other stream waits (L15)."""
+        if not isinstance(self._session, SDKSession) or not self._session.can_send_request:
+            return nullcontext()
+        assert self._handler is not None
+        return self._handler.delivering(self.task_id, self._session, is_general=True)
 
     async def _put_until_answered(self, message: QueuedMessage) -> JSONObject:
         content = f"{message.method}\0{message.params_json}".encode()

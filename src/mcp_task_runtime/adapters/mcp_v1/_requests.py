@@ -13,11 +13,13 @@ import anyio
 from mcp import types
 from mcp.server.auth.middleware.auth_context import auth_context_var
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp.server.session import ServerSession
 from mcp.shared.context import RequestContext
 from mcp.shared.exceptions import McpError
 from mcp.shared.message import ServerMessageMetadata
 
 from mcp_task_runtime.adapters.mcp_v1._connection import answered_by, cancellable, is_connected, use_random_request_ids
+from mcp_task_runtime.adapters.session import TaskSession
 from mcp_task_runtime.adapters.task_methods import JSON_RESPONSES, NO_SESSION, http_manager
 from mcp_task_runtime.core.json import JSONObject, JSONValue, to_json_value
 from mcp_task_runtime.errors import INTERNAL_ERROR, CapabilityError, ProtocolError, StoreError, TaskRuntimeError
@@ -41,6 +43,9 @@ __all__ = [
 ]
 
 logger: logging.Logger = logging.getLogger(__name__)
+
+# The session of mcp 2.x has the four members; this one is wrapped where it is passed as a TaskSession.
+TaskSession.register(ServerSession)
 
 Context: TypeAlias = RequestContext[Any, Any, Any]
 

@@ -111,6 +111,8 @@ class Tasks(BaseTasks):
         Raises:
             ValueError: `queue` is `None` and the store brings none; or `promote_after` is out of range.
         """
+        if not callable(principal):
+            raise ValueError("principal must be a function of a request's context")
         super().__init__(store, queue, settings, promote_after=promote_after, mask_errors=mask_errors)
         self._principal = principal
         self._methods = TaskMethods(self.runtime, self._host)
