@@ -45,17 +45,18 @@ from mcp_task_runtime.errors import (
     TaskRuntimeError,
 )
 from mcp_task_runtime.stores._cursor import CursorKey
-from mcp_task_runtime.stores._event_loop import start_background_task
 from mcp_task_runtime.stores._outage import Outage
 from mcp_task_runtime.stores._server_clock import ServerClock
 from mcp_task_runtime.stores._threads import FORKED, Threads, event_loop
 from mcp_task_runtime.stores.postgres._connections import BorrowedPool, BusyError, Connections, OwnPool
+from mcp_task_runtime.stores.postgres._errors import RetryError, sqlstate_of, timed_out, translated
+from mcp_task_runtime.stores.postgres._listener import Listener
 from mcp_task_runtime.stores.postgres._migrations import migrate
 from mcp_task_runtime.stores.postgres._rows import DamagedRowError, from_text
 from mcp_task_runtime.stores.postgres._signals import Signals, Topic
 from mcp_task_runtime.stores.postgres._statements import SERVER_TIME
 
-__all__ = ["Attempt", "Database", "DatabaseUser", "NotYet", "PostgresStatistics", "RetryError"]
+__all__ = ["Attempt", "Database", "DatabaseUser", "NotYet", "PostgresStatistics"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -65,24 +66,8 @@ _RELATIONS: Final = ("tasks", "messages", "steps", "secrets", "schema_migrations
 
 _MOST_QUERIES: Final = 500
 _RETRY_SECONDS: Final = 0.1
-_RECONNECT_SECONDS: Final = 0.25
 _LOOK_AGAIN_SECONDS: Final = 5.0
 _DOUBTFUL_SECONDS: Final = 60.0
-_IDLE_SECONDS: Final = 30.0
-
-
-class RetryError(Exception):
-    """An attempt is to be repeated: it changed nothing, or its effect is unknown.
-
-    Attributes:
-        is_doubtful: Whether it may have happened.
-        is_outage: Whether it failed because the server cannot be reached, or takes no changes for now.
-    """
-
-    def __init__(self, *, is_doubtful: bool = False, is_outage: bool = False) -> None:
-        super().__init__()
-        self.is_doubtful = is_doubtful
-        self.is_outage = is_outage
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,24 +159,13 @@ class Attempt:
         self._database.count(writes=1)
 
 
-class _ListenSession:
-    """One LISTEN connection, from the first waiter until none has been there for a while."""
-
-    def __init__(self) -> None:
-        self.scope = anyio.CancelScope()
-        self.begun = anyio.Event()
-        self.ended = anyio.Event()
-        self.is_on = False
-        self.error: Exception | None = None
-
-
 class _LoopState:
-    """State of one event loop: its waiters, the LISTEN session, the slots of operations."""
+    """State of one event loop: its waiters, what listens for them, the slots of operations."""
 
-    def __init__(self, loop: Any, slots: int) -> None:
+    def __init__(self, loop: Any, slots: int, signals: Signals, listener: Listener) -> None:
         self.loop: Any = loop
-        self.signals = Signals()
-        self.session: _ListenSession | None = None
+        self.signals = signals
+        self.listener = listener
         self.doubtful_until: float = -math.inf
         self.opening = anyio.Lock()
         # An operation that has a slot finds a connection, unless another application uses the pool, too.
@@ -295,9 +269,7 @@ class Database:
         state = self._state
         state.signals.fire_all()
         with anyio.CancelScope(shield=True):
-            if state.session is not None:
-                state.session.scope.cancel()
-                await state.session.ended.wait()
+            await state.listener.aclose()
             async with state.opening:
                 await self._in_thread(self._connections.close)
 
@@ -315,7 +287,7 @@ class Database:
             reads=self._reads,
             writes=self._writes,
             waiters=len(state.signals),
-            is_listening=state.session is not None and state.session.is_on,
+            is_listening=state.listener.is_on,
             connections_in_use=in_use,
             idle_connections=idle,
             free_slots=state.slots.value,
@@ -368,7 +340,7 @@ class Database:
                     return await self._threads.run(partial(self._attempt, work, is_repeated, writes, repeatable))
                 if reason is None:  # it had the whole timeout
                     self._outage.failed(started_at)
-                raise _timed_out(reason) from reason
+                raise timed_out(reason) from reason
             except RetryError as error:
                 is_repeated = is_repeated or error.is_doubtful
                 is_outage, reason = error.is_outage, error.__cause__
@@ -376,7 +348,7 @@ class Database:
                 slots.release()
             pause = _RETRY_SECONDS if is_outage else 0
             if anyio.current_time() + pause >= give_up_at:
-                raise _timed_out(reason) from reason
+                raise timed_out(reason) from reason
             await anyio.sleep(pause)
 
     async def change(
@@ -431,7 +403,9 @@ class Database:
         state = self._state
         with state.signals.watch(topic, task_id) as signal:
             clears = signal.clears
-            await self._listen(state)
+            if self._cursors is None:
+                await self._open_in_time()
+            await state.listener.listen(self._timeout)
             while True:
                 event = signal.event
                 try:
@@ -460,7 +434,9 @@ class Database:
         """The state of the running event loop. What is left of another one, which has ended, is dropped."""
         state, loop = self._current, event_loop()
         if state is None or state.loop is not loop:
-            state = self._current = _LoopState(loop, self._connections.maximum or 1_000)
+            signals, connections = Signals(), self._connections
+            listener = Listener(signals, connections.connect, self._schema, threads=self._threads, outage=self._outage)
+            state = self._current = _LoopState(loop, connections.maximum or 1_000, signals, listener)
         return state
 
     @property
@@ -525,7 +501,7 @@ class Database:
         except BaseException as error:
             self._connections.discard(connection)
             if isinstance(error, psycopg.Error):
-                raise _translated(error) from error
+                raise translated(error) from error
             raise
         self._connections.put(connection)
         self._cursors, self._process = CursorKey(secret), os.getpid()
@@ -568,14 +544,14 @@ class Database:
         """Return what is raised for an error of the driver."""
         if isinstance(error, SerializationFailure | DeadlockDetected):
             return RetryError()
-        if isinstance(error, ReadOnlySqlTransaction) or _state_of(error).startswith("53"):  # no room, for now
+        if isinstance(error, ReadOnlySqlTransaction) or sqlstate_of(error).startswith("53"):  # no room, for now
             self._read_only.failed(monotonic())
             return RetryError(is_outage=True)
         if self._closed:
             return StoreClosedError()
         if connection.closed and repeatable:
             return RetryError(is_doubtful=True)
-        return _translated(error)
+        return translated(error)
 
     def _measure_time(self, connection: Connection[Any]) -> None:
         clock = self._server_clock
@@ -585,108 +561,6 @@ class Database:
         row = Cursor(connection, row_factory=tuple_row).execute(SERVER_TIME).fetchone()
         assert row is not None
         clock.observe(row[0], sent=sent, received=clock.monotonic())
-
-    # --- listening ---
-
-    async def _listen(self, state: _LoopState) -> None:
-        """Make sure that everything committed from now on will be heard of.
-
-        Raises:
-            StoreUnavailableError: The server could not be reached for the timeout.
-            StoreError: The server refuses to let this process listen.
-        """
-        if self._cursors is None:
-            await self._open_in_time()
-        session = state.session
-        if session is None:
-            session = state.session = _ListenSession()
-            start_background_task(partial(self._keep_listening, state, session))
-        with anyio.move_on_after(self._timeout):
-            await session.begun.wait()
-        if session.error is not None:
-            raise _translated(session.error) from session.error
-        if not session.begun.is_set():
-            raise StoreUnavailableError("PostgreSQL could not be reached")
-
-    async def _keep_listening(self, state: _LoopState, session: _ListenSession) -> None:
-        try:
-            with session.scope:
-                while await self._listen_again(state.signals, session):  # noqa: ASYNC110 - the pause between attempts
-                    await anyio.sleep(_RECONNECT_SECONDS)
-        finally:
-            state.session = None
-            session.begun.set()
-            session.ended.set()
-
-    async def _listen_again(self, signals: Signals, session: _ListenSession) -> bool:
-        """Listen; return whether to connect again, which may take several attempts in an outage."""
-        started_at = monotonic()
-        try:
-            connection = await self._in_thread(self._connect_to_listen)
-        except Exception as error:  # any kind: there are waiters, and they must hear
-            if isinstance(error, psycopg.OperationalError | OSError | StoreUnavailableError):
-                self._outage.failed(started_at)
-                return bool(signals)
-            if not session.begun.is_set():
-                session.error = error
-                return False
-            logger.exception("Listening to PostgreSQL failed; connecting again")
-            return True
-        self._outage.succeeded()
-        try:
-            session.is_on = True
-            session.begun.set()
-            signals.fire_all()  # nothing was heard before
-            return await self._hear(connection, signals)
-        except (psycopg.Error, OSError):
-            return True
-        except Exception:
-            logger.exception("Listening to PostgreSQL failed; connecting again")
-            return True
-        finally:
-            session.is_on = False
-            connection.close()
-
-    async def _hear(self, connection: Connection[Any], signals: Signals) -> bool:
-        """Pass on what is heard; return `False` when there has been no waiter for a while."""
-        server, encoding = connection.pgconn, connection.info.encoding
-        while True:
-            with anyio.move_on_after(_IDLE_SECONDS) as idle:
-                await anyio.wait_readable(connection)
-            if idle.cancelled_caught and not signals:
-                return False
-            server.consume_input()
-            while (notification := server.notifies()) is not None:
-                signals.notify(notification.extra.decode(encoding))
-
-    def _connect_to_listen(self) -> Connection[Any]:
-        connection = self._connections.connect()
-        try:
-            connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(self._schema)))
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-
-def _timed_out(reason: BaseException | None) -> StoreError:
-    """Return what is raised when the timeout is over; `reason` is why the latest attempt failed."""
-    return StoreUnavailableError("PostgreSQL did not answer in time") if reason is None else _translated(reason)
-
-
-def _state_of(error: BaseException | None) -> str:
-    return (error.sqlstate or "") if isinstance(error, psycopg.Error) else ""
-
-
-def _translated(error: BaseException | None) -> StoreError:
-    """Return what is raised in place of a driver's error."""
-    if isinstance(error, ReadOnlySqlTransaction):  # a disk that is nearly full, or another server that takes over
-        return StoreUnavailableError("PostgreSQL is read-only")
-    is_too_much = _state_of(error).startswith("54")  # and always will be
-    unavailable = (psycopg.OperationalError, psycopg.InterfaceError, OSError, BusyError)
-    if (error is None or isinstance(error, unavailable)) and not is_too_much:
-        return StoreUnavailableError("PostgreSQL could not be reached")
-    return StoreError("PostgreSQL refused the operation")
 
 
 class DatabaseUser:

@@ -12,7 +12,8 @@ from mcp_task_runtime.core.clock import Clock
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
 from mcp_task_runtime.errors import TaskNotFoundError
 from mcp_task_runtime.stores.postgres import _statements as statements
-from mcp_task_runtime.stores.postgres._database import Attempt, Database, DatabaseUser, NotYet, RetryError
+from mcp_task_runtime.stores.postgres._database import Attempt, Database, DatabaseUser, NotYet
+from mcp_task_runtime.stores.postgres._errors import RetryError
 from mcp_task_runtime.stores.postgres._rows import (
     answer_of,
     message_of,

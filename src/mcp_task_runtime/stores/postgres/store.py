@@ -32,7 +32,8 @@ from mcp_task_runtime.errors import InvalidCursorError, TaskExistsError, TaskNot
 from mcp_task_runtime.stores._cursor import owner_scope, search_scope
 from mcp_task_runtime.stores._storable import check_duration
 from mcp_task_runtime.stores.postgres import _statements as statements
-from mcp_task_runtime.stores.postgres._database import Attempt, Database, DatabaseUser, NotYet, RetryError
+from mcp_task_runtime.stores.postgres._database import Attempt, Database, DatabaseUser, NotYet
+from mcp_task_runtime.stores.postgres._errors import RetryError
 from mcp_task_runtime.stores.postgres._rows import (
     COLUMNS,
     DamagedRowError,
