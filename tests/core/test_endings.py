@@ -23,7 +23,8 @@ from mcp_task_runtime import (
     task_execution,
 )
 from mcp_task_runtime.core import endings as endings_module
-from mcp_task_runtime.core.endings import TaskEndings, queue_of
+from mcp_task_runtime.core.abilities import queue_of
+from mcp_task_runtime.core.endings import TaskEndings
 from mcp_task_runtime.core.types import Fence, NewTask
 from mcp_task_runtime.errors import LeaseLostError, StoreClosedError
 from mcp_task_runtime.testing.clock import FakeClock

@@ -10,7 +10,17 @@ from typing import Any
 import anyio
 import pytest
 
-from mcp_task_runtime import InMemoryTaskStore, Outcome, StoreError, StoreUnavailableError, TaskNotFoundError
+from mcp_task_runtime import (
+    Execution,
+    InMemoryTaskStore,
+    Outcome,
+    StoreError,
+    StoreUnavailableError,
+    TaskNotFoundError,
+    TaskRuntime,
+    TaskSettings,
+    TaskSpec,
+)
 from mcp_task_runtime.core import followers as followers_module
 from mcp_task_runtime.core.followers import TaskFollowers
 from mcp_task_runtime.core.group import IsolatedGroup
@@ -375,3 +385,29 @@ async def test_the_questions_of_a_revision_are_read_once_for_all_readers() -> No
             readers.cancel_scope.cancel()
     assert counts == [1] * 50
     assert world.views == 1
+
+
+async def test_the_end_that_a_runtime_writes_reaches_its_readers_without_the_store() -> None:
+    class Silent(InMemoryTaskStore):
+        async def wait_for_update(self, task_id: str, *, after: int) -> TaskRecord:
+            await anyio.sleep_forever()
+            raise AssertionError
+
+    async def work(execution: Execution[dict[str, Any]]) -> dict[str, Any]:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    got: list[Outcome] = []
+    with anyio.fail_after(PATIENCE):
+        async with TaskRuntime(Silent(), settings=TaskSettings(shutdown_grace=0)) as runtime:
+            record = await runtime.submit(TaskSpec(), work)
+
+            async def read() -> None:
+                got.append(await runtime.result(record.task_id, owner=None))
+
+            async with anyio.create_task_group() as readers:
+                readers.start_soon(read)
+                await anyio.wait_all_tasks_blocked()
+                assert (runtime.statistics().followed, runtime.statistics().readers) == (1, 1)
+                await runtime.cancel(record.task_id, owner=None)
+    assert got == [Outcome.cancelled()]

@@ -32,11 +32,12 @@ Import law: `core` imports nothing of this library but `errors`, and from outsid
 `wire` import `core`; `adapters` import those. No circle of modules. No object touches another object's private names.
 
 The rooms. `types` and `views` hold frozen values; `transitions` is the only code that makes and changes records.
-`store`, `message_queue` and `clock` are the interfaces of a backend; `reader` reads through them. `questions` asks and
-answers. `task_maker` makes tasks, `endings` is the only code that ends one, `followers` the only code that waits for
-changes. `execution` is one run of work as a state table; `workers` run it in a `group` that nothing breaks;
-`live_tasks`, `stored_tasks`, `slots` and `rate_limit` bound it; `worker_leases`, `lease_keeper` and `resumption` look
-after lost work. `runtime` puts these together. `context` is what the work sees of its task.
+`store`, `message_queue` and `clock` are the interfaces of a backend; `abilities` finds out what one can do, `reader`
+reads tasks. `questions` asks and answers. `task_maker` makes tasks, `endings` is the only code that ends one,
+`followers` the only code that waits for changes. `execution` is one run of work as a state table; `workers` run it in
+a `group` that nothing breaks; `live_tasks`, `stored_tasks`, `slots` and `rate_limit` bound it; `worker_leases`,
+`lease_keeper` and `resumption` look after lost work. `runtime` puts these together. `context` is what the work sees of
+its task.
 
 To add a field to a task: add it to `types.TaskRecord` (and `NewTask`), set it in `transitions`, and extend the record
 codec of the stores, which must still read rows without it. To add an ability of a store: add a protocol to `store`,

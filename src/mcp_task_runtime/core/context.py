@@ -11,6 +11,7 @@ from typing import Any
 import anyio
 
 from mcp_task_runtime.core import audit
+from mcp_task_runtime.core.abilities import is_queue, is_store
 from mcp_task_runtime.core.endings import TaskEndings
 from mcp_task_runtime.core.message_queue import TaskMessageQueue
 from mcp_task_runtime.core.questions import CLEANUP_SECONDS
@@ -96,9 +97,9 @@ class TaskContext:
         """
         if not isinstance(task, Task):
             raise ValueError("task must be a Task; a store's record has it as record.task")
-        if isinstance(store, type) or not isinstance(store, TaskStore):
+        if not is_store(store):
             raise ValueError("store must be a TaskStore; open_store(url) makes one of a URL")
-        if queue is not None and (isinstance(queue, type) or not isinstance(queue, TaskMessageQueue)):
+        if queue is not None and not is_queue(queue):
             raise ValueError("queue must be a TaskMessageQueue, or None for the store's own")
         self._task = task
         self._store = store

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import TypeAlias
 
 import anyio
 
 from mcp_task_runtime.core import audit
+from mcp_task_runtime.core.abilities import has_questions, queue_of
 from mcp_task_runtime.core.message_queue import TaskMessageQueue
 from mcp_task_runtime.core.questions import CLEANUP_SECONDS
 from mcp_task_runtime.core.reader import store_errors
-from mcp_task_runtime.core.store import TaskQuestions, TaskStore
+from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.core.types import Fence, Outcome, TaskRecord
 from mcp_task_runtime.errors import (
     InvalidTransitionError,
@@ -27,7 +28,7 @@ from mcp_task_runtime.errors import (
     TaskRuntimeError,
 )
 
-__all__ = ["EndListener", "TaskEndings", "queue_of"]
+__all__ = ["EndListener", "TaskEndings"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -38,17 +39,6 @@ _UNSTORABLE = Outcome.failed("Internal error")
 
 EndListener: TypeAlias = Callable[[str, TaskRecord | None], None]
 """Called with the id of a task that has ended or is gone, and its last record where that is known."""
-
-
-@runtime_checkable
-class _BringsQueue(Protocol):
-    @property
-    def message_queue(self) -> TaskMessageQueue: ...
-
-
-def queue_of(store: TaskStore) -> TaskMessageQueue | None:
-    """Return the message queue that a store brings, or `None`; every bundled store has one."""
-    return store.message_queue if isinstance(store, _BringsQueue) else None
 
 
 class TaskEndings:
@@ -65,7 +55,7 @@ class TaskEndings:
         queue = own if queue is None else queue
         self._store = store
         # A store with this ability drops the mailbox in the write that ends or deletes the task.
-        self._queue = None if isinstance(store, TaskQuestions) and queue is own else queue
+        self._queue = None if queue is own and has_questions(store) else queue
         self._listeners: list[EndListener] = []
         self._waiting = 0
 

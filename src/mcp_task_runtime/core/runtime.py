@@ -13,7 +13,8 @@ import anyio
 from typing_extensions import Self
 
 from mcp_task_runtime.core import audit
-from mcp_task_runtime.core.endings import TaskEndings, queue_of
+from mcp_task_runtime.core.abilities import is_queue, is_store, queue_of
+from mcp_task_runtime.core.endings import TaskEndings
 from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.followers import TaskFollowers
 from mcp_task_runtime.core.group import IsolatedGroup
@@ -75,7 +76,7 @@ class TaskRuntime:
         Raises:
             ValueError: No queue was given and the store has none, or an argument has the wrong type.
         """
-        if isinstance(store, type) or not isinstance(store, TaskStore):
+        if not is_store(store):
             raise ValueError("store must be a TaskStore; open_store(url) makes one of a URL")
         if settings is not None and not isinstance(settings, TaskSettings):
             raise ValueError("settings must be TaskSettings")
@@ -83,7 +84,7 @@ class TaskRuntime:
         queue = own_queue if queue is None else queue
         if queue is None:
             raise ValueError("queue is required with a store that has no message_queue of its own")
-        if isinstance(queue, type) or not isinstance(queue, TaskMessageQueue):
+        if not is_queue(queue):
             raise ValueError("queue must be a TaskMessageQueue")
         settings = TaskSettings() if settings is None else settings
         self.store: TaskStore = store

@@ -9,7 +9,8 @@ from datetime import datetime, timedelta, timezone
 from time import perf_counter
 from typing import Final, Literal
 
-from mcp_task_runtime.core.endings import TaskEndings, queue_of
+from mcp_task_runtime.core.abilities import queue_of
+from mcp_task_runtime.core.endings import TaskEndings
 from mcp_task_runtime.core.json import JSONValue
 from mcp_task_runtime.core.message_queue import QueuedMessage
 from mcp_task_runtime.core.questions import answer_questions

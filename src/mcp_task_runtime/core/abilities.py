@@ -1,0 +1,53 @@
+"""What a store or queue object can do, found once a class: `isinstance` with a protocol looks at every member."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, TypeGuard, runtime_checkable
+from weakref import WeakKeyDictionary
+
+from mcp_task_runtime.core.message_queue import TaskMessageQueue
+from mcp_task_runtime.core.store import TaskQuestions, TaskStore
+
+__all__ = ["has_questions", "is_queue", "is_store", "queue_of"]
+
+
+@runtime_checkable
+class _BringsQueue(Protocol):
+    @property
+    def message_queue(self) -> TaskMessageQueue: ...
+
+
+_known: WeakKeyDictionary[type, set[str]] = WeakKeyDictionary()
+
+
+def is_store(value: object) -> TypeGuard[TaskStore]:
+    """Return whether a value is a `TaskStore`, and no class."""
+    return not isinstance(value, type) and _implements(value, TaskStore)
+
+
+def is_queue(value: object) -> TypeGuard[TaskMessageQueue]:
+    """Return whether a value is a `TaskMessageQueue`, and no class."""
+    return not isinstance(value, type) and _implements(value, TaskMessageQueue)
+
+
+def has_questions(store: TaskStore) -> bool:
+    """Return whether a store has the ability `TaskQuestions`."""
+    return _implements(store, TaskQuestions)
+
+
+def queue_of(store: TaskStore) -> TaskMessageQueue | None:
+    """Return the message queue that a store brings, or `None`; every bundled store has one."""
+    if not _implements(store, _BringsQueue):
+        return None
+    queue: TaskMessageQueue = getattr(store, "message_queue")  # noqa: B009  # the protocol's member
+    return queue
+
+
+def _implements(value: object, protocol: Any) -> bool:
+    known = _known.setdefault(type(value), set())
+    if protocol.__name__ in known:
+        return True
+    found = isinstance(value, protocol)
+    if found:
+        known.add(protocol.__name__)
+    return found
