@@ -167,6 +167,7 @@ DOORS = st.one_of(
     *[drawn(created(name), texts()) for name in ("task_id", "owner", "worker", "method", "name", "sealed_credentials")],
     *[drawn(created(name), json_texts()) for name in ("arguments_json", "caller_json", "client_capabilities_json")],
     drawn(created("progress_token"), texts(), st.integers(), st.sampled_from([2**63, 10**400])),
+    drawn(created("max_attempts"), st.integers(), st.sampled_from([2**31, 2**63 - 1, 2**63])),
     drawn(update_message, texts()),
     drawn(update_progress, st.builds(Progress, numbers(), st.none() | numbers(), st.none() | texts())),
     drawn(

@@ -78,14 +78,14 @@ def _parse(name: str, text: str) -> object:
         raise ValueError(f"{name} could not be read back") from error
 
 
-def check_integer(name: str, number: object, *, bits: int = 64) -> None:
-    """Refuse what is not a whole number of at most so many bits with its sign.
+def check_integer(name: str, number: object) -> None:
+    """Refuse what is not a whole number of at most 64 bits with its sign.
 
     Raises:
         ValueError: It is not.
     """
-    if not isinstance(number, int) or abs(number) >= 2 ** (bits - 1):
-        raise ValueError(f"{name} must be a whole number of at most {bits} bits")
+    if not isinstance(number, int) or abs(number) >= 2**63:
+        raise ValueError(f"{name} must be a whole number of at most 64 bits")
 
 
 def check_duration(name: str, milliseconds: object) -> None:
@@ -113,7 +113,7 @@ def check_new_task(new: NewTask) -> None:
     check_duration("retention_ms", new.retention_ms)
     check_duration("lease_ms", new.lease_ms)
     check_integer("poll_interval_ms", new.poll_interval_ms)
-    check_integer("max_attempts", request.max_attempts, bits=32)
+    check_integer("max_attempts", request.max_attempts)
     check_text("method", request.method)
     check_text("name", request.name)
     for name, text in (

@@ -205,7 +205,7 @@ def create_parameters(new: NewTask, *, now: datetime) -> dict[str, Any]:
     for name in ("ttl_ms", "retention_ms", "lease_ms"):
         check_duration(name, getattr(new, name))
     check_integer("poll_interval_ms", new.poll_interval_ms)
-    check_integer("max_attempts", new.request.max_attempts, bits=32)
+    check_integer("max_attempts", new.request.max_attempts)
     record = create_record(new, now=now)
     task, request, lease = record.task, record.request, record.lease
     token = request.progress_token

@@ -119,7 +119,7 @@ class Bench(Generic[T]):
             what: What comes and goes, in the plural.
         """
         # Few lives tell where items are counted; many are needed where memory is measured.
-        lives, every, unit, allowed = (250, 25, "bytes", 10_000) if self.footprint is None else (50, 1, "items", 5)
+        lives, every, unit, allowed = (120, 20, "bytes", 5_000) if self.footprint is None else (50, 1, "items", 5)
         with measured_memory() as memory:
 
             async def least_kept(first: int) -> int:

@@ -44,6 +44,8 @@ def measured_memory() -> Iterator[Callable[[], int]]:
 
     What event loops allocate does not count: they keep used-up timers for a while.
     """
+    gc.collect()
+    gc.freeze()  # what was there before is not looked at again and again
     started = not tracemalloc.is_tracing()
     if started:
         tracemalloc.start()
@@ -56,5 +58,6 @@ def measured_memory() -> Iterator[Callable[[], int]]:
     try:
         yield measure
     finally:
+        gc.unfreeze()
         if started:
             tracemalloc.stop()
