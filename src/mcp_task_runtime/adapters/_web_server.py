@@ -1,7 +1,7 @@
 """When the web server around us is to stop.
 
 A web server waits for open responses before it ends the lifespan of its application, so an application
-whose streams are open as long as it runs is never told. uvicorn handles the signals of its process with a
+whose streams are open as long as it runs never learns of it. uvicorn handles the signals of its process with a
 method of its server, where it can be found and asked; other servers end the streams themselves.
 """
 
@@ -24,10 +24,10 @@ class _Uvicorn(Protocol):
 
 
 async def until_web_server_stops() -> None:
-    """Wait until the uvicorn server that runs this process is to stop; for ever where there is none."""
+    """Wait until the uvicorn server that runs this process is to stop; without end where there is none."""
     server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
     if isinstance(server, _Uvicorn):
-        while not server.should_exit:  # noqa: ASYNC110  # it tells nobody
+        while not server.should_exit:  # noqa: ASYNC110  # it has no event for it
             await anyio.sleep(_TICK_SECONDS)
     else:
         await anyio.sleep_forever()

@@ -1,4 +1,4 @@
-"""`RuntimeHost`: one runtime for everybody who holds it, open from the first to the last.
+"""`RuntimeHost`: a reference-counted runtime. It opens with its first holder and closes with its last.
 
 A server's lifespan is entered once for an HTTP application or a stdio process, but once for each
 client in process and over SSE. Those entries overlap in any order, while a task group must be left
@@ -50,7 +50,7 @@ class RuntimeHost:
     """Holds a runtime open. Enter it as often and from wherever you like."""
 
     def __init__(self, runtime: TaskRuntime) -> None:
-        """Make a host for a runtime, which nobody else may open then."""
+        """Make a host for a runtime, which must be opened in no other way then."""
         self._runtime = runtime
         self._opening: _Opening | None = None
 
@@ -74,7 +74,7 @@ class RuntimeHost:
         opening.is_kept = True
 
     def start_soon(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Start something beside the runtime that is cancelled when the runtime has closed. It must not raise.
+        """Start a function that is cancelled when the runtime has closed. It must not raise.
 
         Raises:
             RuntimeError: The runtime is not open.
@@ -89,7 +89,7 @@ class RuntimeHost:
         """A block that is left early, as if its scope were cancelled, when the server is to stop.
 
         For what the server would wait for, and what may never end by itself. By then the runtime has
-        drained: whoever follows a task has seen its end.
+        drained: all that follow a task have seen its end.
         """
         opening = self._current()
         with anyio.CancelScope() as scope:

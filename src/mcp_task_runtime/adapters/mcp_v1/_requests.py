@@ -124,7 +124,7 @@ def undeliverable(ctx: Context) -> str | None:
 def liveness(ctx: Context) -> Callable[[], Awaitable[bool]] | None:
     """Return what says whether the client still reads this request's stream.
 
-    Over Streamable HTTP a stream may end while the connection lives, and nobody tells the handler.
+    Over Streamable HTTP a stream may end while the connection lives, and the handler does not learn of it.
     """
     headers = getattr(ctx.request, "headers", None)
     if headers is None or "mcp-session-id" not in headers:

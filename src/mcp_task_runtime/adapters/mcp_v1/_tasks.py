@@ -100,7 +100,7 @@ class Tasks(BaseTasks):
             queue: Where questions are kept; the store's own when `None`.
             settings: Limits and defaults.
             promote_after: A number: any tool may be called as a task. On this SDK line the client decides which calls
-                are tasks, whatever the number.
+                are tasks, and the number has no effect.
             principal: Returns the principal that makes a request: its tasks belong to that principal, and are
                 hidden from all others (law L10). `None` from it means that the caller is unknown; then they belong
                 to the session. The default takes the principal from the SDK's authentication.

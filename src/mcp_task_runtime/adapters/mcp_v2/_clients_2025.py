@@ -208,7 +208,7 @@ def _is_initialized(ctx: Context) -> bool:
 def _liveness(ctx: Context) -> Callable[[], Awaitable[bool]] | None:
     """Return what says whether the client still reads this request's stream.
 
-    Over Streamable HTTP a stream may end while the connection lives, and nobody tells the handler.
+    Over Streamable HTTP a stream may end while the connection lives, and the handler does not learn of it.
     """
     if _header(ctx, _SESSION_HEADER) is None:
         return None

@@ -1,4 +1,4 @@
-"""What a server of the package `fastmcp` 4 needs beside a low-level `Server`.
+"""What a server of the package `fastmcp` 4 needs that a low-level `Server` does not.
 
 Its tool layer makes a result of any error, and its context asks no client of a revision after 2025-11-25, and reports
 progress only to a token.

@@ -103,7 +103,7 @@ class Methods2026:
         self._unwinding[tool.name] = tool
 
     def bindings(self) -> Sequence[MethodBinding]:
-        """Return the methods beside `tools/call`."""
+        """Return the methods other than `tools/call`."""
         return [
             MethodBinding("tasks/get", _TaskIdParams, self._get),
             MethodBinding("tasks/update", _UpdateParams, self._update),

@@ -44,7 +44,7 @@ class _NoConnection:
 async def context_by_name(call: TaskCall, arguments: JSONObject, lifespan_state: Any) -> Context:
     """Return a context for a tool that runs by its name: it asks and reports through the task.
 
-    Its request id is the task's id. It has the revision that sends requests, so that whatever asks does so.
+    Its request id is the task's id. It has the revision whose servers send requests, so that tools do.
     """
     task = await call.context()
     no_session: Any = _NoConnection(call.client_capabilities)
