@@ -311,7 +311,7 @@ async def answer(inspector: TaskInspector, task_id: str, key: str | None, answer
         for question in questions:
             click.echo(f"{question.key}  {question_text(question)}", err=True)
         raise click.UsageError("more than one question is open; choose one with --key")
-    (question,) = questions
+    question = next(iter(questions))
     result = ask_at_terminal(question) if answer_json is None else _parse(answer_json)
     if await inspector.answer(task_id, question.key or "", result):
         click.echo("answered")

@@ -145,9 +145,11 @@ class TaskInspector:
         found = (await self.page(TaskFilter(id_prefix=prefix), limit=2)).records
         if not found:
             raise TaskNotFoundError(prefix)
-        if len(found) > 1 and all(record.task_id != prefix for record in found):
+        if len(found) == 1:
+            return found[0].task_id
+        if all(record.task_id != prefix for record in found):
             raise AmbiguousTaskError(prefix)
-        return prefix if len(found) > 1 else found[0].task_id
+        return prefix
 
     async def details(self, task_id: str) -> TaskDetails:
         """Return all there is to see of a task.
