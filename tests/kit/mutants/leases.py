@@ -58,14 +58,12 @@ class AnUpdateRenewsTheLease(LeasedTaskStore):
 )
 class AnybodyRenewsALease(LeasedTaskStore):
     async def renew_leases(self, worker: str, task_ids: Collection[str], *, lease_ms: int) -> frozenset[str]:
-        held = {task_id: entry.record.lease for task_id in task_ids if (entry := self._entries.get(task_id))}
-        return frozenset().union(
-            *[
-                await super(AnybodyRenewsALease, self).renew_leases(lease.worker, [task_id], lease_ms=lease_ms)
-                for task_id, lease in held.items()
-                if lease is not None
-            ]
-        )
+        renewed: set[str] = set()
+        for task_id in task_ids:
+            entry = self._entries.get(task_id)
+            if entry is not None and entry.record.lease is not None:
+                renewed |= await super().renew_leases(entry.record.lease.worker, [task_id], lease_ms=lease_ms)
+        return frozenset(renewed)
 
 
 @store_mutant("a_worker_renews_the_leases_that_it_holds_and_no_others", "a_lease_goes_with_its_task")

@@ -36,8 +36,10 @@ class AQuestionWakesNoWaiter(InMemoryTaskStore):
 @store_mutant("one_answer_is_one_revision")
 class AnswersAreWrittenOneByOne(InMemoryTaskStore):
     async def answer_all(self, task_id: str, answers: Mapping[str, Answer]) -> frozenset[str]:
-        taken = [await super(AnswersAreWrittenOneByOne, self).answer_all(task_id, {k: answers[k]}) for k in answers]
-        return frozenset().union(*taken)
+        taken: set[str] = set()
+        for key, answer in answers.items():
+            taken |= await super().answer_all(task_id, {key: answer})
+        return frozenset(taken)
 
 
 @store_mutant("answers_that_are_not_taken_change_nothing")
