@@ -11,6 +11,7 @@ import pytest
 
 from mcp_task_runtime import (
     Answer,
+    Execution,
     InMemoryTaskStore,
     LimitExceededError,
     QuestionTimeoutError,
@@ -19,7 +20,8 @@ from mcp_task_runtime import (
     TaskRuntime,
     TaskSettings,
 )
-from mcp_task_runtime.core.types import NewTask
+from mcp_task_runtime.core.types import NewTask, TaskSpec
+from mcp_task_runtime.testing.clock import FakeClock
 from tests.adapters.scripted import ACCEPT, FORM, MESSAGE, PATIENCE, Desk, ScriptedSession, answers, open_desk
 
 pytestmark = pytest.mark.anyio
@@ -292,3 +294,36 @@ async def test_three_hundred_answers_at_once_are_one_call_of_the_store_and_one_r
         assert store.answered == 1
         after = (await runtime.get(record.task_id, owner=None)).record
         assert (after.status, after.revision) == ("working", before + 1)
+
+
+async def test_work_that_extended_its_task_is_not_stopped_at_the_old_deadline() -> None:
+    """Law L7: the new time counts for the runtime, too."""
+    clock = FakeClock()
+    store = InMemoryTaskStore(clock=clock)
+    extended, ended = anyio.Event(), anyio.Event()
+
+    async def work(execution: Execution[dict[str, Any]]) -> dict[str, Any]:
+        assert execution.record is not None
+        context = ServerTaskContext(
+            task=execution.record.task,
+            store=store,
+            session=ScriptedSession(),
+            queue=store.message_queue,
+            handler=TaskResultHandler(store, store.message_queue),
+            execution=execution,
+        )
+        await context.extend(120_000)
+        extended.set()
+        await ended.wait()
+        return {"content": []}
+
+    with anyio.fail_after(PATIENCE):
+        async with TaskRuntime(store, settings=TaskSettings(shutdown_grace=0)) as runtime:
+            record = await runtime.submit(TaskSpec(ttl_ms=60_000), work)
+            await extended.wait()
+            await anyio.wait_all_tasks_blocked()
+            clock.advance(100)
+            await anyio.wait_all_tasks_blocked()
+            assert (await runtime.get(record.task_id, owner=None)).record.status == "working"
+            ended.set()
+            assert (await runtime.result(record.task_id, owner=None)).result == {"content": []}

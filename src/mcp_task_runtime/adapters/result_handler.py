@@ -1,6 +1,6 @@
 """`TaskResultHandler`: brings a task's questions to its client and the answers back.
 
-Whoever waits for a task in this process is a *stream* of it. Each open question is in the hands of at most
+A client that waits for a task in this process is a *stream* of it. Each open question is in the hands of at most
 one stream at a time. It is free again when that stream ends or turns out to be dead, and goes to the
 next one that is there or comes (law L5, wire rule B6).
 """
@@ -72,7 +72,7 @@ class _Stream:
 
 
 class TaskResultHandler:
-    """Delivers the questions of tasks to whoever can answer, and routes answers and errors to the asker."""
+    """Delivers the questions of tasks to their clients, and routes answers and errors to the asker."""
 
     def __init__(
         self,
@@ -279,7 +279,7 @@ class TaskResultHandler:
             yield lambda record: follower.changed()
 
     async def _take_questions(self, record: TaskRecord, stream: _Stream, *, related: bool) -> bool:
-        """Send what is open and in nobody's hands; drop what is no longer open.
+        """Send the open questions that no stream has in hand; cancel the sending of those that are closed.
 
         Returns:
             Whether to look again after a while: another stream has a question in hand and may be dead.
@@ -401,7 +401,7 @@ class TaskResultHandler:
         return answer
 
     async def _is_given_up(self, task_id: str, key: str) -> bool:
-        """Whether nobody wants the answer any more; otherwise only this stream has ended."""
+        """Whether the question is closed; otherwise only this stream has ended."""
         record = await self._store.get_task(task_id)
         if record is None or is_terminal(record.status):
             return True
@@ -425,7 +425,7 @@ class TaskResultHandler:
                 self._client_tasks_expiry.discard(task_id)
 
     async def _pass_on_notifications(self, task_id: str, stream: _Stream) -> None:
-        """Send what is queued for the client besides questions, which are delivered by `_take_questions`."""
+        """Send queued notifications; questions are delivered by `_take_questions`."""
         try:
             while True:
                 await self._queue.wait_for_message(task_id)

@@ -40,7 +40,7 @@ def check_tool_messages(messages: Sequence[JSONObject]) -> None:
     """Check that tool results answer the tool uses right before them.
 
     Raises:
-        ValueError: Tool results stand beside other content, or do not match the tool uses.
+        ValueError: Tool results are mixed with other content, or do not match the tool uses.
     """
     if not messages:
         return

@@ -62,7 +62,7 @@ class ServerTaskContext:
     queue: the client answers them when it can, maybe on another connection or another server
     process. While at least one is open the task is `input_required` (law L5).
 
-    Every asking method takes a `timeout` in seconds, and raises, besides what it names:
+    Every asking method takes a `timeout` in seconds, and raises, in addition to what it names:
 
     - `ProtocolError` if the client answers with an error, or with something that is not an answer,
     - `QuestionTimeoutError` if the client has not answered within `timeout`; the question is withdrawn,
@@ -149,13 +149,13 @@ class ServerTaskContext:
         return self._ctx.is_cancelled
 
     def request_cancellation(self) -> None:
-        """Set `is_cancelled`, for work that looks at it. Ends nothing by itself."""
+        """Set `is_cancelled`, for work that checks it. It does not end the task."""
         self._ctx.request_cancellation()
 
     def detach(self) -> None:
         """Leave the task open when the work returns, for something outside to end it by its id.
 
-        Whoever knows the id ends it with `Tasks.complete` or `Tasks.fail`. Until then only its TTL does.
+        Code that knows the id ends it with `Tasks.complete` or `Tasks.fail`. Until then only its TTL does.
 
         Raises:
             RuntimeError: This work is not run by a runtime, or not as a task.
@@ -552,8 +552,8 @@ class ServerTaskContext:
         content = f"{message.method}\0{message.params_json}".encode()
         digest = blake2b(content, digest_size=12).hexdigest()
         while True:
-            # Made of what is asked, so that a rerun finds the answer to this question, and no other one's, whatever
-            # it asks before or beside it; and of how often, for no key is used twice (wire rule C7).
+            # The key is a digest of the question, so that a rerun finds its answer in any order of questions, and the
+            # number of times it was asked, because no key is used twice (wire rule C7).
             self._times_asked[digest] += 1
             answer = await self._put(replace(message, key=f"{digest}.{self._times_asked[digest]}"))
             if answer is not None and answer.type != "withdrawn":  # an earlier run may have given it up

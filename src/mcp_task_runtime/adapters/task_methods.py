@@ -33,7 +33,7 @@ from mcp_task_runtime.errors import (
     StoreError,
     TaskNotFoundError,
 )
-from mcp_task_runtime.wire import v2025_11_25 as wire
+from mcp_task_runtime.wire import v2025_11_25 as wire_2025
 
 __all__ = [
     "JSON_RESPONSES",
@@ -170,7 +170,7 @@ class TaskMethods:
         token = meta.get("progressToken") if isinstance(meta, Mapping) else None
         new = TaskSpec(
             owner=requestor.owner,
-            ttl_ms=wire.parse_ttl(params.get("task")),
+            ttl_ms=wire_2025.parse_ttl(params.get("task")),
             request=TaskRequest(
                 name=str(params.get("name", "")),
                 arguments_json=dump_json(params.get("arguments") or {}),
@@ -215,7 +215,7 @@ class TaskMethods:
 
         made = await self._runtime.run(work, outcome_of=Outcome.completed, resource_scope=home)
         assert isinstance(made, TaskRecord)
-        return wire.render_created(made.task, model_immediate_response=calls[0].model_immediate_response)
+        return wire_2025.render_created(made.task, model_immediate_response=calls[0].model_immediate_response)
 
     async def get(
         self,
@@ -233,10 +233,10 @@ class TaskMethods:
             requestor: Who asks.
             connection: The client's connection, if it carries requests outside of a request of the client's.
         """
-        view = await self._runtime.get(wire.parse_task_id(params), owner=requestor.owner, rate_limited=True)
+        view = await self._runtime.get(wire_2025.parse_task_id(params), owner=requestor.owner, rate_limited=True)
         if view.questions and connection is not None:
             self._ask_poller(view.record.task_id, connection)
-        return wire.render_view(view)
+        return wire_2025.render_view(view)
 
     def _ask_poller(self, task_id: str, connection: TaskSession) -> None:
         if task_id not in self._pollers:
@@ -259,27 +259,29 @@ class TaskMethods:
         Raises:
             ProtocolError: What the call would have ended with, or the task was cancelled.
         """
-        task_id = wire.parse_task_id(params)
+        task_id = wire_2025.parse_task_id(params)
         await self._runtime.get(task_id, owner=requestor.owner)
         with self._host.until_stopped():
             outcome = await self._handler.handle(task_id, stream, is_alive=is_alive)
             audit.retrieved(task_id, requestor.owner)
-            return wire.render_result(outcome, task_id)
+            return wire_2025.render_result(outcome, task_id)
         raise ProtocolError(INTERNAL_ERROR, "The server stops before the task has ended")
 
     async def list(self, params: Mapping[str, JSONValue] | None, requestor: Requestor) -> JSONObject:
         """Serve `tasks/list` (wire rule B9)."""
         if not requestor.can_list:
-            raise wire.list_not_offered()
-        return wire.render_page(await self._runtime.list(owner=requestor.owner, cursor=wire.parse_cursor(params)))
+            raise wire_2025.list_not_offered()
+        return wire_2025.render_page(
+            await self._runtime.list(owner=requestor.owner, cursor=wire_2025.parse_cursor(params))
+        )
 
     async def cancel(self, params: Mapping[str, JSONValue] | None, requestor: Requestor) -> JSONObject:
         """Serve `tasks/cancel` (wire rule B8)."""
         try:
-            record = await self._runtime.cancel(wire.parse_task_id(params), owner=requestor.owner)
+            record = await self._runtime.cancel(wire_2025.parse_task_id(params), owner=requestor.owner)
         except InvalidTransitionError:
-            raise wire.already_ended() from None
-        return wire.render_record(record)
+            raise wire_2025.already_ended() from None
+        return wire_2025.render_record(record)
 
 
 class TaskStreamSession:
@@ -313,7 +315,7 @@ class TaskStreamSession:
     async def send_notification(self, method: str, params: JSONObject) -> None:
         """Send a notification about the task, over one of its streams or the connection."""
         task_id = self._record.task_id
-        params = wire.with_related_task(params, task_id)
+        params = wire_2025.with_related_task(params, task_id)
         if not await self._handler.notify(task_id, method, params):
             await self._connection.send_notification(method, params)
 
@@ -327,18 +329,18 @@ class TaskStreamSession:
 
     async def notify_status(self, task: Task, outcome: Outcome | None) -> None:
         """Send the whole task."""
-        await self._send_status(wire.render_task(task, outcome))
+        await self._send_status(wire_2025.render_task(task, outcome))
 
     async def _send_status(self, params: JSONObject) -> None:
         self._told = params["status"]
-        await self._statuses.send(wire.STATUS_NOTIFICATION, params)
+        await self._statuses.send(wire_2025.STATUS_NOTIFICATION, params)
 
     async def notify_progress(self, task: Task, progress: Progress) -> None:
         """Send the whole task, and progress if the client gave a token for it."""
         await self.notify_status(task, None)
         token = self._record.request.progress_token
         if token is not None:
-            await self._progress.send(*wire.render_progress(progress, token))
+            await self._progress.send(*wire_2025.render_progress(progress, token))
 
     async def announce(self, runtime: TaskRuntime) -> None:
         """Send each change of the task's status, unless the work has sent it, until the task has ended."""
@@ -347,10 +349,10 @@ class TaskStreamSession:
             with runtime.followers.follow(record.task_id, after=record.revision) as follower:
                 while not is_terminal(record.status):
                     record = await follower.changed()
-                    if wire.render_record(record)["status"] == self._told:
+                    if wire_2025.render_record(record)["status"] == self._told:
                         continue
                     if record.status == "input_required":
-                        await self._send_status(wire.render_view(await follower.view()))
+                        await self._send_status(wire_2025.render_view(await follower.view()))
                     else:
                         await self.notify_status(record.task, record.outcome)
         except TaskNotFoundError:

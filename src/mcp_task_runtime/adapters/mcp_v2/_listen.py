@@ -35,7 +35,7 @@ from mcp_task_runtime.errors import (
     ProtocolError,
     TaskNotFoundError,
 )
-from mcp_task_runtime.wire import v2026_07_28 as wire
+from mcp_task_runtime.wire import v2026_07_28 as wire_2026
 
 __all__ = ["MAX_TASKS_PER_STREAM", "Listeners", "is_listen"]
 
@@ -73,7 +73,7 @@ class Listeners:
         return self._listened.total()
 
     async def serve(self, owner: str | None, ctx: Context, call_next: CallNext) -> HandlerResult:
-        """Serve a listen request: tasks, and the core filters beside them if there are any.
+        """Serve a listen request: tasks, together with the core filters if there are any.
 
         The stream ends when it listens to tasks alone and all of them have ended, and when the server stops.
 
@@ -90,7 +90,7 @@ class Listeners:
         assert isinstance(notifications, Mapping)
         with as_mcp_errors():
             if not declares_tasks(ctx):
-                raise wire.missing_capability()
+                raise wire_2026.missing_capability()
             wanted = _checked(task_ids)
             reserved = self._reserve(owner, max(1, len(wanted)))
         try:
@@ -138,7 +138,7 @@ class Listeners:
     async def _serve_both(
         self, ctx: Context, call_next: CallNext, agreed: Sequence[str], owner: str | None
     ) -> HandlerResult:
-        """Have the SDK serve the core filters, and push tasks beside it."""
+        """Have the SDK serve the core filters, and push tasks on the same stream."""
         result: HandlerResult = None
         failure: Exception | None = None
         async with anyio.create_task_group() as group:
@@ -169,10 +169,10 @@ class Listeners:
                     view = await follower.view()
                     follower.revision = view.record.revision
                     params: JSONObject = {
-                        **wire.render_view(view),
+                        **wire_2026.render_view(view),
                         "_meta": {SUBSCRIPTION_ID_META_KEY: ctx.request_id},
                     }
-                    message = cast(Any, RawMessage(wire.NOTIFICATION, params))
+                    message = cast(Any, RawMessage(wire_2026.NOTIFICATION, params))
                     await ctx.session.send_notification(message, ctx.request_id)
                     if is_terminal(view.task.status):
                         audit.retrieved(task_id, owner)
