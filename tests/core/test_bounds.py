@@ -26,7 +26,7 @@ async def quick(execution: Execution[JSON]) -> JSON:
 
 
 def owned(owner: str, size: int = 0) -> TaskSpec:
-    return TaskSpec(owner=owner, ttl_ms=60_000, request=TaskRequest(arguments_json='"' + "é" * (size // 2) + '"'))
+    return TaskSpec(owner=owner, ttl_ms=60_000, request=TaskRequest(arguments_json='{"a":"' + "é" * (size // 2) + '"}'))
 
 
 # --- stored tasks -------------------------------------------------------------------------------------------------
@@ -55,7 +55,9 @@ async def test_arguments_and_results_count_in_bytes() -> None:
     async with open_world(settings=settings) as world:
         await world.runtime.submit(owned("me", 400), quick)
         await world.until_idle()
-        assert world.runtime.statistics().stored_bytes == len('"{}"') - 2 + 402 + len('{"x":"' + "y" * 100 + '"}')
+        assert world.runtime.statistics().stored_bytes == len("{}") + len('{"a":""}') + 400 + len(
+            '{"x":"' + "y" * 100 + '"}'
+        )
         with pytest.raises(LimitExceededError, match="bytes of stored tasks"):
             await world.runtime.submit(owned("me", 500), quick)
         await world.runtime.submit(owned("you", 500), quick)
