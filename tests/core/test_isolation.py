@@ -9,6 +9,7 @@ from typing import Any
 
 import anyio
 import pytest
+from typing_extensions import Unpack
 
 from mcp_task_runtime import (
     Execution,
@@ -21,7 +22,7 @@ from mcp_task_runtime import (
     TaskSpec,
 )
 from mcp_task_runtime.core import followers as followers_module
-from mcp_task_runtime.core.types import TaskRequest
+from mcp_task_runtime.core.types import NewTask, NewTaskFields, TaskRecord, TaskRequest
 from tests.core.worlds import PATIENCE, open_world
 
 JSON = dict[str, Any]
@@ -165,7 +166,7 @@ async def test_what_a_foreign_store_raises_for_one_task_touches_no_other(
 
 async def test_a_task_that_cannot_be_created_is_an_error_without_the_text_of_the_backend() -> None:
     class Broken(InMemoryTaskStore):
-        async def create_task(self, new: Any) -> Any:
+        async def create_task(self, new: NewTask | None = None, **fields: Unpack[NewTaskFields]) -> TaskRecord:
             raise ConnectionResetError("a secret of the backend")
 
     with anyio.fail_after(PATIENCE):

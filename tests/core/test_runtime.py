@@ -12,6 +12,7 @@ from typing import Any
 
 import anyio
 import pytest
+from typing_extensions import Unpack
 
 from mcp_task_runtime import (
     CapabilityError,
@@ -33,7 +34,7 @@ from mcp_task_runtime import (
 )
 from mcp_task_runtime.adapters.host import RuntimeHost
 from mcp_task_runtime.core import workers
-from mcp_task_runtime.core.types import Fence, NewTask
+from mcp_task_runtime.core.types import Fence, NewTask, NewTaskFields
 from mcp_task_runtime.testing.concurrency.cancellation import Trial, check_cancellation
 from mcp_task_runtime.testing.concurrency.interleaving import Race, explore_interleavings
 from mcp_task_runtime.testing.yielding import YieldingTaskStore
@@ -180,7 +181,7 @@ async def test_beginning_twice_at_once_makes_one_task() -> None:
 
 async def test_work_whose_task_could_not_be_created_is_still_an_ordinary_call() -> None:
     class Full(InMemoryTaskStore):
-        async def create_task(self, new: NewTask) -> TaskRecord:
+        async def create_task(self, new: NewTask | None = None, **fields: Unpack[NewTaskFields]) -> TaskRecord:
             raise StoreUnavailableError("down")
 
     async def work(execution: Execution[Result]) -> Result:

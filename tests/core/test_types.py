@@ -16,7 +16,7 @@ from pydantic.alias_generators import to_camel
 from mcp_task_runtime.core.ids import new_task_id
 from mcp_task_runtime.core.json import dump_json, load_json, to_json_value
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
-from mcp_task_runtime.core.types import Outcome, Task, TaskRecord, TaskRequest, TaskStatus
+from mcp_task_runtime.core.types import NewTask, Outcome, Task, TaskRecord, TaskRequest, TaskStatus
 from mcp_task_runtime.core.views import TaskView
 from mcp_task_runtime.errors import (
     CapabilityError,
@@ -208,3 +208,12 @@ def test_errors_stand_under_one_base_with_the_builtin_ones_people_catch() -> Non
 def test_not_found_never_tells_which_task_or_why() -> None:
     """L10."""
     assert str(TaskNotFoundError("secret-id")) == "Task not found"
+
+
+def test_a_new_task_is_given_whole_or_by_its_fields_and_not_both() -> None:
+    assert NewTask.of(None, {"ttl_ms": 7, "owner": "ada"}) == NewTask(ttl_ms=7, owner="ada")
+    assert NewTask.of(NewTask(ttl_ms=7), {}) == NewTask(ttl_ms=7)
+    with pytest.raises(TypeError, match="not both"):
+        NewTask.of(NewTask(ttl_ms=7), {"owner": "ada"})
+    with pytest.raises(TypeError, match="ttl_ms"):
+        NewTask.of(None, {})

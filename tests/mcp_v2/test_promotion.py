@@ -24,11 +24,12 @@ from mcp_types import (
     TextContent,
 )
 from pydantic import BaseModel
+from typing_extensions import Unpack
 
 from mcp_task_runtime import Answer, InMemoryTaskStore, ProtocolError, ServerTaskContext, TaskSettings
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
 from mcp_task_runtime.client import TaskFailedError, TasksClient, TaskSnapshot
-from mcp_task_runtime.core.types import NewTask, TaskRecord
+from mcp_task_runtime.core.types import NewTask, NewTaskFields, TaskRecord
 from mcp_task_runtime.errors import StoreUnavailableError
 from mcp_task_runtime.testing.clock import FakeClock
 from tests.mcp_v2.in_process import memory_client
@@ -73,7 +74,8 @@ class GatedStore(InMemoryTaskStore):
         if name in self.fails:
             raise StoreUnavailableError("gone")
 
-    async def create_task(self, new: NewTask) -> TaskRecord:
+    async def create_task(self, new: NewTask | None = None, **fields: Unpack[NewTaskFields]) -> TaskRecord:
+        new = NewTask.of(new, fields)
         self.entered.set()
         await self.gate.wait()
         self._check("create_task")

@@ -28,6 +28,7 @@ from mcp_types import (
     SubscriptionsListenRequestParams,
     jsonrpc_message_adapter,
 )
+from typing_extensions import Unpack
 
 from mcp_task_runtime import InMemoryTaskStore, ServerTaskContext, TaskSettings
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
@@ -36,7 +37,7 @@ from mcp_task_runtime.adapters.mcp_v2._listen import MAX_TASKS_PER_STREAM
 from mcp_task_runtime.adapters.mcp_v2._requests import RawMessage
 from mcp_task_runtime.client import ClientStatistics, ClientTask, TasksClient, TaskSnapshot
 from mcp_task_runtime.core.message_queue import QueuedMessage
-from mcp_task_runtime.core.types import Fence, NewTask, Outcome, TaskRecord
+from mcp_task_runtime.core.types import Fence, NewTask, NewTaskFields, Outcome, TaskRecord
 from mcp_task_runtime.errors import StoreUnavailableError
 from mcp_task_runtime.testing.clock import FakeClock
 from tests.mcp_v2 import push_server
@@ -114,7 +115,8 @@ class WatchedStore(InMemoryTaskStore):
         self._change()
         return await super().get_task(task_id)
 
-    async def create_task(self, new: NewTask) -> TaskRecord:
+    async def create_task(self, new: NewTask | None = None, **fields: Unpack[NewTaskFields]) -> TaskRecord:
+        new = NewTask.of(new, fields)
         return self._note(await super().create_task(new))
 
     async def update_task(self, task_id: str, **options: Any) -> TaskRecord:

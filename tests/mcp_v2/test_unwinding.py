@@ -14,10 +14,11 @@ from mcp.server.context import ServerRequestContext
 from mcp.server.mcpserver import Context
 from mcp_types import CallToolRequestParams
 from pydantic import BaseModel, Field
+from typing_extensions import Unpack
 
 from mcp_task_runtime import InMemoryTaskStore, ServerTaskContext, TaskSettings
 from mcp_task_runtime.client import TasksClient
-from mcp_task_runtime.core.types import NewTask, TaskRecord
+from mcp_task_runtime.core.types import NewTask, NewTaskFields, TaskRecord
 from mcp_task_runtime.server import Tasks
 from tests.mcp_v2.in_process import memory_client
 from tests.mcp_v2.raw_client import PATIENCE, RawClient
@@ -38,7 +39,8 @@ class GatedStore(InMemoryTaskStore):
         self.gate = anyio.Event()
         self.created: list[str] = []
 
-    async def create_task(self, new: NewTask) -> TaskRecord:
+    async def create_task(self, new: NewTask | None = None, **fields: Unpack[NewTaskFields]) -> TaskRecord:
+        new = NewTask.of(new, fields)
         self.entered.set()
         await self.gate.wait()
         record = await super().create_task(new)

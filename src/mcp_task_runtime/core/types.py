@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal, TypeAlias
 
+from typing_extensions import TypedDict
+
 from mcp_task_runtime.core.json import JSONObject, JSONValue, dump_json, load_json
 from mcp_task_runtime.errors import INTERNAL_ERROR
 
@@ -14,6 +16,7 @@ __all__ = [
     "Lease",
     "LiveStatus",
     "NewTask",
+    "NewTaskFields",
     "Outcome",
     "Progress",
     "Task",
@@ -301,6 +304,33 @@ class NewTask:
     client_capabilities_json: str = "{}"
     worker: str | None = None
     lease_ms: int = 30_000
+
+    @classmethod
+    def of(cls, new: NewTask | None, fields: NewTaskFields) -> NewTask:
+        """Return the task that was given whole or by its fields, as the bundled stores take it.
+
+        Raises:
+            TypeError: Both were given, or neither, or there is no field of that name.
+        """
+        if new is None:
+            return cls(**fields)  # type: ignore[typeddict-item, unused-ignore]
+        if fields:
+            raise TypeError("create_task takes a NewTask or its fields, not both")
+        return new
+
+
+class NewTaskFields(TypedDict, total=False):
+    """The fields of `NewTask` as keyword arguments."""
+
+    ttl_ms: int | None
+    poll_interval_ms: int
+    task_id: str | None
+    owner: str | None
+    retention_ms: int
+    request: TaskRequest
+    client_capabilities_json: str
+    worker: str | None
+    lease_ms: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -303,7 +303,7 @@ async def answer(inspector: TaskInspector, task_id: str, key: str | None, answer
     task_id = await inspector.resolve(task_id)
     questions = (await inspector.details(task_id)).questions
     if key is not None:
-        questions = tuple(question for question in questions if question.key == key)
+        questions = tuple([question for question in questions if question.key == key])
     if not questions:
         click.echo("Error: the task has no such open question", err=True)
         return 1

@@ -142,7 +142,7 @@ class TaskInspector:
             AmbiguousTaskError: More than one task begins so.
             TaskNotFoundError: No task begins so.
         """
-        found = (await self.page(TaskFilter(id_prefix=prefix), limit=2)).records
+        found = list((await self.page(TaskFilter(id_prefix=prefix), limit=2)).records)
         if not found:
             raise TaskNotFoundError(prefix)
         if len(found) == 1:

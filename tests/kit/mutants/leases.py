@@ -10,11 +10,13 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+from typing_extensions import Unpack
 
 from mcp_task_runtime.core.types import (
     Fence,
     Lease,
     NewTask,
+    NewTaskFields,
     Outcome,
     TaskRecord,
 )
@@ -348,7 +350,8 @@ class TheFirstWorkerGetsItsTaskBack(LeasedTaskStore):
         super().__init__(**options)
         self._first: dict[str, Lease | None] = {}
 
-    async def create_task(self, new: NewTask) -> TaskRecord:
+    async def create_task(self, new: NewTask | None = None, **fields: Unpack[NewTaskFields]) -> TaskRecord:
+        new = NewTask.of(new, fields)
         record = await super().create_task(new)
         self._first[record.task_id] = record.lease
         return record
@@ -385,7 +388,8 @@ class ANewTaskHasTheLeaseOfAnOldOne(LeasedTaskStore):
         super().__init__(**options)
         self._old: dict[str, Lease | None] = {}
 
-    async def create_task(self, new: NewTask) -> TaskRecord:
+    async def create_task(self, new: NewTask | None = None, **fields: Unpack[NewTaskFields]) -> TaskRecord:
+        new = NewTask.of(new, fields)
         record = await super().create_task(new)
         if (old := self._old.get(record.task_id)) is not None:
             self._lapses.set(record.task_id, old.expires_at)

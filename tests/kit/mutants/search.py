@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 import anyio.lowlevel
+from typing_extensions import Unpack
 
-from mcp_task_runtime.core.types import NewTask, TaskCounts, TaskEvent, TaskFilter, TaskPage, TaskRecord
+from mcp_task_runtime.core.types import NewTask, NewTaskFields, TaskCounts, TaskEvent, TaskFilter, TaskPage, TaskRecord
 from mcp_task_runtime.errors import InvalidCursorError
 from mcp_task_runtime.stores.memory import InMemoryTaskStore
 from tests.core.leased_store import LeasedTaskStore, Link
@@ -136,7 +137,8 @@ class HistoriesOutliveTheirTask(InMemoryTaskStore):
         super().__init__(**options)
         self._histories: dict[str, bytes] = {}
 
-    async def create_task(self, new: NewTask) -> TaskRecord:
+    async def create_task(self, new: NewTask | None = None, **fields: Unpack[NewTaskFields]) -> TaskRecord:
+        new = NewTask.of(new, fields)
         record = await super().create_task(new)
         live(self, record.task_id)._events = self._histories.get(record.task_id, b"")
         return record

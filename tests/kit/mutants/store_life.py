@@ -8,12 +8,14 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+from typing_extensions import Unpack
 
 from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.core.types import (
     Fence,
     LiveStatus,
     NewTask,
+    NewTaskFields,
     Outcome,
     TaskRecord,
 )
@@ -97,7 +99,8 @@ class TheExpectedRevisionIsCheckedTooEarly(InMemoryTaskStore):
 
 @store_mutant("a_created_task_is_working_at_revision_1_and_keeps_what_it_was_given")
 class TheProgressTokenIsDropped(InMemoryTaskStore):
-    async def create_task(self, new: NewTask) -> TaskRecord:
+    async def create_task(self, new: NewTask | None = None, **fields: Unpack[NewTaskFields]) -> TaskRecord:
+        new = NewTask.of(new, fields)
         return await super().create_task(replace(new, request=replace(new.request, progress_token=None)))
 
 
@@ -112,7 +115,8 @@ class AnUpdateWithoutAMessageDropsTheMessage(InMemoryTaskStore):
 
 @store_mutant("a_taken_identifier_is_refused_and_changes_nothing")
 class CreatingOverwrites(InMemoryTaskStore):
-    async def create_task(self, new: NewTask) -> TaskRecord:
+    async def create_task(self, new: NewTask | None = None, **fields: Unpack[NewTaskFields]) -> TaskRecord:
+        new = NewTask.of(new, fields)
         if new.task_id in self._entries:
             await self.delete_task(new.task_id or "")
         return await super().create_task(new)
@@ -220,7 +224,8 @@ class AWaiterKeepsTheFirstDeadline(InMemoryTaskStore):
         super().__init__(**options)
         self._first: dict[str, datetime | None] = {}
 
-    async def create_task(self, new: NewTask) -> TaskRecord:
+    async def create_task(self, new: NewTask | None = None, **fields: Unpack[NewTaskFields]) -> TaskRecord:
+        new = NewTask.of(new, fields)
         record = await super().create_task(new)
         self._first[record.task_id] = record.task.expires_at
         return record

@@ -8,10 +8,12 @@ from typing import Any, ClassVar
 
 import anyio
 import anyio.lowlevel
+from typing_extensions import Unpack
 
 from mcp_task_runtime.core.types import (
     Fence,
     NewTask,
+    NewTaskFields,
     Outcome,
     Task,
     TaskPage,
@@ -33,7 +35,8 @@ from tests.kit.mutants.registry import (
 
 @store_mutant("all_time_comes_from_the_injected_clock")
 class TheMachinesClockIsUsed(InMemoryTaskStore):
-    async def create_task(self, new: NewTask) -> TaskRecord:
+    async def create_task(self, new: NewTask | None = None, **fields: Unpack[NewTaskFields]) -> TaskRecord:
+        new = NewTask.of(new, fields)
         record = await super().create_task(new)
         entry = live(self, record.task_id)
         now = datetime.now(timezone.utc)
@@ -63,7 +66,8 @@ class ExpiredTasksAreHiddenFromReadingOnly(InMemoryTaskStore):
 
 @store_mutant("an_expired_task_is_gone_for_every_caller_at_once")
 class ATaskOutlivesItsDeadline(InMemoryTaskStore):
-    async def create_task(self, new: NewTask) -> TaskRecord:
+    async def create_task(self, new: NewTask | None = None, **fields: Unpack[NewTaskFields]) -> TaskRecord:
+        new = NewTask.of(new, fields)
         record = await super().create_task(replace(new, ttl_ms=None if new.ttl_ms is None else new.ttl_ms + 1))
         entry = live(self, record.task_id)
         entry.record = replace(record, task=replace(record.task, ttl_ms=new.ttl_ms))
@@ -72,7 +76,8 @@ class ATaskOutlivesItsDeadline(InMemoryTaskStore):
 
 @store_mutant("an_outcome_can_be_fetched_for_the_retention_time", "a_waiter_outlasts_a_deadline_that_moved")
 class FinishingDoesNotExtendTheTTL(InMemoryTaskStore):
-    async def create_task(self, new: NewTask) -> TaskRecord:
+    async def create_task(self, new: NewTask | None = None, **fields: Unpack[NewTaskFields]) -> TaskRecord:
+        new = NewTask.of(new, fields)
         return await super().create_task(replace(new, retention_ms=0))
 
 
@@ -87,7 +92,8 @@ class FinishingExtendsTheTTLInTheAnswerOnly(InMemoryTaskStore):
 
 @store_mutant("a_task_without_a_ttl_never_expires")
 class EveryTaskExpires(InMemoryTaskStore):
-    async def create_task(self, new: NewTask) -> TaskRecord:
+    async def create_task(self, new: NewTask | None = None, **fields: Unpack[NewTaskFields]) -> TaskRecord:
+        new = NewTask.of(new, fields)
         record = await super().create_task(replace(new, ttl_ms=86_400_000 if new.ttl_ms is None else new.ttl_ms))
         entry = live(self, record.task_id)
         entry.record = replace(record, task=replace(record.task, ttl_ms=new.ttl_ms))
@@ -147,7 +153,8 @@ class OwnersAreKeptForEver(InMemoryTaskStore):
         super().__init__(**options)
         self._counts: dict[str | None, int] = {}
 
-    async def create_task(self, new: NewTask) -> TaskRecord:
+    async def create_task(self, new: NewTask | None = None, **fields: Unpack[NewTaskFields]) -> TaskRecord:
+        new = NewTask.of(new, fields)
         self._counts[new.owner] = self._counts.get(new.owner, 0) + 1
         return await super().create_task(new)
 
@@ -226,5 +233,6 @@ class TheLastPageHasACursor(InMemoryTaskStore):
 
 @store_mutant("made_identifiers_are_long_random_and_plain")
 class IdentifiersAreNumbered(InMemoryTaskStore):
-    async def create_task(self, new: NewTask) -> TaskRecord:
+    async def create_task(self, new: NewTask | None = None, **fields: Unpack[NewTaskFields]) -> TaskRecord:
+        new = NewTask.of(new, fields)
         return await super().create_task(replace(new, task_id=new.task_id or f"task-{self._sequence:020}"))

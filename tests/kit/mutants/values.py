@@ -6,10 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 import anyio.lowlevel
+from typing_extensions import Unpack
 
 from mcp_task_runtime.core.json import dump_json, load_json
 from mcp_task_runtime.core.message_queue import QueuedMessage
-from mcp_task_runtime.core.types import Fence, NewTask, Outcome, TaskRecord
+from mcp_task_runtime.core.types import Fence, NewTask, NewTaskFields, Outcome, TaskRecord
 from mcp_task_runtime.stores.memory import InMemoryTaskStore
 from tests.core.leased_store import LeasedTaskStore
 from tests.kit.mutants.registry import live, store_mutant
@@ -44,7 +45,8 @@ class MoreTimeIsWrittenBeforeTheProgress(InMemoryTaskStore):
 
 @store_mutant("what_create_task_accepts_it_can_give_back")
 class SurrogatesAreReplaced(InMemoryTaskStore):
-    async def create_task(self, new: NewTask) -> TaskRecord:
+    async def create_task(self, new: NewTask | None = None, **fields: Unpack[NewTaskFields]) -> TaskRecord:
+        new = NewTask.of(new, fields)
         owner = None if new.owner is None else new.owner.encode("utf-8", "replace").decode()
         return await super().create_task(replace(new, owner=owner))
 

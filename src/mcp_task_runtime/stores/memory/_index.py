@@ -136,7 +136,7 @@ class IdIndex:
     def discard(self, entries: dict[str, Entry]) -> None:
         """Count one identifier that is gone from the entries."""
         self._removed += 1
-        if self._removed > len(entries) + _FEW:
+        if self._removed > len(entries):
             self._rebuild(entries)
 
     def matching(self, prefix: str, entries: dict[str, Entry], *, at_most: int) -> list[Entry] | None:

@@ -9,7 +9,7 @@ from itertools import islice
 from secrets import token_bytes
 from types import TracebackType
 
-from typing_extensions import Self
+from typing_extensions import Self, Unpack
 
 from mcp_task_runtime.core.clock import Clock, SystemClock
 from mcp_task_runtime.core.deadlines import DeadlineHeap
@@ -27,6 +27,7 @@ from mcp_task_runtime.core.types import (
     Lease,
     LiveStatus,
     NewTask,
+    NewTaskFields,
     Outcome,
     Progress,
     TaskCounts,
@@ -142,8 +143,9 @@ class InMemoryTaskStore:
 
     # --- TaskStore ---
 
-    async def create_task(self, new: NewTask) -> TaskRecord:
-        """Create a task; see `TaskStore.create_task`."""
+    async def create_task(self, new: NewTask | None = None, **fields: Unpack[NewTaskFields]) -> TaskRecord:
+        """Create a task, given whole or by its fields; see `TaskStore.create_task`."""
+        new = NewTask.of(new, fields)
         now = self._purge()
         check_new_task(new)
         record = create_record(new, now=now)

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Final
 
 from psycopg_pool import ConnectionPool
+from typing_extensions import Unpack
 
 from mcp_task_runtime.core.clock import Clock
 from mcp_task_runtime.core.ids import new_task_id
@@ -19,6 +20,7 @@ from mcp_task_runtime.core.types import (
     Fence,
     LiveStatus,
     NewTask,
+    NewTaskFields,
     Outcome,
     Progress,
     TaskCounts,
@@ -124,13 +126,14 @@ class PostgresTaskStore(DatabaseUser):
 
     # --- TaskStore ---
 
-    async def create_task(self, new: NewTask) -> TaskRecord:
-        """Create a task; see `TaskStore.create_task`.
+    async def create_task(self, new: NewTask | None = None, **fields: Unpack[NewTaskFields]) -> TaskRecord:
+        """Create a task, given whole or by its fields; see `TaskStore.create_task`.
 
         Raises:
             ValueError: `task_id` or `owner` is longer than 1024 bytes, a duration is longer than 250 years, or
                 something could not be read back.
         """
+        new = NewTask.of(new, fields)
         if new.task_id is None:
             new = replace(new, task_id=new_task_id())
         parameters = {

@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import Any, Final
 
 import anyio
-from typing_extensions import Self
+from typing_extensions import Self, Unpack
 
 from mcp_task_runtime.core.clock import Clock
 from mcp_task_runtime.core.ids import new_task_id
@@ -35,6 +35,7 @@ from mcp_task_runtime.core.types import (
     Fence,
     LiveStatus,
     NewTask,
+    NewTaskFields,
     Outcome,
     Progress,
     TaskCounts,
@@ -162,8 +163,9 @@ class RedisTaskStore:
         """Close the store and its queue: waiters wake with `StoreClosedError`."""
         await self._backend.aclose()
 
-    async def create_task(self, new: NewTask) -> TaskRecord:
-        """Create a task; see `TaskStore.create_task`."""
+    async def create_task(self, new: NewTask | None = None, **fields: Unpack[NewTaskFields]) -> TaskRecord:
+        """Create a task, given whole or by its fields; see `TaskStore.create_task`."""
+        new = NewTask.of(new, fields)
         _storable.check_new_task(new)
         task_id = new_task_id() if new.task_id is None else new.task_id
         draft = create_record(replace(new, task_id=task_id), now=self.clock.now())

@@ -16,7 +16,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Final
 
-from typing_extensions import Self
+from typing_extensions import Self, Unpack
 
 from mcp_task_runtime.core.clock import Clock
 from mcp_task_runtime.core.ids import new_task_id
@@ -32,6 +32,7 @@ from mcp_task_runtime.core.types import (
     Fence,
     LiveStatus,
     NewTask,
+    NewTaskFields,
     Outcome,
     Progress,
     TaskCounts,
@@ -177,8 +178,9 @@ class SQLiteTaskStore:
 
     # --- TaskStore ---
 
-    async def create_task(self, new: NewTask) -> TaskRecord:
-        """Create a task; see `TaskStore.create_task`."""
+    async def create_task(self, new: NewTask | None = None, **fields: Unpack[NewTaskFields]) -> TaskRecord:
+        """Create a task, given whole or by its fields; see `TaskStore.create_task`."""
+        new = NewTask.of(new, fields)
         _storable.check_new_task(new)
         if new.task_id is None:
             new = replace(new, task_id=new_task_id())
