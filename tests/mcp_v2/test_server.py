@@ -218,10 +218,11 @@ async def test_many_blocked_plain_functions_leave_threads_to_everybody_else() ->
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
 async def test_a_blocking_tool_holds_up_no_other_request(mode: Any) -> None:
-    go_on = threading.Event()
+    blocks, go_on = threading.Event(), threading.Event()
 
     async def block(task: ServerTaskContext) -> str:
         await task.update_status("blocking")
+        blocks.set()
         go_on.wait(PATIENCE)
         answer = await task.elicit("Publish it?", Publish)
         return answer.action
@@ -231,9 +232,9 @@ async def test_a_blocking_tool_holds_up_no_other_request(mode: Any) -> None:
     try:
         async with connected(mcp, tasks, mode=mode, elicitation_callback=publish) as client:
             task = await start(tasks, client, "block")
-            while (await task.get()).status_message != "blocking":
-                await anyio.lowlevel.checkpoint()
-            assert (await task.get()).status == "working"
+            assert await anyio.to_thread.run_sync(blocks.wait, PATIENCE)
+            shown = await task.get()
+            assert (shown.status, shown.status_message) == ("working", "blocking")
             go_on.set()
             assert text_of(await task.wait()) == "accept"
     finally:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from hashlib import blake2b
@@ -29,7 +29,7 @@ from mcp_task_runtime.adapters.sampling import to_messages
 from mcp_task_runtime.adapters.sdk_session import SDKSession, as_task_session
 from mcp_task_runtime.adapters.session import TaskSession
 from mcp_task_runtime.core.context import TaskContext
-from mcp_task_runtime.core.execution import Execution
+from mcp_task_runtime.core.execution import Execution, ExecutionState
 from mcp_task_runtime.core.json import JSONObject, JSONValue, to_json_value
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
 from mcp_task_runtime.core.questions import CLEANUP_SECONDS, ask_question
@@ -39,6 +39,7 @@ from mcp_task_runtime.core.types import Outcome, Progress, Task
 from mcp_task_runtime.errors import (
     INVALID_PARAMS,
     CapabilityError,
+    LeaseLostError,
     LimitExceededError,
     ProtocolError,
     QuestionTimeoutError,
@@ -69,6 +70,7 @@ class ServerTaskContext:
     - `CapabilityError` if the client's connection carries no questions,
     - `LimitExceededError` if the task has as many open questions as `TaskSettings.max_open_questions` allows,
     - `InvalidTransitionError` if the task has ended, `TaskNotFoundError` if it has expired,
+    - `LeaseLostError` if another run of the work holds the task's lease; the work is stopped (law L12),
     - `ValueError` if a text is not Unicode or a value has no JSON form; nothing is asked then,
     - `RuntimeError` if the context has no handler.
 
@@ -104,7 +106,9 @@ class ServerTaskContext:
         Raises:
             ValueError: An argument has the wrong type; the message names it.
         """
-        self._ctx = TaskContext(task=task, store=store, queue=queue)
+        self._ctx = TaskContext(
+            task=task, store=store, queue=queue, fence=None if execution is None else lambda: execution.fence
+        )
         _check("queue", queue, TaskMessageQueue)
         if handler is not None:
             _check("handler", handler, TaskResultHandler)
@@ -176,8 +180,10 @@ class ServerTaskContext:
         Raises:
             InvalidTransitionError: The task has ended.
             TaskNotFoundError: The task has expired or was deleted.
+            LeaseLostError: Another run of the work holds the task's lease; the work is stopped (law L12).
         """
-        await self._ctx.update_status(message)
+        with self._writing():
+            await self._ctx.update_status(message)
         if notify:
             await self._notifier.notify_status(self.task, None)
 
@@ -192,6 +198,7 @@ class ServerTaskContext:
         Raises:
             InvalidTransitionError: The task has ended.
             TaskNotFoundError: The task has expired or was deleted.
+            LeaseLostError: Another run of the work holds the task's lease; the work is stopped (law L12).
             ValueError: A number is not finite.
         """
         for name, value in (("progress", progress), ("total", total)):
@@ -201,7 +208,8 @@ class ServerTaskContext:
             message = clean_text(message)
         reported = Progress(progress, total, message)
         count = _number(progress) if total is None else f"{_number(progress)}/{_number(total)}"
-        await self._ctx.update_status(count if message is None else f"{message} ({count})", progress=reported)
+        with self._writing():
+            await self._ctx.update_status(count if message is None else f"{message} ({count})", progress=reported)
         await self._notifier.notify_progress(self.task, reported)
 
     async def extend(self, ttl_ms: int) -> Task:
@@ -220,10 +228,12 @@ class ServerTaskContext:
             ValueError: `ttl_ms` is not a positive integer.
             InvalidTransitionError: The task has ended.
             TaskNotFoundError: The task has expired or was deleted.
+            LeaseLostError: Another run of the work holds the task's lease; the work is stopped (law L12).
         """
         if not _is_positive_integer(ttl_ms):
             raise ValueError("ttl_ms must be a positive integer, in milliseconds")
-        return await self._ctx.extend(ttl_ms, settings=None if self._handler is None else self._handler.settings)
+        with self._writing():
+            return await self._ctx.extend(ttl_ms, settings=None if self._handler is None else self._handler.settings)
 
     async def complete(self, result: object, *, notify: bool = True) -> None:
         """End the task as `completed`; see `TaskContext.complete`. Releases every open question."""
@@ -237,12 +247,22 @@ class ServerTaskContext:
         if self._handler is not None:
             await self._handler.flush(self.task_id)
         with anyio.move_on_after(CLEANUP_SECONDS, shield=True) as scope:
-            with nullcontext() if self._execution is None else self._execution.finishing():
+            with self._writing(), nullcontext() if self._execution is None else self._execution.finishing():
                 await self._ctx.finish(outcome)
         if scope.cancelled_caught:
             raise StoreUnavailableError("The store did not answer in time")
         if notify:
             await self._notifier.notify_status(self.task, outcome)
+
+    @contextmanager
+    def _writing(self) -> Generator[None, None, None]:
+        """Stop the work if a write in the block shows that its run has lost the task's lease (law L12)."""
+        try:
+            yield
+        except LeaseLostError:
+            if self._execution is not None:
+                self._execution.lose()
+            raise
 
     @overload
     async def elicit(
@@ -561,14 +581,17 @@ class ServerTaskContext:
 
     async def _put(self, question: QueuedMessage) -> Answer | None:
         execution = self._execution
-        return await ask_question(
-            self._store,
-            self._queue,
-            self.task_id,
-            question,
-            replays=self._attempt > 1,
-            stays_open=lambda: execution is not None and execution.is_handed_over,
-        )
+        with self._writing():
+            return await ask_question(
+                self._store,
+                self._queue,
+                self.task_id,
+                question,
+                replays=self._attempt > 1,
+                stays_open=lambda: execution is not None and execution.is_handed_over,
+                fence=None if execution is None else execution.fence,
+                ends_at_deadline=execution is not None and execution.state is not ExecutionState.DONE,
+            )
 
 
 _LONGEST_SECONDS = 100 * 365 * 24 * 60 * 60

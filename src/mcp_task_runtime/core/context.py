@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
@@ -81,7 +81,12 @@ class TaskContext:
     """
 
     def __init__(
-        self, *, task: Task, store: TaskStore, queue: TaskMessageQueue | None = None, fence: Fence | None = None
+        self,
+        *,
+        task: Task,
+        store: TaskStore,
+        queue: TaskMessageQueue | None = None,
+        fence: Fence | Callable[[], Fence | None] | None = None,
     ) -> None:
         """Make the context of a task.
 
@@ -89,8 +94,8 @@ class TaskContext:
             task: The task as it is now.
             store: The store it is kept in.
             queue: The queue of its questions, which an end releases (law L5); the store's own when `None`.
-            fence: The run of work that this context belongs to; its writes are refused once the run has lost
-                its lease (law L12).
+            fence: The run of work that this context belongs to, or a function that returns it; its writes are
+                refused once the run has lost its lease (law L12).
 
         Raises:
             ValueError: An argument has the wrong type; the message names it.
@@ -103,7 +108,7 @@ class TaskContext:
             raise ValueError("queue must be a TaskMessageQueue, or None for the store's own")
         self._task = task
         self._store = store
-        self._fence = fence
+        self._fence_now: Callable[[], Fence | None] = fence if callable(fence) else lambda: fence
         self._endings = TaskEndings(store, queue)
         self._is_cancelled = False
 
@@ -180,7 +185,8 @@ class TaskContext:
         self, *, status_message: str | None = None, progress: Progress | None = None, ttl_ms: int | None = None
     ) -> None:
         # A store that knows no leases need not know the argument.
-        fenced: dict[str, Any] = {} if self._fence is None else {"fence": self._fence}
+        fence = self._fence_now()
+        fenced: dict[str, Any] = {} if fence is None else {"fence": fence}
         record = await self._store.update_task(
             self.task_id, status_message=status_message, progress=progress, ttl_ms=ttl_ms, **fenced
         )
@@ -219,7 +225,7 @@ class TaskContext:
         Raises:
             StoreUnavailableError: The store did not answer in time; the task may have ended.
         """
-        self._task = (await self._endings.finish(self.task_id, outcome, fence=self._fence)).task
+        self._task = (await self._endings.finish(self.task_id, outcome, fence=self._fence_now())).task
 
 
 @asynccontextmanager

@@ -17,9 +17,10 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 import anyio
 import anyio.lowlevel
 
+from mcp_task_runtime.core import audit
 from mcp_task_runtime.core.clock import Clock
 from mcp_task_runtime.core.resolver import Resolver
-from mcp_task_runtime.core.types import TaskRecord, TaskSpec
+from mcp_task_runtime.core.types import Fence, TaskRecord, TaskSpec
 from mcp_task_runtime.errors import InvalidTransitionError, TaskNotFoundError
 
 __all__ = ["STEPS", "Execution", "ExecutionState", "WorkHost"]
@@ -157,6 +158,18 @@ class Execution(Generic[T]):
         """Whether the work was stopped here so that another process runs it again."""
         return self._former is ExecutionState.HANDED_OVER
 
+    @property
+    def fence(self) -> Fence | None:
+        """What the writes of this run carry (law L12).
+
+        `None` without a lease, and for work that has returned and left its task open: its lease is gone.
+        """
+        if self.record is None or self.record.lease is None:
+            return None
+        if self._state is ExecutionState.DONE and self._former is ExecutionState.DETACHED:
+            return None
+        return self.record.lease.fence
+
     # -- for the work, and the adapter around it
 
     async def reserve(self, spec: TaskSpec) -> TaskRecord:
@@ -277,6 +290,12 @@ class Execution(Generic[T]):
             return False
         self._move(ExecutionState.HANDED_OVER)
         return True
+
+    def lose(self) -> None:
+        """Stop the work and drop its outcome: the run has lost its lease (law L12)."""
+        if self.record is not None and self.hand_over():
+            audit.handed_over(self.record, "its lease is lost")
+        self.stop()
 
     def stop(self) -> None:
         """Tell the work to stop and cancel its scope; nothing happens when it is over or has ended its own task."""

@@ -134,7 +134,8 @@ async def ask_question(
 ) -> Answer | None:
     """Put a question to the task's client and wait for its answer.
 
-    Cancelled while waiting, it withdraws the question and sets the status.
+    Cancelled while waiting, it withdraws the question and sets the status, unless `fence` names a run that has lost
+    the task's lease: the question belongs to the run that has it.
 
     Args:
         store: Where the task is kept.
@@ -179,7 +180,7 @@ async def ask_question(
                 dropped = True
             if settled:
                 if own is None:
-                    await _resume(store, queue, task_id)
+                    await _resume(store, queue, task_id, fence)
                 return answer
             found = await store.get_task(task_id)
             if found is None:
@@ -194,7 +195,8 @@ async def ask_question(
     finally:
         if not settled and not stays_open():
             with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
-                await withdraw_question(store, queue, task_id, key)
+                if fence is None or await _holds_lease(store, task_id, fence):
+                    await withdraw_question(store, queue, task_id, key)
 
 
 async def _put(
@@ -214,16 +216,29 @@ async def _put(
             return record
         record = await store.get_task(task_id)
     else:
-        if not await queue.enqueue(task_id, question) and not replays:
+        is_new = await queue.enqueue(task_id, question)
+        if not is_new and not replays:
             return None
-        record = await sync_status(store, queue, task_id, fence=fence)
+        try:
+            record = await sync_status(store, queue, task_id, fence=fence)
+        except LeaseLostError:
+            if is_new:
+                with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
+                    await withdraw_question(store, queue, task_id, question.key or "")
+            raise
     if record is None:
         raise TaskNotFoundError(task_id)
     return record
 
 
-async def _resume(store: TaskStore, queue: TaskMessageQueue, task_id: str) -> None:
+async def _holds_lease(store: TaskStore, task_id: str, fence: Fence) -> bool:
+    """Return whether a run may still write; also of a task that has ended, where nothing is left to be spoiled."""
+    record = await store.get_task(task_id)
+    return record is None or is_terminal(record.status) or (record.lease is not None and record.lease.fence == fence)
+
+
+async def _resume(store: TaskStore, queue: TaskMessageQueue, task_id: str, fence: Fence | None) -> None:
     """Set the status after an answer: the answering process may not have done so yet, or may have died."""
     record = await store.get_task(task_id)
     if record is not None and record.status == "input_required":
-        await sync_status(store, queue, task_id)
+        await sync_status(store, queue, task_id, fence=fence)

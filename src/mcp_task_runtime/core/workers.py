@@ -12,7 +12,7 @@ import anyio
 
 from mcp_task_runtime.core import audit
 from mcp_task_runtime.core.clock import Clock
-from mcp_task_runtime.core.context import is_store_outage, outcome_of_exception
+from mcp_task_runtime.core.context import is_store_outage, outcome_of_exception, sole_cause
 from mcp_task_runtime.core.endings import TaskEndings
 from mcp_task_runtime.core.execution import Execution, ExecutionState
 from mcp_task_runtime.core.followers import TaskFollowers
@@ -25,7 +25,14 @@ from mcp_task_runtime.core.task_maker import TaskMaker
 from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.core.types import Outcome, TaskRecord, TaskSpec
 from mcp_task_runtime.core.worker_leases import WorkerLeases
-from mcp_task_runtime.errors import INTERNAL_ERROR, InvalidTransitionError, ProtocolError, StoreError, TaskNotFoundError
+from mcp_task_runtime.errors import (
+    INTERNAL_ERROR,
+    InvalidTransitionError,
+    LeaseLostError,
+    ProtocolError,
+    StoreError,
+    TaskNotFoundError,
+)
 
 __all__ = ["Workers"]
 
@@ -210,11 +217,8 @@ class Workers:
     def lose(self, task_id: str) -> None:
         """Stop work whose lease was lost and drop its outcome."""
         run = self._running.get(task_id)
-        if run is None or run.record is None:
-            return
-        if run.hand_over():
-            audit.handed_over(run.record, "its lease is lost")
-        run.stop()
+        if run is not None:
+            run.lose()
 
     def expire(self, task_id: str) -> None:
         """End a task whose deadline has come, unless its TTL was extended."""
@@ -451,6 +455,8 @@ class Workers:
                 error = raised
         if end.is_interrupted or (execution.scope.cancel_called and _says_ended(error)):
             return _INTERRUPTED
+        if isinstance(cause := sole_cause(error), LeaseLostError) and cause.task_id == record.task_id:
+            return _INTERRUPTED  # its fence refuses it
         return outcome_of_exception(error, record)
 
     async def _leave_open(self, execution: Execution[Any], record: TaskRecord) -> bool:
