@@ -304,7 +304,7 @@ class TaskStreamSession:
             handler: Knows the streams of the task in this process.
             start_soon: Starts the wait for a client that does not read.
         """
-        self.client_capabilities = record.client_capabilities
+        self.client_capabilities: JSONObject = record.client_capabilities
         self._record = record
         self._told: JSONValue = record.task.status
         self._connection = connection

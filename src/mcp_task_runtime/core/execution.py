@@ -127,8 +127,8 @@ class Execution(Generic[T]):
             record: The task; `None` for a call.
         """
         self.record: TaskRecord | None = record
-        self.scope = anyio.CancelScope()
-        self.resource_scope = resource_scope
+        self.scope: anyio.CancelScope = anyio.CancelScope()
+        self.resource_scope: Hashable = resource_scope
         self._host = host
         self._state = ExecutionState.CALL if record is None else ExecutionState.PUBLISHED
         self._former = self._state  # before the work was done

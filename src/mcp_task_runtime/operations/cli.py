@@ -18,8 +18,8 @@ try:
     from rich.live import Live
     from rich.table import Table
     from rich.text import Text
-except ImportError as error:
-    raise ImportError("The command mcp-tasks needs: pip install 'mcp-task-runtime[cli]'") from error
+except ImportError as _missing:
+    raise ImportError("The command mcp-tasks needs: pip install 'mcp-task-runtime[cli]'") from _missing
 import anyio
 
 from mcp_task_runtime.core.json import JSONValue, dump_json, load_json

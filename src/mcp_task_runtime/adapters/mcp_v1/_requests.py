@@ -45,7 +45,7 @@ __all__ = [
 logger: logging.Logger = logging.getLogger(__name__)
 
 # The session of mcp 2.x has the four members; this one is wrapped where it is passed as a TaskSession.
-TaskSession.register(ServerSession)
+TaskSession.register(ServerSession)  # pyright: ignore[reportAttributeAccessIssue]  # each protocol is an ABC
 
 Context: TypeAlias = RequestContext[Any, Any, Any]
 

@@ -346,6 +346,7 @@ def _low_level(server: object) -> Server[Any, Any]:
         TypeError: It has none.
     """
     if isinstance(server, FastMCP):
+        # Nothing public leads there.
         low_level: Server[Any, Any] = server._mcp_server  # pyright: ignore[reportPrivateUsage]
         return low_level
     if isinstance(server, Server):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mcp.shared.exceptions import McpError
 from mcp.types import ErrorData
 
 from mcp_task_runtime.adapters.task_client.errors import (
@@ -15,6 +14,18 @@ from mcp_task_runtime.adapters.task_client.errors import (
     BaseUnknownTaskError,
     ErrorTypes,
 )
+
+MYPY = False  # mypy takes it for true
+if TYPE_CHECKING:
+    # A type checker that finds `mcp` 2.x, which has no `McpError`, must know a base class; with 1.x the import replaces
+    # the class below. mypy keeps the first of two definitions, so it sees the import alone.
+    if not MYPY:
+
+        class McpError(Exception): ...
+
+    from mcp.shared.exceptions import *  # noqa: F403  # pyright: ignore[reportAssignmentType, reportWildcardImportFromLibrary]
+else:
+    from mcp.shared.exceptions import McpError
 
 __all__ = [
     "ERRORS",
@@ -38,7 +49,7 @@ class TaskError(McpError, BaseTaskError):
 
     def __init__(self, code: int, message: str, data: Any = None, *, task_id: str = "") -> None:
         Exception.__init__(self, message)
-        self.error = ErrorData(code=code, message=message, data=data)
+        self.error: ErrorData = ErrorData(code=code, message=message, data=data)
         self.task_id = task_id
 
     @property

@@ -93,7 +93,7 @@ class Watch:
         self, task_id: str, get: Callable[[], Awaitable[TaskSnapshot]], settings: PollSettings, pushes: Pushes | None
     ) -> None:
         self.task_id = task_id
-        self.begun = 0
+        self.begun: int = 0
         self._get = get
         self._settings = settings
         self._pushes = pushes

@@ -76,7 +76,7 @@ class Task2025(RemoteTask[ResultT]):
             connection, task_id, pushes=pushes, on_update=on_update, read_timeout_seconds=read_timeout_seconds
         )
         self._answers_block = answers_block
-        self.open_streams = 0
+        self.open_streams: int = 0
 
     def take_handle(self, raw: JSONObject) -> None:
         """Keep the handle that a call was answered with (B3).
@@ -84,7 +84,7 @@ class Task2025(RemoteTask[ResultT]):
         Raises:
             BaseInvalidTaskResponseError: It is no task.
         """
-        self.handle = self._parse(raw, "tools/call")
+        self.handle: TaskSnapshot | None = self._parse(raw, "tools/call")
 
     async def get(self) -> TaskSnapshot:
         """Ask the server how the task stands (B4)."""

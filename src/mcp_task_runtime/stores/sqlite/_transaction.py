@@ -32,10 +32,10 @@ class Transaction:
     __slots__ = ("counted", "execute", "known", "news", "now", "stamp")
 
     def __init__(self, execute: Execute, known: dict[str, Any], now: datetime) -> None:
-        self.execute = execute
-        self.known = known
-        self.now = now
-        self.stamp = to_stamp(now)
+        self.execute: Execute = execute
+        self.known: dict[str, Any] = known
+        self.now: datetime = now
+        self.stamp: int = to_stamp(now)
         self.news: list[tuple[str, object]] = []
         self.counted: dict[tuple[Any, Any], int] = {}
 
