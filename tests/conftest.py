@@ -33,9 +33,13 @@ settings.register_profile("ci", settings.get_profile("local"), derandomize=True,
 settings.load_profile("ci" if "CI" in os.environ else "local")
 
 
-@pytest.fixture(params=["asyncio", "trio"])
+EVENT_LOOPS = os.environ.get("MCP_TASK_RUNTIME_EVENT_LOOPS", "asyncio trio").split()
+"""The gate takes both on its first Python, and one of them on each of the others."""
+
+
+@pytest.fixture(params=EVENT_LOOPS)
 def anyio_backend(request: pytest.FixtureRequest) -> str:
-    """Run each async test on both event loops."""
+    """Run each async test on both event loops, or on those that the environment names."""
     backend: str = request.param
     return backend
 
