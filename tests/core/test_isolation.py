@@ -131,7 +131,7 @@ class Foreign(InMemoryTaskStore):
         setattr(self, method, flaky)
 
 
-@pytest.mark.parametrize("method", ["wait_for_update", "get_task", "finish_task", "delete_task"])
+@pytest.mark.parametrize("method", ["wait_for_update", "get_task", "get_view", "finish_task", "delete_task"])
 async def test_what_a_foreign_store_raises_for_one_task_touches_no_other(
     method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,14 +146,14 @@ async def test_what_a_foreign_store_raises_for_one_task_touches_no_other(
     async def reads(runtime: TaskRuntime, task_id: str) -> None:
         for _ in range(3):
             with pytest.raises(StoreError, match="Internal error") as caught:
-                await runtime.get(task_id, owner=None)
+                await (runtime.get if method == "get_view" else runtime.result)(task_id, owner=None)
             assert "secret" not in str(caught.value)
 
     with anyio.fail_after(PATIENCE):
         async with TaskRuntime(store, settings=TaskSettings(shutdown_grace=0)) as runtime:
             other = await runtime.submit(TaskSpec(), forever)
             store.task_id = (record := await runtime.submit(TaskSpec(), work)).task_id
-            if method == "get_task":
+            if method in ("get_task", "get_view"):
                 await reads(runtime, record.task_id)
             release.set()
             while (await store.get_result(record.task_id)) is None:

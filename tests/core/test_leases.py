@@ -168,6 +168,22 @@ async def test_a_process_never_takes_its_own_running_work_for_lost(rerunnable: b
         assert a.runtime.statistics().calls == 1
 
 
+async def test_get_reads_a_live_task_with_its_questions_in_one_call_to_the_store() -> None:
+    async with open_cluster() as (cluster, (a, b)):
+
+        async def asks(execution: Execution[Any]) -> Any:
+            await a.context(execution).elicit("?", FORM)
+
+        asking, working = (await a.runtime.submit(PLAIN, asks)).task_id, await started(a)
+        await cluster.until_asked(asking, "?")
+        await cluster.settle()
+        for task_id, status, questions in ((asking, "input_required", 1), (working, "working", 0)):
+            b.link.calls.clear()
+            view = await b.runtime.get(task_id, owner=None)
+            assert (view.task.status, len(view.questions)) == (status, questions)
+            assert b.link.calls == ["get_view"]
+
+
 # --- lost work that may not run again ------------------------------------------------------------------------------
 
 

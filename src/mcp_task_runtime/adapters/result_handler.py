@@ -19,6 +19,7 @@ import anyio.abc
 
 from mcp_task_runtime.adapters.sdk_session import as_task_session
 from mcp_task_runtime.adapters.session import TaskSession
+from mcp_task_runtime.core.abilities import is_queue, is_store
 from mcp_task_runtime.core.deadlines import DeadlineHeap
 from mcp_task_runtime.core.followers import TaskFollowers
 from mcp_task_runtime.core.json import JSONObject, JSONValue
@@ -96,9 +97,9 @@ class TaskResultHandler:
         Raises:
             ValueError: An argument has the wrong type; the message names it.
         """
-        if isinstance(store, type) or not isinstance(store, TaskStore):
+        if not is_store(store):
             raise ValueError("store must be a TaskStore")
-        if isinstance(queue, type) or not isinstance(queue, TaskMessageQueue):
+        if not is_queue(queue):
             raise ValueError("queue must be a TaskMessageQueue")
         if settings is not None and not isinstance(settings, TaskSettings):
             raise ValueError("settings must be TaskSettings")

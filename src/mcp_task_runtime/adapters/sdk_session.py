@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 import anyio
 
 from mcp_task_runtime.adapters.session import TaskSession
+from mcp_task_runtime.core.abilities import implements
 from mcp_task_runtime.core.json import JSONObject, to_json_value
 from mcp_task_runtime.errors import ProtocolError
 
@@ -35,8 +36,8 @@ def as_task_session(session: object) -> TaskSession:
     if not isinstance(session, type):
         if callable(getattr(session, "check_client_capability", None)) and hasattr(session, "client_params"):
             return SDKSession(session)
-        if isinstance(session, TaskSession):
-            return session
+        if implements(session, TaskSession):
+            return cast(TaskSession, session)
     raise ValueError("session must be a TaskSession, or a ServerSession of the mcp package")
 
 

@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from hashlib import blake2b
-from typing import Any, Literal, TypeAlias, TypeVar, overload
+from typing import Any, Literal, TypeAlias, TypeVar, cast, overload
 
 import anyio
 from pydantic import BaseModel, ValidationError
@@ -28,6 +28,7 @@ from mcp_task_runtime.adapters.result_handler import TaskResultHandler
 from mcp_task_runtime.adapters.sampling import to_messages
 from mcp_task_runtime.adapters.sdk_session import SDKSession, as_task_session
 from mcp_task_runtime.adapters.session import TaskSession
+from mcp_task_runtime.core.abilities import implements, is_queue
 from mcp_task_runtime.core.context import TaskContext
 from mcp_task_runtime.core.execution import Execution, ExecutionState
 from mcp_task_runtime.core.json import JSONObject, JSONValue, to_json_value
@@ -109,12 +110,15 @@ class ServerTaskContext:
         self._ctx = TaskContext(
             task=task, store=store, queue=queue, fence=None if execution is None else lambda: execution.fence
         )
-        _check("queue", queue, TaskMessageQueue)
-        if handler is not None:
-            _check("handler", handler, TaskResultHandler)
+        if not is_queue(queue):
+            raise ValueError(f"queue must be a TaskMessageQueue, not {type(queue).__name__}")
+        if handler is not None and not isinstance(handler, TaskResultHandler):
+            raise ValueError(f"handler must be a TaskResultHandler, not {type(handler).__name__}")
         self._session: TaskSession = as_task_session(session)
         self._notifier: TaskNotifier = (
-            session if isinstance(session, TaskNotifier) else StatusNotifier(self._session, progress_token)
+            cast(TaskNotifier, session)
+            if implements(session, TaskNotifier)
+            else StatusNotifier(self._session, progress_token)
         )
         self._store = store
         self._queue = queue
@@ -595,11 +599,6 @@ class ServerTaskContext:
 
 
 _LONGEST_SECONDS = 100 * 365 * 24 * 60 * 60
-
-
-def _check(name: str, value: object, wanted: Any) -> None:
-    if isinstance(value, type) or not isinstance(value, wanted):
-        raise ValueError(f"{name} must be a {wanted.__name__}, not {type(value).__name__}")
 
 
 def _is_positive_integer(value: object) -> bool:

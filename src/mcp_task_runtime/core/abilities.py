@@ -1,4 +1,4 @@
-"""What a store or queue object can do, found once a class: `isinstance` with a protocol looks at every member."""
+"""What an object can do, found once a class: `isinstance` with a protocol looks at every member."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 from mcp_task_runtime.core.message_queue import TaskMessageQueue
 from mcp_task_runtime.core.store import TaskQuestions, TaskStore
 
-__all__ = ["has_questions", "is_queue", "is_store", "queue_of"]
+__all__ = ["has_questions", "implements", "is_queue", "is_store", "queue_of"]
 
 
 @runtime_checkable
@@ -22,12 +22,12 @@ _known: WeakKeyDictionary[type, set[str]] = WeakKeyDictionary()
 
 def is_store(value: object) -> TypeGuard[TaskStore]:
     """Return whether a value is a `TaskStore`, and no class."""
-    return not isinstance(value, type) and _implements(value, TaskStore)
+    return implements(value, TaskStore)
 
 
 def is_queue(value: object) -> TypeGuard[TaskMessageQueue]:
     """Return whether a value is a `TaskMessageQueue`, and no class."""
-    return not isinstance(value, type) and _implements(value, TaskMessageQueue)
+    return implements(value, TaskMessageQueue)
 
 
 def has_questions(store: TaskStore) -> bool:
@@ -41,6 +41,16 @@ def queue_of(store: TaskStore) -> TaskMessageQueue | None:
         return None
     queue: TaskMessageQueue = getattr(store, "message_queue")  # noqa: B009  # the protocol's member
     return queue
+
+
+def implements(value: object, protocol: Any) -> bool:
+    """Return whether a value has what a protocol asks for, and is no class.
+
+    Args:
+        value: Any object.
+        protocol: A protocol that can be checked at run time.
+    """
+    return not isinstance(value, type) and _implements(value, protocol)
 
 
 def _implements(value: object, protocol: Any) -> bool:

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from typing import cast
 
 import anyio
 
+from mcp_task_runtime.core.abilities import has_questions, queue_of
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
 from mcp_task_runtime.core.store import TaskQuestions, TaskStore
 from mcp_task_runtime.core.transitions import is_terminal
@@ -44,7 +46,7 @@ CLEANUP_SECONDS = 5.0
 
 def _own(store: TaskStore, queue: TaskMessageQueue) -> TaskQuestions | None:
     """Return the store as one that asks and answers in one write, if it does so in this queue."""
-    return store if isinstance(store, TaskQuestions) and store.message_queue is queue else None
+    return cast(TaskQuestions, store) if has_questions(store) and queue_of(store) is queue else None
 
 
 async def sync_status(

@@ -60,6 +60,20 @@ class TaskReader:
         with store_errors():
             return await self._store.get_task(task_id)
 
+    async def look_up(self, task_id: str) -> TaskView | None:
+        """Return the task with its open questions, or `None` when there is none.
+
+        Raises:
+            StoreError: The store failed.
+        """
+        if self._views is None:
+            record = await self.get(task_id)
+            return None if record is None else await self.view(record)
+        if clean_text(task_id) != task_id:
+            return None
+        with store_errors():
+            return await self._views.get_view(task_id)
+
     async def view(self, record: TaskRecord) -> TaskView | None:
         """Return the task with its open questions, from this record or a later one; `None` when it is gone.
 

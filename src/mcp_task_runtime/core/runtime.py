@@ -290,16 +290,13 @@ class TaskRuntime:
         """
         if rate_limited and self._polls is not None:  # by owner, too: others must not see that it is polled (law L10)
             self._polls.admit((owner, task_id), self.store.clock.now())
-        record = await self._owned(task_id, owner)
+        view = await self._view(task_id, owner)
         if self._keeper is not None:
             with store_errors():
-                claimed = await self._keeper.claim_if_lost(record)
+                claimed = await self._keeper.claim_if_lost(view.record)
             if claimed:
                 await self._workers.settle(task_id)
-                record = await self._owned(task_id, owner)
-        view = await self._reader.view(record)
-        if view is None:
-            raise TaskNotFoundError(task_id)
+                view = await self._view(task_id, owner)
         if rate_limited and is_terminal(view.record.status):
             audit.retrieved(task_id, owner)
         return view
@@ -426,19 +423,30 @@ class TaskRuntime:
             worker=None if self._leases is None else self._leases.worker,
         )
 
+    async def _view(self, task_id: str, owner: str | None) -> TaskView:
+        view = await self._reader.look_up(task_id)
+        if view is None:
+            raise TaskNotFoundError(task_id)
+        _check_owner(view.record, owner)
+        return view
+
     async def _owned(self, task_id: str, owner: str | None) -> TaskRecord:
         record = await self._reader.get(task_id)
         if record is None:
             raise TaskNotFoundError(task_id)
-        if record.owner != owner:
-            audit.refused(record, owner)
-            raise TaskNotFoundError(task_id)
+        _check_owner(record, owner)
         return record
 
     def _note_end(self, task_id: str, record: TaskRecord | None) -> None:
         if record is not None:
             self._stored.set(record)
             self.followers.feed(record)
+
+
+def _check_owner(record: TaskRecord, owner: str | None) -> None:
+    if record.owner != owner:
+        audit.refused(record, owner)
+        raise TaskNotFoundError(record.task_id)
 
 
 def _same_outcome(outcome: Any) -> Outcome:
