@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from mcp_task_runtime import ServerTaskContext, TaskStore
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
 from mcp_task_runtime.client import ClientTask, TasksClient
+from mcp_task_runtime.core.types import NewTask, TaskRequest
 from tests.core.leased_store import LEASE_SECONDS, PATIENCE, SETTINGS, Cluster, Process
 from tests.mcp_v2.listeners import Connection, memory_connection
 from tests.mcp_v2.raw_client import accept
@@ -283,3 +284,29 @@ async def test_input_that_a_resolver_needs_is_asked_through_the_task_when_its_to
         task = await b.until_ended(task_id)
         assert b.runs == ["with_input"]
         assert task["result"]["content"][0]["text"] == "Eve"
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+async def test_a_worker_runs_the_task_of_a_tool_that_may_not_run_again_and_no_other_one_repeats_it(
+    is_lost: bool,
+) -> None:
+    async with two_servers() as (cluster, a, b):
+        waiting = NewTask(
+            ttl_ms=None,
+            request=TaskRequest(name="once"),
+            client_capabilities_json='{"elicitation":{"form":{}}}',
+            worker="",
+            lease_ms=LEASE_SECONDS * 1000,
+        )
+        task_id = (await cluster.store.create_task(waiting)).task_id
+        async with anyio.create_task_group() as group:
+            group.start_soon(b.tasks.runtime.execute, task_id)
+            await a.asked(task_id, "go on?")
+            if is_lost:
+                await lose(cluster, b)
+                b.link.is_cut = False
+            else:
+                await a.answer(task_id, "go on?")
+            task = await a.until_ended(task_id)
+        assert task["status"] == ("failed" if is_lost else "completed")
+        assert (a.runs, b.runs) == ([], ["once"])

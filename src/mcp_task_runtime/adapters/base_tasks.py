@@ -177,8 +177,8 @@ class BaseTasks(ABC):
 
     def _declare(self, name: str, declared: DeclaredTool) -> None:
         self._tools.declare(name, declared)
-        if declared.options.rerunnable:
-            self.runtime.register(name, self._rerun)
+        # Whether the work of a lost process is repeated, the task says; a worker runs any tool.
+        self.runtime.register(name, self._run_by_name)
 
     def adopt(self, name: str, *, advertise: bool = True, **options: Unpack[TaskOptionsDict]) -> None:
         """Let a tool that exists run as a task, without touching its code.
@@ -232,7 +232,7 @@ class BaseTasks(ABC):
         if call is None:
             raise RuntimeError("run() works in a tool call of the server that these Tasks are installed in")
         if options.rerunnable:
-            self.runtime.register(call.name, self._rerun)
+            self.runtime.register(call.name, self._run_by_name)
         if options.blocking:
             work = functools.partial(in_own_loop, work)
         with self._raising(call), self._masking():
@@ -250,8 +250,8 @@ class BaseTasks(ABC):
             logger.exception("The work of a tool raised an exception")
             raise self._deliberate_errors[0]("internal error") from error
 
-    async def _rerun(self, execution: Execution[Outcome]) -> Outcome:
-        """Run a tool again by its name: the process that ran it was lost (law L12)."""
+    async def _run_by_name(self, execution: Execution[Outcome]) -> Outcome:
+        """Run a tool by its name: its task waited for a worker, or the process that ran it was lost (law L12)."""
         record = execution.record
         assert record is not None
         call = TaskCall(
