@@ -12,6 +12,7 @@ from hashlib import blake2b
 from typing import Any, Literal, TypeAlias, TypeVar, cast, overload
 
 import anyio
+import anyio.lowlevel
 from pydantic import BaseModel, ValidationError
 
 from mcp_task_runtime.adapters.answers import (
@@ -40,11 +41,13 @@ from mcp_task_runtime.core.types import Outcome, Progress, Task
 from mcp_task_runtime.errors import (
     INVALID_PARAMS,
     CapabilityError,
+    InvalidTransitionError,
     LeaseLostError,
     LimitExceededError,
     ProtocolError,
     QuestionTimeoutError,
     StoreUnavailableError,
+    TaskNotFoundError,
 )
 
 __all__ = ["ServerTaskContext"]
@@ -544,6 +547,10 @@ class ServerTaskContext:
         self._execution.release_slot()
         try:
             return await self._ask(message, timeout)
+        except (InvalidTransitionError, TaskNotFoundError):
+            if self._execution.scope.cancel_called:  # the end released the question before it cancelled the work
+                await anyio.lowlevel.checkpoint_if_cancelled()
+            raise
         finally:
             await self._execution.acquire_slot()
 
