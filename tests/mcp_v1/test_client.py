@@ -6,6 +6,7 @@ import pickle
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from importlib import import_module
+from importlib.metadata import version
 from typing import Any
 
 import anyio
@@ -136,7 +137,9 @@ async def test_the_error_of_a_task_is_raised_as_the_call_would_have_raised_it() 
         assert caught.value.error.code == -32050
 
 
-async def test_a_cancelled_call_cancels_its_task() -> None:
+async def test_a_cancelled_call_cancels_its_task(anyio_backend_name: str) -> None:
+    if anyio_backend_name == "asyncio" and tuple(map(int, version("anyio").split(".")[:2])) < (4, 7):
+        pytest.skip("anyio before 4.7 loses what the SDK's session receives after a cancelled request")
     started: list[str] = []
     scope = anyio.CancelScope()
 
