@@ -194,7 +194,7 @@ async def test_l10_another_s_task_costs_what_none_costs_and_the_answer_is_the_sa
                     headers = {"mcp-protocol-version": "2026-07-28", "mcp-method": method}
                     seen.append(await as_bob(message, **headers))
                 assert seen[0] == seen[1] == seen[2], method
-                assert seen[0][0] == ["InMemoryTaskStore.get_task"]
+                assert len(seen[0][0]) == 1, "one read, however a task is not the caller's"
 
             for method in ("tasks/get", "tasks/result", "tasks/cancel"):  # as a client of revision 2025-11-25
                 seen = []
@@ -202,7 +202,7 @@ async def test_l10_another_s_task_costs_what_none_costs_and_the_answer_is_the_sa
                     message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": {"taskId": task_id}}
                     seen.append(await as_bob(message, **{"mcp-protocol-version": "2025-11-25"}))
                 assert seen[0] == seen[1] == seen[2], method
-                assert seen[0][0] == ["InMemoryTaskStore.get_task"]
+                assert len(seen[0][0]) == 1, "one read, however a task is not the caller's"
 
             assert (await alice.get(asking))["status"] == "input_required"
             await alice.cancel(asking)
