@@ -60,6 +60,15 @@ async def test_list_shows_the_tasks_of_all_owners_the_newest_first(url: str, sto
     assert "\x1b" not in shown.out
 
 
+async def test_a_pipe_gets_whole_identifiers_and_a_terminal_the_beginning(url: str, store: BundledTaskStore) -> None:
+    await make(store, "f" * 48, "a tool with a long name " * 4)
+    assert "f" * 48 in (await mcp_tasks(url, "list")).out
+    terminal = Terminal(url, "list")
+    assert await terminal.end() == 0
+    assert "f" * 12 in terminal.shown
+    assert "f" * 13 not in terminal.shown
+
+
 @pytest.mark.parametrize(
     ("options", "found"),
     [

@@ -19,6 +19,10 @@ from mcp_task_runtime.operations.inspect import TaskDetails
 
 __all__ = ["age", "console", "json_of", "json_of_details", "plain", "print_json", "question_text", "table_of"]
 
+_NO_WIDTH: Final = 10_000
+_SHORT_ID: Final = 12
+"""Characters of an identifier on a terminal: commands take the beginning of one."""
+
 _COLOURS: Final = {
     "working": "cyan",
     "input_required": "yellow",
@@ -30,7 +34,8 @@ _COLOURS: Final = {
 
 def console() -> Console:
     """Return the terminal, or a plain stream that breaks no lines."""
-    return Console(highlight=False, markup=False, emoji=False, soft_wrap=not sys.stdout.isatty())
+    # A pipe has no width: nothing is cut there.
+    return Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else _NO_WIDTH)
 
 
 def plain(value: object) -> str:
@@ -82,12 +87,12 @@ def print_json(value: JSONValue) -> None:
 def table_of(records: list[TaskRecord], now: datetime) -> Table:
     """Return a row for each task."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("ID", "STATUS", "TOOL", "AGE", "PROGRESS", "MESSAGE"):
-        table.add_column(column, overflow="ellipsis", no_wrap=True)
+    for column, least in (("ID", 12), ("STATUS", 14), ("TOOL", 4), ("AGE", 3), ("PROGRESS", 8), ("MESSAGE", 7)):
+        table.add_column(column, overflow="ellipsis", no_wrap=True, min_width=least)
     for record in records:
         task = record.task
         table.add_row(
-            plain(task.task_id),
+            plain(task.task_id)[: _SHORT_ID if sys.stdout.isatty() else None],
             Text(task.status, style=_COLOURS[task.status]),
             plain(record.request.name),
             age(task.created_at, now),
