@@ -1013,28 +1013,34 @@ async def test_an_unknown_task_costs_what_a_foreign_one_does(server: RedisServer
 
     async with RedisTaskStore(server.url, prefix=prefix) as store:
         await store.create_task(NewTask(ttl_ms=60_000, task_id="foreign", owner="eve", worker="w"))
-        commands: list[int] = []
-        calls: list[int] = []
-        for task_id in ("foreign", "unknown") * 2:
-            for read in (store.get_task, store.get_view):
+        commands: dict[str, int] = {}
+        calls: dict[str, int] = {}
+
+        async def measure(read: Callable[[str], Awaitable[Any]], task_id: str) -> tuple[int, int]:
+            server.client.config_resetstat()
+            counted = 0
+
+            def count(frame: FrameType, event: str, argument: Any) -> None:
+                nonlocal counted
+                counted += event == "call"
+
+            sys.setprofile(count)
+            try:
                 await read(task_id)
-                server.client.config_resetstat()
-                counted = 0
+            finally:
+                sys.setprofile(None)
+            stats: dict[str, Any] = server.client.info("commandstats")
+            return sum(entry["calls"] for entry in stats.values()), counted
 
-                def count(frame: FrameType, event: str, argument: Any) -> None:
-                    nonlocal counted
-                    counted += event == "call"
-
-                sys.setprofile(count)
-                try:
-                    await read(task_id)
-                finally:
-                    sys.setprofile(None)
-                calls.append(counted)
-                stats: dict[str, Any] = server.client.info("commandstats")
-                commands.append(sum(entry["calls"] for entry in stats.values()))
-    assert max(commands) - min(commands) <= 1, commands
-    assert max(calls) <= 1.2 * min(calls), calls
+        for read in (store.get_task, store.get_view):
+            for task_id in ("foreign", "unknown"):
+                await read(task_id)
+                # What else runs on the event loop meanwhile only adds to a measurement.
+                least = [await measure(read, task_id) for _ in range(10)]
+                name = f"{read.__name__} of the {task_id} one"
+                commands[name], calls[name] = (min(values) for values in zip(*least, strict=True))
+    assert max(commands.values()) - min(commands.values()) <= 1, commands
+    assert max(calls.values()) <= 1.2 * min(calls.values()), calls
 
 
 async def test_a_cursor_shows_nothing_of_other_owners(server: RedisServer, prefix: str, clock: FakeClock) -> None:
