@@ -52,6 +52,7 @@ _FOREIGN_CLOCK_MARGIN_MS: Final = 3_600_000
 """Milliseconds that Redis keeps a task beyond its TTL, which the clock decides: much longer where the clock is
 neither the server's nor the system's, for the two may run apart."""
 
+_CLUSTER_SECONDS: Final = 2.0  # the bus between the nodes of a cluster may drop events
 _FIRST_RETRY_SECONDS: Final = 0.05
 _LONGEST_RETRY_SECONDS: Final = 0.5
 _BATCH: Final = 1_000
@@ -63,10 +64,10 @@ _AWAY: Final = ("READONLY", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "O
 class _Opening:
     """One time the backend is open, on one event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, look_again_seconds: float | None) -> None:
         self.loop = anyio.lowlevel.current_token()
         self.link: Link | None = None
-        self.signals = Signals()
+        self.signals = Signals(look_again_seconds=look_again_seconds)
         self.in_flight = 0
         self.landed: anyio.Event | None = None
         self.opened = anyio.Event()
@@ -116,7 +117,7 @@ class Backend:
             raise StoreClosedError
         opening = self._opening
         if opening is None or opening.loop != anyio.lowlevel.current_token():
-            opening = self._opening = _Opening()
+            opening = self._opening = _Opening(look_again_seconds=_CLUSTER_SECONDS if self.is_cluster else None)
             start_background_task(partial(self._host, opening))
         if opening.link is None:
             await opening.opened.wait()

@@ -48,7 +48,8 @@ class Listener:
         if not self.is_subscribed:
             self.is_subscribed = True
             self._signals.subscribe(self)
-        await self.event.wait()
+        with anyio.move_on_after(self._signals.look_again_seconds):
+            await self.event.wait()
         self.event = anyio.Event()
 
 
@@ -65,7 +66,14 @@ class _News:
 class Signals:
     """The waiters of one event loop, and the channels that are subscribed to for them."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, look_again_seconds: float | None = None) -> None:
+        """Make the waiters of an event loop.
+
+        Args:
+            look_again_seconds: How long a waiter waits for an event at the most before it looks again; `None` for as
+                long as it takes, where no event can be lost.
+        """
+        self.look_again_seconds = look_again_seconds
         self._listeners: dict[bytes, set[Listener]] = {}
         self._subscribers: dict[bytes, int] = {}
         self._lingering: dict[bytes, float] = {}

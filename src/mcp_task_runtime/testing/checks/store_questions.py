@@ -245,8 +245,6 @@ async def finishing_releases_every_asker_in_the_same_step(bench: StoreBench) -> 
             partial(queue.wait_for_answer, record.task_id, "a"),
             partial(queue.wait_for_answer, record.task_id, "b"),
         ]
-        if end is not None:  # a queue takes any ids: a wait that begins after a deletion is one for a message to come
-            waits.append(partial(queue.wait_for_message, record.task_id))
         how = "deleted" if end is None else end.status
         async with bench.waiting(*waits) as askers:
             if end is None:
