@@ -124,7 +124,11 @@ def main() -> int:
         and (name == options.suite if options.suite else not suite.on_demand)
         and (not named or any(map(suite.holds, named)))
     ]
-    codes = {name: run(name, arguments) for name in chosen}
+    codes = {}
+    for name in chosen:
+        codes[name] = code = run(name, arguments)
+        if code not in (0, NO_TESTS_COLLECTED):
+            break  # what failed is then the last of the output
     for name, code in codes.items():
         say(f"{name}: {'passed' if code == 0 else f'pytest exit code {code}'}")
     if all(code == NO_TESTS_COLLECTED for code in codes.values()):
