@@ -189,13 +189,19 @@ async def test_execute_needs_a_store_that_others_share() -> None:
             await world.runtime.execute("unknown")
 
 
-async def test_no_reaper_takes_a_task_that_waits_for_its_first_worker() -> None:
+async def test_a_task_that_waits_for_its_first_worker_is_taken_once_that_is_overdue_and_by_who_has_its_work() -> None:
     async with open_cluster() as (cluster, (a, b)):
-        for process in (a, b):
-            process.runtime.register("tool", double)
-        task_id = await waiting_task(cluster)
-        await cluster.pass_time(3 * LEASE_SECONDS)
-        assert lease_of(cluster, task_id) == ("", 0)
+        b.runtime.register("tool", double)
+        record = await cluster.store.create_task(
+            NewTask(ttl_ms=None, request=NAMED.request, worker="", lease_ms=2 * LEASE_SECONDS * 1000)
+        )
+        await cluster.pass_time(2 * LEASE_SECONDS - 1)
+        await b.runtime.get(record.task_id, owner=None)
+        assert lease_of(cluster, record.task_id) == ("", 0), "a worker may still come"
+        await a.runtime.get(record.task_id, owner=None)
+        assert lease_of(cluster, record.task_id) == ("", 0), "it has no such tool"
+        await cluster.pass_time(TURN_SECONDS + 1)
+        assert cluster.store.record(record.task_id).status == "completed"
 
 
 # --- how often ----------------------------------------------------------------------------------------------------

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import anyio
 import pytest
 
-from mcp_task_runtime import Outcome, TaskRequest, TaskRuntime, TaskSpec
+from mcp_task_runtime import (
+    Execution,
+    InMemoryTaskStore,
+    Outcome,
+    TaskNotFoundError,
+    TaskRequest,
+    TaskRuntime,
+    TaskSpec,
+)
 from mcp_task_runtime.core.message_queue import QueuedMessage
 from mcp_task_runtime.core.questions import ask_question
 from mcp_task_runtime.core.types import NewTask, Progress
+from mcp_task_runtime.operations import RetryError, TaskInspector
 from mcp_task_runtime.stores.url import BundledTaskStore
 from tests.operations.terminal import PATIENCE, Terminal, mcp_tasks
 
@@ -155,6 +165,57 @@ async def test_a_cancel_stops_the_work_in_its_server(url: str, store: BundledTas
         assert (await mcp_tasks(url, "cancel", record.task_id)).code == 0
         with anyio.fail_after(PATIENCE):
             await stopped.wait()
+
+
+async def test_a_retried_task_is_a_new_one_that_a_server_with_its_tool_runs(url: str, store: BundledTaskStore) -> None:
+    request = TaskRequest(name="build", arguments_json='{"n":7}', progress_token="gone")
+    await store.create_task(NewTask(ttl_ms=60_000, task_id="old", owner="ada", request=request))
+    await store.finish_task("old", Outcome.failed("no paper"))
+    done = await mcp_tasks(url, "retry", "old")
+    new_id = done.out.removeprefix("old retried as ").rstrip("\n")
+    assert (done.code, done.err) == (0, "")
+    record = await store.get_task(new_id)
+    assert record is not None
+    assert (record.owner, record.request) == ("ada", replace(request, progress_token=None))
+
+    async def work(execution: Execution[Outcome]) -> Outcome:
+        assert execution.record is not None
+        return Outcome.completed(execution.record.request.arguments)
+
+    async with TaskRuntime(store) as runtime:
+        runtime.register("build", work)
+        await runtime.get(new_id, owner="ada")  # as a client that polls; the next look for lost work does it, too
+        with anyio.fail_after(PATIENCE):
+            assert (await runtime.result(new_id, owner="ada")).result == {"n": 7}
+    old = await store.get_task("old")
+    assert old is not None
+    assert old.status == "failed"
+
+
+async def test_retry_refuses_what_cannot_run_again_and_takes_all_that_match(url: str, store: BundledTaskStore) -> None:
+    await some_tasks(store)
+    await store.create_task(NewTask(ttl_ms=None, task_id="ddd-nameless"))
+    await store.finish_task("ddd-nameless", Outcome.cancelled())
+    refused = await mcp_tasks(url, "retry", "aaa", "ddd")
+    assert (refused.code, refused.out) == (1, "")
+    assert refused.err.splitlines() == [
+        "aaa-build: The task has not ended: cancel it first",
+        "ddd-nameless: The task was not made by a call of a tool: what it ran is not stored",
+    ]
+    done = await mcp_tasks(url, "retry", "--tool", "build", "--yes", "--json")
+    (row,) = rows(done.out)
+    assert (done.code, row["tool"], row["status"], row["attempt"]) == (0, "build", "working", 0)
+    assert (await mcp_tasks(url, "retry", "--yes")).code == 2  # never all tasks by accident
+
+
+async def test_a_store_of_one_process_has_no_retry() -> None:
+    async with InMemoryTaskStore() as store:
+        await store.create_task(NewTask(ttl_ms=None, task_id="old", request=TaskRequest(name="build")))
+        await store.finish_task("old", Outcome.cancelled())
+        with pytest.raises(RetryError, match="belongs to one process"):
+            await TaskInspector(store).retry("old")
+        with pytest.raises(TaskNotFoundError):
+            await TaskInspector(store).retry("unknown")
 
 
 async def test_a_question_is_answered_at_the_terminal(url: str, store: BundledTaskStore) -> None:

@@ -231,8 +231,7 @@ class BaseTasks(ABC):
         call = current_call(self.runtime)
         if call is None:
             raise RuntimeError("run() works in a tool call of the server that these Tasks are installed in")
-        if options.rerunnable:
-            self.runtime.register(call.name, self._run_by_name)
+        self.runtime.register(call.name, self._run_by_name)
         if options.blocking:
             work = functools.partial(in_own_loop, work)
         with self._raising(call), self._masking():

@@ -50,11 +50,14 @@ class Resumption(LostWork):
     def can_resume(self, record: TaskRecord) -> bool:
         """Return whether this process may claim a task that was lost or put back: to run its work, or to end it.
 
-        Not while it still runs here, and not before its first run, for which `TaskRuntime.execute` claims it.
+        Not while it still runs here. Before its first run `TaskRuntime.execute` claims it; once that is overdue, any
+        process does that has its work.
         """
         lease = record.lease
-        if lease is None or not lease.attempt or not self._workers.is_accepting or self._workers.has(record.task_id):
+        if lease is None or not self._workers.is_accepting or self._workers.has(record.task_id):
             return False
+        if not lease.attempt:
+            return lease.expires_at <= self._workers.clock.now() and record.request.name in self._works
         return not _may_rerun(record, lease.attempt + 1) or record.request.name in self._works
 
     async def resume(self, record: TaskRecord) -> None:

@@ -10,9 +10,10 @@ An ability for operators is added to `TaskInspector` first; a command then only 
 from mcp_task_runtime.operations.inspect import (
     AmbiguousTaskError,
     Finding,
+    RetryError,
     TaskDetails,
     TaskInspector,
     WorkerSummary,
 )
 
-__all__ = ["AmbiguousTaskError", "Finding", "TaskDetails", "TaskInspector", "WorkerSummary"]
+__all__ = ["AmbiguousTaskError", "Finding", "RetryError", "TaskDetails", "TaskInspector", "WorkerSummary"]

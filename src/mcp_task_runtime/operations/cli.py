@@ -272,24 +272,56 @@ async def cancel(
     inspector: TaskInspector, task_ids: tuple[str, ...], yes: bool, as_json: bool, **filters: Any
 ) -> int | None:
     """Cancel tasks by ID, or all live ones that match."""
+    chosen = await _chosen(inspector, task_ids, filters, ended=False)
+    if not (yes or task_ids or not chosen):
+        click.confirm(f"Cancel {len(chosen)} task(s)?", abort=True, err=True)
+    return await _act(inspector.cancel, chosen, "{0} cancelled", as_json=as_json)
+
+
+@main.command()
+@click.argument("task_ids", metavar="[ID]…", nargs=-1)
+@_filters
+@_yes
+@_as_json
+@_command
+async def retry(
+    inspector: TaskInspector, task_ids: tuple[str, ...], yes: bool, as_json: bool, **filters: Any
+) -> int | None:
+    """Make new tasks from the requests of ended ones, by ID, or of all that match.
+
+    A server that has their tools runs them.
+    """
+    chosen = await _chosen(inspector, task_ids, filters, ended=True)
+    if not (yes or task_ids or not chosen):
+        click.confirm(f"Retry {len(chosen)} task(s)?", abort=True, err=True)
+    return await _act(inspector.retry, chosen, "{0} retried as {1}", as_json=as_json)
+
+
+async def _chosen(
+    inspector: TaskInspector, task_ids: tuple[str, ...], filters: dict[str, Any], *, ended: bool
+) -> list[str]:
+    """Return the tasks that a command is to act on: named ones, or those that match and have ended or not."""
     if task_ids:
-        chosen = [await inspector.resolve(prefix) for prefix in task_ids]
-    else:
-        wanted = _filter(inspector.now(), **filters)
-        if wanted == TaskFilter():
-            raise click.UsageError("name tasks by ID, or say which with --status, --tool and the like")
-        chosen = [record.task_id async for record in inspector.each(wanted) if not is_terminal(record.status)]
-        if not yes and chosen:
-            click.confirm(f"Cancel {len(chosen)} task(s)?", abort=True, err=True)
+        return [await inspector.resolve(prefix) for prefix in task_ids]
+    wanted = _filter(inspector.now(), **filters)
+    if wanted == TaskFilter():
+        raise click.UsageError("name tasks by ID, or say which with --status, --tool and the like")
+    return [record.task_id async for record in inspector.each(wanted) if is_terminal(record.status) is ended]
+
+
+async def _act(
+    act: Callable[[str], Awaitable[TaskRecord]], task_ids: list[str], done: str, *, as_json: bool
+) -> int | None:
+    """Act on each task and show the one that it led to; go on after an error, and return 1 then."""
     failed = 0
-    for task_id in chosen:
+    for task_id in task_ids:
         try:
-            record = await inspector.cancel(task_id)
+            record = await act(task_id)
         except TaskRuntimeError as error:
             failed += 1
             click.echo(f"{task_id}: {error}", err=True)
         else:
-            print_json(json_of(record, values=False)) if as_json else click.echo(f"{task_id} cancelled")
+            print_json(json_of(record, values=False)) if as_json else click.echo(done.format(task_id, record.task_id))
     return 1 if failed else None
 
 

@@ -14,13 +14,13 @@ from mcp_task_runtime.core.endings import TaskEndings
 from mcp_task_runtime.core.json import JSONValue
 from mcp_task_runtime.core.message_queue import QueuedMessage
 from mcp_task_runtime.core.questions import answer_questions
-from mcp_task_runtime.core.store import TaskJournal, TaskLeases, TaskQuestions, TaskSearch, TaskStore
+from mcp_task_runtime.core.store import TaskJournal, TaskLeases, TaskQuestions, TaskSearch, TaskSharing, TaskStore
 from mcp_task_runtime.core.transitions import TERMINAL_STATUSES, is_terminal
-from mcp_task_runtime.core.types import Outcome, TaskCounts, TaskEvent, TaskFilter, TaskPage, TaskRecord
+from mcp_task_runtime.core.types import NewTask, Outcome, TaskCounts, TaskEvent, TaskFilter, TaskPage, TaskRecord
 from mcp_task_runtime.errors import TaskNotFoundError, TaskRuntimeError
 from mcp_task_runtime.wire.answers import check_answer
 
-__all__ = ["AmbiguousTaskError", "Finding", "TaskDetails", "TaskInspector", "WorkerSummary"]
+__all__ = ["AmbiguousTaskError", "Finding", "RetryError", "TaskDetails", "TaskInspector", "WorkerSummary"]
 
 _BATCH: Final = 200
 _LIVE: Final = TaskFilter(statuses=frozenset({"working", "input_required"}))
@@ -34,6 +34,10 @@ class AmbiguousTaskError(TaskRuntimeError):
     def __init__(self, prefix: str) -> None:
         super().__init__(f"More than one task has an identifier that begins with {prefix!r}")
         self.prefix = prefix
+
+
+class RetryError(TaskRuntimeError):
+    """A task cannot be made again from what is stored of it; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +199,45 @@ class TaskInspector:
         """
         outcome = Outcome.cancelled(status_message="Cancelled by an operator")
         return await self._endings.finish(task_id, outcome, reason="an operator cancelled it")
+
+    async def retry(self, task_id: str) -> TaskRecord:
+        """Make a new task from the request of one that has ended, and return it; the old one stays as it is.
+
+        It has the tool, arguments, owner, declared capabilities and time to live of the old one, an identifier of its
+        own, and no attempt yet. It waits for a worker: a process that serves its tool begins the work when it next
+        looks for lost work, after a third of a lease at the latest, or when a client reads the task. Cancelled, the
+        task may exist.
+
+        Raises:
+            TaskNotFoundError: There is no such task.
+            RetryError: It has not ended, does not say which tool to call, or no process looks for work in this store.
+        """
+        record = await self._store.get_task(task_id)
+        if record is None:
+            raise TaskNotFoundError(task_id)
+        self._check_retry(record)
+        return await self._store.create_task(
+            NewTask(
+                ttl_ms=record.task.ttl_ms,
+                poll_interval_ms=record.task.poll_interval_ms,
+                owner=record.owner,
+                retention_ms=record.retention_ms,
+                request=replace(record.request, progress_token=None),  # the token died with the old task
+                client_capabilities_json=record.client_capabilities_json,
+                worker="",
+                lease_ms=1,  # overdue at once: any process that serves the tool may begin
+            )
+        )
+
+    def _check_retry(self, record: TaskRecord) -> None:
+        if not is_terminal(record.status):
+            raise RetryError("The task has not ended: cancel it first")
+        if not record.request.name or record.request.method != "tools/call":
+            raise RetryError("The task was not made by a call of a tool: what it ran is not stored")
+        if not isinstance(self._store, TaskLeases) or (
+            isinstance(self._store, TaskSharing) and not self._store.is_shared
+        ):
+            raise RetryError("The store belongs to one process, which runs what it is called for: call the tool again")
 
     async def answer(self, task_id: str, key: str, result: JSONValue) -> bool:
         """Answer an open question in the client's place.
