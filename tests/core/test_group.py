@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Awaitable
+from functools import partial
 from typing import Any
 
 import anyio
@@ -85,6 +88,54 @@ async def test_a_group_that_is_cancelled_cancels_its_work() -> None:
                 scope.cancel()
         async with group:  # and can be opened again
             pass
+
+
+async def test_a_group_that_is_cancelled_waits_for_what_is_shielded_in_it() -> None:
+    """L6: clean-up that must run is shielded."""
+    done: list[str] = []
+
+    async def follow_up() -> None:
+        await anyio.lowlevel.checkpoint()
+        done.append("started after the cancellation")  # never
+
+    async def work() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.wait_all_tasks_blocked()
+                group.start(follow_up, anyio.CancelScope())
+                await anyio.lowlevel.checkpoint()
+                done.append("cleaned up")
+
+    group = IsolatedGroup()
+    with anyio.fail_after(PATIENCE), anyio.CancelScope() as scope:
+        async with group:
+            group.start(work, anyio.CancelScope())
+            await anyio.wait_all_tasks_blocked()
+            scope.cancel()
+    assert done == ["cleaned up"]
+
+
+async def test_nothing_that_only_the_beginning_of_work_needs_is_kept() -> None:
+    class Request:
+        """What the caller holds."""
+
+    async def wait(release: anyio.Event) -> None:
+        await release.wait()
+
+    def begin(request: Request, release: anyio.Event) -> Awaitable[None]:
+        return wait(release)
+
+    async with IsolatedGroup() as group:
+        release, request = anyio.Event(), Request()
+        kept = weakref.ref(request)
+        group.start(partial(begin, request, release), anyio.CancelScope())
+        del request
+        await anyio.wait_all_tasks_blocked()
+        seen = kept()
+        release.set()
+    assert seen is None
 
 
 async def test_a_group_that_is_not_open_starts_nothing_and_is_opened_once() -> None:

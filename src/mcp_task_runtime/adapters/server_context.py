@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
-from dataclasses import replace
 from datetime import timedelta
 from hashlib import blake2b
 from typing import Any, Literal, TypeAlias, TypeVar, cast, overload
@@ -32,8 +30,8 @@ from mcp_task_runtime.adapters.session import TaskSession
 from mcp_task_runtime.core.abilities import implements, is_queue
 from mcp_task_runtime.core.context import TaskContext
 from mcp_task_runtime.core.execution import Execution, ExecutionState
-from mcp_task_runtime.core.json import JSONObject, JSONValue, to_json_value
-from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
+from mcp_task_runtime.core.json import JSONObject, JSONValue, dump_json, to_json_value
+from mcp_task_runtime.core.message_queue import QueuedMessage, TaskMessageQueue
 from mcp_task_runtime.core.questions import CLEANUP_SECONDS, ask_question
 from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.core.text import check_text, clean_text
@@ -81,6 +79,20 @@ class ServerTaskContext:
     Cancelled while it waits, it withdraws its question.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_attempt",
+        "_ctx",
+        "_execution",
+        "_handler",
+        "_notifier",
+        "_open_questions",
+        "_queue",
+        "_session",
+        "_store",
+        "_times_asked",
+    )
+
     def __init__(
         self,
         *,
@@ -111,7 +123,7 @@ class ServerTaskContext:
             ValueError: An argument has the wrong type; the message names it.
         """
         self._ctx = TaskContext(
-            task=task, store=store, queue=queue, fence=None if execution is None else lambda: execution.fence
+            task=task, store=store, queue=queue, fence=None if execution is None else execution.current_fence
         )
         if not is_queue(queue):
             raise ValueError(f"queue must be a TaskMessageQueue, not {type(queue).__name__}")
@@ -129,7 +141,7 @@ class ServerTaskContext:
         self._execution = execution
         self._open_questions = 0
         self._attempt = attempt
-        self._times_asked: Counter[str] = Counter()
+        self._times_asked: dict[str, int] = {}
         if execution is not None:
             execution.on_cancel(self.request_cancellation)
 
@@ -267,8 +279,7 @@ class ServerTaskContext:
         try:
             yield
         except LeaseLostError:
-            if self._execution is not None:
-                self._execution.lose()
+            self._lose()
             raise
 
     @overload
@@ -540,69 +551,83 @@ class ServerTaskContext:
         if timeout is not None and not timeout >= 0:  # true for NaN, too
             raise ValueError("timeout must not be negative, in seconds")
         self._require_handler("ask")
-        message = _request(method, params)
-        if self._execution is None:
-            return await self._ask(message, timeout)
-        self._execution.publish()  # the client cannot answer a task it has not heard of
-        self._execution.release_slot()
+        params_json = _params_json(method, params)
+        del params  # the text is enough while this waits
+        execution = self._execution
+        if execution is not None:
+            execution.publish()  # the client cannot answer a task it has not heard of
+            execution.release_slot()
         try:
-            return await self._ask(message, timeout)
+            self._count_question()
+            try:
+                if timeout is None and not self._has_general_stream():
+                    return await self._put_until_answered(method, params_json)
+                return await self._deliver_within(method, params_json, timeout)
+            finally:
+                self._open_questions -= 1
         except (InvalidTransitionError, TaskNotFoundError):
-            if self._execution.scope.cancel_called:  # the end released the question before it cancelled the work
+            # Where both come at once, the end released the question before it cancelled the work.
+            if execution is not None and execution.is_stopped:
                 await anyio.lowlevel.checkpoint_if_cancelled()
             raise
         finally:
-            await self._execution.acquire_slot()
+            if execution is not None:
+                await execution.acquire_slot()
 
-    async def _ask(self, message: QueuedMessage, timeout: float | None) -> JSONObject:
+    def _count_question(self) -> None:
         assert self._handler is not None
         limit = self._handler.settings.max_open_questions
         if limit is not None and self._open_questions >= limit:
             raise LimitExceededError("open questions of a task", limit)
         self._open_questions += 1
-        try:
-            clock = self._store.clock
-            deadline = None if timeout is None else clock.now() + timedelta(seconds=min(timeout, _LONGEST_SECONDS))
-            with clock.move_on_at(deadline) as scope:
-                async with self._delivering():
-                    return await self._put_until_answered(message)
-        finally:
-            self._open_questions -= 1
+
+    async def _deliver_within(self, method: str, params_json: str, timeout: float | None) -> JSONObject:
+        clock = self._store.clock
+        deadline = None if timeout is None else clock.now() + timedelta(seconds=min(timeout, _LONGEST_SECONDS))
+        with clock.move_on_at(deadline) as scope:
+            async with self._delivering():
+                return await self._put_until_answered(method, params_json)
         assert scope.cancelled_caught
         assert timeout is not None
         raise QuestionTimeoutError(timeout)
 
+    def _has_general_stream(self) -> bool:
+        return isinstance(self._session, SDKSession) and self._session.can_send_request
+
     def _delivering(self) -> AbstractAsyncContextManager[None]:
         """Return a block in which a real session is one more way to the client, where no other stream waits (L15)."""
-        if not isinstance(self._session, SDKSession) or not self._session.can_send_request:
+        if not self._has_general_stream():
             return nullcontext()
         assert self._handler is not None
         return self._handler.delivering(self.task_id, self._session, is_general=True)
 
-    async def _put_until_answered(self, message: QueuedMessage) -> JSONObject:
-        content = f"{message.method}\0{message.params_json}".encode()
-        digest = blake2b(content, digest_size=12).hexdigest()
+    async def _put_until_answered(self, method: str, params_json: str) -> JSONObject:
+        digest = blake2b(f"{method}\0{params_json}".encode(), digest_size=12).hexdigest()
+        execution = self._execution
         while True:
             # The key is a digest of the question, so that a rerun finds its answer in any order of questions, and the
             # number of times it was asked, because no key is used twice (wire rule C7).
-            self._times_asked[digest] += 1
-            answer = await self._put(replace(message, key=f"{digest}.{self._times_asked[digest]}"))
+            number = self._times_asked[digest] = self._times_asked.get(digest, 0) + 1
+            try:
+                answer = await ask_question(
+                    self._store,
+                    self._queue,
+                    self.task_id,
+                    QueuedMessage("request", method, params_json, f"{digest}.{number}"),
+                    replays=self._attempt > 1,
+                    stays_open=bool if execution is None else execution.hands_over,
+                    fence=None if execution is None else execution.fence,
+                    ends_at_deadline=execution is not None and execution.state is not ExecutionState.DONE,
+                )
+            except LeaseLostError:
+                self._lose()
+                raise
             if answer is not None and answer.type != "withdrawn":  # an earlier run may have given it up
                 return answer.unwrap()
 
-    async def _put(self, question: QueuedMessage) -> Answer | None:
-        execution = self._execution
-        with self._writing():
-            return await ask_question(
-                self._store,
-                self._queue,
-                self.task_id,
-                question,
-                replays=self._attempt > 1,
-                stays_open=lambda: execution is not None and execution.is_handed_over,
-                fence=None if execution is None else execution.fence,
-                ends_at_deadline=execution is not None and execution.state is not ExecutionState.DONE,
-            )
+    def _lose(self) -> None:
+        if self._execution is not None:
+            self._execution.lose()
 
 
 _LONGEST_SECONDS = 100 * 365 * 24 * 60 * 60
@@ -612,14 +637,15 @@ def _is_positive_integer(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
-def _request(method: str, params: JSONObject) -> QueuedMessage:
-    """Return a question without its key.
+def _params_json(method: str, params: JSONObject) -> str:
+    """Return the params of a question as JSON text.
 
     Raises:
-        ValueError: Its params have no JSON form that can be read back.
+        ValueError: They have no JSON form that can be read back, or the method is not Unicode.
     """
     try:
-        return QueuedMessage.request("", check_text("method", method), params)
+        check_text("method", method)
+        return dump_json(params)
     except ValueError as error:
         raise ValueError(f"The params of {method!r} cannot be sent: {error}") from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, cast, get_args, get_origin, get_type_hints
 
 import anyio
@@ -40,6 +40,7 @@ class ToolFunction:
             name: The name it goes by; its own when `None`.
         """
         self._function = function
+        self._is_async = _is_async(function)
         code = _code(function)
         own_name = getattr(function, "__name__", None) or (
             getattr(code, "__name__", None) if isinstance(function, functools.partial) else None
@@ -66,13 +67,17 @@ class ToolFunction:
         """Return whether a parameter is annotated with this class, something made of it, or an object of it."""
         return any(_mentions(hint, kind) for name, hint in self._hints.items() if name != "return")
 
-    async def call(self, arguments: Mapping[str, Any], context: ServerTaskContext) -> Any:
-        """Call the function. A plain one runs in a thread, which is left to end by itself when this is cancelled."""
+    def call(self, arguments: Mapping[str, Any], context: ServerTaskContext) -> Coroutine[Any, Any, Any]:
+        """Return a call of the function, to be awaited.
+
+        A plain function runs in a thread, which is left to end on its own when the call is cancelled.
+        """
         if self._parameter is not None:
             arguments = {**arguments, self._parameter: context}
-        if _is_async(self._function):
-            return await self._function(**arguments)
-        return await anyio.to_thread.run_sync(
+        if self._is_async:
+            call: Coroutine[Any, Any, Any] = self._function(**arguments)
+            return call
+        return anyio.to_thread.run_sync(
             functools.partial(self._function, **arguments),
             abandon_on_cancel=True,
             # Not the common pool, which a stdio server reads its input with: work may hold its thread for hours.

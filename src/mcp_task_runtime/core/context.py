@@ -80,6 +80,8 @@ class TaskContext:
     Attributes change only through this object; another process's changes show in the store.
     """
 
+    __slots__ = ("__weakref__", "_fence", "_is_cancelled", "_queue", "_store", "_task")
+
     def __init__(
         self,
         *,
@@ -108,8 +110,8 @@ class TaskContext:
             raise ValueError("queue must be a TaskMessageQueue, or None for the store's own")
         self._task = task
         self._store = store
-        self._fence_now: Callable[[], Fence | None] = fence if callable(fence) else lambda: fence
-        self._endings = TaskEndings(store, queue)
+        self._queue = queue
+        self._fence = fence
         self._is_cancelled = False
 
     @property
@@ -225,7 +227,11 @@ class TaskContext:
         Raises:
             StoreUnavailableError: The store did not answer in time; the task may have ended.
         """
-        self._task = (await self._endings.finish(self.task_id, outcome, fence=self._fence_now())).task
+        endings = TaskEndings(self._store, self._queue)
+        self._task = (await endings.finish(self.task_id, outcome, fence=self._fence_now())).task
+
+    def _fence_now(self) -> Fence | None:
+        return self._fence() if callable(self._fence) else self._fence
 
 
 @asynccontextmanager

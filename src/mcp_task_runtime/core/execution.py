@@ -107,6 +107,7 @@ class Execution(Generic[T]):
         "_done",
         "_former",
         "_host",
+        "_is_stopped",
         "_making",
         "_on_cancel",
         "_state",
@@ -139,6 +140,7 @@ class Execution(Generic[T]):
         self._unwatch: Callable[[], None] | None = None
         self._writing: anyio.CancelScope | None = None
         self._on_cancel: Callable[[], None] | None = None
+        self._is_stopped = False
 
     def __repr__(self) -> str:
         return f"<Execution {self._state.name.lower()}>"
@@ -152,6 +154,11 @@ class Execution(Generic[T]):
     def is_published(self) -> bool:
         """Whether this run is a task for its caller; before that it is an ordinary call."""
         return self._former not in (ExecutionState.CALL, ExecutionState.RESERVED)
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the work was told to stop. A runtime that is cancelled itself cancels work without that."""
+        return self._is_stopped
 
     @property
     def is_handed_over(self) -> bool:
@@ -169,6 +176,14 @@ class Execution(Generic[T]):
         if self._state is ExecutionState.DONE and self._former is ExecutionState.DETACHED:
             return None
         return self.record.lease.fence
+
+    def current_fence(self) -> Fence | None:
+        """Return `fence`, for what outlives the run."""
+        return self.fence
+
+    def hands_over(self) -> bool:
+        """Return `is_handed_over`, for what outlives the run."""
+        return self.is_handed_over
 
     # -- for the work, and the adapter around it
 
@@ -308,12 +323,12 @@ class Execution(Generic[T]):
         except Exception:
             logger.exception("A callback of on_cancel raised an exception")
         finally:
-            self.scope.cancel()
+            self._cancel()
 
     def interrupt(self) -> None:
         """Stop the work although it has ended its own task: the runtime closes."""
         if self._state is ExecutionState.FINISHED_OWN:
-            self.scope.cancel()
+            self._cancel()
         else:
             self.stop()
 
@@ -335,6 +350,7 @@ class Execution(Generic[T]):
 
     def close(self, value: T | None = None, error: BaseException | None = None) -> None:
         """Release what belongs to the run, and its caller with a value or an error: it is over."""
+        self._on_cancel = None
         if self._timer is not None:
             self._timer.cancel()
         if self._unwatch is not None:
@@ -354,6 +370,10 @@ class Execution(Generic[T]):
             self._done = anyio.Event()
         await self._done.wait()
 
+    def _cancel(self) -> None:
+        self._is_stopped = True
+        self.scope.cancel()
+
     async def _make(self, spec: TaskSpec) -> TaskRecord:
         while self._making is not None:
             await self._making.wait()
@@ -368,7 +388,7 @@ class Execution(Generic[T]):
                         return record
                     self.record = record
                     self._move(ExecutionState.RESERVED)
-                    if self.scope.cancel_called:
+                    if self._is_stopped:
                         self._move(ExecutionState.PUBLISHED)
                         await self._host.cancel_task(record)
             finally:

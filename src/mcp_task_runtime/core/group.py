@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from types import TracebackType
 
 import anyio
@@ -16,6 +18,8 @@ __all__ = ["IsolatedGroup"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
+_EMPTY = Context()
+
 
 class IsolatedGroup:
     """Runs functions apart from their callers. Open it as an async context manager; it can be opened again.
@@ -23,12 +27,19 @@ class IsolatedGroup:
     An exception that leaves a function goes to the log. A cancellation passes only if the function's own scope, a
     scope around the group or the end of the event loop asked for it: on asyncio, work that awaits a future which
     other code cancelled raises `CancelledError`, and would take the whole group with it.
+
+    On asyncio a function costs its task and its own scope: anyio's group would add a scope, an event and a handle to
+    each, 2 KiB for work that may wait for days.
     """
 
     def __init__(self) -> None:
         self._group: anyio.abc.TaskGroup | None = None
         self._sentinel: anyio.CancelScope | None = None
         self._loop_ends = False
+        self._is_cancelled = False
+        self._loop: asyncio.AbstractEventLoop | None = None  # where functions run as tasks of asyncio
+        self._tasks: dict[asyncio.Task[None], anyio.CancelScope] = {}
+        self._emptied: anyio.Event | None = None
 
     @property
     def is_open(self) -> bool:
@@ -38,7 +49,8 @@ class IsolatedGroup:
     async def __aenter__(self) -> Self:
         if self._group is not None:
             raise RuntimeError("The group is already open")
-        self._loop_ends = False
+        self._loop_ends = self._is_cancelled = False
+        self._loop = _plain_asyncio_loop()
         self._group = anyio.create_task_group()
         await self._group.__aenter__()
         self._sentinel = anyio.CancelScope()
@@ -56,6 +68,11 @@ class IsolatedGroup:
             self._loop_ends = True  # or a scope around the group was cancelled: no cancellation in it is stray
         self._sentinel.cancel()
         try:
+            try:
+                await self._join()
+            except BaseException as error:
+                await group.__aexit__(type(error), error, error.__traceback__)
+                raise
             # Without this block's exception: the group would cancel what runs and wrap it. Without returning its
             # answer: on trio that says that the exception, which it never saw, was handled.
             await group.__aexit__(None, None, None)
@@ -70,7 +87,14 @@ class IsolatedGroup:
         """
         if self._group is None:
             raise RuntimeError("The group is not open")
-        self._group.start_soon(self._run, function, scope)
+        if self._loop is None:
+            self._group.start_soon(self._run, function, scope)
+            return
+        if self._is_cancelled:
+            scope.cancel()
+        task = self._loop.create_task(self._run(function, scope))
+        self._tasks[task] = scope
+        task.add_done_callback(self._forget, context=_EMPTY)  # the context of the caller would be copied, and kept
 
     async def is_stray(self, scope: anyio.CancelScope) -> bool:
         """Return whether a cancellation that a started function has caught was asked for by nothing around it.
@@ -84,10 +108,34 @@ class IsolatedGroup:
         await anyio.lowlevel.cancel_shielded_checkpoint()
         return not self._loop_ends
 
+    async def _join(self) -> None:
+        """Wait for the tasks of asyncio. Cancelled, it cancels them, through their scopes: shields in them hold."""
+        try:
+            await self._until_empty()
+        except anyio.get_cancelled_exc_class():
+            self._loop_ends = self._is_cancelled = True
+            for scope in list(self._tasks.values()):
+                scope.cancel()
+            with anyio.CancelScope(shield=True):
+                await self._until_empty()
+            raise
+
+    async def _until_empty(self) -> None:
+        while self._tasks:
+            self._emptied = anyio.Event()
+            await self._emptied.wait()
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        del self._tasks[task]
+        if not self._tasks and self._emptied is not None:
+            self._emptied.set()
+
     async def _run(self, function: Callable[[], Awaitable[None]], scope: anyio.CancelScope) -> None:
         try:
             with scope:
-                await function()
+                running = function()
+                del function  # what it holds may be needed at the beginning alone
+                await running
         except KeyboardInterrupt:
             raise
         except anyio.get_cancelled_exc_class():
@@ -104,3 +152,12 @@ class IsolatedGroup:
             except anyio.get_cancelled_exc_class():
                 self._loop_ends = self._loop_ends or not scope.cancel_called
                 raise
+
+
+def _plain_asyncio_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the event loop, if it is one of asyncio whose tasks begin later; some are set up to begin them at once."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+    return loop if loop.get_task_factory() is None else None

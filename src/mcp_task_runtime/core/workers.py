@@ -56,6 +56,10 @@ class _End(Generic[T]):
         self.error: BaseException | None = None
         self.is_interrupted = False
 
+    def interrupt(self) -> None:
+        self.error = ProtocolError(INTERNAL_ERROR, "The call was interrupted")
+        self.is_interrupted = True
+
 
 class Workers:
     """The work of one process. It is the `WorkHost` of its executions.
@@ -377,40 +381,37 @@ class Workers:
     ) -> None:
         end: _End[T] = _End()
         try:
-            await self._perform(execution, work, end, needs_slot)
-        finally:
-            former = execution.end()
-            stays_open = False
-            try:
-                with execution.writing():
-                    stays_open = await self._write_end(execution, former, end, outcome_of)
-            except Exception:
-                logger.exception("The end of work could not be handled")
-            finally:
-                self._forget(execution, stays_open)
-                execution.close(end.value, end.error)
-
-    async def _perform(
-        self, execution: Execution[T], work: Callable[[Execution[T]], Awaitable[T]], end: _End[T], needs_slot: bool
-    ) -> None:
-        try:
             if needs_slot and execution.record is not None:
                 await execution.acquire_slot()
-            end.value = await work(execution)
+            running = work(execution)
+            del work  # what it holds may be needed at the beginning alone
+            end.value = await running
         except anyio.get_cancelled_exc_class() as error:
             if await self._group.is_stray(execution.scope):
                 end.error = RuntimeError("The work was cancelled by code that does not own it")
                 end.error.__cause__ = error
-                return
-            end.error = ProtocolError(INTERNAL_ERROR, "The call was interrupted")
-            end.is_interrupted = True
-            raise
+            else:
+                end.interrupt()
+                raise
         except KeyboardInterrupt:
-            end.error = ProtocolError(INTERNAL_ERROR, "The call was interrupted")
-            end.is_interrupted = True
+            end.interrupt()
             raise
         except BaseException as error:
             end.error = error
+        finally:
+            await self._close(execution, end, outcome_of)
+
+    async def _close(self, execution: Execution[T], end: _End[T], outcome_of: Callable[[T], Outcome]) -> None:
+        former = execution.end()
+        stays_open = False
+        try:
+            with execution.writing():
+                stays_open = await self._write_end(execution, former, end, outcome_of)
+        except Exception:
+            logger.exception("The end of work could not be handled")
+        finally:
+            self._forget(execution, stays_open)
+            execution.close(end.value, end.error)
 
     async def _write_end(
         self, execution: Execution[T], former: ExecutionState, end: _End[T], outcome_of: Callable[[T], Outcome]
@@ -435,7 +436,7 @@ class Workers:
 
     def _is_lost(self, execution: Execution[Any], record: TaskRecord, end: _End[Any]) -> bool:
         """Return whether work counts as lost with its worker, and not as failed: it may run again (law L12)."""
-        if self._leases is None or not record.request.rerunnable or execution.scope.cancel_called:
+        if self._leases is None or not record.request.rerunnable or execution.is_stopped:
             return False
         if end.is_interrupted:  # the event loop itself ends
             return True
@@ -453,7 +454,7 @@ class Workers:
                 return outcome_of(end.value)  # type: ignore[arg-type]  # the work has returned it
             except Exception as raised:
                 error = raised
-        if end.is_interrupted or (execution.scope.cancel_called and _says_ended(error)):
+        if end.is_interrupted or (execution.is_stopped and _says_ended(error)):
             return _INTERRUPTED
         if isinstance(cause := sole_cause(error), LeaseLostError) and cause.task_id == record.task_id:
             return _INTERRUPTED  # its fence refuses it

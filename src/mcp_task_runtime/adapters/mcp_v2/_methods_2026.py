@@ -199,7 +199,9 @@ class Methods2026:
         )
         end: Callable[[], Any]
         try:
-            end = partial(_same, await work(context))
+            running = work(context)
+            del work, context  # they are the work's alone
+            end = partial(_same, await running)
             await self._handler.flush(record.task_id)
         except Exception as error:
             end = partial(_raise, error)
