@@ -19,6 +19,7 @@ from mcp_task_runtime.adapters.answers import (
 from mcp_task_runtime.adapters.result_handler import TaskResultHandler
 from mcp_task_runtime.adapters.server_context import ServerTaskContext
 from mcp_task_runtime.adapters.session import TaskSession
+from mcp_task_runtime.core.backoff import Backoff
 from mcp_task_runtime.core.clock import Clock, SystemClock
 from mcp_task_runtime.core.context import TaskContext, task_execution
 from mcp_task_runtime.core.execution import Execution
@@ -38,6 +39,8 @@ from mcp_task_runtime.errors import (
     QuestionTimeoutError,
     RevisionConflictError,
     SchemaVersionError,
+    StepChangedError,
+    StepResultError,
     StoreClosedError,
     StoreError,
     StoreUnavailableError,
@@ -51,6 +54,7 @@ from mcp_task_runtime.stores.url import open_store
 __all__ = [
     "AcceptedElicitation",
     "Answer",
+    "Backoff",
     "CancelledElicitation",
     "CapabilityError",
     "Clock",
@@ -73,6 +77,8 @@ __all__ = [
     "RevisionConflictError",
     "SchemaVersionError",
     "ServerTaskContext",
+    "StepChangedError",
+    "StepResultError",
     "StoreClosedError",
     "StoreError",
     "StoreUnavailableError",

@@ -19,6 +19,8 @@ __all__ = [
     "QuestionTimeoutError",
     "RevisionConflictError",
     "SchemaVersionError",
+    "StepChangedError",
+    "StepResultError",
     "StoreClosedError",
     "StoreError",
     "StoreUnavailableError",
@@ -162,6 +164,32 @@ class QuestionTimeoutError(TaskRuntimeError, TimeoutError):
     def __init__(self, timeout: float) -> None:
         super().__init__(f"The client did not answer within {timeout:g} seconds")
         self.timeout = timeout
+
+
+class StepResultError(TaskRuntimeError, TypeError):
+    """A step's result, its type or its arguments have no JSON form that gives the same value back.
+
+    Attributes:
+        step: Name of the step.
+    """
+
+    def __init__(self, step: str, problem: str) -> None:
+        super().__init__(f"Step {step!r}: {problem}")
+        self.step = step
+
+
+class StepChangedError(TaskRuntimeError):
+    """Work that runs again takes other steps than the run before: its code changed, or depends on time or chance.
+
+    The step was not run. What earlier runs recorded stays as it is.
+
+    Attributes:
+        step: Name of the step that does not fit.
+    """
+
+    def __init__(self, step: str, change: str) -> None:
+        super().__init__(f"Step {step!r} does not fit what an earlier run of this task recorded: {change}")
+        self.step = step
 
 
 class StoreError(TaskRuntimeError):

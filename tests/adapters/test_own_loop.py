@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
-from mcp_task_runtime import ProtocolError, ServerTaskContext
+from mcp_task_runtime import Execution, Outcome, ProtocolError, ServerTaskContext, TaskRequest, TaskSpec
 from mcp_task_runtime.adapters._own_loop import in_own_loop
 from tests.adapters.scripted import ACCEPT, FORM, PATIENCE, Desk, ScriptedSession, answers, open_desk
+from tests.core.leased_store import open_cluster
 
 
 async def new_desk() -> Desk:
@@ -67,6 +69,42 @@ async def test_its_context_works_from_there() -> None:
     async with open_desk(answers(ACCEPT)) as desk:
         assert await in_own_loop(work, desk.context) == "['accept', 'accept'] False True"
         assert desk.context.task.status_message == "working"
+
+
+async def test_a_step_runs_in_the_thread_and_is_recorded_where_the_store_is() -> None:
+    threads: list[int] = []
+
+    async def blocks(number: int) -> int:
+        threads.append(threading.get_ident())
+        if len(threads) < 3:
+            raise ConnectionError
+        return number
+
+    async def work(task: ServerTaskContext) -> int:
+        threads.append(threading.get_ident())
+        return await task.step("blocks", blocks, 7, attempts=2, backoff=0)
+
+    async with open_cluster(1) as (cluster, (a,)):
+        results: list[int] = []
+
+        async def run(execution: Execution[Any]) -> Outcome:
+            results.append(await in_own_loop(work, a.context(execution)))
+            return Outcome.completed({"steps": await cluster.store.read_steps(task_of(execution))})
+
+        a.runtime.register("tool", run)
+        record = await a.runtime.submit(TaskSpec(request=TaskRequest(name="tool", rerunnable=True)))
+        outcome = await a.runtime.result(record.task_id, owner=None)
+    assert results == [7]
+    assert outcome.result is not None
+    assert list(outcome.result["steps"].values()) == ["[null,7]"]
+    assert len(threads) == 3
+    assert len(set(threads)) == 1
+    assert threads[0] != threading.get_ident()
+
+
+def task_of(execution: Execution[Any]) -> str:
+    assert execution.record is not None
+    return execution.record.task_id
 
 
 @pytest.mark.parametrize("error", [ProtocolError(-32050, "no luck"), ValueError("wrong"), KeyError("key")])

@@ -42,6 +42,16 @@ class Server:
             self.runs.append(topic)
             return f"{topic} {(await task.elicit('go on?', Name)).action}"
 
+        async def write_page(topic: str) -> str:
+            self.runs.append(topic)
+            return topic.upper()
+
+        @self.tasks.tool(rerunnable=True)
+        async def stepwise(topic: str, task: ServerTaskContext) -> str:
+            page = await task.step("write", write_page, topic)
+            await task.elicit("go on?", Name)
+            return f"{page}, attempt {task.attempt}"
+
         @self.mcp.tool()
         async def adopted(topic: str, ctx: Context) -> str:  # type: ignore[type-arg]
             self.runs.append(topic)
@@ -66,3 +76,18 @@ async def test_the_work_of_a_lost_server_runs_again_and_asks_through_its_task(na
                 assert await at_b.text(task_id) == "bees accept"
             a.link.is_cut = False
     assert (a.runs, b.runs) == (["bees"], ["bees"])
+
+
+async def test_a_rerun_resumes_behind_the_steps_that_have_ended() -> None:
+    cluster = Cluster()
+    a, b = Server(cluster), Server(cluster)
+    with anyio.fail_after(PATIENCE):
+        async with a.tasks, b.tasks:
+            async with connect(a.mcp._mcp_server) as at_a, connect(b.mcp._mcp_server, say) as at_b:
+                task_id = await at_a.start("stepwise", {"topic": "bees"})
+                await at_a.until(task_id, "input_required")
+                await cluster.cut(a.process)
+                await cluster.pass_time(LEASE_SECONDS + 1)
+                assert await at_b.text(task_id) == "BEES, attempt 2"
+            a.link.is_cut = False
+    assert (a.runs, b.runs) == (["bees"], [])

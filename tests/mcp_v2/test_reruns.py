@@ -92,6 +92,16 @@ class Server:
             await task.elicit("go on?", Name)
             return name.name
 
+        async def write_page(topic: str) -> Page:
+            self.runs.append(topic)
+            return Page(text=topic, words=1)
+
+        @self.tasks.tool(required=True, rerunnable=True)
+        async def stepwise(topic: str, task: ServerTaskContext) -> str:
+            page = await task.step("write", write_page, topic)
+            await task.elicit("go on?", Name)
+            return f"{page.text}, attempt {task.attempt}"
+
         @self.tasks.tool(required=True)
         async def once(task: ServerTaskContext) -> str:
             self.runs.append("once")
@@ -182,6 +192,17 @@ async def test_a_lost_servers_work_goes_on_at_the_other_and_nobody_is_asked_twic
         await b.answer(usual, "author?", "Ann")
         await b.answer(usual, "editor?", "Eve")
         assert (await b.until_ended(usual))["result"] == task["result"], "as if it had run once"
+
+
+async def test_a_rerun_resumes_behind_the_steps_that_have_ended() -> None:
+    async with two_servers() as (cluster, a, b):
+        task_id = await a.connection.client.start("stepwise", {"topic": "bees"})
+        await a.asked(task_id, "go on?")
+        await lose(cluster, a)
+        await b.answer(task_id, "go on?")
+        task = await b.until_ended(task_id)
+        assert task["result"]["structuredContent"] == {"result": "bees, attempt 2"}
+        assert (a.runs, b.runs) == (["bees"], [])
 
 
 async def test_a_server_that_stops_hands_its_work_over_at_once() -> None:

@@ -40,3 +40,11 @@ async def check(task: ServerTaskContext) -> None:
     assert_type(await tasks.run(work, required=True), bytes)
     tasks.task(ttl_ms="soon")  # type: ignore[arg-type]
     tasks.task(no_such_option=1)  # type: ignore[call-arg]
+
+
+async def check_steps(task: ServerTaskContext) -> None:
+    async def fetch(url: str) -> bytes:
+        return url.encode()
+
+    assert_type(await task.step("fetch", fetch, "x"), bytes)
+    assert_type(await task.step("length", len, "x", attempts=3, retry_on=[OSError], backoff=1.5), int)

@@ -6,14 +6,16 @@ import functools
 import inspect
 import logging
 import threading
-from collections.abc import Awaitable, Callable
-from typing import Any, Generic, TypeAlias, TypeVar
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 import anyio
 import anyio.abc
 import anyio.to_thread
 
 from mcp_task_runtime.adapters.server_context import ServerTaskContext
+from mcp_task_runtime.core.backoff import Backoff
+from mcp_task_runtime.core.steps import Retries
 from mcp_task_runtime.stores._event_loop import call_from_any_thread, current_backend
 
 __all__ = ["in_own_loop"]
@@ -21,6 +23,8 @@ __all__ = ["in_own_loop"]
 logger: logging.Logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_BACKOFF: Final = Backoff()
 
 _CallSoon: TypeAlias = Callable[[Callable[[], object]], None]
 
@@ -131,7 +135,7 @@ class _Thread:
 
 
 class _BridgedContext(ServerTaskContext):
-    """A context whose methods run in the event loop that it belongs to."""
+    """A context whose methods run in the event loop that it belongs to; the function of a step runs in this one."""
 
     def __init__(self, inner: ServerTaskContext, home: _Home) -> None:
         self._inner = inner
@@ -141,6 +145,8 @@ class _BridgedContext(ServerTaskContext):
         if name.startswith("_"):
             return object.__getattribute__(self, name)
         value = getattr(self._inner, name)
+        if name == "step":
+            return self._step_here
         if inspect.iscoroutinefunction(value):
             return functools.partial(self._run, value)
         if inspect.ismethod(value):
@@ -149,6 +155,19 @@ class _BridgedContext(ServerTaskContext):
 
     async def _run(self, method: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
         return await self._home.run(functools.partial(method, *args, **kwargs))
+
+    async def _step_here(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        *args: Any,
+        attempts: int = 1,
+        retry_on: type[Exception] | Iterable[type[Exception]] = Exception,
+        backoff: Backoff | float = _BACKOFF,
+        returns: Any = None,
+    ) -> Any:
+        retries = Retries.of(attempts, retry_on, backoff)
+        return await self._inner._step(name, function, args, retries, returns, self._home.run)
 
     def _call(self, method: Callable[..., object], *args: Any) -> None:
         def call() -> None:

@@ -22,7 +22,7 @@ from mcp_task_runtime.adapters.result_handler import TaskResultHandler
 from mcp_task_runtime.adapters.server_context import ServerTaskContext
 from mcp_task_runtime.adapters.session import DetachedSession
 from mcp_task_runtime.adapters.tool_function import ToolFunction
-from mcp_task_runtime.core.context import sole_cause
+from mcp_task_runtime.core.causes import sole_cause
 from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.json import JSONObject, to_json_value
 from mcp_task_runtime.core.message_queue import TaskMessageQueue

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from hashlib import blake2b
-from typing import Any, Literal, TypeAlias, TypeVar, cast, overload
+from typing import Any, Final, Literal, TypeAlias, TypeVar, cast, overload
 
 import anyio
 import anyio.lowlevel
@@ -28,11 +28,13 @@ from mcp_task_runtime.adapters.sampling import to_messages
 from mcp_task_runtime.adapters.sdk_session import SDKSession, as_task_session
 from mcp_task_runtime.adapters.session import TaskSession
 from mcp_task_runtime.core.abilities import implements, is_queue
+from mcp_task_runtime.core.backoff import Backoff
 from mcp_task_runtime.core.context import TaskContext
 from mcp_task_runtime.core.execution import Execution, ExecutionState
 from mcp_task_runtime.core.json import JSONObject, JSONValue, dump_json, to_json_value
 from mcp_task_runtime.core.message_queue import QueuedMessage, TaskMessageQueue
 from mcp_task_runtime.core.questions import CLEANUP_SECONDS, ask_question
+from mcp_task_runtime.core.steps import AtHome, Retries, TaskSteps, current_task
 from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.core.text import check_text, clean_text
 from mcp_task_runtime.core.types import Outcome, Progress, Task
@@ -52,6 +54,9 @@ __all__ = ["ServerTaskContext"]
 
 MessageT = TypeVar("MessageT", bound=BaseModel)
 ModelT = TypeVar("ModelT", bound=BaseModel)
+ResultT = TypeVar("ResultT")
+
+_BACKOFF: Final = Backoff()
 
 JSONLike: TypeAlias = BaseModel | Mapping[str, Any]
 """A JSON object, or a pydantic model of one, such as the SDK's own types."""
@@ -88,7 +93,9 @@ class ServerTaskContext:
         "_notifier",
         "_open_questions",
         "_queue",
+        "_root_task",
         "_session",
+        "_steps",
         "_store",
         "_times_asked",
     )
@@ -142,6 +149,8 @@ class ServerTaskContext:
         self._open_questions = 0
         self._attempt = attempt
         self._times_asked: dict[str, int] = {}
+        self._root_task = None if execution is None else current_task()
+        self._steps: TaskSteps | None = None
         if execution is not None:
             execution.on_cancel(self.request_cancellation)
 
@@ -165,6 +174,11 @@ class ServerTaskContext:
     def task(self) -> Task:
         """The task as this context last saw it."""
         return self._ctx.task
+
+    @property
+    def attempt(self) -> int:
+        """1 in the first run of the work, one more in each rerun."""
+        return self._attempt
 
     @property
     def is_cancelled(self) -> bool:
@@ -230,6 +244,101 @@ class ServerTaskContext:
         with self._writing():
             await self._ctx.update_status(count if message is None else f"{message} ({count})", progress=reported)
         await self._notifier.notify_progress(self.task, reported)
+
+    @overload
+    async def step(
+        self,
+        name: str,
+        function: Callable[..., Awaitable[ResultT]],
+        *args: Any,
+        attempts: int = 1,
+        retry_on: type[Exception] | Iterable[type[Exception]] = Exception,
+        backoff: Backoff | float = _BACKOFF,
+        returns: Any = None,
+    ) -> ResultT: ...
+
+    @overload
+    async def step(
+        self,
+        name: str,
+        function: Callable[..., ResultT],
+        *args: Any,
+        attempts: int = 1,
+        retry_on: type[Exception] | Iterable[type[Exception]] = Exception,
+        backoff: Backoff | float = _BACKOFF,
+        returns: Any = None,
+    ) -> ResultT: ...
+
+    async def step(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        *args: Any,
+        attempts: int = 1,
+        retry_on: type[Exception] | Iterable[type[Exception]] = Exception,
+        backoff: Backoff | float = _BACKOFF,
+        returns: Any = None,
+    ) -> Any:
+        """Run a function as a step and record its result; a rerun gets the recorded result instead (law L12).
+
+        The step runs at least once, its result is recorded exactly once, in a store that several processes can use and
+        for a task that is `rerunnable`. Elsewhere the function runs all the same, and nothing is recorded. The first
+        run, too, gets the result as it comes back from JSON. Steps that run side by side find their results by name
+        and arguments; those that the work takes one after the other must come in the same order in a rerun.
+
+        Args:
+            name: Name of the step.
+            function: An async function, or a plain one, which runs in a thread.
+            *args: Its arguments; they must have a JSON form. Bind others with `functools.partial`.
+            attempts: Runs of the function at the most, where it raises.
+            retry_on: What it must raise to be run again.
+            backoff: Delays between these runs; a number is the same delay in seconds each time.
+            returns: Type of the result, which pydantic restores; the function's return annotation when `None`. Without
+                either, the result must be plain JSON values.
+
+        Raises:
+            StepChangedError: The run before took other steps, or had a result of another type.
+            StepResultError: Arguments or result have no JSON form that gives the same value back.
+            InvalidTransitionError: The task has ended.
+            TaskNotFoundError: The task has expired or was deleted.
+            LeaseLostError: Another run of the work holds the task's lease; the work is stopped (law L12).
+            ValueError: A number or `retry_on` is out of range.
+            Exception: What the function raised last.
+        """
+        retries = Retries.of(attempts, retry_on, backoff)
+        return await self._step(name, function, args, retries, returns, None)
+
+    async def _step(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        retries: Retries,
+        returns: Any,
+        at_home: AtHome | None,
+    ) -> Any:
+        try:
+            with self._writing():
+                return await self._task_steps().run(
+                    name, function, args, retries=retries, returns=returns, at_home=at_home
+                )
+        except (InvalidTransitionError, TaskNotFoundError):
+            if self._execution is not None and self._execution.scope.cancel_called:
+                await anyio.lowlevel.checkpoint_if_cancelled()
+            raise
+
+    def _task_steps(self) -> TaskSteps:
+        if self._steps is None:
+            execution = self._execution
+            record = None if execution is None else execution.record
+            self._steps = TaskSteps(
+                self.task_id,
+                self._store,
+                fence=(lambda: None) if execution is None else execution.current_fence,
+                may_rerun=record is not None and record.request.rerunnable,
+                root=self._root_task,
+            )
+        return self._steps
 
     async def extend(self, ttl_ms: int) -> Task:
         """Let the task live for at least so long from now.
@@ -589,6 +698,7 @@ class ServerTaskContext:
                 return await self._put_until_answered(method, params_json)
         assert scope.cancelled_caught
         assert timeout is not None
+        self._task_steps().leave_order()  # a rerun may get an answer
         raise QuestionTimeoutError(timeout)
 
     def _has_general_stream(self) -> bool:

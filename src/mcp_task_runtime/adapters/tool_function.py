@@ -7,11 +7,9 @@ import inspect
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, cast, get_args, get_origin, get_type_hints
 
-import anyio
-import anyio.to_thread
-
 from mcp_task_runtime.adapters.server_context import ServerTaskContext
 from mcp_task_runtime.core.context import TaskContext
+from mcp_task_runtime.core.functions import call_in_thread, code_of, is_async
 
 __all__ = ["ToolFunction"]
 
@@ -40,8 +38,8 @@ class ToolFunction:
             name: The name it goes by; its own when `None`.
         """
         self._function = function
-        self._is_async = _is_async(function)
-        code = _code(function)
+        self._is_async = is_async(function)
+        code = code_of(function)
         own_name = getattr(function, "__name__", None) or (
             getattr(code, "__name__", None) if isinstance(function, functools.partial) else None
         )
@@ -77,12 +75,7 @@ class ToolFunction:
         if self._is_async:
             call: Coroutine[Any, Any, Any] = self._function(**arguments)
             return call
-        return anyio.to_thread.run_sync(
-            functools.partial(self._function, **arguments),
-            abandon_on_cancel=True,
-            # Not the common pool, which a stdio server reads its input with: work may hold its thread for hours.
-            limiter=anyio.CapacityLimiter(1),
-        )
+        return call_in_thread(functools.partial(self._function, **arguments))
 
     def disguise(self, body: Callable[..., Any], *, rename: bool = False) -> Callable[..., Any]:
         """Return `body` looking like the function without its context parameter, annotations resolved.
@@ -97,7 +90,7 @@ class ToolFunction:
         if rename or not hasattr(self._function, "__name__"):
             wrapper.__name__ = self.name
         if isinstance(self._function, functools.partial):  # whose own documentation is about partials
-            wrapper.__doc__ = _code(self._function).__doc__
+            wrapper.__doc__ = code_of(self._function).__doc__
         signature = inspect.signature(self._function)
         wrapper.__signature__ = signature.replace(
             parameters=[
@@ -137,14 +130,3 @@ def _mentions(hint: object, kind: type) -> bool:
     if get_origin(hint) is kind or isinstance(hint, kind):
         return True
     return any(_mentions(each, kind) for each in get_args(hint))
-
-
-def _is_async(function: Callable[..., Any]) -> bool:
-    return inspect.iscoroutinefunction(_code(function))
-
-
-def _code(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return what runs when this is called: under a partial, or in a callable object."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    return function if inspect.isroutine(function) else type(function).__call__

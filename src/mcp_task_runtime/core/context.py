@@ -12,6 +12,7 @@ import anyio
 
 from mcp_task_runtime.core import audit
 from mcp_task_runtime.core.abilities import is_queue, is_store
+from mcp_task_runtime.core.causes import sole_cause
 from mcp_task_runtime.core.endings import TaskEndings
 from mcp_task_runtime.core.message_queue import TaskMessageQueue
 from mcp_task_runtime.core.questions import CLEANUP_SECONDS
@@ -26,11 +27,10 @@ from mcp_task_runtime.errors import (
     InvalidTransitionError,
     LeaseLostError,
     ProtocolError,
-    StoreUnavailableError,
     TaskNotFoundError,
 )
 
-__all__ = ["TaskContext", "is_store_outage", "outcome_of_exception", "sole_cause", "task_execution"]
+__all__ = ["TaskContext", "outcome_of_exception", "task_execution"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -53,25 +53,6 @@ def outcome_of_exception(error: BaseException, record: TaskRecord | None = None)
             pass  # it has no JSON form
     audit.raised(record, error)
     return Outcome.failed("Internal error", code=INTERNAL_ERROR)
-
-
-def sole_cause(error: BaseException) -> BaseException:
-    """Unwrap nested exception groups that hold a single exception; return any other exception unchanged."""
-    while isinstance(inner := getattr(error, "exceptions", None), tuple) and len(inner) == 1:
-        error = inner[0]
-    return error
-
-
-def is_store_outage(error: BaseException) -> bool:
-    """Return whether work failed only because the store was unavailable: itself, or as the cause of its exception."""
-    seen: set[int] = set()
-    current: BaseException | None = sole_cause(error)
-    while current is not None and id(current) not in seen:
-        if isinstance(current, StoreUnavailableError):
-            return True
-        seen.add(id(current))
-        current = None if current.__cause__ is None else sole_cause(current.__cause__)
-    return False
 
 
 class TaskContext:

@@ -11,8 +11,9 @@ from typing import Any, Final, Generic, TypeVar
 import anyio
 
 from mcp_task_runtime.core import audit
+from mcp_task_runtime.core.causes import is_store_outage, sole_cause
 from mcp_task_runtime.core.clock import Clock
-from mcp_task_runtime.core.context import is_store_outage, outcome_of_exception, sole_cause
+from mcp_task_runtime.core.context import outcome_of_exception
 from mcp_task_runtime.core.endings import TaskEndings
 from mcp_task_runtime.core.execution import Execution, ExecutionState
 from mcp_task_runtime.core.followers import TaskFollowers

@@ -47,7 +47,7 @@ from mcp_task_runtime.adapters.mcp_v1._requests import (
 )
 from mcp_task_runtime.adapters.task_methods import ConnectionScopes, Requestor, TaskMethods
 from mcp_task_runtime.adapters.tool_function import ToolFunction
-from mcp_task_runtime.core.context import sole_cause
+from mcp_task_runtime.core.causes import sole_cause
 from mcp_task_runtime.core.json import JSONObject, to_json_value
 from mcp_task_runtime.core.message_queue import TaskMessageQueue
 from mcp_task_runtime.core.settings import TaskSettings

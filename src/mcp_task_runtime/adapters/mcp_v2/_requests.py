@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from mcp_task_runtime.adapters._tool_calls import ToolCall
 from mcp_task_runtime.adapters.sdk_session import is_open
-from mcp_task_runtime.core.context import sole_cause
+from mcp_task_runtime.core.causes import sole_cause
 from mcp_task_runtime.core.json import JSONObject, to_json_value
 from mcp_task_runtime.errors import (
     INTERNAL_ERROR,

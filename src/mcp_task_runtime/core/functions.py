@@ -1,0 +1,35 @@
+"""Functions of authors: what runs when one is called, and how to call it."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import anyio.to_thread
+
+__all__ = ["call_in_thread", "code_of", "is_async"]
+
+
+def code_of(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what runs when a function is called: under a partial, or in a callable object."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function if inspect.isroutine(function) else type(function).__call__
+
+
+def is_async(function: Callable[..., Any]) -> bool:
+    """Return whether a call of a function gives a coroutine."""
+    return inspect.iscoroutinefunction(code_of(function))
+
+
+async def call_in_thread(function: Callable[[], Any]) -> Any:
+    """Call a plain function in a thread, which is left to end by itself when this is cancelled."""
+    return await anyio.to_thread.run_sync(
+        function,
+        abandon_on_cancel=True,
+        # Not the common pool, which a stdio server reads its input with: work may hold its thread for hours.
+        limiter=anyio.CapacityLimiter(1),
+    )
