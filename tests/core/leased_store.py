@@ -14,6 +14,7 @@ from mcp_task_runtime import InMemoryTaskStore, TaskRuntime, TaskSettings, TaskS
 from mcp_task_runtime.adapters.result_handler import TaskResultHandler
 from mcp_task_runtime.adapters.server_context import ServerTaskContext
 from mcp_task_runtime.core.clock import Clock
+from mcp_task_runtime.core.dispatch import TaskDispatcher
 from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.json import JSONObject
 from mcp_task_runtime.core.message_queue import QueuedMessage
@@ -100,7 +101,7 @@ def _forward(cls: type[Any], *names: str) -> None:
 
 _forward(Link, "create_task", "get_task", "update_task", "finish_task", "get_result", "list_tasks", "delete_task")
 _forward(Link, "wait_for_update", "renew_leases", "drop_leases", "list_lapsed", "claim_task")
-_forward(Link, "ask", "answer_all", "get_view", "record_step", "read_steps")
+_forward(Link, "wait_for_work", "ask", "answer_all", "get_view", "record_step", "read_steps")
 _forward(_LinkedQueue, "enqueue", "dequeue", "peek", "is_empty", "clear", "wait_for_message", "outstanding")
 _forward(_LinkedQueue, "answer", "wait_for_answer")
 
@@ -167,10 +168,10 @@ class Cluster:
         self.store = LeasedTaskStore(clock=self.clock)
         self.processes: list[Process] = []
 
-    def process(self, settings: TaskSettings = SETTINGS) -> Process:
+    def process(self, settings: TaskSettings = SETTINGS, dispatcher: TaskDispatcher | None = None) -> Process:
         """Make a process whose runtime is not open."""
         link = Link(self.store)
-        process = Process(link, TaskRuntime(cast(TaskStore, link), settings=settings))
+        process = Process(link, TaskRuntime(cast(TaskStore, link), settings=settings, dispatcher=dispatcher))
         assert process.runtime.statistics().worker is not None, "the link brings leases"
         self.processes.append(process)
         return process
@@ -229,11 +230,11 @@ class Cluster:
 
 @asynccontextmanager
 async def open_cluster(
-    size: int = 2, *, settings: TaskSettings = SETTINGS
+    size: int = 2, *, settings: TaskSettings = SETTINGS, dispatcher: TaskDispatcher | None = None
 ) -> AsyncIterator[tuple[Cluster, list[Process]]]:
     """Open processes for a block; afterwards nothing may be left of them."""
     cluster = Cluster()
-    processes = [cluster.process(settings) for _ in range(size)]
+    processes = [cluster.process(settings, dispatcher) for _ in range(size)]
     with anyio.fail_after(PATIENCE):
         async with AsyncExitStack() as stack:
             for process in processes:

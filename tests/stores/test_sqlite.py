@@ -1308,7 +1308,9 @@ async def test_no_statement_reads_a_whole_table(path: Path) -> None:
         with closing(sqlite3.connect(path)) as connection:
             plan = [row[-1] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
         # The clears are few, and those a waiter has seen are passed over; `max` takes the last.
-        assert not [step for step in plan if step.startswith("SCAN") and "CONSTANT ROW" not in step], (statement, plan)
+        assert not [
+            step for step in plan if step.startswith("SCAN") and "CONSTANT ROW" not in step and "json_each" not in step
+        ], (statement, plan)
         assert not [step for step in plan if "TEMP B-TREE" in step], (statement, plan)
 
 

@@ -36,8 +36,9 @@ The rooms. `types` and `views` hold frozen values; `transitions` is the only cod
 reads tasks. `questions` asks and answers. `task_maker` makes tasks, `endings` is the only code that ends one,
 `followers` the only code that waits for changes. `execution` is one run of work as a state table; `workers` run it in
 a `group` that nothing breaks; `live_tasks`, `stored_tasks`, `slots` and `rate_limit` bound it; `worker_leases`,
-`lease_keeper` and `resumption` look after lost work. `runtime` puts these together. `context` is what the work sees of
-its task; `steps` records results of parts of the work for its reruns.
+`lease_keeper` and `resumption` look after lost work. `dispatch` has tasks run elsewhere, `work_loop` takes what waits
+for a worker. `runtime` puts these together. `context` is what the work sees of its task; `steps` records results of
+parts of the work for its reruns.
 
 To add a field to a task: add it to `types.TaskRecord` (and `NewTask`), set it in `transitions`, and extend the record
 codec of the stores, which must still read rows without it. To add an ability of a store: add a protocol to `store`,
@@ -49,10 +50,19 @@ from __future__ import annotations
 
 from mcp_task_runtime.core.clock import Clock, SystemClock
 from mcp_task_runtime.core.deadlines import DeadlineHeap
+from mcp_task_runtime.core.dispatch import Dispatch, StoreDispatcher, TaskDispatcher
 from mcp_task_runtime.core.ids import new_task_id
 from mcp_task_runtime.core.json import JSONObject, JSONValue, dump_json, load_json
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
-from mcp_task_runtime.core.store import TaskJournal, TaskLeases, TaskQuestions, TaskSearch, TaskSharing, TaskStore
+from mcp_task_runtime.core.store import (
+    TaskJournal,
+    TaskLeases,
+    TaskQuestions,
+    TaskSearch,
+    TaskSharing,
+    TaskStore,
+    TaskWork,
+)
 from mcp_task_runtime.core.transitions import (
     EVENT_TEXT_LENGTH,
     EVENTS_KEPT,
@@ -92,6 +102,7 @@ __all__ = [
     "Answer",
     "Clock",
     "DeadlineHeap",
+    "Dispatch",
     "Fence",
     "JSONObject",
     "JSONValue",
@@ -102,9 +113,11 @@ __all__ = [
     "Outcome",
     "Progress",
     "QueuedMessage",
+    "StoreDispatcher",
     "SystemClock",
     "Task",
     "TaskCounts",
+    "TaskDispatcher",
     "TaskEvent",
     "TaskEventKind",
     "TaskFilter",
@@ -121,6 +134,7 @@ __all__ = [
     "TaskStatus",
     "TaskStore",
     "TaskView",
+    "TaskWork",
     "TerminalStatus",
     "check_fence",
     "claim_record",

@@ -80,9 +80,9 @@ def dropped(record: TaskRecord, outcome: Outcome, reason: str) -> None:
     operators.error("The outcome %r of task %s was dropped: %s", outcome.status, _label(record), reason)
 
 
-def lost(record: TaskRecord, what_next: str) -> None:
-    """Log that the worker of a task was lost."""
-    attempt = 0 if record.lease is None else record.lease.attempt - 1
+def lost(record: TaskRecord, what_next: str, *, is_claimed: bool = True) -> None:
+    """Log that the worker of a task was lost, from the record before or after the task was claimed for the next run."""
+    attempt = 0 if record.lease is None else record.lease.attempt - is_claimed
     operators.warning("Task %s lost its worker in attempt %d: %s", _label(record), attempt, what_next)
 
 

@@ -51,6 +51,14 @@ class LostWork(Protocol):
         """Run the work of a task that was claimed, by its tool's name, or end the task."""
         ...
 
+    def runs_elsewhere(self, record: TaskRecord) -> bool:
+        """Return whether the work of a task is for another process, so that this one puts the task back."""
+        ...
+
+    async def put_back(self, record: TaskRecord) -> bool:
+        """Put back a task whose lease has lapsed, so that a worker can claim it; return whether that was due."""
+        ...
+
 
 class LeaseKeeper:
     """Heartbeat and reaper of one process."""
@@ -100,10 +108,13 @@ class LeaseKeeper:
         lease = record.lease
         if lease is None or (lease.worker and (lease.expires_at > self._clock.now() or not self.may_claim)):
             return False  # one that no process holds was put back by its worker, and can be claimed at any time
-        if not self._work.can_resume(record):
+        elsewhere = self._work.runs_elsewhere(record)
+        if lease.expires_at > self._clock.now() if elsewhere else not self._work.can_resume(record):
             return False
         # Bounded: a claim that outwaits an outage in the store would be made before the worker can renew its lease.
         with self._clock.move_on_at(self._clock.now() + self._lease / _RENEWALS) as limit:
+            if elsewhere:
+                return await self._work.put_back(record)
             claimed = await self._leases.claim(record.task_id)
         if limit.cancelled_caught:
             self._healthy_since = None

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import TypeAlias
 
 from mcp_task_runtime.core import audit
+from mcp_task_runtime.core.dispatch import Outbox
 from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.lease_keeper import LostWork
 from mcp_task_runtime.core.types import Outcome, TaskRecord
@@ -22,13 +23,15 @@ _LOST = "The worker that ran this task was lost"
 class Resumption(LostWork):
     """The registered work of one process, and the rules for running it again."""
 
-    def __init__(self, workers: Workers) -> None:
+    def __init__(self, workers: Workers, outbox: Outbox | None) -> None:
         """Make an empty registry.
 
         Args:
             workers: Where the work runs.
+            outbox: The way to other processes, for work that runs there.
         """
         self._workers = workers
+        self._outbox = outbox
         self._works: dict[str, NamedWork] = {}
 
     def register(self, name: str, work: NamedWork) -> None:
@@ -38,6 +41,11 @@ class Resumption(LostWork):
     def find(self, name: str) -> NamedWork | None:
         """Return the work for the tasks of a tool, or `None`."""
         return self._works.get(name)
+
+    @property
+    def names(self) -> Collection[str]:
+        """The tools whose work is registered."""
+        return self._works.keys()
 
     def running(self) -> Collection[str]:
         """Return the ids of the tasks whose work runs here under a lease."""
@@ -59,6 +67,24 @@ class Resumption(LostWork):
         if not lease.attempt:
             return lease.expires_at <= self._workers.clock.now() and record.request.name in self._works
         return not _may_rerun(record, lease.attempt + 1) or record.request.name in self._works
+
+    def runs_elsewhere(self, record: TaskRecord) -> bool:
+        """Return whether the work of a task is for another process, and may run once more."""
+        if self._outbox is None or record.lease is None or not self._outbox.has(record.request.name):
+            return False
+        attempt = record.lease.attempt
+        return not self._workers.has(record.task_id) and (not attempt or _may_rerun(record, attempt + 1))
+
+    async def put_back(self, record: TaskRecord) -> bool:
+        """Put back a task whose lease has lapsed, so that a worker can claim it; return whether that was due."""
+        if self._outbox is None or not self._workers.is_accepting:
+            return False
+        is_lost = record.lease is not None and bool(record.lease.worker)
+        if not await self._outbox.put_back(record):
+            return False
+        if is_lost:
+            audit.lost(record, "it waits for another one", is_claimed=False)
+        return True
 
     async def resume(self, record: TaskRecord) -> None:
         """Run the work of a task that this process has claimed, or end the task."""

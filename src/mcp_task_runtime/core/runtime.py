@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Hashable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from types import TracebackType
@@ -13,7 +13,8 @@ import anyio
 from typing_extensions import Self
 
 from mcp_task_runtime.core import audit
-from mcp_task_runtime.core.abilities import is_queue, is_store, queue_of
+from mcp_task_runtime.core.abilities import implements, is_queue, is_store, queue_of
+from mcp_task_runtime.core.dispatch import Outbox, TaskDispatcher
 from mcp_task_runtime.core.endings import TaskEndings
 from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.followers import TaskFollowers
@@ -35,6 +36,7 @@ from mcp_task_runtime.core.task_maker import TaskMaker
 from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.core.types import Outcome, TaskPage, TaskRecord, TaskSpec
 from mcp_task_runtime.core.views import TaskView
+from mcp_task_runtime.core.work_loop import WorkLoop
 from mcp_task_runtime.core.worker_leases import WorkerLeases
 from mcp_task_runtime.core.workers import Workers
 from mcp_task_runtime.errors import TaskNotFoundError
@@ -64,7 +66,12 @@ class TaskRuntime:
     """
 
     def __init__(
-        self, store: TaskStore, queue: TaskMessageQueue | None = None, *, settings: TaskSettings | None = None
+        self,
+        store: TaskStore,
+        queue: TaskMessageQueue | None = None,
+        *,
+        settings: TaskSettings | None = None,
+        dispatcher: TaskDispatcher | None = None,
     ) -> None:
         """Make a runtime. It closes neither store nor queue.
 
@@ -72,9 +79,11 @@ class TaskRuntime:
             store: Where tasks are kept.
             queue: Where questions are kept; the store's own when `None`.
             settings: Limits and defaults.
+            dispatcher: Carries tasks to worker processes; see `register`. `None`: all work runs here.
 
         Raises:
-            ValueError: No queue was given and the store has none, or an argument has the wrong type.
+            ValueError: No queue was given and the store has none, or an argument has the wrong type, or there is a
+                dispatcher and no other process shares the store.
         """
         if not is_store(store):
             raise ValueError("store must be a TaskStore; open_store(url) makes one of a URL")
@@ -103,6 +112,7 @@ class TaskRuntime:
         is_shared = not isinstance(store, TaskSharing) or store.is_shared
         # A store that this runtime alone uses shows no lost process.
         self._leases = WorkerLeases(store, settings.lease_ms) if is_shared and isinstance(store, TaskLeases) else None
+        self._outbox = self._outbox_of(dispatcher)
         self._workers = Workers(
             clock=clock,
             group=self._group,
@@ -113,14 +123,27 @@ class TaskRuntime:
             live=self._live,
             slots=self._slots,
             leases=self._leases,
+            outbox=self._outbox,
             is_shared=is_shared,
         )
-        self._resumption = Resumption(self._workers)
+        self._resumption = Resumption(self._workers, self._outbox)
         self._keeper = None if self._leases is None else LeaseKeeper(self._leases, self._resumption, clock)
         most = settings.max_polls_per_second
         self._polls = None if most is None else RateLimit("polls of one task a second", most)
         self._stack: AsyncExitStack | None = None
         self._endings.on_end(self._note_end)
+
+    def _outbox_of(self, dispatcher: TaskDispatcher | None) -> Outbox | None:
+        if dispatcher is None:
+            return None
+        if not implements(dispatcher, TaskDispatcher):
+            raise ValueError("dispatcher must be a TaskDispatcher, as StoreDispatcher() is")
+        if self._leases is None:
+            raise ValueError(
+                "dispatcher needs a store that worker processes share: open_store() with a sqlite, redis or postgresql "
+                "URL opens one"
+            )
+        return Outbox(dispatcher, self._leases, self._group)
 
     async def __aenter__(self) -> Self:
         if self._stack is not None:
@@ -221,7 +244,30 @@ class TaskRuntime:
             raise LookupError("No work is registered for this name")
         return await self._workers.submit(spec, named, _same_outcome, resource_scope)
 
-    def register(self, name: str, work: NamedWork) -> None:
+    async def dispatch(self, spec: TaskSpec) -> TaskRecord:
+        """Create a task whose work a worker process runs, and submit it; return as soon as the task exists.
+
+        It can be read, answered, cancelled and awaited here as any other. A dispatcher that fails costs time: the task
+        is submitted again. Cancelled, there is either no task, or one that waits for a worker.
+
+        Args:
+            spec: What the task is made with; `spec.request.name` must be registered as dispatched.
+
+        Raises:
+            LimitExceededError: The owner has as many tasks as it may have.
+            LookupError: The tasks of this tool run here.
+            RuntimeError: The runtime is not open.
+            StoreError: The store could not create the task.
+        """
+        if self._outbox is None or not self._outbox.has(spec.request.name):
+            raise LookupError("No work is registered as dispatched for this name")
+        return await self._workers.dispatch(spec, self._outbox)
+
+    def is_dispatched(self, name: str) -> bool:
+        """Return whether the tasks of a tool are for worker processes."""
+        return self._outbox is not None and self._outbox.has(name)
+
+    def register(self, name: str, work: NamedWork, *, is_dispatched: bool = False) -> None:
         """Set the work for the tasks of a tool, by its name.
 
         `submit` runs it where it is given none, `execute` runs it for a task that waits for a worker, and a task made
@@ -230,7 +276,16 @@ class TaskRuntime:
         Args:
             name: `TaskRequest.name` of the tasks.
             work: The work; its `Execution` has the task's record, and it returns the outcome.
+            is_dispatched: Whether tasks of this tool are for workers: `dispatch` makes them, and a process that finds
+                one of them lost puts it back for a worker. It needs a dispatcher.
+
+        Raises:
+            ValueError: `is_dispatched`, and there is no dispatcher.
         """
+        if is_dispatched:
+            if self._outbox is None:
+                raise ValueError("is_dispatched needs a runtime with a dispatcher")
+            self._outbox.add(name)
         self._resumption.register(name, work)
 
     async def execute(self, task_id: str) -> bool:
@@ -246,16 +301,10 @@ class TaskRuntime:
             RuntimeError: The store has no leases, or this runtime alone uses it.
             StoreError: The store failed.
         """
-        if self._keeper is None or self._leases is None:
+        if self._leases is None:
             raise RuntimeError("execute() needs a shared store that implements TaskLeases")
         record = await self._reader.get(task_id)
-        if record is None or not self._may_execute(record):
-            return False
-        with store_errors():
-            claimed = await self._leases.claim(task_id)
-        if claimed is None:
-            return False
-        execution = await self._resumption.start(claimed)
+        execution = None if record is None else await self._begin(record)
         if execution is None:
             return False
         try:
@@ -264,6 +313,46 @@ class TaskRuntime:
             await self._workers.recall(execution)
             raise
         return True
+
+    async def work(self, *, concurrency: int = 8, names: Collection[str] | None = None) -> None:
+        """Be a worker: take tasks that wait for one, and run their registered work, until cancelled.
+
+        Any number of processes may do so on one store, which wakes them (`TaskWork`). When this is cancelled no more
+        tasks are taken; what runs goes on until the runtime closes, which gives it the grace period.
+
+        Args:
+            concurrency: Tasks that run at once at the most; those that wait for an answer count.
+            names: Only tasks of these tools; `None` for all that are registered.
+
+        Raises:
+            LookupError: No work is registered, or none for one of the names.
+            RuntimeError: The store has no leases, or this runtime alone uses it, or the runtime is not open.
+            ValueError: `concurrency` is below 1.
+        """
+        store = self.store
+        if self._leases is None or not isinstance(store, TaskLeases):
+            raise RuntimeError("work() needs a shared store that implements TaskLeases")
+        if concurrency < 1:
+            raise ValueError("concurrency must be at least 1")
+        if not self._workers.is_accepting:
+            raise RuntimeError("work() needs an open runtime")
+        missing = set(() if names is None else names) - set(self._resumption.names)
+        if missing or not self._resumption.names:
+            raise LookupError(f"No work is registered for {', '.join(sorted(missing)) or 'any tool'}")
+        source = _Source(self._workers, self._resumption, self._begin, names)
+        await WorkLoop(store, source, store.clock, concurrency=concurrency, lease_ms=self.settings.lease_ms).run()
+
+    async def _begin(self, record: TaskRecord) -> Execution[Any] | None:
+        """Claim a task and start its work, also when this is cancelled meanwhile; `None` for nothing to claim."""
+        if self._leases is None or not self._may_execute(record):
+            return None
+        execution = None
+        with anyio.CancelScope(shield=True):
+            with store_errors():
+                claimed = await self._leases.claim(record.task_id)
+            if claimed is not None:
+                execution = await self._resumption.start(claimed)
+        return execution
 
     def _may_execute(self, record: TaskRecord) -> bool:
         lease = record.lease
@@ -389,7 +478,10 @@ class TaskRuntime:
             StoreError: The store failed, or refuses the outcome as a value; nothing changed.
             StoreUnavailableError: The store did not answer in time; the task may have ended.
         """
-        return await self._endings.finish(task_id, outcome)
+        record = await self._endings.finish(task_id, outcome)
+        if self._outbox is not None and self._outbox.has(record.request.name) and self._group.is_open:
+            self._outbox.revoke(task_id)
+        return record
 
     async def drain(self, *, resource_scope: Hashable | None = None, accept_new: bool = True) -> None:
         """Let running work end within the grace period, then stop it: hand it over, or end its tasks as `failed`.
@@ -441,6 +533,39 @@ class TaskRuntime:
         if record is not None:
             self._stored.set(record)
             self.followers.feed(record)
+
+
+class _Source:
+    """What a work loop takes from; see `WorkSource`."""
+
+    def __init__(
+        self,
+        workers: Workers,
+        resumption: Resumption,
+        begin: Callable[[TaskRecord], Awaitable[Execution[Any] | None]],
+        names: Collection[str] | None,
+    ) -> None:
+        self._workers = workers
+        self._resumption = resumption
+        self._begin = begin
+        self._names = names
+
+    @property
+    def is_accepting(self) -> bool:
+        """Whether new work is taken."""
+        return self._workers.is_accepting
+
+    def names(self) -> Collection[str]:
+        """Return the tools whose tasks may be taken."""
+        return frozenset(self._resumption.names if self._names is None else self._names)
+
+    async def begin(self, record: TaskRecord) -> Execution[Any] | None:
+        """Claim a task and start its work."""
+        return await self._begin(record)
+
+    async def join(self, execution: Execution[Any]) -> None:
+        """Wait until a run has ended."""
+        await self._workers.join(execution)
 
 
 def _check_owner(record: TaskRecord, owner: str | None) -> None:

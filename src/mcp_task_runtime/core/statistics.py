@@ -19,7 +19,7 @@ class RuntimeStatistics:
         owners: Owners that have live tasks.
         deadlines: Deadlines that are watched.
         next_deadline: When the watch of deadlines wakes next; `None` for never.
-        detached: Open tasks whose work has returned, watched for an end by another process.
+        detached: Open tasks whose work has returned, or waits for or runs in another process, watched for their end.
         waiting_outcomes: Outcomes that wait to be written because the store failed.
         stored_tasks: Tasks that this process made and that have not expired.
         stored_bytes: Bytes of their arguments and results.

@@ -1,8 +1,8 @@
 """`TaskStore`: what a backend promises about the state of tasks, and the abilities it may have beside that.
 
 A custom store implements `TaskStore` and no more. Abilities are protocols of their own, declared by
-implementing them: `TaskLeases`, `TaskQuestions`, `TaskJournal`, `TaskSearch`, `TaskSharing`. All bundled
-stores have all of them.
+implementing them: `TaskLeases`, `TaskWork`, `TaskQuestions`, `TaskJournal`, `TaskSearch`, `TaskSharing`. All
+bundled stores have all of them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mcp_task_runtime.core.types import (
 )
 from mcp_task_runtime.core.views import TaskView
 
-__all__ = ["TaskJournal", "TaskLeases", "TaskQuestions", "TaskSearch", "TaskSharing", "TaskStore"]
+__all__ = ["TaskJournal", "TaskLeases", "TaskQuestions", "TaskSearch", "TaskSharing", "TaskStore", "TaskWork"]
 
 
 @runtime_checkable
@@ -233,6 +233,29 @@ class TaskLeases(Protocol):
         Returns:
             The stored snapshot, or `None`, and nothing changed, if there is nothing to claim: the task is
             unknown, has ended or expired, has no lease, or a worker holds one that has not lapsed.
+        """
+        ...
+
+
+@runtime_checkable
+class TaskWork(Protocol):
+    """Ability of a store with `TaskLeases` that wakes workers; with another one they look again and again."""
+
+    async def wait_for_work(self, names: Collection[str], *, limit: int) -> tuple[TaskRecord, ...]:
+        """Wait until tasks of these tools wait for a worker; return them, the longest waiting first.
+
+        Those are live tasks whose lease no process holds and has lapsed: a task that is made or put back with a lease
+        of 0 milliseconds. Level-triggered: one that waited before the call counts (L3). Tasks that others may claim
+        meanwhile are shown to all that wait. It may miss a lease that lapses while it waits: call it again from time
+        to time.
+
+        Args:
+            names: `TaskRequest.name` of the tasks.
+            limit: Most tasks to return, at least 1.
+
+        Raises:
+            ValueError: `limit` is below 1.
+            StoreClosedError: The store was closed while waiting.
         """
         ...
 

@@ -46,8 +46,12 @@ class TaskMaker:
         self._stored = stored
         self._leases = leases
 
-    async def make(self, spec: TaskSpec) -> TaskRecord:
-        """Create a task whose work this process runs. Cancelled, the task may exist.
+    async def make(self, spec: TaskSpec, *, waits_ms: int | None = None) -> TaskRecord:
+        """Create a task whose work this process runs, or that waits for a worker. Cancelled, the task may exist.
+
+        Args:
+            spec: What it is made with.
+            waits_ms: Milliseconds until its wait for a worker is overdue; `None` for work that runs here.
 
         Raises:
             LimitExceededError: The owner has as many tasks as it may have, live or stored.
@@ -61,7 +65,7 @@ class TaskMaker:
         self._live.reserve(spec.owner)  # before the store is asked: others may be on their way too
         try:
             with store_errors(), anyio.fail_after(_CREATE_SECONDS):
-                record = await self._store.create_task(self._bounded(spec))
+                record = await self._store.create_task(self._bounded(spec, waits_ms))
             self._live.add(record)
             self._stored.set(record)
         except TimeoutError as error:
@@ -75,8 +79,9 @@ class TaskMaker:
         """Count a task as stored no more: it was deleted."""
         self._stored.discard(record.task_id)
 
-    def _bounded(self, spec: TaskSpec) -> NewTask:
+    def _bounded(self, spec: TaskSpec, waits_ms: int | None) -> NewTask:
         settings = self._settings
+        worker = None if self._leases is None else self._leases.worker
         return NewTask(
             ttl_ms=settings.clamp_ttl(settings.default_ttl_ms if spec.ttl_ms is None else spec.ttl_ms),
             poll_interval_ms=settings.poll_interval_ms if spec.poll_interval_ms is None else spec.poll_interval_ms,
@@ -84,6 +89,6 @@ class TaskMaker:
             retention_ms=settings.retention_ms,
             request=spec.request,
             client_capabilities_json=spec.client_capabilities_json,
-            worker=None if self._leases is None else self._leases.worker,
-            lease_ms=settings.lease_ms,
+            worker=worker if waits_ms is None else "",
+            lease_ms=settings.lease_ms if waits_ms is None else waits_ms,
         )

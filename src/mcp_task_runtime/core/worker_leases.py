@@ -46,21 +46,35 @@ class WorkerLeases:
         """Claim a task for this process; see `TaskLeases.claim_task`."""
         return await self._store.claim_task(task_id, worker=self.worker, lease_ms=self.lease_ms)
 
-    async def release(self, task_id: str) -> None:
-        """Put a task back, so that any process can claim it at once. A failure is logged: the lease lapses later.
+    async def put_back(self, task_id: str, grace_ms: int) -> TaskRecord | None:
+        """Put a task back whose lease has lapsed, or whose wait for a worker is overdue; see `TaskLeases.claim_task`.
 
-        The lease is held by no process then, which tells it from one that only lapsed.
+        Args:
+            task_id: The task.
+            grace_ms: Milliseconds until its wait for a worker is overdue.
         """
-        await self._drop(task_id, lapse=True)
+        return await self._store.claim_task(task_id, worker="", lease_ms=grace_ms)
+
+    async def release(self, task_id: str, grace_ms: int = 0) -> TaskRecord | None:
+        """Put a task of this process back, so that any process can claim it at once; return it, if that was done.
+
+        The lease is held by no process then, which tells it from one that only lapsed. A failure is logged: the lease
+        lapses later.
+
+        Args:
+            task_id: The task.
+            grace_ms: Milliseconds until its wait for a worker is overdue.
+        """
+        try:
+            await self._store.drop_leases(self.worker, [task_id], lapse=True)
+            return await self.put_back(task_id, grace_ms)
+        except Exception:
+            logger.warning("A lease could not be released; it will lapse", exc_info=True)
+            return None
 
     async def forget(self, task_id: str) -> None:
         """Remove a task's lease: something outside ends the task. A failure is logged."""
-        await self._drop(task_id, lapse=False)
-
-    async def _drop(self, task_id: str, *, lapse: bool) -> None:
         try:
-            await self._store.drop_leases(self.worker, [task_id], lapse=lapse)
-            if lapse:
-                await self._store.claim_task(task_id, worker="", lease_ms=1)
+            await self._store.drop_leases(self.worker, [task_id], lapse=False)
         except Exception:
-            logger.warning("A lease could not be released; it will lapse", exc_info=True)
+            logger.warning("A lease could not be removed; it will lapse", exc_info=True)

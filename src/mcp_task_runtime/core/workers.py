@@ -14,6 +14,7 @@ from mcp_task_runtime.core import audit
 from mcp_task_runtime.core.causes import is_store_outage, sole_cause
 from mcp_task_runtime.core.clock import Clock
 from mcp_task_runtime.core.context import outcome_of_exception
+from mcp_task_runtime.core.dispatch import Outbox
 from mcp_task_runtime.core.endings import TaskEndings
 from mcp_task_runtime.core.execution import Execution, ExecutionState
 from mcp_task_runtime.core.followers import TaskFollowers
@@ -81,6 +82,7 @@ class Workers:
         live: LiveTasks,
         slots: WorkSlots,
         leases: WorkerLeases | None,
+        outbox: Outbox | None,
         is_shared: bool,
     ) -> None:
         """Make workers without work.
@@ -95,6 +97,7 @@ class Workers:
             live: The live tasks.
             slots: The `max_running` slots.
             leases: The leases of this process, if the store has leases.
+            outbox: The way to other processes, for work that runs there.
             is_shared: Whether other processes may end the tasks that run here.
         """
         self.is_accepting: bool = False
@@ -107,6 +110,7 @@ class Workers:
         self._live = live
         self._slots = slots
         self._leases = leases
+        self._outbox = outbox
         self._is_shared = is_shared
         self._runs: set[Execution[Any]] = set()
         self._running: dict[str, Execution[Any]] = {}
@@ -126,7 +130,7 @@ class Workers:
 
     @property
     def detached(self) -> int:
-        """Number of open tasks whose work has returned, watched for an end by another process."""
+        """Number of open tasks whose work does not run here, watched for an end by another process."""
         return len(self._detached)
 
     def has(self, task_id: str) -> bool:
@@ -184,6 +188,24 @@ class Workers:
         self._track(execution, record)
         return record
 
+    async def dispatch(self, spec: TaskSpec, outbox: Outbox) -> TaskRecord:
+        """Create a task that waits for a worker. Cancelled, there is either no task, or one that waits.
+
+        Raises:
+            RuntimeError: The runtime is not open.
+        """
+        if not self.is_accepting:
+            raise RuntimeError(_NOT_OPEN)
+        with anyio.CancelScope(shield=True):
+            record = await self._maker.make(spec, waits_ms=outbox.grace_ms)
+        outbox.post(record)
+        # This process counts the task, and ends it at its deadline, until another one has ended it.
+        on_change = partial(self._on_open_change, record.task_id)
+        self._detached[record.task_id] = self._followers.watch(record.task_id, on_change, after=record.revision)
+        if record.task_id not in self._live:  # it has ended already
+            self._note_end(record.task_id)
+        return record
+
     def resume(
         self,
         record: TaskRecord,
@@ -233,7 +255,7 @@ class Workers:
         """Let another process run the work of a task."""
         if self._leases is not None:
             audit.handed_over(record, "it does not run here")
-            await self._leases.release(record.task_id)
+            await self._release(record)
 
     async def abandon(self, execution: Execution[Any]) -> None:
         """Stop a run whose caller is gone, and cancel its task, whose handle no client will get."""
@@ -424,8 +446,7 @@ class Workers:
         if former is ExecutionState.RESERVED:
             await self.discard_task(record)
         elif former is ExecutionState.HANDED_OVER or self._is_lost(execution, record, end):
-            if self._leases is not None:
-                await self._leases.release(record.task_id)
+            await self._release(record)
         elif former is ExecutionState.DETACHED and (end.error is None or end.is_interrupted):
             return await self._leave_open(execution, record)
         else:
@@ -471,6 +492,13 @@ class Workers:
             await self._leases.forget(record.task_id)
         return record.task_id in self._live
 
+    async def _release(self, record: TaskRecord) -> None:
+        """Let another process run the work of a task: a worker, where it is for workers."""
+        if self._outbox is not None and self._outbox.has(record.request.name):
+            await self._outbox.release(record)
+        elif self._leases is not None:
+            await self._leases.release(record.task_id)
+
     def _track(self, execution: Execution[Any], record: TaskRecord) -> None:
         self._running[record.task_id] = execution
         if self._is_shared:
@@ -483,7 +511,7 @@ class Workers:
             if self._running.get(record.task_id) is execution:
                 del self._running[record.task_id]
                 self._reasons.pop(record.task_id, None)
-            if not stays_open:
+            if not stays_open and record.task_id not in self._detached:
                 self._live.discard(record.task_id)
         self._slots.release(execution)
         self._runs.discard(execution)
@@ -495,6 +523,10 @@ class Workers:
         if record is None or is_terminal(record.status):
             self._note_end(task_id)
             execution.stop()
+
+    def _on_open_change(self, task_id: str, record: TaskRecord | None) -> None:
+        if record is None or is_terminal(record.status):
+            self._note_end(task_id)
 
     def _on_end(self, task_id: str, record: TaskRecord | None) -> None:
         self._note_end(task_id)

@@ -49,6 +49,7 @@ from mcp_task_runtime.stores._storable import (
     check_progress,
     check_text,
 )
+from mcp_task_runtime.stores._work import waiting_in
 from mcp_task_runtime.stores.memory._entry import Entry
 from mcp_task_runtime.stores.memory._search import Search
 from mcp_task_runtime.stores.memory.queue import InMemoryTaskMessageQueue
@@ -103,6 +104,8 @@ class InMemoryTaskStore:
         self._closed = False
         self.is_shared: bool = False
         self._queue = InMemoryTaskMessageQueue()
+        self._work: Signal | None = None
+        """Exists while workers wait for tasks."""
 
     @property
     def clock(self) -> Clock:
@@ -137,6 +140,8 @@ class InMemoryTaskStore:
     async def aclose(self) -> None:
         """Close the store and its queue: every waiter wakes with `StoreClosedError`."""
         self._closed = True
+        if self._work is not None:
+            self._work.set()
         for entry in self._entries.values():
             entry.wake()
         await self._queue.aclose()
@@ -158,6 +163,7 @@ class InMemoryTaskStore:
         self._expiry.set(task_id, expires_at)
         if record.lease is not None:
             self._lapses.set(task_id, record.lease.expires_at)
+            self._tell_workers(record.lease)
         return record
 
     async def get_task(self, task_id: str) -> TaskRecord | None:
@@ -288,7 +294,26 @@ class InMemoryTaskStore:
         if entry is None or claimed is None or claimed.lease is None:
             return None
         self._lapses.set(task_id, claimed.lease.expires_at)
+        self._tell_workers(claimed.lease)
         return self._write(entry, claimed, [("claimed" if worker else "released", _run_of(claimed.lease))])
+
+    # --- TaskWork ---
+
+    async def wait_for_work(self, names: Collection[str], *, limit: int) -> tuple[TaskRecord, ...]:
+        """Wait until tasks of these tools wait for a worker; see `TaskWork.wait_for_work`."""
+        _check_limit(limit)
+        while True:
+            waiting = waiting_in(await self.list_lapsed(limit=max(1, len(self._lapses))), names)
+            if waiting:
+                return tuple(waiting[:limit])
+            if self._work is None:
+                self._work = Signal()
+            await self._work.wait()
+
+    def _tell_workers(self, lease: Lease) -> None:
+        if self._work is not None and not lease.worker:
+            self._work.set()
+            self._work = None
 
     # --- TaskQuestions ---
 

@@ -10,8 +10,9 @@ import anyio
 
 __all__ = ["Signal", "Signals", "Topic"]
 
-Topic: TypeAlias = Literal["task", "message", "answer"]
-"""What a waiter waits for: a change of a task, a message in its mailbox, an answer to one of its questions."""
+Topic: TypeAlias = Literal["task", "message", "answer", "work"]
+"""What a waiter waits for: a change of a task, a message in its mailbox, an answer to one of its questions; or tasks
+that wait for a worker, in place of a task's id with an empty one."""
 
 _TOPICS: Final[dict[str, tuple[Topic, ...]]] = {
     "u": ("task",),
@@ -19,6 +20,7 @@ _TOPICS: Final[dict[str, tuple[Topic, ...]]] = {
     "a": ("answer",),
     "c": ("message", "answer"),
     "d": ("task", "message", "answer"),
+    "w": ("work",),
 }
 """The waiters that a notification wakes, by its first letter; see `_statements`."""
 

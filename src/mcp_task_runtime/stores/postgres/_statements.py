@@ -52,6 +52,7 @@ __all__ = [
     "SERVER_TIME",
     "STEP",
     "UPDATE",
+    "WAITING",
     "WATCH",
     "search_statement",
 ]
@@ -74,6 +75,7 @@ _OTHERS_WATCH: Final = "NOT watchers <@ ARRAY[%(watcher)s]::bigint[]"
 _NOTIFY_UPDATE: Final = "CASE WHEN " + _OTHERS_WATCH + " THEN pg_notify({channel}, 'u:' || task_id) END"
 _NOTIFY_MESSAGE: Final = "pg_notify({channel}, 'm:' || task_id)"  # a waiter may have come before the task
 _NOTIFY_ANSWER: Final = "CASE WHEN " + _OTHERS_WATCH + " THEN pg_notify({channel}, 'a:' || task_id) END"
+_NOTIFY_WORK: Final = "CASE WHEN lease_worker = '' THEN pg_notify({channel}, 'w:') END"
 _NOTIFY_GONE: Final = "pg_notify({channel}, 'd' || pg_current_xact_id()::text || ':' || task_id)"
 
 _COLUMNS: Final = (
@@ -96,7 +98,8 @@ _CHANGED: Final = """
         operation = %(operation)s,
         revision = revision + 1"""
 
-CREATE: Final = """
+CREATE: Final = (
+    """
     INSERT INTO {tasks} (
         task_id, owner, status, created_at, last_updated_at, ttl_ms, expires_at, poll_interval_ms, retention_ms,
         revision, request_method, request_name, request_arguments, progress_token, rerunnable, client_capabilities,
@@ -109,7 +112,9 @@ CREATE: Final = """
         %(max_attempts)s, %(caller)s, %(sealed_credentials)s, %(lease_worker)s,
         {now} + %(lease_ms)s::bigint * interval '1 millisecond', %(lease_attempt)s, ARRAY[%(watcher)s]::bigint[],
         %(operation)s
-    ) ON CONFLICT (task_id) DO NOTHING RETURNING created_at"""
+    ) ON CONFLICT (task_id) DO NOTHING RETURNING created_at, """
+    + _NOTIFY_WORK
+)
 
 CREATED: Final = "SELECT created_at FROM {tasks} WHERE task_id = %(task_id)s AND operation = %(operation)s"
 
@@ -273,6 +278,16 @@ CLAIM: Final = (
     + " AND (lease_expires_at <= {now} OR (lease_worker = '' AND %(worker)s::text <> '')) AND "
     + _ALIVE
     + _RETURNING
+    + ", "
+    + _NOTIFY_WORK
+)
+
+WAITING: Final = (
+    "SELECT position, "
+    + _COLUMNS
+    + " FROM {tasks} WHERE lease_expires_at <= {now} AND lease_worker = '' AND request_name = ANY(%(names)s) AND "
+    + _ALIVE
+    + " ORDER BY lease_expires_at, position LIMIT %(limit)s"
 )
 
 # --- questions ---

@@ -323,6 +323,27 @@ class PostgresTaskStore(DatabaseUser):
 
         return await self._database.change(str(parameters["task_id"]), claim)
 
+    # --- TaskWork ---
+
+    async def wait_for_work(self, names: Collection[str], *, limit: int) -> tuple[TaskRecord, ...]:
+        """Wait until tasks of these tools wait for a worker; see `TaskWork.wait_for_work`.
+
+        The cost of a look is linear in the waiting tasks of other tools that are before them.
+        """
+        limit = _checked_limit(limit)
+        stored = [to_text(name) for name in names]
+
+        def look(attempt: Attempt) -> tuple[TaskRecord, ...] | NotYet:
+            size = limit
+            while True:
+                rows = list(attempt.fetch_each(statements.WAITING, {"names": stored, "limit": size}))
+                records = self._intact(rows)
+                if len(records) >= limit or len(rows) < size:
+                    return tuple(records[:limit]) or NotYet(None)
+                size *= 2  # those at the head are damaged
+
+        return await self._database.wait("work", "", look)
+
     # --- TaskQuestions ---
 
     async def ask(self, task_id: str, question: QueuedMessage, *, fence: Fence | None = None) -> TaskRecord | None:

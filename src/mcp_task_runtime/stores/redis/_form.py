@@ -27,7 +27,7 @@ the task's tag: its identifier, or a digest of it when that contains anything bu
 letters, digits, `-` and `_`; `O` the beginning of a digest of the owner, `-` without one. An entry is `T` + space +
 `N` + space + `O`, and where `T` is a digest + space + 128 bytes of the identifier in hexadecimal digits. The keys of
 owners, leases and the search are indexes: what they say is checked against the task. Changes of a task or its
-mailbox are published on the channel `P:{T}`.
+mailbox are published on the channel `P:{T}`, and a task that waits for a worker on the channel `P:{leases:}`.
 
 Times are microseconds since 1970 UTC, as decimal integers. In a record a field that is missing is `None`.
 

@@ -55,6 +55,7 @@ from mcp_task_runtime.errors import (
 )
 from mcp_task_runtime.stores import _storable
 from mcp_task_runtime.stores._cursor import decode_cursor, encode_cursor
+from mcp_task_runtime.stores._work import waiting_in
 from mcp_task_runtime.stores.redis._backend import Backend, Source
 from mcp_task_runtime.stores.redis._connections import Call, script_call
 from mcp_task_runtime.stores.redis._form import (
@@ -417,6 +418,32 @@ class RedisTaskStore:
         if record.lease is not None:
             self._move_lapse(tag, to_micros(record.lease.expires_at))
         return record
+
+    # --- work
+
+    async def wait_for_work(self, names: Collection[str], *, limit: int) -> tuple[TaskRecord, ...]:
+        """Wait until tasks of these tools wait for a worker; see `TaskWork.wait_for_work`. Damaged tasks are left out.
+
+        The cost of a look is linear in the waiting tasks of other tools, and in the lapsed leases, that are before
+        them. On a cluster, where the index is in another slot than the task, it looks every two seconds.
+        """
+        look = partial(self._waiting, frozenset(names), limit)
+        signals = await self._backend.signals()
+        with signals.listen(self._keys.leases, b"w") as listener:
+            waiting = await look()
+            while not waiting:
+                await listener.wait()
+                waiting = await self._backend.look_again(look)
+            return waiting
+
+    async def _waiting(self, names: frozenset[str], limit: int) -> tuple[TaskRecord, ...]:
+        size = limit
+        while True:
+            lapsed = await self.list_lapsed(limit=size)
+            waiting = waiting_in(lapsed, names)
+            if len(waiting) >= limit or len(lapsed) < size:
+                return tuple(waiting[:limit])
+            size *= 4  # those at the head are for others
 
     # --- questions
 

@@ -32,6 +32,7 @@ __all__ = [
     "ALIVE",
     "KNOWN_TASKS",
     "STATEMENTS",
+    "WORK_TOPIC",
     "Event",
     "Found",
     "add_event",
@@ -58,6 +59,9 @@ KNOWN_TASKS: Final = 256
 
 ALIVE: Final = "(expires_at IS NULL OR expires_at > ?)"
 """Whether a task has not expired at the time that is the parameter."""
+
+WORK_TOPIC: Final = "\0work"
+"""In place of a task's id, which is never this: wakes those that wait for work."""
 
 _SELECT: Final = f"SELECT {RECORD_COLUMNS} FROM tasks WHERE task_id = ? AND {ALIVE}"
 _FIND: Final = f"SELECT {RECORD_COLUMNS}, events, sequence FROM tasks WHERE task_id = ? AND {ALIVE}"
@@ -215,6 +219,8 @@ def insert(transaction: Transaction, record: TaskRecord) -> None:
     transaction.count(record.status, to_sql(record.request.name), 1)
     _keep(transaction, Found(record, (), inserted.lastrowid))
     transaction.tell(record.task_id, record)
+    if record.lease is not None and not record.lease.worker:
+        transaction.tell(WORK_TOPIC)
 
 
 def update(transaction: Transaction, found: Found, record: TaskRecord, events: Iterable[Event] = ()) -> None:
@@ -236,6 +242,8 @@ def claim(transaction: Transaction, found: Found, record: TaskRecord) -> None:
     transaction.execute(_CLAIM, _changes(record, history, *claimed))
     _keep(transaction, Found(record, history, found.sequence))
     transaction.tell(record.task_id, record)
+    if not lease.worker:
+        transaction.tell(WORK_TOPIC)
 
 
 def finish(transaction: Transaction, found: Found, record: TaskRecord) -> None:

@@ -7,6 +7,7 @@ group commit and the wake-up between processes; `_clock` whose time counts.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Collection, Mapping
 from contextlib import suppress
@@ -89,6 +90,10 @@ _DROP: Final = "UPDATE tasks SET lease_worker = NULL, lease_expires_at = NULL, l
 _LAPSED: Final = (
     f"SELECT {RECORD_COLUMNS} FROM tasks WHERE lease_expires_at <= ? AND {ALIVE} ORDER BY lease_expires_at LIMIT ?"
 )
+_WAITING: Final = (
+    f"SELECT {RECORD_COLUMNS} FROM tasks WHERE lease_expires_at <= ? AND lease_worker = '' AND {ALIVE}"
+    " AND name IN (SELECT value FROM json_each(?)) ORDER BY lease_expires_at LIMIT ?"
+)
 _STEP: Final = "SELECT value FROM steps WHERE task_id = ? AND key = ?"
 _RECORD_STEP: Final = "INSERT INTO steps (task_id, key, value) VALUES (?, ?, ?)"
 _STEPS: Final = (
@@ -96,7 +101,7 @@ _STEPS: Final = (
     " AND EXISTS (SELECT 1 FROM tasks WHERE task_id = ?1 AND (expires_at IS NULL OR expires_at > ?2))"
 )
 
-STATEMENTS: Final = (_PAGE, _BY_SEQUENCE, _VIEW, _HISTORY, _RENEW, _LAPSE, _DROP, _LAPSED, _STEP, _STEPS)
+STATEMENTS: Final = (_PAGE, _BY_SEQUENCE, _VIEW, _HISTORY, _RENEW, _LAPSE, _DROP, _LAPSED, _WAITING, _STEP, _STEPS)
 """All statements of this module that read or change rows which are there."""
 
 
@@ -342,6 +347,16 @@ class SQLiteTaskStore:
 
         return await self._engine.write(claim)
 
+    # --- TaskWork ---
+
+    async def wait_for_work(self, names: Collection[str], *, limit: int) -> tuple[TaskRecord, ...]:
+        """Wait until tasks of these tools wait for a worker; see `TaskWork.wait_for_work`. Damaged tasks are left out.
+
+        The cost of a look is linear in the waiting tasks of other tools that are before them.
+        """
+        look = _WorkLook(self._damage, json.dumps(sorted(names)), _page_size(limit))
+        return await self._engine.wait(_tasks.WORK_TOPIC, look)
+
     # --- TaskQuestions ---
 
     async def ask(self, task_id: str, question: QueuedMessage, *, fence: Fence | None = None) -> TaskRecord | None:
@@ -492,6 +507,30 @@ class _UpdateLook:
         if isinstance(change, TaskRecord):
             return change if change.revision > self._after else None
         return IRRELEVANT
+
+
+class _WorkLook:
+    """What a worker looks for."""
+
+    __slots__ = ("_damage", "_limit", "_names")
+
+    def __init__(self, damage: DamageLog, names: str, limit: int) -> None:
+        self._damage = damage
+        self._names = names
+        self._limit = limit
+
+    def __call__(self, transaction: Transaction) -> tuple[tuple[TaskRecord, ...] | None, datetime | None]:
+        size = self._limit
+        while True:
+            rows = transaction.execute(_WAITING, (transaction.stamp, transaction.stamp, self._names, size)).fetchall()
+            records = self._damage.records_of(rows)
+            if len(records) >= self._limit or len(rows) < size:
+                return tuple(records[: self._limit]) or None, None
+            size = min(2 * size, _LARGEST_INTEGER)  # those at the head are damaged
+
+    def accept(self, change: object) -> Any:
+        """Have the worker look: what waits may be for another one."""
+        return None
 
 
 def _drop_lease(transaction: Transaction, worker: str, task_id: str, *, lapse: bool) -> None:

@@ -15,4 +15,5 @@ redis.call('HSET', KEYS[1], 'op', op, 'claim', op, 'revision', digits(head.revis
     'worker', worker, 'lease_expires_at', lapses, 'attempt', attempt)
 relapse(lapses)
 tell('t')
+if worker == '' then ring() end
 return {'ok', all()}

@@ -37,6 +37,7 @@ end
 local function is_in(statuses) return string.find(statuses, ' ' .. head.status .. ' ', 1, true) end
 
 local opening, tag = string.match(channel, '^(.*:{)([^}]*)}$')
+local function ring() if KEYS[9] then redis.call('PUBLISH', KEYS[9], 'w') end end -- wake those that wait for work
 local function unlease() if KEYS[9] then redis.call('ZREM', KEYS[9], tag) end end
 local function relapse(lapses) if KEYS[9] then redis.call('ZADD', KEYS[9], 'XX', lapses, tag) end end
 local function forget()

@@ -1,0 +1,161 @@
+"""`TaskDispatcher`: carries the work of tasks to other processes, and `Outbox`, which gives it the tasks of a runtime.
+
+The store is the truth: it has the task, its state, questions, outcome and lease. A dispatcher is a messenger, and
+carries the task's id alone. What it loses costs time and no task: a task that no worker has started after
+`TaskDispatcher.start_grace_ms` is submitted again, by any process of the server.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import Final, Protocol, runtime_checkable
+
+import anyio
+
+from mcp_task_runtime.core.group import IsolatedGroup
+from mcp_task_runtime.core.types import TaskRecord
+from mcp_task_runtime.core.worker_leases import WorkerLeases
+
+__all__ = ["Dispatch", "Outbox", "StoreDispatcher", "TaskDispatcher"]
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+SUBMIT_SECONDS: Final = 1.0
+"""How long a dispatcher may take for one task."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """A task that waits for a worker.
+
+    Attributes:
+        task_id: The task.
+        name: The tool's name, to choose a queue by.
+        attempt: The number of the run that is wanted, 1 for the first.
+        not_after: When the task expires, as an aware UTC time; `None` for never.
+    """
+
+    task_id: str
+    name: str
+    attempt: int
+    not_after: datetime | None
+
+    @property
+    def key(self) -> str:
+        """A name for this run, for engines that drop what was submitted before."""
+        return f"{self.task_id}.{self.attempt}"
+
+
+@runtime_checkable
+class TaskDispatcher(Protocol):
+    """Carries tasks to worker processes, where `TaskRuntime.execute` runs them.
+
+    Both methods are cancelled after a second, and may raise anything: that is logged, and the task is submitted
+    again later. They are called concurrently. A task may be submitted more than once.
+    """
+
+    @property
+    def start_grace_ms(self) -> int:
+        """Milliseconds after which a task that no worker has started is submitted again; 0 for never."""
+        ...
+
+    async def submit(self, dispatch: Dispatch) -> None:
+        """Have a worker call `TaskRuntime.execute` with the task's id."""
+        ...
+
+    async def revoke(self, task_id: str) -> None:
+        """Drop what was submitted of a task that has ended, where that is possible; a worker would find nothing."""
+        ...
+
+
+class StoreDispatcher:
+    """The `TaskDispatcher` without an engine: tasks wait in the store, which wakes processes that call `work`."""
+
+    start_grace_ms: Final = 0
+
+    async def submit(self, dispatch: Dispatch) -> None:
+        """Do nothing: the store has the task, and has woken the workers."""
+
+    async def revoke(self, task_id: str) -> None:
+        """Do nothing: a task that has ended waits no more."""
+
+
+class Outbox:
+    """The tools of a runtime whose work runs elsewhere, and the way there."""
+
+    def __init__(self, dispatcher: TaskDispatcher, leases: WorkerLeases, group: IsolatedGroup) -> None:
+        """Make the outbox of a runtime.
+
+        Args:
+            dispatcher: Carries the tasks.
+            leases: The leases of this process.
+            group: Runs what is not waited for.
+        """
+        self._dispatcher = dispatcher
+        self._leases = leases
+        self._group = group
+        self._names: set[str] = set()
+
+    @property
+    def grace_ms(self) -> int:
+        """How long a task may wait for a worker before it is submitted again; 0 for as long as it takes."""
+        return self._dispatcher.start_grace_ms
+
+    def add(self, name: str) -> None:
+        """Let the tasks of a tool run elsewhere."""
+        self._names.add(name)
+
+    def has(self, name: str) -> bool:
+        """Return whether the tasks of a tool run elsewhere."""
+        return name in self._names
+
+    def post(self, record: TaskRecord) -> None:
+        """Submit a task, without waiting for it."""
+        self._group.start(partial(self.submit, record), anyio.CancelScope())
+
+    async def submit(self, record: TaskRecord) -> None:
+        """Submit a task; a failure is logged, and the task is submitted again later."""
+        attempt = 1 if record.lease is None else record.lease.attempt + 1
+        dispatch = Dispatch(record.task_id, record.request.name, attempt, record.task.expires_at)
+        try:
+            with anyio.fail_after(SUBMIT_SECONDS):
+                await self._dispatcher.submit(dispatch)
+        except Exception:
+            logger.warning("A task could not be submitted to its workers; it will be again", exc_info=True)
+
+    def revoke(self, task_id: str) -> None:
+        """Revoke a task that has ended, without waiting for it. A failure is not worth a warning: nothing runs."""
+        self._group.start(partial(self._revoke, task_id), anyio.CancelScope())
+
+    async def put_back(self, record: TaskRecord) -> bool:
+        """Put a task back whose worker was lost, or that no worker has started in time; return whether that was due.
+
+        Of many processes one does.
+
+        Raises:
+            StoreError: The store failed.
+        """
+        lease = record.lease
+        if lease is None or not (lease.worker or self.grace_ms):
+            return False
+        waiting = await self._leases.put_back(record.task_id, self.grace_ms)
+        if waiting is None:
+            return False
+        await self.submit(waiting)
+        return True
+
+    async def release(self, record: TaskRecord) -> None:
+        """Put a task back whose work was stopped here. A failure is logged: its lease lapses later."""
+        waiting = await self._leases.release(record.task_id, self.grace_ms)
+        if waiting is not None:
+            await self.submit(waiting)
+
+    async def _revoke(self, task_id: str) -> None:
+        try:
+            with anyio.move_on_after(SUBMIT_SECONDS):
+                await self._dispatcher.revoke(task_id)
+        except Exception:
+            logger.debug("A task could not be revoked", exc_info=True)

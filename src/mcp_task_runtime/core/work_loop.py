@@ -1,0 +1,136 @@
+"""`WorkLoop`: takes tasks that wait for a worker, as many at once as there is room for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Collection
+from datetime import timedelta
+from typing import Any, Final, Protocol
+
+import anyio
+
+from mcp_task_runtime.core.abilities import implements
+from mcp_task_runtime.core.clock import Clock
+from mcp_task_runtime.core.execution import Execution
+from mcp_task_runtime.core.store import TaskLeases, TaskWork
+from mcp_task_runtime.core.types import TaskRecord
+from mcp_task_runtime.errors import StoreClosedError, StoreError
+
+__all__ = ["WorkLoop", "WorkSource"]
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+_RETRY_SECONDS: Final = 0.5
+_LOST_RACE_SECONDS: Final = 0.02
+"""How long a worker waits that found tasks, and was too late for all of them."""
+_SPARE: Final = 16
+"""How many tasks a worker looks at beyond its room, for those that other workers are faster to claim."""
+_LOOKS_A_LEASE: Final = 3
+
+
+class WorkSource(Protocol):
+    """What a loop needs of the runtime that it is part of."""
+
+    @property
+    def is_accepting(self) -> bool:
+        """Whether new work is taken."""
+        ...
+
+    def names(self) -> Collection[str]:
+        """Return the tools whose tasks may be taken."""
+        ...
+
+    async def begin(self, record: TaskRecord) -> Execution[Any] | None:
+        """Claim a task and start its work; `None` where there is nothing to claim."""
+        ...
+
+    async def join(self, execution: Execution[Any]) -> None:
+        """Wait until a run has ended and its outcome is written."""
+        ...
+
+
+class WorkLoop:
+    """Takes waiting tasks in their order, and looks for more when the store says that there are."""
+
+    def __init__(self, store: TaskLeases, source: WorkSource, clock: Clock, *, concurrency: int, lease_ms: int) -> None:
+        """Make a loop that has not begun.
+
+        Args:
+            store: Where the tasks wait. One with `TaskWork` wakes the loop; in another it looks three times a lease.
+            source: Runs them.
+            clock: The store's clock.
+            concurrency: Tasks that run at once at the most.
+            lease_ms: How long a lease lasts, in milliseconds.
+        """
+        self._store = store
+        self._source = source
+        self._clock = clock
+        self._concurrency = concurrency
+        self._pause = timedelta(milliseconds=lease_ms) / _LOOKS_A_LEASE
+        self._running: set[Execution[Any]] = set()
+        self._left = anyio.Event()
+        self._is_failing = False
+
+    async def run(self) -> None:
+        """Take tasks until no more work is taken, or the store is closed, or this is cancelled: what runs goes on."""
+        async with anyio.create_task_group() as group:
+            while self._source.is_accepting:
+                try:
+                    for execution in await self._take():
+                        self._running.add(execution)
+                        group.start_soon(self._follow, execution)
+                except StoreClosedError:
+                    break
+                except StoreError:
+                    if not self._is_failing:
+                        self._is_failing = True
+                        logger.warning("Waiting tasks could not be taken; trying again", exc_info=True)
+                    await anyio.sleep(_RETRY_SECONDS)
+            group.cancel_scope.cancel()
+
+    async def _take(self) -> list[Execution[Any]]:
+        """Wait for room and for tasks; return the runs of those that were taken."""
+        while len(self._running) >= self._concurrency:
+            self._left = anyio.Event()
+            await self._left.wait()
+        room = self._concurrency - len(self._running)
+        waiting = await self._wait(self._source.names(), room + _SPARE)
+        self._is_failing = False
+        taken: list[Execution[Any]] = []
+        for record in waiting:
+            if len(taken) == room:
+                break
+            try:
+                execution = await self._source.begin(record)
+            except StoreClosedError:
+                raise
+            except StoreError:  # the runs that were taken must be followed; the next look tells more
+                logger.warning("A waiting task could not be taken", exc_info=True)
+                break
+            if execution is not None:
+                taken.append(execution)
+        if waiting and not taken:
+            await anyio.sleep(_LOST_RACE_SECONDS)
+        return taken
+
+    async def _wait(self, names: Collection[str], most: int) -> tuple[TaskRecord, ...]:
+        with self._clock.move_on_at(self._clock.now() + self._pause):
+            if implements(self._store, TaskWork):
+                look: Callable[..., Awaitable[tuple[TaskRecord, ...]]] = getattr(self._store, "wait_for_work")  # noqa: B009
+                return await look(names, limit=most)
+            found = await self._store.list_lapsed(limit=1_000)
+            if waiting := [each for each in found if _waits(each) and each.request.name in names]:
+                return tuple(waiting[:most])
+            await anyio.sleep_forever()
+        return ()
+
+    async def _follow(self, execution: Execution[Any]) -> None:
+        try:
+            await self._source.join(execution)
+        finally:
+            self._running.discard(execution)
+            self._left.set()
+
+
+def _waits(record: TaskRecord) -> bool:
+    return record.lease is not None and not record.lease.worker

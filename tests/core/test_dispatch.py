@@ -1,0 +1,461 @@
+"""Work that runs in other processes: dispatched tasks, workers, and what a dispatcher may lose (L9, L12, L16)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from mcp_task_runtime import Execution, LimitExceededError, Outcome, TaskSettings, TaskSpec
+from mcp_task_runtime.core.dispatch import Dispatch, StoreDispatcher
+from mcp_task_runtime.core.types import NewTask, TaskRequest
+from tests.core.leased_store import LEASE_SECONDS, SETTINGS, TURN_SECONDS, Cluster, Process, open_cluster
+from tests.core.worlds import open_world
+
+SPEC = TaskSpec(request=TaskRequest(name="tool", arguments_json='{"n":7}'))
+RERUNNABLE = TaskSpec(request=replace(SPEC.request, rerunnable=True))
+GRACE_SECONDS = 30
+
+
+class Broker:
+    """A dispatcher that keeps what it is given.
+
+    Attributes:
+        submitted: What it was given, in order.
+        revoked: The tasks that it was to drop.
+        is_down: Whether it raises.
+        hangs: Whether it does not return.
+    """
+
+    def __init__(self) -> None:
+        self.start_grace_ms = GRACE_SECONDS * 1000
+        self.submitted: list[Dispatch] = []
+        self.revoked: list[str] = []
+        self.is_down = False
+        self.hangs = False
+
+    async def submit(self, dispatch: Dispatch) -> None:
+        if self.is_down:
+            raise ConnectionError("the broker is down")
+        if self.hangs:
+            await anyio.sleep_forever()
+        self.submitted.append(dispatch)
+
+    async def revoke(self, task_id: str) -> None:
+        if self.is_down:
+            raise ConnectionError("the broker is down")
+        self.revoked.append(task_id)
+
+
+class Tool:
+    """Work that waits until it is let go.
+
+    Attributes:
+        runs: Which process ran which attempt of which task.
+        gate: Set to let it end.
+    """
+
+    def __init__(self) -> None:
+        self.runs: list[tuple[str, int]] = []
+        self.gate = anyio.Event()
+
+    def of(self, process: Process) -> Any:
+        async def work(execution: Execution[Outcome]) -> Outcome:
+            record = execution.record
+            assert record is not None
+            assert record.lease is not None
+            self.runs.append((process.worker, record.lease.attempt))
+            await self.gate.wait()
+            return Outcome.completed({"n": 2 * record.request.arguments["n"]})
+
+        return work
+
+    def register(self, *processes: Process) -> None:
+        for process in processes:
+            process.runtime.register("tool", self.of(process), is_dispatched=True)
+
+
+@asynccontextmanager
+async def working(*processes: Process, concurrency: int = 8) -> AsyncIterator[anyio.abc.TaskGroup]:
+    async def work(process: Process) -> None:
+        await process.runtime.work(concurrency=concurrency)
+
+    async with anyio.create_task_group() as group:
+        for process in processes:
+            group.start_soon(work, process)
+        yield group
+        group.cancel_scope.cancel()
+
+
+def lease_of(cluster: Cluster, task_id: str) -> tuple[str, int] | None:
+    lease = cluster.store.record(task_id).lease
+    return None if lease is None else (lease.worker, lease.attempt)
+
+
+# --- dispatch -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_dispatched_task_waits_for_a_worker_and_runs_there() -> None:
+    async with open_cluster(dispatcher=StoreDispatcher()) as (cluster, (server, worker)):
+        tool = Tool()
+        tool.gate.set()
+        tool.register(server, worker)
+        record = await server.runtime.dispatch(SPEC)
+        assert lease_of(cluster, record.task_id) == ("", 0)
+        await cluster.settle()
+        assert tool.runs == [], "the server runs no work of it"
+        async with working(worker):
+            outcome = await server.runtime.result(record.task_id, owner=None)
+        assert outcome.result == {"n": 14}
+        assert tool.runs == [(worker.worker, 1)]
+        assert server.runtime.statistics().live_tasks == 0, "it is counted no more"
+        assert server.runtime.statistics().detached == 0
+
+
+async def test_an_engine_gets_the_task_with_the_number_of_its_run() -> None:
+    broker = Broker()
+    async with open_cluster(dispatcher=broker) as (cluster, (server, worker)):
+        tool = Tool()
+        tool.gate.set()
+        tool.register(server, worker)
+        record = await server.runtime.dispatch(SPEC)
+        await cluster.settle()
+        assert broker.submitted == [Dispatch(record.task_id, "tool", 1, record.task.expires_at)]
+        assert broker.submitted[0].key == f"{record.task_id}.1"
+        assert await worker.runtime.execute(record.task_id)
+        assert cluster.store.record(record.task_id).status == "completed"
+        assert not await worker.runtime.execute(record.task_id), "a redelivery finds nothing"
+
+
+async def test_a_task_can_be_cancelled_before_and_while_it_runs_elsewhere() -> None:
+    """L9."""
+    broker = Broker()
+    async with open_cluster(dispatcher=broker) as (cluster, (server, worker)):
+        tool = Tool()
+        tool.register(server, worker)
+        waiting = await server.runtime.dispatch(SPEC)
+        await server.runtime.cancel(waiting.task_id, owner=None)
+        assert not await worker.runtime.execute(waiting.task_id)
+        running = await server.runtime.dispatch(SPEC)
+        async with anyio.create_task_group() as group:
+            group.start_soon(worker.runtime.execute, running.task_id)
+            await cluster.settle()
+            assert worker.running == {running.task_id}
+            await server.runtime.cancel(running.task_id, owner=None)
+        assert worker.running == set()
+        assert cluster.store.record(running.task_id).status == "cancelled"
+        await cluster.settle()
+        assert broker.revoked == [waiting.task_id, running.task_id]
+
+
+async def test_dispatched_tasks_count_for_their_owner_until_they_have_ended() -> None:
+    """L16."""
+    settings = replace(SETTINGS, max_tasks_per_owner=1)
+    async with open_cluster(settings=settings, dispatcher=StoreDispatcher()) as (cluster, (server, worker)):
+        tool = Tool()
+        tool.gate.set()
+        tool.register(server, worker)
+        record = await server.runtime.dispatch(SPEC)
+        with pytest.raises(LimitExceededError):
+            await server.runtime.dispatch(SPEC)
+        assert await worker.runtime.execute(record.task_id)
+        await cluster.settle()
+        await server.runtime.dispatch(SPEC)
+
+
+async def test_a_task_that_no_worker_starts_ends_at_its_deadline() -> None:
+    """L7: loudly, not by being gone."""
+    async with open_cluster(1, dispatcher=StoreDispatcher()) as (cluster, (server,)):
+        Tool().register(server)
+        record = await server.runtime.dispatch(replace(SPEC, ttl_ms=60_000))
+        await cluster.pass_time(60)
+        assert cluster.store.record(record.task_id).status == "failed"
+        assert server.runtime.statistics().deadlines == 0
+
+
+async def test_what_is_not_dispatched_is_refused_and_creates_nothing() -> None:
+    async with open_cluster(1, dispatcher=StoreDispatcher()) as (_, (server,)):
+        server.runtime.register("tool", Tool().of(server))
+        with pytest.raises(LookupError, match="dispatched"):
+            await server.runtime.dispatch(SPEC)
+        assert server.runtime.statistics().stored_tasks == 0
+
+
+async def test_a_dispatcher_needs_a_store_that_others_share() -> None:
+    from mcp_task_runtime import InMemoryTaskStore, TaskRuntime
+
+    with pytest.raises(ValueError, match="worker processes share"):
+        TaskRuntime(InMemoryTaskStore(), dispatcher=StoreDispatcher())
+    with pytest.raises(ValueError, match="TaskDispatcher"):
+        TaskRuntime(InMemoryTaskStore(), dispatcher=object())  # type: ignore[arg-type]
+    async with open_world() as world:
+        with pytest.raises(RuntimeError, match="TaskLeases"):
+            await world.runtime.work()
+        with pytest.raises(ValueError, match="dispatcher"):
+            world.runtime.register("tool", Tool().of(None), is_dispatched=True)  # type: ignore[arg-type]
+
+
+# --- what a broker may lose ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", ["down", "hangs", "loses"])
+async def test_a_broker_that_is_down_or_loses_all_costs_time_and_no_task(
+    fault: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """L12: the store is the outbox."""
+    monkeypatch.setattr("mcp_task_runtime.core.dispatch.SUBMIT_SECONDS", 0.01)
+    broker = Broker()
+    broker.is_down, broker.hangs = fault == "down", fault == "hangs"
+    async with open_cluster(dispatcher=broker) as (cluster, (server, other)):
+        tool = Tool()
+        tool.gate.set()
+        tool.register(server, other)
+        record = await server.runtime.dispatch(SPEC)
+        await cluster.settle()
+        while fault != "loses" and "could not be submitted" not in caplog.text:
+            await anyio.lowlevel.checkpoint()
+        broker.is_down = broker.hangs = False
+        broker.submitted.clear()
+        await cluster.pass_time(GRACE_SECONDS - TURN_SECONDS)
+        assert broker.submitted == []
+        await cluster.pass_time(2 * TURN_SECONDS)
+        assert [each.key for each in broker.submitted] == [f"{record.task_id}.1"], "by one of the processes, once"
+        await cluster.pass_time(GRACE_SECONDS)
+        assert len(broker.submitted) == 2, "and again, as long as nothing starts it"
+        assert await other.runtime.execute(record.task_id)
+        assert cluster.store.record(record.task_id).status == "completed"
+        await cluster.pass_time(2 * GRACE_SECONDS)
+        assert len(broker.submitted) == 2
+        assert len(tool.runs) == 1
+
+
+@pytest.mark.parametrize("rerunnable", [False, True])
+async def test_work_whose_worker_is_lost_goes_to_another_worker_or_fails(rerunnable: bool) -> None:
+    """L12: the server that notices runs none of it."""
+    broker = Broker()
+    async with open_cluster(3, dispatcher=broker) as (cluster, (server, lost, other)):
+        tool = Tool()
+        tool.register(server, lost, other)
+        record = await server.runtime.dispatch(RERUNNABLE if rerunnable else SPEC)
+        await cluster.settle()
+        async with anyio.create_task_group() as group:
+            group.start_soon(lost.runtime.execute, record.task_id)
+            await cluster.cut(lost)
+            await cluster.pass_time(3 * LEASE_SECONDS)
+            if rerunnable:
+                assert lease_of(cluster, record.task_id) == ("", 1)
+                assert [each.attempt for each in broker.submitted][:2] == [1, 2]
+                tool.gate.set()
+                assert await other.runtime.execute(record.task_id)
+            ended = cluster.store.record(record.task_id)
+            assert ended.status == ("completed" if rerunnable else "failed")
+            lost.link.is_cut = False
+            group.cancel_scope.cancel()
+        assert tool.runs == [(lost.worker, 1), (other.worker, 2)][: 1 + rerunnable]
+
+
+async def test_a_worker_that_stops_hands_its_work_to_the_engine_at_once() -> None:
+    broker = Broker()
+    async with open_cluster(dispatcher=broker) as (cluster, (a, b)):
+        tool = Tool()
+        tool.register(a, b)
+        record = await a.runtime.dispatch(RERUNNABLE)
+        async with anyio.create_task_group() as group:
+            group.start_soon(a.runtime.execute, record.task_id)
+            await cluster.settle()
+            group.cancel_scope.cancel()
+        assert lease_of(cluster, record.task_id) == ("", 1)
+        assert [each.attempt for each in broker.submitted] == [1, 2]
+        tool.gate.set()
+        assert await b.runtime.execute(record.task_id)
+
+
+# --- workers without an engine ------------------------------------------------------------------------------------
+
+
+async def test_workers_take_no_more_than_they_have_room_for() -> None:
+    async with open_cluster(3, dispatcher=StoreDispatcher()) as (cluster, (server, a, b)):
+        tool = Tool()
+        tool.register(server, a, b)
+        task_ids = [(await server.runtime.dispatch(SPEC)).task_id for _ in range(7)]
+        async with working(a, b, concurrency=2):
+            await cluster.settle()
+            await cluster.pass_time(TURN_SECONDS)
+            assert len(a.running) == len(b.running) == 2
+            tool.gate.set()
+            for task_id in task_ids:
+                assert (await server.runtime.result(task_id, owner=None)).result == {"n": 14}
+        assert sorted(attempt for _, attempt in tool.runs) == [1] * 7
+
+
+async def test_a_worker_runs_the_tools_that_it_is_for() -> None:
+    async with open_cluster(dispatcher=StoreDispatcher()) as (cluster, (server, worker)):
+        tool = Tool()
+        tool.gate.set()
+        tool.register(server, worker)
+        for process in (server, worker):
+            process.runtime.register("other", tool.of(process), is_dispatched=True)
+        for name in ("other", "tool"):
+            spec = replace(SPEC, request=replace(SPEC.request, name=name))
+            await server.runtime.dispatch(spec)
+        async with anyio.create_task_group() as group:
+            group.start_soon(lambda: worker.runtime.work(names=["tool"]))
+            await cluster.settle()
+            await cluster.pass_time(2 * LEASE_SECONDS)
+            group.cancel_scope.cancel()
+        assert {(entry.request.name, entry.status) for entry in await records(cluster)} == {
+            ("tool", "completed"),
+            ("other", "working"),
+        }
+        with pytest.raises(LookupError, match="unknown"):
+            await worker.runtime.work(names=["unknown", "tool"])
+        with pytest.raises(ValueError, match="concurrency"):
+            await worker.runtime.work(concurrency=0)
+
+
+async def records(cluster: Cluster) -> list[Any]:
+    return list((await cluster.store.list_tasks(owner=None)).records)
+
+
+async def test_work_that_a_worker_loses_waits_for_the_next_one_with_room() -> None:
+    async with open_cluster(3, dispatcher=StoreDispatcher()) as (cluster, (server, lost, other)):
+        tool = Tool()
+        tool.register(server, lost, other)
+        record = await server.runtime.dispatch(RERUNNABLE)
+        async with working(lost):
+            await cluster.settle()
+            await cluster.cut(lost)
+            async with working(other):
+                await cluster.pass_time(3 * LEASE_SECONDS)
+                assert lease_of(cluster, record.task_id) == (other.worker, 2)
+                tool.gate.set()
+                await cluster.until_ended(record.task_id)
+            lost.link.is_cut = False
+        assert tool.runs == [(lost.worker, 1), (other.worker, 2)]
+
+
+async def test_a_worker_that_stops_lets_its_work_end_within_the_grace_and_hands_over_the_rest() -> None:
+    settings = replace(SETTINGS, shutdown_grace=5)
+    async with open_cluster(1, dispatcher=StoreDispatcher()) as (cluster, (server,)):
+        stopping = cluster.process(settings, StoreDispatcher())
+        quick, slow = Tool(), Tool()
+        quick.register(server, stopping)
+        for process in (server, stopping):
+            process.runtime.register("slow", slow.of(process), is_dispatched=True)
+        task_ids = []
+        for name in ("tool", "slow"):
+            spec = replace(RERUNNABLE, request=replace(RERUNNABLE.request, name=name))
+            task_ids.append((await server.runtime.dispatch(spec)).task_id)
+        async with anyio.create_task_group() as group:
+            scope = anyio.CancelScope()
+
+            async def serve() -> None:
+                async with stopping.runtime:
+                    with scope:
+                        await stopping.runtime.work()
+
+            group.start_soon(serve)
+            await cluster.settle()
+            assert stopping.running == set(task_ids)
+            scope.cancel()
+            late = await server.runtime.dispatch(RERUNNABLE)
+            await cluster.settle()
+            quick.gate.set()
+            await cluster.settle()
+            assert [cluster.store.record(each).status for each in task_ids] == ["completed", "working"]
+            assert lease_of(cluster, late.task_id) == ("", 0), "it takes no more"
+            await cluster.pass_time(5)
+        assert lease_of(cluster, task_ids[1]) == ("", 1)
+        slow.gate.set()
+        async with working(server):
+            await cluster.until_ended(task_ids[1])
+            await cluster.until_ended(late.task_id)
+
+
+async def test_a_worker_survives_an_outage_of_its_store(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    async with open_cluster(dispatcher=StoreDispatcher()) as (cluster, (server, worker)):
+        tool = Tool()
+        tool.gate.set()
+        tool.register(server, worker)
+        worker.link.fails = {"wait_for_work"}
+        async with working(worker):
+            await cluster.settle()
+            while "could not be taken" not in caplog.text:
+                await anyio.lowlevel.checkpoint()
+            worker.link.fails = set()
+            record = await server.runtime.dispatch(SPEC)
+            await cluster.until_ended(record.task_id)
+        assert caplog.text.count("could not be taken") == 1
+
+
+async def test_a_store_that_wakes_no_workers_is_looked_at_three_times_a_lease(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mcp_task_runtime.core.work_loop.implements", lambda *_: False)
+    async with open_cluster(dispatcher=StoreDispatcher()) as (cluster, (server, worker)):
+        tool = Tool()
+        tool.gate.set()
+        tool.register(server, worker)
+        async with working(worker):
+            await cluster.settle()
+            record = await server.runtime.dispatch(SPEC)
+            await cluster.pass_time(TURN_SECONDS + 1)
+            assert cluster.store.record(record.task_id).status == "completed"
+
+
+async def test_a_worker_cancelled_at_any_moment_runs_nothing_twice_and_leaves_nothing_held() -> None:
+    """L6: a claim that was made is run, or put back."""
+    for steps in range(30):
+        async with open_cluster(dispatcher=StoreDispatcher()) as (cluster, (server, worker)):
+            tool = Tool()
+            tool.register(server, worker)
+            record = await server.runtime.dispatch(RERUNNABLE)
+            async with anyio.create_task_group() as group:
+                group.start_soon(worker.runtime.work)
+                for _ in range(steps):
+                    await anyio.lowlevel.checkpoint()
+                group.cancel_scope.cancel()
+            await worker.runtime.drain(accept_new=False)
+            await cluster.settle()
+            assert lease_of(cluster, record.task_id) in (("", 0), ("", 1))
+            tool.gate.set()
+            assert await server.runtime.execute(record.task_id)
+            assert cluster.store.record(record.task_id).status == "completed"
+
+
+async def test_one_process_may_be_server_and_worker() -> None:
+    async with open_cluster(1, settings=TaskSettings(shutdown_grace=0), dispatcher=StoreDispatcher()) as (
+        cluster,
+        (both,),
+    ):
+        tool = Tool()
+        tool.register(both)
+        async with working(both):
+            record = await both.runtime.dispatch(SPEC)
+            await cluster.settle()
+            assert both.running == {record.task_id}
+            tool.gate.set()
+            await cluster.until_ended(record.task_id)
+            await cluster.settle()
+        assert both.runtime.statistics().live_tasks == 0
+        assert both.runtime.statistics().detached == 0
+
+
+async def test_a_task_that_was_made_for_an_engine_is_taken_by_plain_workers_once_it_is_overdue() -> None:
+    async with open_cluster(1, dispatcher=StoreDispatcher()) as (cluster, (worker,)):
+        tool = Tool()
+        tool.gate.set()
+        tool.register(worker)
+        record = await cluster.store.create_task(NewTask(ttl_ms=None, request=SPEC.request, worker="", lease_ms=30_000))
+        async with working(worker):
+            await cluster.pass_time(29)
+            assert lease_of(cluster, record.task_id) == ("", 0)
+            await cluster.pass_time(1 + TURN_SECONDS)
+            assert cluster.store.record(record.task_id).status == "completed"
