@@ -24,6 +24,7 @@ from mcp_task_runtime.core.clock import Clock, SystemClock
 from mcp_task_runtime.core.context import TaskContext, task_execution
 from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
+from mcp_task_runtime.core.observer import TaskChange, TaskObserver
 from mcp_task_runtime.core.resolver import Resolver
 from mcp_task_runtime.core.runtime import TaskRuntime
 from mcp_task_runtime.core.settings import TaskSettings
@@ -84,11 +85,13 @@ __all__ = [
     "StoreUnavailableError",
     "SystemClock",
     "Task",
+    "TaskChange",
     "TaskContext",
     "TaskExistsError",
     "TaskLeases",
     "TaskMessageQueue",
     "TaskNotFoundError",
+    "TaskObserver",
     "TaskPage",
     "TaskRecord",
     "TaskRequest",

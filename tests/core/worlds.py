@@ -24,7 +24,7 @@ from mcp_task_runtime.core.questions import ask_question
 from mcp_task_runtime.testing.clock import FakeClock
 from mcp_task_runtime.testing.yielding import YieldingTaskMessageQueue, YieldingTaskStore
 
-PATIENCE = 6.0
+PATIENCE = 30.0
 """Seconds that something which must happen may take, on a machine that many share."""
 
 ACCEPT: dict[str, Any] = {"action": "accept", "content": {}}

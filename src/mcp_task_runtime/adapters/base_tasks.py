@@ -23,9 +23,11 @@ from mcp_task_runtime.adapters.server_context import ServerTaskContext
 from mcp_task_runtime.adapters.session import DetachedSession
 from mcp_task_runtime.adapters.tool_function import ToolFunction
 from mcp_task_runtime.core.causes import sole_cause
+from mcp_task_runtime.core.change_hook import ChangeCallback
 from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.json import JSONObject, to_json_value
 from mcp_task_runtime.core.message_queue import TaskMessageQueue
+from mcp_task_runtime.core.observer import TaskObserver
 from mcp_task_runtime.core.runtime import TaskRuntime
 from mcp_task_runtime.core.settings import TaskSettings
 from mcp_task_runtime.core.store import TaskStore
@@ -65,9 +67,15 @@ class BaseTasks(ABC):
         *,
         promote_after: float | None,
         mask_errors: bool,
+        observer: TaskObserver | None,
+        on_change: ChangeCallback | None,
     ) -> None:
         self.runtime: TaskRuntime = TaskRuntime(
-            InMemoryTaskStore() if store is None else store, queue, settings=settings
+            InMemoryTaskStore() if store is None else store,
+            queue,
+            settings=settings,
+            observer=observer,
+            on_change=on_change,
         )
         self._host = RuntimeHost(self.runtime)
         self._handler = TaskResultHandler(self.runtime.store, self.runtime.queue, settings=self.runtime.settings)

@@ -80,6 +80,14 @@ class WorkHost(Protocol):
         """Note that a run has ended its own task."""
         ...
 
+    def task_published(self, execution: Execution[Any], record: TaskRecord) -> None:
+        """Note that a run, an ordinary call until now, is a task for its caller."""
+        ...
+
+    def lease_lost(self, record: TaskRecord) -> None:
+        """Note that a run was stopped because it has lost its lease."""
+        ...
+
     def start_timer(self, function: Callable[[], Awaitable[None]], scope: anyio.CancelScope) -> None:
         """Run a function beside the work."""
         ...
@@ -226,6 +234,7 @@ class Execution(Generic[T]):
         if self._state is ExecutionState.RESERVED:
             assert self.record is not None
             self._move(ExecutionState.PUBLISHED)
+            self._host.task_published(self, self.record)
             self._settle(self.record)
 
     def promote_after(self, seconds: float, spec: TaskSpec) -> None:
@@ -310,6 +319,7 @@ class Execution(Generic[T]):
         """Stop the work and drop its outcome: the run has lost its lease (law L12)."""
         if self.record is not None and self.hand_over():
             audit.handed_over(self.record, "its lease is lost")
+            self._host.lease_lost(self.record)
         self.stop()
 
     def stop(self) -> None:
@@ -390,6 +400,7 @@ class Execution(Generic[T]):
                     self._move(ExecutionState.RESERVED)
                     if self._is_stopped:
                         self._move(ExecutionState.PUBLISHED)
+                        self._host.task_published(self, record)
                         await self._host.cancel_task(record)
             finally:
                 self._making.set()

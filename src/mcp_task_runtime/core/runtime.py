@@ -14,6 +14,7 @@ from typing_extensions import Self
 
 from mcp_task_runtime.core import audit
 from mcp_task_runtime.core.abilities import implements, is_queue, is_store, queue_of
+from mcp_task_runtime.core.change_hook import ChangeCallback, ChangeHook
 from mcp_task_runtime.core.dispatch import Outbox, TaskDispatcher
 from mcp_task_runtime.core.endings import TaskEndings
 from mcp_task_runtime.core.execution import Execution
@@ -23,6 +24,8 @@ from mcp_task_runtime.core.json import JSONValue
 from mcp_task_runtime.core.lease_keeper import LeaseKeeper
 from mcp_task_runtime.core.live_tasks import LiveTasks
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
+from mcp_task_runtime.core.observed_store import observed
+from mcp_task_runtime.core.observer import IsolatedObserver, PollRefused, TaskObserver
 from mcp_task_runtime.core.questions import answer_questions
 from mcp_task_runtime.core.rate_limit import RateLimit
 from mcp_task_runtime.core.reader import TaskReader, store_errors
@@ -39,7 +42,7 @@ from mcp_task_runtime.core.views import TaskView
 from mcp_task_runtime.core.work_loop import WorkLoop
 from mcp_task_runtime.core.worker_leases import WorkerLeases
 from mcp_task_runtime.core.workers import Workers
-from mcp_task_runtime.errors import TaskNotFoundError
+from mcp_task_runtime.errors import LimitExceededError, TaskNotFoundError
 
 __all__ = ["TaskRuntime"]
 
@@ -72,6 +75,8 @@ class TaskRuntime:
         *,
         settings: TaskSettings | None = None,
         dispatcher: TaskDispatcher | None = None,
+        observer: TaskObserver | None = None,
+        on_change: ChangeCallback | None = None,
     ) -> None:
         """Make a runtime. It closes neither store nor queue.
 
@@ -80,6 +85,8 @@ class TaskRuntime:
             queue: Where questions are kept; the store's own when `None`.
             settings: Limits and defaults.
             dispatcher: Carries tasks to worker processes; see `register`. `None`: all work runs here.
+            observer: Hears of tasks, runs and calls of the store; see `core.observer`.
+            on_change: Called with each new status that this process gives a task; see `ChangeHook`.
 
         Raises:
             ValueError: No queue was given and the store has none, or an argument has the wrong type, or there is a
@@ -96,6 +103,13 @@ class TaskRuntime:
         if not is_queue(queue):
             raise ValueError("queue must be a TaskMessageQueue")
         settings = TaskSettings() if settings is None else settings
+        self._hook = None if on_change is None else ChangeHook(on_change)
+        hears = [each for each in (observer, self._hook) if each is not None]
+        self._observer = IsolatedObserver(*hears) if hears else None
+        if self._observer is not None:
+            store, queue = observed(store, queue, self._observer)
+            own_queue = queue_of(store)
+            assert queue is not None
         self.store: TaskStore = store
         self.queue: TaskMessageQueue = queue
         self.settings: TaskSettings = settings
@@ -117,7 +131,7 @@ class TaskRuntime:
             clock=clock,
             group=self._group,
             reader=self._reader,
-            maker=TaskMaker(store, settings, self._live, self._stored, self._leases),
+            maker=TaskMaker(store, settings, self._live, self._stored, self._leases, self._observer),
             endings=self._endings,
             followers=self.followers,
             live=self._live,
@@ -125,6 +139,7 @@ class TaskRuntime:
             leases=self._leases,
             outbox=self._outbox,
             is_shared=is_shared,
+            observer=self._observer,
         )
         self._resumption = Resumption(self._workers, self._outbox)
         self._keeper = None if self._leases is None else LeaseKeeper(self._leases, self._resumption, clock)
@@ -155,6 +170,8 @@ class TaskRuntime:
             duties: list[Callable[[], Awaitable[None]]] = [partial(self._live.run, self._workers.expire)]
             if self._keeper is not None:
                 duties.append(self._keeper.run)
+            if self._hook is not None:
+                duties.append(partial(self._hook.run, self._group))
             for duty in duties:
                 scope = anyio.CancelScope()
                 stack.callback(scope.cancel)
@@ -173,6 +190,8 @@ class TaskRuntime:
         finally:
             self._workers.give_up()
             self.followers.reset()
+            if self._hook is not None:
+                await self._hook.flush()
             try:
                 await stack.aclose()
             finally:
@@ -378,7 +397,7 @@ class TaskRuntime:
             StoreError: The store failed.
         """
         if rate_limited and self._polls is not None:  # by owner, too: others must not see that it is polled (law L10)
-            self._polls.admit((owner, task_id), self.store.clock.now())
+            self._admit_poll(task_id, owner)
         view = await self._view(task_id, owner)
         if self._keeper is not None:
             with store_errors():
@@ -389,6 +408,15 @@ class TaskRuntime:
         if rate_limited and is_terminal(view.record.status):
             audit.retrieved(task_id, owner)
         return view
+
+    def _admit_poll(self, task_id: str, owner: str | None) -> None:
+        assert self._polls is not None
+        try:
+            self._polls.admit((owner, task_id), self.store.clock.now())
+        except LimitExceededError:
+            if self._observer is not None:
+                self._observer.observe(PollRefused())
+            raise
 
     async def result(self, task_id: str, *, owner: str | None) -> Outcome:
         """Wait until the task has ended; return how. Outages of the store are waited out.

@@ -27,6 +27,10 @@ class WorkSlots:
         """Return how many slots are held; without a limit none is counted."""
         return len(self._holders)
 
+    def has_room(self, key: Hashable) -> bool:
+        """Return whether a key would get a slot at once, or holds one."""
+        return self._limiter is None or key in self._holders or self._limiter.available_tokens >= 1
+
     def reset(self) -> None:
         """Release everything: a runtime opens, maybe on another event loop."""
         self._limiter = None if self._total is None else anyio.CapacityLimiter(self._total)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import anyio
 
 from mcp_task_runtime.core import audit
+from mcp_task_runtime.core.json import dump_json
 from mcp_task_runtime.core.live_tasks import LiveTasks
+from mcp_task_runtime.core.observer import TaskObserver
 from mcp_task_runtime.core.reader import store_errors
 from mcp_task_runtime.core.settings import TaskSettings
 from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.core.stored_tasks import StoredTasks
 from mcp_task_runtime.core.text import check_text
-from mcp_task_runtime.core.types import NewTask, TaskRecord, TaskSpec
+from mcp_task_runtime.core.types import NewTask, TaskRecord, TaskRequest, TaskSpec
 from mcp_task_runtime.core.worker_leases import WorkerLeases
 from mcp_task_runtime.errors import StoreUnavailableError
 
@@ -30,6 +34,7 @@ class TaskMaker:
         live: LiveTasks,
         stored: StoredTasks,
         leases: WorkerLeases | None,
+        observer: TaskObserver | None,
     ) -> None:
         """Make the maker.
 
@@ -39,12 +44,14 @@ class TaskMaker:
             live: Counts the live tasks; the new one is added.
             stored: Counts the stored tasks; the new one is added.
             leases: The leases of this process, if the store has leases.
+            observer: Knows the trace that a task belongs to.
         """
         self._store = store
         self._settings = settings
         self._live = live
         self._stored = stored
         self._leases = leases
+        self._observer = observer
 
     async def make(self, spec: TaskSpec, *, waits_ms: int | None = None) -> TaskRecord:
         """Create a task whose work this process runs, or that waits for a worker. Cancelled, the task may exist.
@@ -87,8 +94,12 @@ class TaskMaker:
             poll_interval_ms=settings.poll_interval_ms if spec.poll_interval_ms is None else spec.poll_interval_ms,
             owner=spec.owner,
             retention_ms=settings.retention_ms,
-            request=spec.request,
+            request=self._traced(spec.request),
             client_capabilities_json=spec.client_capabilities_json,
             worker=worker if waits_ms is None else "",
             lease_ms=settings.lease_ms if waits_ms is None else waits_ms,
         )
+
+    def _traced(self, request: TaskRequest) -> TaskRequest:
+        context = None if self._observer is None else self._observer.trace_context()
+        return replace(request, caller_json=dump_json({**request.caller, **context})) if context else request

@@ -168,6 +168,12 @@ class TaskRequest:
         value: JSONObject = load_json(self.arguments_json)
         return value
 
+    @property
+    def caller(self) -> JSONObject:
+        """What is known of the caller, parsed anew at each access."""
+        value: JSONObject = load_json(self.caller_json)
+        return value
+
 
 _NO_REQUEST = TaskRequest()
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable
 from datetime import timedelta
 from functools import partial
+from time import perf_counter
 from typing import Any, Final, Generic, TypeVar
 
 import anyio
@@ -20,6 +21,15 @@ from mcp_task_runtime.core.execution import Execution, ExecutionState
 from mcp_task_runtime.core.followers import TaskFollowers
 from mcp_task_runtime.core.group import IsolatedGroup
 from mcp_task_runtime.core.live_tasks import LiveTasks
+from mcp_task_runtime.core.observer import (
+    LeaseLost,
+    SlotAcquired,
+    SlotAwaited,
+    TaskChange,
+    TaskObserver,
+    WorkStarted,
+    WorkStopped,
+)
 from mcp_task_runtime.core.questions import CLEANUP_SECONDS
 from mcp_task_runtime.core.reader import TaskReader
 from mcp_task_runtime.core.slots import WorkSlots
@@ -51,12 +61,13 @@ _NOT_OPEN: Final = "The runtime is not open: enter it with `async with`, or have
 class _End(Generic[T]):
     """How work ended: a value or an error, or neither where it was interrupted."""
 
-    __slots__ = ("error", "is_interrupted", "value")
+    __slots__ = ("error", "is_interrupted", "outcome", "value")
 
     def __init__(self) -> None:
         self.value: T | None = None
         self.error: BaseException | None = None
         self.is_interrupted = False
+        self.outcome: Outcome | None = None
 
     def interrupt(self) -> None:
         self.error = ProtocolError(INTERNAL_ERROR, "The call was interrupted")
@@ -84,6 +95,7 @@ class Workers:
         leases: WorkerLeases | None,
         outbox: Outbox | None,
         is_shared: bool,
+        observer: TaskObserver | None,
     ) -> None:
         """Make workers without work.
 
@@ -99,6 +111,7 @@ class Workers:
             leases: The leases of this process, if the store has leases.
             outbox: The way to other processes, for work that runs there.
             is_shared: Whether other processes may end the tasks that run here.
+            observer: Hears of tasks and runs.
         """
         self.is_accepting: bool = False
         self._clock = clock
@@ -112,6 +125,8 @@ class Workers:
         self._leases = leases
         self._outbox = outbox
         self._is_shared = is_shared
+        self._observer = observer
+        self._observed: set[Execution[Any]] = set()
         self._runs: set[Execution[Any]] = set()
         self._running: dict[str, Execution[Any]] = {}
         self._reasons: dict[str, str] = {}
@@ -181,6 +196,8 @@ class Workers:
             raise RuntimeError(_NOT_OPEN)
         with anyio.CancelScope(shield=True):
             record = await self._maker.make(spec)
+            if self._observer is not None:
+                self._observer.observe(TaskChange.of(record))
             if not self.is_accepting:  # closed meanwhile
                 await self._finish_logged(record.task_id, Outcome.cancelled())
         execution: Execution[T] = Execution(self, resource_scope=resource_scope, record=record)
@@ -198,6 +215,8 @@ class Workers:
             raise RuntimeError(_NOT_OPEN)
         with anyio.CancelScope(shield=True):
             record = await self._maker.make(spec, waits_ms=outbox.grace_ms)
+        if self._observer is not None:
+            self._observer.observe(TaskChange.of(record))
         outbox.post(record)
         # This process counts the task, and ends it at its deadline, until another one has ended it.
         on_change = partial(self._on_open_change, record.task_id)
@@ -381,13 +400,32 @@ class Workers:
         """Note that a run has ended its own task; see `WorkHost`."""
         self._live.discard(record.task_id)
 
+    def task_published(self, execution: Execution[Any], record: TaskRecord) -> None:
+        """Note that a run is a task for its caller; see `WorkHost`."""
+        if self._observer is not None:
+            self._observer.observe(TaskChange.of(record))
+            self._observe_start(execution, record)
+
+    def lease_lost(self, record: TaskRecord) -> None:
+        """Note that a run has lost its lease; see `WorkHost`."""
+        if self._observer is not None:
+            self._observer.observe(LeaseLost(record))
+
     def start_timer(self, function: Callable[[], Awaitable[None]], scope: anyio.CancelScope) -> None:
         """Run a function beside the work; see `WorkHost`."""
         self._group.start(function, scope)
 
     async def acquire_slot(self, execution: Execution[Any]) -> None:
         """Wait for a slot; see `WorkHost`."""
-        await self._slots.acquire(execution)
+        if self._observer is None or execution.record is None or self._slots.has_room(execution):
+            await self._slots.acquire(execution)
+            return
+        self._observer.observe(SlotAwaited(execution.record))
+        began = perf_counter()
+        try:
+            await self._slots.acquire(execution)
+        finally:
+            self._observer.observe(SlotAcquired(execution.record, perf_counter() - began))
 
     def release_slot(self, execution: Execution[Any]) -> None:
         """Release a slot; see `WorkHost`."""
@@ -406,6 +444,8 @@ class Workers:
         try:
             if needs_slot and execution.record is not None:
                 await execution.acquire_slot()
+                if self._observer is not None:
+                    self._observe_start(execution, execution.record)
             running = work(execution)
             del work  # what it holds may be needed at the beginning alone
             end.value = await running
@@ -433,6 +473,8 @@ class Workers:
         except Exception:
             logger.exception("The end of work could not be handled")
         finally:
+            if self._observer is not None:
+                self._observe_stop(execution, end)
             self._forget(execution, stays_open)
             execution.close(end.value, end.error)
 
@@ -451,7 +493,7 @@ class Workers:
             return await self._leave_open(execution, record)
         else:
             fence = None if self._leases is None or record.lease is None else record.lease.fence
-            outcome = self._outcome(execution, record, end, outcome_of)
+            outcome = end.outcome = self._outcome(execution, record, end, outcome_of)
             reason = "it was interrupted" if outcome is _INTERRUPTED else self._reasons.get(record.task_id)
             await self._endings.finish_eventually(record, outcome, fence=fence, reason=reason)
         return False
@@ -498,6 +540,18 @@ class Workers:
             await self._outbox.release(record)
         elif self._leases is not None:
             await self._leases.release(record.task_id)
+
+    def _observe_start(self, execution: Execution[Any], record: TaskRecord) -> None:
+        if self._observer is not None and execution not in self._observed:
+            self._observed.add(execution)
+            waited = (self._clock.now() - record.task.created_at).total_seconds()
+            self._observer.observe(WorkStarted(record, max(0.0, waited)))
+
+    def _observe_stop(self, execution: Execution[Any], end: _End[Any]) -> None:
+        if self._observer is not None and execution in self._observed:
+            self._observed.discard(execution)
+            assert execution.record is not None
+            self._observer.observe(WorkStopped(execution.record, end.outcome, end.error))
 
     def _track(self, execution: Execution[Any], record: TaskRecord) -> None:
         self._running[record.task_id] = execution

@@ -42,8 +42,10 @@ from mcp_task_runtime.adapters.mcp_v2._requests import (
     noting_errors,
 )
 from mcp_task_runtime.adapters.tool_function import ToolFunction
+from mcp_task_runtime.core.change_hook import ChangeCallback
 from mcp_task_runtime.core.json import JSONObject
 from mcp_task_runtime.core.message_queue import TaskMessageQueue
+from mcp_task_runtime.core.observer import TaskObserver
 from mcp_task_runtime.core.settings import TaskSettings
 from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.core.types import Outcome
@@ -89,6 +91,8 @@ class Tasks(BaseTasks, Extension):
         promote_after: float | None = None,
         principal: Callable[[Context], str | None] = authenticated_principal,
         mask_errors: bool = False,
+        observer: TaskObserver | None = None,
+        on_change: ChangeCallback | None = None,
     ) -> None:
         """Make the tasks of one server.
 
@@ -105,13 +109,25 @@ class Tasks(BaseTasks, Extension):
             mask_errors: Whether clients read "internal error" instead of the text of an exception that the work of a
                 tool raises, other than the errors that are meant for them. By default they read what the SDK shows
                 of a plain call.
+            observer: Hears what happens to tasks, such as `mcp_task_runtime.operations.telemetry.Telemetry`.
+            on_change: Called with a `TaskChange` for each new status that this process gives a task: in the order of
+                the changes, each at most once. A coroutine function, or a function, which runs in a thread. See
+                `mcp_task_runtime.core.change_hook`.
 
         Raises:
             ValueError: `queue` is `None` and the store brings none; or `promote_after` is out of range.
         """
         if not callable(principal):
             raise ValueError("principal must be a function of a request's context")
-        super().__init__(store, queue, settings, promote_after=promote_after, mask_errors=mask_errors)
+        super().__init__(
+            store,
+            queue,
+            settings,
+            promote_after=promote_after,
+            mask_errors=mask_errors,
+            observer=observer,
+            on_change=on_change,
+        )
         self._principal = principal
         self._methods_2026 = Methods2026(self.runtime, self._handler, self._tools, principal)
         self._clients_2025 = Clients2025(self.runtime, self._host, self._tools, principal)

@@ -1,0 +1,150 @@
+"""`ChangeHook`: calls a function of the server's author with each change of a task's status."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+import threading
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, TypeAlias
+
+import anyio
+import anyio.to_thread
+
+from mcp_task_runtime.core.group import IsolatedGroup
+from mcp_task_runtime.core.observer import Observation, TaskChange
+
+__all__ = ["ChangeCallback", "ChangeHook"]
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+ChangeCallback: TypeAlias = Callable[[TaskChange], Awaitable[object] | object]
+"""Called with each change of a task's status; a coroutine function, or a function, which runs in a thread."""
+
+_LONGEST_QUEUE: Final = 1_000
+_CALL_SECONDS: Final = 30.0
+_MOST_THREADS: Final = 4
+_FLUSH_SECONDS: Final = 5.0
+
+
+class ChangeHook:
+    """Delivers changes to a callback, one after the other, apart from what made them (law L13).
+
+    In the order in which this process made them, and each at most once: one is dropped, with a warning, when 1,000
+    wait already, when its call takes longer than 30 seconds, and when the process ends. A function runs in a thread;
+    Python cannot stop one, so of functions that take too long at most 4 run.
+    """
+
+    def __init__(self, callback: ChangeCallback) -> None:
+        """Make a hook.
+
+        Args:
+            callback: What to call.
+
+        Raises:
+            ValueError: It cannot be called.
+        """
+        if not callable(callback):
+            raise ValueError("on_change must be a function of a TaskChange")
+        self._callback = callback
+        self._is_async = _is_async(callback)
+        self._waiting: deque[TaskChange] = deque()
+        self._calls: set[object] = set()
+        self._is_dropping = False
+        self._changed = anyio.Event()
+        self._flushed = anyio.Event()
+        self._is_busy = False
+
+    @property
+    def waiting(self) -> int:
+        """Number of changes that wait to be delivered, or are being delivered."""
+        return len(self._waiting) + self._is_busy
+
+    def trace_context(self) -> Mapping[str, str]:
+        """Return nothing; see `TaskObserver`."""
+        return {}
+
+    def observe(self, observation: Observation) -> None:
+        """Take a change, for `run` to deliver."""
+        if not isinstance(observation, TaskChange):
+            return
+        if len(self._waiting) >= _LONGEST_QUEUE:
+            if not self._is_dropping:
+                self._is_dropping = True
+                logger.warning("on_change is too slow: %d changes wait, and more are dropped", _LONGEST_QUEUE)
+            return
+        self._waiting.append(observation)
+        self._changed.set()
+
+    async def run(self, group: IsolatedGroup) -> None:
+        """Deliver changes until cancelled.
+
+        Args:
+            group: Runs each call, so that nothing that a call does ends this.
+        """
+        while True:
+            while self._waiting:
+                delivered = anyio.Event()
+                self._is_busy = True
+                scope = anyio.CancelScope()
+                group.start(functools.partial(self._deliver, self._waiting.popleft(), delivered), scope)
+                try:
+                    await delivered.wait()
+                finally:
+                    scope.cancel()
+                    self._is_busy = False
+            if self._is_dropping:
+                self._is_dropping = False
+                logger.info("on_change has caught up")
+            self._flushed.set()
+            self._changed = anyio.Event()
+            await self._changed.wait()
+
+    async def flush(self) -> None:
+        """Wait until everything is delivered that waits now, for a few seconds at most. Needs `run` beside it."""
+        with anyio.move_on_after(_FLUSH_SECONDS, shield=True):
+            while self.waiting:
+                self._flushed = anyio.Event()
+                await self._flushed.wait()
+
+    async def _deliver(self, change: TaskChange, delivered: anyio.Event) -> None:
+        try:
+            with anyio.move_on_after(_CALL_SECONDS) as scope:
+                result: Any = self._callback(change) if self._is_async else await self._call_in_thread(change)
+                if inspect.isawaitable(result):
+                    await result
+            if scope.cancelled_caught:
+                logger.warning("on_change was given up after %d seconds", _CALL_SECONDS)
+        except Exception:
+            logger.exception("on_change raised an exception")
+        finally:
+            delivered.set()
+
+    async def _call_in_thread(self, change: TaskChange) -> object:
+        if len(self._calls) >= _MOST_THREADS:
+            logger.warning("on_change was not called: %d calls of it have not returned", _MOST_THREADS)
+            return None
+        token, begins = object(), threading.Lock()  # the lock is for the thread that begins, or for giving it up before
+        self._calls.add(token)
+
+        def call() -> object:
+            if not begins.acquire(blocking=False):
+                return None
+            try:
+                return self._callback(change)
+            finally:
+                self._calls.discard(token)
+
+        try:
+            return await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1))
+        finally:
+            if begins.acquire(blocking=False):
+                self._calls.discard(token)
+
+
+def _is_async(callback: Callable[..., object]) -> bool:
+    while isinstance(callback, functools.partial):
+        callback = callback.func
+    return inspect.iscoroutinefunction(callback) or inspect.iscoroutinefunction(getattr(callback, "__call__", None))  # noqa: B004
