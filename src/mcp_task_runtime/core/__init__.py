@@ -37,7 +37,7 @@ reads tasks. `questions` asks and answers. `task_maker` makes tasks, `endings` i
 `followers` the only code that waits for changes. `execution` is one run of work as a state table; `workers` run it in
 a `group` that nothing breaks; `live_tasks`, `stored_tasks`, `slots` and `rate_limit` bound it; `worker_leases`,
 `lease_keeper` and `resumption` look after lost work. `dispatch` has tasks run elsewhere, `work_loop` takes what waits
-for a worker. `observer` hears of all that, through an `observed_store` too, and `change_hook` tells the server's author.
+for a worker. `observer` hears of all that, through an `observed_store` too, and `change_hook` tells a callback.
 `runtime` puts these together. `context` is what the work sees of its task; `steps` records results of parts of the work
 for its reruns.
 
