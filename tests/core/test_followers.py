@@ -40,7 +40,9 @@ def _quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class CountingStore(InMemoryTaskStore):
-    """A store that counts its waits, and whose next waits raise what they are given."""
+    """A store that counts its waits, and whose next waits raise what they are given. It calls nothing back."""
+
+    watch_task = None  # type: ignore[assignment]
 
     def __init__(self) -> None:
         super().__init__()
@@ -411,3 +413,127 @@ async def test_the_end_that_a_runtime_writes_reaches_its_readers_without_the_sto
                 assert (runtime.statistics().followed, runtime.statistics().readers) == (1, 1)
                 await runtime.cancel(record.task_id, owner=None)
     assert got == [Outcome.cancelled()]
+
+
+class CallingStore(CountingStore):
+    """A store that calls back, counts its reads, and whose next reads raise what they are given."""
+
+    watch_task = InMemoryTaskStore.watch_task  # type: ignore[assignment]
+    says_what = True
+    reads = 0
+
+    def watch(self, followers: TaskFollowers, task_id: str, got: list[Any]) -> Callable[[], None]:
+        return followers.watch(task_id, got.append, after=1)
+
+    async def get_task(self, task_id: str) -> TaskRecord | None:
+        self.reads += 1
+        await anyio.lowlevel.checkpoint()
+        if self.errors:
+            raise self.errors.pop(0)
+        return await super().get_task(task_id)
+
+
+class TerseStore(CallingStore):
+    """One that says only that something may have changed."""
+
+    def watch_task(  # type: ignore[override]
+        self, task_id: str, on_change: Callable[[TaskRecord | None], None], *, after: int
+    ) -> Any:
+        def say_nothing(record: TaskRecord | None) -> None:
+            on_change(None)
+
+        unwatch = InMemoryTaskStore.watch_task(self, task_id, say_nothing, after=after)
+        on_change(None)
+        return unwatch
+
+
+def calling_world(kind: type[CallingStore]) -> tuple[World, CallingStore]:
+    world = World()
+    store = kind()
+    world.store = store
+    world.followers = TaskFollowers(store, world.group, TaskReader(store, store.message_queue, is_own_queue=True).view)
+    return world, store
+
+
+@pytest.mark.parametrize("kind", [CallingStore, TerseStore])
+async def test_a_store_that_calls_back_is_not_waited_in(kind: type[CallingStore]) -> None:
+    world, store = calling_world(kind)
+    one, other = await store.create_task(NEW), await store.create_task(NEW)
+    got: list[Any] = []
+    with anyio.fail_after(PATIENCE):
+        async with world.group:
+            stop = store.watch(world.followers, one.task_id, got)
+            stop_other = store.watch(world.followers, other.task_id, got)
+            await still()
+            updated = await store.update_task(one.task_id, status_message="on")
+            await world.until(lambda: got == [updated])
+            stop_other()
+            await store.finish_task(other.task_id, Outcome.cancelled())
+            ended = await store.finish_task(one.task_id, Outcome.cancelled())
+            await world.until(lambda: len(got) == 2)
+            await still()
+            assert got == [updated, ended]
+            stop()
+    assert store.waits == 0
+    assert len(world.followers) == 0
+
+
+@pytest.mark.parametrize("kind", [CallingStore, TerseStore])
+async def test_a_watched_task_that_is_deleted_is_gone(kind: type[CallingStore]) -> None:
+    world, store = calling_world(kind)
+    record = await store.create_task(NEW)
+    got: list[Any] = []
+    with anyio.fail_after(PATIENCE):
+        async with world.group:
+            stop = store.watch(world.followers, record.task_id, got)
+            await store.delete_task(record.task_id)
+            await world.until(lambda: got == [None])
+            stop()
+            store.watch(world.followers, "unknown", got)
+            await world.until(lambda: got == [None, None])
+
+
+@pytest.mark.parametrize("error", [StoreUnavailableError("away"), LookupError("faulty")])
+async def test_what_a_store_raises_while_a_watched_task_is_read_is_waited_out(error: Exception) -> None:
+    """L3: no change is lost."""
+    world, store = calling_world(TerseStore)
+    record = await store.create_task(NEW)
+    got: list[Any] = []
+    store.errors = [error, error]
+    with anyio.fail_after(PATIENCE):
+        async with world.group:
+            stop = store.watch(world.followers, record.task_id, got)
+            ended = await store.finish_task(record.task_id, Outcome.cancelled())
+            await world.until(lambda: got == [ended])
+            stop()
+    assert store.reads == 3
+
+
+async def test_a_reader_of_a_watched_task_waits_and_the_callback_is_called_once_a_change() -> None:
+    world, store = calling_world(CallingStore)
+    record = await store.create_task(NEW)
+    got: list[Any] = []
+    read: list[Any] = []
+    with anyio.fail_after(PATIENCE):
+        async with world.group, anyio.create_task_group() as readers:
+            stop = store.watch(world.followers, record.task_id, got)
+            with anyio.CancelScope() as reading:
+                readers.start_soon(world.read, record.task_id, read)
+                await still()
+                first = await store.update_task(record.task_id, status_message="one")
+                await world.until(lambda: got == read == [first])
+                reading.cancel()
+            await still()
+            ended = await store.finish_task(record.task_id, Outcome.cancelled())
+            await world.until(lambda: got == read == [first, ended])
+            stop()
+
+
+async def test_a_closed_store_is_not_watched() -> None:
+    world, store = calling_world(CallingStore)
+    record = await store.create_task(NEW)
+    got: list[Any] = []
+    async with world.group:
+        await store.aclose()
+        store.watch(world.followers, record.task_id, got)()
+    assert got == []

@@ -62,6 +62,7 @@ from mcp_task_runtime.core.store import (
     TaskSearch,
     TaskSharing,
     TaskStore,
+    TaskWatching,
     TaskWork,
 )
 from mcp_task_runtime.core.transitions import (
@@ -135,6 +136,7 @@ __all__ = [
     "TaskStatus",
     "TaskStore",
     "TaskView",
+    "TaskWatching",
     "TaskWork",
     "TerminalStatus",
     "check_fence",

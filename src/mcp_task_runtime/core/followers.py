@@ -26,7 +26,7 @@ import anyio.lowlevel
 from typing_extensions import Self
 
 from mcp_task_runtime.core.group import IsolatedGroup
-from mcp_task_runtime.core.store import TaskStore
+from mcp_task_runtime.core.store import TaskStore, TaskWatching
 from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.core.types import TaskRecord
 from mcp_task_runtime.core.views import TaskView
@@ -40,6 +40,8 @@ _FIRST_RETRY_SECONDS = 0.1
 _LONGEST_RETRY_SECONDS = 5.0
 _BATCH: Final = 32
 """Readers that are woken before other tasks of the event loop have their turn."""
+
+_STRAY: Final = "The wait was cancelled by code that does not own it"
 
 ChangeCallback: TypeAlias = Callable[[TaskRecord | None], None]
 """Called with a task after a change, or with `None` when it is gone."""
@@ -61,6 +63,7 @@ class TaskFollowers:
         self._store = store
         self._group = group
         self._read_view = read_view
+        self._watching = store if isinstance(store, TaskWatching) else None
         self._topics: dict[str, _Topic] = {}
 
     def __len__(self) -> int:
@@ -91,15 +94,16 @@ class TaskFollowers:
             on_change: Called with the task, or with `None` once when the task is gone.
             after: The revision that the caller has already.
         """
-        topic = self._join(task_id, after)
+        topic = self._topic(task_id, after)
         topic.callbacks.append(on_change)
+        topic.begin()
         if topic.is_gone or (topic.record is not None and topic.record.revision > after):
             _call(on_change, None if topic.is_gone else topic.record)
 
         def stop() -> None:
             if on_change in topic.callbacks:
                 topic.callbacks.remove(on_change)
-                self._leave(topic)
+                self._drop_unused(topic)
 
         return stop
 
@@ -117,20 +121,30 @@ class TaskFollowers:
         for topic in topics.values():
             topic.stop()
 
-    def _join(self, task_id: str, after: int) -> _Topic:
+    def _topic(self, task_id: str, after: int) -> _Topic:
         topic = self._topics.get(task_id)
         if topic is None:
-            topic = self._topics[task_id] = _Topic(task_id, after, self._store, self._group, self._read_view)
-            topic.start()
-        topic.users += 1
+            topic = _Topic(task_id, after, self._store, self._watching, self._group, self._read_view)
+            self._topics[task_id] = topic
+        return topic
+
+    def _join(self, task_id: str, after: int) -> _Topic:
+        topic = self._topic(task_id, after)
+        topic.readers += 1
+        topic.begin()
         return topic
 
     def _leave(self, topic: _Topic) -> None:
-        topic.users -= 1
-        if not topic.users:
-            topic.stop()
-            if self._topics.get(topic.task_id) is topic:
-                del self._topics[topic.task_id]
+        topic.readers -= 1
+        self._drop_unused(topic)
+
+    def _drop_unused(self, topic: _Topic) -> None:
+        if topic.users:
+            topic.begin()
+            return
+        topic.stop()
+        if self._topics.get(topic.task_id) is topic:
+            del self._topics[topic.task_id]
 
 
 class TaskFollower:
@@ -185,25 +199,29 @@ class TaskFollower:
 
 
 class _Topic:
-    """One followed task, with one wait in the store."""
+    """One followed task, with one wait in the store; for callbacks alone, a store with `TaskWatching` calls back."""
 
     __slots__ = (
         "_failure",
         "_failures",
         "_group",
+        "_is_looking",
         "_is_pumped",
+        "_is_stale",
         "_lock",
         "_read_view",
         "_revision",
         "_scope",
         "_store",
+        "_unwatch",
         "_view",
         "_waiting",
+        "_watching",
         "callbacks",
         "is_gone",
+        "readers",
         "record",
         "task_id",
-        "users",
     )
 
     def __init__(
@@ -211,40 +229,130 @@ class _Topic:
         task_id: str,
         revision: int,
         store: TaskStore,
+        watching: TaskWatching | None,
         group: IsolatedGroup,
         read_view: Callable[[TaskRecord], Awaitable[TaskView | None]],
     ) -> None:
         self.task_id = task_id
         self.record: TaskRecord | None = None
         self.is_gone = False
-        self.users = 0
+        self.readers = 0
         self.callbacks: list[ChangeCallback] = []
         self._store = store
+        self._watching = watching
         self._group = group
         self._read_view = read_view
         self._revision = revision  # the newest that is known, with or without its record
-        self._waiting: dict[TaskFollower, anyio.Event] = {}
+        self._waiting: dict[TaskFollower, anyio.Event] | None = None
         self._failure: Exception | None = None
         self._failures = 0
         self._is_pumped = False
         self._scope: anyio.CancelScope | None = None
         self._view: TaskView | None = None
         self._lock: anyio.Lock | None = None
+        self._unwatch: Callable[[], None] | None = None
+        self._is_looking = False
+        self._is_stale = False
 
-    def start(self) -> None:
-        """Begin to wait in the store, if the group is open."""
-        if self._group.is_open:
-            self._is_pumped = True
-            scope = self._scope = anyio.CancelScope()
-            self._group.start(partial(self._pump, scope), scope)
+    @property
+    def users(self) -> int:
+        """Number of readers and callbacks."""
+        return self.readers + len(self.callbacks)
+
+    def begin(self) -> None:
+        """Begin to wait in the store for those who are there, if the group is open and the task can still change."""
+        if not self._group.is_open or self.is_gone or self._has_ended():
+            return
+        if self.readers or self._watching is None:
+            self._stop_watching()
+            if not self._is_pumped:
+                self._is_pumped = True
+                scope = self._scope = anyio.CancelScope()
+                self._group.start(partial(self._pump, scope), scope)
+        elif self._unwatch is None:
+            self._stop_pump()
+            self._unwatch = _do_nothing  # the store may call back before it returns
+            try:
+                unwatch = self._watching.watch_task(self.task_id, self._on_store_change, after=self._revision)
+            except StoreClosedError:
+                return
+            if self._unwatch is None:  # the first call was the last one
+                unwatch()
+            else:
+                self._unwatch = unwatch
 
     def stop(self) -> None:
         """Stop the wait; readers wait in the store themselves from now on."""
+        self._stop_watching()
+        self._stop_pump()
+        self._wake()
+
+    def _stop_watching(self) -> None:
+        unwatch, self._unwatch = self._unwatch, None
+        if unwatch is not None:
+            unwatch()
+
+    def _stop_pump(self) -> None:
         self._is_pumped = False
         if self._scope is not None:
             self._scope.cancel()
             self._scope = None
-        self._wake()
+
+    def _has_ended(self) -> bool:
+        return self.record is not None and is_terminal(self.record.status)
+
+    def _on_store_change(self, record: TaskRecord | None) -> None:
+        """Take a change from a store that calls back, or look at the task where it does not say what it is."""
+        if self._unwatch is None:
+            return
+        if record is not None:
+            self.publish(record)
+            if self._has_ended():
+                self._stop_watching()
+            return
+        self._is_stale = True
+        if not self._is_looking and self._group.is_open:
+            self._is_looking = True
+            scope = anyio.CancelScope()
+            self._group.start(partial(self._look, scope), scope)
+
+    async def _look(self, scope: anyio.CancelScope) -> None:
+        """Read the task until there is no more news. Outages are waited out."""
+        delay = 0.0
+        try:
+            while self._is_stale and self._unwatch is not None:
+                self._is_stale = False
+                try:
+                    record = await self._store.get_task(self.task_id)
+                except StoreClosedError:
+                    return
+                except Exception as error:
+                    delay = await self._wait_out(error, delay)
+                except anyio.get_cancelled_exc_class():
+                    if not await self._group.is_stray(scope):
+                        raise
+                    delay = await self._wait_out(RuntimeError(_STRAY), delay)
+                else:
+                    delay = 0.0
+                    if record is None:
+                        self._lose()
+                    elif record.revision > self._revision:
+                        self.publish(record)
+                    if self.is_gone or self._has_ended():
+                        self._stop_watching()
+        finally:
+            self._is_looking = False
+
+    async def _wait_out(self, error: Exception, delay: float) -> float:
+        """Note that a look has failed; return after a while, longer each time."""
+        if isinstance(error, StoreUnavailableError):
+            logger.debug("A followed task cannot be read; trying again")
+        else:
+            self._fail(error, is_first=not delay)
+        self._is_stale = True
+        delay = min(2 * delay, _LONGEST_RETRY_SECONDS) or _FIRST_RETRY_SECONDS
+        await anyio.sleep(delay)
+        return delay
 
     def publish(self, record: TaskRecord) -> None:
         """Tell readers and callbacks of a record, if it is news."""
@@ -274,6 +382,8 @@ class _Topic:
                 record = await self._store.wait_for_update(self.task_id, after=follower.revision)
                 self.publish(record)
                 return record
+            if self._waiting is None:
+                self._waiting = {}
             event = self._waiting[follower] = anyio.Event()
             try:
                 await event.wait()
@@ -321,7 +431,7 @@ class _Topic:
                 except anyio.get_cancelled_exc_class():
                     if not await self._group.is_stray(scope):
                         raise
-                    self._fail(RuntimeError("The wait was cancelled by code that does not own it"), is_first=not delay)
+                    self._fail(RuntimeError(_STRAY), is_first=not delay)
                 else:
                     delay = 0.0
                     self.publish(record)
@@ -331,8 +441,9 @@ class _Topic:
                 delay = min(2 * delay, _LONGEST_RETRY_SECONDS) or _FIRST_RETRY_SECONDS
                 await anyio.sleep(delay)
         finally:
-            self._is_pumped = False
-            self._wake()
+            if self._scope is scope:
+                self._is_pumped = False
+                self._wake()
 
     def _lose(self) -> None:
         self.is_gone = True
@@ -347,6 +458,8 @@ class _Topic:
         self._wake()
 
     def _wake(self) -> None:
+        if not self._waiting:
+            return
         events = list(self._waiting.values())
         if len(events) > _BATCH and self._group.is_open:
             self._group.start(partial(_wake_in_turns, events), anyio.CancelScope())
@@ -360,6 +473,10 @@ async def _wake_in_turns(events: list[anyio.Event]) -> None:
         for event in events[start : start + _BATCH]:
             event.set()
         await anyio.lowlevel.checkpoint()
+
+
+def _do_nothing() -> None:
+    pass
 
 
 def _call(callback: ChangeCallback, record: TaskRecord | None) -> None:

@@ -1,13 +1,13 @@
 """`TaskStore`: what a backend promises about the state of tasks, and the abilities it may have beside that.
 
 A custom store implements `TaskStore` and no more. Abilities are protocols of their own, declared by
-implementing them: `TaskLeases`, `TaskWork`, `TaskQuestions`, `TaskJournal`, `TaskSearch`, `TaskSharing`. All
-bundled stores have all of them.
+implementing them: `TaskLeases`, `TaskWork`, `TaskQuestions`, `TaskJournal`, `TaskSearch`, `TaskSharing`,
+`TaskWatching`. All bundled stores have all of them but the last one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Protocol, runtime_checkable
 
 from mcp_task_runtime.core.clock import Clock
@@ -26,7 +26,16 @@ from mcp_task_runtime.core.types import (
 )
 from mcp_task_runtime.core.views import TaskView
 
-__all__ = ["TaskJournal", "TaskLeases", "TaskQuestions", "TaskSearch", "TaskSharing", "TaskStore", "TaskWork"]
+__all__ = [
+    "TaskJournal",
+    "TaskLeases",
+    "TaskQuestions",
+    "TaskSearch",
+    "TaskSharing",
+    "TaskStore",
+    "TaskWatching",
+    "TaskWork",
+]
 
 
 @runtime_checkable
@@ -383,4 +392,32 @@ class TaskSharing(Protocol):
     @property
     def is_shared(self) -> bool:
         """Whether other runtimes or processes may change its tasks."""
+        ...
+
+
+@runtime_checkable
+class TaskWatching(Protocol):
+    """Ability of a store to call a function when a task changes: a wait that costs nothing but the entry of a table.
+
+    A process watches each task whose work it runs, for an end by another process. Without this ability it keeps a
+    call of `wait_for_update` for each.
+    """
+
+    def watch_task(
+        self, task_id: str, on_change: Callable[[TaskRecord | None], None], *, after: int
+    ) -> Callable[[], None]:
+        """Call a function on this event loop soon after each change of a task, until the function returned is called.
+
+        The first call comes at once if the task is newer than `after`, is gone, or if the store does not know. A
+        deletion is a change; the end of the TTL is none. No call is lost, also where the store was away.
+
+        Args:
+            task_id: The task.
+            on_change: Called with the task as it is now, or with `None` where the caller has to look. It neither
+                raises nor waits.
+            after: The revision that the caller has already.
+
+        Raises:
+            StoreClosedError: The store was closed.
+        """
         ...

@@ -11,7 +11,7 @@ from contextlib import suppress
 from contextvars import copy_context
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
-from typing import Any, Final, Generic, TypeAlias, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -43,7 +43,11 @@ def poster(loop: Any) -> Post:
     return loop.run_sync_soon if post is None else post
 
 
-def set_all(events: Iterable[anyio.Event]) -> None:
+class _Settable(Protocol):
+    def set(self) -> object: ...
+
+
+def set_all(events: Iterable[_Settable]) -> None:
     """Set events of the running event loop."""
     for event in events:
         event.set()

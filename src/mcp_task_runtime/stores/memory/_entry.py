@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from struct import Struct
 from typing import TYPE_CHECKING, Final, get_args
 
@@ -33,9 +34,10 @@ class Entry:
         group: The index of the tasks with its status and tool; `None` once the task is gone.
         changed: Exists while there are waiters for the next revision.
         steps: The recorded steps, if there are any.
+        watchers: Called after each change; exists while there are any.
     """
 
-    __slots__ = ("_events", "changed", "group", "owned", "record", "sequence", "steps")
+    __slots__ = ("_events", "changed", "group", "owned", "record", "sequence", "steps", "watchers")
 
     def __init__(self, record: TaskRecord, sequence: int) -> None:
         self.record = record
@@ -44,6 +46,7 @@ class Entry:
         self.group: Group | None = None
         self.changed: Signal | None = None
         self.steps: dict[str, str] | None = None
+        self.watchers: list[Callable[[TaskRecord | None], None]] | None = None
         self._events = b""
 
     @property
@@ -52,10 +55,25 @@ class Entry:
         return self.owned is None
 
     def wake(self) -> None:
-        """Wake every waiter."""
+        """Wake every waiter, and call every watcher."""
         if self.changed is not None:
             self.changed.set()
             self.changed = None
+        for on_change in () if self.watchers is None else list(self.watchers):
+            on_change(None if self.is_removed else self.record)
+
+    def watch(self, on_change: Callable[[TaskRecord | None], None]) -> Callable[[], None]:
+        """Call a function after each change, until the function returned is called."""
+        if self.watchers is None:
+            self.watchers = []
+        self.watchers.append(on_change)
+        return partial(self._unwatch, on_change)
+
+    def _unwatch(self, on_change: Callable[[TaskRecord | None], None]) -> None:
+        if self.watchers is not None and on_change in self.watchers:
+            self.watchers.remove(on_change)
+            if not self.watchers:
+                self.watchers = None
 
     def note(self, at: datetime, events: Iterable[tuple[TaskEventKind, str | None]]) -> None:
         """Add events to the history, which keeps the last `EVENTS_KEPT` of them; about 40 bytes each."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import islice
@@ -251,6 +251,23 @@ class InMemoryTaskStore:
             if entry.is_removed:  # a new task may have the identifier by now
                 raise TaskNotFoundError(task_id)
 
+    # --- TaskWatching ---
+
+    def watch_task(
+        self, task_id: str, on_change: Callable[[TaskRecord | None], None], *, after: int
+    ) -> Callable[[], None]:
+        """Call a function after each change of a task; see `TaskWatching.watch_task`."""
+        if self._closed:
+            raise StoreClosedError
+        entry = self._entries.get(task_id)
+        if entry is None:
+            on_change(None)
+            return _do_nothing
+        unwatch = entry.watch(on_change)
+        if entry.record.revision > after:
+            on_change(entry.record)
+        return unwatch
+
     # --- TaskLeases ---
 
     async def renew_leases(self, worker: str, task_ids: Collection[str], *, lease_ms: int) -> frozenset[str]:
@@ -457,3 +474,7 @@ def _check_limit(limit: int) -> None:
 
 def _run_of(lease: Lease) -> str:
     return f"{lease.worker}#{lease.attempt}"
+
+
+def _do_nothing() -> None:
+    pass

@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 import anyio
 
 from mcp_task_runtime.core.clock import Clock
+from mcp_task_runtime.stores._signal import Signal
 from mcp_task_runtime.stores._threads import event_loop, poster
 from mcp_task_runtime.stores.sqlite._clock import MachineClock
 from mcp_task_runtime.stores.sqlite._file import DatabaseFile
@@ -31,7 +32,7 @@ from mcp_task_runtime.stores.sqlite._lanes import Lane, Reader, Request, Writer
 from mcp_task_runtime.stores.sqlite._schema import Synchronous
 from mcp_task_runtime.stores.sqlite._statistics import SQLiteStatistics
 from mcp_task_runtime.stores.sqlite._transaction import Operation, Transaction
-from mcp_task_runtime.stores.sqlite._waiters import Look, Waiter, Waiters, wake_all
+from mcp_task_runtime.stores.sqlite._waiters import Look, Waiter, Waiters, Watcher, wake_all
 
 __all__ = ["Engine"]
 
@@ -135,7 +136,7 @@ class Engine:
             if is_first:
                 self._writer.wake()  # it has to watch from now on
             while True:
-                waiter.event = anyio.Event()  # before the look: a change after it sets this one
+                waiter.event = Signal()  # before the look: a change after it sets this one
                 found, until = await self.read(look)
                 if found is not None:
                     return found
@@ -147,6 +148,12 @@ class Engine:
                     return told
         finally:
             self._waiters.discard(waiter)
+
+    def watch(self, watcher: Watcher) -> Callable[[], None]:
+        """Call a watcher's function when its task may have changed, until the function returned is called."""
+        if self._waiters.add(watcher):
+            self._writer.wake()  # it has to watch from now on
+        return partial(self._waiters.discard, watcher)
 
     def wake_waiters(self) -> None:
         """Have all waiters look again."""

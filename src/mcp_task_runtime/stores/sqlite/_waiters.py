@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import datetime
 from threading import Lock
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
-import anyio
-
+from mcp_task_runtime.stores._signal import Signal
 from mcp_task_runtime.stores._threads import Post, event_loop, poster, set_all
 from mcp_task_runtime.stores.sqlite._transaction import Transaction
 
-__all__ = ["IRRELEVANT", "Look", "News", "Waiter", "Waiters", "Wake", "wake_all"]
+__all__ = ["IRRELEVANT", "Look", "News", "Waiter", "Waiters", "Wake", "Watcher", "wake_all"]
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -36,13 +35,18 @@ class Look(Protocol[T_co]):
 News: TypeAlias = tuple[str, Any]
 """The id of a task that was changed, and what is known of the change; `None` to have waiters look."""
 
-Wake: TypeAlias = tuple[Post, anyio.Event]
+
+class _Settable(Protocol):
+    def set(self) -> object: ...
+
+
+Wake: TypeAlias = tuple[Post, _Settable]
 """An event, and what calls a function on its event loop."""
 
 
 def wake_all(wakes: Iterable[Wake]) -> None:
     """Set events, each on its event loop, with one call for each loop."""
-    by_loop: dict[Post, list[anyio.Event]] = {}
+    by_loop: dict[Post, list[_Settable]] = {}
     for post, event in wakes:
         by_loop.setdefault(post, []).append(event)
     for post, events in by_loop.items():
@@ -63,8 +67,32 @@ class Waiter:
         self.task_id = task_id
         self.look = look
         self.post = poster(event_loop())
-        self.event = anyio.Event()
+        self.event = Signal()
         self.found: Any = None
+
+
+class Watcher:
+    """A function that is called when a task may have changed: the waiter that never ends.
+
+    Attributes:
+        event: Itself: what wakes waiters calls the function.
+        found: The task as it was last written here, until the function has it.
+    """
+
+    __slots__ = ("_on_change", "event", "found", "look", "post", "task_id")
+
+    def __init__(self, task_id: str, look: Look[Any], on_change: Callable[[Any], None]) -> None:
+        self.task_id = task_id
+        self.look = look
+        self.post = poster(event_loop())
+        self.event = self
+        self.found: Any = None
+        self._on_change = on_change
+
+    def set(self) -> None:
+        """Call the function, with what was found or with `None`."""
+        found, self.found = self.found, None
+        self._on_change(found)
 
 
 class Waiters:
@@ -77,7 +105,7 @@ class Waiters:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._by_task: dict[str, set[Waiter]] = {}
+        self._by_task: dict[str, set[Waiter | Watcher]] = {}
         self.pause = 0.0
         self.is_scanning = False
 
@@ -88,20 +116,20 @@ class Waiters:
         with self._lock:
             return sum(len(waiters) for waiters in self._by_task.values())
 
-    def add(self, waiter: Waiter) -> bool:
+    def add(self, waiter: Waiter | Watcher) -> bool:
         """Add a waiter; return whether it is the only one."""
         with self._lock:
             is_first = not self._by_task
             self._by_task.setdefault(waiter.task_id, set()).add(waiter)
             return is_first
 
-    def discard(self, waiter: Waiter) -> None:
+    def discard(self, waiter: Waiter | Watcher) -> None:
         """Remove a waiter."""
         with self._lock:
-            waiters = self._by_task[waiter.task_id]
+            waiters = self._by_task.get(waiter.task_id, set())
             waiters.discard(waiter)
             if not waiters:
-                del self._by_task[waiter.task_id]
+                self._by_task.pop(waiter.task_id, None)
 
     def tell(self, news: Iterable[News]) -> list[Wake]:
         """Hand news to the waiters it is for; return what wakes them."""
@@ -119,7 +147,7 @@ class Waiters:
                     wakes[id(waiter)] = (waiter.post, waiter.event)
         return list(wakes.values())
 
-    def all(self) -> list[Waiter]:
+    def all(self) -> list[Waiter | Watcher]:
         """Return all waiters."""
         with self._lock:
             return [waiter for waiters in self._by_task.values() for waiter in waiters]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -63,7 +63,7 @@ from mcp_task_runtime.stores.sqlite._schema import Synchronous
 from mcp_task_runtime.stores.sqlite._statistics import SQLiteStatistics
 from mcp_task_runtime.stores.sqlite._tasks import ALIVE
 from mcp_task_runtime.stores.sqlite._transaction import Transaction
-from mcp_task_runtime.stores.sqlite._waiters import IRRELEVANT
+from mcp_task_runtime.stores.sqlite._waiters import IRRELEVANT, Watcher
 from mcp_task_runtime.stores.sqlite.queue import SQLiteTaskMessageQueue
 
 __all__ = ["SQLiteTaskStore"]
@@ -281,6 +281,16 @@ class SQLiteTaskStore:
     async def wait_for_update(self, task_id: str, *, after: int) -> TaskRecord:
         """Wait until the revision is greater than `after`; see `TaskStore.wait_for_update`."""
         return await self._engine.wait(task_id, _UpdateLook(task_id, after))
+
+    # --- TaskWatching ---
+
+    def watch_task(
+        self, task_id: str, on_change: Callable[[TaskRecord | None], None], *, after: int
+    ) -> Callable[[], None]:
+        """Call a function after each change of a task; see `TaskWatching.watch_task`."""
+        unwatch = self._engine.watch(Watcher(task_id, _WatchLook(task_id, after), on_change))
+        on_change(None)
+        return unwatch
 
     # --- TaskLeases ---
 
@@ -531,6 +541,25 @@ class _WorkLook:
     def accept(self, change: object) -> Any:
         """Have the worker look: what waits may be for another one."""
         return None
+
+
+class _WatchLook(_UpdateLook):
+    """What is looked for on behalf of a watcher: each revision once."""
+
+    __slots__ = ()
+
+    def __call__(self, transaction: Transaction) -> tuple[TaskRecord | None, datetime | None]:
+        found, until = super().__call__(transaction)
+        if found is not None:
+            self._after = found.revision
+        return found, until
+
+    def accept(self, change: object) -> Any:
+        """Return the record that was written, once."""
+        if not isinstance(change, TaskRecord) or change.revision <= self._after:
+            return IRRELEVANT  # answers alone do not change it
+        self._after = change.revision
+        return change
 
 
 def _drop_lease(transaction: Transaction, worker: str, task_id: str, *, lapse: bool) -> None:
