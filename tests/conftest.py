@@ -22,6 +22,8 @@ ONCE = (
     "mcp_v2/test_balanced.py",
     "mcp_v2/test_fuzz.py",
     "operations/test_cli.py",
+    "operations/web/test_browser.py",
+    "operations/web/test_command.py",
     "stores/test_chaos.py",
     "stores/test_crashes.py",
     "stores/test_processes.py",

@@ -48,6 +48,7 @@ EXTRAS = {
     "operations/_asking.py": {"click"},
     "operations/_rendering.py": {"click", "rich"},
     "operations/cli.py": {"click", "rich"},
+    "operations/web/*": {"jinja2", "markupsafe", "starlette", "uvicorn"},
     "stores/redis/*": {"coredis"},
     "stores/postgres/*": {"psycopg", "psycopg_pool"},
     "testing/*": {"hypothesis"},

@@ -63,8 +63,9 @@ def test_the_source_archive_holds_the_whole_package(tmp_path: Path) -> None:
 
 
 def _sources() -> list[Path]:
-    """Return the modules of the package, and the scripts that run inside Redis."""
-    return [*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.lua")]
+    """Return the modules of the package, the scripts that run inside Redis, and the files of the web page."""
+    kinds = ("py", "lua", "html", "css", "js", "svg")
+    return [path for kind in kinds for path in PACKAGE.rglob(f"*.{kind}")]
 
 
 def test_every_public_name_can_be_imported() -> None:

@@ -3,6 +3,7 @@
 - `inspect`: `TaskInspector`, over any store with `TaskSearch`. No owner is asked for: it shows and ends the
   tasks of all owners, so it belongs behind the operators' own authentication.
 - `cli`: the command `mcp-tasks` (also `python -m mcp_task_runtime`), over `TaskInspector`; needs the extra `cli`.
+- `web`: the same in a browser, as `mcp-tasks web` or mounted in an application; needs the extra `web`.
 
 An ability for operators is added to `TaskInspector` first; a command then only reads options and prints.
 """

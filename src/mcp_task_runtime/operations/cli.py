@@ -7,6 +7,7 @@ several. Arguments, results, questions and answers are masked unless `--values` 
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
@@ -457,3 +458,35 @@ async def doctor(inspector: TaskInspector, as_json: bool) -> int | None:
             colour = {"ok": "green", "warning": "yellow", "error": "red"}[finding.level]
             console().print(Text(f"{finding.level:<8}", style=colour) + Text(f"{finding.subject}: {finding.text}"))
     return None if all(finding.level == "ok" for finding in findings) else 4
+
+
+@main.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at.")
+@click.option("--port", type=click.IntRange(0, 65_535), default=8321, show_default=True, help="The port; 0 takes any.")
+@click.option("--origin", "origins", multiple=True, metavar="URL", help="Address of the page behind a proxy.")
+@_command
+async def web(inspector: TaskInspector, host: str, port: int, origins: tuple[str, ...]) -> int | None:
+    """Serve a web page that shows the tasks, and lets people act on them.
+
+    It is for this machine alone, unless the environment variable MCP_TASKS_WEB_TOKEN holds a token of at least 16
+    characters to sign in with.
+    """
+    try:
+        from mcp_task_runtime.operations.web._serve import is_loopback, listen, serve
+    except ImportError as error:
+        raise click.UsageError(str(error)) from error
+    token = os.environ.get("MCP_TASKS_WEB_TOKEN") or None
+    if token is None and not is_loopback(host):
+        raise click.UsageError("set MCP_TASKS_WEB_TOKEN to listen anywhere but at this machine's loopback address")
+    try:
+        listener = listen(host, port)
+    except OSError as error:
+        click.echo(f"Error: cannot listen at {host}:{port}: {error.strerror}", err=True)
+        return 1
+    name = f"[{host}]" if ":" in host else host
+    click.echo(f"The tasks are at http://{name}:{listener.getsockname()[1]}/ (press Ctrl+C to end)")
+    try:
+        await serve(inspector.store, listener, token=token, origins=origins)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from time import perf_counter
@@ -114,6 +114,11 @@ class TaskInspector:
         self._queue = queue
         self._endings = TaskEndings(store, queue)
 
+    @property
+    def store(self) -> TaskStore:
+        """The store that it looks into."""
+        return self._store
+
     def now(self) -> datetime:
         """Return the time by the store's clock."""
         return self._store.clock.now()
@@ -146,14 +151,14 @@ class TaskInspector:
             AmbiguousTaskError: More than one task begins so.
             TaskNotFoundError: No task begins so.
         """
-        found = list((await self.page(TaskFilter(id_prefix=prefix), limit=2)).records)
+        if await self._store.get_task(prefix) is not None:
+            return prefix
+        found = list((await self.page(TaskFilter(id_prefix=prefix), limit=2)).records if prefix else ())
         if not found:
             raise TaskNotFoundError(prefix)
-        if len(found) == 1:
-            return found[0].task_id
-        if all(record.task_id != prefix for record in found):
+        if len(found) > 1:
             raise AmbiguousTaskError(prefix)
-        return prefix
+        return found[0].task_id
 
     async def details(self, task_id: str) -> TaskDetails:
         """Return all there is to see of a task.
@@ -164,6 +169,14 @@ class TaskInspector:
         record, questions = await self._view(task_id)
         steps = dict(await self._store.read_steps(task_id)) if isinstance(self._store, TaskJournal) else {}
         return TaskDetails(record, questions, await self._search.get_history(task_id), steps)
+
+    async def questions(self, task_id: str) -> tuple[QueuedMessage, ...]:
+        """Return the open questions of a task, in the order they were asked.
+
+        Raises:
+            TaskNotFoundError: There is no such task.
+        """
+        return (await self._view(task_id))[1]
 
     async def _view(self, task_id: str) -> tuple[TaskRecord, tuple[QueuedMessage, ...]]:
         if isinstance(self._store, TaskQuestions):
@@ -176,7 +189,7 @@ class TaskInspector:
             raise TaskNotFoundError(task_id)
         return record, () if is_terminal(record.status) else await self._queue.outstanding(task_id)
 
-    async def follow(self, task_id: str) -> AsyncIterator[TaskRecord]:
+    async def follow(self, task_id: str) -> AsyncGenerator[TaskRecord, None]:
         """Yield a task as it is now, then after each change until it has ended. Changes in between may be skipped.
 
         Raises:
@@ -254,7 +267,7 @@ class TaskInspector:
             ProtocolError: The answer is malformed; the question stays open.
             TaskNotFoundError: There is no such task.
         """
-        _, questions = await self._view(task_id)
+        questions = await self.questions(task_id)
         question = next((question for question in questions if question.key == key), None)
         if question is None:
             return False

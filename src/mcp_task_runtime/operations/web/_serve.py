@@ -1,0 +1,72 @@
+"""`mcp-tasks web`: the dashboard in a server of its own."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Callable, Iterable
+from types import FrameType
+
+try:
+    import uvicorn
+except ImportError as _missing:
+    raise ImportError("The dashboard needs: pip install 'mcp-task-runtime[web]'") from _missing
+
+from mcp_task_runtime.core.store import TaskStore
+from mcp_task_runtime.operations.web._app import dashboard
+
+__all__ = ["is_loopback", "listen", "serve"]
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, stopping: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._stopping = stopping
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop, by a signal."""
+        self._stopping()  # a server waits for responses that are open
+        super().handle_exit(sig, frame)
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine can connect to an address that is listened at."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket to listen at; 0 is a free port.
+
+    Raises:
+        OSError: The address cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family)
+
+
+async def serve(store: TaskStore, listener: socket.socket, *, token: str | None, origins: Iterable[str]) -> None:
+    """Serve the dashboard until the process is told to stop, by a signal.
+
+    Args:
+        store: The store of the servers.
+        listener: Where to listen; it is closed in the end.
+        token: As for `dashboard`.
+        origins: As for `dashboard`.
+
+    Raises:
+        ValueError: As for `dashboard`.
+    """
+    with listener:
+        app = dashboard(store, token=token, origins=origins)
+        config = uvicorn.Config(
+            app,
+            access_log=False,  # addresses hold the beginnings of identifiers
+            log_level="warning",
+            lifespan="off",
+            proxy_headers=False,
+            server_header=False,
+        )
+        await _Server(config, app.state.streams.close).serve(sockets=[listener])

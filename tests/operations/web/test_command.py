@@ -1,0 +1,73 @@
+"""`mcp-tasks web`, as an operator starts and ends it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+
+import httpx
+import pytest
+
+from mcp_task_runtime.stores.url import BundledTaskStore
+from tests.operations.web.visitor import PATIENCE, some_tasks
+
+pytest.importorskip("click", reason="the extra `cli` is not installed")
+pytest.importorskip("uvicorn", reason="the extra `web` is not installed")
+
+
+def start(url: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "mcp_task_runtime", "web", *arguments],
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "MCP_TASKS_STORE": url, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+async def test_the_command_serves_the_page_until_it_is_interrupted(url: str, store: BundledTaskStore) -> None:
+    await some_tasks(store)
+    process = start(url, "--port", "0")
+    killer = threading.Timer(PATIENCE, process.kill)  # or reading might wait without end
+    killer.start()
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert "The tasks are at http://127.0.0.1:" in line
+        address = line.split("are at ")[1].split(" ")[0]
+        async with httpx.AsyncClient(base_url=address, trust_env=False) as browser:
+            assert "ddd-broken" in (await browser.get("/")).text
+            async with browser.stream("GET", "/events/task?id=aaa") as live:
+                lines = live.aiter_lines()
+                while "event: regions" not in await anext(lines):
+                    pass
+                process.send_signal(signal.SIGINT)
+                async for _ in lines:  # the stream ends, and the command does not wait for it
+                    pass
+        out = process.stdout.read()
+        assert "Traceback" not in out
+        assert process.wait() in (0, 130, -signal.SIGINT)
+    finally:
+        killer.cancel()
+        process.kill()
+        process.communicate()
+
+
+async def test_elsewhere_than_on_this_machine_it_needs_a_token(url: str) -> None:
+    for host, environment, message in (
+        ("0.0.0.0", {}, "set MCP_TASKS_WEB_TOKEN"),
+        ("127.0.0.1", {"MCP_TASKS_WEB_TOKEN": "short"}, "at least 16 characters"),
+    ):
+        process = start(url, "--host", host, "--port", "0", **environment)
+        out, _ = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 2
+        assert message in out
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        process = start(url, "--port", str(taken.getsockname()[1]))
+        out, _ = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 1
+        assert "cannot listen at 127.0.0.1" in out
