@@ -20,6 +20,10 @@ ROOT = Path(__file__).resolve().parent.parent
 TESTS = ROOT / "tests"
 NO_TESTS_COLLECTED = 5  # pytest's exit code
 
+# Tests wait as much as they compute, so there is one process more than there are cores. The last option that pytest
+# gets counts: `-n 0` runs the tests in one process, as a debugger needs it.
+PARALLEL = ("--numprocesses", str((os.cpu_count() or 1) + 1), "--dist", "worksteal")
+
 
 @dataclass(frozen=True)
 class Suite:
@@ -99,7 +103,10 @@ def run(name: str, arguments: list[str]) -> int:
     if not any(map(test_path, mine)):
         mine.append(str(suite.path))
     ignores = [f"--ignore={path}" for path in suite.ignore]
-    return subprocess.run([prepare(name), "-m", "pytest", *ignores, *mine], cwd=ROOT).returncode
+    environment = dict(os.environ)
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # each process would compile the tests again
+    command: list[str | Path] = [prepare(name), "-m", "pytest", *PARALLEL, *ignores, *mine]
+    return subprocess.run(command, cwd=ROOT, env=environment).returncode
 
 
 def main() -> int:

@@ -20,9 +20,7 @@ from mcp_task_runtime.core.types import NewTask
 from mcp_task_runtime.testing.clock import FakeClock
 from mcp_task_runtime.testing.session import Answerer, RecordingSession
 from mcp_task_runtime.testing.yielding import YieldingTaskMessageQueue, YieldingTaskStore
-
-PATIENCE = 6.0
-"""Seconds that something which must happen may take, on a machine that many share."""
+from tests.support.patience import PATIENCE
 
 JSON = dict[str, Any]
 

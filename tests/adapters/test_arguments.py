@@ -22,7 +22,16 @@ from mcp_task_runtime import (
 )
 from mcp_task_runtime.core.types import NewTask, TaskSpec
 from mcp_task_runtime.testing.clock import FakeClock
-from tests.adapters.scripted import ACCEPT, FORM, MESSAGE, PATIENCE, Desk, ScriptedSession, answers, open_desk
+from tests.adapters.scripted import (
+    ACCEPT,
+    FORM,
+    MESSAGE,
+    Desk,
+    ScriptedSession,
+    answers,
+    open_desk,
+)
+from tests.support.patience import PATIENCE
 
 pytestmark = pytest.mark.anyio
 

@@ -14,7 +14,8 @@ from pydantic import Field, create_model
 
 from mcp_task_runtime import ServerTaskContext, TaskContext
 from mcp_task_runtime.adapters.tool_function import ToolFunction
-from tests.adapters.scripted import PATIENCE, Desk, ScriptedSession
+from tests.adapters.scripted import Desk, ScriptedSession
+from tests.support.patience import PATIENCE
 
 
 async def make_context() -> ServerTaskContext:

@@ -11,7 +11,7 @@ from mcp_task_runtime import Execution, InMemoryTaskStore, TaskRecord, TaskRunti
 from mcp_task_runtime.adapters.host import RuntimeHost
 from mcp_task_runtime.core.group import IsolatedGroup
 from mcp_task_runtime.testing.clock import FakeClock
-from tests.adapters.scripted import PATIENCE
+from tests.support.patience import PATIENCE
 
 JSON = dict[str, Any]
 

@@ -10,7 +10,8 @@ import pytest
 from mcp_task_runtime import Outcome
 from mcp_task_runtime.adapters.notifications import CallNotifier, LatestSender
 from mcp_task_runtime.adapters.session import DetachedSession
-from tests.adapters.scripted import JSON, PATIENCE, ScriptedSession, open_desk
+from tests.adapters.scripted import JSON, ScriptedSession, open_desk
+from tests.support.patience import PATIENCE
 
 pytestmark = pytest.mark.anyio
 

@@ -13,8 +13,9 @@ import pytest
 
 from mcp_task_runtime import Execution, Outcome, ProtocolError, ServerTaskContext, TaskRequest, TaskSpec
 from mcp_task_runtime.adapters._own_loop import in_own_loop
-from tests.adapters.scripted import ACCEPT, FORM, PATIENCE, Desk, ScriptedSession, answers, open_desk
+from tests.adapters.scripted import ACCEPT, FORM, Desk, ScriptedSession, answers, open_desk
 from tests.core.leased_store import open_cluster
+from tests.support.patience import PATIENCE
 
 
 async def new_desk() -> Desk:

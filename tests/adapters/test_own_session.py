@@ -20,7 +20,8 @@ from mcp_task_runtime import (
     TaskSession,
     TaskSpec,
 )
-from tests.adapters.scripted import PATIENCE, ScriptedSession, answers
+from tests.adapters.scripted import ScriptedSession, answers
+from tests.support.patience import PATIENCE
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "own_session.py"
 JSON = dict[str, Any]

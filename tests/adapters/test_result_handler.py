@@ -29,7 +29,6 @@ from tests.adapters.scripted import (
     DECLINE,
     FORM,
     JSON,
-    PATIENCE,
     Desk,
     ScriptedSession,
     answers,
@@ -37,6 +36,7 @@ from tests.adapters.scripted import (
     open_desk,
     raises,
 )
+from tests.support.patience import PATIENCE
 
 RELATED = "io.modelcontextprotocol/related-task"
 

@@ -12,7 +12,8 @@ from pydantic import BaseModel
 
 from mcp_task_runtime import ProtocolError
 from mcp_task_runtime.adapters.sdk_session import SDKSession, as_task_session
-from tests.adapters.scripted import ACCEPT, FORM, PATIENCE, ScriptedSession, open_desk
+from tests.adapters.scripted import ACCEPT, FORM, ScriptedSession, open_desk
+from tests.support.patience import PATIENCE
 
 pytestmark = pytest.mark.anyio
 

@@ -35,8 +35,8 @@ from mcp_task_runtime import (
     TaskSettings,
     TaskSpec,
 )
-from mcp_task_runtime.adapters import server_context
 from mcp_task_runtime.adapters.sampling import check_tool_messages
+from mcp_task_runtime.core import endings
 from mcp_task_runtime.core.types import Fence, NewTask
 from mcp_task_runtime.testing.clock import FakeClock
 from mcp_task_runtime.testing.concurrency.cancellation import Trial, check_cancellation
@@ -47,13 +47,13 @@ from tests.adapters.scripted import (
     FORM,
     JSON,
     MESSAGE,
-    PATIENCE,
     Desk,
     ScriptedSession,
     answers,
     open_desk,
     raises,
 )
+from tests.support.patience import PATIENCE
 
 Ask = Callable[[ServerTaskContext], Awaitable[Any]]
 
@@ -579,7 +579,7 @@ async def test_completing_with_a_store_that_hangs_raises_instead_of_claiming_suc
             await anyio.sleep_forever()
             raise AssertionError
 
-    monkeypatch.setattr(server_context, "CLEANUP_SECONDS", 0.05)
+    monkeypatch.setattr(endings, "CLEANUP_SECONDS", 0.05)
     store = Hanging(clock=FakeClock())
     session = ScriptedSession()
     record = await store.create_task(NewTask(ttl_ms=None))

@@ -14,10 +14,10 @@ import pytest
 from mcp_task_runtime.adapters.task_client.errors import BaseTaskError
 from mcp_task_runtime.adapters.task_client.polling import PollSettings, Watch
 from mcp_task_runtime.adapters.task_client.snapshots import TaskSnapshot
+from tests.support.patience import PATIENCE
 
 pytestmark = pytest.mark.anyio
 
-PATIENCE = 5
 HOUR_MS = 3_600_000
 NOON = datetime(2026, 7, 28, 12, tzinfo=timezone.utc)
 

@@ -22,9 +22,7 @@ from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.core.types import TaskRecord
 from mcp_task_runtime.errors import StoreUnavailableError
 from mcp_task_runtime.testing.clock import FakeClock
-
-PATIENCE = 20.0
-"""Seconds that something which must happen may take, on a machine that many share."""
+from tests.support.patience import PATIENCE
 
 LEASE_SECONDS = 15
 TURN_SECONDS = LEASE_SECONDS / 3

@@ -11,7 +11,8 @@ import pytest
 from mcp_task_runtime import Execution, LimitExceededError, Outcome, TaskContext, TaskSettings, TaskSpec
 from mcp_task_runtime.core.slots import WorkSlots
 from mcp_task_runtime.core.types import TaskRequest
-from tests.core.worlds import PATIENCE, open_world
+from tests.core.worlds import open_world
+from tests.support.patience import PATIENCE
 
 JSON = dict[str, Any]
 

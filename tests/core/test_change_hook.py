@@ -15,7 +15,7 @@ import pytest
 from mcp_task_runtime import Execution, InMemoryTaskStore, TaskRequest, TaskRuntime, TaskSettings, TaskSpec
 from mcp_task_runtime.core.change_hook import ChangeCallback, ChangeHook
 from mcp_task_runtime.core.observer import TaskChange
-from tests.core.worlds import PATIENCE
+from tests.support.patience import PATIENCE
 
 SPEC = TaskSpec(request=TaskRequest(name="tool"))
 NO_GRACE = TaskSettings(shutdown_grace=0)

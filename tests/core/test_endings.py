@@ -29,7 +29,8 @@ from mcp_task_runtime.core.types import Fence, NewTask
 from mcp_task_runtime.errors import LeaseLostError, StoreClosedError
 from mcp_task_runtime.testing.clock import FakeClock
 from mcp_task_runtime.testing.yielding import YieldingTaskStore
-from tests.core.worlds import PATIENCE, ask
+from tests.core.worlds import ask
+from tests.support.patience import PATIENCE
 
 NEW = NewTask(ttl_ms=60_000, request=TaskRequest(name="report"))
 

@@ -28,7 +28,8 @@ from mcp_task_runtime.core.reader import TaskReader
 from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.core.types import NewTask, TaskRecord
 from mcp_task_runtime.errors import StoreClosedError
-from tests.core.worlds import PATIENCE, ask
+from tests.core.worlds import ask
+from tests.support.patience import PATIENCE
 
 NEW = NewTask(ttl_ms=None)
 

@@ -12,7 +12,7 @@ import pytest
 
 from mcp_task_runtime.core.group import IsolatedGroup
 from mcp_task_runtime.stores._event_loop import start_background_task
-from tests.core.worlds import PATIENCE
+from tests.support.patience import PATIENCE
 
 
 @pytest.mark.parametrize("error", [LookupError("x"), SystemExit(1), BaseException("x")])

@@ -23,7 +23,8 @@ from mcp_task_runtime import (
 )
 from mcp_task_runtime.core import followers as followers_module
 from mcp_task_runtime.core.types import NewTask, NewTaskFields, TaskRecord, TaskRequest
-from tests.core.worlds import PATIENCE, open_world
+from tests.core.worlds import open_world
+from tests.support.patience import PATIENCE
 
 JSON = dict[str, Any]
 NAMED = TaskSpec(request=TaskRequest(name="report"))

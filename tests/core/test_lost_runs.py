@@ -17,7 +17,8 @@ from mcp_task_runtime.core.types import Fence, NewTask, TaskRequest
 from mcp_task_runtime.errors import InvalidTransitionError, LeaseLostError, QuestionTimeoutError
 from mcp_task_runtime.stores.memory import InMemoryTaskMessageQueue, InMemoryTaskStore
 from mcp_task_runtime.testing.clock import FakeClock
-from tests.core.leased_store import LEASE_SECONDS, PATIENCE, Cluster, Process, open_cluster
+from tests.core.leased_store import LEASE_SECONDS, Cluster, Process, open_cluster
+from tests.support.patience import PATIENCE
 
 pytestmark = pytest.mark.anyio
 

@@ -49,7 +49,8 @@ from mcp_task_runtime.core.types import NewTask
 from mcp_task_runtime.testing.clock import FakeClock
 from mcp_task_runtime.testing.yielding import YieldingTaskMessageQueue, YieldingTaskStore
 from tests.core.leased_store import Client, LeasedTaskStore, Link
-from tests.core.worlds import ACCEPT, PATIENCE
+from tests.core.worlds import ACCEPT
+from tests.support.patience import PATIENCE
 
 SPEC = TaskSpec(request=TaskRequest(name="tool"))
 NO_GRACE = TaskSettings(shutdown_grace=0)

@@ -31,7 +31,8 @@ from mcp_task_runtime.testing.concurrency.cancellation import Trial, check_cance
 from mcp_task_runtime.testing.concurrency.interleaving import Race, explore_interleavings
 from mcp_task_runtime.testing.yielding import YieldingTaskMessageQueue, YieldingTaskStore
 from mcp_task_runtime.wire.answers import check_answer
-from tests.core.worlds import ACCEPT, NOTHING, PATIENCE, World, ask, open_world
+from tests.core.worlds import ACCEPT, NOTHING, World, ask, open_world
+from tests.support.patience import PATIENCE
 
 Result = dict[str, Any]
 YES = Answer.result(ACCEPT)

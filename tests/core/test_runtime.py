@@ -38,7 +38,8 @@ from mcp_task_runtime.core.types import Fence, NewTask, NewTaskFields
 from mcp_task_runtime.testing.concurrency.cancellation import Trial, check_cancellation
 from mcp_task_runtime.testing.concurrency.interleaving import Race, explore_interleavings
 from mcp_task_runtime.testing.yielding import YieldingTaskStore
-from tests.core.worlds import ACCEPT, NOTHING, PATIENCE, World, make_world, open_world
+from tests.core.worlds import ACCEPT, NOTHING, World, make_world, open_world
+from tests.support.patience import PATIENCE
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup, ExceptionGroup

@@ -10,7 +10,9 @@ import anyio
 import pytest
 
 from mcp_task_runtime import Execution, Outcome, ProtocolError, TaskNotFoundError, TaskSettings, TaskSpec
-from tests.core.worlds import NOTHING, PATIENCE, World, make_world
+from mcp_task_runtime.core import workers
+from tests.core.worlds import NOTHING, World, make_world
+from tests.support.patience import PATIENCE
 
 Result = dict[str, Any]
 
@@ -312,8 +314,9 @@ def test_a_runtime_can_be_opened_again_also_on_another_event_loop(backends: tupl
     assert [entry.record.status for entry in world.memory._entries.values()] == ["completed", "failed"] * len(backends)
 
 
-async def test_closing_a_runtime_with_a_dead_store_ends_all_the_same() -> None:
+async def test_closing_a_runtime_with_a_dead_store_ends_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """The store hangs: shielded clean-up is bounded, so a server can still stop."""
+    monkeypatch.setattr(workers, "CLEANUP_SECONDS", 0.05)
     world = make_world(settings=TaskSettings(shutdown_grace=0))
 
     async def broken(*_: Any) -> None:

@@ -22,7 +22,7 @@ from mcp_task_runtime.core.types import NewTask
 from mcp_task_runtime.testing.clock import FakeClock
 from mcp_task_runtime.testing.concurrency.cancellation import Trial, check_cancellation
 from mcp_task_runtime.testing.yielding import YieldingTaskStore
-from tests.core.worlds import PATIENCE
+from tests.support.patience import PATIENCE
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup

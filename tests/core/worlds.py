@@ -23,9 +23,7 @@ from mcp_task_runtime import (
 from mcp_task_runtime.core.questions import ask_question
 from mcp_task_runtime.testing.clock import FakeClock
 from mcp_task_runtime.testing.yielding import YieldingTaskMessageQueue, YieldingTaskStore
-
-PATIENCE = 30.0
-"""Seconds that something which must happen may take, on a machine that many share."""
+from tests.support.patience import PATIENCE
 
 ACCEPT: dict[str, Any] = {"action": "accept", "content": {}}
 

@@ -18,10 +18,10 @@ from mcp_types import CallToolResult, ElicitResult, TextContent  # noqa: E402
 from mcp_task_runtime import ProtocolError, ServerTaskContext  # noqa: E402
 from mcp_task_runtime.client import ClientTask, TaskFailedError, TasksClient  # noqa: E402
 from mcp_task_runtime.server import Tasks  # noqa: E402
+from tests.support.patience import PATIENCE  # noqa: E402
 
 pytestmark = pytest.mark.anyio
 
-PATIENCE = 20
 MODES = ("auto", "legacy")
 FastMCPContext = fastmcp.Context
 

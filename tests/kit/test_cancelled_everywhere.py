@@ -35,7 +35,8 @@ from mcp_task_runtime.adapters.task_methods import Requestor, TaskMethods
 from mcp_task_runtime.testing import RecordingSession, Trial, check_cancellation
 from tests.adapters.scripted import ACCEPT, FORM, MESSAGE, Desk, ScriptedSession
 from tests.core.worlds import ACCEPT as ACCEPTED
-from tests.core.worlds import PATIENCE, World, ask, make_world
+from tests.core.worlds import World, ask, make_world
+from tests.support.patience import PATIENCE
 
 JSON = dict[str, Any]
 Operation = Callable[[], Awaitable[Any]]

@@ -17,8 +17,8 @@ from mcp_task_runtime import (
 )
 from mcp_task_runtime.core.types import NewTask
 from mcp_task_runtime.testing import RecordingSession
+from tests.support.patience import PATIENCE
 
-PATIENCE = 6.0
 JSON = dict[str, Any]
 ACCEPT: JSON = {"action": "accept", "content": {"ok": True}}
 FORM: JSON = {"type": "object", "properties": {"ok": {"type": "boolean"}}}

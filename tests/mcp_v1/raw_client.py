@@ -16,9 +16,7 @@ import anyio.abc
 import httpx
 
 from tests.mcp_v1.schemas import RELATED, Wire, validate_from_server, validate_response
-
-PATIENCE = 20
-"""Seconds that anything may take before a test gives up."""
+from tests.support.patience import PATIENCE
 
 ALL_CAPABILITIES: Wire = {
     "elicitation": {"form": {}, "url": {}},

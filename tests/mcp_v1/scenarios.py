@@ -16,8 +16,9 @@ import anyio.from_thread
 from pydantic import BaseModel
 
 from mcp_task_runtime import CapabilityError, ProtocolError, QueuedMessage, ServerTaskContext, TaskRuntime
-from tests.mcp_v1.raw_client import PATIENCE, Answer, RawClient, accept, never
+from tests.mcp_v1.raw_client import Answer, RawClient, accept, never
 from tests.mcp_v1.schemas import RELATED, Wire
+from tests.support.patience import PATIENCE
 
 TERMINAL = ("completed", "failed", "cancelled")
 

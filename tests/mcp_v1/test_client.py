@@ -33,13 +33,12 @@ from tests.mcp_v1.scenarios import World, add_tools, greet
 from tests.mcp_v1.schemas import RELATED
 from tests.mcp_v2.script import TASK_ID, Received, Wire
 from tests.mcp_v2.scripted_legacy_server import ScriptedLegacyServer, result, task, tool
+from tests.support.patience import PATIENCE
 
 pytestmark = [
     pytest.mark.anyio,
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # the SDK's streams, when a client leaves
 ]
-
-PATIENCE = 10
 
 
 def quick_client(**options: Any) -> TasksClient:

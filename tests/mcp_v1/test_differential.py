@@ -19,8 +19,9 @@ from mcp.shared.message import SessionMessage
 
 from mcp_task_runtime import TaskSettings
 from mcp_task_runtime.adapters.mcp_v1 import Tasks
-from tests.mcp_v1.raw_client import PATIENCE, Answer, RawClient, stream_client
+from tests.mcp_v1.raw_client import Answer, RawClient, stream_client
 from tests.mcp_v1.schemas import Wire
+from tests.support.patience import PATIENCE
 from tests.tool_bodies import (
     ARGUMENTS,
     ASKING,

@@ -11,9 +11,10 @@ from pathlib import Path
 import anyio.from_thread
 import pytest
 
-from tests.mcp_v1.raw_client import PATIENCE, RawClient, http_client
+from tests.mcp_v1.raw_client import RawClient, http_client
 from tests.mcp_v1.schemas import Wire
 from tests.mcp_v2.processes import HTTPServerProcess
+from tests.support.patience import PATIENCE
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 

@@ -13,6 +13,7 @@ from tests.mcp_v1.raw_client import ALL_CAPABILITIES, HTTPClient, accept, http_c
 from tests.mcp_v1.scenarios import ClientTasks
 from tests.mcp_v1.schemas import RELATED, Wire
 from tests.mcp_v2.processes import HTTPServerProcess
+from tests.support.patience import PATIENCE
 
 SERVE = str(Path(__file__).with_name("serve.py"))
 ALICE = {"authorization": "Bearer alice"}
@@ -230,7 +231,7 @@ async def test_a_hundred_clients_at_once_of_whom_twenty_leave_in_mid_question_an
         counts: dict[str, int] = result["structuredContent"]
         return counts
 
-    with anyio.fail_after(90):
+    with anyio.fail_after(4 * PATIENCE):
         async with http_client(url) as observer:
             await one(0)
             before = await alive()

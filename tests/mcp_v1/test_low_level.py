@@ -19,8 +19,9 @@ from mcp.shared.message import SessionMessage
 from mcp_task_runtime import CapabilityError, InMemoryTaskStore, ServerTaskContext, TaskSettings
 from mcp_task_runtime.adapters import base_tasks
 from mcp_task_runtime.adapters.mcp_v1 import Tasks
-from tests.mcp_v1.raw_client import PATIENCE, Answer, RawClient, accept, never, stream_client
+from tests.mcp_v1.raw_client import Answer, RawClient, accept, never, stream_client
 from tests.mcp_v1.schemas import Wire
+from tests.support.patience import PATIENCE
 
 FORM = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
 

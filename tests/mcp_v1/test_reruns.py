@@ -11,10 +11,11 @@ from pydantic import BaseModel
 
 from mcp_task_runtime import ServerTaskContext, TaskStore
 from mcp_task_runtime.adapters.mcp_v1 import Tasks
-from tests.core.leased_store import LEASE_SECONDS, PATIENCE, SETTINGS, Cluster, Process
+from tests.core.leased_store import LEASE_SECONDS, SETTINGS, Cluster, Process
 from tests.mcp_v1.raw_client import accept
 from tests.mcp_v1.schemas import Wire
 from tests.mcp_v1.test_low_level import connect
+from tests.support.patience import PATIENCE
 
 
 class Name(BaseModel):

@@ -23,9 +23,9 @@ from mcp.server.fastmcp import FastMCP
 from mcp.shared.memory import create_client_server_memory_streams
 
 from mcp_task_runtime.adapters.mcp_v1 import Tasks
-from tests.mcp_v1.raw_client import PATIENCE
 from tests.mcp_v1.scenarios import World, add_tools, greet
 from tests.mcp_v2.processes import HTTPServerProcess
+from tests.support.patience import PATIENCE
 
 SERVE = Path(__file__).with_name("serve.py")
 ROOT = Path(__file__).resolve().parents[2]

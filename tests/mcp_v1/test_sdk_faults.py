@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import linecache
 import re
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ from tests.mcp_v1.raw_client import accept
 from tests.mcp_v1.scenarios import Choice, World
 from tests.mcp_v1.sdk_runtime import SDKTasks, sdk_world, text
 from tests.mcp_v1.worlds import make_world
+from tests.support.patience import PATIENCE
 
 RELEASE_WITH_THE_FAULTS = "1.30.0"
 
@@ -176,14 +178,14 @@ async def fault_2_an_update_between_reading_and_waiting_is_seen(backend: Backend
     task_id = await backend.create()
     seen = await backend.read(task_id)
     await backend.finish(task_id)
-    with anyio.fail_after(raw_client.PATIENCE):
+    with anyio.fail_after(PATIENCE):
         await backend.wait(task_id, seen)
 
 
 async def fault_1_every_waiter_of_the_store_wakes(backend: Backend) -> None:
     task_id = await backend.create()
     seen = await backend.read(task_id)
-    with anyio.fail_after(raw_client.PATIENCE):
+    with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as group:
             for _ in range(3):
                 group.start_soon(backend.wait, task_id, seen)
@@ -565,7 +567,7 @@ async def failing(fault: Fault) -> AsyncGenerator[None, None]:
 def against_the_sdk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     fault = request.getfixturevalue("fault")
     if fault.error is TimeoutError:
-        for module in (raw_client, scenarios):
+        for module in (raw_client, scenarios, sys.modules[__name__]):
             monkeypatch.setattr(module, "PATIENCE", fault.patience)
     # Every task without a TTL breaks the schema; that is fault 22, and would hide the others.
     monkeypatch.setattr(raw_client, "validate_response", lambda request, response: None)

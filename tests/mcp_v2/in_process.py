@@ -18,8 +18,9 @@ from mcp.shared.message import SessionMessage
 from mcp_types import jsonrpc_message_adapter
 from starlette.types import ASGIApp
 
-from tests.mcp_v2.raw_client import PATIENCE, RawClient, Reply
+from tests.mcp_v2.raw_client import RawClient, Reply
 from tests.mcp_v2.schemas import Wire
+from tests.support.patience import PATIENCE
 
 
 class _MemoryExchange:

@@ -23,8 +23,16 @@ from mcp.shared.memory import create_client_server_memory_streams
 from mcp.shared.message import SessionMessage
 from mcp_types import jsonrpc_message_adapter
 
-from tests.mcp_v2.raw_client import DECLARED, PATIENCE, PROTOCOL_VERSION, HTTPExchange, RawClient, Reply, StdioServer
+from tests.mcp_v2.raw_client import (
+    DECLARED,
+    PROTOCOL_VERSION,
+    HTTPExchange,
+    RawClient,
+    Reply,
+    StdioServer,
+)
 from tests.mcp_v2.schemas import Wire, validate, validate_response
+from tests.support.patience import PATIENCE
 
 SUBSCRIPTION_ID = "io.modelcontextprotocol/subscriptionId"
 ACKNOWLEDGED = "notifications/subscriptions/acknowledged"

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Sequence
 from types import TracebackType
 
-from tests.mcp_v2.raw_client import PATIENCE
+from tests.support.patience import PATIENCE
 
 
 class HTTPServerProcess:

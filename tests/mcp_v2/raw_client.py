@@ -26,14 +26,13 @@ import httpx
 from typing_extensions import Self
 
 from tests.mcp_v2.schemas import Wire, validate_notification, validate_response
+from tests.support.patience import PATIENCE
 
 EXTENSION_ID = "io.modelcontextprotocol/tasks"
 PROTOCOL_VERSION = "2026-07-28"
 DECLARED: Wire = {"extensions": {EXTENSION_ID: {}}, "elicitation": {"form": {}, "url": {}}, "sampling": {}}
 """What a client declares that takes tasks and answers every question."""
 
-PATIENCE = 20
-"""Seconds that anything may take before a test gives up."""
 
 _ids = count(1)
 

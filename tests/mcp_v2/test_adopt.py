@@ -21,8 +21,8 @@ from mcp_task_runtime.client import ClientTask, TasksClient
 from mcp_task_runtime.server import Tasks
 from tests.mcp_v1.raw_client import never
 from tests.mcp_v2.in_process import memory_client
-from tests.mcp_v2.raw_client import PATIENCE
 from tests.mcp_v2.test_differential import connect_2025
+from tests.support.patience import PATIENCE
 
 pytestmark = pytest.mark.anyio
 

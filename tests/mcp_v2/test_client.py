@@ -60,10 +60,10 @@ from tests.mcp_v2.scripted_server import (
     task,
     working,
 )
+from tests.support.patience import PATIENCE
 
 pytestmark = pytest.mark.anyio
 
-PATIENCE = 10
 MAX_FAILURES = 3
 
 

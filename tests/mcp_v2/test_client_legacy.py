@@ -44,6 +44,7 @@ from tests.mcp_v2.scripted_legacy_server import (
     tool,
 )
 from tests.mcp_v2.scripted_server import error, quick_client, rare_client
+from tests.support.patience import PATIENCE
 
 pytestmark = [
     pytest.mark.anyio,
@@ -51,7 +52,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Async generator '(httpx2|httpcore2|httpx_sse|mcp)[._]:ResourceWarning"),
 ]
 
-PATIENCE = 10
 MAX_FAILURES = 3
 SERVE = str(Path(__file__).with_name("serve_legacy.py"))
 

@@ -33,7 +33,8 @@ from mcp_task_runtime.adapters.mcp_v2 import Tasks
 from tests.mcp_v1 import raw_client as raw_client_2025
 from tests.mcp_v1.schemas import Wire
 from tests.mcp_v2.in_process import memory_client
-from tests.mcp_v2.raw_client import DECLARED, PATIENCE
+from tests.mcp_v2.raw_client import DECLARED
+from tests.support.patience import PATIENCE
 from tests.tool_bodies import (
     ARGUMENTS,
     ASKING,

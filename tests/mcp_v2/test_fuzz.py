@@ -25,9 +25,10 @@ from mcp_task_runtime.errors import ProtocolError
 from mcp_task_runtime.wire.answers import check_answer
 from tests.mcp_v1 import schemas as old_schemas
 from tests.mcp_v2.guarded import URL, Guarded, as_user
-from tests.mcp_v2.raw_client import DECLARED, PATIENCE, PROTOCOL_VERSION, RawClient, accept
+from tests.mcp_v2.raw_client import DECLARED, PROTOCOL_VERSION, RawClient, accept
 from tests.mcp_v2.schema_strategies import valid, valid_params, with_a_fault
 from tests.mcp_v2.schemas import Schema, Wire, needs_schemas, validate, validate_response
+from tests.support.patience import PATIENCE
 
 pytestmark = pytest.mark.filterwarnings("ignore:.AuthSettings.validate_token_resource")
 

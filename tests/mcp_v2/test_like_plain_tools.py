@@ -21,8 +21,9 @@ from mcp_task_runtime import ServerTaskContext
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
 from mcp_task_runtime.client import TasksClient
 from tests.mcp_v2.in_process import memory_client
-from tests.mcp_v2.raw_client import DECLARED, PATIENCE, RawClient
+from tests.mcp_v2.raw_client import DECLARED, RawClient
 from tests.mcp_v2.schemas import Wire
+from tests.support.patience import PATIENCE
 
 pytestmark = pytest.mark.anyio
 

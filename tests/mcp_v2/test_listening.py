@@ -15,10 +15,10 @@ from mcp_types import CONNECTION_CLOSED, METHOD_NOT_FOUND
 from mcp_task_runtime.adapters.mcp_v2_client._listening import ListenHub
 from mcp_task_runtime.adapters.task_client.polling import PollSettings, Watch
 from mcp_task_runtime.adapters.task_client.snapshots import TaskSnapshot
+from tests.support.patience import PATIENCE
 
 pytestmark = pytest.mark.anyio
 
-PATIENCE = 5
 NOON = datetime(2026, 7, 28, 12, tzinfo=timezone.utc)
 
 

@@ -27,8 +27,9 @@ from tests.mcp_v2.everything_entry import EXAMPLES
 from tests.mcp_v2.in_process import application_over_http
 from tests.mcp_v2.listeners import Connection, http_connection
 from tests.mcp_v2.processes import HTTPServerProcess
-from tests.mcp_v2.raw_client import PATIENCE, RawClient, accept, http_client
+from tests.mcp_v2.raw_client import RawClient, accept, http_client
 from tests.mcp_v2.schemas import Wire
+from tests.support.patience import PATIENCE
 
 pytestmark = [
     pytest.mark.anyio,

@@ -18,8 +18,9 @@ from mcp_task_runtime.adapters.mcp_v2 import Tasks
 from mcp_task_runtime.stores.memory import InMemoryTaskMessageQueue
 from tests.mcp_v2.guarded import URL, USERS, Guarded, as_user
 from tests.mcp_v2.listeners import listen_request
-from tests.mcp_v2.raw_client import DECLARED, PATIENCE, accept, http_client
+from tests.mcp_v2.raw_client import DECLARED, accept, http_client
 from tests.mcp_v2.schemas import Wire
+from tests.support.patience import PATIENCE
 
 pytestmark = [
     pytest.mark.anyio,

@@ -19,7 +19,7 @@ from mcp_task_runtime.stores.sqlite import SQLiteTaskStore
 from tests.mcp_v1 import raw_client as old
 from tests.mcp_v2.in_process import served_over_http
 from tests.mcp_v2.listeners import http_connection
-from tests.mcp_v2.raw_client import PATIENCE
+from tests.support.patience import PATIENCE
 
 pytestmark = pytest.mark.anyio
 

@@ -33,8 +33,9 @@ from mcp_task_runtime.core.types import NewTask, NewTaskFields, TaskRecord
 from mcp_task_runtime.errors import StoreUnavailableError
 from mcp_task_runtime.testing.clock import FakeClock
 from tests.mcp_v2.in_process import memory_client
-from tests.mcp_v2.raw_client import EXTENSION_ID, PATIENCE, RawClient, accept
+from tests.mcp_v2.raw_client import EXTENSION_ID, RawClient, accept
 from tests.mcp_v2.schemas import Wire
+from tests.support.patience import PATIENCE
 
 pytestmark = pytest.mark.anyio
 

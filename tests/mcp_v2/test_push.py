@@ -57,7 +57,7 @@ from tests.mcp_v2.listeners import (
     post,
 )
 from tests.mcp_v2.push_server import FORM, make_server
-from tests.mcp_v2.raw_client import DECLARED, EXTENSION_ID, PATIENCE, accept
+from tests.mcp_v2.raw_client import DECLARED, EXTENSION_ID, accept
 from tests.mcp_v2.schemas import Wire
 from tests.mcp_v2.script import TASK_ID, Received
 from tests.mcp_v2.scripted_server import (
@@ -70,6 +70,7 @@ from tests.mcp_v2.scripted_server import (
     task,
     working,
 )
+from tests.support.patience import PATIENCE
 
 pytestmark = [
     pytest.mark.anyio,

@@ -21,10 +21,11 @@ from mcp_task_runtime import ServerTaskContext, TaskStore
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
 from mcp_task_runtime.client import ClientTask, TasksClient
 from mcp_task_runtime.core.types import NewTask, TaskRequest
-from tests.core.leased_store import LEASE_SECONDS, PATIENCE, SETTINGS, Cluster, Process
+from tests.core.leased_store import LEASE_SECONDS, SETTINGS, Cluster, Process
 from tests.mcp_v2.listeners import Connection, memory_connection
 from tests.mcp_v2.raw_client import accept
 from tests.mcp_v2.schemas import Wire
+from tests.support.patience import PATIENCE
 
 pytestmark = [
     pytest.mark.anyio,

@@ -35,7 +35,8 @@ from mcp_task_runtime.client import (
 from mcp_task_runtime.errors import CapabilityError, ProtocolError, TaskNotFoundError
 from mcp_task_runtime.testing.clock import FakeClock
 from tests.mcp_v2.in_process import memory_client
-from tests.mcp_v2.raw_client import EXTENSION_ID, PATIENCE
+from tests.mcp_v2.raw_client import EXTENSION_ID
+from tests.support.patience import PATIENCE
 
 pytestmark = pytest.mark.anyio
 

@@ -20,7 +20,7 @@ from mcp_task_runtime.adapters.host import RuntimeHost
 from tests.mcp_v2.everything_entry import EXAMPLES
 from tests.mcp_v2.listeners import http_connection
 from tests.mcp_v2.processes import HTTPServerProcess
-from tests.mcp_v2.raw_client import PATIENCE
+from tests.support.patience import PATIENCE
 
 pytestmark = pytest.mark.anyio
 

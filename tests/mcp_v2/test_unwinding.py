@@ -21,7 +21,8 @@ from mcp_task_runtime.client import TasksClient
 from mcp_task_runtime.core.types import NewTask, NewTaskFields, TaskRecord
 from mcp_task_runtime.server import Tasks
 from tests.mcp_v2.in_process import memory_client
-from tests.mcp_v2.raw_client import PATIENCE, RawClient
+from tests.mcp_v2.raw_client import RawClient
+from tests.support.patience import PATIENCE
 
 pytestmark = pytest.mark.anyio
 

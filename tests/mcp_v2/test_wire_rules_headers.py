@@ -18,8 +18,9 @@ import httpx
 import pytest
 
 from tests.mcp_v2.listeners import listen_request
-from tests.mcp_v2.raw_client import DECLARED, PATIENCE, PROTOCOL_VERSION, HTTPExchange, RawClient, Reply
+from tests.mcp_v2.raw_client import DECLARED, PROTOCOL_VERSION, HTTPExchange, RawClient, Reply
 from tests.mcp_v2.schemas import Wire, validate_response
+from tests.support.patience import PATIENCE
 
 pytestmark = pytest.mark.anyio
 

@@ -18,8 +18,9 @@ import pytest
 from tests.mcp_v2 import limited_server
 from tests.mcp_v2.in_process import memory_client, served_over_http
 from tests.mcp_v2.limited_server import make_server
-from tests.mcp_v2.raw_client import PATIENCE, RawClient, StdioServer, accept, http_client
+from tests.mcp_v2.raw_client import RawClient, StdioServer, accept, http_client
 from tests.mcp_v2.schemas import Wire
+from tests.support.patience import PATIENCE
 
 pytestmark = pytest.mark.anyio
 

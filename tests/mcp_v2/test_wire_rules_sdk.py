@@ -47,8 +47,9 @@ from mcp_task_runtime.client import (
 from tests.mcp_v2.conftest import ENTRY
 from tests.mcp_v2.guarded import Guarded
 from tests.mcp_v2.in_process import served_over_http
-from tests.mcp_v2.raw_client import EXTENSION_ID, PATIENCE, accept
+from tests.mcp_v2.raw_client import EXTENSION_ID, accept
 from tests.mcp_v2.schemas import Wire, validate, validate_response
+from tests.support.patience import PATIENCE
 
 pytestmark = [
     pytest.mark.anyio,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import anyio
 import anyio.to_thread
 
-PATIENCE = 20.0
+from tests.support.patience import PATIENCE
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from mcp_task_runtime.core.questions import ask_question
 from mcp_task_runtime.core.types import NewTask, Progress
 from mcp_task_runtime.operations import RetryError, TaskInspector
 from mcp_task_runtime.stores.url import BundledTaskStore
-from tests.operations.terminal import PATIENCE, Terminal, mcp_tasks
+from tests.operations.terminal import Terminal, mcp_tasks
+from tests.support.patience import PATIENCE
 
 
 @pytest.fixture

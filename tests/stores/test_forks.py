@@ -17,10 +17,10 @@ from mcp_task_runtime import TaskRuntime
 from mcp_task_runtime.core.types import NewTask
 from mcp_task_runtime.errors import StoreError
 from tests.stores.worker_program import Place, Store
+from tests.support.patience import PATIENCE
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
-PATIENCE = 60.0
 ROUNDS = 10
 
 

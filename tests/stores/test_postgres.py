@@ -56,6 +56,7 @@ from mcp_task_runtime.testing.clock import FakeClock
 from mcp_task_runtime.testing.machine.machine import check_task_store_machine
 from tests.stores.postgres_server import PostgresServer
 from tests.stores.profile import PROFILE
+from tests.support.patience import PATIENCE
 
 CAPABILITIES: tuple[Capability, ...] = (
     "durable",
@@ -139,7 +140,6 @@ def test_random_stories_go_as_the_model_says(event_loop: str, opener: Opener) ->
         capabilities=CAPABILITIES,
         backends=[event_loop],
         settings=PROFILE,
-        patience=30.0,
         races=False,
     )
 
@@ -147,7 +147,6 @@ def test_random_stories_go_as_the_model_says(event_loop: str, opener: Opener) ->
 # --- the tests below are PostgreSQL's own ---------------------------------------------------------------
 
 DONE = Outcome.completed({"content": [{"type": "text", "text": "done"}]})
-PATIENCE = 15
 
 Open = Callable[..., PostgresTaskStore]
 

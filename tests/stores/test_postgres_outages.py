@@ -21,8 +21,8 @@ from mcp_task_runtime.errors import StoreUnavailableError, TaskNotFoundError
 from mcp_task_runtime.stores.postgres import PostgresTaskStore
 from mcp_task_runtime.testing import FakeClock
 from tests.stores.postgres_server import PostgresServer, Proxy, running_proxy
+from tests.support.patience import PATIENCE
 
-PATIENCE = 30
 DONE = Outcome.completed({"content": []})
 YES = Answer.result({"action": "accept"})
 

@@ -16,10 +16,10 @@ from mcp_task_runtime import Outcome, TaskNotFoundError, TaskRuntime, TaskSettin
 from mcp_task_runtime.core.json import JSONObject
 from tests.stores.worker_program import Place, Store, all_at_once, answer, finish
 from tests.stores.workers import Worker, open_worker_pool
+from tests.support.patience import PATIENCE
 
 Processes: TypeAlias = AbstractAsyncContextManager["World"]
 
-PATIENCE = 90.0
 LEASE_MS = 20_000  # no worker counts as lost, even on a slow machine
 SHORT_LEASE_MS = 3_000  # workers look for lapsed leases every third of it
 RACES = 40

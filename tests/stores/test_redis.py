@@ -192,7 +192,6 @@ def test_random_stories_go_as_the_model_says(event_loop: str, opener: Opener) ->
         capabilities=CAPABILITIES,
         backends=[event_loop],
         settings=PROFILE,
-        patience=30.0,
         races=False,
     )
 

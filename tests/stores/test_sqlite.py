@@ -58,9 +58,9 @@ from mcp_task_runtime.testing.clock import FakeClock
 from mcp_task_runtime.testing.concurrency.stepping import quiesce
 from mcp_task_runtime.testing.machine.machine import check_task_store_machine
 from tests.stores.profile import PROFILE
+from tests.support.patience import PATIENCE
 
 CAPABILITIES: tuple[Capability, ...] = get_args(Capability)  # all of them
-PATIENCE = 20.0
 DONE = Outcome.completed({"content": [{"type": "text", "text": "grüß 🌍"}]})
 NOTE = QueuedMessage.notification("notifications/message", {"text": "grüß 🌍"})
 QUESTION = QueuedMessage.request("k", "elicitation/create", {"message": "Sure?"})
@@ -143,7 +143,6 @@ def test_random_stories_go_as_the_model_says(event_loop: str, opener: Opener) ->
         capabilities=CAPABILITIES,
         backends=[event_loop],
         settings=PROFILE,
-        patience=30.0,
         races=False,
     )
 

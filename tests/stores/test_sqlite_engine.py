@@ -22,8 +22,8 @@ from mcp_task_runtime.stores.sqlite._engine import Engine
 from mcp_task_runtime.stores.sqlite._transaction import Transaction
 from mcp_task_runtime.testing.clock import FakeClock
 from mcp_task_runtime.testing.concurrency.stepping import quiesce
+from tests.support.patience import PATIENCE
 
-PATIENCE = 20.0
 LOGGER = "mcp_task_runtime.stores.sqlite"
 
 

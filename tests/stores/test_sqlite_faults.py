@@ -23,8 +23,8 @@ from mcp_task_runtime.core.types import Fence, Lease, NewTask, Outcome, TaskFilt
 from mcp_task_runtime.errors import StoreError, StoreUnavailableError
 from mcp_task_runtime.stores.sqlite import SQLiteTaskStore, _machine
 from mcp_task_runtime.testing.clock import FakeClock
+from tests.support.patience import PATIENCE
 
-PATIENCE = 20.0
 LOGGER = "mcp_task_runtime.stores.sqlite"
 DONE = Outcome.completed({})
 QUESTION = QueuedMessage.request("k", "elicitation/create", {"message": "Sure?"})

@@ -12,10 +12,10 @@ import pytest
 from mcp_task_runtime.errors import StoreUnavailableError
 from mcp_task_runtime.stores import _threads as threads
 from mcp_task_runtime.stores._threads import Threads
+from tests.support.patience import PATIENCE
 
 pytestmark = pytest.mark.anyio
 
-PATIENCE = 20.0
 NAME = "test-of-threads"
 
 

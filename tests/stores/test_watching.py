@@ -15,8 +15,7 @@ from mcp_task_runtime.core import TaskStore, TaskWatching
 from mcp_task_runtime.core.types import NewTask, TaskRecord
 from mcp_task_runtime.errors import StoreClosedError
 from mcp_task_runtime.stores.sqlite import SQLiteTaskStore
-
-PATIENCE = 30
+from tests.support.patience import PATIENCE
 
 pytestmark = pytest.mark.anyio
 

@@ -13,13 +13,12 @@ import pytest
 
 from mcp_task_runtime import InMemoryTaskStore, Outcome, StoreClosedError
 from mcp_task_runtime.core.types import NewTask, TaskRecord, TaskRequest
+from tests.support.patience import PATIENCE
 
 if TYPE_CHECKING:
     from tests.stores.worker_program import Place
 
 pytestmark = pytest.mark.anyio
-
-PATIENCE = 30.0
 
 
 async def wait_for_worker(store: Any, name: str = "tool", lease_ms: int = 0, **more: Any) -> TaskRecord:

@@ -13,7 +13,8 @@ import httpx
 import pytest
 
 from mcp_task_runtime.stores.url import BundledTaskStore
-from tests.operations.web.visitor import PATIENCE, some_tasks
+from tests.operations.web.visitor import some_tasks
+from tests.support.patience import PATIENCE
 
 pytest.importorskip("click", reason="the extra `cli` is not installed")
 pytest.importorskip("uvicorn", reason="the extra `web` is not installed")

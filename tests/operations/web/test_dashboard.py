@@ -17,7 +17,8 @@ from mcp_task_runtime.core.questions import ask_question
 from mcp_task_runtime.core.types import NewTask, Progress
 from mcp_task_runtime.operations.web import dashboard
 from mcp_task_runtime.stores.url import BundledTaskStore
-from tests.operations.web.visitor import PATIENCE, QUESTION, Visitor, csrf_of, following, make, some_tasks
+from tests.operations.web.visitor import QUESTION, Visitor, csrf_of, following, make, some_tasks
+from tests.support.patience import PATIENCE
 
 TOKEN = "a token that is long enough"
 

@@ -17,9 +17,9 @@ from mcp_task_runtime import Outcome, TaskRequest
 from mcp_task_runtime.core.message_queue import QueuedMessage
 from mcp_task_runtime.core.types import NewTask, Progress
 from mcp_task_runtime.stores.url import BundledTaskStore
+from tests.support.patience import PATIENCE
 
 ORIGIN = "http://127.0.0.1:8321"
-PATIENCE = 30.0
 
 FORM = {
     "type": "object",

@@ -207,7 +207,7 @@ class Check(Generic[T]):
     def __str__(self) -> str:
         return self.name
 
-    async def run(self, factory: Factory[T], *, patience: float = 5.0, footprint: Footprint[T] | None = None) -> None:
+    async def run(self, factory: Factory[T], *, patience: float = 30.0, footprint: Footprint[T] | None = None) -> None:
         """Run the check once, on a fresh location.
 
         Args:
@@ -266,7 +266,7 @@ def run_checks(
     *,
     capabilities: Collection[Capability],
     backends: Collection[str] = BACKENDS,
-    patience: float = 5.0,
+    patience: float = 30.0,
     footprint: Footprint[T] | None = None,
 ) -> CheckReport:
     """Run checks on each event loop, each on a fresh location.

@@ -82,7 +82,7 @@ def check_task_backend(
     *,
     capabilities: Collection[Capability] = (),
     backends: Collection[str] = BACKENDS,
-    patience: float = 5.0,
+    patience: float = 30.0,
     footprint: Footprint[TaskBackend] | None = None,
 ) -> CheckReport:
     """Check every law that holds for a store and a queue together, on each event loop.

@@ -52,7 +52,7 @@ def check_task_message_queue(
     *,
     capabilities: Collection[Capability] = (),
     backends: Collection[str] = BACKENDS,
-    patience: float = 5.0,
+    patience: float = 30.0,
     footprint: Footprint[TaskMessageQueue] | None = None,
 ) -> CheckReport:
     """Check every law that holds for any `TaskMessageQueue`, on each event loop.

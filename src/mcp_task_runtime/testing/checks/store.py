@@ -59,7 +59,7 @@ def check_task_store(
     *,
     capabilities: Collection[Capability] = LISTING,
     backends: Collection[str] = BACKENDS,
-    patience: float = 5.0,
+    patience: float = 30.0,
     footprint: Footprint[TaskStore] | None = None,
 ) -> CheckReport:
     """Check every law that holds for any `TaskStore`, and for the abilities that are declared, on each event loop.

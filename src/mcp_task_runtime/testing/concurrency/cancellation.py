@@ -45,7 +45,7 @@ class Trial:
     also: tuple[Any, ...] = ()
 
 
-async def check_cancellation(setup: Callable[[], Awaitable[Trial]], *, patience: float = 5.0) -> int:
+async def check_cancellation(setup: Callable[[], Awaitable[Trial]], *, patience: float = 30.0) -> int:
     """Cancel an operation at every await inside it, one run for each, and check what is left.
 
     The first run is not cancelled; it says what the state is before and after. Each further run must

@@ -62,7 +62,7 @@ class Interleaving:
 
 
 async def explore_interleavings(
-    setup: Callable[[], Awaitable[Race]], *, limit: int = 60, seed: int = 0, patience: float = 5.0
+    setup: Callable[[], Awaitable[Race]], *, limit: int = 60, seed: int = 0, patience: float = 30.0
 ) -> list[Interleaving]:
     """Run the operations in different orders of their awaits; return what came of each.
 
@@ -90,7 +90,7 @@ async def explore_interleavings(
 
 
 async def check_interleavings(
-    setup: Callable[[], Awaitable[Race]], *, limit: int = 60, seed: int = 0, patience: float = 5.0
+    setup: Callable[[], Awaitable[Race]], *, limit: int = 60, seed: int = 0, patience: float = 30.0
 ) -> int:
     """Check that overlapping operations have an effect that some sequential order has, too.
 

@@ -88,7 +88,7 @@ def check_task_store_machine(
     capabilities: Collection[Capability] = LISTING,
     backends: Collection[str] = BACKENDS,
     settings: settings = PROFILES["ci"],
-    patience: float = 5.0,
+    patience: float = 30.0,
     races: bool = True,
 ) -> None:
     """Drive a store and its queue through random stories, in lock-step with a model.
