@@ -25,6 +25,7 @@ from mcp_task_runtime.core.context import TaskContext, task_execution
 from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
 from mcp_task_runtime.core.observer import TaskChange, TaskObserver
+from mcp_task_runtime.core.reruns import Rerun
 from mcp_task_runtime.core.resolver import Resolver
 from mcp_task_runtime.core.runtime import TaskRuntime
 from mcp_task_runtime.core.settings import TaskSettings
@@ -74,6 +75,7 @@ __all__ = [
     "ProtocolError",
     "QuestionTimeoutError",
     "QueuedMessage",
+    "Rerun",
     "Resolver",
     "RevisionConflictError",
     "SchemaVersionError",

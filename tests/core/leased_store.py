@@ -200,6 +200,11 @@ class Cluster:
         while task_id not in process.running:
             await self.pass_time(1)
 
+    async def pass_time_until_ended(self, task_id: str) -> None:
+        """Let time pass until a task has ended, and no longer."""
+        while self.store.record(task_id).outcome is None:
+            await self.pass_time(1)
+
     async def questions(self, task_id: str) -> list[QueuedMessage]:
         """Return the open questions of a task."""
         return list(await self.store.message_queue.outstanding(task_id))

@@ -9,7 +9,7 @@ import pytest
 from mcp.server.fastmcp import Context, FastMCP
 from pydantic import BaseModel
 
-from mcp_task_runtime import ServerTaskContext, TaskStore
+from mcp_task_runtime import Rerun, ServerTaskContext, TaskStore
 from mcp_task_runtime.adapters.mcp_v1 import Tasks
 from tests.core.leased_store import LEASE_SECONDS, SETTINGS, Cluster, Process
 from tests.mcp_v1.raw_client import accept
@@ -53,6 +53,13 @@ class Server:
             await task.elicit("go on?", Name)
             return f"{page}, attempt {task.attempt}"
 
+        @self.tasks.tool(rerunnable=Rerun(max_attempts=3, backoff=2, on=[ConnectionError]))
+        async def flaky(failures: int, task: ServerTaskContext) -> str:
+            self.runs.append(f"attempt {task.attempt}")
+            if task.attempt <= failures:
+                raise ConnectionError("the network is down")
+            return f"in attempt {task.attempt}"
+
         @self.mcp.tool()
         async def adopted(topic: str, ctx: Context) -> str:  # type: ignore[type-arg]
             self.runs.append(topic)
@@ -92,3 +99,16 @@ async def test_a_rerun_resumes_behind_the_steps_that_have_ended() -> None:
                 assert await at_b.text(task_id) == "BEES, attempt 2"
             a.link.is_cut = False
     assert (a.runs, b.runs) == (["bees"], [])
+
+
+async def test_a_tool_that_raises_what_its_policy_names_runs_again() -> None:
+    cluster = Cluster()
+    a = Server(cluster)
+    with anyio.fail_after(PATIENCE):
+        async with a.tasks, connect(a.mcp._mcp_server) as at_a:
+            task_id = await at_a.start("flaky", {"failures": 2})
+            await cluster.settle()
+            assert a.runs == ["attempt 1"]
+            await cluster.pass_time(10)
+            assert await at_a.text(task_id) == "in attempt 3"
+    assert a.runs == ["attempt 1", "attempt 2", "attempt 3"]

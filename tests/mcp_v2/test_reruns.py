@@ -17,7 +17,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import ElicitResult
 from pydantic import BaseModel
 
-from mcp_task_runtime import ServerTaskContext, TaskStore
+from mcp_task_runtime import Rerun, ServerTaskContext, TaskStore
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
 from mcp_task_runtime.client import ClientTask, TasksClient
 from mcp_task_runtime.core.types import NewTask, TaskRequest
@@ -102,6 +102,13 @@ class Server:
             page = await task.step("write", write_page, topic)
             await task.elicit("go on?", Name)
             return f"{page.text}, attempt {task.attempt}"
+
+        @self.tasks.tool(required=True, rerunnable=Rerun(max_attempts=3, backoff=2, on=[ConnectionError]))
+        async def flaky(failures: int, task: ServerTaskContext) -> str:
+            self.runs.append(f"attempt {task.attempt}")
+            if task.attempt <= failures:
+                raise ConnectionError("the network is down")
+            return f"in attempt {task.attempt}"
 
         @self.tasks.tool(required=True)
         async def once(task: ServerTaskContext) -> str:
@@ -204,6 +211,30 @@ async def test_a_rerun_resumes_behind_the_steps_that_have_ended() -> None:
         task = await b.until_ended(task_id)
         assert task["result"]["structuredContent"] == {"result": "bees, attempt 2"}
         assert (a.runs, b.runs) == (["bees"], [])
+
+
+@pytest.mark.parametrize(("failures", "is_error"), [(1, False), (2, False), (3, True)])
+async def test_a_tool_that_raises_what_its_policy_names_runs_again(failures: int, is_error: bool) -> None:
+    async with two_servers() as (cluster, a, b):
+        task_id = await a.connection.client.start("flaky", {"failures": failures})
+        await cluster.settle()
+        assert a.runs == ["attempt 1"]
+        assert (await b.connection.client.get(task_id))["statusMessage"] == "Runs again in 2 s (attempt 2 of 3)"
+        await cluster.pass_time(10)
+        task = await b.until_ended(task_id)
+        assert a.runs == [f"attempt {number + 1}" for number in range(min(failures + 1, 3))]
+        assert task["result"]["isError"] is is_error
+        text = "Error executing tool flaky" if is_error else f"in attempt {failures + 1}"
+        assert text in task["result"]["content"][0]["text"]
+
+
+async def test_what_an_adopted_tool_raises_cannot_be_named() -> None:
+    tasks = Tasks()
+    with pytest.raises(ValueError, match="becomes a result before it is seen"):
+        tasks.adopt("any", rerunnable=Rerun(on=[ConnectionError]))
+    tasks.adopt("any", rerunnable=Rerun(max_attempts=2))
+    with pytest.raises(ValueError, match="must be True, False or a Rerun"):
+        tasks.adopt("any", rerunnable=3)  # type: ignore[arg-type]
 
 
 async def test_a_server_that_stops_hands_its_work_over_at_once() -> None:

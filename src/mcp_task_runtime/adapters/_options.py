@@ -6,8 +6,11 @@ from dataclasses import dataclass
 
 from typing_extensions import TypedDict
 
+from mcp_task_runtime.core.reruns import Rerun
+
 __all__ = ["DEFAULT_OPTIONS", "TaskOptions", "TaskOptionsDict", "check_seconds"]
 
+_USUAL_RERUN = Rerun()
 _LONGEST_SECONDS = 100 * 365 * 24 * 60 * 60
 
 
@@ -19,7 +22,7 @@ class TaskOptionsDict(TypedDict, total=False):
     poll_interval_ms: int | None
     promote_after: float | None
     model_immediate_response: str | None
-    rerunnable: bool
+    rerunnable: bool | Rerun
     blocking: bool
 
 
@@ -39,7 +42,8 @@ class TaskOptions:
             B3).
         rerunnable: Whether the work may run again, with the same arguments, when the process that ran it is lost; any
             process of the same server that shares the store does it. A question with the same method and params then
-            gets the answer it got before. If not, the task fails.
+            gets the answer it got before, a step (`ServerTaskContext.step`) its result. If not, the task fails.
+            A `Rerun` says how often, and for which exceptions as well; `True` is `Rerun()`.
         blocking: Whether the work may block, with `time.sleep` in an `async def` for example. It then runs in a thread
             with an event loop of its own, where its `ServerTaskContext` works and the SDK's own context does not.
             Without this, such work holds up every other request of the process.
@@ -53,7 +57,7 @@ class TaskOptions:
     poll_interval_ms: int | None = None
     promote_after: float | None = None
     model_immediate_response: str | None = None
-    rerunnable: bool = False
+    rerunnable: bool | Rerun = False
     blocking: bool = False
 
     def __post_init__(self) -> None:
@@ -62,6 +66,15 @@ class TaskOptions:
         if self.poll_interval_ms is not None and self.poll_interval_ms < 1:
             raise ValueError("poll_interval_ms must be at least 1")
         check_seconds("promote_after", self.promote_after)
+        if not isinstance(self.rerunnable, bool | Rerun):
+            raise ValueError("rerunnable must be True, False or a Rerun")
+
+    @property
+    def rerun(self) -> Rerun | None:
+        """When the work runs again; `None` for never."""
+        if isinstance(self.rerunnable, Rerun):
+            return self.rerunnable
+        return _USUAL_RERUN if self.rerunnable else None
 
 
 def check_seconds(name: str, seconds: float | None) -> None:

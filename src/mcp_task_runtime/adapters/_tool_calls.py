@@ -6,6 +6,7 @@ runtime that becomes a task.
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from mcp_task_runtime.adapters.server_context import ServerTaskContext
 from mcp_task_runtime.adapters.session import TaskSession
 from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.json import JSONObject
+from mcp_task_runtime.core.reruns import Rerun
 from mcp_task_runtime.core.runtime import TaskRuntime
 from mcp_task_runtime.core.types import NewTask, TaskRecord, TaskSpec
 from mcp_task_runtime.errors import INTERNAL_ERROR, ProtocolError, TaskRuntimeError
@@ -37,9 +39,12 @@ __all__ = [
     "UnwindingCall",
     "calling",
     "current_call",
+    "run_with_reruns",
     "run_within_request",
     "with_options",
 ]
+
+logger: logging.Logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -288,11 +293,15 @@ async def _let_handle_go() -> None:
 
 def with_options(spec: TaskSpec, options: TaskOptions) -> TaskSpec:
     """Return what a task is made with, by the options of its tool; the client's own TTL comes first."""
+    rerun = options.rerun
+    request = spec.request
+    if rerun is not None:
+        request = replace(request, rerunnable=True, max_attempts=rerun.max_attempts)
     return replace(
         spec,
         ttl_ms=options.ttl_ms if spec.ttl_ms is None else spec.ttl_ms,
         poll_interval_ms=options.poll_interval_ms,
-        request=replace(spec.request, rerunnable=options.rerunnable),
+        request=request,
     )
 
 
@@ -313,6 +322,19 @@ def calling(call: ToolCall | None) -> Generator[None, None, None]:
         yield
     finally:
         _current_call.reset(token)
+
+
+async def run_with_reruns(
+    work: Callable[[ServerTaskContext], Awaitable[T]], rerun: Rerun, context: ServerTaskContext
+) -> T:
+    """Run work and have it run again where it raises what the policy names; what it raises here goes on."""
+    try:
+        return await work(context)
+    except Exception as error:
+        delay = rerun.delay(error, context.attempt)
+        if delay is not None and context.run_again(delay):
+            logger.info("Work raised %s in attempt %d and runs again", type(error).__name__, context.attempt)
+        raise
 
 
 async def run_within_request(

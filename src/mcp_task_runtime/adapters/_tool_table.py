@@ -25,7 +25,8 @@ class DeclaredTool:
         advertise: Whether clients of protocol 2025-11-25 see its mode in `tools/list`.
 
     Raises:
-        ValueError: It must be called as a task, and clients cannot see that; or an adopted tool is to run in a thread.
+        ValueError: It must be called as a task, and clients cannot see that; or an adopted tool is to run in a thread,
+            or again when it raises.
     """
 
     options: TaskOptions
@@ -38,6 +39,12 @@ class DeclaredTool:
         if self.options.blocking and self.is_adopted:
             raise ValueError(
                 "blocking=True needs @tasks.tool() or @tasks.task(): an adopted tool runs in its server's event loop"
+            )
+        rerun = self.options.rerun
+        if rerun is not None and rerun.on and self.is_adopted:
+            raise ValueError(
+                "Rerun(on=...) needs @tasks.tool(), @tasks.task() or tasks.run(): what an adopted tool raises becomes "
+                "a result before it is seen"
             )
 
     @property

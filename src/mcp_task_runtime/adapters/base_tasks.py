@@ -15,7 +15,7 @@ from typing_extensions import Self, Unpack
 
 from mcp_task_runtime.adapters._options import TaskOptions, TaskOptionsDict
 from mcp_task_runtime.adapters._own_loop import in_own_loop
-from mcp_task_runtime.adapters._tool_calls import TaskCall, ToolCall, calling, current_call
+from mcp_task_runtime.adapters._tool_calls import TaskCall, ToolCall, calling, current_call, run_with_reruns
 from mcp_task_runtime.adapters._tool_table import DeclaredTool, ToolTable
 from mcp_task_runtime.adapters.host import RuntimeHost
 from mcp_task_runtime.adapters.result_handler import TaskResultHandler
@@ -242,6 +242,8 @@ class BaseTasks(ABC):
         self.runtime.register(call.name, self._run_by_name)
         if options.blocking:
             work = functools.partial(in_own_loop, work)
+        if options.rerun is not None and options.rerun.on:
+            work = functools.partial(run_with_reruns, work, options.rerun)
         with self._raising(call), self._masking():
             return await call.run(work, options)
 

@@ -189,6 +189,25 @@ class ServerTaskContext:
         """Set `is_cancelled`, for work that checks it. It does not end the task."""
         self._ctx.request_cancellation()
 
+    def run_again(self, after: float = 0.0) -> bool:
+        """Have the work run again, with the same arguments, when it has returned or raised here.
+
+        The task does not end then: it stays `working` until a run ends without this. `Rerun(on=...)` calls this where
+        the work raises what it names.
+
+        Args:
+            after: Seconds to wait.
+
+        Returns:
+            Whether the work will run again: not if the task is not `rerunnable` or this is its last attempt.
+
+        Raises:
+            ValueError: `after` is negative, or above a hundred years.
+        """
+        if not 0 <= after <= _LONGEST_SECONDS:  # false for NaN, too
+            raise ValueError("after must not be negative, nor above a hundred years, in seconds")
+        return self._execution is not None and self._execution.run_again(timedelta(seconds=after))
+
     def detach(self) -> None:
         """Leave the task open when the work returns, for something outside to end it by its id.
 

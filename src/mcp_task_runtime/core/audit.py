@@ -4,8 +4,8 @@
 `TaskFilter.id_prefix` finds, never by its owner, and carries no text of clients or of work:
 
 - INFO: a task was cancelled; its work was handed over at a shutdown; an outcome that had waited was written.
-- WARNING: a task failed, and why (an error code, its TTL, a shutdown); its worker was lost; its outcome waits for the
-  store to return.
+- WARNING: a task failed, and why (an error code, its TTL, a shutdown); its worker was lost; its work failed and runs
+  again; its outcome waits for the store to return.
 - ERROR: work raised an exception, with its traceback; an outcome was dropped; work was given up after its last
   attempt.
 
@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 import logging
+from datetime import timedelta
 
 from mcp_task_runtime.core.types import Outcome, TaskRecord
 
@@ -27,6 +28,7 @@ __all__ = [
     "handed_over",
     "late",
     "lost",
+    "postponed",
     "raised",
     "refused",
     "retrieved",
@@ -83,12 +85,17 @@ def dropped(record: TaskRecord, outcome: Outcome, reason: str) -> None:
 def lost(record: TaskRecord, what_next: str, *, is_claimed: bool = True) -> None:
     """Log that the worker of a task was lost, from the record before or after the task was claimed for the next run."""
     attempt = 0 if record.lease is None else record.lease.attempt - is_claimed
-    operators.warning("Task %s lost its worker in attempt %d: %s", _label(record), attempt, what_next)
+    operators.warning("Task %s lost its worker in attempt %d: %s", _name(record), attempt, what_next)
 
 
 def handed_over(record: TaskRecord, reason: str) -> None:
     """Log that the work of a live task stopped here and may run again elsewhere."""
     operators.info("The work of task %s was handed over: %s", _label(record), reason)
+
+
+def postponed(record: TaskRecord, delay: timedelta) -> None:
+    """Log that the work of a task failed and runs again."""
+    operators.warning("The work of task %s failed and runs again in %g s", _label(record), delay.total_seconds())
 
 
 def given_up(record: TaskRecord) -> None:
@@ -113,6 +120,11 @@ def refused(record: TaskRecord, owner: str | None) -> None:
 
 
 def _label(record: TaskRecord) -> str:
+    lease = record.lease
+    return _name(record) if lease is None or lease.attempt < 2 else f"{_name(record)} in attempt {lease.attempt}"
+
+
+def _name(record: TaskRecord) -> str:
     return f"{record.task_id[:_PREFIX]} ({record.request.name[:_LONGEST_NAME]!r})"
 
 

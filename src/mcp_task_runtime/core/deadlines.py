@@ -41,6 +41,10 @@ class DeadlineHeap:
         if self._due.pop(name, None) is not None:
             self._compact()
 
+    def due_of(self, name: str) -> datetime | None:
+        """Return when a name is due; `None` for never."""
+        return self._due.get(name)
+
     def next_due(self) -> datetime | None:
         """Return the earliest time, or `None` when there is none."""
         heap = self._heap

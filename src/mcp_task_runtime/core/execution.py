@@ -118,6 +118,7 @@ class Execution(Generic[T]):
         "_is_stopped",
         "_making",
         "_on_cancel",
+        "_rerun_delay",
         "_state",
         "_timer",
         "_unwatch",
@@ -148,6 +149,7 @@ class Execution(Generic[T]):
         self._unwatch: Callable[[], None] | None = None
         self._writing: anyio.CancelScope | None = None
         self._on_cancel: Callable[[], None] | None = None
+        self._rerun_delay: timedelta | None = None
         self._is_stopped = False
 
     def __repr__(self) -> str:
@@ -192,6 +194,11 @@ class Execution(Generic[T]):
     def hands_over(self) -> bool:
         """Return `is_handed_over`, for what outlives the run."""
         return self.is_handed_over
+
+    @property
+    def rerun_delay(self) -> timedelta | None:
+        """After which delay the work runs again, instead of ending the task; `None` if it does not."""
+        return self._rerun_delay
 
     # -- for the work, and the adapter around it
 
@@ -279,6 +286,23 @@ class Execution(Generic[T]):
             raise
         if self._state is ExecutionState.FINISHED_OWN and self.record is not None:
             self._host.own_task_ended(self.record)
+
+    def run_again(self, delay: timedelta) -> bool:
+        """Have the work run again in a while, when it has returned or raised, instead of ending the task.
+
+        Returns:
+            Whether it will: not for a call, for work that may not rerun or has had its last attempt, nor where the
+            store has no leases.
+        """
+        record = self.record
+        if record is None or record.lease is None or not record.request.rerunnable:
+            return False
+        if self._state not in (ExecutionState.PUBLISHED, ExecutionState.DETACHED):
+            return False
+        if record.lease.attempt >= record.request.max_attempts:
+            return False
+        self._rerun_delay = delay
+        return True
 
     def release_slot(self) -> None:
         """Let other work run while this one waits (`TaskSettings.max_running`)."""

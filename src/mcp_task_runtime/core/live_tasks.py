@@ -91,6 +91,13 @@ class LiveTasks:
         self.add(record)
         return True
 
+    def has_time(self, task_id: str, delay: timedelta) -> bool:
+        """Return whether the deadline of a live task is not before the end of a delay from now."""
+        if task_id not in self._owners:
+            return False
+        deadline = self._deadlines.due_of(task_id)
+        return deadline is None or self._clock.now() + delay < deadline
+
     def discard(self, task_id: str) -> None:
         """Remove a task as soon as clients may see its end, though its work may still clean up."""
         if task_id in self._owners:

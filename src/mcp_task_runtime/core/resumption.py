@@ -86,12 +86,25 @@ class Resumption(LostWork):
             audit.lost(record, "it waits for another one", is_claimed=False)
         return True
 
+    async def run_again(self, task_id: str, claim: Callable[[str], Awaitable[TaskRecord | None]]) -> None:
+        """Claim a task whose delay has passed, and run its work again.
+
+        Raises:
+            StoreError: The store failed.
+        """
+        if self._workers.is_accepting and not self._workers.has(task_id) and (record := await claim(task_id)):
+            await self.start(record, was_lost=False)
+
     async def resume(self, record: TaskRecord) -> None:
         """Run the work of a task that this process has claimed, or end the task."""
         await self.start(record)
 
-    async def start(self, record: TaskRecord) -> Execution[Outcome] | None:
+    async def start(self, record: TaskRecord, *, was_lost: bool = True) -> Execution[Outcome] | None:
         """Run the work of a task that this process has claimed, or end the task.
+
+        Args:
+            record: The task.
+            was_lost: Whether a run before lost its worker; not if it asked to run again.
 
         Returns:
             The run, or `None` if the runtime closes and the task was given back.
@@ -105,7 +118,8 @@ class Resumption(LostWork):
         if attempt == 1 and work is not None:
             return self._workers.resume(record, work)
         if work is not None and _may_rerun(record, attempt):
-            audit.lost(record, "it runs again")
+            if was_lost:
+                audit.lost(record, "it runs again")
             return self._workers.resume(record, work)
         if record.request.rerunnable:
             audit.given_up(record)

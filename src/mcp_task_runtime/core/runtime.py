@@ -26,6 +26,7 @@ from mcp_task_runtime.core.live_tasks import LiveTasks
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
 from mcp_task_runtime.core.observed_store import observed
 from mcp_task_runtime.core.observer import IsolatedObserver, PollRefused, TaskObserver
+from mcp_task_runtime.core.postponed import PostponedRuns
 from mcp_task_runtime.core.questions import answer_questions
 from mcp_task_runtime.core.rate_limit import RateLimit
 from mcp_task_runtime.core.reader import TaskReader, store_errors
@@ -124,14 +125,14 @@ class TaskRuntime:
         )
         self._slots = WorkSlots(settings.max_running)
         is_shared = not isinstance(store, TaskSharing) or store.is_shared
-        # A store that this runtime alone uses shows no lost process.
-        self._leases = WorkerLeases(store, settings.lease_ms) if is_shared and isinstance(store, TaskLeases) else None
+        leases = WorkerLeases(store, settings.lease_ms) if isinstance(store, TaskLeases) else None
+        self._leases = leases if is_shared else None  # a store that this runtime alone uses shows no lost process
         self._outbox = self._outbox_of(dispatcher)
         self._workers = Workers(
             clock=clock,
             group=self._group,
             reader=self._reader,
-            maker=TaskMaker(store, settings, self._live, self._stored, self._leases, self._observer),
+            maker=TaskMaker(store, settings, self._live, self._stored, leases, self._observer, is_shared=is_shared),
             endings=self._endings,
             followers=self.followers,
             live=self._live,
@@ -142,6 +143,9 @@ class TaskRuntime:
             observer=self._observer,
         )
         self._resumption = Resumption(self._workers, self._outbox)
+        if leases is not None:
+            run_again = partial(self._resumption.run_again, claim=leases.claim)
+            self._workers.postpone_with(PostponedRuns(store, self._group, leases, run_again))
         self._keeper = None if self._leases is None else LeaseKeeper(self._leases, self._resumption, clock)
         most = settings.max_polls_per_second
         self._polls = None if most is None else RateLimit("polls of one task a second", most)
@@ -534,6 +538,7 @@ class TaskRuntime:
             deadlines=self._live.deadlines,
             next_deadline=self._live.next_deadline,
             detached=self._workers.detached,
+            postponed=self._workers.postponed,
             waiting_outcomes=self._endings.waiting,
             stored_tasks=len(self._stored),
             stored_bytes=self._stored.bytes,

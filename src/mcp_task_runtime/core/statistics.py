@@ -20,6 +20,7 @@ class RuntimeStatistics:
         deadlines: Deadlines that are watched.
         next_deadline: When the watch of deadlines wakes next; `None` for never.
         detached: Open tasks whose work has returned, or waits for or runs in another process, watched for their end.
+        postponed: Tasks whose work runs again after a delay; they count as detached, too, in a store that is shared.
         waiting_outcomes: Outcomes that wait to be written because the store failed.
         stored_tasks: Tasks that this process made and that have not expired.
         stored_bytes: Bytes of their arguments and results.
@@ -36,6 +37,7 @@ class RuntimeStatistics:
     deadlines: int
     next_deadline: datetime | None
     detached: int
+    postponed: int
     waiting_outcomes: int
     stored_tasks: int
     stored_bytes: int

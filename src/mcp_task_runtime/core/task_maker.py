@@ -35,6 +35,8 @@ class TaskMaker:
         stored: StoredTasks,
         leases: WorkerLeases | None,
         observer: TaskObserver | None,
+        *,
+        is_shared: bool,
     ) -> None:
         """Make the maker.
 
@@ -45,6 +47,8 @@ class TaskMaker:
             stored: Counts the stored tasks; the new one is added.
             leases: The leases of this process, if the store has leases.
             observer: Knows the trace that a task belongs to.
+            is_shared: Whether other processes use the store; if not, only tasks that may rerun have leases, which
+                count their attempts.
         """
         self._store = store
         self._settings = settings
@@ -52,6 +56,7 @@ class TaskMaker:
         self._stored = stored
         self._leases = leases
         self._observer = observer
+        self._is_shared = is_shared
 
     async def make(self, spec: TaskSpec, *, waits_ms: int | None = None) -> TaskRecord:
         """Create a task whose work this process runs, or that waits for a worker. Cancelled, the task may exist.
@@ -88,7 +93,8 @@ class TaskMaker:
 
     def _bounded(self, spec: TaskSpec, waits_ms: int | None) -> NewTask:
         settings = self._settings
-        worker = None if self._leases is None else self._leases.worker
+        needs_lease = self._is_shared or spec.request.rerunnable
+        worker = None if self._leases is None or not needs_lease else self._leases.worker
         return NewTask(
             ttl_ms=settings.clamp_ttl(settings.default_ttl_ms if spec.ttl_ms is None else spec.ttl_ms),
             poll_interval_ms=settings.poll_interval_ms if spec.poll_interval_ms is None else spec.poll_interval_ms,

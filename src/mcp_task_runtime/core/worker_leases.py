@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Collection
+from datetime import timedelta
 
 from mcp_task_runtime.core.ids import new_worker_name
 from mcp_task_runtime.core.store import TaskLeases
@@ -71,6 +72,11 @@ class WorkerLeases:
         except Exception:
             logger.warning("A lease could not be released; it will lapse", exc_info=True)
             return None
+
+    async def postpone(self, task_id: str, delay: timedelta) -> None:
+        """Let the lease of a task of this process lapse after a delay. See `TaskLeases.renew_leases`."""
+        lease_ms = max(1, -(-delay // timedelta(milliseconds=1)))
+        await self._store.renew_leases(self.worker, [task_id], lease_ms=lease_ms)
 
     async def forget(self, task_id: str) -> None:
         """Remove a task's lease: something outside ends the task. A failure is logged."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Container, Hashable, Iterable
 from datetime import timedelta
 from functools import partial
 from time import perf_counter
@@ -30,6 +30,7 @@ from mcp_task_runtime.core.observer import (
     WorkStarted,
     WorkStopped,
 )
+from mcp_task_runtime.core.postponed import PostponedRuns
 from mcp_task_runtime.core.questions import CLEANUP_SECONDS
 from mcp_task_runtime.core.reader import TaskReader
 from mcp_task_runtime.core.slots import WorkSlots
@@ -131,6 +132,7 @@ class Workers:
         self._running: dict[str, Execution[Any]] = {}
         self._reasons: dict[str, str] = {}
         self._detached: dict[str, Callable[[], None]] = {}
+        self._postponed: PostponedRuns | None = None
         endings.on_end(self._on_end)
 
     @property
@@ -154,11 +156,25 @@ class Workers:
 
     def leased(self) -> Collection[str]:
         """Return the ids of the tasks whose leases must be renewed."""
-        return [task_id for task_id, run in self._running.items() if run.state is not ExecutionState.FINISHED_OWN]
+        postponed: Container[str] = () if self._postponed is None else self._postponed
+        return [
+            task_id
+            for task_id, run in self._running.items()
+            if run.state is not ExecutionState.FINISHED_OWN and task_id not in postponed
+        ]
 
     def runs(self, resource_scope: Hashable | None = None) -> list[Execution[Any]]:
         """Return the runs that use these resources; `None` for all."""
         return [run for run in self._runs if resource_scope is None or run.resource_scope == resource_scope]
+
+    @property
+    def postponed(self) -> int:
+        """Number of tasks whose work runs again after a delay."""
+        return 0 if self._postponed is None else len(self._postponed)
+
+    def postpone_with(self, postponed: PostponedRuns) -> None:
+        """Set what work waits in that runs again after a delay; without it no work does."""
+        self._postponed = postponed
 
     # -- starting
 
@@ -308,6 +324,9 @@ class Workers:
             grace: Seconds that the work has.
             resource_scope: Only work that uses these resources; `None` for all.
         """
+        if not self.is_accepting and self._leases is None and self._postponed is not None:
+            for task_id in self._postponed.task_ids:  # no other process will run them
+                await self._finish_logged(task_id, _SHUT_DOWN, "the server was shut down")
         runs = self.runs(resource_scope)
         if not runs:
             return
@@ -323,6 +342,10 @@ class Workers:
         """Drop outcomes that still wait to be written, and the watches of open tasks: the runtime closes."""
         for run in self._runs:
             run.give_up()
+        if self._postponed is not None:
+            for task_id in self._postponed.task_ids:
+                self._live.discard(task_id)
+            self._postponed.clear()
         self._detached.clear()
 
     async def _wait(self, runs: Iterable[Execution[Any]]) -> None:
@@ -489,10 +512,12 @@ class Workers:
             await self.discard_task(record)
         elif former is ExecutionState.HANDED_OVER or self._is_lost(execution, record, end):
             await self._release(record)
+        elif self._postponed is not None and self._runs_again(execution, record, end):
+            return await self._postpone(execution, record, self._postponed)
         elif former is ExecutionState.DETACHED and (end.error is None or end.is_interrupted):
             return await self._leave_open(execution, record)
         else:
-            fence = None if self._leases is None or record.lease is None else record.lease.fence
+            fence = None if record.lease is None else record.lease.fence
             outcome = end.outcome = self._outcome(execution, record, end, outcome_of)
             reason = "it was interrupted" if outcome is _INTERRUPTED else self._reasons.get(record.task_id)
             await self._endings.finish_eventually(record, outcome, fence=fence, reason=reason)
@@ -508,6 +533,30 @@ class Workers:
             return False
         audit.handed_over(record, "the store was unavailable")
         return True
+
+    def _runs_again(self, execution: Execution[Any], record: TaskRecord, end: _End[Any]) -> bool:
+        """Return whether work asked to run again and can: it was not stopped, and its task lives for so long."""
+        delay = execution.rerun_delay
+        if delay is None or end.is_interrupted or execution.scope.cancel_called:
+            return False
+        if not self.is_accepting and self._leases is None:  # no other process will run it
+            return False
+        return self._live.has_time(record.task_id, delay)
+
+    async def _postpone(self, execution: Execution[Any], record: TaskRecord, postponed: PostponedRuns) -> bool:
+        delay = execution.rerun_delay
+        assert delay is not None
+        # Watched from now on: an end by this process or another one lets the task wait no more.
+        unwatch = execution.take_watch()
+        if unwatch is not None:
+            self._unwatch(record.task_id)
+            self._detached[record.task_id] = unwatch
+        if await postponed.postpone(record, delay):
+            if record.task_id in self._live:
+                return True
+            postponed.discard(record.task_id)
+        self._note_end(record.task_id)
+        return False
 
     def _outcome(
         self, execution: Execution[T], record: TaskRecord, end: _End[T], outcome_of: Callable[[T], Outcome]
@@ -589,6 +638,11 @@ class Workers:
     def _note_end(self, task_id: str) -> None:
         """Count an ended task no more, as soon as clients may see its end."""
         self._live.discard(task_id)
+        if self._postponed is not None:
+            self._postponed.discard(task_id)
+        self._unwatch(task_id)
+
+    def _unwatch(self, task_id: str) -> None:
         unwatch = self._detached.pop(task_id, None)
         if unwatch is not None:
             unwatch()
