@@ -248,7 +248,11 @@ async def http_client(
     resumes: HTTPClient | None = None,
 ) -> AsyncGenerator[HTTPClient, None]:
     """Connect to a server that listens at a URL, maybe in the session of a client whose connection was lost."""
-    async with httpx.AsyncClient(timeout=PATIENCE, headers=headers) as http, anyio.create_task_group() as group:
+    fresh = httpx.Limits(max_keepalive_connections=0)  # a server may close an idle connection just as it is used again
+    async with (
+        httpx.AsyncClient(timeout=PATIENCE, headers=headers, limits=fresh) as http,
+        anyio.create_task_group() as group,
+    ):
         client = HTTPClient(group, answer, http, url)
         if resumes is not None:
             client.session_id, client.protocol_version = resumes.session_id, resumes.protocol_version

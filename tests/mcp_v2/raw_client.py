@@ -239,7 +239,8 @@ async def http_client(
     url: str, *, app: Any = None, headers: Mapping[str, str] | None = None
 ) -> AsyncGenerator[RawClient, None]:
     """Connect over HTTP: to a server that listens, or to an ASGI application in this process."""
-    transport = httpx.AsyncHTTPTransport() if app is None else httpx.ASGITransport(app)
+    fresh = httpx.Limits(max_keepalive_connections=0)  # a server may close an idle connection just as it is used again
+    transport = httpx.AsyncHTTPTransport(limits=fresh) if app is None else httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, headers=headers, timeout=PATIENCE) as http:
         yield RawClient(HTTPExchange(http, url))
 
