@@ -30,6 +30,8 @@ from mcp_task_runtime.core.settings import TaskSettings
         ("lease_ms", 0),
         ("max_answer_bytes", 0),
         ("max_open_questions", 0),
+        ("input_ttl_ms", 0),
+        ("input_ttl_ms", 10**30),
         ("max_listened_tasks_per_owner", 0),
     ],
 )

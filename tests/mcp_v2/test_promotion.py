@@ -521,7 +521,7 @@ async def test_a_client_that_cannot_be_asked_is_not_asked() -> None:
         assert world.store.created == []
 
 
-async def test_without_the_extension_the_sdk_says_itself_that_it_cannot_ask() -> None:
+async def test_a_client_that_declared_nothing_cannot_be_asked_and_the_sdk_says_so_itself() -> None:
     async with open_world(**BY_SERVER) as world:
         raised: list[Exception] = []
 
@@ -533,7 +533,7 @@ async def test_without_the_extension_the_sdk_says_itself_that_it_cannot_ask() ->
             return "asked nobody"
 
         world.add(greet)
-        result = (await world.client.call("greet", capabilities=UNDECLARED)).result
+        result = (await world.client.call("greet", capabilities={})).result
         assert result["content"][0]["text"] == "asked nobody"
         assert len(raised) == 1
 

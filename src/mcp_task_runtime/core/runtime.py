@@ -201,6 +201,11 @@ class TaskRuntime:
             finally:
                 self._stack = None
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes work: it was entered, and has not begun to close."""
+        return self._workers.is_accepting
+
     # -- work
 
     async def run(

@@ -47,6 +47,9 @@ class TaskSettings:
             to more is refused with `LimitExceededError`. `None` for no limit.
         max_open_questions: Questions that the work of one task may have open at once. One more is refused with
             `LimitExceededError`. `None` for no limit.
+        input_ttl_ms: How long a call waits for a client that was asked by multi-round-trip input to return with the
+            answers, in milliseconds. Then its work ends. For calls of clients that have not declared the tasks
+            extension.
 
     Raises:
         ValueError: A value is out of range; the message names it.
@@ -67,6 +70,7 @@ class TaskSettings:
     max_answer_bytes: int = 1024 * 1024
     max_listened_tasks_per_owner: int | None = 5_000
     max_open_questions: int | None = 1_000
+    input_ttl_ms: int = 10 * 60 * _SECOND
 
     def __post_init__(self) -> None:
         if self.min_ttl_ms < 1:
@@ -99,6 +103,8 @@ class TaskSettings:
             raise ValueError("max_listened_tasks_per_owner must be at least 1")
         if self.max_open_questions is not None and self.max_open_questions < 1:
             raise ValueError("max_open_questions must be at least 1")
+        if not 1 <= self.input_ttl_ms <= _LONGEST:
+            raise ValueError("input_ttl_ms must be between 1 and 100 years, in milliseconds")
 
     def clamp_ttl(self, ttl_ms: int | None) -> int | None:
         """Return the TTL within its bounds; `None` is unlimited, where that is allowed."""

@@ -98,6 +98,7 @@ class TaskMaker:
         return NewTask(
             ttl_ms=settings.clamp_ttl(settings.default_ttl_ms if spec.ttl_ms is None else spec.ttl_ms),
             poll_interval_ms=settings.poll_interval_ms if spec.poll_interval_ms is None else spec.poll_interval_ms,
+            task_id=spec.task_id,
             owner=spec.owner,
             retention_ms=settings.retention_ms,
             request=self._traced(spec.request),

@@ -349,6 +349,7 @@ class TaskSpec:
         poll_interval_ms: Milliseconds clients wait between polls; `None` for the default.
         request: The request the task is made for.
         client_capabilities_json: What the client declared, as JSON text.
+        task_id: Its identifier, by `new_task_id`; a new one when `None`.
     """
 
     owner: str | None = None
@@ -356,6 +357,7 @@ class TaskSpec:
     poll_interval_ms: int | None = None
     request: TaskRequest = _NO_REQUEST
     client_capabilities_json: str = "{}"
+    task_id: str | None = None
 
 
 TaskEventKind: TypeAlias = Literal[

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from mcp_task_runtime.core.json import JSONObject, JSONValue
+from mcp_task_runtime.core.message_queue import QueuedMessage
 from mcp_task_runtime.core.types import Task, TaskRecord
 from mcp_task_runtime.core.views import TaskView
 from mcp_task_runtime.errors import ProtocolError
@@ -21,6 +22,7 @@ __all__ = [
     "declares_tasks",
     "missing_capability",
     "render_handle",
+    "render_input_required",
     "render_view",
     "wants_log",
 ]
@@ -65,9 +67,7 @@ def render_view(view: TaskView) -> JSONObject:
     rendered = _render_task(task)
     outcome = view.record.outcome
     if task.status == "input_required":
-        rendered["inputRequests"] = {
-            question.key: {"method": question.method, "params": question.params} for question in view.questions
-        }
+        rendered["inputRequests"] = _render_questions(view.questions)
     elif outcome is not None:
         if outcome.status == "completed":
             # A result that came from elsewhere than the SDK may lack what the protocol requires.
@@ -75,6 +75,24 @@ def render_view(view: TaskView) -> JSONObject:
         elif outcome.status == "failed":
             rendered["error"] = outcome.error
     return rendered
+
+
+def render_input_required(questions: Sequence[QueuedMessage], request_state: str) -> JSONObject:
+    """Return the answer to a call whose client is asked by multi-round-trip input.
+
+    Args:
+        questions: What it is asked.
+        request_state: What it sends with the answers, in the same call again.
+    """
+    return {
+        "resultType": "input_required",
+        "inputRequests": _render_questions(questions),
+        "requestState": request_state,
+    }
+
+
+def _render_questions(questions: Sequence[QueuedMessage]) -> JSONObject:
+    return {str(question.key): {"method": question.method, "params": question.params} for question in questions}
 
 
 def acknowledge() -> JSONObject:

@@ -54,7 +54,7 @@ from mcp_task_runtime.errors import InvalidTransitionError, ProtocolError, TaskR
 from mcp_task_runtime.wire import v2026_07_28 as wire
 from mcp_task_runtime.wire.answers import check_answer
 
-__all__ = ["Methods2026", "outcome_of_result"]
+__all__ = ["Methods2026", "answer_through_task", "outcome_of_result"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ class Methods2026:
             session: Any = PromotingSession(ctx, call)
             with calling(call):
                 try:
-                    return await self._answered(params, call, partial(call_next, replace(ctx, session=session)))
+                    return await answer_through_task(params, call, partial(call_next, replace(ctx, session=session)))
                 except Exception as error:
                     if not execution.is_published:
                         raise
@@ -222,21 +222,6 @@ class Methods2026:
                 return CallToolResult(content=[TextContent(text=str(error))], is_error=True)
         return result
 
-    async def _answered(
-        self, params: CallToolRequestParams, call: TaskCall, run: Callable[[], Awaitable[HandlerResult]]
-    ) -> HandlerResult:
-        """Run a tool; where it needs multi-round-trip input although its call is a task, ask through the task."""
-        result = await run()
-        while call.is_task and isinstance(result, InputRequiredResult):
-            with as_mcp_errors():
-                answers = await _ask_all(await call.context(), result)
-            answered = params.model_dump(by_alias=True, mode="json", exclude_none=True)
-            answered["inputResponses"] = answers
-            params.input_responses = CallToolRequestParams.model_validate(answered).input_responses
-            params.request_state = result.request_state
-            result = await run()
-        return result
-
     async def _get(self, ctx: Context, params: _TaskIdParams) -> HandlerResult:
         with as_mcp_errors():
             _admit(ctx, params)
@@ -260,6 +245,22 @@ class Methods2026:
             with suppress(InvalidTransitionError):  # it has ended: acknowledged all the same (wire rule C9)
                 await self._runtime.cancel(params.task_id, owner=self._principal(ctx))
             return wire.acknowledge()
+
+
+async def answer_through_task(
+    params: CallToolRequestParams, call: TaskCall, run: Callable[[], Awaitable[HandlerResult]]
+) -> HandlerResult:
+    """Run a tool; where it needs multi-round-trip input although its call is a task, ask through the task."""
+    result = await run()
+    while call.is_task and isinstance(result, InputRequiredResult):
+        with as_mcp_errors():
+            answers = await _ask_all(await call.context(), result)
+        answered = params.model_dump(by_alias=True, mode="json", exclude_none=True)
+        answered["inputResponses"] = answers
+        params.input_responses = CallToolRequestParams.model_validate(answered).input_responses
+        params.request_state = result.request_state
+        result = await run()
+    return result
 
 
 async def _ask_all(context: ServerTaskContext, needed: InputRequiredResult) -> JSONObject:

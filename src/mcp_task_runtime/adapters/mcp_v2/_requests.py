@@ -17,6 +17,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
 from mcp_task_runtime.adapters._tool_calls import ToolCall
+from mcp_task_runtime.adapters.notifications import CallNotifier
 from mcp_task_runtime.adapters.sdk_session import is_open
 from mcp_task_runtime.core.causes import sole_cause
 from mcp_task_runtime.core.json import JSONObject, to_json_value
@@ -38,6 +39,7 @@ __all__ = [
     "RequestSession",
     "as_mcp_errors",
     "as_shown",
+    "call_notifier",
     "capabilities",
     "declares_tasks",
     "is_modern",
@@ -177,6 +179,15 @@ class RequestSession(ConnectionSession):
     @property
     def _metadata(self) -> ServerMessageMetadata | None:
         return ServerMessageMetadata(related_request_id=self._request_id)
+
+
+def call_notifier(ctx: Context) -> CallNotifier:
+    """Return the session of a plain call, by the stream of its request and what that asked for."""
+    return CallNotifier(
+        RequestSession(ctx),
+        None if ctx.meta is None else ctx.meta.get("progress_token"),
+        wants_log=is_modern(ctx) and wire.wants_log((ctx.params or {}).get("_meta")),
+    )
 
 
 class RawMessage:

@@ -30,6 +30,7 @@ from mcp_task_runtime.adapters._tool_calls import PlainCall, TaskCall, ToolCall,
 from mcp_task_runtime.adapters.base_tasks import BaseTasks, fastmcp_version
 from mcp_task_runtime.adapters.mcp_v2._clients_2025 import Clients2025
 from mcp_task_runtime.adapters.mcp_v2._fastmcp import call_fastmcp
+from mcp_task_runtime.adapters.mcp_v2._input_rounds import InputRounds
 from mcp_task_runtime.adapters.mcp_v2._listen import Listeners, is_listen
 from mcp_task_runtime.adapters.mcp_v2._methods_2026 import Methods2026, outcome_of_result
 from mcp_task_runtime.adapters.mcp_v2._promotion import context_by_name
@@ -56,8 +57,12 @@ __all__ = ["Tasks"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-_NO_BACK_CHANNEL: Final = (
-    "The client cannot be asked: it did not declare the tasks extension, and its connection carries no requests"
+_NO_BACK_CHANNEL: Final = "The client cannot be asked: its connection carries no requests"
+_NOT_OPEN: Final = (
+    "The client cannot be asked: these Tasks are not open. Pass lifespan=tasks.lifespan() to the server, or use install"
+)
+_NOTHING_DECLARED: Final = (
+    "The client cannot be asked: it declared neither elicitation, sampling, roots nor the tasks extension"
 )
 
 
@@ -130,6 +135,7 @@ class Tasks(BaseTasks, Extension):
         )
         self._principal = principal
         self._methods_2026 = Methods2026(self.runtime, self._handler, self._tools, principal)
+        self._input_rounds = InputRounds(self.runtime, self._host, self._handler, self._tools, principal)
         self._clients_2025 = Clients2025(self.runtime, self._host, self._tools, principal)
         self._listeners = Listeners(self.runtime, self._host)
         self._homes: Counter[int] = Counter()
@@ -235,8 +241,13 @@ class Tasks(BaseTasks, Extension):
             )
         if self._is_fastmcp:
             call_next = partial(self._call_fastmcp, call_next)
-        if declares_tasks(ctx):
-            return await self._methods_2026.call(params, ctx, call_next)
+        if is_modern(ctx):
+            if self._input_rounds.is_retry(params):
+                return await self._input_rounds.retry(params, ctx)
+            if declares_tasks(ctx):
+                return await self._methods_2026.call(params, ctx, call_next)
+            if self._input_rounds.takes(ctx):
+                return await self._input_rounds.call(params, ctx, call_next)
         if self._has_middleware and not is_modern(ctx) and current_call(self.runtime) is not None:
             return await call_next(ctx)  # a task of a client of 2025-11-25
         with calling(self._plain_call(params.name, ctx)):
@@ -263,11 +274,16 @@ class Tasks(BaseTasks, Extension):
             self.runtime,
             name,
             session,
-            undeliverable=None if session.can_send_request else _NO_BACK_CHANNEL,
+            undeliverable=None if session.can_send_request else self._undeliverable(ctx),
             progress_token=None if ctx.meta is None else ctx.meta.get("progress_token"),
             refusal=wire_2026.missing_capability if is_modern(ctx) else lambda: wire_2025.task_required(name),
             wants_log=is_modern(ctx) and wire_2026.wants_log((ctx.params or {}).get("_meta")),
         )
+
+    def _undeliverable(self, ctx: Context) -> str:
+        if not is_modern(ctx):
+            return _NO_BACK_CHANNEL
+        return _NOTHING_DECLARED if self.runtime.is_open else _NOT_OPEN
 
     # -- what differs from other SDK lines
 

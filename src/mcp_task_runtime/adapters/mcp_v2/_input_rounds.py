@@ -1,0 +1,270 @@
+"""Multi-round-trip input for the work of a call, where a client of 2026-07-28 has not declared the tasks extension.
+
+When the work first asks, the call answers with its open questions (`InputRequiredResult`) and the work goes on in the
+background. The client repeats the call with its answers and the `requestState` of the round, in any process that
+shares the store; that request waits for the next questions or the end. The state names the call's task. `MCPServer`
+seals it, as any `requestState`, for this principal, tool and arguments; the same is checked here against the task,
+whose id has 192 random bits. A server in several processes gives all of them the same key:
+`MCPServer(request_state_security=RequestStateSecurity(keys=[...]))`.
+
+The task belongs to an owner of its own, so that no method of either task protocol shows it. It lives as long as a
+request waits for it, and `TaskSettings.input_ttl_ms` longer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+from typing import Any, Final
+
+import anyio
+from mcp.server.context import CallNext, HandlerResult
+from mcp.shared.exceptions import MCPError
+from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, CallToolRequestParams
+from mcp_types.methods import serialize_server_result
+from pydantic import ValidationError
+
+from mcp_task_runtime.adapters._asking_call import AskingCall, HeldRequests
+from mcp_task_runtime.adapters._tool_calls import calling
+from mcp_task_runtime.adapters._tool_table import ToolTable
+from mcp_task_runtime.adapters.host import RuntimeHost
+from mcp_task_runtime.adapters.mcp_v2._methods_2026 import answer_through_task, outcome_of_result
+from mcp_task_runtime.adapters.mcp_v2._promotion import PromotingSession
+from mcp_task_runtime.adapters.mcp_v2._requests import Context, as_mcp_errors, as_shown, call_notifier, capabilities
+from mcp_task_runtime.adapters.result_handler import TaskResultHandler
+from mcp_task_runtime.core.context import TaskContext
+from mcp_task_runtime.core.execution import Execution
+from mcp_task_runtime.core.followers import TaskFollower
+from mcp_task_runtime.core.ids import new_task_id
+from mcp_task_runtime.core.json import JSONObject, dump_json
+from mcp_task_runtime.core.message_queue import QueuedMessage
+from mcp_task_runtime.core.runtime import TaskRuntime
+from mcp_task_runtime.core.types import Outcome, TaskRecord, TaskRequest, TaskSpec
+from mcp_task_runtime.core.views import TaskView
+from mcp_task_runtime.errors import (
+    CapabilityError,
+    InvalidTransitionError,
+    StoreUnavailableError,
+    TaskNotFoundError,
+    TaskRuntimeError,
+)
+from mcp_task_runtime.wire import v2026_07_28 as wire
+from mcp_task_runtime.wire.answers import check_answer
+
+__all__ = ["InputRounds"]
+
+_STATE_PREFIX: Final = "mcp-task-runtime:"
+
+_ROUND_SECONDS: Final = 0.01
+"""How long a round waits for questions that are asked side by side: clients take ten rounds and no more."""
+
+_CAPABILITY_OF: Final = {
+    "elicitation/create": "elicitation",
+    "sampling/createMessage": "sampling",
+    "roots/list": "roots",
+}
+"""What multi-round-trip input can ask, and what a client must have declared for it."""
+
+
+class InputRounds:
+    """Serves the calls of clients that take no task, and can be asked by the rounds of a call."""
+
+    def __init__(
+        self,
+        runtime: TaskRuntime,
+        host: RuntimeHost,
+        handler: TaskResultHandler,
+        tools: ToolTable,
+        principal: Callable[[Context], str | None],
+    ) -> None:
+        """Make it for one server.
+
+        Args:
+            runtime: Where calls run.
+            host: Holds the runtime open, and says when the server is to stop.
+            handler: The handler of the runtime's tasks.
+            tools: The tools that were declared as tasks.
+            principal: Returns the principal that makes a request.
+        """
+        self._runtime = runtime
+        self._host = host
+        self._handler = handler
+        self._tools = tools
+        self._principal = principal
+        self._requests = HeldRequests()
+
+    def is_retry(self, params: CallToolRequestParams) -> bool:
+        """Whether a request has a state that was made here."""
+        return (params.request_state or "").startswith(_STATE_PREFIX)
+
+    def takes(self, ctx: Context) -> bool:
+        """Whether the client that makes this request can be asked by multi-round-trip input now."""
+        declared = ctx.session.client_capabilities
+        return self._runtime.is_open and any(
+            getattr(declared, name, None) is not None for name in _CAPABILITY_OF.values()
+        )
+
+    async def call(self, params: CallToolRequestParams, ctx: Context, call_next: CallNext) -> HandlerResult:
+        """Serve the first request of a call: run its tool apart from the request, so that it can outlive it."""
+        task_id = new_task_id()
+        declared = capabilities(ctx)
+
+        async def work(execution: Execution[HandlerResult]) -> HandlerResult:
+            call = AskingCall(
+                self._runtime,
+                params.name,
+                task_id=task_id,
+                execution=execution,
+                handler=self._handler,
+                new=partial(self._new_task, params, ctx),
+                client_capabilities=declared,
+                requests=self._requests,
+                declared=self._tools.get(params.name),
+                check=partial(_check_question, declared),
+                refusal=wire.missing_capability,
+            )
+            session: Any = PromotingSession(ctx, call)
+            with calling(call):
+                try:
+                    return await answer_through_task(params, call, partial(call_next, replace(ctx, session=session)))
+                except Exception as error:
+                    if not execution.is_published:
+                        raise
+                    raise as_shown(error, INTERNAL_ERROR, "Internal server error") from error
+
+        with self._requests.holding(task_id, call_notifier(ctx)):
+            made = await self._runtime.run(work, outcome_of=outcome_of_result, resource_scope=id(ctx.lifespan_context))
+            if not isinstance(made, TaskRecord):
+                return made
+            with as_mcp_errors():
+                return await self._answer(made)
+
+    async def retry(self, params: CallToolRequestParams, ctx: Context) -> HandlerResult:
+        """Serve a later request of a call: take its answers, wait for the next questions or the end.
+
+        Raises:
+            MCPError: The state is unknown, has expired, or belongs to another principal, tool or other arguments, all
+                of which look alike (law L10). Or an answer is malformed; its question stays open. Or the call has
+                ended with an error.
+        """
+        task_id = (params.request_state or "").removeprefix(_STATE_PREFIX)
+        owner = self._owner(ctx)
+        with as_mcp_errors():
+            try:
+                record = (await self._runtime.get(task_id, owner=owner)).record
+                if not _is_call_of(record.request, params):
+                    raise TaskNotFoundError(task_id)
+                answers = (ctx.params or {}).get("inputResponses")
+                if isinstance(answers, Mapping):
+                    check = partial(check_answer, max_bytes=self._runtime.settings.max_answer_bytes)
+                    await self._runtime.answer(task_id, answers, owner=owner, check=check)
+                with self._requests.holding(task_id, call_notifier(ctx)):
+                    await self._extend(record)
+                    return await self._answer(record)
+            except TaskNotFoundError:  # in the words of the SDK, for a state that it refuses itself
+                data = {"reason": "invalid_request_state"}
+                raise MCPError(INVALID_PARAMS, "Invalid or expired requestState", data) from None
+
+    async def _answer(self, record: TaskRecord) -> JSONObject:
+        """Wait until the work asks or has ended, and return what that answers the request with.
+
+        Cancelled, it cancels the work, unless another request of this process waits for it, too.
+        """
+        try:
+            with self._host.until_stopped():
+                view = await self._next_round(record)
+                outcome = view.record.outcome
+                if outcome is not None:
+                    return _result(outcome)
+                await self._extend(view.record)
+                return wire.render_input_required(view.questions, f"{_STATE_PREFIX}{record.task_id}")
+        except anyio.get_cancelled_exc_class():
+            if self._requests.count(record.task_id) == 1:
+                with suppress(TaskRuntimeError):  # it has ended, or its time to live ends it
+                    await self._runtime.finish(record.task_id, Outcome.cancelled())
+            raise
+        raise MCPError(INTERNAL_ERROR, "The server stops before the call has ended")
+
+    async def _next_round(self, record: TaskRecord) -> TaskView:
+        """Return the task when it has open questions or has ended."""
+        with self._runtime.followers.follow(record.task_id) as follower:
+            while True:
+                view = await self._changed(follower, record)
+                if view.questions:
+                    await anyio.sleep(_ROUND_SECONDS)
+                    view = await self._runtime.get(record.task_id, owner=record.owner)
+                if view.questions or view.record.outcome is not None:
+                    return view
+
+    async def _changed(self, follower: TaskFollower, record: TaskRecord) -> TaskView:
+        """Return the task after a change, and let it live meanwhile."""
+        clock = self._runtime.store.clock
+        while True:
+            with clock.move_on_at(clock.now() + timedelta(milliseconds=self._runtime.settings.input_ttl_ms / 3)):
+                await follower.changed()
+                return await follower.view()
+            await self._extend(record)
+
+    async def _extend(self, record: TaskRecord) -> None:
+        """Let a live task live for `input_ttl_ms` from now; it may have ended, or the store may be unavailable."""
+        settings = self._runtime.settings
+        context = TaskContext(task=record.task, store=self._runtime.store, queue=self._runtime.queue)
+        with suppress(InvalidTransitionError, StoreUnavailableError):
+            await context.extend(settings.input_ttl_ms, settings=settings)
+
+    def _new_task(self, params: CallToolRequestParams, ctx: Context) -> TaskSpec:
+        return TaskSpec(
+            owner=self._owner(ctx),
+            ttl_ms=self._runtime.settings.input_ttl_ms,
+            request=TaskRequest(name=params.name, arguments_json=dump_json(params.arguments or {})),
+            client_capabilities_json=dump_json(capabilities(ctx)),
+        )
+
+    def _owner(self, ctx: Context) -> str:
+        return f"implicit:{self._principal(ctx) or ''}"
+
+
+def _check_question(declared: JSONObject, method: str, params: JSONObject) -> None:
+    """Check that a client which declared this can be asked by multi-round-trip input.
+
+    Raises:
+        CapabilityError: It cannot.
+        ValueError: The params are malformed.
+    """
+    needed = _CAPABILITY_OF.get(method)
+    if needed is None or "task" in params:
+        what = method if needed is None else f"{method} as a task of its own"
+        raise CapabilityError(f"A client that has not declared the tasks extension cannot be asked {what}")
+    if declared.get(needed) is None:
+        raise CapabilityError(f"Client does not support {needed} capability")
+    question = QueuedMessage.request("question", method, params)
+    try:
+        serialize_server_result("tools/call", wire.PROTOCOL_VERSION, wire.render_input_required([question], "state"))
+    except ValidationError as error:
+        raise ValueError(f"The params of {method!r} cannot be sent: {error}") from error
+
+
+def _is_call_of(request: TaskRequest, params: CallToolRequestParams) -> bool:
+    return request.name == params.name and _canonical(request.arguments) == _canonical(params.arguments or {})
+
+
+def _canonical(arguments: JSONObject) -> str:
+    return json.dumps(arguments, sort_keys=True)
+
+
+def _result(outcome: Outcome) -> JSONObject:
+    """Return what the call ended with.
+
+    Raises:
+        MCPError: It ended with an error, or was cancelled.
+    """
+    if outcome.result is not None:
+        return {"resultType": "complete", **outcome.result}
+    error = outcome.error
+    if error is None:
+        raise MCPError(INTERNAL_ERROR, "The call was cancelled")
+    raise MCPError(error["code"], error["message"], error.get("data"))
