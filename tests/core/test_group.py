@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Awaitable
+from contextvars import Context
 from functools import partial
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from mcp_task_runtime.core.group import IsolatedGroup
 from mcp_task_runtime.stores._event_loop import start_background_task
+from mcp_task_runtime.stores._threads import event_loop, poster
 from tests.support.patience import PATIENCE
 
 
@@ -33,6 +36,30 @@ async def test_work_that_raises_takes_nobody_else_down(error: BaseException, cap
             group.start(good, anyio.CancelScope())
     assert done == ["good"]
     assert "raised an exception" in caplog.text
+
+
+@pytest.mark.parametrize("ends", [True, False], ids=["ends", "is cancelled"])
+async def test_a_callback_of_the_event_loop_starts_work_without_a_scope(ends: bool) -> None:
+    """L3, L6: no task runs then, and anyio makes no scope."""
+    ended: list[str] = []
+    release = anyio.Event()
+
+    async def work() -> None:
+        try:
+            await release.wait()
+            ended.append("done")
+        except BaseException:
+            ended.append("cancelled")
+            raise
+
+    with anyio.fail_after(PATIENCE), anyio.CancelScope() as around:
+        async with IsolatedGroup() as group:
+            post = poster(event_loop())
+            await anyio.to_thread.run_sync(lambda: Context().run(post, lambda: group.start(work)))
+            await anyio.wait_all_tasks_blocked()
+            assert ended == []
+            release.set() if ends else around.cancel()
+    assert ended == ["done" if ends else "cancelled"]
 
 
 async def test_cancelling_one_scope_cancels_that_work_alone() -> None:

@@ -40,8 +40,9 @@ from mcp_task_runtime.stores.sqlite import SQLiteTaskStore
 from mcp_task_runtime.testing import FakeClock
 from tests.mcp_v2.guarded import Guarded, as_user
 from tests.mcp_v2.in_process import memory_client, served_over_http
-from tests.mcp_v2.raw_client import DECLARED, PATIENCE, RawClient, accept
+from tests.mcp_v2.raw_client import DECLARED, RawClient, accept
 from tests.mcp_v2.schemas import Wire
+from tests.support.patience import PATIENCE
 
 pytestmark = [
     pytest.mark.anyio,

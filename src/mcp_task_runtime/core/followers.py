@@ -313,10 +313,9 @@ class _Topic:
         self._is_stale = True
         if not self._is_looking and self._group.is_open:
             self._is_looking = True
-            scope = anyio.CancelScope()
-            self._group.start(partial(self._look, scope), scope)
+            self._group.start(self._look)  # without a scope: the store may call back outside of any task
 
-    async def _look(self, scope: anyio.CancelScope) -> None:
+    async def _look(self) -> None:
         """Read the task until there is no more news. Outages are waited out."""
         delay = 0.0
         try:
@@ -329,7 +328,7 @@ class _Topic:
                 except Exception as error:
                     delay = await self._wait_out(error, delay)
                 except anyio.get_cancelled_exc_class():
-                    if not await self._group.is_stray(scope):
+                    if not await self._group.is_stray(anyio.CancelScope()):  # no scope but those around it counts
                         raise
                     delay = await self._wait_out(RuntimeError(_STRAY), delay)
                 else:

@@ -38,7 +38,7 @@ class IsolatedGroup:
         self._loop_ends = False
         self._is_cancelled = False
         self._loop: asyncio.AbstractEventLoop | None = None  # where functions run as tasks of asyncio
-        self._tasks: dict[asyncio.Task[None], anyio.CancelScope] = {}
+        self._tasks: dict[asyncio.Task[None], anyio.CancelScope | None] = {}
         self._emptied: anyio.Event | None = None
 
     @property
@@ -79,8 +79,13 @@ class IsolatedGroup:
         finally:
             self._group = None
 
-    def start(self, function: Callable[[], Awaitable[None]], scope: anyio.CancelScope) -> None:
+    def start(self, function: Callable[[], Awaitable[None]], scope: anyio.CancelScope | None = None) -> None:
         """Start a function inside a cancel scope of its own, with the caller's context variables.
+
+        Args:
+            function: What to run.
+            scope: The scope; `None` for one that is made when the function begins. A callback of the event loop passes
+                none: anyio can make no scope where no task runs.
 
         Raises:
             RuntimeError: The group is not open.
@@ -88,11 +93,14 @@ class IsolatedGroup:
         if self._group is None:
             raise RuntimeError("The group is not open")
         if self._loop is None:
-            self._group.start_soon(self._run, function, scope)
+            if scope is None:
+                self._group.start_soon(self._run_in_new_scope, function)
+            else:
+                self._group.start_soon(self._run, function, scope)
             return
-        if self._is_cancelled:
+        if self._is_cancelled and scope is not None:
             scope.cancel()
-        task = self._loop.create_task(self._run(function, scope))
+        task = self._loop.create_task(self._run_in_new_scope(function) if scope is None else self._run(function, scope))
         self._tasks[task] = scope
         task.add_done_callback(self._forget, context=_EMPTY)  # the context of the caller would be copied, and kept
 
@@ -115,7 +123,8 @@ class IsolatedGroup:
         except anyio.get_cancelled_exc_class():
             self._loop_ends = self._is_cancelled = True
             for scope in list(self._tasks.values()):
-                scope.cancel()
+                if scope is not None:
+                    scope.cancel()
             with anyio.CancelScope(shield=True):
                 await self._until_empty()
             raise
@@ -144,6 +153,16 @@ class IsolatedGroup:
             logger.exception("A task of the runtime was cancelled by code that does not own it")
         except BaseException:  # SystemExit and groups too
             logger.exception("A task of the runtime raised an exception")
+
+    async def _run_in_new_scope(self, function: Callable[[], Awaitable[None]]) -> None:
+        scope = anyio.CancelScope()
+        if self._loop is not None:
+            task = asyncio.current_task()
+            assert task is not None
+            self._tasks[task] = scope
+            if self._is_cancelled:
+                scope.cancel()
+        await self._run(function, scope)
 
     async def _watch_loop(self, scope: anyio.CancelScope) -> None:
         with scope:
