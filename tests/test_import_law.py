@@ -49,6 +49,7 @@ EXTRAS = {
     "operations/_rendering.py": {"click", "rich"},
     "operations/cli.py": {"click", "rich"},
     "operations/web/*": {"jinja2", "markupsafe", "starlette", "uvicorn"},
+    "operations/telemetry/*": {"opentelemetry"},
     "stores/redis/*": {"coredis"},
     "stores/postgres/*": {"psycopg", "psycopg_pool"},
     "testing/*": {"hypothesis"},

@@ -34,6 +34,7 @@ from mcp_task_runtime.errors import (
     TaskNotFoundError,
 )
 from mcp_task_runtime.wire import v2025_11_25 as wire_2025
+from mcp_task_runtime.wire.trace_context import trace_context
 
 __all__ = [
     "JSON_RESPONSES",
@@ -175,6 +176,7 @@ class TaskMethods:
                 name=str(params.get("name", "")),
                 arguments_json=dump_json(params.get("arguments") or {}),
                 progress_token=token if isinstance(token, str | int) else None,
+                caller_json=dump_json(trace_context(meta)),
             ),
             client_capabilities_json=dump_json(connection.client_capabilities),
         )

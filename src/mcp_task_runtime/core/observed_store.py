@@ -126,7 +126,7 @@ class _OpenQuestions:
     def observe(self, observation: Observation) -> None:
         """Forget a task whose work is over here."""
         if isinstance(observation, WorkStopped):
-            self._tasks.pop(observation.record.task_id, None)
+            self._forget(observation.record.task_id)
 
     # -- what calls of the store and the queue have returned
 
@@ -136,7 +136,6 @@ class _OpenQuestions:
             return
         is_first = task_id not in self._tasks
         self._add(task_id, question, record)
-        self._observer.observe(QuestionAsked(task_id, record.request.name, question.key or "", question.method))
         if is_first:
             self._observer.observe(TaskChange.of(record))
 
@@ -156,8 +155,8 @@ class _OpenQuestions:
         if task is None or task.record is not None or changes.get("status") != "input_required":
             return
         task.record = record
-        for key, (method, _) in task.questions.items():
-            self._observer.observe(QuestionAsked(task_id, task.name, key, method))
+        for key in task.questions:
+            self._announce(task_id, task, key)
         self._observer.observe(TaskChange.of(record))
 
     def answered(self, taken: frozenset[str], task_id: str, answers: Mapping[str, Answer], **_: Any) -> None:
@@ -173,9 +172,7 @@ class _OpenQuestions:
 
     def finished(self, record: TaskRecord, task_id: str, *_: Any, **__: Any) -> None:
         """Note the end of a task."""
-        task = self._tasks.pop(task_id, None)
-        for key in () if task is None else list(task.questions):
-            self._close(task_id, cast(_Task, task), key, "withdrawn")
+        self._forget(task_id)
         self._observer.observe(TaskChange.of(record))
 
     def waited(self, task_id: str, key: str, answer: Answer | None) -> None:
@@ -188,12 +185,24 @@ class _OpenQuestions:
 
     def _add(self, task_id: str, question: QueuedMessage, record: TaskRecord | None) -> None:
         task = self._tasks.setdefault(task_id, _Task(record))
-        task.questions[question.key or ""] = (question.method, perf_counter())
+        key = question.key or ""
+        task.questions[key] = (question.method, perf_counter())
+        if task.record is not None:
+            self._announce(task_id, task, key)
+
+    def _announce(self, task_id: str, task: _Task, key: str) -> None:
+        self._observer.observe(QuestionAsked(task_id, task.name, key, task.questions[key][0]))
 
     def _close(self, task_id: str, task: _Task, key: str, result: str) -> None:
         method, asked_at = task.questions.pop(key)
-        waited = perf_counter() - asked_at
-        self._observer.observe(QuestionClosed(task_id, task.name, key, method, result, waited))
+        if task.record is not None:
+            waited = perf_counter() - asked_at
+            self._observer.observe(QuestionClosed(task_id, task.name, key, method, result, waited))
+
+    def _forget(self, task_id: str) -> None:
+        task = self._tasks.pop(task_id, None)
+        while task is not None and task.questions:
+            self._close(task_id, task, next(iter(task.questions)), "withdrawn")
 
     def _resume_if_done(self, task_id: str, task: _Task) -> None:
         if task.questions or task.record is None:

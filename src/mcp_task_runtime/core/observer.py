@@ -54,8 +54,9 @@ class TaskChange:
         owner: The principal it belongs to.
         status: The status it has now; `working` for a new task, too.
         status_message: The status message it has now.
-        created_at: When it was made: the same as `at` for a new task.
+        created_at: When it was made.
         at: When its status changed.
+        is_new: Whether the task was made by this change.
         error_code: The JSON-RPC code of the error that it failed with.
     """
 
@@ -66,10 +67,11 @@ class TaskChange:
     status_message: str | None
     created_at: datetime
     at: datetime
+    is_new: bool = False
     error_code: int | None = None
 
     @classmethod
-    def of(cls, record: TaskRecord) -> TaskChange:
+    def of(cls, record: TaskRecord, *, is_new: bool = False) -> TaskChange:
         """Return the change that led to a record."""
         task = record.task
         return cls(
@@ -80,13 +82,9 @@ class TaskChange:
             task.status_message,
             task.created_at,
             task.last_updated_at,
+            is_new,
             _error_code(record.outcome),
         )
-
-    @property
-    def is_new(self) -> bool:
-        """Whether the task was made by this change."""
-        return self.status == "working" and self.at == self.created_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +143,7 @@ class SlotAcquired:
 
 @dataclass(frozen=True, slots=True)
 class QuestionAsked:
-    """The work asks the client.
+    """The work asks the client, or asks again in a rerun and finds the question open. `QuestionClosed` follows.
 
     Attributes:
         task_id: The task.

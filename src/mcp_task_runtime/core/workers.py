@@ -213,7 +213,7 @@ class Workers:
         with anyio.CancelScope(shield=True):
             record = await self._maker.make(spec)
             if self._observer is not None:
-                self._observer.observe(TaskChange.of(record))
+                self._observer.observe(TaskChange.of(record, is_new=True))
             if not self.is_accepting:  # closed meanwhile
                 await self._finish_logged(record.task_id, Outcome.cancelled())
         execution: Execution[T] = Execution(self, resource_scope=resource_scope, record=record)
@@ -232,7 +232,7 @@ class Workers:
         with anyio.CancelScope(shield=True):
             record = await self._maker.make(spec, waits_ms=outbox.grace_ms)
         if self._observer is not None:
-            self._observer.observe(TaskChange.of(record))
+            self._observer.observe(TaskChange.of(record, is_new=True))
         outbox.post(record)
         # This process counts the task, and ends it at its deadline, until another one has ended it.
         on_change = partial(self._on_open_change, record.task_id)
@@ -426,7 +426,7 @@ class Workers:
     def task_published(self, execution: Execution[Any], record: TaskRecord) -> None:
         """Note that a run is a task for its caller; see `WorkHost`."""
         if self._observer is not None:
-            self._observer.observe(TaskChange.of(record))
+            self._observer.observe(TaskChange.of(record, is_new=True))
             self._observe_start(execution, record)
 
     def lease_lost(self, record: TaskRecord) -> None:

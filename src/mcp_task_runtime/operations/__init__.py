@@ -4,6 +4,7 @@
   tasks of all owners, so it belongs behind the operators' own authentication.
 - `cli`: the command `mcp-tasks` (also `python -m mcp_task_runtime`), over `TaskInspector`; needs the extra `cli`.
 - `web`: the same in a browser, as `mcp-tasks web` or mounted in an application; needs the extra `web`.
+- `telemetry`: spans and metrics by OpenTelemetry; needs the extra `telemetry`.
 
 An ability for operators is added to `TaskInspector` first; a command then only reads options and prints.
 """

@@ -53,6 +53,7 @@ from mcp_task_runtime.core.types import Outcome, TaskRecord, TaskRequest, TaskSp
 from mcp_task_runtime.errors import InvalidTransitionError, ProtocolError, TaskRuntimeError
 from mcp_task_runtime.wire import v2026_07_28 as wire
 from mcp_task_runtime.wire.answers import check_answer
+from mcp_task_runtime.wire.trace_context import trace_context
 
 __all__ = ["Methods2026", "answer_through_task", "outcome_of_result"]
 
@@ -148,7 +149,11 @@ class Methods2026:
     def _new_task(self, params: CallToolRequestParams, ctx: Context) -> TaskSpec:
         return TaskSpec(
             owner=self._principal(ctx),
-            request=TaskRequest(name=params.name, arguments_json=dump_json(params.arguments or {})),
+            request=TaskRequest(
+                name=params.name,
+                arguments_json=dump_json(params.arguments or {}),
+                caller_json=dump_json(trace_context(ctx.meta)),
+            ),
             client_capabilities_json=dump_json(capabilities(ctx)),
         )
 
