@@ -139,3 +139,16 @@ async def test_a_plain_tool_stays_plain(mode: str) -> None:
         answer = await tasks_client.start(client, "plain", {"x": 1})
         assert text_of(answer) == "2"
         assert seen == ["plain"]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "text"),
+    [("declared", {"topic": "bees"}, "bees accept"), ("existing", {}, "accept open"), ("sub_asks", {}, "accept")],
+)
+async def test_a_client_that_has_not_declared_the_extension_is_asked_too(
+    name: str, arguments: dict[str, Any], text: str
+) -> None:
+    mcp, tasks, _ = make_server()
+    with anyio.fail_after(PATIENCE):
+        async with tasks, Client(mcp._mcp_server, elicitation_callback=accept) as client:
+            assert text_of(await client.call_tool(name, arguments)) == text

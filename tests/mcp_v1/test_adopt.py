@@ -11,7 +11,7 @@ from mcp.server.fastmcp import Context, FastMCP
 from mcp.server.lowlevel import Server
 from pydantic import BaseModel
 
-from mcp_task_runtime import TaskSettings
+from mcp_task_runtime import ServerTaskContext, TaskSettings
 from mcp_task_runtime.adapters.mcp_v1 import Tasks
 from tests.mcp_v1.raw_client import RawClient, accept, never
 from tests.mcp_v1.schemas import Wire
@@ -145,3 +145,19 @@ async def test_a_tool_of_a_low_level_server_is_adopted_too() -> None:
     async with tasks, connect(server, say) as client:
         assert await shown(client) == {"fetch": "optional"}
         assert await client.text(await client.start("fetch")) == "fetch {'name': 'Ada'}"
+
+
+async def test_a_call_may_name_tasks_as_related_and_its_work_sees_those_that_exist() -> None:
+    mcp, tasks = new_server(), new_tasks()
+    tasks.install(mcp, tools=["fetch"])
+    mcp.tool()(fetch)
+
+    @tasks.tool()
+    async def summary(task: ServerTaskContext) -> str:
+        return str([record.request.name for record in await task.related_tasks()])
+
+    async with connect(mcp._mcp_server, never) as client:
+        task_id = await client.start("fetch", {"url": "x"})
+        await client.text(task_id)
+        related = {"io.modelcontextprotocol/relatedTaskIds": [task_id, "unknown"]}
+        assert await client.text(await client.start("summary", _meta=related)) == "['fetch']"

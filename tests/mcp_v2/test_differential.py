@@ -153,10 +153,12 @@ async def called_2025(
         return heard(client, reply)
 
 
-async def called_2026(server: Any, name: str, arguments: Wire, *, as_task: bool) -> Wire:
+async def called_2026(
+    server: Any, name: str, arguments: Wire, *, as_task: bool = False, declared: Wire | None = None
+) -> Wire:
     """Call a tool and return what it ended with."""
     async with memory_client(server) as client:
-        reply = (await client.call(name, arguments, capabilities=DECLARED if as_task else {})).message
+        reply = (await client.call(name, arguments, capabilities=DECLARED if as_task else declared or {})).message
         result = reply.get("result", {})
         if result.get("resultType") == "task":
             task = await client.until(result["taskId"], "completed", "failed")
@@ -198,7 +200,8 @@ async def test_a_client_of_2026_gets_what_the_sdk_alone_gives(name: str, make: M
     with anyio.fail_after(PATIENCE):
         async with tasks:
             for arguments in ARGUMENTS if name in ("with_arguments", "text") else ({},):
-                expected = await called_2026(PLAIN[make], name, arguments, as_task=False)
-                assert await called_2026(ours, name, arguments, as_task=False) == expected
+                expected = await called_2026(PLAIN[make], name, arguments)
+                assert await called_2026(ours, name, arguments) == expected
                 if name not in ASKING:  # the SDK alone cannot ask under this revision
+                    assert await called_2026(ours, name, arguments, declared=CAPABILITIES) == expected
                     assert await called_2026(ours, name, arguments, as_task=True) == expected

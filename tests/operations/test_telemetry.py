@@ -17,7 +17,7 @@ from mcp_task_runtime.errors import LimitExceededError
 from mcp_task_runtime.testing.clock import FakeClock
 from tests.core.leased_store import LeasedTaskStore
 from tests.core.test_observer import answer_all, context_of
-from tests.core.worlds import PATIENCE
+from tests.support.patience import PATIENCE
 
 pytest.importorskip("opentelemetry.sdk", reason="opentelemetry-sdk is not installed")
 

@@ -257,3 +257,12 @@ def test_c2_a_missing_capability_names_what_is_required() -> None:
 )
 def test_a_request_asks_for_log_messages_by_their_level(meta: Any, wanted: bool) -> None:
     assert wire.wants_log(meta) is wanted
+
+
+def test_a_call_that_asks_by_multi_round_trip_input_is_rendered_with_its_state() -> None:
+    rendered = wire.render_input_required([FORM, ROOTS], "state")
+    assert rendered == {
+        "resultType": "input_required",
+        "inputRequests": {**ASKED_FORM, **ASKED_ROOTS},
+        "requestState": "state",
+    }

@@ -13,6 +13,7 @@ import anyio
 import anyio.lowlevel
 from pydantic import BaseModel, ValidationError
 
+from mcp_task_runtime.adapters._caller import related_tasks_of
 from mcp_task_runtime.adapters.answers import (
     AcceptedElicitation,
     CancelledElicitation,
@@ -37,7 +38,7 @@ from mcp_task_runtime.core.questions import CLEANUP_SECONDS, ask_question
 from mcp_task_runtime.core.steps import AtHome, Retries, TaskSteps, current_task
 from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.core.text import check_text, clean_text
-from mcp_task_runtime.core.types import Outcome, Progress, Task
+from mcp_task_runtime.core.types import Outcome, Progress, Task, TaskRecord
 from mcp_task_runtime.errors import (
     INVALID_PARAMS,
     CapabilityError,
@@ -381,6 +382,18 @@ class ServerTaskContext:
             raise ValueError("ttl_ms must be a positive integer, in milliseconds")
         with self._writing():
             return await self._ctx.extend(ttl_ms, settings=None if self._handler is None else self._handler.settings)
+
+    async def related_tasks(self) -> tuple[TaskRecord, ...]:
+        """Return the tasks that the caller named as related to its call, as they are now, with their outcomes.
+
+        They are those of `_meta["io.modelcontextprotocol/relatedTaskIds"]` that belong to the owner of this task. An
+        id of another owner's task is left out, exactly as an unknown or expired one (law L10). A call whose client
+        took no task has none.
+
+        Raises:
+            StoreError: The store failed.
+        """
+        return await related_tasks_of(self._store, self.task_id)
 
     async def complete(self, result: object, *, notify: bool = True) -> None:
         """End the task as `completed`; see `TaskContext.complete`. Releases every open question."""

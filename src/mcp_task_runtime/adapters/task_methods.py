@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
+from mcp_task_runtime.adapters._caller import caller_of
 from mcp_task_runtime.adapters._tool_calls import TaskCall, calling
 from mcp_task_runtime.adapters._tool_table import DeclaredTool
 from mcp_task_runtime.adapters.host import RuntimeHost
@@ -34,7 +35,6 @@ from mcp_task_runtime.errors import (
     TaskNotFoundError,
 )
 from mcp_task_runtime.wire import v2025_11_25 as wire_2025
-from mcp_task_runtime.wire.trace_context import trace_context
 
 __all__ = [
     "JSON_RESPONSES",
@@ -176,7 +176,7 @@ class TaskMethods:
                 name=str(params.get("name", "")),
                 arguments_json=dump_json(params.get("arguments") or {}),
                 progress_token=token if isinstance(token, str | int) else None,
-                caller_json=dump_json(trace_context(meta)),
+                caller_json=caller_of(meta),
             ),
             client_capabilities_json=dump_json(connection.client_capabilities),
         )

@@ -21,6 +21,7 @@ __all__ = [
     "acknowledge",
     "declares_tasks",
     "missing_capability",
+    "parse_related_task_ids",
     "render_handle",
     "render_input_required",
     "render_view",
@@ -33,6 +34,9 @@ MISSING_CLIENT_CAPABILITY: Final = -32021
 HEADER_MISMATCH: Final = -32020
 NOTIFICATION: Final = "notifications/tasks"
 _LOG_LEVEL_META_KEY: Final = "io.modelcontextprotocol/logLevel"
+_RELATED_META_KEY: Final = "io.modelcontextprotocol/relatedTaskIds"
+_MOST_RELATED: Final = 100
+_LONGEST_ID: Final = 256
 
 
 def declares_tasks(capabilities: Mapping[str, JSONValue]) -> bool:
@@ -45,6 +49,18 @@ def wants_log(meta: JSONValue) -> bool:
     """Whether a request with this `_meta` asked for log messages of level `info`."""
     level = meta.get(_LOG_LEVEL_META_KEY) if isinstance(meta, Mapping) else None
     return level in ("debug", "info")
+
+
+def parse_related_task_ids(meta: JSONValue) -> list[str]:
+    """Return the ids of the tasks that the `_meta` of a call names as related, each once and at most a hundred.
+
+    They are advice: what is malformed is left out.
+    """
+    named = meta.get(_RELATED_META_KEY) if isinstance(meta, Mapping) else None
+    if not isinstance(named, list):
+        return []
+    ids = [each for each in named if isinstance(each, str) and each.isprintable() and 0 < len(each) <= _LONGEST_ID]
+    return list(dict.fromkeys(ids))[:_MOST_RELATED]
 
 
 def missing_capability() -> ProtocolError:

@@ -29,6 +29,7 @@ from mcp_types.methods import serialize_server_result
 from pydantic import ValidationError
 
 from mcp_task_runtime.adapters._asking_call import AskingCall, HeldRequests
+from mcp_task_runtime.adapters._caller import caller_of
 from mcp_task_runtime.adapters._tool_calls import calling
 from mcp_task_runtime.adapters._tool_table import ToolTable
 from mcp_task_runtime.adapters.host import RuntimeHost
@@ -220,7 +221,11 @@ class InputRounds:
         return TaskSpec(
             owner=self._owner(ctx),
             ttl_ms=self._runtime.settings.input_ttl_ms,
-            request=TaskRequest(name=params.name, arguments_json=dump_json(params.arguments or {})),
+            request=TaskRequest(
+                name=params.name,
+                arguments_json=dump_json(params.arguments or {}),
+                caller_json=caller_of((ctx.params or {}).get("_meta")),
+            ),
             client_capabilities_json=dump_json(capabilities(ctx)),
         )
 

@@ -30,6 +30,7 @@ from mcp_types import (
     TextContent,
 )
 
+from mcp_task_runtime.adapters._caller import caller_of
 from mcp_task_runtime.adapters._options import TaskOptions
 from mcp_task_runtime.adapters._tool_calls import EndedCall, TaskCall, UnwindingCall, calling, with_options
 from mcp_task_runtime.adapters._tool_table import ToolTable
@@ -53,7 +54,6 @@ from mcp_task_runtime.core.types import Outcome, TaskRecord, TaskRequest, TaskSp
 from mcp_task_runtime.errors import InvalidTransitionError, ProtocolError, TaskRuntimeError
 from mcp_task_runtime.wire import v2026_07_28 as wire
 from mcp_task_runtime.wire.answers import check_answer
-from mcp_task_runtime.wire.trace_context import trace_context
 
 __all__ = ["Methods2026", "answer_through_task", "outcome_of_result"]
 
@@ -152,7 +152,7 @@ class Methods2026:
             request=TaskRequest(
                 name=params.name,
                 arguments_json=dump_json(params.arguments or {}),
-                caller_json=dump_json(trace_context(ctx.meta)),
+                caller_json=caller_of((ctx.params or {}).get("_meta")),
             ),
             client_capabilities_json=dump_json(capabilities(ctx)),
         )
