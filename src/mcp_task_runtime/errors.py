@@ -197,7 +197,10 @@ class StoreError(TaskRuntimeError):
 
 
 class StoreUnavailableError(StoreError, OSError):
-    """The backend could not be reached; the operation may be tried again."""
+    """The backend could not be reached; the operation may be tried again.
+
+    A store that raises it logs the outage, once for as long as it lasts.
+    """
 
 
 class StoreClosedError(StoreError):

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import anyio
 import pytest
 
-from mcp_task_runtime import Execution, InMemoryTaskStore, TaskRecord, TaskRuntime, TaskSettings, TaskSpec
+from mcp_task_runtime import (
+    Execution,
+    InMemoryTaskStore,
+    StoreError,
+    StoreUnavailableError,
+    TaskRecord,
+    TaskRuntime,
+    TaskSettings,
+    TaskSpec,
+)
 from mcp_task_runtime.adapters.host import RuntimeHost
 from mcp_task_runtime.core.group import IsolatedGroup
 from mcp_task_runtime.testing.clock import FakeClock
@@ -231,3 +241,44 @@ async def test_what_runs_beside_the_runtime_ends_with_it() -> None:
             await anyio.wait_all_tasks_blocked()
             assert ended == []
     assert ended == ["cancelled"]
+
+
+class _Connecting(InMemoryTaskStore):
+    """A store that connects to something, which may be away."""
+
+    is_away = True
+
+    async def connect(self) -> None:
+        if self.is_away:
+            raise StoreUnavailableError("The store at db:1 cannot be reached") from OSError("refused")
+
+
+async def test_a_store_that_cannot_be_reached_is_one_line_however_many_try(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "mcp_task_runtime")
+    store = _Connecting()
+    runtime = TaskRuntime(store)
+    host = RuntimeHost(runtime)
+    for _ in range(3):
+        with pytest.raises(StoreUnavailableError, match="db:1"):
+            await host.keep_open()
+    (line,) = caplog.records
+    assert line.getMessage() == "The server has no tasks: The store at db:1 cannot be reached"
+    assert (line.levelname, line.exc_info) == ("ERROR", None)
+    store.is_away = False
+    async with host:
+        assert await is_open(runtime)
+    store.is_away = True
+    caplog.clear()
+    with pytest.raises(StoreUnavailableError):
+        await host.keep_open()
+    assert len(caplog.records) == 1, "another outage"
+
+
+async def test_what_a_store_must_not_raise_when_it_connects_is_logged_in_full(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(InMemoryTaskStore):
+        async def connect(self) -> None:
+            raise TypeError("a fault")
+
+    with pytest.raises(StoreError, match="Internal error"):
+        await RuntimeHost(TaskRuntime(Broken())).keep_open()
+    assert "a fault" in caplog.text

@@ -20,7 +20,7 @@ from mcp_task_runtime.core.json import JSONObject
 from mcp_task_runtime.core.message_queue import QueuedMessage
 from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.core.types import TaskRecord
-from mcp_task_runtime.errors import StoreUnavailableError
+from mcp_task_runtime.errors import StoreError, StoreUnavailableError
 from mcp_task_runtime.testing.clock import FakeClock
 from tests.support.patience import PATIENCE
 
@@ -50,12 +50,14 @@ class Link:
     Attributes:
         is_cut: Whether every call fails. One that waits fails as soon as it would have returned.
         fails: Names of methods that fail while the others work.
+        error: What a call raises that fails.
         calls: Every call that was made, by name.
     """
 
     def __init__(self, store: InMemoryTaskStore, *, name: str = "") -> None:
         self.is_cut = False
         self.fails: set[str] = set()
+        self.error: StoreError = StoreUnavailableError("The connection is cut")
         self.calls: list[str] = []
         self.before: Callable[[str], Any] | None = None
         self._target: Any = store
@@ -76,7 +78,7 @@ class Link:
 
     def _check(self, name: str) -> None:
         if self.is_cut or name in self.fails:
-            raise StoreUnavailableError("The connection is cut")
+            raise self.error
 
 
 class _LinkedQueue:

@@ -12,7 +12,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from mcp_task_runtime import Execution, LimitExceededError, Outcome, TaskSettings, TaskSpec
+from mcp_task_runtime import Execution, LimitExceededError, Outcome, StoreError, TaskSettings, TaskSpec
 from mcp_task_runtime.core.dispatch import Dispatch, StoreDispatcher
 from mcp_task_runtime.core.types import NewTask, TaskRequest
 from tests.core.leased_store import LEASE_SECONDS, SETTINGS, TURN_SECONDS, Cluster, Process, open_cluster
@@ -379,12 +379,14 @@ async def test_a_worker_that_stops_lets_its_work_end_within_the_grace_and_hands_
 
 
 async def test_a_worker_survives_an_outage_of_its_store(caplog: pytest.LogCaptureFixture) -> None:
+    """And says once what the store does not say itself."""
     caplog.set_level(logging.WARNING)
     async with open_cluster(dispatcher=StoreDispatcher()) as (cluster, (server, worker)):
         tool = Tool()
         tool.gate.set()
         tool.register(server, worker)
         worker.link.fails = {"wait_for_work"}
+        worker.link.error = StoreError("broken")
         async with working(worker):
             await cluster.settle()
             while "could not be taken" not in caplog.text:

@@ -929,14 +929,12 @@ async def test_a_shutdown_leaves_a_detached_task_alone_even_while_its_work_still
 # --- a store that is away ------------------------------------------------------------------------------------------
 
 
-async def test_the_reaper_goes_on_after_a_store_was_away(caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_reaper_goes_on_after_a_store_was_away() -> None:
     async with open_cluster(1) as (cluster, (a,)):
         task_id = await lost_task(cluster)
         await cluster.cut(a)
-        with caplog.at_level(logging.WARNING):
-            await cluster.pass_time(4 * LEASE_SECONDS)
+        await cluster.pass_time(4 * LEASE_SECONDS)
         assert cluster.store.record(task_id).status == "working"
-        assert "Leases could not be renewed" in caplog.text
         a.link.is_cut = False
         await cluster.pass_time(LEASE_SECONDS - 1)
         assert cluster.store.record(task_id).status == "working", "its process may only not have renewed it yet"

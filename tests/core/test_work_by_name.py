@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from typing import Any
 
 import anyio
 import pytest
 
-from mcp_task_runtime import Execution, Outcome, StoreUnavailableError, TaskSettings, TaskSpec
+from mcp_task_runtime import Execution, Outcome, StoreError, StoreUnavailableError, TaskSettings, TaskSpec
 from mcp_task_runtime.core.types import NewTask, TaskRequest
 from tests.core.leased_store import LEASE_SECONDS, TURN_SECONDS, Cluster, Process, open_cluster
 from tests.core.worlds import open_world
@@ -335,15 +334,20 @@ async def test_a_process_that_stood_still_claims_nothing_before_the_others_have_
         assert "claim_task" not in b.link.calls
 
 
-async def test_one_outage_of_the_leases_is_one_line_and_its_end_another(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
+@pytest.mark.parametrize("error", [StoreUnavailableError("away"), StoreError("broken")])
+async def test_of_leases_that_cannot_be_renewed_the_log_says_once_what_the_store_does_not_say(
+    error: StoreError, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An outage is logged by the store."""
     async with open_cluster(1) as (cluster, (a,)):
+        a.link.error = error
         await cluster.cut(a)
         await cluster.pass_time(2 * LEASE_SECONDS)
         a.link.is_cut = False
         await cluster.pass_time(LEASE_SECONDS)
     said = [each.message for each in caplog.records if each.name.endswith("lease_keeper")]
-    assert said == ["Leases could not be renewed; trying again", "Leases are renewed again"]
+    is_outage = isinstance(error, StoreUnavailableError)
+    assert said == ([] if is_outage else ["Leases could not be renewed; trying again"])
 
 
 async def test_a_lost_task_with_damaged_values_keeps_no_other_from_being_claimed() -> None:

@@ -14,6 +14,7 @@ from tests.mcp_v1.scenarios import ClientTasks
 from tests.mcp_v1.schemas import RELATED, Wire
 from tests.mcp_v2.processes import HTTPServerProcess
 from tests.support.patience import PATIENCE
+from tests.support.unreachable_store import check_errors, errors_of_start
 
 SERVE = str(Path(__file__).with_name("serve.py"))
 ALICE = {"authorization": "Bearer alice"}
@@ -279,3 +280,10 @@ async def test_l10_a_response_of_another_principal_answers_no_question(url_with_
 
 async def test_l10_a_response_of_another_user_of_the_gateway_answers_no_question(url_of_gateway: str) -> None:
     await answered_by_its_own_principal_only(url_of_gateway, {"x-user": "ada"}, {"x-user": "bob"})
+
+
+@pytest.mark.parametrize("transport", ["stdio", "streamable-http"])
+def test_a_server_whose_store_cannot_be_reached_fails_at_its_start(transport: str, tmp_path: Path) -> None:
+    away = f"{tmp_path}/missing/tasks.db"
+    errors = errors_of_start(tmp_path, transport, f"sqlite:///{away}")
+    check_errors(errors, away, "secret")

@@ -56,11 +56,13 @@ def text(value: str) -> list[types.TextContent]:
 
 
 @asynccontextmanager
-async def connect(server: Server[Any, Any], answer: Answer = never) -> AsyncGenerator[RawClient, None]:
+async def connect(
+    server: Server[Any, Any], answer: Answer = never, *, stateless: bool = False
+) -> AsyncGenerator[RawClient, None]:
     async with create_client_server_memory_streams() as ((read, write), served):
 
         async def serve() -> None:
-            await server.run(*served, server.create_initialization_options())
+            await server.run(*served, server.create_initialization_options(), stateless=stateless)
 
         async def send(message: Wire) -> None:
             await write.send(SessionMessage(types.JSONRPCMessage.model_validate(message)))
@@ -355,3 +357,48 @@ def test_a_server_of_another_package_is_refused_with_what_to_do(monkeypatch: pyt
         Tasks().install(stranger())
     with pytest.raises(TypeError, match=r"this is builtins\.object"):
         Tasks().install(object())  # type: ignore[arg-type]
+
+
+async def test_l10_without_sessions_a_task_outlives_its_connection_and_its_id_is_the_secret() -> None:
+    tasks = Tasks()
+    begun, release = anyio.Event(), anyio.Event()
+
+    async def work(task: ServerTaskContext) -> list[types.TextContent]:
+        begun.set()
+        await release.wait()
+        return text("done")
+
+    server = make_server(tasks, {"slow": ("optional", lambda: tasks.run(work))})
+    with anyio.fail_after(PATIENCE):
+        async with tasks:
+            async with connect(server, stateless=True) as client:
+                task_id = await client.start("slow")
+                await begun.wait()
+            async with connect(server, stateless=True) as other:
+                assert (await other.result("tasks/get", {"taskId": task_id}))["status"] == "working"
+                release.set()
+                assert (await other.result("tasks/result", {"taskId": task_id}))["content"][0]["text"] == "done"
+
+
+async def test_b1_without_sessions_what_is_not_declared_is_not_served() -> None:
+    tasks = Tasks()
+    server = make_server(tasks, {"quick": ("optional", lambda: tasks.run(nothing))})
+    async with tasks, connect(server, stateless=True) as client:
+        await client.start("quick")
+        hello = await client.initialize({})
+        assert "list" not in hello["capabilities"]["tasks"]
+        assert (await client.error("tasks/list"))["code"] == -32601
+
+
+async def test_b1_without_sessions_a_server_that_knows_principals_declares_and_serves_lists() -> None:
+    tasks = Tasks(principal=lambda ctx: "ada")
+    server = make_server(tasks, {"quick": ("optional", lambda: tasks.run(nothing))})
+    async with tasks, connect(server, stateless=True) as client:
+        task_id = await client.start("quick")
+        hello = await client.initialize({})
+        assert "list" in hello["capabilities"]["tasks"]
+        assert [task["taskId"] for task in (await client.result("tasks/list"))["tasks"]] == [task_id]
+
+
+async def nothing(task: ServerTaskContext) -> list[types.TextContent]:
+    return text("")

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from mcp_task_runtime import InMemoryTaskStore, open_store
+from mcp_task_runtime import InMemoryTaskStore, TaskRuntime, open_store
 from mcp_task_runtime.core.types import NewTask
 from mcp_task_runtime.errors import StoreUnavailableError
 from mcp_task_runtime.stores.postgres import PostgresTaskStore
@@ -187,6 +187,35 @@ def test_the_error_of_a_url_that_cannot_be_read_shows_no_password(url: str) -> N
         open_store(url)
     assert "secret" not in str(caught.value)
     assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("redis://:secret@127.0.0.1:1/0", "127.0.0.1:1"),
+        ("postgresql://ada:secret@127.0.0.1:1/app", "127.0.0.1:1"),
+        ("sqlite:////nowhere/at/all/tasks.db", "/nowhere/at/all/tasks.db"),
+    ],
+)
+async def test_a_runtime_over_a_store_that_cannot_be_reached_fails_at_its_start(
+    url: str, address: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = open_store(url)
+    runtime = TaskRuntime(store)
+    for _ in range(2):
+        with anyio.fail_after(60), pytest.raises(StoreUnavailableError, match=address) as caught:
+            await runtime.__aenter__()
+        assert "secret" not in str(caught.value)
+    await store.aclose()
+    assert caplog.text == "", "who opens the runtime gets the error"
+
+
+async def test_a_runtime_leaves_a_store_open_that_was_open_before(tmp_path: Path) -> None:
+    async with open_store(f"sqlite:///{tmp_path}/tasks.db") as store:
+        record = await store.create_task(NewTask(ttl_ms=None))
+        async with TaskRuntime(store):
+            pass
+        assert await store.get_task(record.task_id) == record
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from typing_extensions import Self
 from mcp_task_runtime.adapters._web_server import until_web_server_stops
 from mcp_task_runtime.core.questions import CLEANUP_SECONDS
 from mcp_task_runtime.core.runtime import TaskRuntime
+from mcp_task_runtime.errors import StoreError
 from mcp_task_runtime.stores._event_loop import start_background_task
 
 __all__ = ["RuntimeHost"]
@@ -53,6 +54,7 @@ class RuntimeHost:
         """Make a host for a runtime, which must be opened in no other way then."""
         self._runtime = runtime
         self._opening: _Opening | None = None
+        self._failure = ""  # why it could not be opened, which is logged once
 
     async def __aenter__(self) -> Self:
         """Open the runtime, unless it is open. An error while opening is raised in every holder."""
@@ -160,12 +162,13 @@ class RuntimeHost:
             async with anyio.create_task_group() as opening.group:
                 try:
                     async with self._runtime:
+                        self._failure = ""
                         opening.group.start_soon(self._stop_with_web_server, opening)
                         opening.opened.set()
                         await opening.released.wait()
                 except Exception as error:
                     opening.error = error
-                    logger.exception("The task runtime could not be opened or closed")
+                    self._log(error)
                 opening.group.cancel_scope.cancel()
         finally:
             if self._opening is opening:
@@ -173,3 +176,11 @@ class RuntimeHost:
             opening.released.set()
             opening.opened.set()
             opening.closed.set()
+
+    def _log(self, error: Exception) -> None:
+        """Log why the runtime could not be opened: for a store one line, once, however many connections try."""
+        if not isinstance(error, StoreError):
+            logger.error("The task runtime could not be opened or closed", exc_info=error)
+        elif str(error) != self._failure:
+            self._failure = str(error)
+            logger.error("The server has no tasks: %s", error)

@@ -27,6 +27,7 @@ from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessa
 from mcp_task_runtime.core.questions import answer_questions
 from mcp_task_runtime.core.settings import TaskSettings
 from mcp_task_runtime.core.store import TaskStore
+from mcp_task_runtime.core.store_log import log_loss
 from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.core.types import Outcome, TaskRecord
 from mcp_task_runtime.errors import INTERNAL_ERROR, INVALID_PARAMS, ProtocolError, StoreError, TaskNotFoundError
@@ -153,8 +154,8 @@ class TaskResultHandler:
                 await self._serve(task_id, stream, related=related)
             except (TaskNotFoundError, ConnectionError):
                 pass
-            except StoreError:
-                logger.exception("Questions of a task are no longer delivered")
+            except StoreError as error:
+                log_loss(logger, "Questions of a task are no longer delivered", error)
 
         is_alive = partial(_answers_ping, session) if is_general else None
         async with self._stream(task_id, session, is_alive, is_general=is_general) as stream:
@@ -186,8 +187,8 @@ class TaskResultHandler:
                     await self._serve(task_id, stream, related=True)
         except (TaskNotFoundError, ConnectionError):
             return
-        except StoreError:
-            logger.warning("Questions of a task are no longer delivered to a client that polls", exc_info=True)
+        except StoreError as error:
+            log_loss(logger, "Questions of a task are no longer delivered to a client that polls", error)
 
     async def notify(self, task_id: str, method: str, params: JSONObject) -> bool:
         """Send a notification on the newest stream of a task; return whether there is one in this process."""
@@ -321,8 +322,8 @@ class TaskResultHandler:
                 answer = await self._answer(record, question, stream, related=related)
                 if answer is not None:
                     await answer_questions(self._store, self._queue, task_id, {key: answer})
-        except StoreError:
-            logger.exception("An answer could not be stored; its question stays open")
+        except StoreError as error:
+            log_loss(logger, "An answer could not be stored; its question stays open", error)
         finally:
             if stream.in_hand.get(key) is scope:
                 del stream.in_hand[key]

@@ -25,6 +25,7 @@ from mcp_task_runtime.core import audit
 from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.json import JSONObject, JSONValue, dump_json
 from mcp_task_runtime.core.runtime import TaskRuntime
+from mcp_task_runtime.core.store_log import log_loss
 from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.core.types import Outcome, Progress, Task, TaskRecord, TaskRequest, TaskSpec
 from mcp_task_runtime.errors import (
@@ -359,5 +360,5 @@ class TaskStreamSession:
                         await self.notify_status(record.task, record.outcome)
         except TaskNotFoundError:
             return
-        except StoreError:
-            logger.warning("Changes of a task are no longer announced: the store failed", exc_info=True)
+        except StoreError as error:
+            log_loss(logger, "Changes of a task are no longer announced", error)

@@ -56,6 +56,7 @@ from mcp_task_runtime.core.ids import new_task_id
 from mcp_task_runtime.core.json import JSONObject, JSONValue, dump_json, load_json
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
 from mcp_task_runtime.core.store import (
+    TaskConnecting,
     TaskJournal,
     TaskLeases,
     TaskQuestions,
@@ -118,6 +119,7 @@ __all__ = [
     "StoreDispatcher",
     "SystemClock",
     "Task",
+    "TaskConnecting",
     "TaskCounts",
     "TaskDispatcher",
     "TaskEvent",

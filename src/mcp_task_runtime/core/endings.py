@@ -18,6 +18,7 @@ from mcp_task_runtime.core.message_queue import TaskMessageQueue
 from mcp_task_runtime.core.questions import CLEANUP_SECONDS
 from mcp_task_runtime.core.reader import store_errors
 from mcp_task_runtime.core.store import TaskStore
+from mcp_task_runtime.core.store_log import log_loss
 from mcp_task_runtime.core.types import Fence, Outcome, TaskRecord
 from mcp_task_runtime.errors import (
     InvalidTransitionError,
@@ -128,8 +129,8 @@ class TaskEndings:
                 await self._clear(record.task_id)
             if scope.cancelled_caught:
                 logger.warning("A task that became no task could not be deleted in time; it will expire")
-        except Exception:
-            logger.warning("A task that became no task could not be deleted; it will expire", exc_info=True)
+        except Exception as error:
+            log_loss(logger, "A task that became no task could not be deleted; it will expire", error)
         finally:
             self.announce(record.task_id)
 
@@ -190,5 +191,5 @@ class TaskEndings:
         try:
             with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
                 await self._queue.clear(task_id)
-        except Exception:
-            logger.warning("The mailbox of an ended task could not be cleared", exc_info=True)
+        except Exception as error:
+            log_loss(logger, "The mailbox of an ended task could not be cleared", error)

@@ -27,6 +27,7 @@ from typing_extensions import Self
 
 from mcp_task_runtime.core.group import IsolatedGroup
 from mcp_task_runtime.core.store import TaskStore, TaskWatching
+from mcp_task_runtime.core.store_log import log_store_error
 from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.core.types import TaskRecord
 from mcp_task_runtime.core.views import TaskView
@@ -451,7 +452,7 @@ class _Topic:
 
     def _fail(self, error: Exception, *, is_first: bool) -> None:
         if is_first:
-            logger.error("The store failed for a followed task; trying again", exc_info=error)
+            log_store_error(logger, "The store failed for a followed task; trying again", error)
         self._failure = error
         self._failures += 1
         self._wake()

@@ -16,6 +16,7 @@ from typing import Protocol
 import anyio
 
 from mcp_task_runtime.core.clock import Clock
+from mcp_task_runtime.core.store_log import log_store_error
 from mcp_task_runtime.core.types import TaskRecord
 from mcp_task_runtime.core.worker_leases import WorkerLeases
 from mcp_task_runtime.errors import StoreClosedError, StoreUnavailableError
@@ -94,12 +95,12 @@ class LeaseKeeper:
                 pause = self._lease / _RENEWALS
             except StoreClosedError:
                 return
-            except Exception:
+            except Exception as error:
                 self._healthy_since = None
                 pause = self._lease / _RETRIES
                 if not self._is_failing:
                     self._is_failing = True
-                    logger.warning("Leases could not be renewed; trying again", exc_info=True)
+                    log_store_error(logger, "Leases could not be renewed; trying again", error)
             with self._clock.move_on_at(self._clock.now() + pause):
                 await anyio.sleep_forever()
 
@@ -136,7 +137,7 @@ class LeaseKeeper:
             self._healthy_since = self._last_turn
         if self._is_failing:
             self._is_failing = False
-            logger.info("Leases are renewed again")
+            logger.debug("Leases are renewed again")
         await self._reap(lapsed)
 
     async def _renew(self) -> None:

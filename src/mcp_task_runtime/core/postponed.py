@@ -18,6 +18,7 @@ from mcp_task_runtime.core.clock import Clock
 from mcp_task_runtime.core.group import IsolatedGroup
 from mcp_task_runtime.core.questions import CLEANUP_SECONDS
 from mcp_task_runtime.core.store import TaskStore
+from mcp_task_runtime.core.store_log import log_loss
 from mcp_task_runtime.core.types import TaskRecord
 from mcp_task_runtime.core.worker_leases import WorkerLeases
 from mcp_task_runtime.errors import InvalidTransitionError, LeaseLostError, TaskNotFoundError
@@ -97,8 +98,8 @@ class PostponedRuns:
         except (InvalidTransitionError, LeaseLostError, TaskNotFoundError):
             audit.late(record)
             return False
-        except Exception:
-            logger.warning("The delay of a rerun could not be written; the lease of the task will lapse", exc_info=True)
+        except Exception as error:
+            log_loss(logger, "The delay of a rerun could not be written; the lease of the task will lapse", error)
         return True
 
     def discard(self, task_id: str) -> None:
@@ -118,5 +119,5 @@ class PostponedRuns:
         del self._waiting[task_id]
         try:
             await self._run(task_id)
-        except Exception:
-            logger.warning("A task could not be claimed to run again; it waits for its lease to be seen", exc_info=True)
+        except Exception as error:
+            log_loss(logger, "A task could not be claimed to run again; it waits for its lease to be seen", error)

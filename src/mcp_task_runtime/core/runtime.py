@@ -34,7 +34,7 @@ from mcp_task_runtime.core.resumption import NamedWork, Resumption
 from mcp_task_runtime.core.settings import TaskSettings
 from mcp_task_runtime.core.slots import WorkSlots
 from mcp_task_runtime.core.statistics import RuntimeStatistics
-from mcp_task_runtime.core.store import TaskLeases, TaskSharing, TaskStore
+from mcp_task_runtime.core.store import TaskConnecting, TaskLeases, TaskSharing, TaskStore
 from mcp_task_runtime.core.stored_tasks import StoredTasks
 from mcp_task_runtime.core.task_maker import TaskMaker
 from mcp_task_runtime.core.transitions import is_terminal
@@ -165,6 +165,14 @@ class TaskRuntime:
         return Outbox(dispatcher, self._leases, self._group)
 
     async def __aenter__(self) -> Self:
+        """Open the runtime, and connect its store where that is `TaskConnecting`.
+
+        Raises:
+            RuntimeError: It is open already.
+            StoreUnavailableError: The store cannot be reached; the message names its address.
+            StoreError: The store cannot be used.
+        """
+        await self._connect()
         if self._stack is not None:
             raise RuntimeError("The runtime is already open")
         self.followers.reset()
@@ -183,6 +191,12 @@ class TaskRuntime:
             self._stack = stack.pop_all()
         self._workers.is_accepting = True
         return self
+
+    async def _connect(self) -> None:
+        for backend in (self.store, self.queue):
+            if isinstance(backend, TaskConnecting):
+                with store_errors():
+                    await backend.connect()
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None

@@ -2,7 +2,8 @@
 
 A custom store implements `TaskStore` and no more. Abilities are protocols of their own, declared by
 implementing them: `TaskLeases`, `TaskWork`, `TaskQuestions`, `TaskJournal`, `TaskSearch`, `TaskSharing`,
-`TaskWatching`. All bundled stores have all of them but the last one.
+`TaskWatching`, `TaskConnecting`. All bundled stores have all of them but the last two, and `TaskConnecting` where there
+is something to connect to.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from mcp_task_runtime.core.types import (
 from mcp_task_runtime.core.views import TaskView
 
 __all__ = [
+    "TaskConnecting",
     "TaskJournal",
     "TaskLeases",
     "TaskQuestions",
@@ -419,5 +421,21 @@ class TaskWatching(Protocol):
 
         Raises:
             StoreClosedError: The store was closed.
+        """
+        ...
+
+
+@runtime_checkable
+class TaskConnecting(Protocol):
+    """Ability of a store or queue that connects to something: a server that uses it fails at its start, not later."""
+
+    async def connect(self) -> None:
+        """Connect now instead of at the first use; where it is connected, nothing need happen.
+
+        `TaskRuntime` calls it when it opens. Bounded in time. It closes nothing that is in use.
+
+        Raises:
+            StoreUnavailableError: It cannot be reached; the message names its address, never a password.
+            StoreError: It cannot be used.
         """
         ...

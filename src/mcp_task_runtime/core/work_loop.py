@@ -13,6 +13,7 @@ from mcp_task_runtime.core.abilities import implements
 from mcp_task_runtime.core.clock import Clock
 from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.store import TaskLeases, TaskWork
+from mcp_task_runtime.core.store_log import log_store_error
 from mcp_task_runtime.core.types import TaskRecord
 from mcp_task_runtime.errors import StoreClosedError, StoreError
 
@@ -81,10 +82,10 @@ class WorkLoop:
                         group.start_soon(self._follow, execution)
                 except StoreClosedError:
                     break
-                except StoreError:
+                except StoreError as error:
                     if not self._is_failing:
                         self._is_failing = True
-                        logger.warning("Waiting tasks could not be taken; trying again", exc_info=True)
+                        log_store_error(logger, "Waiting tasks could not be taken; trying again", error)
                     await anyio.sleep(_RETRY_SECONDS)
             group.cancel_scope.cancel()
 
@@ -104,8 +105,8 @@ class WorkLoop:
                 execution = await self._source.begin(record)
             except StoreClosedError:
                 raise
-            except StoreError:  # the runs that were taken must be followed; the next look tells more
-                logger.warning("A waiting task could not be taken", exc_info=True)
+            except StoreError as error:  # the runs that were taken must be followed; the next look tells more
+                log_store_error(logger, "A waiting task could not be taken", error)
                 break
             if execution is not None:
                 taken.append(execution)

@@ -9,6 +9,7 @@ from datetime import timedelta
 
 from mcp_task_runtime.core.ids import new_worker_name
 from mcp_task_runtime.core.store import TaskLeases
+from mcp_task_runtime.core.store_log import log_loss
 from mcp_task_runtime.core.types import TaskRecord
 
 __all__ = ["WorkerLeases"]
@@ -69,8 +70,8 @@ class WorkerLeases:
         try:
             await self._store.drop_leases(self.worker, [task_id], lapse=True)
             return await self.put_back(task_id, grace_ms)
-        except Exception:
-            logger.warning("A lease could not be released; it will lapse", exc_info=True)
+        except Exception as error:
+            log_loss(logger, "A lease could not be released; it will lapse", error)
             return None
 
     async def postpone(self, task_id: str, delay: timedelta) -> None:
@@ -82,5 +83,5 @@ class WorkerLeases:
         """Remove a task's lease: something outside ends the task. A failure is logged."""
         try:
             await self._store.drop_leases(self.worker, [task_id], lapse=False)
-        except Exception:
-            logger.warning("A lease could not be removed; it will lapse", exc_info=True)
+        except Exception as error:
+            log_loss(logger, "A lease could not be removed; it will lapse", error)

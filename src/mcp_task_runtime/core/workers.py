@@ -34,6 +34,7 @@ from mcp_task_runtime.core.postponed import PostponedRuns
 from mcp_task_runtime.core.questions import CLEANUP_SECONDS
 from mcp_task_runtime.core.reader import TaskReader
 from mcp_task_runtime.core.slots import WorkSlots
+from mcp_task_runtime.core.store_log import log_loss
 from mcp_task_runtime.core.task_maker import TaskMaker
 from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.core.types import Outcome, TaskRecord, TaskSpec
@@ -388,8 +389,8 @@ class Workers:
             await self._endings.finish(task_id, outcome, reason=reason)
         except (InvalidTransitionError, TaskNotFoundError):
             logger.debug("A task had ended before it was cut short")
-        except Exception:
-            logger.exception("The end of a task could not be written")
+        except Exception as error:
+            log_loss(logger, "The end of a task could not be written", error)
         finally:
             self._live.discard(task_id)
             self.stop(task_id)

@@ -22,6 +22,8 @@ __all__ = [
     "Connection",
     "answered_by",
     "cancellable",
+    "has_list",
+    "has_sessions",
     "is_about_lost_connection",
     "is_connected",
     "serving",
@@ -45,7 +47,16 @@ class Connection:
     `mcp` before 1.27 lets them wait without end, and stumbles over requests to the client that are open then.
     """
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: Any, *, is_stateless: bool = False, has_list: bool = True) -> None:
+        """Take over a stream of incoming messages.
+
+        Args:
+            stream: The SDK's stream.
+            is_stateless: Whether each request may come by another connection.
+            has_list: Whether `tasks/list` was declared to the client.
+        """
+        self.is_stateless = is_stateless
+        self.has_list = has_list
         self.is_over = False
         self.requests: set[anyio.CancelScope] = set()
         self.idle = anyio.Event()
@@ -199,6 +210,18 @@ def is_connected() -> bool:
     """Whether the connection of this context is open: the SDK raises for a lost one what a client may answer, too."""
     connection = _current.get()
     return connection is not None and not connection.is_over
+
+
+def has_sessions() -> bool:
+    """Whether the requests of one client come by this connection, as far as it says."""
+    connection = _current.get()
+    return connection is None or not connection.is_stateless
+
+
+def has_list() -> bool:
+    """Whether `tasks/list` was declared to the client of this connection."""
+    connection = _current.get()
+    return connection is None or connection.has_list
 
 
 async def cancellable(request: Callable[[], Awaitable[T]]) -> T:

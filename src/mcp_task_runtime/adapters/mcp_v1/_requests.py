@@ -18,10 +18,17 @@ from mcp.shared.context import RequestContext
 from mcp.shared.exceptions import McpError
 from mcp.shared.message import ServerMessageMetadata
 
-from mcp_task_runtime.adapters.mcp_v1._connection import answered_by, cancellable, is_connected, use_random_request_ids
+from mcp_task_runtime.adapters.mcp_v1._connection import (
+    answered_by,
+    cancellable,
+    has_sessions,
+    is_connected,
+    use_random_request_ids,
+)
 from mcp_task_runtime.adapters.session import TaskSession
 from mcp_task_runtime.adapters.task_methods import JSON_RESPONSES, NO_SESSION, http_manager
 from mcp_task_runtime.core.json import JSONObject, JSONValue, to_json_value
+from mcp_task_runtime.core.store_log import log_store_error
 from mcp_task_runtime.errors import INTERNAL_ERROR, CapabilityError, ProtocolError, StoreError, TaskRuntimeError
 
 __all__ = [
@@ -58,7 +65,7 @@ def as_mcp_errors() -> Generator[None, None, None]:
     except (ProtocolError, CapabilityError) as error:
         raise mcp_error(error.code, error.message, error.data) from error
     except StoreError as error:
-        logger.exception("The task store failed")
+        log_store_error(logger, "The task store failed", error)
         raise mcp_error(INTERNAL_ERROR, "The task store failed") from error
     except TaskRuntimeError as error:
         raise mcp_error(error.jsonrpc_code, str(error), error.data) from error
@@ -106,7 +113,8 @@ def as_caller(ctx: Context) -> Generator[None, None, None]:
 
 
 def is_stateless(ctx: Context) -> bool:
-    return ctx.session.client_params is None
+    """Whether the client's requests come by several connections, so that it cannot be asked."""
+    return ctx.session.client_params is None or not has_sessions()
 
 
 def progress_token(ctx: Context) -> str | int | None:

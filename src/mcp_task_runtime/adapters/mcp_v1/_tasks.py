@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Awaitable, Callable, Generator, Iterable
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Any, Literal, TypeAlias, cast
 
@@ -29,7 +29,7 @@ from mcp.shared.exceptions import McpError
 
 from mcp_task_runtime.adapters._tool_calls import PlainCall, TaskCall, ToolCall, calling, current_call
 from mcp_task_runtime.adapters.base_tasks import BaseTasks, fastmcp_version
-from mcp_task_runtime.adapters.mcp_v1._connection import Connection, is_about_lost_connection, serving
+from mcp_task_runtime.adapters.mcp_v1._connection import Connection, has_list, is_about_lost_connection, serving
 from mcp_task_runtime.adapters.mcp_v1._promotion import context_by_name, within_task
 from mcp_task_runtime.adapters.mcp_v1._requests import (
     ConnectionSession,
@@ -78,8 +78,12 @@ class Tasks(BaseTasks):
 
     The first connection opens the runtime, and no connection's end closes it: on this SDK line a lifespan
     belongs to one connection. It closes with the event loop; `async with tasks:` around the server's run
-    closes it earlier, and gives running work its grace period. Work must not use what a connection's
-    lifespan made: the work may outlive it.
+    opens it at the start, so that a store which cannot be reached is noticed there, closes it earlier, and gives
+    running work its grace period. `FastMCP.streamable_http_app` does all that itself. Work must not use what a
+    connection's lifespan made: the work may outlive it.
+
+    Without sessions (`stateless_http=True`, `Server.run(stateless=True)`) a task belongs to its principal; without
+    one its id is its secret, and it is not listed.
     """
 
     _deliberate_errors = (ToolError, McpError)
@@ -107,7 +111,8 @@ class Tasks(BaseTasks):
                 are tasks, and the number has no effect.
             principal: Returns the principal that makes a request: its tasks belong to that principal, and are
                 hidden from all others (law L10). `None` from it means that the caller is unknown; then they belong
-                to the session. The default takes the principal from the SDK's authentication.
+                to the session. With a function of your own, a response that another principal posts answers no
+                question. The default takes the principal from the SDK's authentication.
             mask_errors: Whether clients read "internal error" instead of the text of an exception that the work of a
                 tool raises, other than the errors that are meant for them. By default they read what the SDK shows
                 of a plain call.
@@ -135,6 +140,7 @@ class Tasks(BaseTasks):
         self._scopes = ConnectionScopes()
         self._mcp: FastMCP[Any] | None = None
         self._server: Server[Any, Any] | None = None
+        self._manager: object = None
         self._call_tool: _Handler | None = None
         self._list_tools: _Handler | None = None
 
@@ -177,6 +183,8 @@ class Tasks(BaseTasks):
         # Public methods, replaced on this instance: no other seam of this SDK line tells us of these.
         setattr(low_level, "get_capabilities", functools.partial(_get_capabilities, low_level.get_capabilities))  # noqa: B010
         setattr(low_level, "run", functools.partial(self._run_connection, low_level.run))  # noqa: B010
+        if self._mcp is not None:
+            setattr(self._mcp, "streamable_http_app", functools.partial(self._http_app, self._mcp.streamable_http_app))  # noqa: B010
 
     # -- what the SDK calls
 
@@ -276,6 +284,8 @@ class Tasks(BaseTasks):
     async def _serve_list(self, request: types.ListTasksRequest) -> types.ServerResult:
         with as_mcp_errors():
             await self._host.keep_open()
+            if not has_list():
+                raise wire.list_not_offered()
             return raw_result(await self._methods.list(to_json_value(request.params), self._requestor(self._context())))
 
     async def _serve_cancel(self, request: types.CancelTaskRequest) -> types.ServerResult:
@@ -284,6 +294,22 @@ class Tasks(BaseTasks):
             return raw_result(
                 await self._methods.cancel(to_json_value(request.params), self._requestor(self._context()))
             )
+
+    def _http_app(self, make_app: Callable[[], Any]) -> Any:
+        """Return the application of `FastMCP.streamable_http_app`; its sessions hold the runtime open."""
+        app = make_app()
+        assert self._mcp is not None
+        manager = self._mcp.session_manager
+        if self._manager is not manager:
+            self._manager = manager
+            setattr(manager, "run", functools.partial(self._run_manager, manager.run))  # noqa: B010
+        return app
+
+    @asynccontextmanager
+    async def _run_manager(self, run: Callable[[], AbstractAsyncContextManager[None]]) -> AsyncIterator[None]:
+        """Run the sessions of an HTTP server: one whose store cannot be reached fails here, before it serves."""
+        async with self._host, run():
+            yield
 
     async def _run_connection(
         self,
@@ -296,14 +322,15 @@ class Tasks(BaseTasks):
     ) -> None:
         """Run one connection, as `Server.run` does; called by the SDK."""
         await self._host.keep_open()
-        user = auth_context_var.get()
+        # Without sessions, requestors can be told apart by their principals alone (wire rule B1).
+        has_principals = auth_context_var.get() is not None or self._principal is not authenticated_principal
         tasks = initialization_options.capabilities.tasks
-        if stateless and user is None and tasks is not None and tasks.list is not None:  # B1
+        if stateless and not has_principals and tasks is not None and tasks.list is not None:
             capabilities = initialization_options.capabilities.model_copy(
                 update={"tasks": tasks.model_copy(update={"list": None})}
             )
             initialization_options = initialization_options.model_copy(update={"capabilities": capabilities})
-        connection = Connection(read_stream)
+        connection = Connection(read_stream, is_stateless=stateless, has_list=has_principals or not stateless)
         try:
             with connection.current():
                 await run(connection, write_stream, initialization_options, raise_exceptions, stateless)

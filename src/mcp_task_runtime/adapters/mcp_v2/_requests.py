@@ -21,6 +21,7 @@ from mcp_task_runtime.adapters.notifications import CallNotifier
 from mcp_task_runtime.adapters.sdk_session import is_open
 from mcp_task_runtime.core.causes import sole_cause
 from mcp_task_runtime.core.json import JSONObject, to_json_value
+from mcp_task_runtime.core.store_log import log_store_error
 from mcp_task_runtime.errors import (
     INTERNAL_ERROR,
     INVALID_PARAMS,
@@ -59,7 +60,7 @@ def as_mcp_errors() -> Iterator[None]:
     except (ProtocolError, CapabilityError) as error:
         raise MCPError(error.code, error.message, error.data) from error
     except StoreError as error:
-        logger.exception("The task store failed")
+        log_store_error(logger, "The task store failed", error)
         raise MCPError(INTERNAL_ERROR, "The task store failed") from error
     except TaskRuntimeError as error:
         raise MCPError(error.jsonrpc_code, str(error), error.data) from error

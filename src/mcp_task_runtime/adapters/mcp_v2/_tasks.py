@@ -110,7 +110,10 @@ class Tasks(BaseTasks, Extension):
                 2025-11-25 decides itself: it sees that any tool may be called as a task.
             principal: Returns the principal that makes a request: its tasks belong to that principal, and are
                 hidden from all others (law L10). `None` from it means that the caller is unknown, and that a task's
-                id is its secret. The default takes the principal from the SDK's authentication.
+                id is its secret. The default takes the principal from the SDK's authentication. With a function of
+                your own, tasks do not ask clients of protocol 2025-11-25 over HTTP, and their asking methods raise
+                `CapabilityError`: this SDK line does not show who posts an answer. Where the SDK's authentication
+                opened the session too, it checks that itself, and they are asked.
             mask_errors: Whether clients read "internal error" instead of the text of an exception that the work of a
                 tool raises, other than the errors that are meant for them. By default they read what the SDK shows
                 of a plain call.

@@ -583,7 +583,12 @@ class DatabaseUser:
         return self._database.statistics()
 
     async def __aenter__(self) -> Self:
-        """Connect, and bring the schema up to date.
+        """Connect; see `connect`."""
+        await self.connect()
+        return self
+
+    async def connect(self) -> None:
+        """Connect, and bring the schema up to date, unless that was done.
 
         Raises:
             StoreUnavailableError: The server cannot be reached; the message names host, port and database.
@@ -591,7 +596,6 @@ class DatabaseUser:
             StoreError: The schema is another application's, or cannot be read.
         """
         await self._database.open()
-        return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None

@@ -20,6 +20,7 @@ import anyio
 import anyio.abc
 import anyio.lowlevel
 from coredis import Redis, RedisCluster
+from coredis.connection import TCPLocation
 from coredis.exceptions import ClusterDownError, ClusterError, ReadOnlyError, RedisError, TryAgainError
 from coredis.exceptions import ConnectionError as ConnectionLostError
 from coredis.pool import ConnectionPool
@@ -126,17 +127,19 @@ class Backend:
         return opening
 
     async def connect(self) -> None:
-        """Connect, or fail at once.
+        """Connect, or fail at once. A failure closes what this call opened, and nothing that was in use before.
 
         Raises:
             StoreUnavailableError: The server cannot be reached; the message names its address and the reason.
             StoreError: It refused the connection.
         """
+        was_open = self._opening is not None and self._opening.loop == anyio.lowlevel.current_token()
         self._watch.is_silent = True
         try:
             await self.send(script_call("now", (self.keys.leases,)), is_patient=False)
         except BaseException as error:
-            await self._disconnect()
+            if not was_open:
+                await self._disconnect()
             if isinstance(error, StoreError) and error.__cause__ is not None:
                 says = "cannot be reached" if isinstance(error, StoreUnavailableError) else "refused the connection"
                 reason = reason_of(error.__cause__)
@@ -331,8 +334,10 @@ def _pool_of(source: Source) -> ConnectionPool[Any] | RedisCluster[Any]:
 def _address_of(source: ConnectionPool[Any] | RedisCluster[Any]) -> str:
     if isinstance(source, RedisCluster):
         return ", ".join(f"{node.host}:{node.port}" for node in source.connection_pool.startup_nodes)
-    location = getattr(source, "location", None)  # a sentinel's pool has none before it connects
-    return "an address that a sentinel knows" if location is None else str(location)
+    location: Any = getattr(source, "location", None)  # a sentinel's pool has none before it connects
+    if location is None:
+        return "an address that a sentinel knows"
+    return f"{location.host}:{location.port}" if isinstance(location, TCPLocation) else str(location)
 
 
 def _is_away(error: Any) -> bool:

@@ -64,8 +64,12 @@ class RedisTaskMessageQueue:
         self._closed = False
 
     async def __aenter__(self) -> Self:
-        await self._backend.connect()
+        await self.connect()
         return self
+
+    async def connect(self) -> None:
+        """Connect, or fail at once; see `TaskConnecting.connect`."""
+        await self._backend.connect()
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None

@@ -147,13 +147,18 @@ class RedisTaskStore:
         return True
 
     async def __aenter__(self) -> Self:
-        """Connect.
+        """Connect; see `connect`."""
+        await self.connect()
+        return self
+
+    async def connect(self) -> None:
+        """Connect, or fail at once; see `TaskConnecting.connect`.
 
         Raises:
             StoreUnavailableError: The server cannot be reached; the message names its address and the reason.
+            StoreError: It refused the connection.
         """
         await self._backend.connect()
-        return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None

@@ -109,6 +109,11 @@ class DatabaseFile:
             raise
         return connection
 
+    @property
+    def was_opened(self) -> bool:
+        """Whether the file was open once."""
+        return self._identity is not None
+
     def check(self) -> None:
         """Refuse to go on if the path does not name the file that was opened first.
 

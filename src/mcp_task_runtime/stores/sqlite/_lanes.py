@@ -476,7 +476,8 @@ class Writer(Lane):
         return self._carry_out(execute, [request for request in wanted if request.take()])
 
     def _do_rest(self, *, is_idle: bool) -> None:
-        if is_idle and not self._is_closed and (self._has_more_to_purge or time.monotonic() >= self._next_purge):
+        is_due = self._has_more_to_purge or time.monotonic() >= self._next_purge
+        if is_idle and is_due and not self._is_closed and self._file.was_opened:
             self._purge_idly()
         if self._waiters:
             self._watch()

@@ -64,9 +64,13 @@ class SQLiteTaskMessageQueue:
         self._is_closed = False
 
     async def __aenter__(self) -> Self:
-        """Open the file; see `SQLiteTaskStore`."""
-        await self._engine.open()
+        """Open the file; see `SQLiteTaskStore.connect`."""
+        await self.connect()
         return self
+
+    async def connect(self) -> None:
+        """Open the file; see `SQLiteTaskStore.connect`."""
+        await self._engine.open()
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None

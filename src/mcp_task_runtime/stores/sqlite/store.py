@@ -158,6 +158,11 @@ class SQLiteTaskStore:
         return True
 
     async def __aenter__(self) -> Self:
+        """Open the file; see `connect`."""
+        await self.connect()
+        return self
+
+    async def connect(self) -> None:
         """Open the file. A lock is waited for; everything else that prevents it is raised at once.
 
         Raises:
@@ -166,7 +171,6 @@ class SQLiteTaskStore:
             StoreError: It is not a database, or belongs to another application.
         """
         await self._engine.open()
-        return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
