@@ -91,7 +91,9 @@ def test_the_story_that_shows_a_fault_is_short_and_readable() -> None:
             factory,
             capabilities=ABILITIES,
             backends=["asyncio"],
-            settings=settings(PROFILES["ci"], max_examples=3_000, stateful_step_count=5),
+            settings=settings(
+                PROFILES["ci"], max_examples=1_000, stateful_step_count=5, phases=[Phase.generate, Phase.shrink]
+            ),
         )
     story = "\n".join(getattr(failure.value, "__notes__", []))
     if story:  # from Python 3.11 on; before, Hypothesis prints it

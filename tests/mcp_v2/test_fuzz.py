@@ -101,7 +101,7 @@ params_of_any_shape = st.fixed_dictionaries(
         "cursor": values,
     },
 ) | st.dictionaries(texts, values, max_size=4)
-fuzzing = settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+fuzzing = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 class Stranger:

@@ -517,7 +517,7 @@ async def test_c11_states_come_in_order_and_the_last_one_always_comes(seed: int)
         assert pushed > 2 * sum(len(stream.seen) for stream in streams), "not only the first and the last"
 
 
-async def test_c11_a_thousand_listeners_of_a_thousand_tasks_see_every_change_in_order_and_the_end_last() -> None:
+async def test_c11_hundreds_of_listeners_of_as_many_tasks_see_every_change_in_order_and_the_end_last() -> None:
     """Each task goes on when its change was seen, so that no state may be skipped."""
     store = WatchedStore()
     mcp, tasks = make_server(store)
@@ -536,7 +536,7 @@ async def test_c11_a_thousand_listeners_of_a_thousand_tasks_see_every_change_in_
             assert await stream.acknowledged() == [task_id]
             await stream.task()
             listening += 1
-            if listening == 1000:
+            if listening == 300:
                 all_listen.set()
             await all_listen.wait()
             for message in ("one", "two"):
@@ -553,7 +553,7 @@ async def test_c11_a_thousand_listeners_of_a_thousand_tasks_see_every_change_in_
 
     with anyio.fail_after(3 * PATIENCE):
         async with tasks, memory_connection(mcp) as connection, anyio.create_task_group() as group:
-            for n in range(1000):
+            for n in range(300):
                 group.start_soon(live, connection, list(endings)[n % 3])
     assert store.waiting == 0
 

@@ -1,4 +1,4 @@
-"""Runs `mcp-tasks` as a person or a script does: as a process, with pipes or on a terminal of its own."""
+"""Runs `mcp-tasks` as a script does, in a thread with pipes, or as a person does, as a process on a terminal."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import pty
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 
 import anyio
 import anyio.to_thread
+from click.testing import CliRunner
 
+from mcp_task_runtime.operations.cli import main
 from tests.support.patience import PATIENCE
 
 
@@ -33,12 +36,15 @@ def _command(arguments: tuple[str, ...]) -> list[str]:
 
 
 async def mcp_tasks(url: str | None, *arguments: str, stdin: str = "") -> Ended:
-    """Run the command with pipes."""
+    """Run the command with pipes, on an event loop of its own.
+
+    It runs in a thread: a process takes longer to start than the command takes.
+    """
+    invoke = partial(CliRunner().invoke, main, arguments, input=stdin, env={"MCP_TASKS_STORE": url, "NO_COLOR": None})
     with anyio.fail_after(PATIENCE):
-        done = await anyio.run_process(
-            _command(arguments), input=stdin.encode(), check=False, env=_environment(url), stderr=subprocess.PIPE
-        )
-    return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
+        done = await anyio.to_thread.run_sync(invoke, abandon_on_cancel=True)
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return Ended(done.exit_code, done.stdout, done.stderr)
 
 
 class Terminal:
