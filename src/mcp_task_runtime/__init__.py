@@ -22,6 +22,7 @@ from mcp_task_runtime.adapters.session import TaskSession
 from mcp_task_runtime.core.backoff import Backoff
 from mcp_task_runtime.core.clock import Clock, SystemClock
 from mcp_task_runtime.core.context import TaskContext, task_execution
+from mcp_task_runtime.core.dispatch import Dispatch, StoreDispatcher, TaskDispatcher
 from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
 from mcp_task_runtime.core.observer import TaskChange, TaskObserver
@@ -62,6 +63,7 @@ __all__ = [
     "Clock",
     "CreateMessageResult",
     "DeclinedElicitation",
+    "Dispatch",
     "ElicitResult",
     "Elicitation",
     "Execution",
@@ -83,12 +85,14 @@ __all__ = [
     "StepChangedError",
     "StepResultError",
     "StoreClosedError",
+    "StoreDispatcher",
     "StoreError",
     "StoreUnavailableError",
     "SystemClock",
     "Task",
     "TaskChange",
     "TaskContext",
+    "TaskDispatcher",
     "TaskExistsError",
     "TaskLeases",
     "TaskMessageQueue",

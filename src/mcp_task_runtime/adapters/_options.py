@@ -24,6 +24,7 @@ class TaskOptionsDict(TypedDict, total=False):
     model_immediate_response: str | None
     rerunnable: bool | Rerun
     blocking: bool
+    dispatch: bool | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +48,9 @@ class TaskOptions:
         blocking: Whether the work may block, with `time.sleep` in an `async def` for example. It then runs in a thread
             with an event loop of its own, where its `ServerTaskContext` works and the SDK's own context does not.
             Without this, such work holds up every other request of the process.
+        dispatch: Whether worker processes run the work. `None`: they do where the Tasks have a dispatcher and the tool
+            can run elsewhere. `True`: a tool that cannot is refused when it is registered. `False`: the work runs in
+            the process that took the call.
 
     Raises:
         ValueError: A number is out of range; the message names it.
@@ -59,6 +63,7 @@ class TaskOptions:
     model_immediate_response: str | None = None
     rerunnable: bool | Rerun = False
     blocking: bool = False
+    dispatch: bool | None = None
 
     def __post_init__(self) -> None:
         if self.ttl_ms is not None and self.ttl_ms < 1:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any, Final, TypeVar
@@ -27,7 +27,7 @@ from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.json import JSONObject
 from mcp_task_runtime.core.reruns import Rerun
 from mcp_task_runtime.core.runtime import TaskRuntime
-from mcp_task_runtime.core.types import NewTask, TaskRecord, TaskSpec
+from mcp_task_runtime.core.types import NewTask, Outcome, TaskRecord, TaskSpec
 from mcp_task_runtime.errors import INTERNAL_ERROR, ProtocolError, TaskRuntimeError
 from mcp_task_runtime.stores.memory import InMemoryTaskStore
 
@@ -38,6 +38,7 @@ __all__ = [
     "ToolCall",
     "UnwindingCall",
     "calling",
+    "cancelled_with_caller",
     "current_call",
     "run_with_reruns",
     "run_within_request",
@@ -303,6 +304,16 @@ def with_options(spec: TaskSpec, options: TaskOptions) -> TaskSpec:
         poll_interval_ms=options.poll_interval_ms,
         request=request,
     )
+
+
+async def cancelled_with_caller(runtime: TaskRuntime, record: TaskRecord) -> None:
+    """Cancel a task that was just made if its caller was cancelled meanwhile: no client will ever get its handle."""
+    try:
+        await anyio.lowlevel.checkpoint_if_cancelled()
+    except BaseException:
+        with anyio.CancelScope(shield=True), suppress(TaskRuntimeError):
+            await runtime.finish(record.task_id, Outcome.cancelled())
+        raise
 
 
 _current_call: ContextVar[ToolCall | None] = ContextVar("mcp_task_runtime_tool_call", default=None)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Generator, Iterable
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Generator, Iterable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
 from importlib.metadata import version
 from types import TracebackType
 from typing import Any, ClassVar, Literal, TypeVar, cast
 
+import anyio
+import anyio.lowlevel
 from typing_extensions import Self, Unpack
 
 from mcp_task_runtime.adapters._options import TaskOptions, TaskOptionsDict
@@ -24,6 +26,7 @@ from mcp_task_runtime.adapters.session import DetachedSession
 from mcp_task_runtime.adapters.tool_function import ToolFunction
 from mcp_task_runtime.core.causes import sole_cause
 from mcp_task_runtime.core.change_hook import ChangeCallback
+from mcp_task_runtime.core.dispatch import TaskDispatcher
 from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.json import JSONObject, to_json_value
 from mcp_task_runtime.core.message_queue import TaskMessageQueue
@@ -59,6 +62,9 @@ class BaseTasks(ABC):
     _sdk_context: ClassVar[type]
     """The class of the context that the SDK gives to tools."""
 
+    _sdk_dependency: ClassVar[type | None] = None
+    """The class of the SDK's marks for parameters that a request resolves."""
+
     def __init__(
         self,
         store: TaskStore | None,
@@ -69,6 +75,7 @@ class BaseTasks(ABC):
         mask_errors: bool,
         observer: TaskObserver | None,
         on_change: ChangeCallback | None,
+        dispatcher: TaskDispatcher | None,
     ) -> None:
         self.runtime: TaskRuntime = TaskRuntime(
             InMemoryTaskStore() if store is None else store,
@@ -76,7 +83,9 @@ class BaseTasks(ABC):
             settings=settings,
             observer=observer,
             on_change=on_change,
+            dispatcher=dispatcher,
         )
+        self._has_dispatcher = dispatcher is not None
         self._host = RuntimeHost(self.runtime)
         self._handler = TaskResultHandler(self.runtime.store, self.runtime.queue, settings=self.runtime.settings)
         self._tools = ToolTable()
@@ -94,6 +103,62 @@ class BaseTasks(ABC):
     ) -> None:
         """Release the runtime; its last holder waits until it has drained and closed."""
         await self._host.__aexit__(exc_type, exc, traceback)
+
+    # -- workers
+
+    async def work(self, *, concurrency: int = 8, tools: Collection[str] | None = None) -> None:
+        """Be a worker: run tasks that wait for one, until cancelled. The command `mcp-tasks worker` calls this.
+
+        For a process that has the same server and tools, on the same store, and serves no client. Any number of such
+        processes share the tasks that servers with `dispatcher=StoreDispatcher()` make. The server's own lifespan is
+        entered first. When this is cancelled, no more tasks are taken, and what runs gets the grace period of the
+        settings; then rerunnable work goes back to the others, other work fails, and the lifespan closes.
+
+        Args:
+            concurrency: Tasks that run at once at the most; those that wait for an answer count.
+            tools: Only tasks of these tools; `None` for all that were declared.
+
+        Raises:
+            LookupError: No tool was declared, or none of one of these names.
+            RuntimeError: The store is not shared, or these Tasks are not installed in a server.
+            ValueError: `concurrency` is below 1.
+        """
+        failure: Exception | None = None
+        taking = anyio.CancelScope()
+
+        async def stop_when_cancelled() -> None:
+            try:
+                await anyio.sleep_forever()
+            finally:
+                taking.cancel()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(stop_when_cancelled)
+            try:
+                with anyio.CancelScope(shield=True):  # a lifespan must be able to close what it opened
+                    async with self.worker():
+                        with taking:
+                            await self.runtime.work(concurrency=concurrency, names=tools)
+            except Exception as error:
+                failure = error
+            group.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        await anyio.lowlevel.checkpoint_if_cancelled()
+
+    @asynccontextmanager
+    async def worker(self) -> AsyncIterator[Self]:
+        """Context manager for a process that runs tasks by `execute`: the runtime and the server's lifespan are open.
+
+        Raises:
+            RuntimeError: These Tasks are not installed in a server.
+        """
+        async with self._lifespan_of_worker():
+            yield self
+
+    async def execute(self, task_id: str) -> bool:
+        """Run a task that waits for a worker, inside `worker`; see `TaskRuntime.execute`."""
+        return await self.runtime.execute(task_id)
 
     # -- tools
 
@@ -168,25 +233,46 @@ class BaseTasks(ABC):
         return decorate
 
     def _task_body(self, tool: ToolFunction, declared: DeclaredTool, *, rename: bool) -> Callable[..., Any]:
+        obstacle = None
+        if self._sdk_dependency is not None and tool.takes(self._sdk_dependency):
+            obstacle = "its request resolves some of its arguments"
         if declared.options.blocking and tool.takes(self._sdk_context):
             raise TypeError(
                 f"{tool.name} cannot block and use the SDK's context, which belongs to the server's event loop; take a "
                 "ServerTaskContext"
             )
-        self._declare(tool.name, declared)
+        self._declare(tool.name, declared, obstacle)
 
         async def body(**arguments: Any) -> Any:
             call = current_call(self.runtime)
             if call is not None and self._tools.get(call.name) is None:  # the SDK's decorator gave it another name
-                self._declare(call.name, declared)
+                self._declare(call.name, declared, obstacle)
             return await self._run(functools.partial(tool.call, arguments), declared.options)
 
         return tool.disguise(body, rename=rename)
 
-    def _declare(self, name: str, declared: DeclaredTool) -> None:
+    def _declare(self, name: str, declared: DeclaredTool, obstacle: str | None = None) -> None:
+        """Note a tool that runs as a task.
+
+        Args:
+            name: Its name.
+            declared: How it runs.
+            obstacle: Why its work cannot run in another process, if that is so.
+
+        Raises:
+            ValueError: It is to run elsewhere, and cannot.
+        """
+        options = declared.options
+        if options.promote_after is not None:
+            obstacle = "with promote_after, a call becomes a task after its work has begun"
+        if not self._has_dispatcher:
+            obstacle = "these Tasks have no dispatcher"
+        if options.dispatch and obstacle is not None:
+            raise ValueError(f"dispatch=True: {name} cannot run in another process: {obstacle}")
         self._tools.declare(name, declared)
         # Whether the work of a lost process is repeated, the task says; a worker runs any tool.
-        self.runtime.register(name, self._run_by_name)
+        is_dispatched = obstacle is None and options.dispatch is not False
+        self.runtime.register(name, self._run_by_name, is_dispatched=is_dispatched)
 
     def adopt(self, name: str, *, advertise: bool = True, **options: Unpack[TaskOptionsDict]) -> None:
         """Let a tool that exists run as a task, without touching its code.
@@ -208,6 +294,8 @@ class BaseTasks(ABC):
 
     def _adopt_all(self, tools: Iterable[str] | Literal["all"]) -> None:
         if tools == "all":
+            if self._has_dispatcher:
+                raise ValueError('tools="all" and a dispatcher: workers run tools by name; write tools=["NAME", ...]')
             self._tools.declare_rest(DeclaredTool(TaskOptions(), is_adopted=True))
         elif isinstance(tools, str):
             raise TypeError(f'tools must be "all" or a list of names; write tools=[{tools!r}]')
@@ -273,6 +361,14 @@ class BaseTasks(ABC):
         )
         with calling(call):
             return await self._invoke(call, record.request.arguments)
+
+    @abstractmethod
+    def _lifespan_of_worker(self) -> AbstractAsyncContextManager[Any]:
+        """Return what a process that serves no client must enter: the server's lifespan, and the runtime in it.
+
+        Raises:
+            RuntimeError: These Tasks are not installed in a server.
+        """
 
     @abstractmethod
     def _require_high_level(self) -> None:

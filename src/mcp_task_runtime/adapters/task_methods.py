@@ -15,7 +15,8 @@ from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 from mcp_task_runtime.adapters._caller import caller_of
-from mcp_task_runtime.adapters._tool_calls import TaskCall, calling
+from mcp_task_runtime.adapters._options import TaskOptions
+from mcp_task_runtime.adapters._tool_calls import TaskCall, calling, cancelled_with_caller, with_options
 from mcp_task_runtime.adapters._tool_table import DeclaredTool
 from mcp_task_runtime.adapters.host import RuntimeHost
 from mcp_task_runtime.adapters.notifications import LatestSender, StartSoon
@@ -181,6 +182,8 @@ class TaskMethods:
             ),
             client_capabilities_json=dump_json(connection.client_capabilities),
         )
+        if declared is not None and self._runtime.is_dispatched(new.request.name):
+            return await self._dispatch(with_options(new, declared.options), connection, declared.options)
         handler = self._handler
         if undeliverable is not None:
             handler = TaskResultHandler(
@@ -219,6 +222,14 @@ class TaskMethods:
         made = await self._runtime.run(work, outcome_of=Outcome.completed, resource_scope=home)
         assert isinstance(made, TaskRecord)
         return wire_2025.render_created(made.task, model_immediate_response=calls[0].model_immediate_response)
+
+    async def _dispatch(self, spec: TaskSpec, connection: TaskSession, options: TaskOptions) -> JSONObject:
+        """Have a worker run a tool, also one with wrong arguments: the client has asked for a task."""
+        record = await self._runtime.dispatch(spec)
+        await cancelled_with_caller(self._runtime, record)
+        client = TaskStreamSession(record, connection, self._handler, self._host.start_soon)
+        self._host.start_soon(partial(client.announce, self._runtime, with_progress=True))
+        return wire_2025.render_created(record.task, model_immediate_response=options.model_immediate_response)
 
     async def get(
         self,
@@ -345,13 +356,23 @@ class TaskStreamSession:
         if token is not None:
             await self._progress.send(*wire_2025.render_progress(progress, token))
 
-    async def announce(self, runtime: TaskRuntime) -> None:
-        """Send each change of the task's status, unless the work has sent it, until the task has ended."""
+    async def announce(self, runtime: TaskRuntime, *, with_progress: bool = False) -> None:
+        """Send each change of the task's status, unless the work has sent it, until the task has ended.
+
+        Args:
+            runtime: Follows the task.
+            with_progress: Whether to send progress, too: the work runs in another process.
+        """
         record = self._record
+        progress = None
         try:
             with runtime.followers.follow(record.task_id, after=record.revision) as follower:
                 while not is_terminal(record.status):
                     record = await follower.changed()
+                    if with_progress and record.progress not in (None, progress) and record.outcome is None:
+                        progress = record.progress
+                        await self.notify_progress(record.task, record.progress)
+                        continue
                     if wire_2025.render_record(record)["status"] == self._told:
                         continue
                     if record.status == "input_required":

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Collection
 from datetime import timedelta
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 import anyio
 
@@ -117,8 +117,7 @@ class WorkLoop:
     async def _wait(self, names: Collection[str], most: int) -> tuple[TaskRecord, ...]:
         with self._clock.move_on_at(self._clock.now() + self._pause):
             if implements(self._store, TaskWork):
-                look: Callable[..., Awaitable[tuple[TaskRecord, ...]]] = getattr(self._store, "wait_for_work")  # noqa: B009
-                return await look(names, limit=most)
+                return await cast(TaskWork, self._store).wait_for_work(names, limit=most)
             found = await self._store.list_lapsed(limit=1_000)
             if waiting := [each for each in found if _waits(each) and each.request.name in names]:
                 return tuple(waiting[:most])

@@ -7,11 +7,12 @@ several. Arguments, results, questions and answers are masked unless `--values` 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, Final, cast
 
 try:
@@ -39,6 +40,7 @@ from mcp_task_runtime.operations._rendering import (
     table_of,
 )
 from mcp_task_runtime.operations.inspect import TaskInspector
+from mcp_task_runtime.operations.worker import load_worker, run_worker
 from mcp_task_runtime.stores.url import open_store
 
 __all__ = ["main"]
@@ -490,3 +492,26 @@ async def web(inspector: TaskInspector, host: str, port: int, origins: tuple[str
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     return None
+
+
+@main.command()
+@click.argument("path", metavar="MODULE:TASKS")
+@click.option("--concurrency", type=click.IntRange(1), default=8, show_default=True, help="Tasks that run at once.")
+@click.option("--tools", metavar="A,B", help="Only tasks of these tools.")
+@click.option("--loop", type=click.Choice(["asyncio", "trio"]), default="asyncio", show_default=True)
+def worker(path: str, concurrency: int, tools: str | None, loop: str) -> None:
+    """Run tasks of a server that has a dispatcher, until SIGTERM.
+
+    MODULE:TASKS names the Tasks object of the server, such as reports.server:tasks; its store is the server's, and
+    --store is not needed.
+    """
+    names = None if tools is None else [name.strip() for name in tools.split(",") if name.strip()]
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        tasks = load_worker(path)
+        anyio.run(partial(run_worker, tasks, concurrency=concurrency, tools=names), backend=loop)
+    except (ValueError, LookupError, RuntimeError) as error:
+        raise click.UsageError(str(error)) from error
+    except StoreError as error:
+        click.echo(f"Error: {error}", err=True)
+        click.get_current_context().exit(3)

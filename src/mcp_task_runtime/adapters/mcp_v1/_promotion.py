@@ -86,14 +86,11 @@ class _NoConnection:
         """Drop it."""
 
 
-async def context_by_name(call: TaskCall) -> Context:
-    """Return the SDK's context for a tool that runs by its name; its request id is the task's id.
-
-    It has no state of a lifespan: on this SDK line that belongs to a connection.
-    """
+async def context_by_name(call: TaskCall, lifespan_state: Any) -> Context:
+    """Return the SDK's context for a tool that runs by its name; its request id is the task's id."""
     task = await call.context()
     session: Any = _NoConnection(call.client_capabilities)
-    return RequestContext(request_id=task.task_id, meta=None, session=session, lifespan_context={})
+    return RequestContext(request_id=task.task_id, meta=None, session=session, lifespan_context=lifespan_state)
 
 
 @contextmanager

@@ -49,6 +49,7 @@ from mcp_task_runtime.adapters.task_methods import ConnectionScopes, Requestor, 
 from mcp_task_runtime.adapters.tool_function import ToolFunction
 from mcp_task_runtime.core.causes import sole_cause
 from mcp_task_runtime.core.change_hook import ChangeCallback
+from mcp_task_runtime.core.dispatch import TaskDispatcher
 from mcp_task_runtime.core.json import JSONObject, to_json_value
 from mcp_task_runtime.core.message_queue import TaskMessageQueue
 from mcp_task_runtime.core.observer import TaskObserver
@@ -100,6 +101,7 @@ class Tasks(BaseTasks):
         mask_errors: bool = False,
         observer: TaskObserver | None = None,
         on_change: ChangeCallback | None = None,
+        dispatcher: TaskDispatcher | None = None,
     ) -> None:
         """Make the tasks of one server.
 
@@ -120,9 +122,12 @@ class Tasks(BaseTasks):
             on_change: Called with a `TaskChange` for each new status that this process gives a task: in the order of
                 the changes, each at most once. A coroutine function, or a function, which runs in a thread. See
                 `mcp_task_runtime.core.change_hook`.
+            dispatcher: Has worker processes run the tools that were declared by name: `StoreDispatcher()` for those
+                that call `work`, or one of `mcp_task_runtime.engines`. `None`: their work runs here.
 
         Raises:
-            ValueError: `queue` is `None` and the store brings none; or `promote_after` is out of range.
+            ValueError: `queue` is `None` and the store brings none; or `promote_after` is out of range; or there is a
+                dispatcher, and the store is not shared.
         """
         if not callable(principal):
             raise ValueError("principal must be a function of a request's context")
@@ -134,6 +139,7 @@ class Tasks(BaseTasks):
             mask_errors=mask_errors,
             observer=observer,
             on_change=on_change,
+            dispatcher=dispatcher,
         )
         self._principal = principal
         self._methods = TaskMethods(self.runtime, self._host)
@@ -141,6 +147,7 @@ class Tasks(BaseTasks):
         self._mcp: FastMCP[Any] | None = None
         self._server: Server[Any, Any] | None = None
         self._manager: object = None
+        self._states_of_worker: list[Any] = []
         self._call_tool: _Handler | None = None
         self._list_tools: _Handler | None = None
 
@@ -341,6 +348,28 @@ class Tasks(BaseTasks):
 
     # -- what differs from other SDK lines
 
+    @asynccontextmanager
+    async def _lifespan_of_worker(self) -> AsyncIterator[None]:
+        if self._server is None:
+            raise RuntimeError("A worker needs Tasks that are installed in a server with install()")
+        async with self._server.lifespan(self._server) as state:
+            self._states_of_worker.append(state)
+            try:
+                async with self._host:
+                    yield
+            finally:
+                self._states_of_worker.remove(state)
+
+    @asynccontextmanager
+    async def _state_by_name(self) -> AsyncIterator[Any]:
+        """Run a tool by its name with the state of a lifespan: the worker's, or one of its own, as a connection has."""
+        if self._states_of_worker:
+            yield self._states_of_worker[-1]
+            return
+        assert self._server is not None
+        async with self._server.lifespan(self._server) as state:
+            yield state
+
     def _require_high_level(self) -> None:
         if self._mcp is None:
             raise RuntimeError("tool() needs install(mcp); without it write @mcp.tool() above @tasks.task()")
@@ -354,10 +383,11 @@ class Tasks(BaseTasks):
 
     async def _invoke(self, call: TaskCall, arguments: JSONObject) -> Outcome:
         request = types.CallToolRequest(params=types.CallToolRequestParams(name=call.name, arguments=arguments))
-        ctx = await context_by_name(call)
         try:
-            with as_mcp_errors(), within_task(ctx, call):
-                result = await self._call(request, call)
+            async with self._state_by_name() as state:
+                ctx = await context_by_name(call, state)
+                with as_mcp_errors(), within_task(ctx, call):
+                    result = await self._call(request, call)
         except Exception as error:
             raise as_shown(error) from error
         return Outcome.completed(result.root)

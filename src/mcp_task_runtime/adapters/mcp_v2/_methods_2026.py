@@ -32,8 +32,15 @@ from mcp_types import (
 
 from mcp_task_runtime.adapters._caller import caller_of
 from mcp_task_runtime.adapters._options import TaskOptions
-from mcp_task_runtime.adapters._tool_calls import EndedCall, TaskCall, UnwindingCall, calling, with_options
-from mcp_task_runtime.adapters._tool_table import ToolTable
+from mcp_task_runtime.adapters._tool_calls import (
+    EndedCall,
+    TaskCall,
+    UnwindingCall,
+    calling,
+    cancelled_with_caller,
+    with_options,
+)
+from mcp_task_runtime.adapters._tool_table import DeclaredTool, ToolTable
 from mcp_task_runtime.adapters.base_tasks import to_call_result
 from mcp_task_runtime.adapters.mcp_v2._promotion import PromotingSession
 from mcp_task_runtime.adapters.mcp_v2._requests import (
@@ -51,7 +58,7 @@ from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.json import JSONObject, dump_json
 from mcp_task_runtime.core.runtime import TaskRuntime
 from mcp_task_runtime.core.types import Outcome, TaskRecord, TaskRequest, TaskSpec
-from mcp_task_runtime.errors import InvalidTransitionError, ProtocolError, TaskRuntimeError
+from mcp_task_runtime.errors import InvalidTransitionError, ProtocolError
 from mcp_task_runtime.wire import v2026_07_28 as wire
 from mcp_task_runtime.wire.answers import check_answer
 
@@ -118,6 +125,8 @@ class Methods2026:
         conversion and output validation stay the SDK's.
         """
         declared = self._tools.get(params.name)
+        if declared is not None and self._runtime.is_dispatched(params.name):
+            return await self._dispatch(declared, params, ctx, call_next)
         tool = self._unwinding.get(params.name)
         if tool is not None and declared is not None and declared.options.promote_after is None:
             return await self._call_and_unwind(tool, declared.options, params, ctx, call_next)
@@ -157,33 +166,45 @@ class Methods2026:
             client_capabilities_json=dump_json(capabilities(ctx)),
         )
 
-    async def _call_and_unwind(
-        self, tool: Tool, options: TaskOptions, params: CallToolRequestParams, ctx: Context, call_next: CallNext
+    async def _dispatch(
+        self, declared: DeclaredTool, params: CallToolRequestParams, ctx: Context, call_next: CallNext
     ) -> HandlerResult:
-        """Let the SDK check a call, and run its work as a task that keeps nothing of the request."""
-        call = UnwindingCall(self._runtime, params.name)
+        """Let the SDK check a call, and have a worker run its tool by its name."""
+        if not declared.is_adopted:
+            call, result = await self._unwound(params.name, ctx, call_next)
+            if call.work is None:
+                return result
+        with as_mcp_errors():
+            record = await self._runtime.dispatch(with_options(self._new_task(params, ctx), declared.options))
+            await cancelled_with_caller(self._runtime, record)
+        return wire.render_handle(record)
+
+    async def _unwound(self, name: str, ctx: Context, call_next: CallNext) -> tuple[UnwindingCall, HandlerResult]:
+        """Run a call up to its work; return it, and its result if its work did not begin: wrong arguments, maybe."""
+        call = UnwindingCall(self._runtime, name)
+        result: HandlerResult = None
         with calling(call):
             try:
                 result = await call_next(ctx)
             except MCPError:
                 if call.work is None:
                     raise
-            else:
-                if call.work is None:  # wrong arguments, for example
-                    return result
+        return call, result
+
+    async def _call_and_unwind(
+        self, tool: Tool, options: TaskOptions, params: CallToolRequestParams, ctx: Context, call_next: CallNext
+    ) -> HandlerResult:
+        """Let the SDK check a call, and run its work as a task that keeps nothing of the request."""
+        call, result = await self._unwound(params.name, ctx, call_next)
+        if call.work is None:
+            return result
         spec = with_options(self._new_task(params, ctx), options)
-        assert call.work is not None
         work = partial(self._run_unwound, tool, call.work)
         with as_mcp_errors():
             record = await self._runtime.submit(
                 spec, work, outcome_of=outcome_of_result, resource_scope=id(ctx.lifespan_context)
             )
-            try:
-                await anyio.lowlevel.checkpoint_if_cancelled()
-            except BaseException:  # no client will ever get its handle
-                with anyio.CancelScope(shield=True), suppress(TaskRuntimeError):
-                    await self._runtime.finish(record.task_id, Outcome.cancelled())
-                raise
+            await cancelled_with_caller(self._runtime, record)
         return wire.render_handle(record)
 
     async def _run_unwound(

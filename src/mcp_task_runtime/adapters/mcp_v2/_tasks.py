@@ -44,6 +44,7 @@ from mcp_task_runtime.adapters.mcp_v2._requests import (
 )
 from mcp_task_runtime.adapters.tool_function import ToolFunction
 from mcp_task_runtime.core.change_hook import ChangeCallback
+from mcp_task_runtime.core.dispatch import TaskDispatcher
 from mcp_task_runtime.core.json import JSONObject
 from mcp_task_runtime.core.message_queue import TaskMessageQueue
 from mcp_task_runtime.core.observer import TaskObserver
@@ -86,6 +87,7 @@ class Tasks(BaseTasks, Extension):
 
     _deliberate_errors = (ToolError, MCPError, ResourceError)
     _sdk_context = SDKContext
+    _sdk_dependency = Resolve
 
     def __init__(
         self,
@@ -98,6 +100,7 @@ class Tasks(BaseTasks, Extension):
         mask_errors: bool = False,
         observer: TaskObserver | None = None,
         on_change: ChangeCallback | None = None,
+        dispatcher: TaskDispatcher | None = None,
     ) -> None:
         """Make the tasks of one server.
 
@@ -121,9 +124,12 @@ class Tasks(BaseTasks, Extension):
             on_change: Called with a `TaskChange` for each new status that this process gives a task: in the order of
                 the changes, each at most once. A coroutine function, or a function, which runs in a thread. See
                 `mcp_task_runtime.core.change_hook`.
+            dispatcher: Has worker processes run the tools that were declared by name: `StoreDispatcher()` for those
+                that call `work`, or one of `mcp_task_runtime.engines`. `None`: their work runs here.
 
         Raises:
-            ValueError: `queue` is `None` and the store brings none; or `promote_after` is out of range.
+            ValueError: `queue` is `None` and the store brings none; or `promote_after` is out of range; or there is a
+                dispatcher, and the store is not shared.
         """
         if not callable(principal):
             raise ValueError("principal must be a function of a request's context")
@@ -135,6 +141,7 @@ class Tasks(BaseTasks, Extension):
             mask_errors=mask_errors,
             observer=observer,
             on_change=on_change,
+            dispatcher=dispatcher,
         )
         self._principal = principal
         self._methods_2026 = Methods2026(self.runtime, self._handler, self._tools, principal)
@@ -146,6 +153,7 @@ class Tasks(BaseTasks, Extension):
         """What open lifespans have made, by home."""
         self._call_tool: RequestHandler | None = None
         self._mcp: MCPServer[Any] | None = None
+        self._server: Server[Any] | None = None
         self._is_fastmcp = False
         self._installed = False
         self._has_middleware: bool | None = None  # until the first tool call tells
@@ -177,6 +185,7 @@ class Tasks(BaseTasks, Extension):
         if entry is None:
             raise RuntimeError("install() needs a server that has its tools/call handler already")
         self._mcp = server if isinstance(server, MCPServer) else None
+        self._server = low_level
         self._is_fastmcp = fastmcp_version(server) is not None
         self._call_tool = entry.handler
         self._adopt_all(tools)
@@ -289,6 +298,11 @@ class Tasks(BaseTasks, Extension):
         return _NOTHING_DECLARED if self.runtime.is_open else _NOT_OPEN
 
     # -- what differs from other SDK lines
+
+    def _lifespan_of_worker(self) -> AbstractAsyncContextManager[Any]:
+        if self._server is None:
+            raise RuntimeError("A worker needs Tasks that are installed in a server with install()")
+        return self._server.lifespan(self._server)
 
     def _require_high_level(self) -> None:
         if self._mcp is None:

@@ -1,0 +1,106 @@
+"""`mcp-tasks worker`: a process that runs the tasks of a server, and serves no client."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Collection
+from typing import Any, Protocol, cast
+
+import anyio
+import anyio.abc
+
+from mcp_task_runtime.core.runtime import TaskRuntime
+
+__all__ = ["load_worker", "run_worker"]
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+
+class Worker(Protocol):
+    """What this command needs of the `Tasks` of a server."""
+
+    @property
+    def runtime(self) -> TaskRuntime:
+        """Runs the tasks."""
+        ...
+
+    async def work(self, *, concurrency: int = 8, tools: Collection[str] | None = None) -> None:
+        """Run tasks that wait for a worker, until cancelled."""
+        ...
+
+
+def load_worker(path: str) -> Worker:
+    """Import the `Tasks` that a path names, from the current folder too.
+
+    Args:
+        path: `package.module:name`.
+
+    Raises:
+        ValueError: It names nothing, or something else; the message says what.
+    """
+    module_name, _, name = path.partition(":")
+    if not module_name or not name:
+        raise ValueError("name the Tasks of the server as package.module:tasks")
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise
+        raise ValueError(f"there is no module {module_name!r}") from error
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise ValueError(f"{module_name} has no {name!r}")
+        found = getattr(found, part)
+    if isinstance(found, type) or not callable(getattr(found, "work", None)):
+        raise ValueError(f"{path} is no Tasks object, but of the class {type(found).__name__}")
+    return cast(Worker, found)
+
+
+async def run_worker(worker: Worker, *, concurrency: int, tools: Collection[str] | None) -> None:
+    """Work until SIGTERM or SIGINT; then take no more, and give what runs its grace period. A second one ends it now.
+
+    Raises:
+        LookupError: A tool is unknown, or there is none.
+        RuntimeError: The Tasks cannot be a worker's.
+        StoreError: The store cannot be used.
+    """
+    failure: Exception | None = None
+    async with anyio.create_task_group() as group:
+        with anyio.CancelScope() as scope:
+            await group.start(_stop_on_signal, scope)
+            logger.info("Working for %s, %d at once", _listed(tools), concurrency)
+            try:
+                await worker.work(concurrency=concurrency, tools=tools)
+            except Exception as error:
+                failure = error
+        await _close(worker.runtime.store)
+        group.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    logger.info("Stopped working")
+
+
+def _listed(tools: Collection[str] | None) -> str:
+    return "all tools" if tools is None else ", ".join(sorted(tools))
+
+
+async def _stop_on_signal(scope: anyio.CancelScope, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        async for number in signals:
+            if scope.cancel_called:
+                os._exit(128 + number)
+            logger.info("Stopping: work that runs may end within its grace period")
+            scope.cancel()
+
+
+async def _close(store: object) -> None:
+    close: Callable[[], Awaitable[None]] | None = getattr(store, "aclose", None)
+    if close is not None:
+        await close()
