@@ -57,7 +57,11 @@ def text(value: str) -> list[types.TextContent]:
 
 @asynccontextmanager
 async def connect(
-    server: Server[Any, Any], answer: Answer = never, *, stateless: bool = False
+    server: Server[Any, Any],
+    answer: Answer = never,
+    *,
+    capabilities: Wire | None = None,
+    stateless: bool = False,
 ) -> AsyncGenerator[RawClient, None]:
     async with create_client_server_memory_streams() as ((read, write), served):
 
@@ -73,7 +77,9 @@ async def connect(
             wire: Wire = json.loads(received.message.model_dump_json(by_alias=True, exclude_none=True))
             return wire
 
-        async with stream_client(serve, send, receive, write.aclose, answer=answer) as client:
+        async with stream_client(
+            serve, send, receive, write.aclose, answer=answer, capabilities=capabilities
+        ) as client:
             yield client
 
 

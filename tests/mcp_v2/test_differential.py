@@ -117,7 +117,7 @@ def low_level(tasks: Tasks | None, names: Sequence[str], adopted: bool) -> Serve
 
 @asynccontextmanager
 async def connect_2025(
-    server: Anything, answer: raw_client_2025.Answer
+    server: Anything, answer: raw_client_2025.Answer, *, capabilities: Wire = CAPABILITIES
 ) -> AsyncGenerator[raw_client_2025.RawClient, None]:
     inner = server._lowlevel_server if isinstance(server, MCPServer) else server
     async with create_client_server_memory_streams() as ((read, write), (server_read, server_write)):
@@ -134,7 +134,7 @@ async def connect_2025(
             return wire
 
         async with raw_client_2025.stream_client(
-            serve, send, receive, write.aclose, answer=answer, capabilities=CAPABILITIES
+            serve, send, receive, write.aclose, answer=answer, capabilities=capabilities
         ) as client:
             yield client
 

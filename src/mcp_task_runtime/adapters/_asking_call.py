@@ -106,6 +106,10 @@ class _AskingContext(ServerTaskContext):
         self._check = check
         self._become_task = become_task
 
+    def asks_person(self, method: str, params: JSONObject) -> bool:
+        """Return `False`: the client waits for this call, and an inbox is for tasks."""
+        return False
+
     async def ask(self, method: str, params: JSONObject, *, timeout: float | None = None) -> JSONObject:
         """Put a request to the client, as `ServerTaskContext.ask` does; before that, become a task.
 

@@ -60,8 +60,10 @@ class SessionProxy:
         """
         message = request.model_dump(by_alias=True, mode="json", exclude_none=True)
         method = message["method"]
+        params = message.get("params", {})
         needed = _NEEDED_CAPABILITY.get(method)
-        if needed is not None and self._client_capabilities.get(needed) is None:
+        lacks = needed is not None and self._client_capabilities.get(needed) is None
+        if lacks and not (self._call.has_inbox and (await self._call.context()).asks_person(method, params)):
             raise CapabilityError(f"Client does not support {needed} capability")
         with anyio.fail_after(seconds):
-            return await (await self._call.context()).ask(method, message.get("params", {}))
+            return await (await self._call.context()).ask(method, params)

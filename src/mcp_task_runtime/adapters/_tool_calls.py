@@ -213,6 +213,11 @@ class TaskCall(ToolCall):
         return self._client_decides or self._execution.is_published
 
     @property
+    def has_inbox(self) -> bool:
+        """Whether forms for a client that cannot be asked wait for a person."""
+        return self._handler.inbox is not None
+
+    @property
     def client_capabilities(self) -> JSONObject:
         """What the client declared when it made the task; `{}` where there is none yet."""
         record = self._execution.record

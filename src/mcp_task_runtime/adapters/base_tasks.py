@@ -15,7 +15,7 @@ import anyio
 import anyio.lowlevel
 from typing_extensions import Self, Unpack
 
-from mcp_task_runtime.adapters._options import TaskOptions, TaskOptionsDict
+from mcp_task_runtime.adapters._options import TaskOptions, TaskOptionsDict, check_seconds
 from mcp_task_runtime.adapters._own_loop import in_own_loop
 from mcp_task_runtime.adapters._tool_calls import TaskCall, ToolCall, calling, current_call, run_with_reruns
 from mcp_task_runtime.adapters._tool_table import DeclaredTool, ToolTable
@@ -76,6 +76,7 @@ class BaseTasks(ABC):
         observer: TaskObserver | None,
         on_change: ChangeCallback | None,
         dispatcher: TaskDispatcher | None,
+        inbox: float | None,
     ) -> None:
         self.runtime: TaskRuntime = TaskRuntime(
             InMemoryTaskStore() if store is None else store,
@@ -87,7 +88,10 @@ class BaseTasks(ABC):
         )
         self._has_dispatcher = dispatcher is not None
         self._host = RuntimeHost(self.runtime)
-        self._handler = TaskResultHandler(self.runtime.store, self.runtime.queue, settings=self.runtime.settings)
+        check_seconds("inbox", inbox)
+        self._handler = TaskResultHandler(
+            self.runtime.store, self.runtime.queue, settings=self.runtime.settings, inbox=inbox
+        )
         self._tools = ToolTable()
         self._mask_errors = mask_errors
         if promote_after is not None:

@@ -84,6 +84,7 @@ class TaskResultHandler:
         settings: TaskSettings | None = None,
         undeliverable: str | None = None,
         followers: TaskFollowers | None = None,
+        inbox: float | None = None,
     ) -> None:
         """Make a handler.
 
@@ -94,6 +95,8 @@ class TaskResultHandler:
             undeliverable: Why no question can reach the client, if that is so. Asking then fails at once
                 with a `CapabilityError` that says this, instead of waiting for an answer that cannot come.
             followers: Those of the runtime, so that the process waits for each task once; `None` to wait in the store.
+            inbox: Seconds that a form waits for a person at the operators' inbox where the client cannot be asked;
+                `None` for no inbox.
 
         Raises:
             ValueError: An argument has the wrong type; the message names it.
@@ -105,6 +108,7 @@ class TaskResultHandler:
         if settings is not None and not isinstance(settings, TaskSettings):
             raise ValueError("settings must be TaskSettings")
         self.undeliverable = undeliverable
+        self.inbox = inbox
         self.settings: TaskSettings = TaskSettings() if settings is None else settings
         self._followers = followers
         self._store = store
@@ -293,7 +297,8 @@ class TaskResultHandler:
         others = [other for other in self._streams[record.task_id] if other is not stream]
         if stream.is_general and not stream.in_hand and any(not (o.is_general or o.is_broken) for o in others):
             return False  # a client that waits for the result is asked there
-        questions = {question.key or "": question for question in await self._queue.outstanding(record.task_id)}
+        found = await self._queue.outstanding(record.task_id)
+        questions = {question.key or "": question for question in found if not question.is_for_person}
         for key, scope in list(stream.in_hand.items()):
             if key not in questions:  # answered elsewhere, or withdrawn
                 scope.cancel()

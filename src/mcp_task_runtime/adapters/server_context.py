@@ -436,7 +436,7 @@ class ServerTaskContext:
     async def elicit(
         self, message: str, requested_schema: type[BaseModel] | Mapping[str, Any], *, timeout: float | None = None
     ) -> Elicitation[Any] | ElicitResult:
-        """Ask the user to fill a form.
+        """Ask the user to fill a form; where the client cannot be asked, a person at the operators' inbox, if any.
 
         Args:
             message: What to tell the user.
@@ -452,9 +452,11 @@ class ServerTaskContext:
             CapabilityError: The client did not declare elicitation.
             TypeError: `requested_schema` is neither, or the model class is no flat form.
         """
-        self._require_elicitation("form")
-        self._require_handler("elicit")
-        answer = await self.ask("elicitation/create", _form_params(message, requested_schema), timeout=timeout)
+        params = _form_params(message, requested_schema)
+        if not self.asks_person("elicitation/create", params):
+            self._require_elicitation("form")
+            self._require_handler("elicit")
+        answer = await self.ask("elicitation/create", params, timeout=timeout)
         return _read_elicitation(answer, requested_schema)
 
     async def elicit_url(
@@ -691,7 +693,13 @@ class ServerTaskContext:
         """
         if timeout is not None and not timeout >= 0:  # true for NaN, too
             raise ValueError("timeout must not be negative, in seconds")
-        self._require_handler("ask")
+        is_for_person = self.asks_person(method, params)
+        if is_for_person:
+            assert self._handler is not None
+            assert self._handler.inbox is not None
+            timeout = self._handler.inbox if timeout is None else min(timeout, self._handler.inbox)
+        else:
+            self._require_handler("ask")
         params_json = _params_json(method, params)
         del params  # the text is enough while this waits
         execution = self._execution
@@ -703,7 +711,7 @@ class ServerTaskContext:
             try:
                 if timeout is None and not self._has_general_stream():
                     return await self._put_until_answered(method, params_json)
-                return await self._deliver_within(method, params_json, timeout)
+                return await self._deliver_within(method, params_json, timeout, is_for_person=is_for_person)
             finally:
                 self._open_questions -= 1
         except (InvalidTransitionError, TaskNotFoundError):
@@ -715,6 +723,25 @@ class ServerTaskContext:
             if execution is not None:
                 await execution.acquire_slot()
 
+    def asks_person(self, method: str, params: JSONObject) -> bool:
+        """Return whether a request waits for a person at the operators' inbox: the client cannot be asked (law L15).
+
+        That are forms alone: no person stands in for a client's model, its roots, or what its user's browser opens.
+
+        Args:
+            method: The request's method.
+            params: Its params.
+        """
+        if self._handler is None or self._handler.inbox is None or method != "elicitation/create":
+            return False
+        if params.get("mode", "form") != "form" or "task" in params:
+            return False
+        try:
+            self._require_elicitation("form")
+        except CapabilityError:
+            return True
+        return False
+
     def _count_question(self) -> None:
         assert self._handler is not None
         limit = self._handler.settings.max_open_questions
@@ -722,12 +749,14 @@ class ServerTaskContext:
             raise LimitExceededError("open questions of a task", limit)
         self._open_questions += 1
 
-    async def _deliver_within(self, method: str, params_json: str, timeout: float | None) -> JSONObject:
+    async def _deliver_within(
+        self, method: str, params_json: str, timeout: float | None, *, is_for_person: bool
+    ) -> JSONObject:
         clock = self._store.clock
         deadline = None if timeout is None else clock.now() + timedelta(seconds=min(timeout, _LONGEST_SECONDS))
         with clock.move_on_at(deadline) as scope:
             async with self._delivering():
-                return await self._put_until_answered(method, params_json)
+                return await self._put_until_answered(method, params_json, is_for_person=is_for_person)
         assert scope.cancelled_caught
         assert timeout is not None
         self._task_steps().leave_order()  # a rerun may get an answer
@@ -743,19 +772,22 @@ class ServerTaskContext:
         assert self._handler is not None
         return self._handler.delivering(self.task_id, self._session, is_general=True)
 
-    async def _put_until_answered(self, method: str, params_json: str) -> JSONObject:
+    async def _put_until_answered(self, method: str, params_json: str, *, is_for_person: bool = False) -> JSONObject:
         digest = blake2b(f"{method}\0{params_json}".encode(), digest_size=12).hexdigest()
         execution = self._execution
         while True:
             # The key is a digest of the question, so that a rerun finds its answer in any order of questions, and the
             # number of times it was asked, because no key is used twice (wire rule C7).
             number = self._times_asked[digest] = self._times_asked.get(digest, 0) + 1
+            key = f"{digest}.{number}"
             try:
                 answer = await ask_question(
                     self._store,
                     self._queue,
                     self.task_id,
-                    QueuedMessage("request", method, params_json, f"{digest}.{number}"),
+                    QueuedMessage(
+                        "request", method, params_json, QueuedMessage.key_for_person(key) if is_for_person else key
+                    ),
                     replays=self._attempt > 1,
                     stays_open=bool if execution is None else execution.hands_over,
                     fence=None if execution is None else execution.fence,

@@ -133,12 +133,18 @@ class _Job(Protocol):
 class TaskMethods:
     """The `tasks` capability over one runtime."""
 
-    def __init__(self, runtime: TaskRuntime, host: RuntimeHost) -> None:
-        """Make the methods; the host must hold the runtime open while they are used."""
+    def __init__(self, runtime: TaskRuntime, host: RuntimeHost, *, inbox: float | None = None) -> None:
+        """Make the methods.
+
+        Args:
+            runtime: Where the tasks live.
+            host: It must hold the runtime open while they are used.
+            inbox: As for `TaskResultHandler`.
+        """
         self._runtime = runtime
         self._host = host
         self._handler = TaskResultHandler(
-            runtime.store, runtime.queue, settings=runtime.settings, followers=runtime.followers
+            runtime.store, runtime.queue, settings=runtime.settings, followers=runtime.followers, inbox=inbox
         )
         self._pollers: dict[str, None] = {}
         """Tasks whose client was told that input is required, the oldest first."""
@@ -187,7 +193,11 @@ class TaskMethods:
         handler = self._handler
         if undeliverable is not None:
             handler = TaskResultHandler(
-                self._runtime.store, self._runtime.queue, settings=self._runtime.settings, undeliverable=undeliverable
+                self._runtime.store,
+                self._runtime.queue,
+                settings=self._runtime.settings,
+                undeliverable=undeliverable,
+                inbox=self._handler.inbox,
             )
         calls: list[TaskCall] = []
 
@@ -376,7 +386,9 @@ class TaskStreamSession:
                     if wire_2025.render_record(record)["status"] == self._told:
                         continue
                     if record.status == "input_required":
-                        await self._send_status(wire_2025.render_view(await follower.view()))
+                        params = wire_2025.render_view(await follower.view())
+                        if params["status"] != self._told:
+                            await self._send_status(params)
                     else:
                         await self.notify_status(record.task, record.outcome)
         except TaskNotFoundError:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Final, Literal, Protocol, runtime_checkable
 
 from mcp_task_runtime.core.json import JSONObject, JSONValue, dump_json, load_json
 from mcp_task_runtime.errors import ProtocolError
 
 __all__ = ["Answer", "QueuedMessage", "TaskMessageQueue"]
+
+_FOR_PERSON: Final = "inbox."
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,16 @@ class QueuedMessage:
     def notification(cls, method: str, params: JSONObject) -> QueuedMessage:
         """Return a notification to the client."""
         return cls("notification", method, dump_json(params))
+
+    @classmethod
+    def key_for_person(cls, key: str) -> str:
+        """Return the key of a question that waits for a person at the operators' inbox instead of for the client."""
+        return _FOR_PERSON + key
+
+    @property
+    def is_for_person(self) -> bool:
+        """Whether this question waits for a person at the operators' inbox: the client neither sees nor answers it."""
+        return self.key is not None and self.key.startswith(_FOR_PERSON)
 
     @property
     def params(self) -> JSONObject:

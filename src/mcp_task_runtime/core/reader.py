@@ -10,7 +10,7 @@ from mcp_task_runtime.core.message_queue import TaskMessageQueue
 from mcp_task_runtime.core.store import TaskQuestions, TaskStore
 from mcp_task_runtime.core.text import clean_text
 from mcp_task_runtime.core.types import TaskRecord
-from mcp_task_runtime.core.views import TaskView
+from mcp_task_runtime.core.views import TaskView, as_client_sees
 from mcp_task_runtime.errors import StoreError, TaskRuntimeError
 
 __all__ = ["TaskReader", "store_errors"]
@@ -35,7 +35,10 @@ def store_errors() -> Generator[None, None, None]:
 
 
 class TaskReader:
-    """Reads the tasks of one store, in one read each where the store can."""
+    """Reads the tasks of one store, in one read each where the store can.
+
+    Questions that wait for a person are left out: what it returns is for the client.
+    """
 
     def __init__(self, store: TaskStore, queue: TaskMessageQueue, *, is_own_queue: bool) -> None:
         """Make the reader.
@@ -72,7 +75,8 @@ class TaskReader:
         if clean_text(task_id) != task_id:
             return None
         with store_errors():
-            return await self._views.get_view(task_id)
+            view = await self._views.get_view(task_id)
+        return None if view is None else as_client_sees(view)
 
     async def view(self, record: TaskRecord) -> TaskView | None:
         """Return the task with its open questions, from this record or a later one; `None` when it is gone.
@@ -82,7 +86,10 @@ class TaskReader:
         """
         if record.outcome is not None:
             return TaskView(record)
+        view: TaskView | None = TaskView(record)
         with store_errors():
-            if self._views is not None:
-                return TaskView(record) if record.status == "working" else await self._views.get_view(record.task_id)
-            return TaskView(record, await self._queue.outstanding(record.task_id))
+            if self._views is None:
+                view = TaskView(record, await self._queue.outstanding(record.task_id))
+            elif record.status != "working":
+                view = await self._views.get_view(record.task_id)
+        return None if view is None else as_client_sees(view)

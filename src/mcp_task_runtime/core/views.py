@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Final
 
 from mcp_task_runtime.core.message_queue import QueuedMessage
 from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.core.types import Task, TaskRecord, TaskStatus
 
-__all__ = ["TaskView"]
+__all__ = ["TaskView", "as_client_sees"]
+
+_WAITS_FOR_PERSON: Final = "Waiting for a person to answer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,3 +34,16 @@ class TaskView:
             return task
         status: TaskStatus = "input_required" if self.questions else "working"
         return task if task.status == status else replace(task, status=status)
+
+
+def as_client_sees(view: TaskView) -> TaskView:
+    """Return a task without the questions that wait for a person: to its client, the task works meanwhile.
+
+    Where the work has said nothing of itself, the status message says what it waits for.
+    """
+    if not any(question.is_for_person for question in view.questions):
+        return view
+    record = view.record
+    if record.task.status_message is None:
+        record = replace(record, task=replace(record.task, status_message=_WAITS_FOR_PERSON))
+    return TaskView(record, tuple([question for question in view.questions if not question.is_for_person]))

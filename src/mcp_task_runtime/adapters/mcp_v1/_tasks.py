@@ -102,6 +102,7 @@ class Tasks(BaseTasks):
         observer: TaskObserver | None = None,
         on_change: ChangeCallback | None = None,
         dispatcher: TaskDispatcher | None = None,
+        inbox: float | None = None,
     ) -> None:
         """Make the tasks of one server.
 
@@ -124,9 +125,13 @@ class Tasks(BaseTasks):
                 `mcp_task_runtime.core.change_hook`.
             dispatcher: Has worker processes run the tools that were declared by name: `StoreDispatcher()` for those
                 that call `work`, or one of `mcp_task_runtime.engines`. `None`: their work runs here.
+            inbox: Seconds that a form of a task (`elicit`) waits for a person where its client cannot be asked: at the
+                page of `mcp-tasks web`, or by `mcp-tasks answer`. To the client the task works meanwhile, and its
+                answers do not count. Then the question is withdrawn, and asking raises `QuestionTimeoutError`. `None`
+                for no inbox: asking raises `CapabilityError`.
 
         Raises:
-            ValueError: `queue` is `None` and the store brings none; or `promote_after` is out of range; or there is a
+            ValueError: `queue` is `None` and the store brings none; or a number of seconds is out of range; or there is a
                 dispatcher, and the store is not shared.
         """
         if not callable(principal):
@@ -140,9 +145,10 @@ class Tasks(BaseTasks):
             observer=observer,
             on_change=on_change,
             dispatcher=dispatcher,
+            inbox=inbox,
         )
         self._principal = principal
-        self._methods = TaskMethods(self.runtime, self._host)
+        self._methods = TaskMethods(self.runtime, self._host, inbox=inbox)
         self._scopes = ConnectionScopes()
         self._mcp: FastMCP[Any] | None = None
         self._server: Server[Any, Any] | None = None

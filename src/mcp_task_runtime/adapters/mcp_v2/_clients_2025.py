@@ -56,13 +56,19 @@ class Clients2025:
     """Serves the `tasks` capability to the clients that know no other."""
 
     def __init__(
-        self, runtime: TaskRuntime, host: RuntimeHost, tools: ToolTable, principal: Callable[[Context], str | None]
+        self,
+        runtime: TaskRuntime,
+        host: RuntimeHost,
+        tools: ToolTable,
+        principal: Callable[[Context], str | None],
+        *,
+        inbox: float | None,
     ) -> None:
         """Make it for one server; the host must hold the runtime open while it serves."""
         self._runtime = runtime
         self._tools = tools
         self._principal = principal
-        self._methods = TaskMethods(runtime, host)
+        self._methods = TaskMethods(runtime, host, inbox=inbox)
         self._scopes = ConnectionScopes()
 
     async def middleware(self, ctx: Context, call_next: CallNext) -> HandlerResult:

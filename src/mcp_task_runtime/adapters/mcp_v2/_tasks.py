@@ -101,6 +101,7 @@ class Tasks(BaseTasks, Extension):
         observer: TaskObserver | None = None,
         on_change: ChangeCallback | None = None,
         dispatcher: TaskDispatcher | None = None,
+        inbox: float | None = None,
     ) -> None:
         """Make the tasks of one server.
 
@@ -126,9 +127,13 @@ class Tasks(BaseTasks, Extension):
                 `mcp_task_runtime.core.change_hook`.
             dispatcher: Has worker processes run the tools that were declared by name: `StoreDispatcher()` for those
                 that call `work`, or one of `mcp_task_runtime.engines`. `None`: their work runs here.
+            inbox: Seconds that a form of a task (`elicit`) waits for a person where its client cannot be asked: at the
+                page of `mcp-tasks web`, or by `mcp-tasks answer`. To the client the task works meanwhile, and its
+                answers do not count. Then the question is withdrawn, and asking raises `QuestionTimeoutError`. `None`
+                for no inbox: asking raises `CapabilityError`.
 
         Raises:
-            ValueError: `queue` is `None` and the store brings none; or `promote_after` is out of range; or there is a
+            ValueError: `queue` is `None` and the store brings none; or a number of seconds is out of range; or there is a
                 dispatcher, and the store is not shared.
         """
         if not callable(principal):
@@ -142,11 +147,12 @@ class Tasks(BaseTasks, Extension):
             observer=observer,
             on_change=on_change,
             dispatcher=dispatcher,
+            inbox=inbox,
         )
         self._principal = principal
         self._methods_2026 = Methods2026(self.runtime, self._handler, self._tools, principal)
         self._input_rounds = InputRounds(self.runtime, self._host, self._handler, self._tools, principal)
-        self._clients_2025 = Clients2025(self.runtime, self._host, self._tools, principal)
+        self._clients_2025 = Clients2025(self.runtime, self._host, self._tools, principal, inbox=inbox)
         self._listeners = Listeners(self.runtime, self._host)
         self._homes: Counter[int] = Counter()
         self._states: dict[int, Any] = {}

@@ -82,6 +82,7 @@ class QuestionForm:
         url: The address that it asks to open, where a browser can; otherwise empty.
         shown: The rest of its params, as JSON text, where no field shows it; otherwise empty.
         can_decline: Whether declining is an answer to it.
+        is_for_person: Whether the client cannot be asked, so that it waits for a person.
         error: What was wrong with the last try to answer, or empty.
     """
 
@@ -92,6 +93,7 @@ class QuestionForm:
     url: str = ""
     shown: str = ""
     can_decline: bool = False
+    is_for_person: bool = False
     error: str = ""
 
 
@@ -118,6 +120,7 @@ def form_of(
             url=url if isinstance(url, str) and _can_be_opened(url) else "",
             shown=url if isinstance(url, str) and not _can_be_opened(url) else "",
             can_decline=True,
+            is_for_person=question.is_for_person,
             error=error,
         )
     if question.method == "sampling/createMessage":
