@@ -15,8 +15,7 @@ from typing import Any, Final
 
 import anyio
 
-PATIENCE: Final = 60.0
-"""Seconds until a browser that does not do what is expected fails a test."""
+from tests.support.patience import PATIENCE
 
 CHROMIUM: Final = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 

@@ -133,8 +133,8 @@ class Tasks(BaseTasks, Extension):
                 for no inbox: asking raises `CapabilityError`.
 
         Raises:
-            ValueError: `queue` is `None` and the store brings none; or a number of seconds is out of range; or there is a
-                dispatcher, and the store is not shared.
+            ValueError: `queue` is `None` and the store brings none; or a number of seconds is out of range; or there is
+                a dispatcher, and the store is not shared.
         """
         if not callable(principal):
             raise ValueError("principal must be a function of a request's context")
