@@ -16,6 +16,9 @@ TESTS = Path(__file__).resolve().parent
 # What neither the version of Python nor that of the SDK can change: it proves the kit, a backend or whole processes.
 # The gate runs these once; on its other Pythons and SDKs, with `-m "not once"`, the rest.
 ONCE = (
+    "clients/test_agents.py",
+    "clients/test_clients.py",
+    "clients/test_published_servers.py",
     "kit/test_checks_kill_mutants.py",
     "kit/test_machine.py",
     "kit/test_runtime_mutants.py",

@@ -131,6 +131,8 @@ def main() -> int:
         and (name == options.suite if options.suite else not suite.on_demand)
         and (not named or any(map(suite.holds, named)))
     ]
+    for name in chosen:
+        prepare(name)  # all of them first: a test may start a server in the environment of another suite
     codes = {}
     for name in chosen:
         codes[name] = code = run(name, arguments)

@@ -86,6 +86,17 @@ async def test_what_is_not_named_stays_forbidden_and_what_is_not_advertised_is_a
         assert created["_meta"] == {"io.modelcontextprotocol/model-immediate-response": "On its way"}
 
 
+async def test_a_declared_tool_that_is_not_advertised_takes_a_task_all_the_same() -> None:
+    mcp, tasks = new_server(), new_tasks()
+    tasks.install(mcp)
+    tasks.tool(name="quiet", advertise=False)(fetch)
+    mcp.tool(name="still")(tasks.task(name="still", advertise=False)(fetch))
+    async with tasks, connect(mcp._mcp_server, never) as client:
+        assert await shown(client) == {"quiet": None, "still": None}
+        for name in ("quiet", "still"):
+            assert await client.text(await client.start(name, {"url": "x"})) == "page of x"
+
+
 async def test_any_tool_may_be_called_as_a_task_with_promote_after() -> None:
     mcp, tasks = new_server(), new_tasks(promote_after=5)
     tasks.install(mcp)

@@ -123,12 +123,18 @@ async def test_clients_of_2025_see_the_mode_and_clients_of_2026_do_not() -> None
             assert all(tool.execution is None for tool in (await client.list_tools()).tools)
 
 
-async def test_a_mode_that_is_not_advertised_is_accepted_all_the_same() -> None:
+@pytest.mark.parametrize("how", ["adopt", "tool", "task"])
+async def test_a_mode_that_is_not_advertised_is_accepted_all_the_same(how: str) -> None:
     mcp: MCPServer[Any] = MCPServer("somebody else's")
-    mcp.tool()(fetch)
     tasks = new_tasks()
     tasks.install(mcp)
-    tasks.adopt("fetch", advertise=False)
+    if how == "adopt":
+        mcp.tool()(fetch)
+        tasks.adopt("fetch", advertise=False)
+    elif how == "tool":
+        tasks.tool(advertise=False)(fetch)
+    else:
+        mcp.tool()(tasks.task(advertise=False)(fetch))
     async with tasks, connect_2025(mcp, never) as client:
         (tool,) = (await client.result("tools/list"))["tools"]
         assert "execution" not in tool

@@ -175,6 +175,8 @@ class BaseTasks(ABC):
         icons: list[Any] | None = None,
         meta: dict[str, Any] | None = None,
         structured_output: bool | None = None,
+        *,
+        advertise: bool = True,
         **options: Unpack[TaskOptionsDict],
     ) -> Callable[[FunctionT], FunctionT]:
         """Make a tool of the installed high-level server (`MCPServer`, `FastMCP`) that runs as a task.
@@ -187,11 +189,12 @@ class BaseTasks(ABC):
             icons: As for the SDK's own `tool`.
             meta: As for the SDK's own `tool`; `mcp` 1.23 has it not everywhere.
             structured_output: As for the SDK's own `tool`.
+            advertise: As for `adopt`.
             **options: How its calls become tasks; see `TaskOptions`.
 
         Raises:
             RuntimeError: These Tasks are not installed in a high-level server.
-            ValueError: A number is out of range; the message names it.
+            ValueError: A number is out of range; the message names it. Or `required` without `advertise`.
         """
         if callable(name):
             raise TypeError("Use @tasks.tool() instead of @tasks.tool")
@@ -205,7 +208,7 @@ class BaseTasks(ABC):
             "structured_output": structured_output,
         }
         sdk_options = {key: value for key, value in given.items() if value is not None}
-        declared = DeclaredTool(TaskOptions(**options))
+        declared = DeclaredTool(TaskOptions(**options), advertise=advertise)
 
         def register(function: FunctionT) -> FunctionT:
             tool = ToolFunction(function, name)
@@ -214,7 +217,9 @@ class BaseTasks(ABC):
 
         return register
 
-    def task(self, *, name: str | None = None, **options: Unpack[TaskOptionsDict]) -> Callable[[FunctionT], FunctionT]:
+    def task(
+        self, *, name: str | None = None, advertise: bool = True, **options: Unpack[TaskOptionsDict]
+    ) -> Callable[[FunctionT], FunctionT]:
         """Return a decorator, to stand under `mcp.tool()`, for functions that run as tasks.
 
         A parameter annotated with `ServerTaskContext` gets the task's context and shows in no schema.
@@ -224,12 +229,13 @@ class BaseTasks(ABC):
 
         Args:
             name: The tool's name; the function's when `None`. A name that `mcp.tool()` gives must be given here, too.
+            advertise: As for `adopt`.
             **options: How its calls become tasks; see `TaskOptions`.
 
         Raises:
-            ValueError: A number is out of range; the message names it.
+            ValueError: A number is out of range; the message names it. Or `required` without `advertise`.
         """
-        declared = DeclaredTool(TaskOptions(**options))
+        declared = DeclaredTool(TaskOptions(**options), advertise=advertise)
 
         def decorate(function: FunctionT) -> FunctionT:
             return cast(FunctionT, self._task_body(ToolFunction(function, name), declared, rename=True))
