@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.support.servers import postgres, redis
+
+__all__ = ["postgres", "redis"]  # fixtures
+
 # Machines that run tests are shared: how long one example takes says nothing. With CI set, the examples are always the
 # same: what lands must not depend on luck.
 TESTS = Path(__file__).resolve().parent

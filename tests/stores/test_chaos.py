@@ -24,7 +24,8 @@ import anyio
 import pytest
 
 from mcp_task_runtime import StoreUnavailableError, TaskRecord, TaskRuntime, TaskSettings
-from tests.stores import postgres_server, redis_server
+from tests.stores import redis_server
+from tests.stores.postgres_server import PostgresServer, Proxy
 from tests.stores.worker_program import Place, Store
 from tests.stores.workers import Worker, WorkerPool, open_worker_pool
 
@@ -77,8 +78,8 @@ def chaos(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Chaos]:
 
             yield Chaos(Place("redis", redis.url, name), pause)
         else:
-            postgres = stack.enter_context(postgres_server.running_server())
-            proxy = postgres_server.Proxy(postgres.url)
+            postgres: PostgresServer = request.getfixturevalue("postgres")
+            proxy = Proxy(postgres.url)
             stack.callback(postgres.drop_schema, name)
             stack.callback(proxy.close)
 

