@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import signal
+from collections.abc import Callable, Generator
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -282,3 +285,68 @@ async def test_what_a_store_must_not_raise_when_it_connects_is_logged_in_full(ca
     with pytest.raises(StoreError, match="Internal error"):
         await RuntimeHost(TaskRuntime(Broken())).keep_open()
     assert "a fault" in caplog.text
+
+
+class WebServer:
+    """What handles the signals of a process that uvicorn or gunicorn runs."""
+
+    should_exit = False
+
+    def __init__(self, **settings: int) -> None:
+        for name, workers in settings.items():
+            setattr(self, name, SimpleNamespace(workers=workers))
+
+    def handle(self, *_: Any) -> None:
+        """Handle a signal."""
+
+
+@pytest.fixture
+def handled() -> Generator[Callable[[signal.Signals, WebServer], None], None, None]:
+    """Let a web server handle a signal, until the test has ended."""
+    former = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+
+    def handle(number: signal.Signals, server: WebServer) -> None:
+        signal.signal(number, server.handle)
+
+    yield handle
+    for number, handler in former.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(
+    ("servers", "is_shared", "warns"),
+    [
+        ({signal.SIGTERM: WebServer(config=4)}, False, True),
+        ({signal.SIGTERM: WebServer(config=1), signal.SIGUSR1: WebServer(config=1, cfg=4)}, False, True),
+        ({signal.SIGTERM: WebServer(config=4)}, True, False),
+        ({signal.SIGTERM: WebServer(config=1)}, False, False),
+        ({signal.SIGTERM: WebServer()}, False, False),
+        ({}, False, False),
+    ],
+    ids=["uvicorn", "gunicorn", "a shared store", "one process", "an unknown server", "no server"],
+)
+async def test_several_processes_that_keep_tasks_in_memory_are_warned_of_once(
+    handled: Callable[[signal.Signals, WebServer], None],
+    caplog: pytest.LogCaptureFixture,
+    servers: dict[signal.Signals, WebServer],
+    is_shared: bool,
+    warns: bool,
+) -> None:
+    for number, server in servers.items():
+        handled(number, server)
+    store = InMemoryTaskStore()
+    store.is_shared = is_shared
+    host = RuntimeHost(TaskRuntime(store, settings=TaskSettings(shutdown_grace=0)))
+    with anyio.fail_after(PATIENCE):
+        for _ in range(2):
+            async with host:
+                pass
+    assert [record.message for record in caplog.records if "TASKS WILL BE LOST" in record.message] == (
+        [
+            "TASKS WILL BE LOST: this server runs in 4 processes, and each keeps its tasks in its own memory. A request "
+            "that another process takes finds no task. Give Tasks a store that the processes share, such as "
+            "Tasks(open_store('sqlite:///tasks.db')), or run one process"
+        ]
+        if warns
+        else []
+    )

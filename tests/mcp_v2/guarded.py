@@ -47,8 +47,10 @@ class Publish(BaseModel):
 class Guarded:
     """A server whose callers are authenticated, and what its work saw."""
 
-    def __init__(self, **settings: Any) -> None:
-        tasks = self.tasks = Tasks(settings=TaskSettings(shutdown_grace=0.01, max_polls_per_second=None, **settings))
+    def __init__(self, *, principal: Any = authenticated_principal, **settings: Any) -> None:
+        tasks = self.tasks = Tasks(
+            settings=TaskSettings(shutdown_grace=0.01, max_polls_per_second=None, **settings), principal=principal
+        )
         self.mcp = MCPServer(
             "guarded",
             extensions=[tasks],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Generator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -11,12 +13,15 @@ import pytest
 from mcp import Client
 from mcp.server import MCPServer
 from mcp.server.context import ServerRequestContext
+from starlette.requests import Request
 
 from mcp_task_runtime import ServerTaskContext
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
 from mcp_task_runtime.client import ClientTask, TasksClient, UnknownTaskError
 from mcp_task_runtime.stores.sqlite import SQLiteTaskStore
 from tests.mcp_v1 import raw_client as old
+from tests.mcp_v2.everything_entry import EXAMPLES
+from tests.mcp_v2.guarded import Guarded, as_user
 from tests.mcp_v2.in_process import served_over_http
 from tests.mcp_v2.listeners import http_connection
 from tests.support.patience import PATIENCE
@@ -108,3 +113,41 @@ async def test_the_one_user_of_a_server_finds_the_tasks_again_after_a_restart_an
             async with Client(serve(store, "bob"), extensions=[tasks_client]) as client:
                 with pytest.raises(UnknownTaskError):
                     await tasks_client.resume(client, task.task_id).wait()
+
+
+RECIPES = runpy.run_path(str(EXAMPLES / "principals.py"))
+
+
+@pytest.mark.parametrize("name", ["user_of_this_process", "user_of_the_gateway", "user_of_the_token"])
+async def test_each_recipe_works_where_there_is_no_http(name: str) -> None:
+    mcp: MCPServer[Any] = MCPServer("in memory")
+    tasks = Tasks(principal=RECIPES[name])
+    tasks.install(mcp)
+
+    @tasks.tool()
+    async def quick(task: ServerTaskContext) -> str:
+        return "done"
+
+    tasks_client = TasksClient()
+    with anyio.fail_after(PATIENCE):
+        async with Client(mcp, extensions=[tasks_client]) as client:
+            assert (await client.call_tool("quick")).structured_content == {"result": "done"}
+
+
+async def test_a_client_that_registers_again_finds_the_tasks_of_its_user() -> None:
+    guarded = Guarded(principal=RECIPES["user_of_the_token"])
+    with anyio.fail_after(PATIENCE):
+        async with guarded.serve() as app, as_user(app, "alice") as alice:
+            task_id = await alice.start("ask")
+            async with as_user(app, "alice-in-other-app") as again:
+                assert (await again.get(task_id))["taskId"] == task_id
+            for stranger in ("bob", "alice-elsewhere", "nobody-in-app"):
+                async with as_user(app, stranger) as other:
+                    assert (await other.request("tasks/get", {"taskId": task_id})).error["code"] == -32602
+
+
+async def test_a_gateway_says_who_calls() -> None:
+    user = RECIPES["user_of_the_gateway"]
+    request = Request({"type": "http", "headers": [(b"x-user", b"ada")]})
+    assert user(SimpleNamespace(request=request)) == "ada"
+    assert user(SimpleNamespace(request=Request({"type": "http", "headers": []}))) is None

@@ -1,4 +1,4 @@
-"""When the web server around us is to stop.
+"""The web server around us: when it is to stop, and how many processes it runs.
 
 A web server waits for open responses before it ends the lifespan of its application, so an application
 whose streams are open as long as it runs never learns of it. uvicorn handles the signals of its process with a
@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 
 import anyio
 
-__all__ = ["until_web_server_stops"]
+__all__ = ["until_web_server_stops", "web_workers"]
 
 _TICK_SECONDS = 0.1
 """How often uvicorn itself looks whether it is to stop."""
@@ -31,3 +31,19 @@ async def until_web_server_stops() -> None:
             await anyio.sleep(_TICK_SECONDS)
     else:
         await anyio.sleep_forever()
+
+
+def web_workers() -> int:
+    """Return how many processes serve what this one does, as far as uvicorn or gunicorn says so; otherwise 1.
+
+    Each of them handles signals of its process with a method of an object that has the server's settings.
+    """
+    most = 1
+    for name in ("SIGTERM", "SIGUSR1"):  # where gunicorn runs uvicorn, the latter has the first one, and no workers
+        number = getattr(signal, name, None)
+        owner = None if number is None else getattr(signal.getsignal(number), "__self__", None)
+        for settings in (getattr(owner, "config", None), getattr(owner, "cfg", None)):
+            workers = getattr(settings, "workers", None)
+            if isinstance(workers, int):
+                most = max(most, workers)
+    return most

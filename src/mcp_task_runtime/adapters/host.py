@@ -20,9 +20,10 @@ import anyio.abc
 import anyio.lowlevel
 from typing_extensions import Self
 
-from mcp_task_runtime.adapters._web_server import until_web_server_stops
+from mcp_task_runtime.adapters._web_server import until_web_server_stops, web_workers
 from mcp_task_runtime.core.questions import CLEANUP_SECONDS
 from mcp_task_runtime.core.runtime import TaskRuntime
+from mcp_task_runtime.core.store import TaskSharing
 from mcp_task_runtime.errors import StoreError
 from mcp_task_runtime.stores._event_loop import start_background_task
 
@@ -55,6 +56,7 @@ class RuntimeHost:
         self._runtime = runtime
         self._opening: _Opening | None = None
         self._failure = ""  # why it could not be opened, which is logged once
+        self._has_warned = False
 
     async def __aenter__(self) -> Self:
         """Open the runtime, unless it is open. An error while opening is raised in every holder."""
@@ -116,6 +118,19 @@ class RuntimeHost:
         for scope in list(opening.streams):
             scope.cancel()
 
+    def _warn_of_workers(self) -> None:
+        """Log once that other processes do not know the tasks of this one, if it is so."""
+        store = self._runtime.store
+        workers = web_workers()
+        if workers > 1 and isinstance(store, TaskSharing) and not store.is_shared and not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "TASKS WILL BE LOST: this server runs in %d processes, and each keeps its tasks in its own memory. A "
+                "request that another process takes finds no task. Give Tasks a store that the processes share, such "
+                "as Tasks(open_store('sqlite:///tasks.db')), or run one process",
+                workers,
+            )
+
     async def _hold(self) -> _Opening:
         opening = self._current()
         while opening is not None and opening.released.is_set():
@@ -163,6 +178,7 @@ class RuntimeHost:
                 try:
                     async with self._runtime:
                         self._failure = ""
+                        self._warn_of_workers()
                         opening.group.start_soon(self._stop_with_web_server, opening)
                         opening.opened.set()
                         await opening.released.wait()
