@@ -54,7 +54,7 @@ from mcp_task_runtime.errors import (
     TaskExistsError,
     TaskNotFoundError,
 )
-from mcp_task_runtime.stores.redis import RedisTaskMessageQueue, RedisTaskStore
+from mcp_task_runtime.stores.redis import RedisStatistics, RedisTaskMessageQueue, RedisTaskStore
 from mcp_task_runtime.stores.redis._scripts import FOLLOWS, UPDATES
 from mcp_task_runtime.testing.checks.bench import Capability, Check
 from mcp_task_runtime.testing.checks.questions import QUESTION_CHECKS, TaskBackend
@@ -74,6 +74,7 @@ from tests.stores.redis_server import (
     running_cluster,
     running_server,
 )
+from tests.support.patience import PATIENCE
 
 CAPABILITIES: tuple[Capability, ...] = (
     *("durable", "fences", "journal", "leases", "listing", "mailbox", "questions", "search", "shared"),
@@ -1608,6 +1609,36 @@ async def test_an_outage_longer_than_the_timeout_is_unavailable(caplog: pytest.L
     assert all(f"127.0.0.1:{server.port}" in record.getMessage() for record in caplog.records)
 
 
+async def test_the_figures_of_a_store_follow_what_it_does() -> None:
+    with keeping_server() as server:
+        store = RedisTaskStore(server.url, timeout=0.5)
+        assert store.statistics() == RedisStatistics(
+            calls=0, in_flight=0, waiters=0, channels=0, is_listening=False, is_unavailable=False
+        )
+        async with store:
+            record = await store.create_task(NewTask(ttl_ms=None))
+            calls = store.statistics().calls
+            assert calls >= 1
+            async with waiting(partial(store.wait_for_update, record.task_id, after=1)) as (waiter,):
+                with anyio.fail_after(PATIENCE):
+                    while not (found := store.statistics()).is_listening or not found.channels:
+                        await anyio.lowlevel.checkpoint()
+                assert (found.waiters, found.channels, found.calls > calls) == (1, 1, True)
+                await store.finish_task(record.task_id, Outcome.cancelled())
+                await waiter.wait()
+            assert store.statistics().waiters == 0
+            server.pause()
+            with pytest.raises(StoreUnavailableError):
+                await store.diagnose()
+            with anyio.fail_after(PATIENCE):
+                while not store.statistics().is_unavailable:
+                    with pytest.raises(StoreUnavailableError):
+                        await store.get_task(record.task_id)
+            server.resume()
+            assert await store.get_task(record.task_id) is not None
+            assert not store.statistics().is_unavailable
+
+
 class Chaos:
     """Tasks that ask and end through two stores, as of two processes, while their server has faults."""
 
@@ -2046,6 +2077,12 @@ async def test_who_waits_on_a_cluster_is_woken_whichever_node_has_the_task(clust
                 await other.finish_task(task_id, DONE)
                 with anyio.fail_after(5):
                     assert (await waiter.wait()).status == "completed"
+
+
+async def test_each_node_is_asked_what_endangers_tasks(cluster: Nodes, prefix: str) -> None:
+    async with store_on(cluster, prefix) as store:
+        found = {finding.subject: finding.level for finding in await store.diagnose()}
+    assert found == {"schema": "ok", "server": "ok", "eviction": "ok", "persistence": "ok"}
 
 
 # Where coredis cannot connect to a node, it leaves streams open, for the garbage collector to find.

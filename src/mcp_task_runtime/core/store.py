@@ -2,8 +2,8 @@
 
 A custom store implements `TaskStore` and no more. Abilities are protocols of their own, declared by
 implementing them: `TaskLeases`, `TaskWork`, `TaskQuestions`, `TaskJournal`, `TaskSearch`, `TaskSharing`,
-`TaskWatching`, `TaskConnecting`. All bundled stores have all of them but the last two, and `TaskConnecting` where there
-is something to connect to.
+`TaskWatching`, `TaskConnecting`, `TaskDiagnosis`. All bundled stores have all of them but `TaskWatching`; the last two
+where there is a backend.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from mcp_task_runtime.core.clock import Clock
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
 from mcp_task_runtime.core.types import (
     Fence,
+    Finding,
     LiveStatus,
     NewTask,
     Outcome,
@@ -29,6 +30,7 @@ from mcp_task_runtime.core.views import TaskView
 
 __all__ = [
     "TaskConnecting",
+    "TaskDiagnosis",
     "TaskJournal",
     "TaskLeases",
     "TaskQuestions",
@@ -437,5 +439,18 @@ class TaskConnecting(Protocol):
         Raises:
             StoreUnavailableError: It cannot be reached; the message names its address, never a password.
             StoreError: It cannot be used.
+        """
+        ...
+
+
+@runtime_checkable
+class TaskDiagnosis(Protocol):
+    """Ability of a store to say what an operator should know of its backend."""
+
+    async def diagnose(self) -> tuple[Finding, ...]:
+        """Check the backend: its version, that of the stored form, and settings that endanger tasks.
+
+        Raises:
+            StoreError: The backend cannot be used.
         """
         ...

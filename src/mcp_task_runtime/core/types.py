@@ -13,6 +13,7 @@ from mcp_task_runtime.errors import INTERNAL_ERROR
 
 __all__ = [
     "Fence",
+    "Finding",
     "Lease",
     "LiveStatus",
     "NewTask",
@@ -418,3 +419,18 @@ class TaskCounts:
     by_status_and_name: dict[tuple[TaskStatus, str], int]
     oldest_working: datetime | None = None
     oldest_input_required: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was checked, for operators.
+
+    Attributes:
+        subject: What was checked.
+        level: `ok`, `warning` or `error`.
+        text: What was found, and what to do about it.
+    """
+
+    subject: str
+    level: Literal["ok", "warning", "error"]
+    text: str

@@ -14,9 +14,26 @@ from mcp_task_runtime.core.endings import TaskEndings
 from mcp_task_runtime.core.json import JSONValue
 from mcp_task_runtime.core.message_queue import QueuedMessage
 from mcp_task_runtime.core.questions import answer_questions
-from mcp_task_runtime.core.store import TaskJournal, TaskLeases, TaskQuestions, TaskSearch, TaskSharing, TaskStore
+from mcp_task_runtime.core.store import (
+    TaskDiagnosis,
+    TaskJournal,
+    TaskLeases,
+    TaskQuestions,
+    TaskSearch,
+    TaskSharing,
+    TaskStore,
+)
 from mcp_task_runtime.core.transitions import TERMINAL_STATUSES, is_terminal
-from mcp_task_runtime.core.types import NewTask, Outcome, TaskCounts, TaskEvent, TaskFilter, TaskPage, TaskRecord
+from mcp_task_runtime.core.types import (
+    Finding,
+    NewTask,
+    Outcome,
+    TaskCounts,
+    TaskEvent,
+    TaskFilter,
+    TaskPage,
+    TaskRecord,
+)
 from mcp_task_runtime.errors import TaskNotFoundError, TaskRuntimeError
 from mcp_task_runtime.wire.answers import check_answer
 
@@ -74,21 +91,6 @@ class WorkerSummary:
     since: datetime
     lease_expires_at: datetime
     has_lapsed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was checked.
-
-    Attributes:
-        subject: What was checked.
-        level: `ok`, `warning` or `error`.
-        text: What was found, and what to do about it.
-    """
-
-    subject: str
-    level: Literal["ok", "warning", "error"]
-    text: str
 
 
 class TaskInspector:
@@ -301,7 +303,7 @@ class TaskInspector:
         return tuple(sorted(found, key=lambda worker: (-sum(worker.tasks.values()), worker.name)))
 
     async def diagnose(self) -> tuple[Finding, ...]:
-        """Check what usually goes wrong: the store's answer, clocks, lapsed leases, work that waits too long.
+        """Check what usually goes wrong: the store and its backend, clocks, lapsed leases, work that waits too long.
 
         Raises:
             StoreError: The store cannot be used at all; the message says why.
@@ -310,6 +312,8 @@ class TaskInspector:
         counts = await self.counts()
         total = sum(counts.by_status_and_name.values())
         findings = [Finding("store", "ok", f"answers in {(perf_counter() - began) * 1000:.0f} ms; {total} tasks")]
+        if isinstance(self._store, TaskDiagnosis):
+            findings.extend(await self._store.diagnose())
         difference = abs(self.now() - datetime.now(timezone.utc))
         level: Literal["ok", "warning"] = "ok" if difference <= _CLOCK_TOLERANCE else "warning"
         findings.append(

@@ -456,6 +456,11 @@ READ_STEPS: Final = (
 
 HISTORY: Final = "SELECT created_at, events FROM {tasks} WHERE task_id = %(task_id)s AND " + _ALIVE
 
+DIAGNOSE: Final = """
+SELECT (SELECT max(version) FROM {schema_migrations}),
+    current_setting('server_version'), current_setting('fsync') = 'on', current_setting('synchronous_commit') <> 'off',
+    pg_is_in_recovery()"""
+
 COUNT: Final = "SELECT status, request_name, count(*) FROM {tasks} WHERE " + _ALIVE + " GROUP BY status, request_name"
 
 OLDEST: Final = "SELECT created_at FROM {tasks} WHERE status = %(status)s AND " + _ALIVE + " ORDER BY position LIMIT 1"

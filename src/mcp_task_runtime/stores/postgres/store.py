@@ -18,6 +18,7 @@ from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
 from mcp_task_runtime.core.transitions import TERMINAL_STATUSES, create_record, finish_record, update_record
 from mcp_task_runtime.core.types import (
     Fence,
+    Finding,
     LiveStatus,
     NewTask,
     NewTaskFields,
@@ -466,6 +467,21 @@ class PostgresTaskStore(DatabaseUser):
         return await self._page(
             statement, parameters, scope, cursor, limit, position="position", begin=begin, at_least=long
         )
+
+    async def diagnose(self) -> tuple[Finding, ...]:
+        """Return the server's and the schema's version, and what endangers tasks; see `TaskDiagnosis`."""
+        row = await self._database.read(lambda attempt: attempt.fetch(statements.DIAGNOSE, {}))
+        assert row is not None
+        schema, server, syncs, commits, is_standby = row
+        found = [Finding("server", "ok", f"PostgreSQL {server}"), Finding("schema", "ok", f"version {schema}")]
+        if is_standby:
+            found[0] = Finding("server", "error", f"PostgreSQL {server} is a standby, which takes no changes")
+        if not syncs:
+            found.append(Finding("persistence", "error", "fsync is off: a crash of the machine may destroy everything"))
+        elif not commits:
+            text = "synchronous_commit is off: a crash of the server may lose the latest changes"
+            found.append(Finding("persistence", "warning", text))
+        return tuple(found)
 
     async def count_tasks(self) -> TaskCounts:
         """Return how many tasks there are; see `TaskSearch.count_tasks`. Its cost is linear in their number."""

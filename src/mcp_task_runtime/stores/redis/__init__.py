@@ -5,7 +5,8 @@ try:
 except ImportError as _error:
     raise ImportError("A Redis store needs its driver: pip install 'mcp-task-runtime[redis]'") from _error
 
+from mcp_task_runtime.stores.redis._statistics import RedisStatistics
 from mcp_task_runtime.stores.redis.queue import RedisTaskMessageQueue
 from mcp_task_runtime.stores.redis.store import RedisTaskStore
 
-__all__ = ["RedisTaskMessageQueue", "RedisTaskStore"]
+__all__ = ["RedisStatistics", "RedisTaskMessageQueue", "RedisTaskStore"]

@@ -26,6 +26,7 @@ from coredis.exceptions import ConnectionError as ConnectionLostError
 from coredis.pool import ConnectionPool
 
 from mcp_task_runtime.core.clock import Clock, SystemClock
+from mcp_task_runtime.core.types import Finding
 from mcp_task_runtime.errors import StoreClosedError, StoreError, StoreUnavailableError
 from mcp_task_runtime.stores._event_loop import start_background_task
 from mcp_task_runtime.stores.redis._connections import (
@@ -37,7 +38,8 @@ from mcp_task_runtime.stores.redis._connections import (
     script_call,
 )
 from mcp_task_runtime.stores.redis._form import Keys, to_micros
-from mcp_task_runtime.stores.redis._signals import Signals
+from mcp_task_runtime.stores.redis._signals import NO_SIGNALS, Signals
+from mcp_task_runtime.stores.redis._statistics import RedisStatistics, findings
 from mcp_task_runtime.stores.redis._watch import ServerWatch, reason_of
 
 __all__ = ["Backend", "Source"]
@@ -103,6 +105,7 @@ class Backend:
         self._opening: _Opening | None = None
         self._name = token_hex(8)
         self._numbers = count(1)
+        self._calls = 0
 
     def now(self) -> int | str:
         """Return an injected clock's time in microseconds; otherwise nothing, for scripts to ask the server."""
@@ -236,6 +239,7 @@ class Backend:
         """Send calls once; return the replies or why there are none, and whether they may have been carried out."""
         assert opening.link is not None
         opening.in_flight += 1
+        self._calls += len(calls)
         started_at = monotonic()
         try:
             replies = await opening.link.send(calls, seconds=max(seconds, 0.001), in_order=in_order)
@@ -255,6 +259,35 @@ class Backend:
             return refused[0][1], False
         self._watch.succeeded([call.name for call in calls])
         return replies, True
+
+    async def diagnose(self) -> tuple[Finding, ...]:
+        """Return what an operator should know of each server."""
+        opening = await self.open()
+        assert opening.link is not None
+        try:
+            answers = await opening.link.info(self._timeout)
+        except (NotConnectedError, RedisError, OSError, anyio.ClosedResourceError) as error:
+            raise _store_error(error) from error
+        found: list[Finding] = []
+        for answer in answers:
+            if isinstance(answer, bytes):
+                found.extend(findings(answer))
+            else:
+                found.append(Finding("server", "warning", "this user may not ask with INFO what endangers tasks"))
+        return tuple(dict.fromkeys(found))  # nodes of a cluster are usually alike
+
+    def statistics(self) -> RedisStatistics:
+        """Return what happens here now."""
+        opening = self._opening
+        waiting = NO_SIGNALS if opening is None else opening.signals.statistics()
+        return RedisStatistics(
+            calls=self._calls,
+            in_flight=0 if opening is None else opening.in_flight,
+            waiters=waiting.waiters,
+            channels=waiting.channels,
+            is_listening=waiting.is_connected,
+            is_unavailable=self._watch.is_unavailable,
+        )
 
     def post(self, *calls: Call) -> None:
         """Send calls if there is a connection, without waiting for replies: only what may as well be lost."""

@@ -85,6 +85,14 @@ class Link(Protocol):
         """Return a connection of the caller's own, who ends it by `invalidate`."""
         ...
 
+    async def info(self, seconds: float) -> list[Any]:
+        """Return the `INFO` of each server that takes changes, or the error that it answered with.
+
+        Raises:
+            NotConnectedError, OSError, RedisError: There was no answer.
+        """
+        ...
+
 
 class _Attempt:
     """An attempt to connect, shared by all callers that need the connection meanwhile."""
@@ -233,6 +241,10 @@ class ServerLink:
         connection = await self._pool._construct_connection()  # pyright: ignore[reportPrivateUsage]
         return await self._connections.start(connection)
 
+    async def info(self, seconds: float) -> list[Any]:
+        """Return the `INFO` of the server; see `Link.info`."""
+        return await self.send([Call(b"INFO", ())], seconds=seconds)
+
     def _request(
         self, connection: BaseConnection, seconds: float, command: bytes, arguments: tuple[Any, ...]
     ) -> Awaitable[Any]:
@@ -327,6 +339,23 @@ class ClusterLink:
         """Return a connection to any node; see `Link.open_connection`."""
         node = self._client.connection_pool.cluster_layout.random_node(True)
         return await self._open_connection(node.host, node.port)
+
+    async def info(self, seconds: float) -> list[Any]:
+        """Return the `INFO` of each primary; see `Link.info`."""
+        return [
+            await self._info_of(node.host, node.port, seconds)
+            for node in self._client.connection_pool.cluster_layout.primaries
+        ]
+
+    async def _info_of(self, host: str, port: int, seconds: float) -> Any:
+        with anyio.fail_after(seconds):
+            connection = await self._open_connection(host, port)
+            try:
+                return await connection.create_request(b"INFO", decode=False, timeout=seconds)
+            except ResponseError as error:
+                return error
+            finally:
+                connection.invalidate("No longer used")
 
     async def _open_connection(self, host: str, port: int) -> BaseConnection:
         pool = self._client.connection_pool

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from datetime import datetime
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import anyio
 from coredis.connection import BaseConnection
@@ -63,6 +63,17 @@ class _News:
         self.known: tuple[int, datetime | None] | None = None
 
 
+class SignalStatistics(NamedTuple):
+    """How many wait, on how many channels, and whether there is a connection for events."""
+
+    waiters: int
+    channels: int
+    is_connected: bool
+
+
+NO_SIGNALS: Final = SignalStatistics(0, 0, False)
+
+
 class Signals:
     """The waiters of one event loop, and the channels that are subscribed to for them."""
 
@@ -80,6 +91,12 @@ class Signals:
         self._active: dict[bytes, _News] = {}
         self._connection: BaseConnection | None = None
         self._needed = anyio.Event()
+
+    def statistics(self) -> SignalStatistics:
+        """Return what waits now."""
+        waiters = sum(len(listeners) for listeners in self._listeners.values())
+        is_connected = self._connection is not None and self._connection.usable
+        return SignalStatistics(waiters, len(self._subscribers), is_connected)
 
     @contextmanager
     def listen(self, channel: bytes, kinds: bytes) -> Iterator[Listener]:

@@ -32,6 +32,11 @@ class ServerWatch:
         self._refused: set[str] = set()
         self._warned = False
 
+    @property
+    def is_unavailable(self) -> bool:
+        """Whether the latest attempt to reach the server, or to write, failed."""
+        return self._reach.is_on or self._writes.is_on
+
     def failed(self, started_at: float) -> None:
         """Note that an attempt, begun at this time by `time.monotonic`, did not reach the server."""
         if not self.is_silent:

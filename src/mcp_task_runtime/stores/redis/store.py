@@ -33,6 +33,7 @@ from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
 from mcp_task_runtime.core.transitions import create_record
 from mcp_task_runtime.core.types import (
     Fence,
+    Finding,
     LiveStatus,
     NewTask,
     NewTaskFields,
@@ -61,6 +62,7 @@ from mcp_task_runtime.stores.redis._connections import Call, script_call
 from mcp_task_runtime.stores.redis._form import (
     ASKED,
     EVENTS,
+    SCHEMA_VERSION,
     STEPS,
     dump_answer,
     dump_message,
@@ -80,6 +82,7 @@ from mcp_task_runtime.stores.redis._form import (
 from mcp_task_runtime.stores.redis._pages import Entry, Pages
 from mcp_task_runtime.stores.redis._scripts import FOLLOWS, LIVE, UPDATES
 from mcp_task_runtime.stores.redis._search import Search
+from mcp_task_runtime.stores.redis._statistics import RedisStatistics
 from mcp_task_runtime.stores.redis.queue import RedisTaskMessageQueue, queue_of
 
 __all__ = ["RedisTaskStore"]
@@ -373,6 +376,15 @@ class RedisTaskStore:
                     return record
                 known = record.revision, record.task.expires_at
                 signals.remember(channel, heard, *known)
+
+    def statistics(self) -> RedisStatistics:
+        """Return figures of this store and its queue in this process. Call it on the event loop that uses them."""
+        return self._backend.statistics()
+
+    async def diagnose(self) -> tuple[Finding, ...]:
+        """Return what the servers say of eviction and persistence; see `TaskDiagnosis`."""
+        written = Finding("schema", "ok", f"version {SCHEMA_VERSION} is written")
+        return written, *await self._backend.diagnose()
 
     # --- leases
 

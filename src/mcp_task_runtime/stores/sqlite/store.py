@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -31,6 +32,7 @@ from mcp_task_runtime.core.transitions import (
 )
 from mcp_task_runtime.core.types import (
     Fence,
+    Finding,
     LiveStatus,
     NewTask,
     NewTaskFields,
@@ -184,6 +186,22 @@ class SQLiteTaskStore:
     def statistics(self) -> SQLiteStatistics:
         """Return figures of this store and its queue in this process."""
         return self._engine.statistics()
+
+    async def diagnose(self) -> tuple[Finding, ...]:
+        """Return the file's size, version and journal; see `TaskDiagnosis`."""
+
+        def look(transaction: Transaction) -> tuple[Finding, ...]:
+            version, pages, size, free, journal = (
+                transaction.execute(f"PRAGMA {name}").fetchone()[0]
+                for name in ("user_version", "page_count", "page_size", "freelist_count", "journal_mode")
+            )
+            used = f"{pages * size / 2**20:.1f} MiB, {free * size / 2**20:.1f} of them free"
+            log = Finding("journal", "ok", "write-ahead log")
+            if journal != "wal":
+                log = Finding("journal", "warning", f"{journal}, so readers and writers wait for each other")
+            return Finding("schema", "ok", f"version {version}; SQLite {sqlite3.sqlite_version}; {used}"), log
+
+        return await self._engine.read(look)
 
     # --- TaskStore ---
 
