@@ -50,6 +50,7 @@ Store: TypeAlias = "SQLiteTaskStore | RedisTaskStore | PostgresTaskStore"
 Report: TypeAlias = Callable[[dict[str, Any]], Awaitable[None]]
 
 LONGEST_LINE = 1_000_000
+BEAT_SECONDS = 0.05
 _time, _time_ns = time.time, time.time_ns
 FORM: JSONObject = {"type": "object", "properties": {}}
 
@@ -184,6 +185,19 @@ class Worker:
         self._runtime = runtime
         self._report = report
         self._tool = Tool(runtime, report)
+        self._latest = 0.0
+
+    async def beat(self) -> None:
+        """Notice how late this process is because others have the processor."""
+        while True:
+            began = time.monotonic()
+            await anyio.sleep(BEAT_SECONDS)
+            self._latest = max(self._latest, time.monotonic() - began - BEAT_SECONDS)
+
+    async def lateness(self) -> float:
+        """Reply how many seconds this process was late at the most since it was last asked."""
+        latest, self._latest = self._latest, 0.0
+        return latest
 
     async def handle(self, command: dict[str, Any]) -> None:
         """Run a command and reply."""
@@ -289,6 +303,7 @@ async def work_for(options: WorkerOptions) -> None:
             worker = Worker(store, runtime, report)
             await report({"pid": os.getpid()})
             async with anyio.create_task_group() as group:
+                group.start_soon(worker.beat)
                 try:
                     while True:
                         command = json.loads(await lines.receive_until(b"\n", LONGEST_LINE))
