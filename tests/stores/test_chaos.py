@@ -228,7 +228,8 @@ async def one_fault(chaos: Chaos, crew: Crew, observer: Observer, random: Random
         for task_id in started:
             records[task_id] = await observer.until_ended(task_id)
     # A machine that runs a worker too rarely for its lease has paused it, whatever the fault was.
-    starved = [await worker.do("lateness") > LEASE_MS / 3000 for worker in crew.workers]
+    patience = LEASE_MS / 3000 + (OUTAGE_SECONDS if fault is outage else 0)
+    starved = [await worker.do("lateness") > patience for worker in crew.workers]
     for task_id, (number, work) in started.items():
         may_be_lost = (fault in HARMFUL and number == victim) or starved[number]
         end = check_end(records[task_id], work, observer.given.get(task_id, {}), may_be_lost=may_be_lost)

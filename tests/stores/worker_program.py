@@ -34,6 +34,7 @@ from mcp_task_runtime import (
     InvalidTransitionError,
     Outcome,
     ServerTaskContext,
+    StoreError,
     TaskRequest,
     TaskResultHandler,
     TaskRuntime,
@@ -188,14 +189,16 @@ class Worker:
         self._latest = 0.0
 
     async def beat(self) -> None:
-        """Notice how late this process is because others have the processor."""
+        """Notice how late this process and its store are because others have the processor."""
         while True:
             began = time.monotonic()
             await anyio.sleep(BEAT_SECONDS)
+            with suppress(StoreError):
+                await self._store.get_task("none")
             self._latest = max(self._latest, time.monotonic() - began - BEAT_SECONDS)
 
     async def lateness(self) -> float:
-        """Reply how many seconds this process was late at the most since it was last asked."""
+        """Reply how many seconds this process or its store was late at the most since it was last asked."""
         latest, self._latest = self._latest, 0.0
         return latest
 

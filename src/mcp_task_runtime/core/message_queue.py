@@ -144,7 +144,8 @@ class TaskMessageQueue(Protocol):
         """Return as soon as a message is queued; at once if one is (L3). Every waiter wakes.
 
         Raises:
-            TaskNotFoundError: The mailbox was cleared while waiting.
+            TaskNotFoundError: The mailbox was cleared while waiting. Or the task has ended, and this is the queue of a
+                store that keeps it: then also at once. Of a task that is gone a queue knows nothing; it waits.
         """
         ...
 

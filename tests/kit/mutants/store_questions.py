@@ -6,10 +6,11 @@ from collections.abc import Mapping
 
 import anyio.lowlevel
 
+from mcp_task_runtime.core.clock import Clock
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
 from mcp_task_runtime.core.types import Fence, Outcome, TaskRecord
 from mcp_task_runtime.core.views import TaskView
-from mcp_task_runtime.stores.memory import InMemoryTaskStore
+from mcp_task_runtime.stores.memory import InMemoryTaskMessageQueue, InMemoryTaskStore
 from tests.core.leased_store import LeasedTaskStore, Link
 from tests.kit.mutants.leases import leased_process_mutant
 from tests.kit.mutants.registry import live, store_mutant
@@ -64,6 +65,13 @@ class ARefusedQuestionChangesTheTask(InMemoryTaskStore):
 class AskingIgnoresTheFence(LeasedTaskStore):
     async def ask(self, task_id: str, question: QueuedMessage, *, fence: Fence | None = None) -> TaskRecord | None:
         return await super().ask(task_id, question)
+
+
+@store_mutant("finishing_releases_every_asker_in_the_same_step")
+class AWaitForAMessageOutlivesItsTask(InMemoryTaskStore):
+    def __init__(self, *, clock: Clock | None = None) -> None:
+        super().__init__(clock=clock)
+        self._queue = InMemoryTaskMessageQueue()  # that asks no store whether a task has ended
 
 
 @store_mutant("finishing_releases_every_asker_in_the_same_step")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 
 from typing_extensions import Self
@@ -93,7 +93,13 @@ class InMemoryTaskMessageQueue:
     Used without an `InMemoryTaskStore` it keeps a task's mailbox until `clear` is called for it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, has_ended: Callable[[str], bool] | None = None) -> None:
+        """Make an empty queue.
+
+        Args:
+            has_ended: Tells whether a task is known to have ended; a store passes it.
+        """
+        self._has_ended = has_ended
         self._mailboxes: dict[str, _Mailbox] = {}
         self._closed = False
 
@@ -147,6 +153,8 @@ class InMemoryTaskMessageQueue:
         mailbox.waiting += 1
         try:
             while mailbox.head() is None:
+                if self._has_ended is not None and self._has_ended(task_id):
+                    raise TaskNotFoundError(task_id)
                 if mailbox.arrived is None:
                     mailbox.arrived = Signal()
                 await mailbox.arrived.wait()

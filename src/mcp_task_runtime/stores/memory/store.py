@@ -103,7 +103,7 @@ class InMemoryTaskStore:
         self._sequence = 0
         self._closed = False
         self.is_shared: bool = False
-        self._queue = InMemoryTaskMessageQueue()
+        self._queue = InMemoryTaskMessageQueue(self._has_ended)
         self._work: Signal | None = None
         """Exists while workers wait for tasks."""
 
@@ -415,6 +415,10 @@ class InMemoryTaskStore:
         return () if entry is None else entry.history()
 
     # --- one task ---
+
+    def _has_ended(self, task_id: str) -> bool:
+        entry = self._entries.get(task_id)
+        return entry is not None and is_terminal(entry.record.status)
 
     def _entry(self, task_id: str) -> Entry:
         entry = self._entries.get(task_id)

@@ -424,7 +424,10 @@ LOOK_FOR_MESSAGE: Final = (
         coalesce(t.expires_at <= {now}, false),
         t.expires_at,
         coalesce(t.watchers @> ARRAY[%(watcher)s]::bigint[], true),
-        pg_snapshot_xmax(pg_current_snapshot())::text::bigint
+        pg_snapshot_xmax(pg_current_snapshot())::text::bigint,
+        coalesce(NOT """
+    + _LIVE
+    + """, false)
     FROM (VALUES (true)) AS one LEFT JOIN {tasks} AS t ON t.task_id = %(task_id)s"""
 )
 

@@ -112,10 +112,10 @@ class PostgresTaskMessageQueue(DatabaseUser):
             while True:
                 row = attempt.fetch(statements.LOOK_FOR_MESSAGE, parameters)
                 assert row is not None
-                is_queued, has_task, has_expired, expires_at, is_watched, since = row
+                is_queued, has_task, has_expired, expires_at, is_watched, since, has_ended = row
                 if is_queued:
                     return None
-                if has_expired or (had_task and not has_task):
+                if has_expired or has_ended or (had_task and not has_task):
                     raise TaskNotFoundError(task_id)
                 had_task = has_task
                 if is_watched or not watch(attempt, parameters):

@@ -28,6 +28,7 @@ from mcp_task_runtime.stores.redis._form import (
     load_message,
     schema_error,
 )
+from mcp_task_runtime.stores.redis._scripts import LIVE
 
 __all__ = ["RedisTaskMessageQueue", "queue_of"]
 
@@ -123,10 +124,10 @@ class RedisTaskMessageQueue:
         length = 0
         with (await self._backend.signals()).listen(self._keys.channel(tag), b"mx") as listener:
             try:
-                length = await look(1)
+                length = await look(1, LIVE)
                 while length == 0:
                     await listener.wait()
-                    length = await self._backend.look_again(partial(look, 0))
+                    length = await self._backend.look_again(partial(look, 0, LIVE))
             finally:
                 if length == 0:
                     self._backend.post(Call(b"HDEL", self._keys.of_task(tag)[WAITING : WAITING + 1], (mark,)))

@@ -245,6 +245,8 @@ async def finishing_releases_every_asker_in_the_same_step(bench: StoreBench) -> 
             partial(queue.wait_for_answer, record.task_id, "a"),
             partial(queue.wait_for_answer, record.task_id, "b"),
         ]
+        if end is not None:  # of a deleted task nothing is left that could end a wait which begins later
+            waits.append(partial(queue.wait_for_message, record.task_id))
         how = "deleted" if end is None else end.status
         async with bench.waiting(*waits) as askers:
             if end is None:
@@ -256,6 +258,9 @@ async def finishing_releases_every_asker_in_the_same_step(bench: StoreBench) -> 
                 await require_raises(TaskNotFoundError, released, f"waiting in a mailbox whose task is {how}")
         require(await _open(store, record.task_id) == (), f"a task that is {how} has open questions")
         require(await queue.is_empty(record.task_id), f"a task that is {how} has queued messages")
+        if end is not None:
+            late = bench.within(queue.wait_for_message(record.task_id), f"a wait begun in a task that is {how} goes on")
+            await require_raises(TaskNotFoundError, late, f"waiting for a message of a task that is {how}")
         answer = queue.wait_for_answer(record.task_id, "answered")
         await require_raises(TaskNotFoundError, answer, f"reading an answer of a task that is {how}")
         view = await store.get_view(record.task_id)
