@@ -341,12 +341,6 @@ async def test_several_processes_that_keep_tasks_in_memory_are_warned_of_once(
         for _ in range(2):
             async with host:
                 pass
-    assert [record.message for record in caplog.records if "TASKS WILL BE LOST" in record.message] == (
-        [
-            "TASKS WILL BE LOST: this server runs in 4 processes, and each keeps its tasks in its own memory. A request "
-            "that another process takes finds no task. Give Tasks a store that the processes share, such as "
-            "Tasks(open_store('sqlite:///tasks.db')), or run one process"
-        ]
-        if warns
-        else []
-    )
+    warnings = [record.message for record in caplog.records if "TASKS WILL BE LOST" in record.message]
+    assert len(warnings) == warns
+    assert all("runs in 4 processes" in warning and "open_store" in warning for warning in warnings)
