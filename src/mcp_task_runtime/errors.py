@@ -1,8 +1,30 @@
-"""Every error this library raises, under one base.
+"""Every error of this library, under one base, with its cause and what to do about it.
 
-`jsonrpc_code` is a hint for whoever renders the error on a wire; which code really goes out is the
-wire's decision. A message here is written for the client too: it never says whether somebody
-else has a task, and never carries the text of an exception that the work raised.
+`jsonrpc_code` is a hint for code that renders the error on a wire; the wire decides which code it sends. A message here
+is written for the client too: it does not say whether another owner has a task, and has no text of an exception that
+the work raised.
+
+- `TaskNotFoundError`: the task has expired, was deleted, never was, or has another owner. Read outcomes within
+  `retention_ms`; give work a longer `ttl_ms`; for owners that lose their tasks see `principal=`.
+- `TaskExistsError`: `create_task` got an identifier that is taken. Leave it out: the store makes one.
+- `InvalidTransitionError`: the task has ended before, by a cancel, its deadline or another process. Stop the work.
+- `RevisionConflictError`: the task changed since it was read. Read it again, decide again.
+- `LeaseLostError`: this run was silent for longer than its lease, and another has the work. Stop; nothing was written.
+  Where that is frequent, something blocks the event loop (`blocking=True`), or `lease_ms` is too short.
+- `InvalidCursorError`: the cursor of a listing is from another store or owner. List from the beginning.
+- `LimitExceededError`: the limit of `TaskSettings` that it names was reached. Wait for `retryAfterMs` where it is given,
+  let tasks end, or raise the limit.
+- `CapabilityError`: the client cannot be asked what the work asks. Catch it and go on without, or see `Tasks(inbox=...)`.
+- `ProtocolError`: raised by your work for its client, or the client's own answer to a question. Catch it where the
+  client may refuse.
+- `QuestionTimeoutError`: no answer came within `timeout=`. The question is withdrawn; ask again or go on without.
+- `StepResultError`: what a step takes or returns is not JSON. Return plain values or a pydantic model.
+- `StepChangedError`: a rerun takes other steps than the run before. Make steps depend on arguments and the results of
+  steps alone; after a change of code start the task afresh.
+- `StoreUnavailableError`: the backend did not answer within the store's `timeout`. Retry; `mcp-tasks doctor` shows more.
+- `StoreClosedError`: the store is used outside of its `async with`, or after it. Keep it open for as long as the server.
+- `SchemaVersionError`: a later version of this library wrote the data. Update this process, too.
+- `StoreError`: anything else of a store: values it cannot keep, damaged data, a refused statement; see `__cause__`.
 """
 
 from __future__ import annotations
@@ -47,9 +69,9 @@ class TaskRuntimeError(Exception):
 
 
 class TaskNotFoundError(TaskRuntimeError, LookupError, ValueError):
-    """The task is unknown, has expired, was deleted, or belongs to somebody else.
+    """The task is unknown, has expired, was deleted, or belongs to another owner.
 
-    One error with one message for all four, so that nobody learns of a foreign task.
+    One error with one message for all four, so that a client does not learn of a foreign task.
     """
 
     jsonrpc_code = INVALID_PARAMS
