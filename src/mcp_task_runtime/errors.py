@@ -12,17 +12,19 @@ the work raised.
 - `LeaseLostError`: this run was silent for longer than its lease, and another has the work. Stop; nothing was written.
   Where that is frequent, something blocks the event loop (`blocking=True`), or `lease_ms` is too short.
 - `InvalidCursorError`: the cursor of a listing is from another store or owner. List from the beginning.
-- `LimitExceededError`: the limit of `TaskSettings` that it names was reached. Wait for `retryAfterMs` where it is given,
-  let tasks end, or raise the limit.
-- `CapabilityError`: the client cannot be asked what the work asks. Catch it and go on without, or see `Tasks(inbox=...)`.
+- `LimitExceededError`: the limit of `TaskSettings` that it names was reached. Wait for `retryAfterMs` where it is
+  given, let tasks end, or raise the limit.
+- `CapabilityError`: the client cannot be asked what the work asks. Catch it and go on without, or see
+  `Tasks(inbox=...)`.
 - `ProtocolError`: raised by your work for its client, or the client's own answer to a question. Catch it where the
   client may refuse.
 - `QuestionTimeoutError`: no answer came within `timeout=`. The question is withdrawn; ask again or go on without.
 - `StepResultError`: what a step takes or returns is not JSON. Return plain values or a pydantic model.
 - `StepChangedError`: a rerun takes other steps than the run before. Make steps depend on arguments and the results of
   steps alone; after a change of code start the task afresh.
-- `StoreUnavailableError`: the backend did not answer within the store's `timeout`. Retry; `mcp-tasks doctor` shows more.
-- `StoreClosedError`: the store is used outside of its `async with`, or after it. Keep it open for as long as the server.
+- `StoreUnavailableError`: the backend did not answer within the store's `timeout`. Retry; `mcp-tasks doctor` shows
+  more.
+- `StoreClosedError`: the store is used outside of its `async with`, or after it. Keep it open as long as the server.
 - `SchemaVersionError`: a later version of this library wrote the data. Update this process, too.
 - `StoreError`: anything else of a store: values it cannot keep, damaged data, a refused statement; see `__cause__`.
 """
