@@ -43,6 +43,7 @@ EXTRAS = {
     "core/group.py": {"asyncio"},  # a task of its own costs a third of one in a task group
     "stores/_event_loop.py": {"asyncio", "trio"},  # starts the one task that no task group of ours can hold
     "stores/_signal.py": {"asyncio"},  # a future where an event costs ten times as much
+    "adapters/credentials.py": {"cryptography"},
     "adapters/mcp_v1*/*": {"mcp", "starlette"},
     "adapters/mcp_v2*/*": {"mcp", "mcp_types", "starlette"},
     "operations/_asking.py": {"click"},

@@ -8,6 +8,7 @@ such as `mcp_task_runtime.stores.sqlite`. Importing this package imports no SDK 
 
 from __future__ import annotations
 
+from mcp_task_runtime.adapters._caller import TaskCaller
 from mcp_task_runtime.adapters.answers import (
     AcceptedElicitation,
     CancelledElicitation,
@@ -16,6 +17,7 @@ from mcp_task_runtime.adapters.answers import (
     Elicitation,
     ElicitResult,
 )
+from mcp_task_runtime.adapters.credentials import Credentials
 from mcp_task_runtime.adapters.result_handler import TaskResultHandler
 from mcp_task_runtime.adapters.server_context import ServerTaskContext
 from mcp_task_runtime.adapters.session import TaskSession
@@ -62,6 +64,7 @@ __all__ = [
     "CapabilityError",
     "Clock",
     "CreateMessageResult",
+    "Credentials",
     "DeclinedElicitation",
     "Dispatch",
     "ElicitResult",
@@ -90,6 +93,7 @@ __all__ = [
     "StoreUnavailableError",
     "SystemClock",
     "Task",
+    "TaskCaller",
     "TaskChange",
     "TaskContext",
     "TaskDispatcher",

@@ -8,10 +8,16 @@ from typing import Any, cast
 
 import anyio
 import anyio.lowlevel
+import pytest
+from cryptography.fernet import Fernet
+from mcp.server.auth.middleware.auth_context import auth_context_var, get_access_token
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp.server.auth.provider import AccessToken
 from mcp.server.fastmcp import Context, FastMCP
 from pydantic import BaseModel
 
 from mcp_task_runtime import ServerTaskContext, StoreDispatcher, TaskStore
+from mcp_task_runtime.adapters.credentials import Credentials
 from mcp_task_runtime.adapters.mcp_v1 import Tasks
 from tests.core.leased_store import LEASE_SECONDS, SETTINGS, Cluster, Process
 from tests.mcp_v1.raw_client import accept
@@ -36,7 +42,7 @@ class Node:
         states: The lifespans that were opened here; what was closed is removed.
     """
 
-    def __init__(self, cluster: Cluster, *, dispatches: bool = True) -> None:
+    def __init__(self, cluster: Cluster, *, dispatches: bool = True, credentials: Credentials | None = None) -> None:
         process = cluster.process()
         self.runs: list[str] = []
         self.states: list[str] = []
@@ -47,6 +53,7 @@ class Node:
             settings=SETTINGS,
             principal=lambda ctx: "everybody",
             dispatcher=StoreDispatcher() if dispatches else None,
+            credentials=credentials,
         )
         self.process = Process(process.link, self.tasks.runtime)
         self.tasks.install(self.mcp)
@@ -64,6 +71,18 @@ class Node:
             return f"{topic} {answer.action} {ctx.request_context.lifespan_context}"
 
         self.tasks.adopt("look", rerunnable=True)
+
+        @self.tasks.tool()
+        async def who(ctx: Context, task: ServerTaskContext) -> dict[str, Any]:  # type: ignore[type-arg]
+            token, caller = get_access_token(), task.caller
+            return {
+                "token": None if token is None else token.token,
+                "principal": caller.principal,
+                "elicitation": caller.capabilities.get("elicitation") is not None,
+                "protocol": caller.protocol_version,
+                "trace": caller.trace_context,
+                "meta": getattr(ctx.request_context.meta, "traceparent", None),
+            }
 
     @asynccontextmanager
     async def _lifespan(self, server: object) -> AsyncIterator[str]:
@@ -105,3 +124,30 @@ async def test_a_rerun_has_the_state_of_a_lifespan_of_its_own() -> None:
                 assert await at_b.text(task_id) == "bees accept state 2"
             a.process.link.is_cut = False
     assert b.states == []
+
+
+@pytest.mark.parametrize("is_kept", [False, True])
+async def test_a_worker_sees_the_caller(is_kept: bool) -> None:
+    """L18: its secrets only where they are kept."""
+    ring = Credentials([Fernet.generate_key()]) if is_kept else None
+    cluster = Cluster()
+    server, worker = Node(cluster, credentials=ring), Node(cluster, credentials=ring)
+    trace = {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}
+    user = AuthenticatedUser(AccessToken(token="s3cret", client_id="app", scopes=[]))
+    with anyio.fail_after(PATIENCE):
+        async with server.tasks, anyio.create_task_group() as group:
+            group.start_soon(worker.tasks.work)
+            reset = auth_context_var.set(user)
+            async with connect(server.mcp._mcp_server, say) as client:
+                auth_context_var.reset(reset)
+                task_id = await client.start("who", {}, _meta=trace)
+                result = await client.result("tasks/result", {"taskId": task_id})
+            group.cancel_scope.cancel()
+    assert result["structuredContent"] == {
+        "token": "s3cret" if is_kept else None,
+        "principal": "everybody",
+        "elicitation": True,
+        "protocol": "2025-11-25",
+        "trace": trace,
+        "meta": trace["traceparent"],
+    }

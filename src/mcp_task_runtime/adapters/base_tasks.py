@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Generator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Generator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
 from importlib.metadata import version
 from types import TracebackType
@@ -15,10 +15,12 @@ import anyio
 import anyio.lowlevel
 from typing_extensions import Self, Unpack
 
+from mcp_task_runtime.adapters._caller import undeliverable_in
 from mcp_task_runtime.adapters._options import TaskOptions, TaskOptionsDict, check_seconds
 from mcp_task_runtime.adapters._own_loop import in_own_loop
 from mcp_task_runtime.adapters._tool_calls import TaskCall, ToolCall, calling, current_call, run_with_reruns
 from mcp_task_runtime.adapters._tool_table import DeclaredTool, ToolTable
+from mcp_task_runtime.adapters.credentials import CallerCredentials, Credentials, opened
 from mcp_task_runtime.adapters.host import RuntimeHost
 from mcp_task_runtime.adapters.result_handler import TaskResultHandler
 from mcp_task_runtime.adapters.server_context import ServerTaskContext
@@ -77,7 +79,10 @@ class BaseTasks(ABC):
         on_change: ChangeCallback | None,
         dispatcher: TaskDispatcher | None,
         inbox: float | None,
+        credentials: Credentials | None,
     ) -> None:
+        if credentials is not None and not isinstance(credentials, Credentials):
+            raise ValueError("credentials must be Credentials")
         self.runtime: TaskRuntime = TaskRuntime(
             InMemoryTaskStore() if store is None else store,
             queue,
@@ -87,8 +92,10 @@ class BaseTasks(ABC):
             dispatcher=dispatcher,
         )
         self._has_dispatcher = dispatcher is not None
+        self._credentials = credentials
         self._host = RuntimeHost(self.runtime)
         check_seconds("inbox", inbox)
+        self._inbox = inbox
         self._handler = TaskResultHandler(
             self.runtime.store, self.runtime.queue, settings=self.runtime.settings, inbox=inbox
         )
@@ -361,16 +368,34 @@ class BaseTasks(ABC):
         """Run a tool by its name: its task waited for a worker, or the process that ran it was lost (law L12)."""
         record = execution.record
         assert record is not None
+        credentials = opened(self._credentials, record)
+        handler = self._handler
+        if (undeliverable := undeliverable_in(record)) is not None:
+            handler = TaskResultHandler(
+                self.runtime.store,
+                self.runtime.queue,
+                settings=self.runtime.settings,
+                undeliverable=undeliverable,
+                inbox=self._inbox,
+            )
         call = TaskCall(
             self.runtime,
             record.request.name,
             execution=execution,
-            handler=self._handler,
+            handler=handler,
             new=TaskSpec,
             connect=lambda record: DetachedSession(record.client_capabilities),
         )
         with calling(call):
-            return await self._invoke(call, record.request.arguments)
+            return await self._invoke(call, record.request.arguments, credentials)
+
+    def _sealed(self, spec: TaskSpec, ctx: Any) -> TaskSpec:
+        """Return what a task is made with, and the credentials of its caller where they are to be kept."""
+        return spec if self._credentials is None else self._credentials.seal(spec, *self._credentials_of(ctx))
+
+    @abstractmethod
+    def _credentials_of(self, ctx: Any) -> tuple[JSONObject | None, Mapping[str, str] | None]:
+        """Return the access token and the headers of a request."""
 
     @abstractmethod
     def _lifespan_of_worker(self) -> AbstractAsyncContextManager[Any]:
@@ -403,7 +428,7 @@ class BaseTasks(ABC):
         """Return a block whose errors of this library end the call as they are."""
 
     @abstractmethod
-    async def _invoke(self, call: TaskCall, arguments: JSONObject) -> Outcome:
+    async def _invoke(self, call: TaskCall, arguments: JSONObject, credentials: CallerCredentials) -> Outcome:
         """Run a tool by its name, apart from any request."""
 
     # -- tasks that end elsewhere

@@ -13,7 +13,7 @@ import anyio
 import anyio.lowlevel
 from pydantic import BaseModel, ValidationError
 
-from mcp_task_runtime.adapters._caller import related_tasks_of
+from mcp_task_runtime.adapters._caller import TaskCaller, caller_in, related_tasks_of
 from mcp_task_runtime.adapters.answers import (
     AcceptedElicitation,
     CancelledElicitation,
@@ -382,6 +382,11 @@ class ServerTaskContext:
             raise ValueError("ttl_ms must be a positive integer, in milliseconds")
         with self._writing():
             return await self._ctx.extend(ttl_ms, settings=None if self._handler is None else self._handler.settings)
+
+    @property
+    def caller(self) -> TaskCaller:
+        """Who made the task: principal, declared capabilities, protocol, trace context; nothing for a plain call."""
+        return caller_in(None if self._execution is None else self._execution.record)
 
     async def related_tasks(self) -> tuple[TaskRecord, ...]:
         """Return the tasks that the caller named as related to its call, as they are now, with their outcomes.

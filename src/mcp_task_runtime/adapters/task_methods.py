@@ -159,6 +159,8 @@ class TaskMethods:
         undeliverable: str | None,
         declared: DeclaredTool | None = None,
         home: Hashable = None,
+        protocol_version: object = None,
+        seal: Callable[[TaskSpec], TaskSpec] | None = None,
     ) -> JSONObject:
         """Run a tool as a task and return its handle as soon as there is one (wire rule B3).
 
@@ -170,6 +172,8 @@ class TaskMethods:
             undeliverable: As for `TaskResultHandler`.
             declared: How the tool runs as a task; `None` where the tool itself says so, with `Tasks.run`.
             home: As for `TaskRuntime.run`.
+            protocol_version: The protocol revision of the call.
+            seal: Adds what is kept of the caller's credentials.
 
         Raises:
             ProtocolError: `task` is malformed.
@@ -184,10 +188,12 @@ class TaskMethods:
                 name=str(params.get("name", "")),
                 arguments_json=dump_json(params.get("arguments") or {}),
                 progress_token=token if isinstance(token, str | int) else None,
-                caller_json=caller_of(meta),
+                caller_json=caller_of(meta, protocol_version, undeliverable),
             ),
             client_capabilities_json=dump_json(connection.client_capabilities),
         )
+        if seal is not None:
+            new = seal(new)
         if declared is not None and self._runtime.is_dispatched(new.request.name):
             return await self._dispatch(with_options(new, declared.options), connection, declared.options)
         handler = self._handler

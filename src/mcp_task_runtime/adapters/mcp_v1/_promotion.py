@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -16,7 +16,14 @@ from pydantic import BaseModel
 
 from mcp_task_runtime.adapters._session_proxy import SessionProxy
 from mcp_task_runtime.adapters._tool_calls import TaskCall
-from mcp_task_runtime.adapters.mcp_v1._requests import Context, as_mcp_errors, capabilities, mcp_error, send_safely
+from mcp_task_runtime.adapters.mcp_v1._requests import (
+    Context,
+    KeptRequest,
+    as_mcp_errors,
+    capabilities,
+    mcp_error,
+    send_safely,
+)
 from mcp_task_runtime.core.json import JSONObject
 
 __all__ = ["context_by_name", "within_task"]
@@ -86,11 +93,17 @@ class _NoConnection:
         """Drop it."""
 
 
-async def context_by_name(call: TaskCall, lifespan_state: Any) -> Context:
+async def context_by_name(call: TaskCall, lifespan_state: Any, headers: Mapping[str, str]) -> Context:
     """Return the SDK's context for a tool that runs by its name; its request id is the task's id."""
     task = await call.context()
     session: Any = _NoConnection(call.client_capabilities)
-    return RequestContext(request_id=task.task_id, meta=None, session=session, lifespan_context=lifespan_state)
+    return RequestContext(
+        request_id=task.task_id,
+        meta=types.RequestParams.Meta.model_validate(task.caller.trace_context),
+        session=session,
+        lifespan_context=lifespan_state,
+        request=KeptRequest(headers) if headers else None,
+    )
 
 
 @contextmanager

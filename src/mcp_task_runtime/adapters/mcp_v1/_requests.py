@@ -13,10 +13,12 @@ import anyio
 from mcp import types
 from mcp.server.auth.middleware.auth_context import auth_context_var
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp.server.auth.provider import AccessToken
 from mcp.server.session import ServerSession
 from mcp.shared.context import RequestContext
 from mcp.shared.exceptions import McpError
 from mcp.shared.message import ServerMessageMetadata
+from starlette.datastructures import Headers
 
 from mcp_task_runtime.adapters.mcp_v1._connection import (
     answered_by,
@@ -34,8 +36,10 @@ from mcp_task_runtime.errors import INTERNAL_ERROR, CapabilityError, ProtocolErr
 __all__ = [
     "ConnectionSession",
     "Context",
+    "KeptRequest",
     "RequestSession",
     "as_caller",
+    "as_kept_caller",
     "as_mcp_errors",
     "as_shown",
     "authenticated_principal",
@@ -44,8 +48,10 @@ __all__ = [
     "liveness",
     "mcp_error",
     "progress_token",
+    "protocol_version",
     "raw_result",
     "send_safely",
+    "token_of",
     "undeliverable",
 ]
 
@@ -100,6 +106,36 @@ def authenticated_principal(ctx: Context) -> str | None:
     issuer = (getattr(token, "claims", None) or {}).get("iss")
     principal = [token.client_id, None if issuer is None else str(issuer), getattr(token, "subject", None)]
     return json.dumps(principal, separators=(",", ":"))
+
+
+@contextmanager
+def as_kept_caller(token: JSONObject | None) -> Generator[None, None, None]:
+    """Let `get_access_token()` return a token that was kept with a task, and no other request's."""
+    reset = auth_context_var.set(None if token is None else AuthenticatedUser(AccessToken.model_validate(token)))
+    try:
+        yield
+    finally:
+        auth_context_var.reset(reset)
+
+
+class KeptRequest:
+    """In place of the HTTP request of a call, for work that runs without it: the headers that were kept."""
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        self.headers = Headers(headers)
+
+
+def token_of(ctx: Context) -> JSONObject | None:
+    """Return the access token of this very request."""
+    user = _user(ctx)
+    token: JSONObject | None = None if user is None else to_json_value(user.access_token)
+    return token
+
+
+def protocol_version(ctx: Context) -> object:
+    """Return the protocol revision of the connection, as far as it is known."""
+    params = ctx.session.client_params
+    return None if params is None else params.protocolVersion
 
 
 @contextmanager

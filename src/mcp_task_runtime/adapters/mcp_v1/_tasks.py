@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Any, Literal, TypeAlias, cast
@@ -29,6 +29,7 @@ from mcp.shared.exceptions import McpError
 
 from mcp_task_runtime.adapters._tool_calls import PlainCall, TaskCall, ToolCall, calling, current_call
 from mcp_task_runtime.adapters.base_tasks import BaseTasks, fastmcp_version
+from mcp_task_runtime.adapters.credentials import CallerCredentials, Credentials
 from mcp_task_runtime.adapters.mcp_v1._connection import Connection, has_list, is_about_lost_connection, serving
 from mcp_task_runtime.adapters.mcp_v1._promotion import context_by_name, within_task
 from mcp_task_runtime.adapters.mcp_v1._requests import (
@@ -36,13 +37,16 @@ from mcp_task_runtime.adapters.mcp_v1._requests import (
     Context,
     RequestSession,
     as_caller,
+    as_kept_caller,
     as_mcp_errors,
     as_shown,
     authenticated_principal,
     is_stateless,
     liveness,
     progress_token,
+    protocol_version,
     raw_result,
+    token_of,
     undeliverable,
 )
 from mcp_task_runtime.adapters.task_methods import ConnectionScopes, Requestor, TaskMethods
@@ -103,6 +107,7 @@ class Tasks(BaseTasks):
         on_change: ChangeCallback | None = None,
         dispatcher: TaskDispatcher | None = None,
         inbox: float | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
         """Make the tasks of one server.
 
@@ -129,6 +134,8 @@ class Tasks(BaseTasks):
                 page of `mcp-tasks web`, or by `mcp-tasks answer`. To the client the task works meanwhile, and its
                 answers do not count. Then the question is withdrawn, and asking raises `QuestionTimeoutError`. `None`
                 for no inbox: asking raises `CapabilityError`.
+            credentials: What is kept of a caller's access token and headers, sealed, for work that runs in a worker or
+                runs again. `None`: nothing, and there `get_access_token()` returns `None`.
 
         Raises:
             ValueError: `queue` is `None` and the store brings none; or a number of seconds is out of range; or there is
@@ -146,6 +153,7 @@ class Tasks(BaseTasks):
             on_change=on_change,
             dispatcher=dispatcher,
             inbox=inbox,
+            credentials=credentials,
         )
         self._principal = principal
         self._methods = TaskMethods(self.runtime, self._host, inbox=inbox)
@@ -232,6 +240,8 @@ class Tasks(BaseTasks):
                 ConnectionSession(ctx),
                 undeliverable=undeliverable(ctx),
                 declared=self._tools.get(name),
+                protocol_version=protocol_version(ctx),
+                seal=lambda spec: self._sealed(spec, ctx),
             )
             return raw_result(created)
 
@@ -387,12 +397,15 @@ class Tasks(BaseTasks):
     def _raising(self, call: ToolCall) -> AbstractContextManager[None]:
         return _noting_errors(call)
 
-    async def _invoke(self, call: TaskCall, arguments: JSONObject) -> Outcome:
+    def _credentials_of(self, ctx: Context) -> tuple[JSONObject | None, Mapping[str, str] | None]:
+        return token_of(ctx), getattr(ctx.request, "headers", None)
+
+    async def _invoke(self, call: TaskCall, arguments: JSONObject, credentials: CallerCredentials) -> Outcome:
         request = types.CallToolRequest(params=types.CallToolRequestParams(name=call.name, arguments=arguments))
         try:
             async with self._state_by_name() as state:
-                ctx = await context_by_name(call, state)
-                with as_mcp_errors(), within_task(ctx, call):
+                ctx = await context_by_name(call, state, credentials.headers)
+                with as_mcp_errors(), as_kept_caller(credentials.token), within_task(ctx, call):
                     result = await self._call(request, call)
         except Exception as error:
             raise as_shown(error) from error

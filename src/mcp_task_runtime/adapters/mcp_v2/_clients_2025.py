@@ -39,6 +39,7 @@ from mcp_task_runtime.adapters.task_methods import (
 )
 from mcp_task_runtime.core.json import JSONObject, to_json_value
 from mcp_task_runtime.core.runtime import TaskRuntime
+from mcp_task_runtime.core.types import TaskSpec
 from mcp_task_runtime.errors import METHOD_NOT_FOUND
 from mcp_task_runtime.wire import v2025_11_25 as wire
 
@@ -61,6 +62,7 @@ class Clients2025:
         host: RuntimeHost,
         tools: ToolTable,
         principal: Callable[[Context], str | None],
+        seal: Callable[[TaskSpec, Context], TaskSpec],
         *,
         inbox: float | None,
     ) -> None:
@@ -68,6 +70,7 @@ class Clients2025:
         self._runtime = runtime
         self._tools = tools
         self._principal = principal
+        self._seal = seal
         self._methods = TaskMethods(runtime, host, inbox=inbox)
         self._scopes = ConnectionScopes()
 
@@ -164,6 +167,8 @@ class Clients2025:
             undeliverable=undeliverable,
             declared=self._tools.get(name),
             home=id(ctx.lifespan_context),
+            protocol_version=ctx.protocol_version,
+            seal=lambda spec: self._seal(spec, ctx),
         )
 
     def _is_unchecked(self, ctx: Context) -> bool:

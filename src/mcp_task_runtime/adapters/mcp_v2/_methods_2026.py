@@ -87,6 +87,7 @@ class Methods2026:
         handler: TaskResultHandler,
         tools: ToolTable,
         principal: Callable[[Context], str | None],
+        seal: Callable[[TaskSpec, Context], TaskSpec],
     ) -> None:
         """Make the methods.
 
@@ -95,11 +96,13 @@ class Methods2026:
             handler: Delivers their questions.
             tools: The tools that were declared as tasks.
             principal: Returns the principal that makes a request.
+            seal: Adds what is kept of a caller's credentials.
         """
         self._runtime = runtime
         self._handler = handler
         self._tools = tools
         self._principal = principal
+        self._seal = seal
         self._unwinding: dict[str, Tool] = {}
 
     def unwind(self, tool: Tool) -> None:
@@ -156,15 +159,16 @@ class Methods2026:
         return wire.render_handle(result) if isinstance(result, TaskRecord) else result
 
     def _new_task(self, params: CallToolRequestParams, ctx: Context) -> TaskSpec:
-        return TaskSpec(
+        spec = TaskSpec(
             owner=self._principal(ctx),
             request=TaskRequest(
                 name=params.name,
                 arguments_json=dump_json(params.arguments or {}),
-                caller_json=caller_of((ctx.params or {}).get("_meta")),
+                caller_json=caller_of((ctx.params or {}).get("_meta"), ctx.protocol_version),
             ),
             client_capabilities_json=dump_json(capabilities(ctx)),
         )
+        return self._seal(spec, ctx)
 
     async def _dispatch(
         self, declared: DeclaredTool, params: CallToolRequestParams, ctx: Context, call_next: CallNext

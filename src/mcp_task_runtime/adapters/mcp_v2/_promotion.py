@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -14,7 +15,7 @@ from pydantic import BaseModel
 
 from mcp_task_runtime.adapters._session_proxy import SessionProxy
 from mcp_task_runtime.adapters._tool_calls import TaskCall
-from mcp_task_runtime.adapters.mcp_v2._requests import Context, as_mcp_errors, capabilities, is_modern
+from mcp_task_runtime.adapters.mcp_v2._requests import Context, KeptRequest, as_mcp_errors, capabilities, is_modern
 from mcp_task_runtime.core.json import JSONObject
 from mcp_task_runtime.wire.v2025_11_25 import PROTOCOL_VERSION
 
@@ -41,14 +42,16 @@ class _NoConnection:
         """Drop it."""
 
 
-async def context_by_name(call: TaskCall, arguments: JSONObject, lifespan_state: Any) -> Context:
+async def context_by_name(
+    call: TaskCall, arguments: JSONObject, lifespan_state: Any, headers: Mapping[str, str]
+) -> Context:
     """Return a context for a tool that runs by its name: it asks and reports through the task.
 
     Its request id is the task's id. It has the revision whose servers send requests, so that tools do.
     """
     task = await call.context()
     no_session: Any = _NoConnection(call.client_capabilities)
-    meta: Any = {"progress_token": ""}  # the SDK reports to a token alone
+    meta: Any = {"progress_token": "", **task.caller.trace_context}  # the SDK reports to a token alone
     ctx: Context = ServerRequestContext(
         session=no_session,
         lifespan_context=lifespan_state,
@@ -57,6 +60,7 @@ async def context_by_name(call: TaskCall, arguments: JSONObject, lifespan_state:
         params={"name": call.name, "arguments": arguments},
         request_id=task.task_id,
         meta=meta,
+        request=KeptRequest(headers) if headers else None,
     )
     session: Any = PromotingSession(ctx, call)
     return replace(ctx, session=session)

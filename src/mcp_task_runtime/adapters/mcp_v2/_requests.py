@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeAlias, cast
 
 import anyio
+from mcp.server.auth.middleware.auth_context import auth_context_var
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp.server.auth.provider import AccessToken
 from mcp.server.context import ServerRequestContext
 from mcp.shared.exceptions import MCPError
 from mcp.shared.message import ServerMessageMetadata
 from mcp_types import CONNECTION_CLOSED
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
+from starlette.datastructures import Headers
 
 from mcp_task_runtime.adapters._tool_calls import ToolCall
 from mcp_task_runtime.adapters.notifications import CallNotifier
@@ -35,9 +39,11 @@ from mcp_task_runtime.wire import v2026_07_28 as wire
 __all__ = [
     "ConnectionSession",
     "Context",
+    "KeptRequest",
     "RawMessage",
     "RawResult",
     "RequestSession",
+    "as_kept_caller",
     "as_mcp_errors",
     "as_shown",
     "call_notifier",
@@ -96,6 +102,24 @@ def as_shown(error: Exception, code: int, message: str) -> ProtocolError:
         return ProtocolError(INVALID_PARAMS, "Invalid request parameters", "")
     logger.error("A tool's handler raised an exception", exc_info=error)
     return ProtocolError(code, message)
+
+
+@contextmanager
+def as_kept_caller(token: JSONObject | None) -> Iterator[None]:
+    """Let `get_access_token()` return a token that was kept with a task, and no other request's."""
+    user = None if token is None else AuthenticatedUser(AccessToken.model_validate(token))
+    reset = auth_context_var.set(user)
+    try:
+        yield
+    finally:
+        auth_context_var.reset(reset)
+
+
+class KeptRequest:
+    """In place of the HTTP request of a call, for work that runs without it: the headers that were kept."""
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        self.headers = Headers(headers)
 
 
 def capabilities(ctx: Context) -> JSONObject:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from functools import partial
 from typing import Any, ClassVar, Final, Literal
@@ -16,6 +16,7 @@ except ImportError as _error:
         "mcp_task_runtime.adapters.mcp_v2 needs mcp 2.x: pip install 'mcp-task-runtime[mcp]' 'mcp>=2'. "
         "A server on mcp 1.x imports mcp_task_runtime.adapters.mcp_v1"
     ) from _error
+from mcp.server.auth.middleware.auth_context import get_access_token
 from mcp.server.extension import Extension, MethodBinding, RequestHandler, compose_tool_call_handler
 from mcp.server.lowlevel import Server
 from mcp.server.lowlevel.server import lifespan as sdk_default_lifespan
@@ -28,6 +29,7 @@ from mcp_types import INTERNAL_ERROR, CallToolRequestParams
 
 from mcp_task_runtime.adapters._tool_calls import PlainCall, TaskCall, ToolCall, calling, current_call
 from mcp_task_runtime.adapters.base_tasks import BaseTasks, fastmcp_version
+from mcp_task_runtime.adapters.credentials import CallerCredentials, Credentials
 from mcp_task_runtime.adapters.mcp_v2._clients_2025 import Clients2025
 from mcp_task_runtime.adapters.mcp_v2._fastmcp import call_fastmcp
 from mcp_task_runtime.adapters.mcp_v2._input_rounds import InputRounds
@@ -37,6 +39,7 @@ from mcp_task_runtime.adapters.mcp_v2._promotion import context_by_name
 from mcp_task_runtime.adapters.mcp_v2._requests import (
     Context,
     RequestSession,
+    as_kept_caller,
     as_shown,
     declares_tasks,
     is_modern,
@@ -45,7 +48,7 @@ from mcp_task_runtime.adapters.mcp_v2._requests import (
 from mcp_task_runtime.adapters.tool_function import ToolFunction
 from mcp_task_runtime.core.change_hook import ChangeCallback
 from mcp_task_runtime.core.dispatch import TaskDispatcher
-from mcp_task_runtime.core.json import JSONObject
+from mcp_task_runtime.core.json import JSONObject, to_json_value
 from mcp_task_runtime.core.message_queue import TaskMessageQueue
 from mcp_task_runtime.core.observer import TaskObserver
 from mcp_task_runtime.core.settings import TaskSettings
@@ -102,6 +105,7 @@ class Tasks(BaseTasks, Extension):
         on_change: ChangeCallback | None = None,
         dispatcher: TaskDispatcher | None = None,
         inbox: float | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
         """Make the tasks of one server.
 
@@ -131,6 +135,8 @@ class Tasks(BaseTasks, Extension):
                 page of `mcp-tasks web`, or by `mcp-tasks answer`. To the client the task works meanwhile, and its
                 answers do not count. Then the question is withdrawn, and asking raises `QuestionTimeoutError`. `None`
                 for no inbox: asking raises `CapabilityError`.
+            credentials: What is kept of a caller's access token and headers, sealed, for work that runs in a worker or
+                runs again. `None`: nothing, and there `get_access_token()` returns `None`.
 
         Raises:
             ValueError: `queue` is `None` and the store brings none; or a number of seconds is out of range; or there is
@@ -148,11 +154,12 @@ class Tasks(BaseTasks, Extension):
             on_change=on_change,
             dispatcher=dispatcher,
             inbox=inbox,
+            credentials=credentials,
         )
         self._principal = principal
-        self._methods_2026 = Methods2026(self.runtime, self._handler, self._tools, principal)
+        self._methods_2026 = Methods2026(self.runtime, self._handler, self._tools, principal, self._sealed)
         self._input_rounds = InputRounds(self.runtime, self._host, self._handler, self._tools, principal)
-        self._clients_2025 = Clients2025(self.runtime, self._host, self._tools, principal, inbox=inbox)
+        self._clients_2025 = Clients2025(self.runtime, self._host, self._tools, principal, self._sealed, inbox=inbox)
         self._listeners = Listeners(self.runtime, self._host)
         self._homes: Counter[int] = Counter()
         self._states: dict[int, Any] = {}
@@ -328,19 +335,24 @@ class Tasks(BaseTasks, Extension):
     def _raising(self, call: ToolCall) -> AbstractContextManager[None]:
         return noting_errors(call)
 
-    async def _invoke(self, call: TaskCall, arguments: JSONObject) -> Outcome:
+    def _credentials_of(self, ctx: Context) -> tuple[JSONObject | None, Mapping[str, str] | None]:
+        token = get_access_token()
+        return None if token is None else to_json_value(token), getattr(ctx.request, "headers", None)
+
+    async def _invoke(self, call: TaskCall, arguments: JSONObject, credentials: CallerCredentials) -> Outcome:
         handler = self._call_tool
         if handler is None:
             raise RuntimeError("Work runs by its tool's name only in a server that these Tasks are installed in")
         params = CallToolRequestParams(name=call.name, arguments=arguments)
         state: Any = next(reversed(self._states.values()), {})
-        ctx = await context_by_name(call, arguments, state)
+        ctx = await context_by_name(call, arguments, state, credentials.headers)
 
         async def call_next(ctx: Context) -> HandlerResult:
             return await handler(ctx, params)
 
         try:
-            result = await (call_fastmcp(call, ctx, call_next) if self._is_fastmcp else call_next(ctx))
+            with as_kept_caller(credentials.token):
+                result = await (call_fastmcp(call, ctx, call_next) if self._is_fastmcp else call_next(ctx))
         except Exception as error:
             raise as_shown(error, INTERNAL_ERROR, "Internal server error") from error
         return outcome_of_result(result)
