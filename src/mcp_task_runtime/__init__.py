@@ -35,6 +35,7 @@ from mcp_task_runtime.core.settings import TaskSettings
 from mcp_task_runtime.core.store import TaskLeases, TaskStore
 from mcp_task_runtime.core.types import Lease, Outcome, Task, TaskPage, TaskRecord, TaskRequest, TaskSpec, TaskStatus
 from mcp_task_runtime.core.views import TaskView
+from mcp_task_runtime.core.work_queue import WorkQueue
 from mcp_task_runtime.errors import (
     CapabilityError,
     InvalidCursorError,
@@ -114,6 +115,7 @@ __all__ = [
     "TaskStatus",
     "TaskStore",
     "TaskView",
+    "WorkQueue",
     "open_store",
     "task_execution",
 ]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing_extensions import TypedDict
 
 from mcp_task_runtime.core.reruns import Rerun
+from mcp_task_runtime.core.work_queue import WorkQueue
 
 __all__ = ["DEFAULT_OPTIONS", "TaskOptions", "TaskOptionsDict", "check_seconds"]
 
@@ -25,6 +26,7 @@ class TaskOptionsDict(TypedDict, total=False):
     rerunnable: bool | Rerun
     blocking: bool
     dispatch: bool | None
+    queue: WorkQueue | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +53,9 @@ class TaskOptions:
         dispatch: Whether worker processes run the work. `None`: they do where the Tasks have a dispatcher and the tool
             can run elsewhere. `True`: a tool that cannot is refused when it is registered. `False`: the work runs in
             the process that took the call.
+        queue: Where the work of its tasks waits for a slot, by its owner's turn; give several tools the same one to
+            bound them together. A task that waits has the status message "Queued". Calls that become no task do not
+            wait. `None` for no bound but `TaskSettings.max_running`.
 
     Raises:
         ValueError: A number is out of range; the message names it.
@@ -64,6 +69,7 @@ class TaskOptions:
     rerunnable: bool | Rerun = False
     blocking: bool = False
     dispatch: bool | None = None
+    queue: WorkQueue | None = None
 
     def __post_init__(self) -> None:
         if self.ttl_ms is not None and self.ttl_ms < 1:
@@ -73,6 +79,8 @@ class TaskOptions:
         check_seconds("promote_after", self.promote_after)
         if not isinstance(self.rerunnable, bool | Rerun):
             raise ValueError("rerunnable must be True, False or a Rerun")
+        if self.queue is not None and not isinstance(self.queue, WorkQueue):
+            raise ValueError("queue must be a WorkQueue")
 
     @property
     def rerun(self) -> Rerun | None:

@@ -308,6 +308,7 @@ def with_options(spec: TaskSpec, options: TaskOptions) -> TaskSpec:
         ttl_ms=options.ttl_ms if spec.ttl_ms is None else spec.ttl_ms,
         poll_interval_ms=options.poll_interval_ms,
         request=request,
+        queue=options.queue,
     )
 
 

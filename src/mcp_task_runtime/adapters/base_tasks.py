@@ -289,7 +289,7 @@ class BaseTasks(ABC):
         self._tools.declare(name, declared)
         # Whether the work of a lost process is repeated, the task says; a worker runs any tool.
         is_dispatched = obstacle is None and options.dispatch is not False
-        self.runtime.register(name, self._run_by_name, is_dispatched=is_dispatched)
+        self.runtime.register(name, self._run_by_name, queue=options.queue, is_dispatched=is_dispatched)
 
     def adopt(self, name: str, *, advertise: bool = True, **options: Unpack[TaskOptionsDict]) -> None:
         """Let a tool that exists run as a task, without touching its code.
@@ -344,7 +344,7 @@ class BaseTasks(ABC):
         call = current_call(self.runtime)
         if call is None:
             raise RuntimeError("run() works in a tool call of the server that these Tasks are installed in")
-        self.runtime.register(call.name, self._run_by_name)
+        self.runtime.register(call.name, self._run_by_name, queue=options.queue)
         if options.blocking:
             work = functools.partial(in_own_loop, work)
         if options.rerun is not None and options.rerun.on:

@@ -21,6 +21,7 @@ from mcp_task_runtime.core import audit
 from mcp_task_runtime.core.clock import Clock
 from mcp_task_runtime.core.resolver import Resolver
 from mcp_task_runtime.core.types import Fence, TaskRecord, TaskSpec
+from mcp_task_runtime.core.work_queue import WorkQueue
 from mcp_task_runtime.errors import InvalidTransitionError, TaskNotFoundError
 
 __all__ = ["STEPS", "Execution", "ExecutionState", "WorkHost"]
@@ -108,6 +109,8 @@ class Execution(Generic[T]):
         record: The task as it was when the run became one, or was claimed; `None` for a call.
         scope: The cancel scope that the work runs in.
         resource_scope: Whose resources the work uses; see `TaskRuntime.drain`.
+        queue: Where the work waits for a slot, beside those of all work.
+        is_queued: Whether the task's status message says that it waits.
     """
 
     __slots__ = (
@@ -123,6 +126,8 @@ class Execution(Generic[T]):
         "_timer",
         "_unwatch",
         "_writing",
+        "is_queued",
+        "queue",
         "record",
         "resource_scope",
         "scope",
@@ -139,6 +144,8 @@ class Execution(Generic[T]):
         self.record: TaskRecord | None = record
         self.scope: anyio.CancelScope = anyio.CancelScope()
         self.resource_scope: Hashable = resource_scope
+        self.queue: WorkQueue | None = None
+        self.is_queued: bool = False
         self._host = host
         self._state = ExecutionState.CALL if record is None else ExecutionState.PUBLISHED
         self._former = self._state  # before the work was done
@@ -322,6 +329,12 @@ class Execution(Generic[T]):
         """Return what the run's caller waits for: the task's record, or what the call returned or raised."""
         self._caller = Resolver()
         return self._caller
+
+    def adopt(self, record: TaskRecord) -> None:
+        """Make the run that of a task which its caller has, before it starts."""
+        self.record = record
+        self._move(ExecutionState.RESERVED)
+        self._move(ExecutionState.PUBLISHED)
 
     def watch_with(self, unwatch: Callable[[], None]) -> None:
         """Keep the function that stops the watch for ends by other processes, until the run closes."""

@@ -93,3 +93,15 @@ class TaskReader:
             elif record.status != "working":
                 view = await self._views.get_view(record.task_id)
         return None if view is None else as_client_sees(view)
+
+    async def say(self, record: TaskRecord, message: str) -> None:
+        """Set the status message of a task that has not changed since it was read.
+
+        Raises:
+            InvalidTransitionError: It has ended.
+            RevisionConflictError: It has changed.
+            TaskNotFoundError: It is gone.
+            StoreError: The store failed.
+        """
+        with store_errors():
+            await self._store.update_task(record.task_id, status_message=message, if_revision=record.revision)

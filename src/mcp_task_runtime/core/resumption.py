@@ -10,6 +10,7 @@ from mcp_task_runtime.core.dispatch import Outbox
 from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.lease_keeper import LostWork
 from mcp_task_runtime.core.types import Outcome, TaskRecord
+from mcp_task_runtime.core.work_queue import WorkQueue
 from mcp_task_runtime.core.workers import Workers
 
 __all__ = ["NamedWork", "Resumption"]
@@ -33,10 +34,15 @@ class Resumption(LostWork):
         self._workers = workers
         self._outbox = outbox
         self._works: dict[str, NamedWork] = {}
+        self._queues: dict[str, WorkQueue] = {}
 
-    def register(self, name: str, work: NamedWork) -> None:
-        """Set the work for the tasks of a tool."""
+    def register(self, name: str, work: NamedWork, queue: WorkQueue | None = None) -> None:
+        """Set the work for the tasks of a tool, and the queue in which it waits."""
         self._works[name] = work
+        if queue is None:
+            self._queues.pop(name, None)
+        else:
+            self._queues[name] = queue
 
     def find(self, name: str) -> NamedWork | None:
         """Return the work for the tasks of a tool, or `None`."""
@@ -116,11 +122,11 @@ class Resumption(LostWork):
             await self._workers.give_back(record)
             return None
         if attempt == 1 and work is not None:
-            return self._workers.resume(record, work)
+            return self._workers.resume(record, work, queue=self._queues.get(record.request.name))
         if work is not None and _may_rerun(record, attempt):
             if was_lost:
                 audit.lost(record, "it runs again")
-            return self._workers.resume(record, work)
+            return self._workers.resume(record, work, queue=self._queues.get(record.request.name))
         if record.request.rerunnable:
             audit.given_up(record)
             message = f"{_LOST}, in each of {attempt - 1} attempts"

@@ -41,6 +41,7 @@ from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.core.types import Outcome, TaskPage, TaskRecord, TaskSpec
 from mcp_task_runtime.core.views import TaskView
 from mcp_task_runtime.core.work_loop import WorkLoop
+from mcp_task_runtime.core.work_queue import WorkQueue
 from mcp_task_runtime.core.worker_leases import WorkerLeases
 from mcp_task_runtime.core.workers import Workers
 from mcp_task_runtime.errors import LimitExceededError, TaskNotFoundError
@@ -309,7 +310,9 @@ class TaskRuntime:
         """Return whether the tasks of a tool are for worker processes."""
         return self._outbox is not None and self._outbox.has(name)
 
-    def register(self, name: str, work: NamedWork, *, is_dispatched: bool = False) -> None:
+    def register(
+        self, name: str, work: NamedWork, *, queue: WorkQueue | None = None, is_dispatched: bool = False
+    ) -> None:
         """Set the work for the tasks of a tool, by its name.
 
         `submit` runs it where it is given none, `execute` runs it for a task that waits for a worker, and a task made
@@ -318,17 +321,20 @@ class TaskRuntime:
         Args:
             name: `TaskRequest.name` of the tasks.
             work: The work; its `Execution` has the task's record, and it returns the outcome.
+            queue: Where the work waits for a slot when `execute` runs it, or when it runs again.
             is_dispatched: Whether tasks of this tool are for workers: `dispatch` makes them, and a process that finds
                 one of them lost puts it back for a worker. It needs a dispatcher.
 
         Raises:
-            ValueError: `is_dispatched`, and there is no dispatcher.
+            ValueError: `is_dispatched`, and there is no dispatcher; or there is another queue of the same name.
         """
+        if queue is not None:
+            self._slots.know(queue)
         if is_dispatched:
             if self._outbox is None:
                 raise ValueError("is_dispatched needs a runtime with a dispatcher")
             self._outbox.add(name)
-        self._resumption.register(name, work)
+        self._resumption.register(name, work, queue)
 
     async def execute(self, task_id: str) -> bool:
         """Claim a task that no process runs, run its registered work, and wait until it has ended.
@@ -564,6 +570,7 @@ class TaskRuntime:
             followed=len(self.followers),
             readers=self.followers.readers,
             used_slots=len(self._slots),
+            queued=self._slots.queued,
             worker=None if self._leases is None else self._leases.worker,
         )
 

@@ -27,6 +27,7 @@ class RuntimeStatistics:
         followed: Tasks that are followed, with one wait in the store each.
         readers: Readers of followed tasks.
         used_slots: Slots of `max_running` that are held; 0 without that limit.
+        queued: Tasks that wait in a `WorkQueue` to begin.
         worker: This process's name in leases; `None` with a store without leases.
     """
 
@@ -44,4 +45,5 @@ class RuntimeStatistics:
     followed: int
     readers: int
     used_slots: int
+    queued: int
     worker: str | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
 import anyio
 
@@ -19,7 +20,10 @@ from mcp_task_runtime.core.types import NewTask, TaskRecord, TaskRequest, TaskSp
 from mcp_task_runtime.core.worker_leases import WorkerLeases
 from mcp_task_runtime.errors import StoreUnavailableError
 
-__all__ = ["TaskMaker"]
+__all__ = ["QUEUED", "TaskMaker"]
+
+QUEUED: Final = "Queued"
+"""The status message of a task that waits for a slot or for a worker."""
 
 _CREATE_SECONDS = 60.0
 
@@ -58,12 +62,13 @@ class TaskMaker:
         self._observer = observer
         self._is_shared = is_shared
 
-    async def make(self, spec: TaskSpec, *, waits_ms: int | None = None) -> TaskRecord:
+    async def make(self, spec: TaskSpec, *, waits_ms: int | None = None, is_queued: bool = False) -> TaskRecord:
         """Create a task whose work this process runs, or that waits for a worker. Cancelled, the task may exist.
 
         Args:
             spec: What it is made with.
             waits_ms: Milliseconds until its wait for a worker is overdue; `None` for work that runs here.
+            is_queued: Whether its status message says that it waits.
 
         Raises:
             LimitExceededError: The owner has as many tasks as it may have, live or stored.
@@ -77,7 +82,7 @@ class TaskMaker:
         self._live.reserve(spec.owner)  # before the store is asked: others may be on their way too
         try:
             with store_errors(), anyio.fail_after(_CREATE_SECONDS):
-                record = await self._store.create_task(self._bounded(spec, waits_ms))
+                record = await self._store.create_task(self._bounded(spec, waits_ms, is_queued))
             self._live.add(record)
             self._stored.set(record)
         except TimeoutError as error:
@@ -91,7 +96,7 @@ class TaskMaker:
         """Count a task as stored no more: it was deleted."""
         self._stored.discard(record.task_id)
 
-    def _bounded(self, spec: TaskSpec, waits_ms: int | None) -> NewTask:
+    def _bounded(self, spec: TaskSpec, waits_ms: int | None, is_queued: bool) -> NewTask:
         settings = self._settings
         needs_lease = self._is_shared or spec.request.rerunnable
         worker = None if self._leases is None or not needs_lease else self._leases.worker
@@ -105,6 +110,7 @@ class TaskMaker:
             client_capabilities_json=spec.client_capabilities_json,
             worker=worker if waits_ms is None else "",
             lease_ms=settings.lease_ms if waits_ms is None else waits_ms,
+            status_message=QUEUED if is_queued else None,
         )
 
     def _traced(self, request: TaskRequest) -> TaskRequest:

@@ -97,7 +97,7 @@ def create_record(new: NewTask, *, now: datetime) -> TaskRecord:
         Task(
             new_task_id() if new.task_id is None else new.task_id,
             "working",
-            None,
+            new.status_message,
             now,
             now,
             new.ttl_ms,

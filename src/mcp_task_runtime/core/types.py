@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 from typing_extensions import TypedDict
 
 from mcp_task_runtime.core.json import JSONObject, JSONValue, dump_json, load_json
+from mcp_task_runtime.core.work_queue import WorkQueue
 from mcp_task_runtime.errors import INTERNAL_ERROR
 
 __all__ = [
@@ -300,6 +301,7 @@ class NewTask:
         worker: Name of the process that runs the work: it holds the first lease (law L12). Empty for a lease
             that no process holds yet, `None` for no lease. A store without `TaskLeases` only records it.
         lease_ms: How long that lease lasts, in milliseconds.
+        status_message: The first status message.
     """
 
     ttl_ms: int | None
@@ -311,6 +313,7 @@ class NewTask:
     client_capabilities_json: str = "{}"
     worker: str | None = None
     lease_ms: int = 30_000
+    status_message: str | None = None
 
     @classmethod
     def of(cls, new: NewTask | None, fields: NewTaskFields) -> NewTask:
@@ -338,6 +341,7 @@ class NewTaskFields(TypedDict, total=False):
     client_capabilities_json: str
     worker: str | None
     lease_ms: int
+    status_message: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -351,6 +355,7 @@ class TaskSpec:
         request: The request the task is made for.
         client_capabilities_json: What the client declared, as JSON text.
         task_id: Its identifier, by `new_task_id`; a new one when `None`.
+        queue: Where its work waits for a slot; `None` for those of all work alone.
     """
 
     owner: str | None = None
@@ -359,6 +364,7 @@ class TaskSpec:
     request: TaskRequest = _NO_REQUEST
     client_capabilities_json: str = "{}"
     task_id: str | None = None
+    queue: WorkQueue | None = None
 
 
 TaskEventKind: TypeAlias = Literal[

@@ -35,15 +35,17 @@ from mcp_task_runtime.core.questions import CLEANUP_SECONDS
 from mcp_task_runtime.core.reader import TaskReader
 from mcp_task_runtime.core.slots import WorkSlots
 from mcp_task_runtime.core.store_log import log_loss
-from mcp_task_runtime.core.task_maker import TaskMaker
+from mcp_task_runtime.core.task_maker import QUEUED, TaskMaker
 from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.core.types import Outcome, TaskRecord, TaskSpec
+from mcp_task_runtime.core.work_queue import WorkQueue
 from mcp_task_runtime.core.worker_leases import WorkerLeases
 from mcp_task_runtime.errors import (
     INTERNAL_ERROR,
     InvalidTransitionError,
     LeaseLostError,
     ProtocolError,
+    RevisionConflictError,
     StoreError,
     TaskNotFoundError,
 )
@@ -57,6 +59,7 @@ T = TypeVar("T")
 _INTERRUPTED: Final = Outcome.failed("The work was interrupted")
 _SHUT_DOWN: Final = Outcome.failed("The server was shut down before the task ended")
 _EXPIRED: Final = Outcome.failed("The task did not end within its time to live")
+_RUNNING: Final = "Running"
 _NOT_OPEN: Final = "The runtime is not open: enter it with `async with`, or have the server enter its lifespan"
 
 
@@ -211,13 +214,15 @@ class Workers:
         """
         if not self.is_accepting:
             raise RuntimeError(_NOT_OPEN)
+        execution: Execution[T] = Execution(self, resource_scope=resource_scope)
         with anyio.CancelScope(shield=True):
-            record = await self._maker.make(spec)
+            record = await self._make_queued(spec, execution)
             if self._observer is not None:
                 self._observer.observe(TaskChange.of(record, is_new=True))
             if not self.is_accepting:  # closed meanwhile
+                self._slots.close(execution, spec.queue)
                 await self._finish_logged(record.task_id, Outcome.cancelled())
-        execution: Execution[T] = Execution(self, resource_scope=resource_scope, record=record)
+        execution.adopt(record)
         self.launch(execution, work, outcome_of)
         self._track(execution, record)
         return record
@@ -231,7 +236,7 @@ class Workers:
         if not self.is_accepting:
             raise RuntimeError(_NOT_OPEN)
         with anyio.CancelScope(shield=True):
-            record = await self._maker.make(spec, waits_ms=outbox.grace_ms)
+            record = await self._maker.make(spec, waits_ms=outbox.grace_ms, is_queued=True)
         if self._observer is not None:
             self._observer.observe(TaskChange.of(record, is_new=True))
         outbox.post(record)
@@ -248,6 +253,7 @@ class Workers:
         work: Callable[[Execution[Outcome]], Awaitable[Outcome]],
         *,
         reason: str | None = None,
+        queue: WorkQueue | None = None,
         needs_slot: bool = True,
     ) -> Execution[Outcome]:
         """Start the work of a task that this process has claimed.
@@ -256,12 +262,15 @@ class Workers:
             record: The task.
             work: Returns its outcome.
             reason: Why the runtime ends the task, for the log.
+            queue: Where the work waits for a slot, however many wait there.
             needs_slot: Whether the work waits for a slot.
 
         Raises:
             RuntimeError: The runtime is not open.
         """
         execution: Execution[Outcome] = Execution(self, record=record)
+        execution.queue = queue
+        execution.is_queued = record.task.status_message == QUEUED
         self.launch(execution, work, _same_outcome, needs_slot=needs_slot)
         self._live.add(record)
         self._track(execution, record)
@@ -404,7 +413,7 @@ class Workers:
 
     async def make_task(self, spec: TaskSpec, execution: Execution[Any]) -> TaskRecord:
         """Create a task for a run; see `WorkHost`."""
-        record = await self._maker.make(spec)
+        record = await self._make_queued(spec, execution)
         self._track(execution, record)
         return record
 
@@ -441,19 +450,45 @@ class Workers:
 
     async def acquire_slot(self, execution: Execution[Any]) -> None:
         """Wait for a slot; see `WorkHost`."""
-        if self._observer is None or execution.record is None or self._slots.has_room(execution):
-            await self._slots.acquire(execution)
-            return
-        self._observer.observe(SlotAwaited(execution.record))
-        began = perf_counter()
-        try:
-            await self._slots.acquire(execution)
-        finally:
-            self._observer.observe(SlotAcquired(execution.record, perf_counter() - began))
+        record, queue = execution.record, execution.queue
+        owner = None if record is None else record.owner
+        if self._observer is None or record is None or self._slots.has_room(execution, queue):
+            await self._slots.acquire(execution, queue, owner)
+        else:
+            self._observer.observe(SlotAwaited(record))
+            began = perf_counter()
+            try:
+                await self._slots.acquire(execution, queue, owner)
+            finally:
+                self._observer.observe(SlotAcquired(record, perf_counter() - began))
+        if execution.is_queued and record is not None:
+            execution.is_queued = False
+            self._group.start(partial(self._say_running, record), anyio.CancelScope())
 
     def release_slot(self, execution: Execution[Any]) -> None:
         """Release a slot; see `WorkHost`."""
-        self._slots.release(execution)
+        self._slots.release(execution, execution.queue)
+
+    async def _make_queued(self, spec: TaskSpec, execution: Execution[Any]) -> TaskRecord:
+        """Create the task of a run, which waits for a slot in its queue afterwards."""
+        begins_at_once = self._slots.admit(spec.queue)
+        try:
+            record = await self._maker.make(spec, is_queued=not begins_at_once)
+        except BaseException:
+            self._slots.dismiss(spec.queue)
+            raise
+        self._slots.enter(execution, spec.queue)
+        execution.queue = spec.queue
+        execution.is_queued = not begins_at_once
+        return record
+
+    async def _say_running(self, record: TaskRecord) -> None:
+        """Replace the status message of a task that waited, unless something has changed it since."""
+        try:
+            with anyio.move_on_after(CLEANUP_SECONDS):
+                await self._reader.say(record, _RUNNING)
+        except (InvalidTransitionError, RevisionConflictError, StoreError, TaskNotFoundError):
+            logger.debug("The status message of a task that waited was not replaced", exc_info=True)
 
     # -- a run
 
@@ -538,7 +573,7 @@ class Workers:
     def _runs_again(self, execution: Execution[Any], record: TaskRecord, end: _End[Any]) -> bool:
         """Return whether work asked to run again and can: it was not stopped, and its task lives for so long."""
         delay = execution.rerun_delay
-        if delay is None or end.is_interrupted or execution.scope.cancel_called:
+        if delay is None or end.is_interrupted or execution.is_stopped:
             return False
         if not self.is_accepting and self._leases is None:  # no other process will run it
             return False
@@ -617,7 +652,7 @@ class Workers:
                 self._reasons.pop(record.task_id, None)
             if not stays_open and record.task_id not in self._detached:
                 self._live.discard(record.task_id)
-        self._slots.release(execution)
+        self._slots.close(execution, execution.queue)
         self._runs.discard(execution)
 
     # -- ends

@@ -120,6 +120,7 @@ def check_new_task(new: NewTask) -> None:
         ("task_id", new.task_id),
         ("owner", new.owner),
         ("worker", new.worker),
+        ("status_message", new.status_message),
         ("sealed_credentials", request.sealed_credentials),
     ):
         if text is not None:

@@ -145,7 +145,8 @@ class Methods2026:
                 connect=lambda record: DetachedSession(record.client_capabilities),
                 declared=declared,
             )
-            await call.start()
+            with as_mcp_errors():
+                await call.start()
             session: Any = PromotingSession(ctx, call)
             with calling(call):
                 try:

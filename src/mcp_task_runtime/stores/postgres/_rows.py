@@ -215,6 +215,7 @@ def create_parameters(new: NewTask, *, now: datetime) -> dict[str, Any]:
         "task_id": to_key("task_id", task.task_id),
         "owner": None if record.owner is None else to_key("owner", record.owner),
         "status": task.status,
+        "status_message": to_stored("status_message", task.status_message),
         "ttl_ms": task.ttl_ms,
         "poll_interval_ms": task.poll_interval_ms,
         "retention_ms": record.retention_ms,

@@ -104,14 +104,14 @@ CREATE: Final = (
         task_id, owner, status, created_at, last_updated_at, ttl_ms, expires_at, poll_interval_ms, retention_ms,
         revision, request_method, request_name, request_arguments, progress_token, rerunnable, client_capabilities,
         request_max_attempts, request_caller, sealed_credentials, lease_worker, lease_expires_at, lease_attempt,
-        watchers, operation
+        watchers, operation, status_message
     ) VALUES (
         %(task_id)s, %(owner)s, %(status)s, {now}, {now}, %(ttl_ms)s::bigint,
         {now} + %(ttl_ms)s::bigint * interval '1 millisecond', %(poll_interval_ms)s, %(retention_ms)s, %(revision)s,
         %(method)s, %(name)s, %(arguments)s, %(progress_token)s, %(rerunnable)s, %(client_capabilities)s,
         %(max_attempts)s, %(caller)s, %(sealed_credentials)s, %(lease_worker)s,
         {now} + %(lease_ms)s::bigint * interval '1 millisecond', %(lease_attempt)s, ARRAY[%(watcher)s]::bigint[],
-        %(operation)s
+        %(operation)s, %(status_message)s
     ) ON CONFLICT (task_id) DO NOTHING RETURNING created_at, """
     + _NOTIFY_WORK
 )

@@ -238,6 +238,8 @@ def dump_record(record: TaskRecord, mark: str) -> list[bytes | int]:
         *(b"poll_interval_ms", task.poll_interval_ms, b"revision", record.revision),
         *(b"retention_ms", record.retention_ms, b"owner_tag", Keys.owner_tag(record.owner)),
     ]
+    if task.status_message is not None:
+        flat += b"status_message", pack(task.status_message)
     if task.ttl_ms is not None:
         flat += b"ttl_ms", task.ttl_ms
     if record.owner is not None:

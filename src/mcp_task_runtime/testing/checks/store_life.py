@@ -55,6 +55,7 @@ async def a_created_task_is_working_at_revision_1_and_keeps_what_it_was_given(be
             client_capabilities_json='{"elicitation":{"form":{}}}',
             worker="worker 1",
             lease_ms=9_000,
+            status_message="Queued",
         )
     )
     task = created.task
@@ -62,7 +63,8 @@ async def a_created_task_is_working_at_revision_1_and_keeps_what_it_was_given(be
     require(task.created_at == task.last_updated_at == now, "created_at or last_updated_at is not the clock's time")
     require(task.created_at.utcoffset() == timedelta(0), "created_at is not an aware UTC datetime")
     require((task.ttl_ms, task.poll_interval_ms) == (60_000, 250), "create_task changed ttl_ms or poll_interval_ms")
-    require(task.status_message is None and created.outcome is None, "a new task has a status message or an outcome")
+    require(task.status_message == "Queued", "create_task changed the status message")
+    require(created.outcome is None, "a new task has an outcome")
     require((created.owner, created.retention_ms) == ("ada", 1_000), "create_task changed owner or retention_ms")
     require(created.request == request, "create_task changed the request")
     require(
@@ -73,8 +75,8 @@ async def a_created_task_is_working_at_revision_1_and_keeps_what_it_was_given(be
     require(await read_task(store, "given") == created, "get_task returned something else than create_task did")
     require(await store.get_result("given") is None, "a new task has a result")
     plain = await store.create_task(NewTask(ttl_ms=None))
-    unset = (plain.owner, plain.task.ttl_ms, plain.lease)
-    require(unset == (None, None, None), f"without owner, ttl_ms and worker a task has {unset}")
+    unset = (plain.owner, plain.task.ttl_ms, plain.lease, plain.task.status_message)
+    require(unset == (None, None, None, None), f"without owner, ttl_ms, worker and message a task has {unset}")
     require(await read_task(store, plain.task_id) == plain, "get_task returned something else than create_task did")
 
 
