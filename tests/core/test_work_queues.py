@@ -173,6 +173,7 @@ async def test_work_that_waits_for_an_answer_leaves_its_slot_to_others() -> None
 
         go_on = anyio.Event()
         asking = await world.runtime.submit(spec(queue), asks)
+        await line.still()
         await line.submit("a", queue)
         assert line.began == ["asks", "a"]
         go_on.set()
