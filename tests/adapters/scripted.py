@@ -16,7 +16,7 @@ from mcp_task_runtime import (
     TaskSettings,
     TaskStore,
 )
-from mcp_task_runtime.core.types import NewTask
+from mcp_task_runtime.core.types import NewTask, Task
 from mcp_task_runtime.testing.clock import FakeClock
 from mcp_task_runtime.testing.session import Answerer, RecordingSession
 from mcp_task_runtime.testing.yielding import YieldingTaskMessageQueue, YieldingTaskStore
@@ -81,11 +81,13 @@ class Desk:
         """Create the task."""
         record = await self.memory.create_task(NewTask(ttl_ms=ttl_ms))
         self.task_id = record.task_id
-        self.context = self.another_context(handler=self.handler if with_handler else None, **more)
+        self.context = self._context_of(record.task, handler=self.handler if with_handler else None, **more)
 
     def another_context(self, **more: Any) -> ServerTaskContext:
-        """Make one more context of the task, as it is now."""
-        task = self.memory._entries[self.task_id].record.task
+        """Make one more context of the task, as the first one knows it."""
+        return self._context_of(self.context.task, **more)
+
+    def _context_of(self, task: Task, **more: Any) -> ServerTaskContext:
         arguments = {"handler": self.handler, "session": self.session, **more}
         return ServerTaskContext(task=task, store=self.store, queue=self.queue, **arguments)
 
@@ -114,7 +116,7 @@ class Desk:
 
     def waiters(self) -> int:
         """Count who waits, and what the handler keeps."""
-        waiting = sum(mailbox.waiting for mailbox in self.mailboxes._mailboxes.values())
+        waiting = self.mailboxes.waiting
         return waiting + self.clock.waiting + len(self.handler._streams) + len(self.handler._client_tasks)
 
 

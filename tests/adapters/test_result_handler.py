@@ -412,7 +412,7 @@ async def test_an_answer_that_comes_after_the_end_is_dropped() -> None:
             release.set()
         assert outcomes == [Outcome.completed({"n": 1})]
         assert isinstance(got[0], InvalidTransitionError)
-        assert desk.mailboxes._mailboxes == {}
+        assert desk.mailboxes.mailboxes == 0
 
 
 async def test_a_store_that_fails_when_an_answer_comes_leaves_the_question_open() -> None:

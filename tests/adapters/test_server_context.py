@@ -386,7 +386,7 @@ async def test_ending_the_task_releases_every_open_question(end: str) -> None:
             await desk.until_asked(len(ASKS))
             await (desk.context.complete({"n": 1}) if end == "complete" else desk.context.fail("x"))
         assert released == [await desk.status()] * len(ASKS)
-        assert desk.mailboxes._mailboxes == {}
+        assert desk.mailboxes.mailboxes == 0
 
 
 async def test_asking_after_the_end_raises_and_leaves_nothing() -> None:
@@ -395,7 +395,7 @@ async def test_asking_after_the_end_raises_and_leaves_nothing() -> None:
         await desk.context.complete({})
         with pytest.raises(InvalidTransitionError):
             await desk.context.elicit("?", FORM)
-        assert desk.mailboxes._mailboxes == {}
+        assert desk.mailboxes.mailboxes == 0
 
 
 async def test_the_question_of_an_expired_task_is_released() -> None:
@@ -561,7 +561,7 @@ async def test_completing_cancelled_at_any_await_happens_in_full_or_not_at_all()
             record = await desk.memory.get_task(desk.task_id)
             assert record is not None
             assert (record.outcome is None) == (record.status == "working")
-            return record.status, record.outcome, len(desk.mailboxes._mailboxes)
+            return record.status, record.outcome, desk.mailboxes.mailboxes
 
         return Trial(partial(desk.context.complete, {"n": 1}), observe)
 
@@ -624,7 +624,7 @@ async def test_is_cancelled_is_true_before_the_work_is_cancelled_and_its_questio
                 await runtime.cancel(record.task_id, owner=None)
     assert seen == [(False, True)]
     assert session.cancelled == 1, "the request that nobody waits for any more"
-    assert store.message_queue._mailboxes == {}
+    assert store.message_queue.mailboxes == 0
     assert handler._streams == {}
 
 

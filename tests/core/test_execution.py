@@ -54,7 +54,7 @@ async def test_a_quiet_task_whose_work_ends_first_was_an_ordinary_call_and_leave
                 await world.runtime.run(work)
         else:
             assert await world.runtime.run(work) == {"ordinary": True}
-        assert world.memory._entries == {}
+        assert world.memory.statistics().tasks == 0
         assert world.kept() == NOTHING
 
 
@@ -116,7 +116,7 @@ async def test_slow_work_becomes_a_task_when_its_time_is_up_and_not_before() -> 
             await anyio.wait_all_tasks_blocked()
             world.clock.advance(9.9)
             await anyio.wait_all_tasks_blocked()
-            assert (got, world.memory._entries) == ([], {})
+            assert (got, world.memory.statistics().tasks) == ([], 0)
             world.clock.advance(0.2)
         record = got[0]
         assert isinstance(record, TaskRecord)
@@ -138,7 +138,7 @@ async def test_work_that_is_quick_enough_stays_an_ordinary_call_and_its_timer_go
         assert world.clock.waiting == 0
         world.clock.advance(100)
         await anyio.wait_all_tasks_blocked()
-        assert world.memory._entries == {}
+        assert world.memory.statistics().tasks == 0
 
 
 @pytest.mark.parametrize("steps", range(10))
@@ -169,7 +169,7 @@ async def test_work_that_ends_just_when_its_time_is_up_is_one_or_the_other(steps
         else:
             assert got == [{"n": 1}]
             await anyio.wait_all_tasks_blocked()
-            assert world.memory._entries == {}
+            assert world.memory.statistics().tasks == 0
         assert world.kept() == NOTHING
 
 

@@ -248,7 +248,7 @@ async def test_questions_of_lost_work_are_released_when_it_fails() -> None:
         await cluster.pass_time(LEASE_SECONDS + TURN_SECONDS)
         assert cluster.store.record(task_id).status == "failed"
         assert await cluster.questions(task_id) == []
-        assert not cluster.store.message_queue._mailboxes
+        assert cluster.store.statistics().mailboxes == 0
 
 
 # --- lost work that runs again --------------------------------------------------------------------------------------

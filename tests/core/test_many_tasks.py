@@ -20,7 +20,7 @@ from tests.core.worlds import ACCEPT, NOTHING, World, open_world
 Result = dict[str, Any]
 
 MANY = 1000
-EMPTY = MemoryStatistics(tasks=0, live=0, owners=0, expiring=0, leases=0, mailboxes=0)
+EMPTY = MemoryStatistics(tasks=0, live=0, owners=0, expiring=0, leases=0, mailboxes=0, waiting=0)
 
 SETTINGS = TaskSettings(shutdown_grace=0, retention_ms=1000, max_ttl_ms=3_600_000)
 

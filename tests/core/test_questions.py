@@ -79,8 +79,7 @@ class Backend:
             await self.memory.wait_for_update(self.task_id, after=record.revision)
 
     def waiters(self) -> int:
-        mailboxes = self.memory.message_queue._mailboxes.values()
-        return sum(mailbox.waiting for mailbox in mailboxes) + self.clock.waiting
+        return self.memory.message_queue.waiting + self.clock.waiting
 
 
 @asynccontextmanager
@@ -268,7 +267,7 @@ async def test_ending_the_task_releases_every_asker(how: str) -> None:
             await backend.queue.clear(backend.task_id)
     expected = TaskNotFoundError if how == "delete" else InvalidTransitionError
     assert [type(error) for error in got] == [expected, expected]
-    assert backend.memory.message_queue._mailboxes == {}
+    assert backend.memory.message_queue.mailboxes == 0
 
 
 async def test_an_asker_is_released_when_its_task_expires_though_nobody_touches_the_store() -> None:
@@ -277,7 +276,7 @@ async def test_an_asker_is_released_when_its_task_expires_though_nobody_touches_
     async with asking(backend.ask) as (got, _):
         backend.clock.advance(10)
     assert [type(error) for error in got] == [TaskNotFoundError]
-    assert backend.memory.message_queue._mailboxes == {}
+    assert backend.memory.message_queue.mailboxes == 0
     assert backend.clock.waiting == 0
 
 
@@ -292,7 +291,7 @@ async def test_asking_for_a_task_that_is_over_raises_and_leaves_nothing(ended: b
     with anyio.fail_after(PATIENCE):
         with pytest.raises(InvalidTransitionError if ended else TaskNotFoundError):
             await backend.ask()
-    assert backend.memory.message_queue._mailboxes == {}
+    assert backend.memory.message_queue.mailboxes == 0
 
 
 async def test_askers_answerers_and_the_end_in_every_order_leave_status_and_questions_in_agreement() -> None:
@@ -351,7 +350,7 @@ async def test_an_asker_racing_with_the_end_of_its_task_is_always_released_and_n
             await backend.queue.clear(backend.task_id)
 
         async def observe() -> Any:
-            return await backend.status(), len(backend.memory.message_queue._mailboxes)
+            return await backend.status(), backend.memory.message_queue.mailboxes
 
         return Race([backend.ask, end], observe)
 

@@ -34,7 +34,7 @@ from mcp_task_runtime import (
 )
 from mcp_task_runtime.adapters.host import RuntimeHost
 from mcp_task_runtime.core import workers
-from mcp_task_runtime.core.types import Fence, NewTask, NewTaskFields
+from mcp_task_runtime.core.types import Fence, NewTask, NewTaskFields, TaskStatus
 from mcp_task_runtime.testing.concurrency.cancellation import Trial, check_cancellation
 from mcp_task_runtime.testing.concurrency.interleaving import Race, explore_interleavings
 from mcp_task_runtime.testing.yielding import YieldingTaskStore
@@ -118,7 +118,7 @@ async def test_what_are_no_settings_is_refused_by_name() -> None:
 async def test_an_ordinary_call_gives_back_what_the_work_returned_and_leaves_no_task() -> None:
     async with open_world() as world:
         assert await world.runtime.run(quick) == {"done": True}
-        assert world.memory._entries == {}
+        assert world.memory.statistics().tasks == 0
         assert world.kept() == NOTHING
 
 
@@ -161,7 +161,7 @@ async def test_beginning_twice_gives_the_same_task() -> None:
         assert isinstance(record, TaskRecord)
         await world.until_idle()
         assert set(ids) == {record.task_id}
-        assert len(world.memory._entries) == 1
+        assert world.memory.statistics().tasks == 1
 
 
 async def test_beginning_twice_at_once_makes_one_task() -> None:
@@ -176,7 +176,7 @@ async def test_beginning_twice_at_once_makes_one_task() -> None:
 
         await world.runtime.run(work)
         await world.until_idle()
-        assert len(world.memory._entries) == 1
+        assert world.memory.statistics().tasks == 1
         assert world.live_tasks() == 0
 
 
@@ -210,9 +210,9 @@ async def hosted_trials(
         await hosts.enter_async_context(RuntimeHost(world.runtime))
         operation = await prepare(world)
 
-        async def observe() -> tuple[list[str], int]:
+        async def observe() -> tuple[list[TaskStatus], int]:
             await anyio.wait_all_tasks_blocked()
-            return [entry.record.status for entry in world.memory._entries.values()], world.runtime.statistics().calls
+            return await world.statuses(), world.runtime.statistics().calls
 
         return Trial(operation, observe, also=((["cancelled"], 0),))
 
@@ -285,7 +285,7 @@ async def test_a_caller_cancelled_while_its_task_begins_takes_the_task_with_it(s
             await world.until_idle()
             assert world.live_tasks() == 0
             assert world.kept() == NOTHING
-            assert [entry.record.status for entry in world.memory._entries.values()] in ([], ["cancelled"])
+            assert await world.statuses() in ([], ["cancelled"])
         else:
             assert world.live_tasks() == 1
 
@@ -619,7 +619,7 @@ async def test_work_that_outlives_its_ttl_is_cancelled_and_its_task_fails_and_st
         world.clock.advance(0.001)
         with pytest.raises(TaskNotFoundError):
             await world.runtime.get(record.task_id, owner=None)
-        assert world.memory._entries == {}
+        assert world.memory.statistics().tasks == 0
 
 
 async def test_a_deadline_is_a_tenth_of_a_short_ttl_before_its_end() -> None:

@@ -146,7 +146,7 @@ async def test_an_ordinary_call_that_a_shutdown_interrupts_gets_an_error() -> No
                 group.start_soon(call)
                 await anyio.wait_all_tasks_blocked()
     assert raised == ["The call was interrupted"]
-    assert world.memory._entries == {}
+    assert world.memory.statistics().tasks == 0
 
 
 async def test_the_exception_of_the_block_is_the_one_that_leaves_it() -> None:
@@ -311,7 +311,7 @@ def test_a_runtime_can_be_opened_again_also_on_another_event_loop(backends: tupl
     for backend in backends:
         anyio.run(partial(one_life, world, work_ask_and_expire), backend=backend)
         assert world.kept() == NOTHING
-    assert [entry.record.status for entry in world.memory._entries.values()] == ["completed", "failed"] * len(backends)
+    assert anyio.run(world.statuses) == ["completed", "failed"] * len(backends)
 
 
 async def test_closing_a_runtime_with_a_dead_store_ends_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from mcp_task_runtime import (
     TaskStore,
 )
 from mcp_task_runtime.core.questions import ask_question
+from mcp_task_runtime.core.types import TaskFilter
 from mcp_task_runtime.testing.clock import FakeClock
 from mcp_task_runtime.testing.yielding import YieldingTaskMessageQueue, YieldingTaskStore
 from tests.support.patience import PATIENCE
@@ -81,12 +82,17 @@ class World:
             "calls": statistics.calls,
             "running": len(statistics.running),
             "deadlines": statistics.deadlines,
-            "mailboxes": len(self.memory.message_queue._mailboxes),
+            "mailboxes": self.memory.statistics().mailboxes,
         }
 
     def live_tasks(self) -> int:
         """Count tasks that have not ended."""
-        return sum(entry.record.outcome is None for entry in self.memory._entries.values())
+        return self.memory.statistics().live
+
+    async def statuses(self) -> list[TaskStatus]:
+        """Return the status of each task, the oldest first."""
+        page = await self.memory.search_tasks(TaskFilter(), newest_first=False, limit=10_000)
+        return [record.status for record in page.records]
 
 
 NOTHING = {"calls": 0, "running": 0, "deadlines": 0, "mailboxes": 0}

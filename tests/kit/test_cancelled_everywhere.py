@@ -32,6 +32,7 @@ from mcp_task_runtime.adapters._options import TaskOptions
 from mcp_task_runtime.adapters._tool_calls import TaskCall, current_call, run_within_request
 from mcp_task_runtime.adapters.host import RuntimeHost
 from mcp_task_runtime.adapters.task_methods import Requestor, TaskMethods
+from mcp_task_runtime.core.types import TaskFilter
 from mcp_task_runtime.testing import RecordingSession, Trial, check_cancellation
 from tests.adapters.scripted import ACCEPT, FORM, MESSAGE, Desk, ScriptedSession
 from tests.core.worlds import ACCEPT as ACCEPTED
@@ -80,16 +81,14 @@ async def seen(world: World) -> tuple[Any, ...]:
     """Return all there is: each task with its outcome and open questions, and what is kept."""
     await still()
     tasks: list[tuple[Any, ...]] = []
-    for task_id, entry in world.memory._entries.items():
-        record = entry.record
-        questions = await world.memory.message_queue.outstanding(task_id)
+    for record in (await world.memory.search_tasks(TaskFilter(), newest_first=False)).records:
+        questions = await world.memory.message_queue.outstanding(record.task_id)
         tasks.append(
             (record.status, record.task.status_message, record.outcome, sorted(each.key or "" for each in questions))
         )
-    mailboxes = world.memory.message_queue._mailboxes.values()
     waiting = world.clock.waiting - (world.runtime.statistics().next_deadline is not None)  # the watcher of deadlines
     running = len(world.runtime.statistics().running)
-    return tasks, world.kept(), running, waiting, sum(mailbox.waiting for mailbox in mailboxes)
+    return tasks, world.kept(), running, waiting, world.memory.statistics().waiting
 
 
 def only(*statuses: str) -> tuple[Any, ...]:
@@ -168,7 +167,7 @@ async def begin(world: World, host: RuntimeHost) -> Plan:
         go.set()
         await world.until_idle()
         await still()
-        tasks = [entry.record.status for entry in world.memory._entries.values()]
+        tasks = await world.statuses()
         assert returned == [bool(tasks)], f"the caller was told {returned}, and there is {tasks}"
 
     host.start_soon(call)

@@ -122,7 +122,7 @@ class World:
     def left(self) -> tuple[int, int, int]:
         """Count what is kept of calls that are over, besides ended tasks."""
         runtime = self.tasks.runtime
-        return runtime.statistics().calls, len(runtime.statistics().running), len(self.store.message_queue._mailboxes)
+        return runtime.statistics().calls, len(runtime.statistics().running), self.store.statistics().mailboxes
 
     async def until_waiting(self) -> None:
         """Wait until the tool runs and the clock is watched."""

@@ -199,6 +199,11 @@ class InMemoryTaskMessageQueue:
         """How many tasks have a mailbox."""
         return len(self._mailboxes)
 
+    @property
+    def waiting(self) -> int:
+        """How many callers wait for a message or an answer."""
+        return sum(mailbox.waiting for mailbox in self._mailboxes.values())
+
     # The same without waiting, for a store that changes a task and its mailbox in one step.
 
     def put(self, task_id: str, message: QueuedMessage) -> bool:

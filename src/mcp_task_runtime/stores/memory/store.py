@@ -68,6 +68,7 @@ class MemoryStatistics:
         expiring: Tasks that expire some time.
         leases: Tasks with a lease.
         mailboxes: Tasks with a mailbox.
+        waiting: Callers that wait for a message or an answer.
     """
 
     tasks: int
@@ -76,6 +77,7 @@ class MemoryStatistics:
     expiring: int
     leases: int
     mailboxes: int
+    waiting: int
 
 
 class InMemoryTaskStore:
@@ -118,7 +120,7 @@ class InMemoryTaskStore:
         return self._queue
 
     def statistics(self) -> MemoryStatistics:
-        """Return what the store keeps now; linear in the number of tools."""
+        """Return what the store keeps now; linear in the number of tools and of mailboxes."""
         counts = self._search.counts().by_status_and_name
         return MemoryStatistics(
             tasks=len(self._entries),
@@ -127,6 +129,7 @@ class InMemoryTaskStore:
             expiring=len(self._expiry),
             leases=len(self._lapses),
             mailboxes=self._queue.mailboxes,
+            waiting=self._queue.waiting,
         )
 
     async def __aenter__(self) -> Self:
