@@ -40,7 +40,8 @@ def dashboard(
     """Return an ASGI application that shows and ends the tasks of all owners; see the package for who may use it.
 
     Serve it alone, or mount it in an application of yours. It opens nothing and needs no lifespan: the store stays
-    yours to open and close. `app.state.streams.close()` ends the live part of all pages, for a server that is to stop.
+    yours to open and close. A server that is to stop waits for open responses: under uvicorn the live parts of pages
+    end then; with another server `app.state.streams.close()` ends them.
 
     Args:
         store: The store of the servers, the same object or another on the same backend; every bundled one will do.

@@ -204,17 +204,23 @@ def _kind(schema: JSONObject, *, is_required: bool) -> tuple[Kind, list[tuple[st
 
 
 def _choices(schema: JSONObject) -> list[tuple[str, str]] | None:
+    """Return what there is to choose from, as a form sends it and as a person reads it."""
+    options = _options(schema)
+    return None if options is None else [(_text(value), label) for value, label in options]
+
+
+def _options(schema: JSONObject) -> list[tuple[JSONValue, str]] | None:
     """Return the values to choose from and their labels, in each of the ways that the protocol has had."""
     for keyword in ("oneOf", "anyOf"):
         options = schema.get(keyword)
         if isinstance(options, list) and options and all(isinstance(o, dict) and "const" in o for o in options):
-            return [(_text(option["const"]), _text(option.get("title", option["const"]))) for option in options]
+            return [(option["const"], _text(option.get("title", option["const"]))) for option in options]
     values = schema.get("enum")
     if not isinstance(values, list):
         return None
     names = schema.get("enumNames")
     labels = names if isinstance(names, list) and len(names) == len(values) else values
-    return [(_text(value), _text(label)) for value, label in zip(values, labels, strict=True)]
+    return [(value, _text(label)) for value, label in zip(values, labels, strict=True)]
 
 
 def _attributes(schema: JSONObject, kind: Kind) -> tuple[tuple[str, str], ...]:
@@ -244,20 +250,12 @@ def _value(name: str, schema: JSONObject, sent: Sequence[str], *, is_required: b
     if kind == "select":
         if schema.get("type") == "boolean":
             return None if text == "" else text == "true"
-        return next((value for value in _allowed(schema) if _text(value) == text), text or None)
+        return next((value for value, _ in _options(schema) or () if _text(value) == text), text or None)
     if kind == "number":
         return None if text.strip() == "" else _number(name, text.strip())
     if text == "" and not is_required:
         return None
     return text.replace("\r\n", "\n")  # a browser sends each line's end so
-
-
-def _allowed(schema: JSONObject) -> list[JSONValue]:
-    values = schema.get("enum")
-    if isinstance(values, list):
-        return values
-    options = schema.get("oneOf") or schema.get("anyOf") or []
-    return [option.get("const") for option in options]
 
 
 def _number(name: str, text: str) -> JSONValue:

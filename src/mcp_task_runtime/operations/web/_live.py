@@ -13,6 +13,7 @@ from markupsafe import Markup
 from starlette.types import Receive, Scope, Send
 
 from mcp_task_runtime.core.json import dump_json
+from mcp_task_runtime.core.web_server import until_web_server_stops
 from mcp_task_runtime.errors import StoreError, TaskNotFoundError
 from mcp_task_runtime.operations.web._templates import render
 
@@ -21,8 +22,8 @@ __all__ = ["Item", "LiveResponse", "Regions", "Show", "Streams", "make_item"]
 logger: logging.Logger = logging.getLogger(__name__)
 
 _HEARTBEAT_SECONDS: Final = 15.0
-_LONGEST_SECONDS: Final = 60.0
-"""A stream ends after so long, and the browser opens the next: a server that is to stop waits for open responses."""
+_LONGEST_SECONDS: Final = 300.0
+"""A stream ends after so long, and the browser opens the next."""
 
 _RECONNECT_MS: Final = 1000
 _MOST_STREAMS: Final = 100
@@ -118,6 +119,7 @@ class LiveResponse:
             try:
                 async with anyio.create_task_group() as group:
                     group.start_soon(_until_gone, receive, group.cancel_scope)
+                    group.start_soon(_until_stopped, group.cancel_scope)
                     group.start_soon(_keep_alive, write)
                     await self._run(write)
                     group.cancel_scope.cancel()
@@ -150,6 +152,11 @@ class LiveResponse:
 async def _until_gone(receive: Receive, scope: anyio.CancelScope) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+    scope.cancel()
+
+
+async def _until_stopped(scope: anyio.CancelScope) -> None:
+    await until_web_server_stops()
     scope.cancel()
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Callable, Iterable
-from types import FrameType
+from collections.abc import Iterable
 
 try:
     import uvicorn
@@ -16,17 +15,6 @@ from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.operations.web._app import dashboard
 
 __all__ = ["is_loopback", "listen", "serve"]
-
-
-class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, stopping: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._stopping = stopping
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Stop, by a signal."""
-        self._stopping()  # a server waits for responses that are open
-        super().handle_exit(sig, frame)
 
 
 def is_loopback(host: str) -> bool:
@@ -60,13 +48,12 @@ async def serve(store: TaskStore, listener: socket.socket, *, token: str | None,
         ValueError: As for `dashboard`.
     """
     with listener:
-        app = dashboard(store, token=token, origins=origins)
         config = uvicorn.Config(
-            app,
+            dashboard(store, token=token, origins=origins),
             access_log=False,  # addresses hold the beginnings of identifiers
             log_level="warning",
             lifespan="off",
             proxy_headers=False,
             server_header=False,
         )
-        await _Server(config, app.state.streams.close).serve(sockets=[listener])
+        await uvicorn.Server(config).serve(sockets=[listener])
