@@ -770,15 +770,28 @@ async def test_l16_an_owner_with_too_many_open_calls_is_refused_where_it_asks() 
 
 
 @pytest.mark.parametrize("keys", [KEYS, None], ids=["one key", "each its own key"])
-async def test_another_server_on_the_same_store_takes_the_call_over_if_it_has_the_key(
-    tmp_path: Path, keys: list[str] | None
+@pytest.mark.parametrize("wired", ["install", "constructor"])
+async def test_another_server_on_the_same_store_takes_the_call_over(
+    tmp_path: Path, wired: str, keys: list[str] | None
 ) -> None:
+    """The SDK's key is needed where its boundary stands in front of the tasks, and there a state is refused without."""
+
     def serve(store: SQLiteTaskStore) -> tuple[MCPServer[Any], Tasks]:
         security = None if keys is None else RequestStateSecurity(keys=keys)
-        mcp: MCPServer[Any] = MCPServer("shared", request_state_security=security)
         tasks = Tasks(store, settings=TaskSettings(shutdown_grace=0))
-        tasks.install(mcp)
-        tasks.tool()(greet)
+        mcp: MCPServer[Any]
+        if wired == "install":
+            mcp = MCPServer("shared", request_state_security=security)
+            tasks.install(mcp)
+        else:
+            mcp = MCPServer(
+                "shared",
+                request_state_security=security,
+                extensions=[tasks],
+                middleware=[tasks.middleware],
+                lifespan=tasks.lifespan(),
+            )
+        mcp.tool()(tasks.task()(greet))
         return mcp, tasks
 
     path = tmp_path / "tasks.db"
@@ -789,7 +802,7 @@ async def test_another_server_on_the_same_store_takes_the_call_over_if_it_has_th
                 client.capabilities = other.capabilities = CAPABILITIES
                 questions, state = round_of((await client.call("greet")).result)
                 extra = {"requestState": state, "inputResponses": {key: accept(name="Ada") for key in questions}}
-                if keys is None:
+                if wired == "constructor" and keys is None:
                     refused((await other.call("greet", extra=extra)).message)
                 else:
                     assert (await other.call("greet", extra=extra)).result["content"][0]["text"] == "Hello, Ada"

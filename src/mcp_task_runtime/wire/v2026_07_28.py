@@ -93,18 +93,15 @@ def render_view(view: TaskView) -> JSONObject:
     return rendered
 
 
-def render_input_required(questions: Sequence[QueuedMessage], request_state: str) -> JSONObject:
+def render_input_required(questions: Sequence[QueuedMessage], request_state: str | None = None) -> JSONObject:
     """Return the answer to a call whose client is asked by multi-round-trip input.
 
     Args:
         questions: What it is asked.
         request_state: What it sends with the answers, in the same call again.
     """
-    return {
-        "resultType": "input_required",
-        "inputRequests": _render_questions(questions),
-        "requestState": request_state,
-    }
+    result: JSONObject = {"resultType": "input_required", "inputRequests": _render_questions(questions)}
+    return result if request_state is None else {**result, "requestState": request_state}
 
 
 def _render_questions(questions: Sequence[QueuedMessage]) -> JSONObject:

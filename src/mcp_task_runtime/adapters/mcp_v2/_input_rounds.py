@@ -2,10 +2,13 @@
 
 When the work first asks, the call answers with its open questions (`InputRequiredResult`) and the work goes on in the
 background. The client repeats the call with its answers and the `requestState` of the round, in any process that
-shares the store; that request waits for the next questions or the end. The state names the call's task. `MCPServer`
-seals it, as any `requestState`, for this principal, tool and arguments; the same is checked here against the task,
-whose id has 192 random bits. A server in several processes gives all of them the same key:
-`MCPServer(request_state_security=RequestStateSecurity(keys=[...]))`.
+shares the store; that request waits for the next questions or the end.
+
+The state names the call's task by its 192 random bits, and is checked against what the store has: the owner, the tool
+and the arguments of the call, and whether it has expired. So it needs no key, and `Tasks.install` takes it past the
+SDK's request-state boundary, whose key each process makes for itself: other processes could not read what it has
+sealed. In a server that has these tasks by its constructor, the boundary seals it with everything else, and servers
+in several processes need `MCPServer(request_state_security=RequestStateSecurity(keys=[...]))`.
 
 The task belongs to an owner of its own, so that no method of either task protocol shows it. It lives as long as a
 request waits for it, and `TaskSettings.input_ttl_ms` longer.
@@ -16,7 +19,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from typing import Any, Final
@@ -35,7 +39,14 @@ from mcp_task_runtime.adapters._tool_table import ToolTable
 from mcp_task_runtime.adapters.host import RuntimeHost
 from mcp_task_runtime.adapters.mcp_v2._methods_2026 import answer_through_task, outcome_of_result
 from mcp_task_runtime.adapters.mcp_v2._promotion import PromotingSession
-from mcp_task_runtime.adapters.mcp_v2._requests import Context, as_mcp_errors, as_shown, call_notifier, capabilities
+from mcp_task_runtime.adapters.mcp_v2._requests import (
+    Context,
+    as_mcp_errors,
+    as_shown,
+    call_notifier,
+    capabilities,
+    is_modern,
+)
 from mcp_task_runtime.adapters.result_handler import TaskResultHandler
 from mcp_task_runtime.core.context import TaskContext
 from mcp_task_runtime.core.execution import Execution
@@ -71,6 +82,24 @@ _CAPABILITY_OF: Final = {
 """What multi-round-trip input can ask, and what a client must have declared for it."""
 
 
+@dataclass
+class _Carried:
+    """The state of one request on its way around the SDK's boundary.
+
+    Attributes:
+        server: Whose request it is: its tools may call other servers.
+        received: What the client sent.
+        given: What the client gets.
+    """
+
+    server: InputRounds
+    received: str
+    given: str | None = None
+
+
+_carried: ContextVar[_Carried | None] = ContextVar("mcp_task_runtime_request_state", default=None)
+
+
 class InputRounds:
     """Serves the calls of clients that take no task, and can be asked by the rounds of a call."""
 
@@ -98,9 +127,29 @@ class InputRounds:
         self._principal = principal
         self._requests = HeldRequests()
 
-    def is_retry(self, params: CallToolRequestParams) -> bool:
-        """Whether a request has a state that was made here."""
-        return (params.request_state or "").startswith(_STATE_PREFIX)
+    async def carry_state(self, ctx: Context, call_next: CallNext) -> HandlerResult:
+        """Take the states of calls past the SDK's boundary, in front of which this stands; leave other states to it."""
+        if ctx.method != "tools/call" or not is_modern(ctx):
+            return await call_next(ctx)
+        params = ctx.params or {}
+        state = params.get("requestState")
+        carried = _Carried(self, state if isinstance(state, str) and state.startswith(_STATE_PREFIX) else "")
+        if carried.received:
+            ctx = replace(ctx, params={name: value for name, value in params.items() if name != "requestState"})
+        token = _carried.set(carried)
+        try:
+            result = await call_next(ctx)
+        finally:
+            _carried.reset(token)
+        if carried.given is None or not isinstance(result, Mapping):
+            return result
+        return {**result, "requestState": carried.given}
+
+    def state_of(self, params: CallToolRequestParams) -> str | None:
+        """Return the state of a request that repeats a call which was asked here; `None` for any other request."""
+        carried = self._carried()
+        state = (carried.received if carried is not None else "") or params.request_state or ""
+        return state if state.startswith(_STATE_PREFIX) else None
 
     def takes(self, ctx: Context) -> bool:
         """Whether the client that makes this request can be asked by multi-round-trip input now."""
@@ -144,7 +193,7 @@ class InputRounds:
             with as_mcp_errors():
                 return await self._answer(made)
 
-    async def retry(self, params: CallToolRequestParams, ctx: Context) -> HandlerResult:
+    async def retry(self, state: str, params: CallToolRequestParams, ctx: Context) -> HandlerResult:
         """Serve a later request of a call: take its answers, wait for the next questions or the end.
 
         Raises:
@@ -152,7 +201,7 @@ class InputRounds:
                 of which look alike (law L10). Or an answer is malformed; its question stays open. Or the call has
                 ended with an error.
         """
-        task_id = (params.request_state or "").removeprefix(_STATE_PREFIX)
+        task_id = state.removeprefix(_STATE_PREFIX)
         owner = self._owner(ctx)
         with as_mcp_errors():
             try:
@@ -182,13 +231,25 @@ class InputRounds:
                 if outcome is not None:
                     return _result(outcome)
                 await self._extend(view.record)
-                return wire.render_input_required(view.questions, f"{_STATE_PREFIX}{record.task_id}")
+                return self._render_round(view)
         except anyio.get_cancelled_exc_class():
             if self._requests.count(record.task_id) == 1:
                 with suppress(TaskRuntimeError):  # it has ended, or its time to live ends it
                     await self._runtime.finish(record.task_id, Outcome.cancelled())
             raise
         raise MCPError(INTERNAL_ERROR, "The server stops before the call has ended")
+
+    def _render_round(self, view: TaskView) -> JSONObject:
+        state = f"{_STATE_PREFIX}{view.record.task_id}"
+        carried = self._carried()
+        if carried is None:
+            return wire.render_input_required(view.questions, state)
+        carried.given = state
+        return wire.render_input_required(view.questions)
+
+    def _carried(self) -> _Carried | None:
+        carried = _carried.get()
+        return carried if carried is not None and carried.server is self else None
 
     async def _next_round(self, record: TaskRecord) -> TaskView:
         """Return the task when it has open questions or has ended."""
@@ -248,7 +309,7 @@ def _check_question(declared: JSONObject, method: str, params: JSONObject) -> No
         raise CapabilityError(f"Client does not support {needed} capability")
     question = QueuedMessage.request("question", method, params)
     try:
-        serialize_server_result("tools/call", wire.PROTOCOL_VERSION, wire.render_input_required([question], "state"))
+        serialize_server_result("tools/call", wire.PROTOCOL_VERSION, wire.render_input_required([question]))
     except ValidationError as error:
         raise ValueError(f"The params of {method!r} cannot be sent: {error}") from error
 

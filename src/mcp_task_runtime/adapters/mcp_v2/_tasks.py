@@ -21,7 +21,7 @@ from mcp.server.extension import Extension, MethodBinding, RequestHandler, compo
 from mcp.server.lowlevel import Server
 from mcp.server.lowlevel.server import lifespan as sdk_default_lifespan
 from mcp.server.mcpserver import Context as SDKContext
-from mcp.server.mcpserver import MCPServer, Resolve, authenticated_principal
+from mcp.server.mcpserver import MCPServer, RequestStateBoundary, Resolve, authenticated_principal
 from mcp.server.mcpserver.exceptions import ResourceError, ToolError
 from mcp.server.mcpserver.tools import Tool
 from mcp.shared.exceptions import MCPError
@@ -84,6 +84,12 @@ class Tasks(BaseTasks, Extension):
     low-level server use `run`. The runtime is open while a lifespan of the server is. Where lifespans
     come and go with clients (in process, SSE), `async with tasks:` around it all keeps tasks
     running in between.
+
+    A client of protocol 2026-07-28 that has not declared the extension gets the result itself, as of any call. Where
+    the work asks it something, it is asked by multi-round-trip input, with nothing to write for that; work whose client
+    does not return ends after `TaskSettings.input_ttl_ms`. Several processes that share a store take each other's
+    rounds where `install` was used; by constructor they need one key, as the SDK's own `Resolve` does:
+    `request_state_security=RequestStateSecurity(keys=[...])`.
     """
 
     identifier: ClassVar[str] = wire_2026.EXTENSION_ID  # type: ignore[misc]  # the base declares it without ClassVar
@@ -209,6 +215,9 @@ class Tasks(BaseTasks, Extension):
         )
         low_level.extensions[self.identifier] = self.settings()
         low_level.middleware.append(self.middleware)
+        boundaries = [isinstance(each, RequestStateBoundary) for each in low_level.middleware]
+        if True in boundaries:
+            low_level.middleware.insert(boundaries.index(True), self._input_rounds.carry_state)
         low_level.lifespan = self.lifespan(low_level.lifespan)
 
     def lifespan(
@@ -267,8 +276,9 @@ class Tasks(BaseTasks, Extension):
         if self._is_fastmcp:
             call_next = partial(self._call_fastmcp, call_next)
         if is_modern(ctx):
-            if self._input_rounds.is_retry(params):
-                return await self._input_rounds.retry(params, ctx)
+            state = self._input_rounds.state_of(params)
+            if state is not None:
+                return await self._input_rounds.retry(state, params, ctx)
             if declares_tasks(ctx):
                 return await self._methods_2026.call(params, ctx, call_next)
             if self._input_rounds.takes(ctx):
