@@ -18,7 +18,9 @@ from pydantic import BaseModel
 
 from mcp_task_runtime import TaskSettings
 from mcp_task_runtime.client import ClientTask, TasksClient
+from mcp_task_runtime.operations import TaskInspector
 from mcp_task_runtime.server import Tasks
+from tests.core.leased_store import LeasedTaskStore
 from tests.mcp_v1.raw_client import never
 from tests.mcp_v2.in_process import memory_client
 from tests.mcp_v2.test_differential import connect_2025
@@ -88,6 +90,23 @@ async def test_a_tool_runs_as_a_task_whenever_it_is_registered(mode: Any, when: 
         async with Client(mcp, extensions=[tasks_client], mode=mode) as client:
             task = await start(client, tasks_client, "fetch", {"url": "x"})
             assert text_of(await task.wait()) == "page of x"
+
+
+async def test_a_task_of_a_tool_that_was_never_named_can_be_retried() -> None:
+    mcp: MCPServer[Any] = MCPServer("somebody else's")
+    mcp.tool()(fetch)
+    store = LeasedTaskStore()
+    tasks, tasks_client = new_tasks(store=store), TasksClient()
+    tasks.install(mcp, tools="all")
+    with anyio.fail_after(PATIENCE):
+        async with Client(mcp, extensions=[tasks_client]) as client:
+            task = await start(client, tasks_client, "fetch", {"url": "x"})
+            await task.wait()
+            again = await TaskInspector(store).retry(task.task_id)
+            await tasks.runtime.get(again.task_id, owner=None)
+            outcome = await tasks.runtime.result(again.task_id, owner=None)
+    assert outcome.result is not None
+    assert outcome.result["structuredContent"] == {"result": "page of x"}
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -56,7 +56,13 @@ class DeclaredTool:
 class ToolTable:
     """The tools that were declared here, by name, and what holds for all others."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_rest: Callable[[str], None]) -> None:
+        """Make an empty table.
+
+        Args:
+            on_rest: Called with the name of a tool for which that holds, when it is asked for.
+        """
+        self._on_rest = on_rest
         self._tools: dict[str, DeclaredTool] = {}
         self._rest: DeclaredTool | None = None
         self._missed: set[str] = set()
@@ -71,7 +77,15 @@ class ToolTable:
 
     def get(self, name: str) -> DeclaredTool | None:
         """Return what was declared of a tool, or `None` for nothing."""
-        return self._tools.get(name, self._rest)
+        declared = self._tools.get(name)
+        if declared is None and self._rest is not None:
+            self._on_rest(name)
+            return self._rest
+        return declared
+
+    def has(self, name: str) -> bool:
+        """Return whether a tool was declared by its name."""
+        return name in self._tools
 
     def shown_support(self, name: str, own: object = None) -> TaskSupport | None:
         """Return the mode that `tools/list` shows of a tool because of its declaration; `None` to show its own.

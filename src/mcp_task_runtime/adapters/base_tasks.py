@@ -44,6 +44,9 @@ __all__ = ["BaseTasks", "fastmcp_version", "to_call_result"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
+_MOST_REMEMBERED = 1_000
+"""Tools that were not declared by their name, and whose work this process knows because they were called."""
+
 T = TypeVar("T")
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
@@ -99,7 +102,8 @@ class BaseTasks(ABC):
         self._handler = TaskResultHandler(
             self.runtime.store, self.runtime.queue, settings=self.runtime.settings, inbox=inbox
         )
-        self._tools = ToolTable()
+        self._tools = ToolTable(self._remember)
+        self._remembered: set[str] = set()
         self._mask_errors = mask_errors
         if promote_after is not None:
             self._tools.declare_rest(DeclaredTool(TaskOptions(promote_after=promote_after), is_adopted=True))
@@ -291,6 +295,16 @@ class BaseTasks(ABC):
         is_dispatched = obstacle is None and options.dispatch is not False
         self.runtime.register(name, self._run_by_name, queue=options.queue, is_dispatched=is_dispatched)
 
+    def _remember(self, name: str) -> None:
+        """Let this process run a tool by its name that it has seen a call of."""
+        if name not in self._remembered and self._may_remember(name):
+            self.runtime.register(name, self._run_by_name)
+
+    def _may_remember(self, name: str) -> bool:
+        if len(self._remembered) < _MOST_REMEMBERED:  # clients may call what does not exist (law L16)
+            self._remembered.add(name)
+        return name in self._remembered
+
     def adopt(self, name: str, *, advertise: bool = True, **options: Unpack[TaskOptionsDict]) -> None:
         """Let a tool that exists run as a task, without touching its code.
 
@@ -344,7 +358,8 @@ class BaseTasks(ABC):
         call = current_call(self.runtime)
         if call is None:
             raise RuntimeError("run() works in a tool call of the server that these Tasks are installed in")
-        self.runtime.register(call.name, self._run_by_name, queue=options.queue)
+        if self._tools.has(call.name) or self._may_remember(call.name):
+            self.runtime.register(call.name, self._run_by_name, queue=options.queue)
         if options.blocking:
             work = functools.partial(in_own_loop, work)
         if options.rerun is not None and options.rerun.on:

@@ -1,4 +1,11 @@
-"""`ChangeHook`: calls a function of the server's author with each change of a task's status."""
+"""`ChangeHook`: calls a function of the server's author with each change of a task's status.
+
+What is promised: a change that this process makes is delivered at most once, and in the order of the changes that this
+process makes. A task that another process of the server ends, or an operator by `mcp-tasks`, is for that process to
+report. Not promised: that each change is delivered. One is dropped, with a warning, when 1,000 wait already or when its
+call takes longer than 30 seconds, and those that wait are lost when the process dies. What must not be lost is read
+from the store.
+"""
 
 from __future__ import annotations
 
@@ -32,9 +39,8 @@ _FLUSH_SECONDS: Final = 5.0
 class ChangeHook:
     """Delivers changes to a callback, one after the other, apart from what made them (law L13).
 
-    In the order in which this process made them, and each at most once: one is dropped, with a warning, when 1,000
-    wait already, when its call takes longer than 30 seconds, and when the process ends. A function runs in a thread;
-    Python cannot stop one, so of functions that take too long at most 4 run.
+    A coroutine function runs on the event loop. A function runs in a thread; Python cannot stop one, so of calls that
+    take too long at most 4 go on. Closing the runtime waits for what is not delivered yet, 5 seconds at most.
     """
 
     def __init__(self, callback: ChangeCallback) -> None:
