@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
 import anyio
 import pytest
 
-from mcp_task_runtime import Execution, LimitExceededError, Outcome, TaskContext, TaskSettings, TaskSpec
+from mcp_task_runtime import (
+    Execution,
+    LimitExceededError,
+    Outcome,
+    ProtocolError,
+    ServerTaskContext,
+    TaskContext,
+    TaskResultHandler,
+    TaskSettings,
+    TaskSpec,
+)
 from mcp_task_runtime.core.slots import WorkSlots
-from mcp_task_runtime.core.types import TaskRequest
+from mcp_task_runtime.core.types import NewTask, TaskRequest
+from tests.core.leased_store import Client
 from tests.core.worlds import open_world
 from tests.support.patience import PATIENCE
 
@@ -271,3 +283,87 @@ async def test_work_that_ended_its_own_task_and_goes_on_is_stopped_by_a_shutdown
         assert stopped == []
     assert stopped == [True]
     assert (await world.runtime.result(record.task_id, owner="me")).result == {"n": 1}
+
+
+# --- the size of what one task has ---------------------------------------------------------------------------------
+
+SMALL = TaskSettings(max_payload_bytes=300, shutdown_grace=0)
+
+
+async def test_arguments_that_are_too_large_are_refused_and_take_no_room() -> None:
+    async with open_world(settings=SMALL) as world:
+        with pytest.raises(LimitExceededError, match=r"bytes of arguments \(at most 300\)"):
+            await world.runtime.submit(owned("me", 300), quick)
+        statistics = world.runtime.statistics()
+        assert (statistics.stored_tasks, statistics.live_tasks) == (0, 0)
+        await world.runtime.submit(owned("me", 300 - len('{"a":""}')), quick)
+        await world.until_idle()
+
+
+def padding(outcome: Outcome, most: int, beyond: int) -> str:
+    """Return the text that an outcome without one lacks to its largest size, and so many characters beyond."""
+    return "x" * (most - len(outcome.payload_json or "") + beyond)
+
+
+@pytest.mark.parametrize("beyond", [0, 1])
+@pytest.mark.parametrize("how", ["returned", "raised"])
+async def test_work_whose_result_or_error_is_too_large_ends_with_a_clear_error(how: str, beyond: int) -> None:
+    settings = TaskSettings(max_payload_bytes=1_000, shutdown_grace=0)
+    async with open_world(settings=settings) as world:
+
+        async def work(execution: Execution[JSON]) -> JSON:
+            if how == "returned":
+                return {"é": padding(Outcome.completed({"é": ""}), 1_000 - 1, beyond)}  # two bytes as UTF-8
+            raise ProtocolError(-32050, padding(Outcome.failed("", code=-32050), 1_000, beyond))
+
+        record = await world.runtime.submit(owned("me"), work)
+        outcome = await world.runtime.result(record.task_id, owner="me")
+        if beyond:
+            says = "Limit reached: bytes of results and errors (at most 1000)"
+            assert (outcome.status, outcome.error) == ("failed", {"code": -32603, "message": says})
+        else:
+            assert outcome.status == ("completed" if how == "returned" else "failed")
+            assert "Limit" not in (outcome.payload_json or "")
+
+
+async def test_an_end_from_outside_that_is_too_large_is_refused_and_changes_nothing() -> None:
+    settings = TaskSettings(max_payload_bytes=1_000, shutdown_grace=0)
+    async with open_world(settings=settings) as world:
+        record = await world.runtime.submit(owned("me"), forever)
+        with pytest.raises(LimitExceededError, match="results and errors"):
+            await world.runtime.finish(record.task_id, Outcome.failed(padding(Outcome.failed(""), 1_000, 1)))
+        assert (await world.runtime.get(record.task_id, owner="me")).record == record
+        await world.runtime.finish(record.task_id, Outcome.failed(padding(Outcome.failed(""), 1_000, 0)))
+
+
+async def test_there_is_always_room_for_the_error_that_says_what_was_too_large() -> None:
+    async with open_world(settings=TaskSettings(max_payload_bytes=2, shutdown_grace=0)) as world:
+
+        async def work(execution: Execution[JSON]) -> JSON:
+            return {"a": "x" * 1_000}
+
+        record = await world.runtime.submit(TaskSpec(owner="me"), work)
+        assert (await world.runtime.result(record.task_id, owner="me")).status == "failed"
+
+
+@pytest.mark.parametrize("door", ["status", "progress", "question", "complete", "fail"])
+async def test_what_work_says_and_asks_is_refused_where_it_is_too_large(door: str) -> None:
+    async with open_world(settings=SMALL) as world:
+        handler = TaskResultHandler(world.store, world.queue, settings=SMALL)
+        record = await world.store.create_task(NewTask(ttl_ms=None))
+        client = Client()
+        context = ServerTaskContext(
+            task=record.task, store=world.store, session=client, queue=world.queue, handler=handler
+        )
+        large = "é" * 150 + "x"
+        doors: dict[str, Callable[[], Awaitable[Any]]] = {
+            "status": lambda: context.update_status(large),
+            "progress": lambda: context.report_progress(1, message=large),
+            "question": lambda: context.elicit(large, {"type": "object", "properties": {}}),
+            "complete": lambda: context.complete({"a": large}),
+            "fail": lambda: context.fail(large),
+        }
+        with pytest.raises(LimitExceededError, match="at most 300"):
+            await doors[door]()
+        assert await world.store.get_task(record.task_id) == record, "nothing changed"
+        await context.update_status(large[:-1])

@@ -37,7 +37,7 @@ from mcp_task_runtime.core.message_queue import QueuedMessage, TaskMessageQueue
 from mcp_task_runtime.core.questions import CLEANUP_SECONDS, ask_question
 from mcp_task_runtime.core.steps import AtHome, Retries, TaskSteps, current_task
 from mcp_task_runtime.core.store import TaskStore
-from mcp_task_runtime.core.text import check_text, clean_text
+from mcp_task_runtime.core.text import check_size, check_text, clean_text
 from mcp_task_runtime.core.types import Outcome, Progress, Task, TaskRecord
 from mcp_task_runtime.errors import (
     INVALID_PARAMS,
@@ -76,7 +76,8 @@ class ServerTaskContext:
     - `ProtocolError` if the client answers with an error, or with something that is not an answer,
     - `QuestionTimeoutError` if the client has not answered within `timeout`; the question is withdrawn,
     - `CapabilityError` if the client's connection carries no questions,
-    - `LimitExceededError` if the task has as many open questions as `TaskSettings.max_open_questions` allows,
+    - `LimitExceededError` if the task has as many open questions as `TaskSettings.max_open_questions` allows, or the
+      question is larger than `TaskSettings.max_payload_bytes`,
     - `InvalidTransitionError` if the task has ended, `TaskNotFoundError` if it has expired,
     - `LeaseLostError` if another run of the work holds the task's lease; the work is stopped (law L12),
     - `ValueError` if a text is not Unicode or a value has no JSON form; nothing is asked then,
@@ -234,7 +235,9 @@ class ServerTaskContext:
             InvalidTransitionError: The task has ended.
             TaskNotFoundError: The task has expired or was deleted.
             LeaseLostError: Another run of the work holds the task's lease; the work is stopped (law L12).
+            LimitExceededError: The message is larger than `TaskSettings.max_payload_bytes`.
         """
+        self._check_size("status messages", message)
         with self._writing():
             await self._ctx.update_status(message)
         if notify:
@@ -252,6 +255,7 @@ class ServerTaskContext:
             InvalidTransitionError: The task has ended.
             TaskNotFoundError: The task has expired or was deleted.
             LeaseLostError: Another run of the work holds the task's lease; the work is stopped (law L12).
+            LimitExceededError: The message is larger than `TaskSettings.max_payload_bytes`.
             ValueError: A number is not finite.
         """
         for name, value in (("progress", progress), ("total", total)):
@@ -259,6 +263,7 @@ class ServerTaskContext:
                 raise ValueError(f"{name} must be a finite number")
         if message is not None:
             message = clean_text(message)
+            self._check_size("status messages", message)
         reported = Progress(progress, total, message)
         count = _number(progress) if total is None else f"{_number(progress)}/{_number(total)}"
         with self._writing():
@@ -408,7 +413,11 @@ class ServerTaskContext:
         """End the task as `failed`; see `TaskContext.fail`. Releases every open question."""
         await self._finish(Outcome.failed(clean_text(error)), notify=notify)
 
+    def _check_size(self, what: str, text: str | None) -> None:
+        check_size(what, text, None if self._handler is None else self._handler.settings.max_payload_bytes)
+
     async def _finish(self, outcome: Outcome, *, notify: bool) -> None:
+        self._check_size("results and errors", outcome.payload_json)
         if self._handler is not None:
             await self._handler.flush(self.task_id)
         with anyio.move_on_after(CLEANUP_SECONDS, shield=True) as scope:
@@ -706,6 +715,7 @@ class ServerTaskContext:
         else:
             self._require_handler("ask")
         params_json = _params_json(method, params)
+        self._check_size("questions", params_json)
         del params  # the text is enough while this waits
         execution = self._execution
         if execution is not None:

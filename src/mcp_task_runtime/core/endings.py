@@ -19,10 +19,12 @@ from mcp_task_runtime.core.questions import CLEANUP_SECONDS
 from mcp_task_runtime.core.reader import store_errors
 from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.core.store_log import log_loss
+from mcp_task_runtime.core.text import check_size
 from mcp_task_runtime.core.types import Fence, Outcome, TaskRecord
 from mcp_task_runtime.errors import (
     InvalidTransitionError,
     LeaseLostError,
+    LimitExceededError,
     StoreClosedError,
     StoreUnavailableError,
     TaskNotFoundError,
@@ -37,6 +39,8 @@ _FIRST_RETRY_SECONDS = 0.1
 _LONGEST_RETRY_SECONDS = 5.0
 _ATTEMPT_SECONDS = 30.0
 _UNSTORABLE = Outcome.failed("Internal error")
+_SMALL = 256
+"""Characters of an outcome that is never too large, so that there is always room to say what was."""
 
 EndListener: TypeAlias = Callable[[str, TaskRecord | None], None]
 """Called with the id of a task that has ended or is gone, and its last record where that is known."""
@@ -45,14 +49,18 @@ EndListener: TypeAlias = Callable[[str, TaskRecord | None], None]
 class TaskEndings:
     """Ends the tasks of one store."""
 
-    def __init__(self, store: TaskStore, queue: TaskMessageQueue | None = None) -> None:
+    def __init__(
+        self, store: TaskStore, queue: TaskMessageQueue | None = None, *, max_bytes: int | None = None
+    ) -> None:
         """Make the endings of a store.
 
         Args:
             store: Where the tasks are kept.
             queue: Where their questions are kept; the store's own when `None`.
+            max_bytes: Bytes that a result or an error may have; `None` for no limit.
         """
         own = queue_of(store)
+        self._max_bytes = max_bytes
         queue = own if queue is None else queue
         self._store = store
         # A store with this ability drops the mailbox in the write that ends or deletes the task.
@@ -92,6 +100,7 @@ class TaskEndings:
             TaskNotFoundError: The task is unknown or has expired.
             InvalidTransitionError: The task has already ended; nothing changed.
             LeaseLostError: Another run holds the lease; nothing changed.
+            LimitExceededError: The outcome is too large; nothing changed.
             StoreError: The store failed.
             StoreUnavailableError: The store did not answer in time; the task may have ended.
         """
@@ -109,8 +118,9 @@ class TaskEndings:
         """End a task, retrying while the store fails, until it is written or the task has expired (law L12).
 
         A late outcome is dropped: the task has ended, or another run of its work holds the lease. An outcome that
-        the store refuses as a value is replaced by an internal error. Not shielded; cancelled while it waits, the
-        outcome is dropped. A drop of an outcome that was not late is logged at ERROR.
+        the store refuses as a value is replaced by an internal error, and one that is too large by an error that says
+        so. Not shielded; cancelled while it waits, the outcome is dropped. A drop of an outcome that was not late is
+        logged at ERROR.
         """
         try:
             await self._retry(record, outcome, fence, reason)
@@ -147,6 +157,10 @@ class TaskEndings:
                     error: Exception = StoreUnavailableError("The store did not answer in time")
                 except (InvalidTransitionError, TaskNotFoundError, LeaseLostError):
                     raise
+                except LimitExceededError as too_large:
+                    outcome = Outcome.failed(str(too_large))
+                    reason = str(too_large) if reason is None else reason
+                    continue
                 except StoreClosedError:
                     audit.dropped(record, outcome, "the store was closed")
                     return
@@ -176,6 +190,8 @@ class TaskEndings:
             self._waiting -= bool(delay)
 
     async def _end(self, task_id: str, outcome: Outcome, fence: Fence | None, reason: str | None) -> TaskRecord:
+        if outcome.payload_json is not None and len(outcome.payload_json) > _SMALL:
+            check_size("results and errors", outcome.payload_json, self._max_bytes)
         if fence is None:
             record = await self._store.finish_task(task_id, outcome)
         else:

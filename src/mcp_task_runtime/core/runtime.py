@@ -119,7 +119,7 @@ class TaskRuntime:
         self._group = IsolatedGroup()
         self._reader = TaskReader(store, queue, is_own_queue=queue is own_queue)
         self.followers: TaskFollowers = TaskFollowers(store, self._group, self._reader.view)
-        self._endings = TaskEndings(store, queue)
+        self._endings = TaskEndings(store, queue, max_bytes=settings.max_payload_bytes)
         self._live = LiveTasks(clock, settings.max_tasks_per_owner)
         self._stored = StoredTasks(
             clock, max_tasks=settings.max_stored_tasks_per_owner, max_bytes=settings.max_stored_bytes_per_owner
@@ -532,6 +532,7 @@ class TaskRuntime:
         Raises:
             TaskNotFoundError: The task is unknown.
             InvalidTransitionError: The task has already ended; nothing changed.
+            LimitExceededError: The outcome is larger than `TaskSettings.max_payload_bytes`; nothing changed.
             StoreError: The store failed, or refuses the outcome as a value; nothing changed.
             StoreUnavailableError: The store did not answer in time; the task may have ended.
         """

@@ -41,6 +41,9 @@ class TaskSettings:
             Work that waits for an answer gives its turn away meanwhile. `None` for no limit.
         max_polls_per_second: How often clients may ask this process in a second how one task stands. A poll
             more is refused with `LimitExceededError`, which says when to come again. `None` for no limit.
+        max_payload_bytes: Size of the largest arguments, result, error, question or status message of one task, as
+            UTF-8. Larger arguments, questions and messages are refused with `LimitExceededError`; work whose result is
+            larger ends as `failed`, and the client reads why. `None` for no limit.
         max_answer_bytes: Size of the largest answer a client may give to one question, as JSON.
         max_listened_tasks_per_owner: Tasks that the open streams of one owner may listen to in this process, each
             task counted once for each stream; those without an owner count together. A stream that would listen
@@ -67,6 +70,7 @@ class TaskSettings:
     max_stored_bytes_per_owner: int | None = 128 * 1024 * 1024
     max_running: int | None = None
     max_polls_per_second: int | None = 100
+    max_payload_bytes: int | None = 16 * 1024 * 1024
     max_answer_bytes: int = 1024 * 1024
     max_listened_tasks_per_owner: int | None = 5_000
     max_open_questions: int | None = 1_000
@@ -97,6 +101,8 @@ class TaskSettings:
             raise ValueError("max_running must be at least 1")
         if self.max_polls_per_second is not None and not 1 <= self.max_polls_per_second <= 1_000_000:
             raise ValueError("max_polls_per_second must be between 1 and 1,000,000")
+        if self.max_payload_bytes is not None and self.max_payload_bytes < 1:
+            raise ValueError("max_payload_bytes must be at least 1")
         if self.max_answer_bytes < 1:
             raise ValueError("max_answer_bytes must be at least 1")
         if self.max_listened_tasks_per_owner is not None and self.max_listened_tasks_per_owner < 1:

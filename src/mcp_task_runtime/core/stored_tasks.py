@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mcp_task_runtime.core.clock import Clock
 from mcp_task_runtime.core.deadlines import DeadlineHeap
+from mcp_task_runtime.core.text import text_bytes
 from mcp_task_runtime.core.types import TaskRecord, TaskSpec
 from mcp_task_runtime.errors import LimitExceededError
 
@@ -55,7 +56,7 @@ class StoredTasks:
         """Count a task, or count it again after its end."""
         size = _size(record)
         if record.outcome is not None and record.outcome.payload_json is not None:
-            size += _bytes(record.outcome.payload_json)
+            size += text_bytes(record.outcome.payload_json)
         self.discard(record.task_id)
         self._tasks[record.task_id] = (record.owner, size)
         self._change(record.owner, 1, size)
@@ -83,8 +84,4 @@ class StoredTasks:
 
 
 def _size(task: TaskSpec | TaskRecord) -> int:
-    return _bytes(task.request.arguments_json) + _bytes(task.client_capabilities_json)
-
-
-def _bytes(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+    return text_bytes(task.request.arguments_json) + text_bytes(task.client_capabilities_json)

@@ -15,7 +15,7 @@ from mcp_task_runtime.core.reader import store_errors
 from mcp_task_runtime.core.settings import TaskSettings
 from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.core.stored_tasks import StoredTasks
-from mcp_task_runtime.core.text import check_text
+from mcp_task_runtime.core.text import check_size, check_text
 from mcp_task_runtime.core.types import NewTask, TaskRecord, TaskRequest, TaskSpec
 from mcp_task_runtime.core.worker_leases import WorkerLeases
 from mcp_task_runtime.errors import StoreUnavailableError
@@ -71,13 +71,15 @@ class TaskMaker:
             is_queued: Whether its status message says that it waits.
 
         Raises:
-            LimitExceededError: The owner has as many tasks as it may have, live or stored.
+            LimitExceededError: The owner has as many tasks as it may have, live or stored; or the arguments are too
+                large.
             StoreError: The store could not create it.
             ValueError: Owner or name are not Unicode text.
         """
         check_text("name", spec.request.name)
         if spec.owner is not None:
             check_text("owner", spec.owner)
+        check_size("arguments", spec.request.arguments_json, self._settings.max_payload_bytes)
         self._stored.check(spec)
         self._live.reserve(spec.owner)  # before the store is asked: others may be on their way too
         try:

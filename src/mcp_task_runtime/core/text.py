@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["check_text", "clean_text"]
+from mcp_task_runtime.errors import LimitExceededError
+
+__all__ = ["check_size", "check_text", "clean_text", "text_bytes"]
 
 
 def clean_text(text: str) -> str:
@@ -32,3 +34,23 @@ def check_text(name: str, text: str) -> str:
         except UnicodeEncodeError as error:
             raise ValueError(f"{name} is not Unicode text: it contains a lone surrogate") from error
     return text
+
+
+def text_bytes(text: str) -> int:
+    """Return how many bytes a text takes as UTF-8."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+def check_size(what: str, text: str | None, most: int | None) -> None:
+    """Check that a text is not larger than the settings allow (law L16).
+
+    Args:
+        what: What the text is, in the plural, for the error: "results".
+        text: The text; `None` is as large as nothing.
+        most: Bytes that it may have; `None` for no limit.
+
+    Raises:
+        LimitExceededError: It is larger.
+    """
+    if most is not None and text is not None and text_bytes(text) > most:
+        raise LimitExceededError(f"bytes of {what}", most)
