@@ -58,6 +58,7 @@ from mcp_task_runtime.core.json import JSONObject, JSONValue, dump_json, load_js
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
 from mcp_task_runtime.core.store import (
     TaskConnecting,
+    TaskDiagnosis,
     TaskJournal,
     TaskLeases,
     TaskQuestions,
@@ -80,6 +81,7 @@ from mcp_task_runtime.core.transitions import (
 )
 from mcp_task_runtime.core.types import (
     Fence,
+    Finding,
     Lease,
     LiveStatus,
     NewTask,
@@ -108,6 +110,7 @@ __all__ = [
     "DeadlineHeap",
     "Dispatch",
     "Fence",
+    "Finding",
     "JSONObject",
     "JSONValue",
     "Lease",
@@ -122,6 +125,7 @@ __all__ = [
     "Task",
     "TaskConnecting",
     "TaskCounts",
+    "TaskDiagnosis",
     "TaskDispatcher",
     "TaskEvent",
     "TaskEventKind",
