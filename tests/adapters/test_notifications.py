@@ -144,4 +144,4 @@ async def test_a_client_that_asked_for_neither_is_told_nothing_of_its_plain_call
 
 
 async def test_a_detached_session_tells_nothing() -> None:
-    await say_all(DetachedSession({}))
+    await say_all(DetachedSession())

@@ -21,7 +21,7 @@ from mcp_task_runtime.client import TasksClient
 from mcp_task_runtime.core.types import NewTask, NewTaskFields, TaskRecord
 from mcp_task_runtime.server import Tasks
 from tests.mcp_v2.in_process import memory_client
-from tests.mcp_v2.raw_client import RawClient
+from tests.mcp_v2.raw_client import RawClient, accept
 from tests.support.patience import PATIENCE
 
 pytestmark = pytest.mark.anyio
@@ -90,6 +90,22 @@ async def test_work_that_waits_keeps_nothing_of_its_request() -> None:
             # Unless the author's function asked for it.
             await until_asked(client, await client.start("asks_with_context", {"topic": "bees"}))
             assert len(of_calls()) > kept
+
+
+async def test_the_sdks_own_context_asks_and_reports_through_the_task() -> None:
+    async def asks(ctx: Context, task: ServerTaskContext) -> str:
+        await ctx.report_progress(1, 2)
+        answer = await ctx.elicit("Who?", Name)
+        return f"{answer.action} {task.task.status_message}"
+
+    mcp, tasks = server_with(asks)
+    with anyio.fail_after(PATIENCE):
+        async with tasks, memory_client(mcp) as client:
+            task_id = await client.start("asks")
+            (key,) = await client.asked(task_id)
+            await client.update(task_id, {key: accept(name="Ada")})
+            task = await client.until(task_id, "completed")
+            assert task["result"]["content"][0]["text"] == "accept 1/2"
 
 
 async def test_the_work_gets_the_arguments_as_the_sdk_has_checked_them() -> None:

@@ -7,13 +7,14 @@ request is over; so the tool gets a session that asks through the task instead.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from types import MethodType
 from typing import Any
 
 import anyio
 from pydantic import BaseModel
 
-from mcp_task_runtime.adapters._tool_calls import TaskCall
+from mcp_task_runtime.adapters._tool_calls import PromotedCall
 from mcp_task_runtime.core.json import JSONObject
 from mcp_task_runtime.errors import CapabilityError
 
@@ -29,19 +30,21 @@ _NEEDED_CAPABILITY = {
 class SessionProxy:
     """A session for one call: what a class of one SDK line does not replace goes to the request's own session."""
 
-    def __init__(self, session: Any, sdk_class: type, call: TaskCall, client_capabilities: JSONObject) -> None:
+    __slots__ = ("_call", "_declared", "_sdk_class", "_session")
+
+    def __init__(self, session: Any, sdk_class: type, call: PromotedCall, declared: Callable[[], JSONObject]) -> None:
         """Make the session of a call.
 
         Args:
             session: The session of the request.
             sdk_class: The SDK's class of sessions.
             call: The call.
-            client_capabilities: What the client declared.
+            declared: Returns what the client declared.
         """
         self._session = session
         self._sdk_class = sdk_class
         self._call = call
-        self._client_capabilities = client_capabilities
+        self._declared = declared
 
     def __getattr__(self, name: str) -> Any:
         # The SDK's helpers, such as `elicit_form`, come back here for the request they send.
@@ -62,7 +65,7 @@ class SessionProxy:
         method = message["method"]
         params = message.get("params", {})
         needed = _NEEDED_CAPABILITY.get(method)
-        lacks = needed is not None and self._client_capabilities.get(needed) is None
+        lacks = needed is not None and self._declared().get(needed) is None
         if lacks and not (self._call.has_inbox and (await self._call.context()).asks_person(method, params)):
             raise CapabilityError(f"Client does not support {needed} capability")
         with anyio.fail_after(seconds):

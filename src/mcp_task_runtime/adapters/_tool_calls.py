@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Hashable
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import replace
-from typing import Any, Final, TypeVar
+from functools import partial
+from typing import Any, Final, Protocol, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -32,8 +33,10 @@ from mcp_task_runtime.errors import INTERNAL_ERROR, ProtocolError, TaskRuntimeEr
 from mcp_task_runtime.stores.memory import InMemoryTaskStore
 
 __all__ = [
+    "Convert",
     "EndedCall",
     "PlainCall",
+    "PromotedCall",
     "TaskCall",
     "ToolCall",
     "UnwindingCall",
@@ -42,12 +45,14 @@ __all__ = [
     "current_call",
     "run_with_reruns",
     "run_within_request",
+    "submit_call",
     "with_options",
 ]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 _BEGIN_SECONDS: Final = 0.1
 """How long a tool may take to say with which options it runs as a task; then it runs with the default ones."""
@@ -119,17 +124,63 @@ class PlainCall(ToolCall):
         return await run_within_request(work, self._session, undeliverable=self._undeliverable)
 
 
+class PromotedCall(Protocol):
+    """What the SDK's session inside a call needs to know of it."""
+
+    @property
+    def is_task(self) -> bool:
+        """Whether the client knows this call as a task."""
+        ...
+
+    @property
+    def may_become_task(self) -> bool:
+        """Whether it becomes a task when it asks its client."""
+        ...
+
+    @property
+    def has_inbox(self) -> bool:
+        """Whether forms for a client that cannot be asked wait for a person."""
+        ...
+
+    async def context(self) -> ServerTaskContext:
+        """Return the context of the call's task."""
+        ...
+
+
 class UnwindingCall(ToolCall):
-    """A call that ends its request as soon as its work begins: the work goes on without it.
+    """A call that ends its request as soon as its work begins: the work goes on as a task, without the request.
 
     Attributes:
-        work: The work, once it has begun.
+        has_begun: Whether the work has begun.
     """
 
     def __init__(self, runtime: TaskRuntime, name: str) -> None:
         """Make a call."""
         super().__init__(runtime, name)
-        self.work: Callable[[ServerTaskContext], Awaitable[Any]] | None = None
+        self.has_begun = False
+        self._work: Callable[[ServerTaskContext], Awaitable[Any]] | None = None
+        self._context: ServerTaskContext | None = None
+        self._has_inbox = False
+
+    @property
+    def is_task(self) -> bool:
+        """Whether the work goes on as a task."""
+        return self._context is not None
+
+    @property
+    def may_become_task(self) -> bool:
+        """Whether it becomes a task when it asks its client: not before the work has begun."""
+        return False
+
+    @property
+    def has_inbox(self) -> bool:
+        """Whether forms for a client that cannot be asked wait for a person."""
+        return self._has_inbox
+
+    async def context(self) -> ServerTaskContext:
+        """Return the context of the call's task."""
+        assert self._context is not None
+        return self._context
 
     async def run(self, work: Callable[[ServerTaskContext], Awaitable[T]], options: TaskOptions) -> T:
         """Keep the work, and leave the call.
@@ -137,8 +188,86 @@ class UnwindingCall(ToolCall):
         Raises:
             ProtocolError: Always. It passes what the SDK has around the tool.
         """
-        self.work = work
+        self._work = work
+        self.has_begun = True
         raise ProtocolError(INTERNAL_ERROR, "The call has become a task")
+
+    async def perform(
+        self,
+        execution: Execution[T],
+        *,
+        handler: TaskResultHandler,
+        connect: Callable[[TaskRecord], TaskSession],
+        convert: Convert[T],
+    ) -> T:
+        """Do the work of a task, and return what the SDK makes of it.
+
+        Args:
+            execution: The run.
+            handler: Delivers questions.
+            connect: Returns the session for the work.
+            convert: Makes the tool's result of what the work returns or raises.
+        """
+        record = execution.record
+        assert record is not None
+        self._has_inbox = handler.inbox is not None
+        context = self._context = ServerTaskContext(
+            task=record.task,
+            store=self.runtime.store,
+            session=connect(record),
+            queue=self.runtime.queue,
+            handler=handler,
+            progress_token=record.request.progress_token,
+            execution=execution,
+        )
+        work, self._work = self._work, None
+        assert work is not None
+        self.error = None  # the way out of the request; it holds the frames of that
+        end: Callable[[], Any]
+        try:
+            running = work(context)
+            del work, context, connect  # they are the work's alone
+            end = partial(_same, await running)
+            await handler.flush(record.task_id)
+        except Exception as error:
+            end = partial(_raise, error)
+        return await convert(self.name, record.request.arguments, end)
+
+
+class Convert(Protocol[T_co]):
+    """Makes the result of a tool of what its work ended with, as the SDK does."""
+
+    async def __call__(self, name: str, arguments: JSONObject, end: Callable[[], Any], /) -> T_co:
+        """Return the result.
+
+        Args:
+            name: The tool.
+            arguments: What it was called with.
+            end: Returns what the work returned, or raises what it raised.
+        """
+        ...
+
+
+async def submit_call(
+    runtime: TaskRuntime,
+    spec: TaskSpec,
+    work: Callable[[Execution[T]], Awaitable[T]],
+    *,
+    outcome_of: Callable[[T], Outcome],
+    home: Hashable,
+) -> TaskRecord:
+    """Make the task of a call, and run its work. Cancelled, the task ends: no client will ever get its handle."""
+    record = await runtime.submit(spec, work, outcome_of=outcome_of, resource_scope=home)
+    await cancelled_with_caller(runtime, record)
+    return record
+
+
+def _raise(error: Exception) -> Any:
+    raise error
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 class EndedCall(ToolCall):

@@ -399,7 +399,7 @@ class BaseTasks(ABC):
             execution=execution,
             handler=handler,
             new=TaskSpec,
-            connect=lambda record: DetachedSession(record.client_capabilities),
+            connect=lambda record: DetachedSession(record.client_capabilities_json),
         )
         with calling(call):
             return await self._invoke(call, record.request.arguments, credentials)

@@ -59,6 +59,8 @@ class LatestSender:
     newest is kept, and sent when the client reads again. A session that raises loses what it was to send.
     """
 
+    __slots__ = ("_lock", "_session", "_stalled_until", "_start_soon", "_waiting")
+
     def __init__(self, session: TaskSession, start_soon: StartSoon | None = None) -> None:
         """Make a sender.
 
@@ -69,7 +71,7 @@ class LatestSender:
         """
         self._session = session
         self._start_soon = start_soon
-        self._lock = anyio.Lock()
+        self._lock: anyio.Lock | None = None
         self._waiting: dict[str, tuple[str, JSONObject]] = {}
         self._stalled_until: float | None = None
 
@@ -95,7 +97,10 @@ class LatestSender:
                 self._start_soon(self._send_waiting)
 
     async def _send_waiting(self) -> None:
-        async with self._lock:
+        lock = self._lock
+        if lock is None:  # made when it is needed: most tasks wait for hours between two notifications
+            lock = self._lock = anyio.Lock()
+        async with lock:
             while self._waiting:
                 message = next(iter(self._waiting.values()))
                 try:
@@ -105,6 +110,8 @@ class LatestSender:
                 if self._waiting.get(message[0]) is message:
                     del self._waiting[message[0]]
             self._stalled_until = None
+        if not lock.statistics().tasks_waiting and not lock.locked():
+            self._lock = None
 
 
 class StatusNotifier:

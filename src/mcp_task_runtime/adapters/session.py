@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-from mcp_task_runtime.core.json import JSONObject
+from mcp_task_runtime.core.json import JSONObject, load_json
 from mcp_task_runtime.core.types import Outcome, Progress, Task
 from mcp_task_runtime.errors import CapabilityError
 
@@ -45,15 +45,23 @@ class DetachedSession:
     It is a `TaskNotifier`, too, that tells nothing: the client sees the task when it polls, or is pushed it.
     """
 
+    __slots__ = ("_capabilities_json",)
+
     can_send_request = False
 
-    def __init__(self, client_capabilities: JSONObject) -> None:
+    def __init__(self, capabilities_json: str = "{}") -> None:
         """Make a session.
 
         Args:
-            client_capabilities: What the client declared when it made the task.
+            capabilities_json: What the client declared when it made the task, as JSON text.
         """
-        self.client_capabilities = client_capabilities
+        self._capabilities_json = capabilities_json
+
+    @property
+    def client_capabilities(self) -> JSONObject:
+        """What the client declared when it made the task."""
+        value: JSONObject = load_json(self._capabilities_json)
+        return value
 
     async def send_notification(self, method: str, params: JSONObject) -> None:
         """Do nothing: there is no connection to send a notification on."""

@@ -10,13 +10,22 @@ import logging
 import secrets
 import weakref
 from collections.abc import Awaitable, Callable, Hashable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 from mcp_task_runtime.adapters._caller import caller_of
 from mcp_task_runtime.adapters._options import TaskOptions
-from mcp_task_runtime.adapters._tool_calls import TaskCall, calling, cancelled_with_caller, with_options
+from mcp_task_runtime.adapters._tool_calls import (
+    Convert,
+    TaskCall,
+    UnwindingCall,
+    calling,
+    cancelled_with_caller,
+    submit_call,
+    with_options,
+)
 from mcp_task_runtime.adapters._tool_table import DeclaredTool
 from mcp_task_runtime.adapters.host import RuntimeHost
 from mcp_task_runtime.adapters.notifications import LatestSender, StartSoon
@@ -146,6 +155,7 @@ class TaskMethods:
         self._handler = TaskResultHandler(
             runtime.store, runtime.queue, settings=runtime.settings, followers=runtime.followers, inbox=inbox
         )
+        self._start_soon = host.start_soon  # bound once: each task keeps it
         self._pollers: dict[str, None] = {}
         """Tasks whose client was told that input is required, the oldest first."""
 
@@ -161,6 +171,8 @@ class TaskMethods:
         home: Hashable = None,
         protocol_version: object = None,
         seal: Callable[[TaskSpec], TaskSpec] | None = None,
+        convert: Convert[JSONObject] | None = None,
+        around: Callable[[UnwindingCall], AbstractContextManager[object]] = nullcontext,
     ) -> JSONObject:
         """Run a tool as a task and return its handle as soon as there is one (wire rule B3).
 
@@ -174,6 +186,8 @@ class TaskMethods:
             home: As for `TaskRuntime.run`.
             protocol_version: The protocol revision of the call.
             seal: Adds what is kept of the caller's credentials.
+            convert: Makes the tool's result of what its work ends with: the work goes on without its request.
+            around: Returns a block that sets the context variables of such work.
 
         Raises:
             ProtocolError: `task` is malformed.
@@ -205,12 +219,27 @@ class TaskMethods:
                 undeliverable=undeliverable,
                 inbox=self._handler.inbox,
             )
-        calls: list[TaskCall] = []
 
         def announce(record: TaskRecord) -> TaskSession:
-            client = TaskStreamSession(record, connection, self._handler, self._host.start_soon)
-            self._host.start_soon(partial(client.announce, self._runtime))
+            client = TaskStreamSession(record, connection, self._handler, self._start_soon)
+            client.announce(self._runtime)
             return client
+
+        if convert is not None and declared is not None:
+            unwinding = UnwindingCall(self._runtime, new.request.name)
+            ended = await self._begin(unwinding, job)
+            perform = partial(unwinding.perform, handler=handler, connect=announce, convert=convert)
+            with around(unwinding):
+                record = await submit_call(
+                    self._runtime,
+                    with_options(new, declared.options),
+                    perform if ended is None else ended,
+                    outcome_of=Outcome.completed,
+                    home=home,
+                )
+            said = declared.options.model_immediate_response
+            return wire_2025.render_created(record.task, model_immediate_response=said)
+        calls: list[TaskCall] = []
 
         async def work(execution: Execution[JSONObject]) -> JSONObject:
             call = TaskCall(
@@ -243,9 +272,35 @@ class TaskMethods:
         """Have a worker run a tool, also one with wrong arguments: the client has asked for a task."""
         record = await self._runtime.dispatch(spec)
         await cancelled_with_caller(self._runtime, record)
-        client = TaskStreamSession(record, connection, self._handler, self._host.start_soon)
-        self._host.start_soon(partial(client.announce, self._runtime, with_progress=True))
+        client = TaskStreamSession(record, connection, self._handler, self._start_soon)
+        client.announce(self._runtime, with_progress=True)
         return wire_2025.render_created(record.task, model_immediate_response=options.model_immediate_response)
+
+    async def _begin(
+        self, call: UnwindingCall, job: _Job
+    ) -> Callable[[Execution[JSONObject]], Awaitable[JSONObject]] | None:
+        """Run a tool until its work begins.
+
+        Returns:
+            Where it ended before that, with wrong arguments for example, work that ends in the same way: the client
+            asked for a task. Otherwise `None`.
+        """
+        error: Exception | None = None
+        result: JSONObject = {}
+        with calling(call):
+            try:
+                result = await job()
+            except Exception as raised:
+                error = raised
+        if call.has_begun:
+            return None
+
+        async def end(execution: Execution[JSONObject]) -> JSONObject:
+            if error is not None:
+                raise error
+            return result
+
+        return end
 
     async def get(
         self,
@@ -321,6 +376,23 @@ class TaskStreamSession:
     `tasks/result` if there is one (B11).
     """
 
+    __slots__ = (
+        "_connection",
+        "_handler",
+        "_is_over",
+        "_is_telling",
+        "_news",
+        "_progress",
+        "_record",
+        "_runtime",
+        "_start_soon",
+        "_statuses",
+        "_told",
+        "_told_progress",
+        "_unwatch",
+        "_with_progress",
+    )
+
     can_send_request = False
 
     def __init__(
@@ -334,13 +406,25 @@ class TaskStreamSession:
             handler: Knows the streams of the task in this process.
             start_soon: Starts the wait for a client that does not read.
         """
-        self.client_capabilities: JSONObject = record.client_capabilities
         self._record = record
         self._told: JSONValue = record.task.status
         self._connection = connection
         self._handler = handler
+        self._start_soon = start_soon
         self._statuses = LatestSender(connection, start_soon)
-        self._progress = LatestSender(self, start_soon)
+        self._progress: LatestSender | None = None
+        self._runtime: TaskRuntime | None = None
+        self._unwatch: Callable[[], None] | None = None
+        self._news: TaskRecord | None = None
+        self._is_telling = False
+        self._is_over = False
+        self._with_progress = False
+        self._told_progress: Progress | None = None
+
+    @property
+    def client_capabilities(self) -> JSONObject:
+        """What the client declared when it made the task."""
+        return self._record.client_capabilities
 
     async def send_notification(self, method: str, params: JSONObject) -> None:
         """Send a notification about the task, over one of its streams or the connection."""
@@ -370,9 +454,11 @@ class TaskStreamSession:
         await self.notify_status(task, None)
         token = self._record.request.progress_token
         if token is not None:
+            if self._progress is None:
+                self._progress = LatestSender(self, self._start_soon)
             await self._progress.send(*wire_2025.render_progress(progress, token))
 
-    async def announce(self, runtime: TaskRuntime, *, with_progress: bool = False) -> None:
+    def announce(self, runtime: TaskRuntime, *, with_progress: bool = False) -> None:
         """Send each change of the task's status, unless the work has sent it, until the task has ended.
 
         Args:
@@ -380,24 +466,51 @@ class TaskStreamSession:
             with_progress: Whether to send progress, too: the work runs in another process.
         """
         record = self._record
-        progress = None
+        self._runtime = runtime
+        self._with_progress = with_progress
+        self._unwatch = runtime.followers.watch(record.task_id, self._on_change, after=record.revision)
+        if self._is_over:  # the first call was the last one
+            self._unwatch()
+
+    def _on_change(self, record: TaskRecord | None) -> None:
+        if record is None or is_terminal(record.status):
+            self._is_over = True
+            if self._unwatch is not None:
+                self._unwatch()
+        self._news = record
+        if record is None or self._is_telling:
+            return
+        if record.status != self._told or self._has_progressed(record):
+            self._is_telling = True
+            self._start_soon(self._tell)
+
+    def _has_progressed(self, record: TaskRecord) -> bool:
+        return self._with_progress and record.progress not in (None, self._told_progress) and record.outcome is None
+
+    async def _tell(self) -> None:
+        """Send what is new, and again while there is something newer. It does not raise."""
         try:
-            with runtime.followers.follow(record.task_id, after=record.revision) as follower:
-                while not is_terminal(record.status):
-                    record = await follower.changed()
-                    if with_progress and record.progress not in (None, progress) and record.outcome is None:
-                        progress = record.progress
-                        await self.notify_progress(record.task, record.progress)
-                        continue
-                    if wire_2025.render_record(record)["status"] == self._told:
-                        continue
-                    if record.status == "input_required":
-                        params = wire_2025.render_view(await follower.view())
-                        if params["status"] != self._told:
-                            await self._send_status(params)
-                    else:
-                        await self.notify_status(record.task, record.outcome)
+            while (record := self._news) is not None:
+                self._news = None
+                await self._tell_of(record)
         except TaskNotFoundError:
             return
         except StoreError as error:
-            log_loss(logger, "Changes of a task are no longer announced", error)
+            log_loss(logger, "A change of a task was not announced", error)
+        finally:
+            self._is_telling = False
+
+    async def _tell_of(self, record: TaskRecord) -> None:
+        if self._has_progressed(record):
+            assert record.progress is not None
+            self._told_progress = record.progress
+            await self.notify_progress(record.task, record.progress)
+        elif wire_2025.render_record(record)["status"] == self._told:
+            return
+        elif record.status == "input_required":
+            assert self._runtime is not None
+            params = wire_2025.render_view(await self._runtime.get(record.task_id, owner=record.owner))
+            if params["status"] != self._told:  # the question waits for a person elsewhere
+                await self._send_status(params)
+        else:
+            await self.notify_status(record.task, record.outcome)

@@ -100,13 +100,12 @@ class TaskFollowers:
         topic.begin()
         if topic.is_gone or (topic.record is not None and topic.record.revision > after):
             _call(on_change, None if topic.is_gone else topic.record)
+        return partial(self._stop_calling, topic, on_change)
 
-        def stop() -> None:
-            if on_change in topic.callbacks:
-                topic.callbacks.remove(on_change)
-                self._drop_unused(topic)
-
-        return stop
+    def _stop_calling(self, topic: _Topic, on_change: ChangeCallback) -> None:
+        if on_change in topic.callbacks:
+            topic.callbacks.remove(on_change)
+            self._drop_unused(topic)
 
     def feed(self, record: TaskRecord) -> None:
         """Tell the readers of a change that this process made, without a read."""

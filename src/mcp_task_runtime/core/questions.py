@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from typing import cast
+from typing import Final, cast
 
 import anyio
 
@@ -42,6 +42,9 @@ __all__ = [
 
 CLEANUP_SECONDS = 5.0
 """Seconds that clean-up may take when it is shielded from cancellation."""
+
+
+_NOTHING: Final = nullcontext()
 
 
 def _own(store: TaskStore, queue: TaskMessageQueue) -> TaskQuestions | None:
@@ -175,7 +178,7 @@ async def ask_question(
             expires_at = None if ends_at_deadline else record.task.expires_at
             dropped = False
             try:
-                with nullcontext() if expires_at is None else store.clock.move_on_at(expires_at):
+                with _NOTHING if expires_at is None else store.clock.move_on_at(expires_at):
                     answer = await queue.wait_for_answer(task_id, key)
                     settled = True
             except TaskNotFoundError:

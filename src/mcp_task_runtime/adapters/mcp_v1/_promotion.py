@@ -6,6 +6,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from mcp import types
@@ -15,12 +16,12 @@ from mcp.shared.context import RequestContext
 from pydantic import BaseModel
 
 from mcp_task_runtime.adapters._session_proxy import SessionProxy
-from mcp_task_runtime.adapters._tool_calls import TaskCall
+from mcp_task_runtime.adapters._tool_calls import PromotedCall, TaskCall
 from mcp_task_runtime.adapters.mcp_v1._requests import (
     Context,
     KeptRequest,
     as_mcp_errors,
-    capabilities,
+    declared_by,
     mcp_error,
     send_safely,
 )
@@ -34,11 +35,16 @@ _REQUEST_TIMEOUT: Final = 408
 """The code that the SDK gives to its own requests that time out."""
 
 
+_ANY_TOKEN: Final = types.RequestParams.Meta(progressToken="")
+
+
 class _TaskSession(SessionProxy):
     """A `ServerSession` for a call that is a task: it asks through the task, and notifies by the connection."""
 
-    def __init__(self, ctx: Context, call: TaskCall) -> None:
-        super().__init__(ctx.session, ServerSession, call, capabilities(ctx))
+    __slots__ = ()
+
+    def __init__(self, ctx: Context, call: PromotedCall) -> None:
+        super().__init__(ctx.session, ServerSession, call, partial(declared_by, ctx.session))
 
     async def send_request(
         self,
@@ -107,10 +113,10 @@ async def context_by_name(call: TaskCall, lifespan_state: Any, headers: Mapping[
 
 
 @contextmanager
-def within_task(ctx: Context, call: TaskCall) -> Generator[None, None, None]:
+def within_task(ctx: Context, call: PromotedCall) -> Generator[None, None, None]:
     """Run a block whose SDK context reaches the client through the task of this call."""
     # The SDK reports progress only where there is a token.
-    token = types.RequestParams.Meta(progressToken="") if ctx.meta is None else ctx.meta
+    token = _ANY_TOKEN if ctx.meta is None else ctx.meta
     if token.progressToken is None:
         token = token.model_copy(update={"progressToken": ""})
     inner: Any = replace(ctx, session=_TaskSession(ctx, call), meta=token)

@@ -43,7 +43,7 @@ __all__ = [
     "as_mcp_errors",
     "as_shown",
     "authenticated_principal",
-    "capabilities",
+    "declared_by",
     "is_stateless",
     "liveness",
     "mcp_error",
@@ -204,9 +204,9 @@ class _RawAnswer:
         return value
 
 
-def capabilities(ctx: Context) -> JSONObject:
-    """Return what the client declared, as JSON."""
-    params = ctx.session.client_params
+def declared_by(session: ServerSession) -> JSONObject:
+    """Return what the client of a connection declared, as JSON."""
+    params = session.client_params
     declared: JSONObject | None = None if params is None else to_json_value(params.capabilities)
     return declared or {}
 
@@ -222,6 +222,8 @@ async def send_safely(session: Any, notification: object, related_request_id: An
 class ConnectionSession:
     """The `TaskSession` of a whole connection: what is sent here belongs to no request."""
 
+    __slots__ = ("_may_answer", "_session", "can_send_request")
+
     _metadata: ServerMessageMetadata | None = None
 
     def __init__(self, ctx: Context, may_answer: Callable[[object], bool] | None = None) -> None:
@@ -231,11 +233,15 @@ class ConnectionSession:
             ctx: The request.
             may_answer: Called with the HTTP request that brings a response: whether its principal was asked.
         """
-        self.client_capabilities: JSONObject = capabilities(ctx)
         self._may_answer = may_answer
         self.can_send_request: bool = not is_stateless(ctx)
         self._session = ctx.session
         use_random_request_ids(ctx.session)
+
+    @property
+    def client_capabilities(self) -> JSONObject:
+        """What the client declared when it connected."""
+        return declared_by(self._session)
 
     async def send_notification(self, method: str, params: JSONObject) -> None:
         await self._send(method, params, None)

@@ -27,7 +27,15 @@ from mcp.server.lowlevel import Server
 from mcp.server.models import InitializationOptions
 from mcp.shared.exceptions import McpError
 
-from mcp_task_runtime.adapters._tool_calls import PlainCall, TaskCall, ToolCall, calling, current_call
+from mcp_task_runtime.adapters._tool_calls import (
+    EndedCall,
+    PlainCall,
+    TaskCall,
+    ToolCall,
+    UnwindingCall,
+    calling,
+    current_call,
+)
 from mcp_task_runtime.adapters.base_tasks import BaseTasks, fastmcp_version
 from mcp_task_runtime.adapters.credentials import CallerCredentials, Credentials
 from mcp_task_runtime.adapters.mcp_v1._connection import Connection, has_list, is_about_lost_connection, serving
@@ -158,6 +166,8 @@ class Tasks(BaseTasks):
         self._principal = principal
         self._methods = TaskMethods(self.runtime, self._host, inbox=inbox)
         self._scopes = ConnectionScopes()
+        self._own_tools: set[str] = set()
+        """Tools whose work is all that the SDK calls: nothing of the author's comes after it."""
         self._mcp: FastMCP[Any] | None = None
         self._server: Server[Any, Any] | None = None
         self._manager: object = None
@@ -225,7 +235,7 @@ class Tasks(BaseTasks):
 
             async def job() -> JSONObject:
                 call = current_call(self.runtime)
-                assert isinstance(call, TaskCall)
+                assert isinstance(call, TaskCall | UnwindingCall)
                 try:
                     with as_mcp_errors(), as_caller(ctx), within_task(ctx, call):
                         result = await self._call(request, call)
@@ -242,8 +252,20 @@ class Tasks(BaseTasks):
                 declared=self._tools.get(name),
                 protocol_version=protocol_version(ctx),
                 seal=lambda spec: self._sealed(spec, ctx),
+                convert=self._converted if name in self._own_tools else None,
+                around=functools.partial(_within_call, ctx),
             )
             return raw_result(created)
+
+    async def _converted(self, name: str, arguments: JSONObject, end: Callable[[], Any]) -> JSONObject:
+        """Return what the SDK makes of the end of a tool's work, in a call of the tool whose work has ended before."""
+        request = types.CallToolRequest(params=types.CallToolRequestParams(name=name, arguments=arguments))
+        try:
+            with as_mcp_errors():
+                result = await self._call(request, EndedCall(self.runtime, name, end))
+        except Exception as error:
+            raise as_shown(error) from error
+        return cast(JSONObject, result.model_dump(by_alias=True, mode="json", exclude_none=True))
 
     async def _call(self, request: types.CallToolRequest, call: ToolCall) -> types.ServerResult:
         """Run the server's own handler; let pass what it makes of protocol errors that left a task's work."""
@@ -393,6 +415,7 @@ class Tasks(BaseTasks):
     def _add_tool(self, tool: ToolFunction, body: Callable[..., Any], **sdk_options: Any) -> None:
         assert self._mcp is not None
         self._mcp.add_tool(body, **sdk_options)
+        self._own_tools.add(sdk_options["name"] or body.__name__)
 
     def _raising(self, call: ToolCall) -> AbstractContextManager[None]:
         return _noting_errors(call)
@@ -429,6 +452,13 @@ class Tasks(BaseTasks):
         if is_stateless(ctx):
             return Requestor(None)
         return Requestor(self._scopes.of(ctx.session))
+
+
+@contextmanager
+def _within_call(ctx: Context, call: UnwindingCall) -> Generator[None, None, None]:
+    """Run a block as this request's caller, whose SDK context reaches the client through the task of the call."""
+    with as_caller(ctx), within_task(ctx, call):
+        yield
 
 
 def _low_level(server: object) -> Server[Any, Any]:

@@ -9,15 +9,19 @@ import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from mcp.server.context import CallNext, HandlerResult
 from mcp.server.mcpserver import authenticated_principal
 from mcp.shared.exceptions import MCPError
+from mcp_types.methods import serialize_server_result
 
-from mcp_task_runtime.adapters._tool_calls import TaskCall, calling, current_call
+from mcp_task_runtime.adapters._tool_calls import TaskCall, UnwindingCall, calling, current_call
 from mcp_task_runtime.adapters._tool_table import ToolTable
+from mcp_task_runtime.adapters.base_tasks import to_call_result
 from mcp_task_runtime.adapters.host import RuntimeHost
+from mcp_task_runtime.adapters.mcp_v2._conversions import Conversions
 from mcp_task_runtime.adapters.mcp_v2._promotion import PromotingSession
 from mcp_task_runtime.adapters.mcp_v2._requests import (
     ConnectionSession,
@@ -62,11 +66,13 @@ class Clients2025:
         host: RuntimeHost,
         tools: ToolTable,
         principal: Callable[[Context], str | None],
+        conversions: Conversions,
         seal: Callable[[TaskSpec, Context], TaskSpec],
         *,
         inbox: float | None,
     ) -> None:
         """Make it for one server; the host must hold the runtime open while it serves."""
+        self._conversions = conversions
         self._runtime = runtime
         self._tools = tools
         self._principal = principal
@@ -95,7 +101,7 @@ class Clients2025:
                 connection = None if _is_stateless(ctx) or self._is_unchecked(ctx) else ConnectionSession(ctx)
                 return await self._methods.get(ctx.params, requestor, connection)
             if ctx.method == "tasks/result":
-                stream = DetachedSession({}) if self._is_unchecked(ctx) else RequestSession(ctx)
+                stream = DetachedSession() if self._is_unchecked(ctx) else RequestSession(ctx)
                 return await self._methods.result(ctx.params, requestor, stream, is_alive=_liveness(ctx))
             if ctx.method == "tasks/list":
                 return await self._methods.list(ctx.params, requestor)
@@ -147,7 +153,7 @@ class Clients2025:
 
         async def job() -> JSONObject:
             call = current_call(self._runtime)
-            assert isinstance(call, TaskCall)
+            assert isinstance(call, TaskCall | UnwindingCall)
             session: Any = PromotingSession(ctx, call)
             try:
                 return await _as_object(call_next(replace(ctx, session=session)))
@@ -169,7 +175,13 @@ class Clients2025:
             home=id(ctx.lifespan_context),
             protocol_version=ctx.protocol_version,
             seal=lambda spec: self._seal(spec, ctx),
+            convert=None if self._conversions.get(name) is None else partial(self._converted, ctx.protocol_version),
         )
+
+    async def _converted(self, version: str, name: str, arguments: JSONObject, end: Callable[[], Any]) -> JSONObject:
+        """Return what the SDK makes of the end of a tool's work, as a client of this revision sees it."""
+        result = await self._conversions.convert(name, arguments, end)
+        return serialize_server_result("tools/call", version, to_call_result(result))
 
     def _is_unchecked(self, ctx: Context) -> bool:
         """Whether another principal could post the answer to a question on this connection (law L10).

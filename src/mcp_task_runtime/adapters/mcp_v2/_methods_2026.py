@@ -2,46 +2,40 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 import anyio
 import anyio.lowlevel
 from mcp.server.context import CallNext, HandlerResult
 from mcp.server.extension import MethodBinding
-from mcp.server.mcpserver import Context as SDKContext
-from mcp.server.mcpserver import exceptions as sdk_exceptions
-from mcp.server.mcpserver.exceptions import ToolError
-from mcp.server.mcpserver.tools import Tool
 from mcp.shared.exceptions import MCPError
 from mcp.shared.inbound import decode_header_value
 from mcp_types import (
     INTERNAL_ERROR,
     METHOD_NOT_FOUND,
     CallToolRequestParams,
-    CallToolResult,
     ErrorData,
     InputRequiredResult,
     RequestParams,
-    TextContent,
 )
 
 from mcp_task_runtime.adapters._caller import caller_of
 from mcp_task_runtime.adapters._options import TaskOptions
 from mcp_task_runtime.adapters._tool_calls import (
-    EndedCall,
     TaskCall,
     UnwindingCall,
     calling,
     cancelled_with_caller,
+    submit_call,
     with_options,
 )
 from mcp_task_runtime.adapters._tool_table import DeclaredTool, ToolTable
 from mcp_task_runtime.adapters.base_tasks import to_call_result
+from mcp_task_runtime.adapters.mcp_v2._conversions import Conversions
 from mcp_task_runtime.adapters.mcp_v2._promotion import PromotingSession
 from mcp_task_runtime.adapters.mcp_v2._requests import (
     Context,
@@ -64,11 +58,6 @@ from mcp_task_runtime.wire.answers import check_answer
 
 __all__ = ["Methods2026", "answer_through_task", "outcome_of_result"]
 
-logger: logging.Logger = logging.getLogger(__name__)
-
-UNEXPECTED_TOOL_ERROR: Final[type[Exception]] = getattr(sdk_exceptions, "UnexpectedToolError", ToolError)
-"""What the SDK makes of an exception that is no `ToolError`, since `mcp` 2.1."""
-
 
 class _TaskIdParams(RequestParams):
     task_id: str
@@ -88,6 +77,7 @@ class Methods2026:
         tools: ToolTable,
         principal: Callable[[Context], str | None],
         seal: Callable[[TaskSpec, Context], TaskSpec],
+        conversions: Conversions,
     ) -> None:
         """Make the methods.
 
@@ -97,21 +87,14 @@ class Methods2026:
             tools: The tools that were declared as tasks.
             principal: Returns the principal that makes a request.
             seal: Adds what is kept of a caller's credentials.
+            conversions: Makes the results of tools apart from their calls.
         """
         self._runtime = runtime
         self._handler = handler
         self._tools = tools
         self._principal = principal
         self._seal = seal
-        self._unwinding: dict[str, Tool] = {}
-
-    def unwind(self, tool: Tool) -> None:
-        """Let the calls of a tool that becomes a task at once end their request, before its work begins.
-
-        Args:
-            tool: The tool, for what its work ends with: none of its arguments belongs to a request.
-        """
-        self._unwinding[tool.name] = tool
+        self._conversions = conversions
 
     def bindings(self) -> Sequence[MethodBinding]:
         """Return the methods other than `tools/call`."""
@@ -130,9 +113,9 @@ class Methods2026:
         declared = self._tools.get(params.name)
         if declared is not None and self._runtime.is_dispatched(params.name):
             return await self._dispatch(declared, params, ctx, call_next)
-        tool = self._unwinding.get(params.name)
-        if tool is not None and declared is not None and declared.options.promote_after is None:
-            return await self._call_and_unwind(tool, declared.options, params, ctx, call_next)
+        is_known = self._conversions.get(params.name) is not None
+        if is_known and declared is not None and declared.options.promote_after is None:
+            return await self._call_and_unwind(declared.options, params, ctx, call_next)
         new = partial(self._new_task, params, ctx)
 
         async def work(execution: Execution[HandlerResult]) -> HandlerResult:
@@ -142,7 +125,7 @@ class Methods2026:
                 execution=execution,
                 handler=self._handler,
                 new=new,
-                connect=lambda record: DetachedSession(record.client_capabilities),
+                connect=_detached,
                 declared=declared,
             )
             with as_mcp_errors():
@@ -177,7 +160,7 @@ class Methods2026:
         """Let the SDK check a call, and have a worker run its tool by its name."""
         if not declared.is_adopted:
             call, result = await self._unwound(params.name, ctx, call_next)
-            if call.work is None:
+            if not call.has_begun:
                 return result
         with as_mcp_errors():
             record = await self._runtime.dispatch(with_options(self._new_task(params, ctx), declared.options))
@@ -185,73 +168,41 @@ class Methods2026:
         return wire.render_handle(record)
 
     async def _unwound(self, name: str, ctx: Context, call_next: CallNext) -> tuple[UnwindingCall, HandlerResult]:
-        """Run a call up to its work; return it, and its result if its work did not begin: wrong arguments, maybe."""
+        """Run a call up to its work; return it, and its result if its work did not begin: wrong arguments, maybe.
+
+        Where the author's function takes the SDK's context, that lives on, and asks through the task.
+        """
         call = UnwindingCall(self._runtime, name)
         result: HandlerResult = None
+        tool = self._conversions.get(name)
+        if tool is not None and tool.context_kwarg is not None:
+            session: Any = PromotingSession(ctx, call)
+            ctx = replace(ctx, session=session)
         with calling(call):
             try:
                 result = await call_next(ctx)
             except MCPError:
-                if call.work is None:
+                if not call.has_begun:
                     raise
         return call, result
 
     async def _call_and_unwind(
-        self, tool: Tool, options: TaskOptions, params: CallToolRequestParams, ctx: Context, call_next: CallNext
+        self, options: TaskOptions, params: CallToolRequestParams, ctx: Context, call_next: CallNext
     ) -> HandlerResult:
         """Let the SDK check a call, and run its work as a task that keeps nothing of the request."""
         call, result = await self._unwound(params.name, ctx, call_next)
-        if call.work is None:
+        if not call.has_begun:
             return result
-        spec = with_options(self._new_task(params, ctx), options)
-        work = partial(self._run_unwound, tool, call.work)
+        work = partial(call.perform, handler=self._handler, connect=_detached, convert=self._conversions.convert)
         with as_mcp_errors():
-            record = await self._runtime.submit(
-                spec, work, outcome_of=outcome_of_result, resource_scope=id(ctx.lifespan_context)
+            record = await submit_call(
+                self._runtime,
+                with_options(self._new_task(params, ctx), options),
+                work,
+                outcome_of=outcome_of_result,
+                home=id(ctx.lifespan_context),
             )
-            await cancelled_with_caller(self._runtime, record)
         return wire.render_handle(record)
-
-    async def _run_unwound(
-        self,
-        tool: Tool,
-        work: Callable[[ServerTaskContext], Awaitable[Any]],
-        execution: Execution[HandlerResult],
-    ) -> HandlerResult:
-        record = execution.record
-        assert record is not None
-        context = ServerTaskContext(
-            task=record.task,
-            store=self._runtime.store,
-            session=DetachedSession(record.client_capabilities),
-            queue=self._runtime.queue,
-            handler=self._handler,
-            execution=execution,
-        )
-        end: Callable[[], Any]
-        try:
-            running = work(context)
-            del work, context  # they are the work's alone
-            end = partial(_same, await running)
-            await self._handler.flush(record.task_id)
-        except Exception as error:
-            end = partial(_raise, error)
-        return await self._converted(tool, record.request.arguments, end)
-
-    async def _converted(self, tool: Tool, arguments: JSONObject, end: Callable[[], Any]) -> HandlerResult:
-        """Return what the SDK makes of the end of a tool's work."""
-        with calling(EndedCall(self._runtime, tool.name, end)):
-            try:
-                result: HandlerResult = await tool.run(arguments, SDKContext(), convert_result=True)
-            except MCPError as error:
-                raise ProtocolError(error.code, error.message, error.data) from error
-            except Exception as error:
-                if isinstance(error, ToolError) and not isinstance(error, UNEXPECTED_TOOL_ERROR):
-                    logger.info("Tool %r failed: %r", tool.name, str(error))
-                else:
-                    logger.exception("Tool %r raised an unexpected exception", tool.name)
-                return CallToolResult(content=[TextContent(text=str(error))], is_error=True)
-        return result
 
     async def _get(self, ctx: Context, params: _TaskIdParams) -> HandlerResult:
         with as_mcp_errors():
@@ -307,12 +258,8 @@ async def _ask_all(context: ServerTaskContext, needed: InputRequiredResult) -> J
     return answers
 
 
-def _raise(error: Exception) -> Any:
-    raise error
-
-
-def _same(value: Any) -> Any:
-    return value
+def _detached(record: TaskRecord) -> DetachedSession:
+    return DetachedSession(record.client_capabilities_json)
 
 
 def outcome_of_result(result: HandlerResult) -> Outcome:

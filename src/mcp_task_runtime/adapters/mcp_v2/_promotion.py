@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 from mcp.server.context import ServerRequestContext
@@ -14,7 +15,7 @@ from mcp_types import REQUEST_TIMEOUT, ClientCapabilities, RequestId
 from pydantic import BaseModel
 
 from mcp_task_runtime.adapters._session_proxy import SessionProxy
-from mcp_task_runtime.adapters._tool_calls import TaskCall
+from mcp_task_runtime.adapters._tool_calls import PromotedCall, TaskCall
 from mcp_task_runtime.adapters.mcp_v2._requests import Context, KeptRequest, as_mcp_errors, capabilities, is_modern
 from mcp_task_runtime.core.json import JSONObject
 from mcp_task_runtime.wire.v2025_11_25 import PROTOCOL_VERSION
@@ -69,9 +70,11 @@ async def context_by_name(
 class PromotingSession(SessionProxy):
     """A `ServerSession` for one call: as before while it is a call, through the task once it is one."""
 
-    def __init__(self, ctx: Context, call: TaskCall) -> None:
+    __slots__ = ("_dropped", "_has_connection")
+
+    def __init__(self, ctx: Context, call: PromotedCall) -> None:
         """Make the session of a call, in place of the one of its request."""
-        super().__init__(ctx.session, ServerSession, call, capabilities(ctx))
+        super().__init__(ctx.session, ServerSession, call, partial(capabilities, ctx))
         self._has_connection = not is_modern(ctx)
         self._dropped: set[str] = set()
 

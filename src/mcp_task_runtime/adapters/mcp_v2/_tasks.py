@@ -31,6 +31,7 @@ from mcp_task_runtime.adapters._tool_calls import PlainCall, TaskCall, ToolCall,
 from mcp_task_runtime.adapters.base_tasks import BaseTasks, fastmcp_version
 from mcp_task_runtime.adapters.credentials import CallerCredentials, Credentials
 from mcp_task_runtime.adapters.mcp_v2._clients_2025 import Clients2025
+from mcp_task_runtime.adapters.mcp_v2._conversions import Conversions
 from mcp_task_runtime.adapters.mcp_v2._fastmcp import call_fastmcp
 from mcp_task_runtime.adapters.mcp_v2._input_rounds import InputRounds
 from mcp_task_runtime.adapters.mcp_v2._listen import Listeners, is_listen
@@ -163,9 +164,14 @@ class Tasks(BaseTasks, Extension):
             credentials=credentials,
         )
         self._principal = principal
-        self._methods_2026 = Methods2026(self.runtime, self._handler, self._tools, principal, self._sealed)
+        self._conversions = Conversions(self.runtime)
+        self._methods_2026 = Methods2026(
+            self.runtime, self._handler, self._tools, principal, self._sealed, self._conversions
+        )
         self._input_rounds = InputRounds(self.runtime, self._host, self._handler, self._tools, principal)
-        self._clients_2025 = Clients2025(self.runtime, self._host, self._tools, principal, self._sealed, inbox=inbox)
+        self._clients_2025 = Clients2025(
+            self.runtime, self._host, self._tools, principal, self._conversions, self._sealed, inbox=inbox
+        )
         self._listeners = Listeners(self.runtime, self._host)
         self._homes: Counter[int] = Counter()
         self._states: dict[int, Any] = {}
@@ -334,9 +340,8 @@ class Tasks(BaseTasks, Extension):
     def _add_tool(self, tool: ToolFunction, body: Callable[..., Any], **sdk_options: Any) -> None:
         assert self._mcp is not None
         self._mcp.add_tool(body, **sdk_options)
-        if not tool.takes(SDKContext) and not tool.takes(Resolve):
-            # The work can go on without its request: nothing of that is among its arguments.
-            self._methods_2026.unwind(
+        if not tool.takes(Resolve):  # what a dependency asks before the work makes the call a task
+            self._conversions.add(
                 Tool.from_function(
                     body, name=sdk_options["name"], structured_output=sdk_options.get("structured_output")
                 )

@@ -1,0 +1,73 @@
+"""What the SDK makes of the end of a tool's work, apart from the call."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, Final
+
+from mcp.server.context import HandlerResult
+from mcp.server.mcpserver import Context as SDKContext
+from mcp.server.mcpserver import exceptions as sdk_exceptions
+from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.mcpserver.tools import Tool
+from mcp.shared.exceptions import MCPError
+from mcp_types import CallToolResult, InputRequiredResult, TextContent
+
+from mcp_task_runtime.adapters._tool_calls import EndedCall, calling
+from mcp_task_runtime.core.json import JSONObject
+from mcp_task_runtime.core.runtime import TaskRuntime
+from mcp_task_runtime.errors import ProtocolError
+
+__all__ = ["Conversions"]
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+_UNEXPECTED_TOOL_ERROR: Final[type[Exception]] = getattr(sdk_exceptions, "UnexpectedToolError", ToolError)
+"""What the SDK makes of an exception that is no `ToolError`, since `mcp` 2.1."""
+
+
+class Conversions:
+    """The tools whose results can be made apart from their calls: those that were made with `Tasks.tool`."""
+
+    def __init__(self, runtime: TaskRuntime) -> None:
+        """Know no tools."""
+        self._runtime = runtime
+        self._tools: dict[str, Tool] = {}
+
+    def add(self, tool: Tool) -> None:
+        """Add a tool, which is made like that of the server."""
+        self._tools[tool.name] = tool
+
+    def get(self, name: str) -> Tool | None:
+        """Return a tool, or `None` where the results of a name cannot be made apart from its calls."""
+        return self._tools.get(name)
+
+    async def convert(self, name: str, arguments: JSONObject, end: Callable[[], Any]) -> HandlerResult:
+        """Return what the SDK makes of the end of a tool's work; see `Convert`.
+
+        Raises:
+            ProtocolError: The work ended with the SDK's own.
+        """
+        tool = self._tools[name]
+        try:
+            return tool.fn_metadata.convert_result(end())
+        except Exception:
+            return await self._as_error(tool, arguments, end)
+
+    async def _as_error(self, tool: Tool, arguments: JSONObject, end: Callable[[], Any]) -> HandlerResult:
+        """Let the SDK say what is wrong, in a call of the tool whose work has ended before."""
+        with calling(EndedCall(self._runtime, tool.name, end)):
+            try:
+                result: CallToolResult | InputRequiredResult = await tool.run(
+                    arguments, SDKContext(), convert_result=True
+                )
+            except MCPError as error:
+                raise ProtocolError(error.code, error.message, error.data) from error
+            except Exception as error:
+                if isinstance(error, ToolError) and not isinstance(error, _UNEXPECTED_TOOL_ERROR):
+                    logger.info("Tool %r failed: %r", tool.name, str(error))
+                else:
+                    logger.exception("Tool %r raised an unexpected exception", tool.name)
+                return CallToolResult(content=[TextContent(text=str(error))], is_error=True)
+        return result
