@@ -314,14 +314,16 @@ async def test_a_token_is_asked_for(store: BundledTaskStore) -> None:
     await some_tasks(store)
     app = dashboard(store, token=TOKEN)
     visitor = Visitor(app, origin="https://ops.example", client="192.0.2.7")
-    assert (await visitor.get("/task?id=aaa-build")).headers["location"] == "/login"
+    assert (await visitor.get("/")).headers["location"] == "/login"
     assert (await visitor.get("/events/task?id=aaa-build")).status_code == 401
     assert (await visitor.send("/cancel", {"task": "aaa-build"})).status_code == 401
-    wrong = await visitor.send("/login", {"token": TOKEN[:-1]})
+    wrong = await visitor.send("/login", {"token": TOKEN[:-1], "next": "/"})
     assert (wrong.status_code, "This is not the token." in wrong.text) == (401, True)
     assert (await visitor.get("/")).status_code == 303
-    assert (await visitor.send("/login", {"token": TOKEN}, origin="https://evil.example")).status_code == 403
-    right = await visitor.send("/login", {"token": TOKEN})
+    assert (
+        await visitor.send("/login", {"token": TOKEN, "next": "/"}, origin="https://evil.example")
+    ).status_code == 403
+    right = await visitor.send("/login", {"token": TOKEN, "next": "/"})
     assert (right.status_code, right.headers["location"]) == (303, "/")
     (cookie,) = right.headers.get_list("set-cookie")
     assert TOKEN not in cookie
@@ -339,9 +341,27 @@ async def test_a_token_is_asked_for(store: BundledTaskStore) -> None:
     assert (await visitor.get("/")).status_code == 303
 
 
+async def test_signing_in_leads_to_the_page_that_was_wanted_and_nowhere_else(store: BundledTaskStore) -> None:
+    await some_tasks(store)
+    visitor = Visitor(dashboard(store, token=TOKEN))
+    asked = await visitor.get("/task?id=aaa-build&values=1")
+    login = await visitor.get(asked.headers["location"])
+    assert 'name="next" value="/task?id=aaa-build&amp;values=1"' in login.text
+    for wanted, reached in (
+        ("/task?id=aaa-build&values=1", "/task?id=aaa-build&values=1"),
+        ("//evil.example", "/"),
+        ("https://evil.example/task", "/"),
+        ("/\\evil.example", "/"),
+        ("/task?\r\nSet-Cookie: x=y", "/"),
+        ("/logout", "/"),
+    ):
+        done = await visitor.send("/login", {"token": TOKEN, "next": wanted})
+        assert (done.status_code, done.headers["location"]) == (303, reached)
+
+
 async def test_a_session_ends_after_hours(store: BundledTaskStore, monkeypatch: pytest.MonkeyPatch) -> None:
     visitor = Visitor(dashboard(store, token=TOKEN))
-    await visitor.send("/login", {"token": TOKEN})
+    await visitor.send("/login", {"token": TOKEN, "next": "/"})
     assert (await visitor.get("/")).status_code == 200
     now = 10**10
     monkeypatch.setattr("mcp_task_runtime.operations.web._guard.time.time", lambda: now)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from typing import Final
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -177,8 +177,10 @@ class Guard:
 
     async def _ask_to_sign_in(self, scope: Scope, receive: Receive, send: Send, path: str) -> None:
         if scope["method"] == "GET" and not path.startswith("/events/"):
-            root = scope.get("root_path", "")
-            await RedirectResponse(f"{root}/login", status_code=303)(scope, receive, send)
+            wanted = f"{path}?{scope['query_string'].decode('latin-1')}".removesuffix("?")
+            query = "" if wanted == "/" else f"?{urlencode({'next': wanted})}"
+            address = f"{scope.get('root_path', '')}/login{query}"
+            await RedirectResponse(address, status_code=303)(scope, receive, send)
         else:
             await PlainTextResponse("Sign in first.", status_code=401)(scope, receive, send)
 

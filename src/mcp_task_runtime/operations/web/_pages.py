@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
+from time import perf_counter
 from typing import Any, Final, TypeAlias
 from urllib.parse import urlencode
 
@@ -31,6 +32,9 @@ _MOST_WAITING: Final = 25
 _MOST_IN_CHARTS: Final = 500
 _LOOK_AGAIN_SECONDS: Final = 2.0
 """How often a page that shows many tasks looks again: a store tells of changes of one task, not of all."""
+
+_SHARE_OF_LOOKING: Final = 10
+"""Where a look takes long, the pause after it is so many times as long: a page that is open must not load a store."""
 
 _SHORTEST_PAUSE_SECONDS: Final = 0.2
 """The pause after each change of a followed task: changes in between come together."""
@@ -289,13 +293,16 @@ class Pages:
         if not self._access.has_login:
             raise HTTPException(404, "There is no such page.")
         if request.method != "POST":
-            return self._page(request, "login.html", "Sign in", {}, is_live=False, error="")
+            wanted = _own_page(request.query_params.get("next", "/"))
+            return self._page(request, "login.html", "Sign in", {}, is_live=False, error="", next=wanted)
         form = await read_form(request)
+        wanted = _own_page(_one(form, "next"))
         if not self._access.is_token(_one(form, "token")):
+            error = "This is not the token."
             return self._page(
-                request, "login.html", "Sign in", {}, is_live=False, error="This is not the token.", status_code=401
+                request, "login.html", "Sign in", {}, is_live=False, error=error, next=wanted, status_code=401
             )
-        response = RedirectResponse(f"{_base(request)}/", status_code=303)
+        response = RedirectResponse(f"{_base(request)}{wanted}", status_code=303)
         self._access.sign_in(response, request)
         return response
 
@@ -339,8 +346,9 @@ class Pages:
     def _again_and_again(self, request: Request, look: Look) -> LiveResponse:
         async def pump(show: Show) -> None:
             while True:
+                began = perf_counter()
                 await show(await look(request))
-                await anyio.sleep(_LOOK_AGAIN_SECONDS)
+                await anyio.sleep(max(_LOOK_AGAIN_SECONDS, _SHARE_OF_LOOKING * (perf_counter() - began)))
 
         return LiveResponse(pump, self._streams)
 
@@ -373,6 +381,13 @@ def _question(
 def _base(request: Request) -> str:
     base: str = request.scope.get("root_path", "")
     return base.rstrip("/")
+
+
+def _own_page(address: str) -> str:
+    """Return where to go after signing in: an address of one of these pages, or the first page instead."""
+    path, mark, query = address.partition("?")
+    is_own = path in ("/", "/task", "/waiting", "/workers", "/statistics")
+    return f"{path}{mark}{query}" if is_own and query.isprintable() and query.isascii() else "/"
 
 
 def _one(form: Mapping[str, Sequence[str]], name: str) -> str:
