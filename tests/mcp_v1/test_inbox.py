@@ -27,7 +27,7 @@ async def asks(task: ServerTaskContext) -> str:
 
 
 async def asks_by_itself(ctx: Context) -> str:  # type: ignore[type-arg]
-    """Somebody else's tool."""
+    """A tool that knows nothing of tasks."""
     answer = await ctx.elicit("Publish it?", Confirm)
     return f"{answer.action} {answer.data.ok if answer.action == 'accept' else None}"
 

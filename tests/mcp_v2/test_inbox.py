@@ -35,7 +35,7 @@ async def asks(task: ServerTaskContext) -> str:
 
 
 async def asks_by_itself(ctx: Context) -> str:
-    """Somebody else's tool."""
+    """A tool that knows nothing of tasks."""
     answer = await ctx.elicit("Publish it?", Confirm)
     return f"{answer.action} {answer.data.ok if answer.action == 'accept' else None}"
 
@@ -45,7 +45,7 @@ async def writes(task: ServerTaskContext) -> str:
 
 
 class Office:
-    """A server with an inbox, and a person beside it."""
+    """A server with an inbox, and a person who looks into it."""
 
     def __init__(self, **options: Any) -> None:
         self.store = InMemoryTaskStore()

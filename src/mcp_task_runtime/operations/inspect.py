@@ -94,7 +94,7 @@ class WorkerSummary:
 
 
 class TaskInspector:
-    """Finds, shows and ends tasks. It keeps nothing, and works beside any number of servers.
+    """Finds, shows and ends tasks. It keeps nothing, and works while any number of servers run.
 
     It asks for no owner (law L10 is for clients): use it for operators only.
     """
@@ -166,7 +166,7 @@ class TaskInspector:
         """Return all there is to see of a task.
 
         Raises:
-            TaskNotFoundError: There is no such task.
+            TaskNotFoundError: The task is unknown.
         """
         record, questions = await self._view(task_id)
         steps = dict(await self._store.read_steps(task_id)) if isinstance(self._store, TaskJournal) else {}
@@ -176,7 +176,7 @@ class TaskInspector:
         """Return the open questions of a task, in the order they were asked.
 
         Raises:
-            TaskNotFoundError: There is no such task.
+            TaskNotFoundError: The task is unknown.
         """
         return (await self._view(task_id))[1]
 
@@ -195,7 +195,7 @@ class TaskInspector:
         """Yield a task as it is now, then after each change until it has ended. Changes in between may be skipped.
 
         Raises:
-            TaskNotFoundError: There is no such task, or it expires or is deleted meanwhile.
+            TaskNotFoundError: The task is unknown, or expires or is deleted meanwhile.
         """
         record = await self._store.get_task(task_id)
         if record is None:
@@ -209,7 +209,7 @@ class TaskInspector:
         """End a task as `cancelled`; the process that runs its work stops it (law L9).
 
         Raises:
-            TaskNotFoundError: There is no such task.
+            TaskNotFoundError: The task is unknown.
             InvalidTransitionError: The task has already ended.
         """
         outcome = Outcome.cancelled(status_message="Cancelled by an operator")
@@ -224,7 +224,7 @@ class TaskInspector:
         task may exist.
 
         Raises:
-            TaskNotFoundError: There is no such task.
+            TaskNotFoundError: The task is unknown.
             RetryError: It has not ended, does not say which tool to call, or no process looks for work in this store.
         """
         record = await self._store.get_task(task_id)
@@ -267,7 +267,7 @@ class TaskInspector:
 
         Raises:
             ProtocolError: The answer is malformed; the question stays open.
-            TaskNotFoundError: There is no such task.
+            TaskNotFoundError: The task is unknown.
         """
         questions = await self.questions(task_id)
         question = next((question for question in questions if question.key == key), None)

@@ -51,7 +51,7 @@ async def test_a_person_finds_a_task_follows_it_and_cancels_it(
     await page.open(f"{site}/")
     await page.until_text("Live: this page follows the changes.")
     await make(store, "eee-new", "brand-new")
-    await page.until_text("brand-new")  # by itself
+    await page.until_text("brand-new")  # without a reload
     await page.run("document.querySelector('form.search details').open = true")
     await page.run("document.querySelector('#tool').value = 'build'")
     await page.click("form.search input[value=working]")

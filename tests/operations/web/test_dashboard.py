@@ -235,6 +235,16 @@ async def test_a_question_is_answered_by_its_form(store: BundledTaskStore, visit
     assert late.headers["location"] == "/task?id=task&said=late"
 
 
+async def test_a_question_that_waits_for_a_person_says_so(store: BundledTaskStore, visitor: Visitor) -> None:
+    await make(store, "task", "ask")
+    key = QueuedMessage.key_for_person("q")
+    question = QueuedMessage.request(key, "elicitation/create", {"message": "Approve?", "requestedSchema": {}})
+    await store.ask("task", question)  # type: ignore[attr-defined]
+    assert "Its client cannot be asked" in (await visitor.get("/waiting")).text
+    done = await visitor.send("/answer", {"task": "task", "key": key, "action": "decline"})
+    assert done.headers["location"] == "/task?id=task&said=answered"
+
+
 async def until_it_asks(store: BundledTaskStore, task_id: str) -> None:
     """Wait until a task has an open question."""
     record = await store.get_task(task_id)
@@ -466,14 +476,14 @@ async def test_what_a_client_put_into_a_task_is_text(store: BundledTaskStore, vi
     assert "&lt;img src=x onerror=alert(1)&gt;" in pages[0].text
 
 
-async def test_a_store_that_is_away_is_an_error_page() -> None:
-    class Away(InMemoryTaskStore):
+async def test_a_store_that_is_down_is_an_error_page() -> None:
+    class Down(InMemoryTaskStore):
         async def count_tasks(self) -> Any:
-            raise StoreUnavailableError("it is away")
+            raise StoreUnavailableError("it is down")
 
-    page = await Visitor(dashboard(Away())).get("/")
+    page = await Visitor(dashboard(Down())).get("/")
     assert page.status_code == 503
-    assert "The store cannot be used now: it is away" in page.text
+    assert "The store cannot be used now: it is down" in page.text
     assert page.headers["content-security-policy"]
 
 

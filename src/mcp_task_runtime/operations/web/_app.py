@@ -91,7 +91,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 async def _not_found(request: Request, error: Exception) -> Response:
-    return error_page(request, 404, "There is no such task, or it has expired.")
+    return error_page(request, 404, "This task does not exist, or has expired.")
 
 
 async def _store_error(request: Request, error: Exception) -> Response:

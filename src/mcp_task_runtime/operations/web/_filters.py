@@ -69,7 +69,8 @@ class Search:
     @property
     def is_narrow(self) -> bool:
         """Whether it leaves out any task."""
-        return self.filter(datetime.min.replace(year=9000)) != TaskFilter()
+        fields = (self.statuses, self.tool, self.owner, self.id, self.text, self.newer, self.older)
+        return any(fields)
 
     def filter(self, now: datetime) -> TaskFilter:
         """Return the filter, by a time of the store's clock."""

@@ -291,7 +291,7 @@ class Pages:
     async def login(self, request: Request) -> Response:
         """Ask for the token, and take it."""
         if not self._access.has_login:
-            raise HTTPException(404, "There is no such page.")
+            raise HTTPException(404, "This page does not exist.")
         if request.method != "POST":
             wanted = _own_page(request.query_params.get("next", "/"))
             return self._page(request, "login.html", "Sign in", {}, is_live=False, error="", next=wanted)

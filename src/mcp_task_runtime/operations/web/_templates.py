@@ -1,4 +1,4 @@
-"""The templates: every value is escaped, and shows as text whatever a client put into it."""
+"""The templates: every value is escaped, so that all that a client put into it shows as text."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ function leave(text) {
   document.removeEventListener("visibilitychange", pause);
 }
 
-// A browser has few connections to one server: a page that nobody sees uses none.
+// A browser has few connections to one server: a page that is not seen uses none.
 function pause() {
   if (!document.hidden) follow();
   else if (source) {
