@@ -30,6 +30,7 @@ class SDK:
         url_required: Makes the error that asks for a visit of a URL first.
         image: Makes an image of bytes.
         result: Makes a whole result of its JSON.
+        prompt: Makes a message for the client's model.
     """
 
     context: type
@@ -39,6 +40,7 @@ class SDK:
     image: Callable[[bytes], Any]
     result: Callable[[dict[str, Any]], Any]
     result_class: type
+    prompt: Callable[[str], Any]
 
 
 class Point(BaseModel):
@@ -309,6 +311,10 @@ def speaking(sdk: SDK) -> list[Body]:
     async def elicits_url(ctx: Any) -> str:
         return str((await ctx.session.elicit_url("Log in", "https://example.org/", "e1")).action)
 
+    async def samples(ctx: Any) -> str:
+        message = await ctx.session.create_message([sdk.prompt("Write.")], max_tokens=5, temperature=0.5)
+        return f"{message.model} {message.content.text}"
+
     async def roots(ctx: Any) -> str:
         return str([str(root.uri) for root in (await ctx.session.list_roots()).roots])
 
@@ -323,7 +329,7 @@ def bodies(sdk: SDK) -> dict[str, Body]:
     return {body.__name__: body for body in (*returning(), *whole(sdk), *raising(sdk), *speaking(sdk))}
 
 
-ASKING = ("elicits", "elicits_twice", "elicits_in_a_group", "elicits_url", "roots")
+ASKING = ("elicits", "elicits_twice", "elicits_in_a_group", "elicits_url", "samples", "roots")
 """Bodies that ask the client."""
 
 ARGUMENTS: tuple[dict[str, Any], ...] = ({}, {"a": 1}, {"a": "no number"}, {"a": 1, "point": {"x": 2}, "unknown": True})
@@ -336,6 +342,9 @@ async def accept_all(question: dict[str, Any]) -> dict[str, Any]:
     """Answer whatever the server asks."""
     if question["method"] == "roots/list":
         return {"result": {"roots": [{"uri": "file:///a"}]}}
+    if question["method"] == "sampling/createMessage":
+        text = {"type": "text", "text": "written"}
+        return {"result": {"role": "assistant", "model": "m", "content": text, "stopReason": "endTurn"}}
     form = question["params"].get("mode", "form") == "form"
     return {"result": {"action": "accept", **({"content": {"ok": True}} if form else {})}}
 

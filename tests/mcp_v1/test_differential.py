@@ -55,6 +55,7 @@ LINE = SDK(
     image=lambda data: Picture(data=data, format="png"),
     result=types.CallToolResult.model_validate,
     result_class=types.CallToolResult,
+    prompt=lambda text: types.SamplingMessage(role="user", content=types.TextContent(type="text", text=text)),
 )
 BODIES = bodies(LINE)
 NAMES = tuple(BODIES)

@@ -23,6 +23,7 @@ from mcp_types import (
     CallToolResult,
     ElicitRequestURLParams,
     ListToolsResult,
+    SamplingMessage,
     TextContent,
     Tool,
     jsonrpc_message_adapter,
@@ -74,6 +75,7 @@ LINE = SDK(
     image=lambda data: Picture(data=data, format="png"),
     result=CallToolResult.model_validate,
     result_class=CallToolResult,
+    prompt=lambda text: SamplingMessage(role="user", content=TextContent(text=text)),
 )
 BODIES = bodies(LINE)
 NAMES = tuple(BODIES)
