@@ -484,16 +484,21 @@ async def test_l10_a_principal_that_the_server_names_is_checked_where_the_seal_d
     mcp: MCPServer[Any] = MCPServer("named")
     tasks = Tasks(settings=TaskSettings(shutdown_grace=0), principal=lambda ctx: user)
     tasks.install(mcp)
-    tasks.tool()(greet)
+
+    @tasks.tool()
+    async def who_am_i(task: ServerTaskContext) -> str:
+        await task.elicit("Who are you?", Name)
+        return f"{task.caller.principal} {task.caller.protocol_version}"
+
     with anyio.fail_after(PATIENCE):
         async with tasks, memory_client(mcp) as client:
             client.capabilities = CAPABILITIES
-            questions, state = round_of((await client.call("greet")).result)
+            questions, state = round_of((await client.call("who_am_i")).result)
             extra = {"requestState": state, "inputResponses": {key: accept(name="Ada") for key in questions}}
             user = "bob"
-            refused((await client.call("greet", extra=extra)).message)
+            refused((await client.call("who_am_i", extra=extra)).message)
             user = "ada"
-            assert (await client.call("greet", extra=extra)).result["content"][0]["text"] == "Hello, Ada"
+            assert (await client.call("who_am_i", extra=extra)).result["content"][0]["text"] == "ada 2026-07-28"
 
 
 async def test_no_method_of_the_extension_shows_the_task(world: World) -> None:

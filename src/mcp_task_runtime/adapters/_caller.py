@@ -12,11 +12,13 @@ from mcp_task_runtime.core.types import TaskRecord
 from mcp_task_runtime.wire.trace_context import trace_context
 from mcp_task_runtime.wire.v2026_07_28 import parse_related_task_ids
 
-__all__ = ["TaskCaller", "caller_in", "caller_of", "related_tasks_of", "undeliverable_in"]
+__all__ = ["TaskCaller", "caller_in", "caller_of", "implicit_owner", "related_tasks_of", "undeliverable_in"]
 
 _KEY: Final = "relatedTaskIds"
 _PROTOCOL: Final = "protocolVersion"
 _UNDELIVERABLE: Final = "undeliverable"
+_IMPLICIT: Final = "implicit:"
+"""Begins the owners of tasks that clients do not know of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,20 @@ def caller_in(record: TaskRecord | None) -> TaskCaller:
     if record is None:
         return TaskCaller(None, {}, None, {})
     caller = record.request.caller
-    return TaskCaller(record.owner, record.client_capabilities, caller.get(_PROTOCOL), trace_context(caller))
+    return TaskCaller(
+        _principal_of(record.owner), record.client_capabilities, caller.get(_PROTOCOL), trace_context(caller)
+    )
+
+
+def implicit_owner(principal: str | None) -> str:
+    """Return whose a task is that the client of this principal does not know of: no method of a protocol shows it."""
+    return f"{_IMPLICIT}{principal or ''}"
+
+
+def _principal_of(owner: str | None) -> str | None:
+    if owner is None or not owner.startswith(_IMPLICIT):
+        return owner
+    return owner.removeprefix(_IMPLICIT) or None
 
 
 def undeliverable_in(record: TaskRecord) -> str | None:

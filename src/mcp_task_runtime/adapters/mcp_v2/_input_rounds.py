@@ -33,11 +33,11 @@ from mcp_types.methods import serialize_server_result
 from pydantic import ValidationError
 
 from mcp_task_runtime.adapters._asking_call import AskingCall, HeldRequests
-from mcp_task_runtime.adapters._caller import caller_of
+from mcp_task_runtime.adapters._caller import implicit_owner
 from mcp_task_runtime.adapters._tool_calls import calling
 from mcp_task_runtime.adapters._tool_table import ToolTable
 from mcp_task_runtime.adapters.host import RuntimeHost
-from mcp_task_runtime.adapters.mcp_v2._methods_2026 import answer_through_task, outcome_of_result
+from mcp_task_runtime.adapters.mcp_v2._methods_2026 import Methods2026, answer_through_task, outcome_of_result
 from mcp_task_runtime.adapters.mcp_v2._promotion import PromotingSession
 from mcp_task_runtime.adapters.mcp_v2._requests import (
     Context,
@@ -52,10 +52,10 @@ from mcp_task_runtime.core.context import TaskContext
 from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.followers import TaskFollower
 from mcp_task_runtime.core.ids import new_task_id
-from mcp_task_runtime.core.json import JSONObject, dump_json
+from mcp_task_runtime.core.json import JSONObject
 from mcp_task_runtime.core.message_queue import QueuedMessage
 from mcp_task_runtime.core.runtime import TaskRuntime
-from mcp_task_runtime.core.types import Outcome, TaskRecord, TaskRequest, TaskSpec
+from mcp_task_runtime.core.types import Outcome, TaskRecord, TaskRequest
 from mcp_task_runtime.core.views import TaskView
 from mcp_task_runtime.errors import (
     CapabilityError,
@@ -109,6 +109,7 @@ class InputRounds:
         host: RuntimeHost,
         handler: TaskResultHandler,
         tools: ToolTable,
+        methods: Methods2026,
         principal: Callable[[Context], str | None],
     ) -> None:
         """Make it for one server.
@@ -118,12 +119,14 @@ class InputRounds:
             host: Holds the runtime open, and says when the server is to stop.
             handler: The handler of the runtime's tasks.
             tools: The tools that were declared as tasks.
+            methods: Makes tasks of calls.
             principal: Returns the principal that makes a request.
         """
         self._runtime = runtime
         self._host = host
         self._handler = handler
         self._tools = tools
+        self._methods = methods
         self._principal = principal
         self._requests = HeldRequests()
 
@@ -170,7 +173,7 @@ class InputRounds:
                 task_id=task_id,
                 execution=execution,
                 handler=self._handler,
-                new=partial(self._new_task, params, ctx),
+                new=partial(self._methods.new_task, params, ctx, is_implicit=True),
                 client_capabilities=declared,
                 requests=self._requests,
                 declared=self._tools.get(params.name),
@@ -278,20 +281,8 @@ class InputRounds:
         with suppress(InvalidTransitionError, StoreUnavailableError):
             await context.extend(settings.input_ttl_ms, settings=settings)
 
-    def _new_task(self, params: CallToolRequestParams, ctx: Context) -> TaskSpec:
-        return TaskSpec(
-            owner=self._owner(ctx),
-            ttl_ms=self._runtime.settings.input_ttl_ms,
-            request=TaskRequest(
-                name=params.name,
-                arguments_json=dump_json(params.arguments or {}),
-                caller_json=caller_of((ctx.params or {}).get("_meta")),
-            ),
-            client_capabilities_json=dump_json(capabilities(ctx)),
-        )
-
     def _owner(self, ctx: Context) -> str:
-        return f"implicit:{self._principal(ctx) or ''}"
+        return implicit_owner(self._principal(ctx))
 
 
 def _check_question(declared: JSONObject, method: str, params: JSONObject) -> None:

@@ -23,7 +23,7 @@ from mcp_types import (
     RequestParams,
 )
 
-from mcp_task_runtime.adapters._caller import caller_of
+from mcp_task_runtime.adapters._caller import caller_of, implicit_owner
 from mcp_task_runtime.adapters._options import TaskOptions
 from mcp_task_runtime.adapters._tool_calls import (
     TaskCall,
@@ -116,7 +116,7 @@ class Methods2026:
         is_known = self._conversions.get(params.name) is not None
         if is_known and declared is not None and declared.options.promote_after is None:
             return await self._call_and_unwind(declared.options, params, ctx, call_next)
-        new = partial(self._new_task, params, ctx)
+        new = partial(self.new_task, params, ctx)
 
         async def work(execution: Execution[HandlerResult]) -> HandlerResult:
             call = TaskCall(
@@ -142,9 +142,18 @@ class Methods2026:
         result = await self._runtime.run(work, outcome_of=outcome_of_result, resource_scope=id(ctx.lifespan_context))
         return wire.render_handle(result) if isinstance(result, TaskRecord) else result
 
-    def _new_task(self, params: CallToolRequestParams, ctx: Context) -> TaskSpec:
+    def new_task(self, params: CallToolRequestParams, ctx: Context, *, is_implicit: bool = False) -> TaskSpec:
+        """Return what a task for a call is made with.
+
+        Args:
+            params: The call.
+            ctx: Its request.
+            is_implicit: Whether the client takes no tasks, and knows of none.
+        """
+        principal = self._principal(ctx)
         spec = TaskSpec(
-            owner=self._principal(ctx),
+            owner=implicit_owner(principal) if is_implicit else principal,
+            ttl_ms=self._runtime.settings.input_ttl_ms if is_implicit else None,
             request=TaskRequest(
                 name=params.name,
                 arguments_json=dump_json(params.arguments or {}),
@@ -163,7 +172,7 @@ class Methods2026:
             if not call.has_begun:
                 return result
         with as_mcp_errors():
-            record = await self._runtime.dispatch(with_options(self._new_task(params, ctx), declared.options))
+            record = await self._runtime.dispatch(with_options(self.new_task(params, ctx), declared.options))
             await cancelled_with_caller(self._runtime, record)
         return wire.render_handle(record)
 
@@ -197,7 +206,7 @@ class Methods2026:
         with as_mcp_errors():
             record = await submit_call(
                 self._runtime,
-                with_options(self._new_task(params, ctx), options),
+                with_options(self.new_task(params, ctx), options),
                 work,
                 outcome_of=outcome_of_result,
                 home=id(ctx.lifespan_context),

@@ -168,7 +168,9 @@ class Tasks(BaseTasks, Extension):
         self._methods_2026 = Methods2026(
             self.runtime, self._handler, self._tools, principal, self._sealed, self._conversions
         )
-        self._input_rounds = InputRounds(self.runtime, self._host, self._handler, self._tools, principal)
+        self._input_rounds = InputRounds(
+            self.runtime, self._host, self._handler, self._tools, self._methods_2026, principal
+        )
         self._clients_2025 = Clients2025(
             self.runtime, self._host, self._tools, principal, self._conversions, self._sealed, inbox=inbox
         )
