@@ -17,7 +17,8 @@ from mcp_task_runtime.server import Tasks
 
 async def announce(change: TaskChange) -> None:
     """Post to a chat, for example: await http.post(url, json={"text": f"{change.name} {change.status}"})."""
-    print(f"{change.name}: {'new' if change.is_new else change.status} {change.status_message or ''}".rstrip())
+    what = "new" if change.is_new else change.status
+    print(f"{change.name}: {what}" + (f", an error ({change.error_type})" if change.error_type else ""))
 
 
 mcp = MCPServer("reports")

@@ -44,6 +44,7 @@ from mcp_task_runtime.core.observer import (
     TaskChange,
     WorkStarted,
     WorkStopped,
+    error_type_of,
 )
 from mcp_task_runtime.core.types import NewTask
 from mcp_task_runtime.testing.clock import FakeClock
@@ -231,7 +232,7 @@ async def test_a_failure_has_its_code_and_a_plain_call_is_not_reported() -> None
         await runtime.result(cast(Any, record).task_id, owner=None)
         await anyio.wait_all_tasks_blocked()
     assert recorder.story() == ["working", "WorkStarted", "failed", "WorkStopped"]
-    assert recorder.of(TaskChange)[-1].error_code == -32603
+    assert recorder.of(TaskChange)[-1].error_type == "-32603"
     (stopped,) = recorder.of(WorkStopped)
     assert isinstance(stopped.error, LookupError)
 
@@ -320,6 +321,24 @@ async def test_the_trace_context_stays_with_the_task_beside_what_was_there() -> 
     assert record.request.caller == {"principal": "ada", "traceparent": "00-1-2-01"}
 
 
+@pytest.mark.parametrize(
+    ("outcome", "shown"),
+    [
+        (Outcome.completed({"content": []}), None),
+        (Outcome.completed({"content": [], "isError": False}), None),
+        (Outcome.completed({"content": [{"type": "text", "text": '"isError":true'}]}), None),
+        (Outcome.completed({"content": [], "isError": True}), "tool_error"),
+        (Outcome.failed("x", code=-32050), "-32050"),
+        (Outcome("failed", "[]"), "_OTHER"),
+        (Outcome("failed", "no JSON"), "_OTHER"),
+        (Outcome("completed", '{"isError"'), None),
+        (Outcome.cancelled(), None),
+    ],
+)
+def test_a_change_says_why_it_counts_as_an_error(outcome: Outcome, shown: str | None) -> None:
+    assert error_type_of(outcome) == shown
+
+
 class Broken:
     """An observer that raises what it was given, and one whose trace context is nonsense."""
 
@@ -386,6 +405,7 @@ async def test_every_coroutine_of_a_bundled_store_is_reported(tmp_path: Path) ->
 
 
 def test_the_list_of_observations_is_complete() -> None:
-    kinds = {name for name in observations.__all__ if name not in ("IsolatedObserver", "Observation", "TaskObserver")}
+    others = ("IsolatedObserver", "Observation", "TaskObserver", "error_type_of")
+    kinds = {name for name in observations.__all__ if name not in others}
     assert {kind.__name__ for kind in Observation.__args__} == kinds
     assert all(f"`{kind}`" in (observations.__doc__ or "") for kind in kinds)

@@ -88,19 +88,17 @@ class ChangeHook:
         """Deliver changes until cancelled.
 
         Args:
-            group: Runs each call, so that nothing that a call does ends this.
+            group: Runs the calls, so that nothing that one does ends this.
         """
         while True:
             while self._waiting:
-                delivered = anyio.Event()
-                self._is_busy = True
+                stopped = anyio.Event()
                 scope = anyio.CancelScope()
-                group.start(functools.partial(self._deliver, self._waiting.popleft(), delivered), scope)
+                group.start(functools.partial(self._deliver_all, stopped), scope)
                 try:
-                    await delivered.wait()
+                    await stopped.wait()
                 finally:
                     scope.cancel()
-                    self._is_busy = False
             if self._is_dropping:
                 self._is_dropping = False
                 logger.info("on_change has caught up")
@@ -115,7 +113,17 @@ class ChangeHook:
                 self._flushed = anyio.Event()
                 await self._flushed.wait()
 
-    async def _deliver(self, change: TaskChange, delivered: anyio.Event) -> None:
+    async def _deliver_all(self, stopped: anyio.Event) -> None:
+        """Deliver what waits; a call that is cancelled by code that does not own it ends this, too."""
+        try:
+            while self._waiting:
+                self._is_busy = True
+                await self._deliver(self._waiting.popleft())
+        finally:
+            self._is_busy = False
+            stopped.set()
+
+    async def _deliver(self, change: TaskChange) -> None:
         try:
             with anyio.move_on_after(_CALL_SECONDS) as scope:
                 result: Any = self._callback(change) if self._is_async else await self._call_in_thread(change)
@@ -125,8 +133,6 @@ class ChangeHook:
                 logger.warning("on_change was given up after %d seconds", _CALL_SECONDS)
         except Exception:
             logger.exception("on_change raised an exception")
-        finally:
-            delivered.set()
 
     async def _call_in_thread(self, change: TaskChange) -> object:
         if len(self._calls) >= _MOST_THREADS:

@@ -39,6 +39,7 @@ __all__ = [
     "TaskObserver",
     "WorkStarted",
     "WorkStopped",
+    "error_type_of",
 ]
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -57,7 +58,8 @@ class TaskChange:
         created_at: When it was made.
         at: When its status changed.
         is_new: Whether the task was made by this change.
-        error_code: The JSON-RPC code of the error that it failed with.
+        error_type: Why it counts as an error: the JSON-RPC code, as text, of a task that failed, `_OTHER` where it has
+            none; `tool_error` for one that completed with a result that says `isError`; otherwise `None`.
     """
 
     task_id: str
@@ -68,7 +70,7 @@ class TaskChange:
     created_at: datetime
     at: datetime
     is_new: bool = False
-    error_code: int | None = None
+    error_type: str | None = None
 
     @classmethod
     def of(cls, record: TaskRecord, *, is_new: bool = False) -> TaskChange:
@@ -83,7 +85,7 @@ class TaskChange:
             task.created_at,
             task.last_updated_at,
             is_new,
-            _error_code(record.outcome),
+            error_type_of(record.outcome),
         )
 
 
@@ -291,10 +293,14 @@ class IsolatedObserver:
             logger.exception("An observer of tasks raised an exception; more of them are logged at DEBUG")
 
 
-def _error_code(outcome: Outcome | None) -> int | None:
-    try:
-        error = None if outcome is None else outcome.error
-        code = None if error is None else error.get("code")
-    except (ValueError, AttributeError):
+def error_type_of(outcome: Outcome | None) -> str | None:
+    """Return why an outcome counts as an error; see `TaskChange.error_type`."""
+    if outcome is None or outcome.status == "cancelled":
         return None
-    return code if isinstance(code, int) else None
+    try:
+        if outcome.status == "failed":
+            return str((outcome.error or {}).get("code", "_OTHER"))
+        is_error = '"isError"' in (outcome.payload_json or "") and (outcome.result or {}).get("isError") is True
+    except (ValueError, AttributeError):  # a store that gives damaged values back
+        return "_OTHER" if outcome.status == "failed" else None
+    return "tool_error" if is_error else None

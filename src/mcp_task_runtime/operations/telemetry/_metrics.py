@@ -87,8 +87,8 @@ class TaskMetrics:
         if is_terminal(change.status):
             ended = {**tool, "mcp_task_runtime.task.status": change.status}
             self._duration.record((change.at - change.created_at).total_seconds(), ended)
-            if change.error_code is not None:
-                ended["error.type"] = str(change.error_code)
+            if change.error_type is not None:
+                ended["error.type"] = change.error_type
             self._ended.add(1, ended)
 
     def _record_start(self, started: WorkStarted) -> None:

@@ -17,10 +17,10 @@ from mcp_task_runtime.core.observer import (
     TaskChange,
     WorkStarted,
     WorkStopped,
+    error_type_of,
 )
 from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.core.types import TaskRecord
-from mcp_task_runtime.operations.telemetry._errors import error_type
 
 __all__ = ["TaskSpans", "current_trace_context"]
 
@@ -76,7 +76,8 @@ class TaskSpans:
         if attempt != _attempt(stopped.record):  # a later run of the same task is here, too
             return
         del self._spans[stopped.record.task_id]
-        error = error_type(stopped.outcome, stopped.error)
+        raised = stopped.error
+        error = error_type_of(stopped.outcome) if raised is None else type(raised).__qualname__
         if error is not None:
             span.set_attribute("error.type", error)
             span.set_status(StatusCode.ERROR)
