@@ -185,7 +185,7 @@ async def test_what_is_sealed_can_be_read_by_nothing_else_and_moved_to_no_other_
             Credentials([KEY]).open(await record_of(other))
 
 
-@pytest.mark.parametrize("keys", [[], KEY, ["short"], [b"short"], [7]])
+@pytest.mark.parametrize("keys", [[], KEY, ["short"], [b"short"], [7]], ids=["none", "key", "text", "bytes", "number"])
 def test_malformed_keys_are_refused_and_not_shown(keys: Any) -> None:
     with pytest.raises(ValueError, match="keys must be") as caught:
         Credentials(keys)
