@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+import signal
 import socket
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 
 try:
     import uvicorn
@@ -15,6 +17,18 @@ from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.operations.web._app import dashboard
 
 __all__ = ["is_loopback", "listen", "serve"]
+
+
+class _Server(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Stop at a signal. The base class raises it again afterwards, which would end the command with a traceback."""
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def is_loopback(host: str) -> bool:
@@ -56,4 +70,4 @@ async def serve(store: TaskStore, listener: socket.socket, *, token: str | None,
             proxy_headers=False,
             server_header=False,
         )
-        await uvicorn.Server(config).serve(sockets=[listener])
+        await _Server(config).serve(sockets=[listener])
