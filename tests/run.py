@@ -50,11 +50,16 @@ OLDEST_V2 = ("mcp==2.0.0", "pydantic==2.12", *OLDEST_DRIVERS)
 
 # The two major versions of the SDK cannot stand in one environment.
 SUITES = {
-    "mcp2": Suite((*PROJECT, "mcp>=2,<3"), ignore=(TESTS / "mcp_v1", TESTS / "fastmcp")),
+    "mcp2": Suite((*PROJECT, "mcp>=2,<3"), ignore=(TESTS / "mcp_v1", TESTS / "fastmcp", TESTS / "engines")),
     "mcp1": Suite((*PROJECT, "mcp>=1.23,<2"), path=TESTS / "mcp_v1"),
     "mcp2-oldest": Suite((*PROJECT, *OLDEST_V2), path=TESTS / "mcp_v2", on_demand=True),
     "mcp1-oldest": Suite(
         ("--editable", f"{ROOT}[testing]", *GROUPS, *OLDEST_V1), path=TESTS / "mcp_v1", on_demand=True
+    ),
+    "engines": Suite(
+        ("--editable", f"{ROOT}[testing,cli,redis,postgres,docket,procrastinate,celery]", *GROUPS, "mcp>=2,<3"),
+        path=TESTS / "engines",
+        on_demand=True,
     ),
     "fastmcp": Suite((*PROJECT, "fastmcp>=4,<5"), path=TESTS / "fastmcp", on_demand=True),
     "lint": Suite(("--group", f"{ROOT / 'pyproject.toml'}:lint"), path=None),

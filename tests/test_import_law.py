@@ -22,6 +22,7 @@ LAYERS = {
     "stores": {"core", "errors", "stores"},
     "wire": {"core", "errors", "wire"},
     "adapters": {"adapters", "core", "errors", "stores", "wire"},
+    "engines": {"core", "engines", "errors"},
     "client": {"adapters"},
     "server": {"adapters"},
     "operations": {"core", "errors", "operations", "stores", "wire"},
@@ -46,6 +47,10 @@ EXTRAS = {
     "adapters/credentials.py": {"cryptography"},
     "adapters/mcp_v1*/*": {"mcp", "starlette"},
     "adapters/mcp_v2*/*": {"mcp", "mcp_types", "starlette"},
+    "engines/_running.py": {"asyncio"},
+    "engines/celery.py": {"celery"},
+    "engines/docket.py": {"asyncio", "docket"},  # the engine runs on nothing else
+    "engines/procrastinate.py": {"asyncio", "procrastinate"},
     "operations/_asking.py": {"click"},
     "operations/_rendering.py": {"click", "rich"},
     "operations/cli.py": {"click", "rich"},

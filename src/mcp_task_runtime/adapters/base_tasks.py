@@ -28,7 +28,7 @@ from mcp_task_runtime.adapters.session import DetachedSession
 from mcp_task_runtime.adapters.tool_function import ToolFunction
 from mcp_task_runtime.core.causes import sole_cause
 from mcp_task_runtime.core.change_hook import ChangeCallback
-from mcp_task_runtime.core.dispatch import TaskDispatcher
+from mcp_task_runtime.core.dispatch import EngineDispatcher, TaskDispatcher
 from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.json import JSONObject, to_json_value
 from mcp_task_runtime.core.message_queue import TaskMessageQueue
@@ -94,7 +94,7 @@ class BaseTasks(ABC):
             on_change=on_change,
             dispatcher=dispatcher,
         )
-        self._has_dispatcher = dispatcher is not None
+        self._dispatcher = dispatcher
         self._credentials = credentials
         self._host = RuntimeHost(self.runtime)
         check_seconds("inbox", inbox)
@@ -125,7 +125,8 @@ class BaseTasks(ABC):
         """Be a worker: run tasks that wait for one, until cancelled. The command `mcp-tasks worker` calls this.
 
         For a process that has the same server and tools, on the same store, and serves no client. Any number of such
-        processes share the tasks that servers with `dispatcher=StoreDispatcher()` make. The server's own lifespan is
+        processes share the tasks that the servers make: with `StoreDispatcher` the store wakes them, with another
+        dispatcher its engine. The server's own lifespan is
         entered first. When this is cancelled, no more tasks are taken, and what runs gets the grace period of the
         settings; then rerunnable work goes back to the others, other work fails, and the lifespan closes.
 
@@ -153,7 +154,10 @@ class BaseTasks(ABC):
                 with anyio.CancelScope(shield=True):  # a lifespan must be able to close what it opened
                     async with self.worker():
                         with taking:
-                            await self.runtime.work(concurrency=concurrency, names=tools)
+                            if isinstance(self._dispatcher, EngineDispatcher):
+                                await self._dispatcher.work(self, concurrency=concurrency, names=tools)
+                            else:
+                                await self.runtime.work(concurrency=concurrency, names=tools)
             except Exception as error:
                 failure = error
             group.cancel_scope.cancel()
@@ -174,6 +178,10 @@ class BaseTasks(ABC):
     async def execute(self, task_id: str) -> bool:
         """Run a task that waits for a worker, inside `worker`; see `TaskRuntime.execute`."""
         return await self.runtime.execute(task_id)
+
+    async def wind_down(self) -> None:
+        """Take no more tasks, give what runs the grace period of the settings, and hand over the rest."""
+        await self.runtime.drain(accept_new=False)
 
     # -- tools
 
@@ -286,7 +294,7 @@ class BaseTasks(ABC):
         options = declared.options
         if options.promote_after is not None:
             obstacle = "with promote_after, a call becomes a task after its work has begun"
-        if not self._has_dispatcher:
+        if self._dispatcher is None:
             obstacle = "these Tasks have no dispatcher"
         if options.dispatch and obstacle is not None:
             raise ValueError(f"dispatch=True: {name} cannot run in another process: {obstacle}")
@@ -325,7 +333,7 @@ class BaseTasks(ABC):
 
     def _adopt_all(self, tools: Iterable[str] | Literal["all"]) -> None:
         if tools == "all":
-            if self._has_dispatcher:
+            if self._dispatcher is not None:
                 raise ValueError('tools="all" and a dispatcher: workers run tools by name; write tools=["NAME", ...]')
             self._tools.declare_rest(DeclaredTool(TaskOptions(), is_adopted=True))
         elif isinstance(tools, str):

@@ -8,6 +8,7 @@ carries the task's id alone. What it loses costs time and no task: a task that n
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -19,7 +20,7 @@ from mcp_task_runtime.core.group import IsolatedGroup
 from mcp_task_runtime.core.types import TaskRecord
 from mcp_task_runtime.core.worker_leases import WorkerLeases
 
-__all__ = ["Dispatch", "Outbox", "StoreDispatcher", "TaskDispatcher"]
+__all__ = ["Dispatch", "EngineDispatcher", "Outbox", "StoreDispatcher", "TaskDispatcher", "TaskExecutor"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -68,6 +69,35 @@ class TaskDispatcher(Protocol):
 
     async def revoke(self, task_id: str) -> None:
         """Drop what was submitted of a task that has ended, where that is possible; a worker would find nothing."""
+        ...
+
+
+class TaskExecutor(Protocol):
+    """What a worker of an engine needs of the `Tasks` of a server."""
+
+    async def execute(self, task_id: str) -> bool:
+        """Run a task that waits for a worker; see `TaskRuntime.execute`."""
+        ...
+
+    async def wind_down(self) -> None:
+        """Take no more tasks, give what runs its grace period, and hand over the rest."""
+        ...
+
+
+@runtime_checkable
+class EngineDispatcher(TaskDispatcher, Protocol):
+    """A `TaskDispatcher` whose engine has workers that run in a process of ours: `Tasks.work` is one."""
+
+    async def work(self, tasks: TaskExecutor, *, concurrency: int, names: Collection[str] | None) -> None:
+        """Run tasks that the engine delivers, until cancelled.
+
+        Cancelled, it fetches no more, calls `tasks.wind_down`, and returns when what runs has ended.
+
+        Args:
+            tasks: Runs them.
+            concurrency: Tasks that run at once at the most, in each queue.
+            names: Only the queues of these tools; `None` for all queues.
+        """
         ...
 
 

@@ -1,0 +1,139 @@
+"""`CeleryDispatcher`: carries tasks by `celery`, to workers with threads. Needs the extra `celery`.
+
+In the module that has the tasks of the server:
+
+    app = Celery("reports", broker="redis://localhost")
+    dispatcher = CeleryDispatcher(app)
+    tasks = Tasks(store, dispatcher=dispatcher)
+    dispatcher.serve(tasks)
+
+A worker is then `celery -A reports.server worker --pool threads --concurrency 8 -Q mcp-tasks`. Prefork is refused: a
+question to a client would hold a process, and a process that Celery ends by force loses its work.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager, ExitStack
+from functools import partial
+from typing import Any, Final, Protocol
+
+try:
+    from celery import signals
+except ImportError as _error:
+    raise ImportError("CeleryDispatcher needs: pip install 'mcp-task-runtime[celery]'") from _error
+import anyio
+import anyio.to_thread
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from mcp_task_runtime.core.dispatch import Dispatch, TaskExecutor
+
+__all__ = ["CeleryDispatcher"]
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+_FUNCTION: Final = "mcp_task_runtime.execute"
+_THREADS: Final = 4
+"""Messages that are sent at once: a broker that is down holds a thread for some seconds."""
+
+
+class Worker(TaskExecutor, Protocol):
+    """What a worker process needs of the `Tasks` of a server."""
+
+    def worker(self) -> AbstractAsyncContextManager[object]:
+        """Hold open what the work of tools needs."""
+        ...
+
+
+class CeleryDispatcher:
+    """A `TaskDispatcher` over messages of Celery.
+
+    Attributes:
+        app: The engine's own application.
+    """
+
+    def __init__(
+        self,
+        app: Any,
+        *,
+        queue: str = "mcp-tasks",
+        queues: Mapping[str, str] | None = None,
+        start_grace_ms: int = 60_000,
+    ) -> None:
+        """Make a dispatcher.
+
+        Args:
+            app: The engine's own application, a `Celery` with a broker.
+            queue: The queue for tools without one of their own.
+            queues: The queue of a tool, by the tool's name.
+            start_grace_ms: Milliseconds after which a task that no worker has started is submitted again. The engine
+                does not drop the second message, which finds nothing to do.
+        """
+        self.start_grace_ms = start_grace_ms
+        self.app: Any = app
+        self._queue = queue
+        self._queues = dict(queues or {})
+        self._limiter: anyio.CapacityLimiter | None = None
+
+    async def submit(self, dispatch: Dispatch) -> None:
+        """Send a message for the task, in a thread that is left alone when it takes too long."""
+        send = partial(
+            self.app.send_task,
+            _FUNCTION,
+            args=[dispatch.task_id],
+            task_id=dispatch.key,
+            queue=self._queues.get(dispatch.name, self._queue),
+            expires=dispatch.not_after,
+            ignore_result=True,
+            retry=False,
+        )
+        if self._limiter is None:
+            self._limiter = anyio.CapacityLimiter(_THREADS)
+        await anyio.to_thread.run_sync(send, abandon_on_cancel=True, limiter=self._limiter)
+
+    async def revoke(self, task_id: str) -> None:
+        """Do nothing: a worker finds nothing to run."""
+
+    def serve(self, tasks: Worker) -> None:
+        """Let the worker processes of the application run tasks of a server."""
+        process = _WorkerProcess(tasks)
+        self.app.task(name=_FUNCTION, ignore_result=True)(process.execute)
+        # Strong references: the engine would drop bound methods.
+        signals.worker_init.connect(process.start, weak=False)
+        signals.worker_shutting_down.connect(process.wind_down, weak=False)
+        signals.worker_shutdown.connect(process.stop, weak=False)
+
+
+class _WorkerProcess:
+    """A worker process: an event loop in a thread, which all threads of the pool hand their tasks to."""
+
+    def __init__(self, tasks: Worker) -> None:
+        self._tasks = tasks
+        self._stack = ExitStack()
+        self._portal: BlockingPortal | None = None
+
+    def start(self, sender: Any = None, **_: Any) -> None:
+        pool = getattr(sender, "pool_cls", None)
+        name = pool if isinstance(pool, str) else getattr(pool, "__module__", "")
+        if "thread" not in name:
+            raise SystemExit(
+                "Tasks of MCP servers need a worker with threads: celery worker --pool threads. In a prefork worker a "
+                "question to a client would hold a process, and a process that is ended by force loses its work"
+            )
+        self._portal = self._stack.enter_context(start_blocking_portal("asyncio"))
+        self._stack.enter_context(self._portal.wrap_async_context_manager(self._tasks.worker()))
+
+    def execute(self, task_id: str) -> None:
+        """Run a task; a tool's failure is an outcome of the task, and none of this."""
+        if self._portal is not None:
+            self._portal.call(self._tasks.execute, task_id)
+
+    def wind_down(self, **_: Any) -> None:
+        """Give what runs its grace period: the engine waits for its threads without end."""
+        if self._portal is not None:
+            self._portal.start_task_soon(self._tasks.wind_down)
+
+    def stop(self, **_: Any) -> None:
+        self._portal = None
+        self._stack.close()

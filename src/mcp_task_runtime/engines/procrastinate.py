@@ -1,0 +1,137 @@
+"""`ProcrastinateDispatcher`: carries tasks by `procrastinate`, on PostgreSQL. Needs the extra `procrastinate`.
+
+Its tables must be there: `procrastinate schema --apply`, or `await dispatcher.app.schema_manager.apply_schema_async()`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Final
+
+try:
+    from procrastinate import App, PsycopgConnector
+    from procrastinate.exceptions import AlreadyEnqueued, ConnectorException
+    from procrastinate.jobs import Status
+except ImportError as _error:
+    raise ImportError("ProcrastinateDispatcher needs: pip install 'mcp-task-runtime[procrastinate]'") from _error
+from typing_extensions import Self
+
+from mcp_task_runtime.core.dispatch import Dispatch, TaskExecutor
+from mcp_task_runtime.engines._running import run_workers
+
+__all__ = ["ProcrastinateDispatcher"]
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+_FUNCTION: Final = "execute_mcp_task"
+_RETRY_SECONDS: Final = 1.0
+_PRUNE_SECONDS: Final = 60.0
+
+
+class ProcrastinateDispatcher:
+    """A `TaskDispatcher` and worker over jobs. It runs on asyncio, and connects when it is first used.
+
+    `async with` or `aclose` closes it.
+
+    Attributes:
+        app: The engine's own application.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        queue: str = "mcp-tasks",
+        queues: Mapping[str, str] | None = None,
+        start_grace_ms: int = 15_000,
+        **options: Any,
+    ) -> None:
+        """Make a dispatcher.
+
+        Args:
+            url: URL or connection string of the database.
+            queue: The queue for tools without one of their own.
+            queues: The queue of a tool, by the tool's name.
+            start_grace_ms: Milliseconds after which a task that no worker has started is submitted again.
+            **options: As for `procrastinate.PsycopgConnector`, which hands them to the pool.
+        """
+        self.start_grace_ms = start_grace_ms
+        self.app: Any = App(connector=PsycopgConnector(conninfo=url, **{"timeout": 5.0, **options}))
+        self._queue = queue
+        self._queues = dict(queues or {})
+        self._opening = asyncio.Lock()
+        self._is_open = False
+
+    async def __aenter__(self) -> Self:
+        await self._open()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        if self._is_open:
+            self._is_open = False
+            await self.app.close_async()
+
+    async def submit(self, dispatch: Dispatch) -> None:
+        """Defer a job for the task, unless one waits for this run already."""
+        await self._open()
+        queue = self._queues.get(dispatch.name, self._queue)
+        with suppress(AlreadyEnqueued):
+            await self.app.configure_task(_FUNCTION, queue=queue, queueing_lock=dispatch.key).defer_async(
+                task_id=dispatch.task_id
+            )
+
+    async def revoke(self, task_id: str) -> None:
+        """Do nothing: a worker finds nothing to run."""
+
+    async def work(self, tasks: TaskExecutor, *, concurrency: int, names: Collection[str] | None) -> None:
+        """Run tasks until cancelled; see `EngineDispatcher.work`. It comes back when the database was away."""
+
+        async def execute_mcp_task(task_id: str) -> None:
+            await tasks.execute(task_id)
+
+        if _FUNCTION not in self.app.tasks:
+            self.app.task(name=_FUNCTION)(execute_mcp_task)
+        everything = {self._queue, *self._queues.values()}
+        queues = everything if names is None else {self._queues.get(name, self._queue) for name in names}
+        pruning = asyncio.create_task(self._prune())
+        try:
+            await run_workers([self._work_again(sorted(queues), concurrency)], tasks)
+        finally:
+            pruning.cancel()
+
+    async def _work_again(self, queues: list[str], concurrency: int) -> None:
+        while True:
+            try:
+                await self._open()
+                await self.app.run_worker_async(queues=queues, concurrency=concurrency, install_signal_handlers=False)
+                return  # it was cancelled, and has waited for what it ran
+            except ConnectorException:  # the engine's worker does not survive it
+                logger.warning("The worker of procrastinate lost its database; it starts again", exc_info=True)
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _prune(self) -> None:
+        """Mark the jobs of workers that were killed as failed: the engine leaves them as they are."""
+        while True:
+            try:
+                manager = self.app.job_manager
+                for job in await manager.get_stalled_jobs(task_name=_FUNCTION):
+                    await manager.finish_job(job, status=Status.FAILED, delete_job=False)
+            except Exception:
+                logger.debug("Stalled jobs could not be marked", exc_info=True)
+            await asyncio.sleep(_PRUNE_SECONDS)
+
+    async def _open(self) -> None:
+        async with self._opening:
+            if not self._is_open:
+                await self.app.open_async()
+                self._is_open = True
