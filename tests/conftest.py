@@ -31,6 +31,7 @@ ONCE = (
     "mcp_v2/test_balanced.py",
     "mcp_v2/test_fuzz.py",
     "operations/test_cli.py",
+    "operations/test_web_stores.py",
     "operations/web/test_browser.py",
     "operations/web/test_command.py",
     "stores/test_chaos.py",
