@@ -7,6 +7,8 @@ from typing import Any, cast
 import pytest
 
 from mcp_task_runtime.core.message_queue import TaskMessageQueue
+from mcp_task_runtime.core.observed_store import observed
+from mcp_task_runtime.core.observer import IsolatedObserver
 from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.stores.memory import InMemoryTaskMessageQueue, InMemoryTaskStore
 from mcp_task_runtime.testing import (
@@ -186,3 +188,31 @@ async def test_a_store_that_is_kept_has_its_abilities_in_every_process(check: Ch
 async def test_a_store_without_an_ability_is_found_out(check: Check[TaskStore]) -> None:
     with pytest.raises(AssertionError, match=r"broken .*(lacks|raised)"):
         await check.run(yielding_store, patience=0.1)
+
+
+class Observed(Kept):
+    """Stores as a runtime with an observer sees them; those that are kept, and those that are closed."""
+
+    def kept(self, clock: FakeClock, location: str) -> AbstractAsyncContextManager[TaskStore]:
+        store = self._stores.setdefault(location, LeasedTaskStore(clock=clock))
+        return nullcontext(observed(store, None, IsolatedObserver())[0])
+
+    @asynccontextmanager
+    async def closed(self, clock: FakeClock, location: str) -> AsyncIterator[TaskStore]:
+        async with InMemoryTaskStore(clock=clock) as store:
+            yield observed(store, None, IsolatedObserver())[0]
+
+    @asynccontextmanager
+    async def backend_of(self, clock: FakeClock, location: str) -> AsyncIterator[TaskBackend]:
+        async with InMemoryTaskStore(clock=clock) as store:
+            seen, queue = observed(store, None, IsolatedObserver())
+            yield TaskBackend(seen, cast(TaskMessageQueue, queue))
+
+
+async def test_a_store_that_is_observed_keeps_every_law() -> None:
+    for check in (*STORE_CHECKS, *ABILITY_CHECKS):
+        stores = Observed()
+        await check.run(stores.kept if check.needs & MISSING else stores.closed, footprint=count_nothing)
+    for together in QUESTION_CHECKS:
+        if not together.needs & MISSING:
+            await together.run(Observed().backend_of, footprint=count_nothing)
