@@ -172,3 +172,37 @@ async def test_a_call_may_name_tasks_as_related_and_its_work_sees_those_that_exi
         await client.text(task_id)
         related = {"io.modelcontextprotocol/relatedTaskIds": [task_id, "unknown"]}
         assert await client.text(await client.start("summary", _meta=related)) == "['fetch']"
+
+
+@pytest.mark.parametrize("level", ["high", "low"])
+async def test_mask_errors_holds_for_it_too(level: str) -> None:
+    async def fails(number: int) -> str:
+        raise RuntimeError("a secret of the server")
+
+    tasks = new_tasks(mask_errors=True)
+    if level == "high":
+        mcp = new_server()
+        mcp.tool()(fails)
+        tasks.install(mcp, tools=["fails"])
+        server = mcp._mcp_server
+    else:
+        server = Server("low")
+
+        @server.list_tools()  # type: ignore[no-untyped-call, untyped-decorator]
+        async def list_tools() -> list[types.Tool]:
+            schema = {"type": "object", "properties": {"number": {"type": "integer"}}}
+            return [types.Tool(name="fails", inputSchema=schema)]
+
+        @server.call_tool()  # type: ignore[untyped-decorator]
+        async def call_tool(name: str, arguments: Wire) -> Any:
+            return await fails(1)
+
+        tasks.install(server, tools=["fails"])
+    async with tasks, connect(server, never) as client:
+        for arguments, text in (({"number": 1}, "internal error"), ({"number": "none"}, "integer")):
+            plain = await client.result("tools/call", {"name": "fails", "arguments": arguments})
+            result = await client.result("tasks/result", {"taskId": await client.start("fails", arguments)})
+            for each in (plain, result):
+                assert each["isError"] is True
+                assert text in each["content"][0]["text"]
+                assert "secret" not in each["content"][0]["text"]

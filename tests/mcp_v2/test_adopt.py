@@ -13,11 +13,12 @@ from mcp import Client
 from mcp.server import MCPServer, Server
 from mcp.server.context import ServerRequestContext
 from mcp.server.mcpserver import Context, Elicit, Resolve
+from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolRequestParams, CallToolResult, ElicitResult, ListToolsResult, TextContent, Tool
 from pydantic import BaseModel
 
 from mcp_task_runtime import TaskSettings
-from mcp_task_runtime.client import ClientTask, TasksClient
+from mcp_task_runtime.client import ClientTask, TaskFailedError, TasksClient
 from mcp_task_runtime.operations import TaskInspector
 from mcp_task_runtime.server import Tasks
 from tests.core.leased_store import LeasedTaskStore
@@ -283,3 +284,41 @@ async def test_a_tool_of_a_low_level_server_is_adopted_too() -> None:
 def test_wrong_use_says_what_to_write(wrong: Callable[[Tasks], None], error: type[Exception], says: str) -> None:
     with pytest.raises(error, match=says):
         wrong(Tasks())
+
+
+@pytest.mark.parametrize("as_task", [False, True], ids=["plain", "task"])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("level", ["high", "low"])
+async def test_mask_errors_holds_for_it_too(mode: Any, level: str, as_task: bool) -> None:
+    async def fails(number: int) -> str:
+        raise RuntimeError("a secret of the server")
+
+    async def list_tools(ctx: Any, params: Any) -> ListToolsResult:
+        return ListToolsResult(tools=[Tool(name="fails", input_schema={"type": "object"})])
+
+    async def call_tool(ctx: ServerRequestContext[Any, Any], params: CallToolRequestParams) -> CallToolResult:
+        return CallToolResult(content=[TextContent(text=await fails(1))])
+
+    tasks, tasks_client = new_tasks(mask_errors=True), TasksClient()
+    server: MCPServer[Any] | Server[Any]
+    if level == "high":
+        mcp: MCPServer[Any] = MCPServer("somebody else's")
+        mcp.tool()(fails)
+        server = mcp
+    else:
+        server = Server("low", on_call_tool=call_tool, on_list_tools=list_tools)
+    tasks.install(server, tools=["fails"])
+    said: list[str] = []
+    with anyio.fail_after(PATIENCE):
+        async with Client(server, extensions=[tasks_client] if as_task else [], mode=mode) as client:
+            for arguments in ({"number": 1}, {"number": "none"}):
+                try:
+                    if as_task:
+                        said.append(str(await (await start(client, tasks_client, "fails", arguments)).wait()))
+                    else:
+                        said.append(str(await client.call_tool("fails", arguments)))
+                except (MCPError, TaskFailedError) as error:
+                    said.append(str(error))
+    assert "secret" not in "".join(said)
+    if level == "high":
+        assert "valid integer" in said[1], "the model is to correct its arguments"

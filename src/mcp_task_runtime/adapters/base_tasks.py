@@ -16,6 +16,7 @@ import anyio.lowlevel
 from typing_extensions import Self, Unpack
 
 from mcp_task_runtime.adapters._caller import undeliverable_in
+from mcp_task_runtime.adapters._masking import MASKED
 from mcp_task_runtime.adapters._options import TaskOptions, TaskOptionsDict, check_seconds
 from mcp_task_runtime.adapters._own_loop import in_own_loop
 from mcp_task_runtime.adapters._tool_calls import TaskCall, ToolCall, calling, current_call, run_with_reruns
@@ -385,7 +386,12 @@ class BaseTasks(ABC):
             if not self._mask_errors or isinstance(error, deliberate) or isinstance(sole_cause(error), deliberate):
                 raise
             logger.exception("The work of a tool raised an exception")
-            raise self._deliberate_errors[0]("internal error") from error
+            raise self._deliberate_errors[0](MASKED) from error
+
+    def _is_masked(self, name: str) -> bool:
+        """Return whether `mask_errors` holds for a tool that knows nothing of it."""
+        declared = self._tools.get(name)
+        return self._mask_errors and declared is not None and declared.is_adopted
 
     async def _run_by_name(self, execution: Execution[Outcome]) -> Outcome:
         """Run a tool by its name: its task waited for a worker, or the process that ran it was lost (law L12)."""

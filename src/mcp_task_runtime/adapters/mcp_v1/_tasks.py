@@ -27,6 +27,7 @@ from mcp.server.lowlevel import Server
 from mcp.server.models import InitializationOptions
 from mcp.shared.exceptions import McpError
 
+from mcp_task_runtime.adapters._masking import masked_text
 from mcp_task_runtime.adapters._tool_calls import (
     EndedCall,
     PlainCall,
@@ -131,7 +132,8 @@ class Tasks(BaseTasks):
                 question. The default takes the principal from the SDK's authentication.
             mask_errors: Whether clients read "internal error" instead of the text of an exception that the work of a
                 tool raises, other than the errors that are meant for them. By default they read what the SDK shows
-                of a plain call.
+                of a plain call. Of an adopted tool, they do not read the text of a `ToolError` either, and on a
+                low-level server no error that is a text alone: this SDK line does not say what it has made results of.
             observer: Hears what happens to tasks, such as `mcp_task_runtime.operations.telemetry.Telemetry`.
             on_change: Called with a `TaskChange` for each new status that this process gives a task: in the order of
                 the changes, each at most once. A coroutine function, or a function, which runs in a thread. See
@@ -274,7 +276,21 @@ class Tasks(BaseTasks):
             result = await self._call_tool(request)
         if call.error is not None and _tells_of(result, call.error):
             raise call.error
-        return result
+        return self._masked(request.params.name, result) if self._is_masked(call.name) else result
+
+    def _masked(self, name: str, result: types.ServerResult) -> types.ServerResult:
+        root = result.root
+        if not isinstance(root, types.CallToolResult) or not root.isError or len(root.content) != 1:
+            return result
+        (block,) = root.content
+        if not isinstance(block, types.TextContent) or root.structuredContent is not None:
+            return result
+        text = masked_text(block.text, name, is_high_level=self._mcp is not None)
+        if text is None:
+            return result
+        return types.ServerResult(
+            types.CallToolResult(content=[types.TextContent(type="text", text=text)], isError=True)
+        )
 
     def _plain_call(self, name: str, ctx: Context) -> PlainCall:
         return PlainCall(

@@ -22,11 +22,13 @@ from mcp.server.lowlevel import Server
 from mcp.server.lowlevel.server import lifespan as sdk_default_lifespan
 from mcp.server.mcpserver import Context as SDKContext
 from mcp.server.mcpserver import MCPServer, RequestStateBoundary, Resolve, authenticated_principal
+from mcp.server.mcpserver import exceptions as sdk_exceptions
 from mcp.server.mcpserver.exceptions import ResourceError, ToolError
 from mcp.server.mcpserver.tools import Tool
 from mcp.shared.exceptions import MCPError
-from mcp_types import INTERNAL_ERROR, CallToolRequestParams
+from mcp_types import INTERNAL_ERROR, CallToolRequestParams, CallToolResult, TextContent
 
+from mcp_task_runtime.adapters._masking import masked_text
 from mcp_task_runtime.adapters._tool_calls import PlainCall, TaskCall, ToolCall, calling, current_call
 from mcp_task_runtime.adapters.base_tasks import BaseTasks, fastmcp_version
 from mcp_task_runtime.adapters.credentials import CallerCredentials, Credentials
@@ -61,6 +63,9 @@ from mcp_task_runtime.wire import v2026_07_28 as wire_2026
 __all__ = ["Tasks"]
 
 logger: logging.Logger = logging.getLogger(__name__)
+
+_SDK_MASKS: Final = hasattr(sdk_exceptions, "UnexpectedToolError")
+"""Whether the high-level server shows clients no text of an unexpected exception, as it does since `mcp` 2.1."""
 
 _NO_BACK_CHANNEL: Final = "The client cannot be asked: its connection carries no requests"
 _NOT_OPEN: Final = (
@@ -131,7 +136,8 @@ class Tasks(BaseTasks, Extension):
                 opened the session too, it checks that itself, and they are asked.
             mask_errors: Whether clients read "internal error" instead of the text of an exception that the work of a
                 tool raises, other than the errors that are meant for them. By default they read what the SDK shows
-                of a plain call.
+                of a plain call. Of an adopted tool, they do not read the text of a `ToolError` either on `mcp` 2.0,
+                which does not say what it has made a result of.
             observer: Hears what happens to tasks, such as `mcp_task_runtime.operations.telemetry.Telemetry`.
             on_change: Called with a `TaskChange` for each new status that this process gives a task: in the order of
                 the changes, each at most once. A coroutine function, or a function, which runs in a thread. See
@@ -281,6 +287,8 @@ class Tasks(BaseTasks, Extension):
                 "middleware=[tasks.middleware] is missing among the arguments of the server: "
                 "its tasks are not pushed, and clients of protocol 2025-11-25 have none"
             )
+        if self._is_masked(params.name):
+            call_next = partial(self._call_masked, params.name, call_next)
         if self._is_fastmcp:
             call_next = partial(self._call_fastmcp, call_next)
         if is_modern(ctx):
@@ -305,6 +313,15 @@ class Tasks(BaseTasks, Extension):
         if is_listen(ctx):
             return await self._listeners.serve(self._principal(ctx), ctx, call_next)
         return await self._clients_2025.middleware(ctx, call_next)
+
+    async def _call_masked(self, name: str, call_next: CallNext, ctx: Context) -> HandlerResult:
+        with self._masking():
+            result = await call_next(ctx)
+        if _SDK_MASKS or self._mcp is None or not isinstance(result, CallToolResult) or not result.is_error:
+            return result
+        (block,) = result.content if len(result.content) == 1 else (None,)
+        text = masked_text(block.text, name, is_high_level=True) if isinstance(block, TextContent) else None
+        return result if text is None else CallToolResult(content=[TextContent(text=text)], is_error=True)
 
     async def _call_fastmcp(self, call_next: CallNext, ctx: Context) -> HandlerResult:
         call = current_call(self.runtime)
@@ -364,9 +381,12 @@ class Tasks(BaseTasks, Extension):
         state: Any = next(reversed(self._states.values()), {})
         ctx = await context_by_name(call, arguments, state, credentials.headers)
 
-        async def call_next(ctx: Context) -> HandlerResult:
+        async def call_handler(ctx: Context) -> HandlerResult:
             return await handler(ctx, params)
 
+        call_next: CallNext = call_handler
+        if self._is_masked(call.name):
+            call_next = partial(self._call_masked, call.name, call_handler)
         try:
             with as_kept_caller(credentials.token):
                 result = await (call_fastmcp(call, ctx, call_next) if self._is_fastmcp else call_next(ctx))
