@@ -10,7 +10,16 @@ from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.stores.memory import InMemoryTaskMessageQueue, InMemoryTaskStore
 from mcp_task_runtime.testing import Capability, FakeClock, TaskBackend
 
-ABILITIES: tuple[Capability, ...] = ("fences", "journal", "leases", "listing", "mailbox", "questions", "search")
+ABILITIES: tuple[Capability, ...] = (
+    "fences",
+    "joins",
+    "journal",
+    "leases",
+    "listing",
+    "mailbox",
+    "questions",
+    "search",
+)
 """What the in-memory backend is able to do."""
 
 

@@ -61,6 +61,7 @@ from tests.support.patience import PATIENCE
 CAPABILITIES: tuple[Capability, ...] = (
     "durable",
     "fences",
+    "joins",
     "journal",
     "leases",
     "listing",
@@ -303,7 +304,7 @@ COLUMNS = {
         client_capabilities json, outcome json, outcome_message text, lease_worker text,
         lease_expires_at timestamp with time zone, lease_attempt integer, watchers ARRAY,
         request_max_attempts bigint, request_caller json, sealed_credentials text, progress json, events ARRAY,
-        operation bigint""",
+        operation bigint, join_key text""",
     "messages": """position bigint, mailbox text, task_id text, key text, method text, params json, queued boolean,
         answer_type text, answer json""",
     "steps": "position bigint, task_id text, key text, value json",

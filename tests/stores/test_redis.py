@@ -76,7 +76,7 @@ from tests.stores.redis_server import (
 from tests.support.patience import PATIENCE
 
 CAPABILITIES: tuple[Capability, ...] = (
-    *("durable", "fences", "journal", "leases", "listing", "mailbox", "questions", "search", "shared"),
+    *("durable", "fences", "joins", "journal", "leases", "listing", "mailbox", "questions", "search", "shared"),
 )
 
 

@@ -25,7 +25,15 @@ import anyio.lowlevel
 import pytest
 
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
-from mcp_task_runtime.core.store import TaskJournal, TaskLeases, TaskQuestions, TaskSearch, TaskSharing, TaskStore
+from mcp_task_runtime.core.store import (
+    TaskJoins,
+    TaskJournal,
+    TaskLeases,
+    TaskQuestions,
+    TaskSearch,
+    TaskSharing,
+    TaskStore,
+)
 from mcp_task_runtime.core.types import (
     Fence,
     Lease,
@@ -232,7 +240,7 @@ def tell(process: subprocess.Popen[str], line: str) -> None:
 
 def test_it_implements_the_protocols(path: Path) -> None:
     store = SQLiteTaskStore(path)
-    for ability in (TaskStore, TaskLeases, TaskQuestions, TaskJournal, TaskSearch, TaskSharing):
+    for ability in (TaskStore, TaskLeases, TaskQuestions, TaskJoins, TaskJournal, TaskSearch, TaskSharing):
         assert isinstance(store, ability)
     assert store.is_shared
     assert isinstance(store.message_queue, TaskMessageQueue)
@@ -276,12 +284,13 @@ CREATE TABLE clears (number INTEGER PRIMARY KEY, task_id TEXT NOT NULL);
 """
 ADDED_2 = (
     ", max_attempts INTEGER NOT NULL DEFAULT 3, caller TEXT NOT NULL DEFAULT '{}', sealed_credentials TEXT,"
-    " progress TEXT, events TEXT NOT NULL DEFAULT '[]'"
+    " progress TEXT, events TEXT NOT NULL DEFAULT '[]', join_key TEXT"
 )
 # The same holds for version 2 as soon as it is released.
 SCHEMA_2 = (
     SCHEMA_1.replace("lease_attempt INTEGER )", f"lease_attempt INTEGER {ADDED_2})")
     + """
+CREATE INDEX tasks_by_join_key ON tasks (join_key, sequence) WHERE join_key IS NOT NULL;
 CREATE INDEX tasks_by_kind ON tasks (status, name, sequence);
 CREATE TABLE counts ( status TEXT NOT NULL, name TEXT NOT NULL, number INTEGER NOT NULL,
  PRIMARY KEY (status, name) ) WITHOUT ROWID;

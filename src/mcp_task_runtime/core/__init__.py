@@ -59,6 +59,7 @@ from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessa
 from mcp_task_runtime.core.store import (
     TaskConnecting,
     TaskDiagnosis,
+    TaskJoins,
     TaskJournal,
     TaskLeases,
     TaskQuestions,
@@ -77,6 +78,7 @@ from mcp_task_runtime.core.transitions import (
     finish_record,
     is_expired,
     is_terminal,
+    may_join,
     update_record,
 )
 from mcp_task_runtime.core.types import (
@@ -130,6 +132,7 @@ __all__ = [
     "TaskEvent",
     "TaskEventKind",
     "TaskFilter",
+    "TaskJoins",
     "TaskJournal",
     "TaskLeases",
     "TaskMessageQueue",
@@ -154,6 +157,7 @@ __all__ = [
     "is_expired",
     "is_terminal",
     "load_json",
+    "may_join",
     "new_task_id",
     "update_record",
 ]

@@ -31,6 +31,7 @@ from mcp_task_runtime.core.views import TaskView
 __all__ = [
     "TaskConnecting",
     "TaskDiagnosis",
+    "TaskJoins",
     "TaskJournal",
     "TaskLeases",
     "TaskQuestions",
@@ -350,6 +351,31 @@ class TaskJournal(Protocol):
 
     async def read_steps(self, task_id: str) -> Mapping[str, str]:
         """Return the recorded results by key, in the order they were recorded; empty for an unknown task."""
+        ...
+
+
+@runtime_checkable
+class TaskJoins(Protocol):
+    """Ability of a store to return the task that a call was made for before, in one step with making one."""
+
+    async def join_task(self, new: NewTask, *, key: str, ended_ms: int) -> tuple[TaskRecord, bool]:
+        """Return a task that was made with this key and may be joined, or create one; of concurrent callers one does.
+
+        A task may be joined while it is live, and for some time after its end unless it was cancelled;
+        `core.transitions.may_join` decides. Atomic, as `create_task`: cancelled, the task may exist.
+
+        Args:
+            new: The task to create, if there is none to join.
+            key: Names the call and its owner; nothing else tells them apart. At most 200 characters.
+            ended_ms: How long a task may be joined after its end, in milliseconds.
+
+        Returns:
+            The task, and whether this call created it. Its identifier may be another one than `new.task_id`.
+
+        Raises:
+            TaskExistsError: `new.task_id` is taken.
+            ValueError: Something in it could not be read back (L4); nothing was written.
+        """
         ...
 
 

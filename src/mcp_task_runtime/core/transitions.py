@@ -38,6 +38,7 @@ __all__ = [
     "finish_record",
     "is_expired",
     "is_terminal",
+    "may_join",
     "update_record",
 ]
 
@@ -193,6 +194,14 @@ def claim_record(record: TaskRecord, *, now: datetime, worker: str, lease_ms: in
     claimed = Lease(worker, now + lease_ms * _MILLISECOND, lease.attempt + 1 if worker else lease.attempt)
     updated = update_record(record, now=now)
     return _replace_task(record, updated.task, None, claimed, record.progress)
+
+
+def may_join(record: TaskRecord, *, now: datetime, ended_ms: int) -> bool:
+    """Return whether a repeated call joins this task: it is live, or ended not long ago and was not cancelled."""
+    task = record.task
+    if is_expired(task, now) or task.status == "cancelled":
+        return False
+    return not is_terminal(task.status) or now < task.last_updated_at + ended_ms * _MILLISECOND
 
 
 def _replace_task(

@@ -17,7 +17,15 @@ from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint
 
 from mcp_task_runtime.core.clock import Clock
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
-from mcp_task_runtime.core.store import TaskJournal, TaskLeases, TaskQuestions, TaskSearch, TaskSharing, TaskStore
+from mcp_task_runtime.core.store import (
+    TaskJoins,
+    TaskJournal,
+    TaskLeases,
+    TaskQuestions,
+    TaskSearch,
+    TaskSharing,
+    TaskStore,
+)
 from mcp_task_runtime.core.types import (
     Fence,
     LiveStatus,
@@ -209,7 +217,7 @@ class YieldingQuestionStore(YieldingTaskStore):
         return await _then_checkpoint(self._asks.get_view(task_id))
 
 
-class _BundledStore(_QuestionStore, TaskLeases, TaskJournal, TaskSearch, Protocol): ...
+class _BundledStore(_QuestionStore, TaskLeases, TaskJoins, TaskJournal, TaskSearch, Protocol): ...
 
 
 class YieldingBundledStore(YieldingQuestionStore):
@@ -239,6 +247,11 @@ class YieldingBundledStore(YieldingQuestionStore):
         """Take over a live task; see `TaskLeases.claim_task`."""
         await checkpoint()
         return await _then_checkpoint(self._bundled.claim_task(task_id, worker=worker, lease_ms=lease_ms))
+
+    async def join_task(self, new: NewTask, *, key: str, ended_ms: int) -> tuple[TaskRecord, bool]:
+        """Return the task that a call joins, or create one; see `TaskJoins.join_task`."""
+        await checkpoint()
+        return await _then_checkpoint(self._bundled.join_task(new, key=key, ended_ms=ended_ms))
 
     async def record_step(self, task_id: str, key: str, value_json: str, *, fence: Fence) -> str:
         """Record the result of a step, once; see `TaskJournal.record_step`."""

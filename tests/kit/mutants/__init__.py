@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from tests.kit.mutants import (
     fences,
+    joins,
     journal,
     leases,
     questions,
@@ -24,6 +25,7 @@ __all__ = [
     "MUTANTS",
     "Mutant",
     "fences",
+    "joins",
     "journal",
     "leases",
     "questions",

@@ -20,6 +20,7 @@ from mcp_task_runtime.core.transitions import (
     create_record,
     finish_record,
     is_terminal,
+    may_join,
     update_record,
 )
 from mcp_task_runtime.core.types import (
@@ -101,6 +102,9 @@ class InMemoryTaskStore:
         self._search = Search(self._entries)
         self._expiry = DeadlineHeap()
         self._lapses = DeadlineHeap()
+        self._joins: dict[str, str] = {}
+        """The last task that was made for a call that may be joined, by the call's key."""
+        self._join_keys: dict[str, str] = {}
         self._cursors = CursorKey(token_bytes(32))
         self._sequence = 0
         self._closed = False
@@ -168,6 +172,23 @@ class InMemoryTaskStore:
             self._lapses.set(task_id, record.lease.expires_at)
             self._tell_workers(record.lease)
         return record
+
+    # --- TaskJoins ---
+
+    async def join_task(self, new: NewTask, *, key: str, ended_ms: int) -> tuple[TaskRecord, bool]:
+        """Return the task that was made with this key, or create one; see `TaskJoins.join_task`."""
+        now = self._purge()
+        check_text("key", key)
+        joined = self._joins.get(key)
+        known = None if joined is None else self._entries.get(joined)
+        if known is not None and may_join(known.record, now=now, ended_ms=ended_ms):
+            return known.record, False
+        record = await self.create_task(new)
+        if known is not None:
+            del self._join_keys[known.record.task_id]
+        self._joins[key] = record.task_id
+        self._join_keys[record.task_id] = key
+        return record, True
 
     async def get_task(self, task_id: str) -> TaskRecord | None:
         """Return the task, or `None`; see `TaskStore.get_task`."""
@@ -468,6 +489,9 @@ class InMemoryTaskStore:
 
     def _remove(self, task_id: str) -> None:
         entry = self._entries.pop(task_id)
+        key = self._join_keys.pop(task_id, None)
+        if key is not None:
+            del self._joins[key]
         self._search.remove(entry)
         self._lapses.discard(task_id)
         self._queue.forget(task_id)

@@ -62,7 +62,16 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_RELATIONS: Final = ("tasks", "messages", "steps", "secrets", "schema_migrations", "drop_belongings", "has_questions")
+_RELATIONS: Final = (
+    "tasks",
+    "messages",
+    "steps",
+    "secrets",
+    "schema_migrations",
+    "drop_belongings",
+    "has_questions",
+    "find_joinable",
+)
 
 _MOST_QUERIES: Final = 500
 _RETRY_SECONDS: Final = 0.1

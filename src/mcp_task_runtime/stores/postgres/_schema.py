@@ -27,6 +27,8 @@ Everything stands in a database schema of its own (`mcp_task_runtime` unless ano
 - `operation`: random number of the latest call that changed the task, so that a call whose connection
   broke finds out whether it happened; NULL in rows of version 1
 
+- `join_key`: names the call that the task was made for, if a repeated call joins it; otherwise NULL
+
 `messages`, one row for each queued notification and for each request there ever was, kept as long as
 the task's mailbox:
 
@@ -41,6 +43,9 @@ the task's mailbox:
 `drop_belongings`: a function that deletes the steps and the mailbox of a task; `has_questions`: one that says whether
 a mailbox has open questions but for some. Called by the statement that ends the task, or answers, they see what was
 asked while that statement waited for the task; the statement itself does not.
+
+`find_joinable`: a function that returns the task a repeated call joins, holding the key of the call until its statement
+ends: it sees what was made while it waited for that.
 
 `steps`, one row for each recorded step of a task: `position`, `task_id`, `key` and `value` (JSON).
 
@@ -114,7 +119,17 @@ MIGRATIONS: Final = (
         ADD COLUMN sealed_credentials text,
         ADD COLUMN progress json,
         ADD COLUMN events text[] NOT NULL DEFAULT '{{{{}}}}',
-        ADD COLUMN operation bigint;
+        ADD COLUMN operation bigint,
+        ADD COLUMN join_key text COLLATE "C";
+    CREATE INDEX tasks_by_join_key ON {{tasks}} (join_key, position) WHERE join_key IS NOT NULL;
+    CREATE FUNCTION {{find_joinable}}(text, timestamptz, bigint) RETURNS text LANGUAGE sql VOLATILE AS $find$
+        SELECT pg_advisory_xact_lock(hashtextextended($1, 0));
+        SELECT task_id FROM {{tasks}} WHERE join_key = $1 AND (expires_at IS NULL OR expires_at > $2)
+            AND status <> 'cancelled' AND (
+                status IN ('working', 'input_required') OR last_updated_at > $2 - $3 * interval '1 millisecond'
+            )
+            ORDER BY position DESC LIMIT 1
+    $find$;
     CREATE INDEX tasks_by_position ON {{tasks}} (position);
     CREATE INDEX tasks_by_status ON {{tasks}} (status, position);
     CREATE INDEX tasks_by_name ON {{tasks}} (left(request_name, {NAME_LENGTH}), position);

@@ -35,6 +35,8 @@ __all__ = [
     "GET",
     "GET_VIEW",
     "HISTORY",
+    "JOIN",
+    "JOINED",
     "LIST_LAPSED",
     "LIST_OF_NOBODY",
     "LIST_OF_OWNER",
@@ -51,6 +53,7 @@ __all__ = [
     "RENEW_LEASES",
     "SERVER_TIME",
     "STEP",
+    "TAKEN",
     "UPDATE",
     "WAITING",
     "WATCH",
@@ -116,7 +119,22 @@ CREATE: Final = (
     + _NOTIFY_WORK
 )
 
+_VALUES, _END = ") VALUES (", ") ON CONFLICT (task_id)"
+JOIN: Final = CREATE.replace(_VALUES, ", join_key) SELECT").replace(
+    _END,
+    """, %(join_key)s::text
+    WHERE {find_joinable}(%(join_key)s::text, {now}, %(ended_ms)s::bigint) IS NULL ON CONFLICT (task_id)""",
+)
+"""Creates a task unless there is one to join."""
+
+JOINED: Final = (
+    "SELECT " + _COLUMNS + " FROM {tasks} WHERE task_id ="
+    " {find_joinable}(%(join_key)s::text, {now}, %(ended_ms)s::bigint)"
+)
+
 CREATED: Final = "SELECT created_at FROM {tasks} WHERE task_id = %(task_id)s AND operation = %(operation)s"
+
+TAKEN: Final = "SELECT FROM {tasks} WHERE task_id = %(task_id)s AND " + _ALIVE
 
 DELETE_EXPIRED: Final = "DELETE FROM {tasks} WHERE task_id = %(task_id)s AND expires_at <= {now}"
 

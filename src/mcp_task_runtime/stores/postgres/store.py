@@ -134,16 +134,8 @@ class PostgresTaskStore(DatabaseUser):
             ValueError: `task_id` or `owner` is longer than 1024 bytes, a duration is longer than 250 years, or
                 something could not be read back.
         """
-        new = NewTask.of(new, fields)
-        if new.task_id is None:
-            new = replace(new, task_id=new_task_id())
-        parameters = {
-            **create_parameters(new, now=self.clock.now()),
-            "operation": _new_operation(),
-            "watcher": self._database.watcher,
-        }
-        purges = self._created % _PURGE_EVERY == 0
-        self._created += 1
+        new, parameters = self._creation(NewTask.of(new, fields))
+        purges = self._purges()
 
         def create(attempt: Attempt) -> TaskRecord:
             if purges:
@@ -156,6 +148,42 @@ class PostgresTaskStore(DatabaseUser):
             return create_record(new, now=utc(row[0]))
 
         return await self._database.write(create)
+
+    def _creation(self, new: NewTask) -> tuple[NewTask, dict[str, Any]]:
+        """Return a new task with its identifier, and the parameters of the statement that makes it."""
+        if new.task_id is None:
+            new = replace(new, task_id=new_task_id())
+        parameters = create_parameters(new, now=self.clock.now())
+        return new, {**parameters, "operation": _new_operation(), "watcher": self._database.watcher}
+
+    def _purges(self) -> bool:
+        """Return whether it is time to remove expired tasks, when one is made."""
+        self._created += 1
+        return (self._created - 1) % _PURGE_EVERY == 0
+
+    # --- TaskJoins ---
+
+    async def join_task(self, new: NewTask, *, key: str, ended_ms: int) -> tuple[TaskRecord, bool]:
+        """Return the task that was made with this key, or create one; see `TaskJoins.join_task`."""
+        new, parameters = self._creation(new)
+        check_duration("ended_ms", ended_ms)
+        parameters |= {"join_key": to_key("key", key), "ended_ms": ended_ms}
+        purges = self._purges()
+
+        def join(attempt: Attempt) -> tuple[TaskRecord, bool]:
+            if purges:
+                attempt.execute(statements.PURGE, {"limit": _PURGE_MOST})
+            while (row := attempt.fetch(statements.JOIN, parameters)) is None:
+                if attempt.is_repeated and (row := attempt.fetch(statements.CREATED, parameters)) is not None:
+                    break
+                if (joined := attempt.fetch(statements.JOINED, parameters)) is not None:
+                    return record_of(joined), False
+                if attempt.fetch(statements.TAKEN, parameters) is not None:
+                    raise TaskExistsError(new.task_id or "")
+                attempt.execute(statements.DELETE_EXPIRED, parameters)  # and what was to be joined has gone
+            return create_record(new, now=utc(row[0])), True
+
+        return await self._database.write(join)
 
     async def get_task(self, task_id: str) -> TaskRecord | None:
         """Return the task, or `None`; see `TaskStore.get_task`."""

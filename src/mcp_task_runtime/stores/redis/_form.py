@@ -15,6 +15,8 @@ the task's tag: its identifier, or a digest of it when that contains anything bu
 | `P:{T}:steps` | hash | key of a step -> its number + space + its result as JSON |
 | `P:{owner:D}:tasks` | sorted set | one owner's tasks in order of creation: `mark` + space + `T` by place |
 | `P:{owner:D}:expiry` | sorted set | the same members by the latest time at which the task can expire |
+| `P:{calls:}:tasks` | hash | digest of a call's key -> identifier of the task that a repeated call joins |
+| `P:{calls:}:expiry` | sorted set | the same digests by the time until which that is known |
 | `P:{leases:}` | sorted set | `T` by a time that is never later than the one at which the task's lease lapses |
 | `P:{search:}:all` | sorted set | all tasks in order of creation: entries by place |
 | `P:{search:}:S:N` | sorted set | those in status `S` of the tool whose tag is `N`, by the same places |
@@ -182,6 +184,7 @@ class Keys:
         self.opening: bytes = prefix.encode() + b":{"
         self.leases: bytes = self.opening + b"leases:}"
         self.search: bytes = self.opening + b"search:}:"
+        self.calls: tuple[bytes, bytes] = (self.opening + b"calls:}:tasks", self.opening + b"calls:}:expiry")
 
     @staticmethod
     def tag(task_id: str) -> bytes:
@@ -206,6 +209,11 @@ class Keys:
         """Return the keys of an owner's index: tasks by place, and by expiry."""
         stem = self.opening + b"owner:" + self.owner_tag(owner)
         return stem + b"}:tasks", stem + b"}:expiry"
+
+    @staticmethod
+    def call(key: str) -> bytes:
+        """Return what stands for a call that may be joined."""
+        return _digest(key)
 
     @staticmethod
     def name_tag(name: str) -> bytes:

@@ -19,6 +19,7 @@ warns of it when it connects.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
@@ -30,7 +31,7 @@ from typing_extensions import Self, Unpack
 from mcp_task_runtime.core.clock import Clock
 from mcp_task_runtime.core.ids import new_task_id
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
-from mcp_task_runtime.core.transitions import create_record
+from mcp_task_runtime.core.transitions import create_record, may_join
 from mcp_task_runtime.core.types import (
     Fence,
     Finding,
@@ -89,6 +90,11 @@ __all__ = ["RedisTaskStore"]
 
 _SET_ASIDE_MICROS: Final = 60_000_000
 """Microseconds after which a lease whose task is damaged is looked at again."""
+
+_CALLS_FORGOTTEN: Final = 20
+"""Calls whose time has passed that a further one removes at the most."""
+
+_LONGEST_CALL_MS: Final = 7 * 24 * 60 * 60 * 1_000
 
 _CLOCK_SECONDS: Final = 0.005
 """Seconds by which this process's idea of the server's time may be early."""
@@ -190,6 +196,40 @@ class RedisTaskStore:
         if self._backend.is_cluster:
             await self._index(record, tag, mark, new.lease_ms)
         return record
+
+    # --- TaskJoins ---
+
+    async def join_task(self, new: NewTask, *, key: str, ended_ms: int) -> tuple[TaskRecord, bool]:
+        """Return the task that was made with this key, or create one; see `TaskJoins.join_task`.
+
+        One step decides which identifier the call has, and one who creates the task with it. The first is known for the
+        task's TTL at its creation, for 7 days without one: a task that lives longer is joined no more then.
+        """
+        _storable.check_new_task(new)
+        _storable.check_text("key", key)
+        own = pack(new_task_id() if new.task_id is None else new.task_id)
+        ended = b""
+        while True:
+            reply = await self._decide(self._keys.call(key), ended, own, _known_ms(new))
+            task_id = reply.decode()
+            record = await self.get_task(task_id)
+            if record is None:  # the caller whose identifier it is has not come so far, or the task was deleted
+                with suppress(TaskExistsError):
+                    return await self.create_task(replace(new, task_id=task_id)), True
+                continue
+            if may_join(record, now=self.clock.now(), ended_ms=ended_ms):
+                return record, False
+            ended = reply
+            if ended == own:
+                own = pack(new_task_id())
+
+    async def _decide(self, call: bytes, ended: bytes, own: bytes, known_ms: int) -> bytes:
+        """Return the identifier of the task that a call has."""
+        now = self._backend.now()
+        decide = script_call("join", self._keys.calls, now, call, ended, own, known_ms, _CALLS_FORGOTTEN)
+        (reply,) = await self._backend.send(decide)
+        identifier: bytes = reply
+        return identifier
 
     def _creation(self, record: TaskRecord, lease_ms: int, tag: bytes, mark: str) -> Call:
         """Return the call that stores a task, on a single server with its entries in the indexes."""
@@ -621,6 +661,10 @@ def _at_most(record: TaskRecord) -> int | str:
 def _optional(text: str | None) -> bytes:
     """Return text in a form that is not empty unless it is `None`."""
     return b"" if text is None else b"+" + pack(text)
+
+
+def _known_ms(new: NewTask) -> int:
+    return _LONGEST_CALL_MS if new.ttl_ms is None else max(new.ttl_ms, 1)
 
 
 def _fencing(fence: Fence | None) -> tuple[bytes, int | str]:

@@ -20,6 +20,7 @@ Columns are text unless a number is obvious; `_records` says how times and odd t
 - `lease_worker`, `lease_expires_at`, `lease_attempt`: the `Lease`, or three times NULL
 - `progress`, from version 2 on: the `Progress` as a JSON list of its three values, or NULL
 - `events`, from version 2 on: the history without `created`, a JSON list of lists of time, kind and text
+- `join_key`, from version 2 on: names the call that the task was made for, if a repeated call joins it
 
 `messages`, one row for each queued notification and for each request there ever was, kept as long as
 the task's mailbox:
@@ -112,6 +113,8 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         "ALTER TABLE tasks ADD COLUMN sealed_credentials TEXT",
         "ALTER TABLE tasks ADD COLUMN progress TEXT",
         "ALTER TABLE tasks ADD COLUMN events TEXT NOT NULL DEFAULT '[]'",
+        "ALTER TABLE tasks ADD COLUMN join_key TEXT",
+        "CREATE INDEX tasks_by_join_key ON tasks (join_key, sequence) WHERE join_key IS NOT NULL",
         "CREATE INDEX tasks_by_kind ON tasks (status, name, sequence)",
         """CREATE TABLE counts (
             status TEXT NOT NULL,

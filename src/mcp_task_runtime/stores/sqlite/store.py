@@ -28,6 +28,7 @@ from mcp_task_runtime.core.transitions import (
     create_record,
     finish_record,
     is_terminal,
+    may_join,
     update_record,
 )
 from mcp_task_runtime.core.types import (
@@ -96,6 +97,8 @@ _WAITING: Final = (
     f"SELECT {RECORD_COLUMNS} FROM tasks WHERE lease_expires_at <= ? AND lease_worker = '' AND {ALIVE}"
     " AND name IN (SELECT value FROM json_each(?)) ORDER BY lease_expires_at LIMIT ?"
 )
+_JOINABLE: Final = f"SELECT {RECORD_COLUMNS} FROM tasks WHERE join_key = ? AND {ALIVE} ORDER BY sequence DESC LIMIT 1"
+_SET_JOIN_KEY: Final = "UPDATE tasks SET join_key = ? WHERE task_id = ?"
 _STEP: Final = "SELECT value FROM steps WHERE task_id = ? AND key = ?"
 _RECORD_STEP: Final = "INSERT INTO steps (task_id, key, value) VALUES (?, ?, ?)"
 _STEPS: Final = (
@@ -103,7 +106,20 @@ _STEPS: Final = (
     " AND EXISTS (SELECT 1 FROM tasks WHERE task_id = ?1 AND (expires_at IS NULL OR expires_at > ?2))"
 )
 
-STATEMENTS: Final = (_PAGE, _BY_SEQUENCE, _VIEW, _HISTORY, _RENEW, _LAPSE, _DROP, _LAPSED, _WAITING, _STEP, _STEPS)
+STATEMENTS: Final = (
+    _PAGE,
+    _BY_SEQUENCE,
+    _VIEW,
+    _HISTORY,
+    _RENEW,
+    _LAPSE,
+    _DROP,
+    _LAPSED,
+    _WAITING,
+    _JOINABLE,
+    _STEP,
+    _STEPS,
+)
 """All statements of this module that read or change rows which are there."""
 
 
@@ -218,6 +234,28 @@ class SQLiteTaskStore:
             return record
 
         return await self._engine.write(create)
+
+    # --- TaskJoins ---
+
+    async def join_task(self, new: NewTask, *, key: str, ended_ms: int) -> tuple[TaskRecord, bool]:
+        """Return the task that was made with this key, or create one; see `TaskJoins.join_task`."""
+        _storable.check_new_task(new)
+        _storable.check_text("key", key)
+        stored_key = to_sql(key)
+        if new.task_id is None:
+            new = replace(new, task_id=new_task_id())
+
+        def join(transaction: Transaction) -> tuple[TaskRecord, bool]:
+            rows = transaction.execute(_JOINABLE, (stored_key, transaction.stamp)).fetchall()
+            for record in self._damage.records_of(rows):
+                if may_join(record, now=transaction.now, ended_ms=ended_ms):
+                    return record, False
+            record = create_record(new, now=transaction.now)
+            _tasks.insert(transaction, record)
+            transaction.execute(_SET_JOIN_KEY, (stored_key, to_sql(record.task_id)))
+            return record, True
+
+        return await self._engine.write(join)
 
     async def get_task(self, task_id: str) -> TaskRecord | None:
         """Return the task, or `None`; see `TaskStore.get_task`."""

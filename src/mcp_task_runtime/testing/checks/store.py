@@ -17,6 +17,7 @@ from mcp_task_runtime.testing.checks.bench import (
     run_checks,
 )
 from mcp_task_runtime.testing.checks.fences import FENCE_CHECKS
+from mcp_task_runtime.testing.checks.joins import JOIN_CHECKS
 from mcp_task_runtime.testing.checks.journal import JOURNAL_CHECKS
 from mcp_task_runtime.testing.checks.leases import LEASE_CHECKS
 from mcp_task_runtime.testing.checks.search import SEARCH_CHECKS
@@ -48,6 +49,7 @@ ABILITY_CHECKS: Final[list[Check[TaskStore]]] = [
     *UNHELD_LEASE_CHECKS,
     *FENCE_CHECKS,
     *QUESTION_STORE_CHECKS,
+    *JOIN_CHECKS,
     *JOURNAL_CHECKS,
     *SEARCH_CHECKS,
 ]
