@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from typing_extensions import TypedDict
 
+from mcp_task_runtime.core.json import JSONObject
 from mcp_task_runtime.core.reruns import Rerun
 from mcp_task_runtime.core.work_queue import WorkQueue
 
@@ -27,6 +29,7 @@ class TaskOptionsDict(TypedDict, total=False):
     blocking: bool
     dispatch: bool | None
     queue: WorkQueue | None
+    join: bool | Callable[[JSONObject], str | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +59,11 @@ class TaskOptions:
         queue: Where the work of its tasks waits for a slot, by its owner's turn; give several tools the same one to
             bound them together. A task that waits has the status message "Queued". Calls that become no task do not
             wait. `None` for no bound but `TaskSettings.max_running`.
+        join: Whether a repeated call gets the task of the first one, while that is live and shortly after its end
+            (`TaskSettings.join_ended_ms`), unless it was cancelled: agents repeat calls whose answer was lost. `True`:
+            a call of the same principal with the same arguments; without a principal, nothing is joined. A function
+            of the arguments: one of the same principal for which it returns the same key; without a principal, any
+            caller that knows the key gets the task. `None` from it: the call joins nothing.
 
     Raises:
         ValueError: A number is out of range; the message names it.
@@ -70,6 +78,7 @@ class TaskOptions:
     blocking: bool = False
     dispatch: bool | None = None
     queue: WorkQueue | None = None
+    join: bool | Callable[[JSONObject], str | None] = False
 
     def __post_init__(self) -> None:
         if self.ttl_ms is not None and self.ttl_ms < 1:
@@ -81,6 +90,10 @@ class TaskOptions:
             raise ValueError("rerunnable must be True, False or a Rerun")
         if self.queue is not None and not isinstance(self.queue, WorkQueue):
             raise ValueError("queue must be a WorkQueue")
+        if not isinstance(self.join, bool) and not callable(self.join):
+            raise ValueError("join must be True, False or a function of the arguments")
+        if self.join and self.promote_after is not None:
+            raise ValueError("join needs calls that become tasks before their work begins, without promote_after")
 
     @property
     def rerun(self) -> Rerun | None:

@@ -6,6 +6,7 @@ runtime that becomes a task.
 
 from __future__ import annotations
 
+import json
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Generator, Hashable
@@ -13,6 +14,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import replace
 from functools import partial
+from hashlib import blake2b
 from typing import Any, Final, Protocol, TypeVar
 
 import anyio
@@ -258,7 +260,7 @@ async def submit_call(
 ) -> TaskRecord:
     """Make the task of a call, and run its work. Cancelled, the task ends: no client will ever get its handle."""
     record = await runtime.submit(spec, work, outcome_of=outcome_of, resource_scope=home)
-    await cancelled_with_caller(runtime, record)
+    await cancelled_with_caller(runtime, record, spec)
     return record
 
 
@@ -438,11 +440,34 @@ def with_options(spec: TaskSpec, options: TaskOptions) -> TaskSpec:
         poll_interval_ms=options.poll_interval_ms,
         request=request,
         queue=options.queue,
+        join_key=_join_key(spec, options),
     )
 
 
-async def cancelled_with_caller(runtime: TaskRuntime, record: TaskRecord) -> None:
-    """Cancel a task that was just made if its caller was cancelled meanwhile: no client will ever get its handle."""
+def _join_key(spec: TaskSpec, options: TaskOptions) -> str | None:
+    """Return what names a call and its owner, if a repeated call joins its task."""
+    if not options.join:
+        return None
+    arguments = spec.request.arguments
+    if callable(options.join):
+        key: object = options.join(arguments)
+        if key is None:
+            return None
+    elif spec.owner is None:  # a task must not be given to another caller who happens to say the same (law L10)
+        return None
+    else:
+        key = json.dumps(arguments, sort_keys=True)
+    named = json.dumps([spec.owner, spec.request.name, callable(options.join), str(key)])
+    return blake2b(named.encode(), digest_size=24).hexdigest()
+
+
+async def cancelled_with_caller(runtime: TaskRuntime, record: TaskRecord, spec: TaskSpec) -> None:
+    """Cancel a task that was just made if its caller was cancelled meanwhile: no client will ever get its handle.
+
+    One that a repeated call can join goes on.
+    """
+    if spec.join_key is not None:
+        return
     try:
         await anyio.lowlevel.checkpoint_if_cancelled()
     except BaseException:

@@ -27,6 +27,7 @@ from mcp_task_runtime.adapters.result_handler import TaskResultHandler
 from mcp_task_runtime.adapters.server_context import ServerTaskContext
 from mcp_task_runtime.adapters.session import DetachedSession
 from mcp_task_runtime.adapters.tool_function import ToolFunction
+from mcp_task_runtime.core.abilities import implements
 from mcp_task_runtime.core.causes import sole_cause
 from mcp_task_runtime.core.change_hook import ChangeCallback
 from mcp_task_runtime.core.dispatch import EngineDispatcher, TaskDispatcher
@@ -36,7 +37,7 @@ from mcp_task_runtime.core.message_queue import TaskMessageQueue
 from mcp_task_runtime.core.observer import TaskObserver
 from mcp_task_runtime.core.runtime import TaskRuntime
 from mcp_task_runtime.core.settings import TaskSettings
-from mcp_task_runtime.core.store import TaskStore
+from mcp_task_runtime.core.store import TaskJoins, TaskStore
 from mcp_task_runtime.core.types import Outcome, TaskSpec
 from mcp_task_runtime.errors import TaskRuntimeError
 from mcp_task_runtime.stores.memory import InMemoryTaskStore
@@ -293,6 +294,7 @@ class BaseTasks(ABC):
             ValueError: It is to run elsewhere, and cannot.
         """
         options = declared.options
+        self._check_join(options)
         if options.promote_after is not None:
             obstacle = "with promote_after, a call becomes a task after its work has begun"
         if self._dispatcher is None:
@@ -313,6 +315,10 @@ class BaseTasks(ABC):
         if len(self._remembered) < _MOST_REMEMBERED:  # clients may call what does not exist (law L16)
             self._remembered.add(name)
         return name in self._remembered
+
+    def _check_join(self, options: TaskOptions) -> None:
+        if options.join and not implements(self.runtime.store, TaskJoins):
+            raise ValueError("join needs a store that implements TaskJoins, as all bundled stores do")
 
     def adopt(self, name: str, *, advertise: bool = True, **options: Unpack[TaskOptionsDict]) -> None:
         """Let a tool that exists run as a task, without touching its code.
@@ -368,7 +374,8 @@ class BaseTasks(ABC):
         if call is None:
             raise RuntimeError("run() works in a tool call of the server that these Tasks are installed in")
         if self._tools.has(call.name) or self._may_remember(call.name):
-            self.runtime.register(call.name, self._run_by_name, queue=options.queue)
+            self._check_join(options)
+        self.runtime.register(call.name, self._run_by_name, queue=options.queue)
         if options.blocking:
             work = functools.partial(in_own_loop, work)
         if options.rerun is not None and options.rerun.on:

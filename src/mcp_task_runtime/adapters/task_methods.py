@@ -271,7 +271,7 @@ class TaskMethods:
     async def _dispatch(self, spec: TaskSpec, connection: TaskSession, options: TaskOptions) -> JSONObject:
         """Have a worker run a tool, also one with wrong arguments: the client has asked for a task."""
         record = await self._runtime.dispatch(spec)
-        await cancelled_with_caller(self._runtime, record)
+        await cancelled_with_caller(self._runtime, record, spec)
         client = TaskStreamSession(record, connection, self._handler, self._start_soon)
         client.announce(self._runtime, with_progress=True)
         return wire_2025.render_created(record.task, model_immediate_response=options.model_immediate_response)

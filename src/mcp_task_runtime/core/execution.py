@@ -65,8 +65,8 @@ class WorkHost(Protocol):
         """The store's clock."""
         ...
 
-    async def make_task(self, spec: TaskSpec, execution: Execution[Any]) -> TaskRecord:
-        """Create a task for this run."""
+    async def make_task(self, spec: TaskSpec, execution: Execution[Any]) -> tuple[TaskRecord, bool]:
+        """Create a task for this run, or return the one that its call joins; return also whether it is new."""
         ...
 
     async def discard_task(self, record: TaskRecord) -> None:
@@ -429,22 +429,30 @@ class Execution(Generic[T]):
             self._making = anyio.Event()
             try:
                 with anyio.CancelScope(shield=True):
-                    record = await self._host.make_task(spec, self)
-                    if self._state is ExecutionState.DONE:  # it ended as an ordinary call meanwhile
+                    record, is_new = await self._host.make_task(spec, self)
+                    if is_new and self._state is ExecutionState.DONE:  # it ended as an ordinary call meanwhile
                         await self._host.discard_task(record)
                         return record
-                    self.record = record
-                    self._move(ExecutionState.RESERVED)
-                    if self._is_stopped:
-                        self._move(ExecutionState.PUBLISHED)
-                        self._host.task_published(self, record)
-                        await self._host.cancel_task(record)
+                    if is_new:
+                        await self._take(record)
+                    else:  # the work of its task is done elsewhere
+                        self._settle(record)
+                        self.stop()
             finally:
                 self._making.set()
                 self._making = None
             await anyio.lowlevel.checkpoint_if_cancelled()
-        assert self.record is not None
+        if self.record is None:
+            raise RuntimeError("The call has joined the task of an earlier one")
         return self.record
+
+    async def _take(self, record: TaskRecord) -> None:
+        self.record = record
+        self._move(ExecutionState.RESERVED)
+        if self._is_stopped:
+            self._move(ExecutionState.PUBLISHED)
+            self._host.task_published(self, record)
+            await self._host.cancel_task(record)
 
     async def _promote(self, seconds: float, spec: TaskSpec) -> None:
         clock = self._host.clock

@@ -37,6 +37,8 @@ class TaskSettings:
         max_stored_bytes_per_owner: Bytes that the arguments, declared capabilities and results of these tasks may
             take. A task that would exceed it is refused with `LimitExceededError`; a result is stored in any case.
             `None` for no limit.
+        join_ended_ms: How long after the end of a task a repeated call of a tool with `join` still gets that task, in
+            milliseconds.
         max_running: Tasks whose work runs in this process at once; the work of others waits for its turn.
             Work that waits for an answer gives its turn away meanwhile. `None` for no limit.
         max_polls_per_second: How often clients may ask this process in a second how one task stands. A poll
@@ -68,6 +70,7 @@ class TaskSettings:
     max_tasks_per_owner: int | None = 5_000
     max_stored_tasks_per_owner: int | None = 20_000
     max_stored_bytes_per_owner: int | None = 128 * 1024 * 1024
+    join_ended_ms: int = 60 * _SECOND
     max_running: int | None = None
     max_polls_per_second: int | None = 100
     max_payload_bytes: int | None = 16 * 1024 * 1024
@@ -97,6 +100,8 @@ class TaskSettings:
             raise ValueError("max_stored_tasks_per_owner must be at least 1")
         if self.max_stored_bytes_per_owner is not None and self.max_stored_bytes_per_owner < 1:
             raise ValueError("max_stored_bytes_per_owner must be at least 1")
+        if not 0 <= self.join_ended_ms <= _LONGEST:
+            raise ValueError("join_ended_ms must be between 0 and 100 years")
         if self.max_running is not None and self.max_running < 1:
             raise ValueError("max_running must be at least 1")
         if self.max_polls_per_second is not None and not 1 <= self.max_polls_per_second <= 1_000_000:

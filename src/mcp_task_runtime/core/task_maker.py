@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final
+from typing import Final, cast
 
 import anyio
 
@@ -13,7 +13,7 @@ from mcp_task_runtime.core.live_tasks import LiveTasks
 from mcp_task_runtime.core.observer import TaskObserver
 from mcp_task_runtime.core.reader import store_errors
 from mcp_task_runtime.core.settings import TaskSettings
-from mcp_task_runtime.core.store import TaskStore
+from mcp_task_runtime.core.store import TaskJoins, TaskStore
 from mcp_task_runtime.core.stored_tasks import StoredTasks
 from mcp_task_runtime.core.text import check_size, check_text
 from mcp_task_runtime.core.types import NewTask, TaskRecord, TaskRequest, TaskSpec
@@ -62,13 +62,20 @@ class TaskMaker:
         self._observer = observer
         self._is_shared = is_shared
 
-    async def make(self, spec: TaskSpec, *, waits_ms: int | None = None, is_queued: bool = False) -> TaskRecord:
+    async def make(
+        self, spec: TaskSpec, *, waits_ms: int | None = None, is_queued: bool = False
+    ) -> tuple[TaskRecord, bool]:
         """Create a task whose work this process runs, or that waits for a worker. Cancelled, the task may exist.
+
+        With `TaskSpec.join_key`, the task that was made with this key is returned instead where it may be joined.
 
         Args:
             spec: What it is made with.
             waits_ms: Milliseconds until its wait for a worker is overdue; `None` for work that runs here.
             is_queued: Whether its status message says that it waits.
+
+        Returns:
+            The task, and whether it is a new one.
 
         Raises:
             LimitExceededError: The owner has as many tasks as it may have, live or stored; or the arguments are too
@@ -84,7 +91,9 @@ class TaskMaker:
         self._live.reserve(spec.owner)  # before the store is asked: others may be on their way too
         try:
             with store_errors(), anyio.fail_after(_CREATE_SECONDS):
-                record = await self._store.create_task(self._bounded(spec, waits_ms, is_queued))
+                record, is_new = await self._create(self._bounded(spec, waits_ms, is_queued), spec.join_key)
+            if not is_new:
+                return record, False
             self._live.add(record)
             self._stored.set(record)
         except TimeoutError as error:
@@ -92,7 +101,13 @@ class TaskMaker:
         finally:
             self._live.unreserve(spec.owner)
         audit.created(record)
-        return record
+        return record, True
+
+    async def _create(self, new: NewTask, join_key: str | None) -> tuple[TaskRecord, bool]:
+        if join_key is None:
+            return await self._store.create_task(new), True
+        store = cast(TaskJoins, self._store)
+        return await store.join_task(new, key=join_key, ended_ms=self._settings.join_ended_ms)
 
     def forget(self, record: TaskRecord) -> None:
         """Count a task as stored no more: it was deleted."""

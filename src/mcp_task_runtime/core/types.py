@@ -356,6 +356,8 @@ class TaskSpec:
         client_capabilities_json: What the client declared, as JSON text.
         task_id: Its identifier, by `new_task_id`; a new one when `None`.
         queue: Where its work waits for a slot; `None` for those of all work alone.
+        join_key: Names the call and its owner: a task that was made with the same key may take the place of this one
+            (`TaskJoins`). `None`: none does.
     """
 
     owner: str | None = None
@@ -365,6 +367,7 @@ class TaskSpec:
     client_capabilities_json: str = "{}"
     task_id: str | None = None
     queue: WorkQueue | None = None
+    join_key: str | None = None
 
 
 TaskEventKind: TypeAlias = Literal[

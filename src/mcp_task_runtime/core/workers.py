@@ -216,7 +216,9 @@ class Workers:
             raise RuntimeError(_NOT_OPEN)
         execution: Execution[T] = Execution(self, resource_scope=resource_scope)
         with anyio.CancelScope(shield=True):
-            record = await self._make_queued(spec, execution)
+            record, is_new = await self._make_queued(spec, execution)
+            if not is_new:
+                return record
             if self._observer is not None:
                 self._observer.observe(TaskChange.of(record, is_new=True))
             if not self.is_accepting:  # closed meanwhile
@@ -236,7 +238,9 @@ class Workers:
         if not self.is_accepting:
             raise RuntimeError(_NOT_OPEN)
         with anyio.CancelScope(shield=True):
-            record = await self._maker.make(spec, waits_ms=outbox.grace_ms, is_queued=True)
+            record, is_new = await self._maker.make(spec, waits_ms=outbox.grace_ms, is_queued=True)
+        if not is_new:
+            return record
         if self._observer is not None:
             self._observer.observe(TaskChange.of(record, is_new=True))
         outbox.post(record)
@@ -411,11 +415,13 @@ class Workers:
         """The store's clock."""
         return self._clock
 
-    async def make_task(self, spec: TaskSpec, execution: Execution[Any]) -> TaskRecord:
+    async def make_task(self, spec: TaskSpec, execution: Execution[Any]) -> tuple[TaskRecord, bool]:
         """Create a task for a run; see `WorkHost`."""
-        record = await self._make_queued(spec, execution)
+        record, is_new = await self._make_queued(spec, execution)
+        if not is_new:
+            return record, False
         self._track(execution, record)
-        return record
+        return record, True
 
     async def discard_task(self, record: TaskRecord) -> None:
         """Delete a task that no client has heard of; see `WorkHost`."""
@@ -469,18 +475,21 @@ class Workers:
         """Release a slot; see `WorkHost`."""
         self._slots.release(execution, execution.queue)
 
-    async def _make_queued(self, spec: TaskSpec, execution: Execution[Any]) -> TaskRecord:
-        """Create the task of a run, which waits for a slot in its queue afterwards."""
+    async def _make_queued(self, spec: TaskSpec, execution: Execution[Any]) -> tuple[TaskRecord, bool]:
+        """Create the task of a run, which waits for a slot in its queue afterwards, or return the one it joins."""
         begins_at_once = self._slots.admit(spec.queue)
+        is_new = False
         try:
-            record = await self._maker.make(spec, is_queued=not begins_at_once)
-        except BaseException:
-            self._slots.dismiss(spec.queue)
-            raise
+            record, is_new = await self._maker.make(spec, is_queued=not begins_at_once)
+        finally:
+            if not is_new:
+                self._slots.dismiss(spec.queue)
+        if not is_new:
+            return record, False
         self._slots.enter(execution, spec.queue)
         execution.queue = spec.queue
         execution.is_queued = not begins_at_once
-        return record
+        return record, True
 
     async def _say_running(self, record: TaskRecord) -> None:
         """Replace the status message of a task that waited, unless something has changed it since."""

@@ -172,8 +172,9 @@ class Methods2026:
             if not call.has_begun:
                 return result
         with as_mcp_errors():
-            record = await self._runtime.dispatch(with_options(self.new_task(params, ctx), declared.options))
-            await cancelled_with_caller(self._runtime, record)
+            spec = with_options(self.new_task(params, ctx), declared.options)
+            record = await self._runtime.dispatch(spec)
+            await cancelled_with_caller(self._runtime, record, spec)
         return wire.render_handle(record)
 
     async def _unwound(self, name: str, ctx: Context, call_next: CallNext) -> tuple[UnwindingCall, HandlerResult]:
