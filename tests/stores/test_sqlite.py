@@ -412,7 +412,7 @@ async def test_the_stored_form_is_that_of_version_2(path: Path) -> None:
                 worker="worker",
             )
         )
-        await store.create_task(NewTask(ttl_ms=None, task_id="ended", worker="worker"))
+        await store.join_task(NewTask(ttl_ms=None, task_id="ended", worker="worker"), key="call", ended_ms=0)
         clock.advance(1.5)
         await store.update_task("live", status="input_required", status_message="asked", progress=Progress(1, 2.5, "m"))
         await store.record_step("live", "step", "[1]", fence=Fence("worker", 1))
@@ -424,8 +424,8 @@ async def test_the_stored_form_is_that_of_version_2(path: Path) -> None:
     status = '[[1767225601500000,"status","asked"]]'
     failed = '[[1767225601500000,"failed","no"]]'
     assert query(path, "SELECT * FROM tasks") == [
-        (*ROWS_1[0], 5, '{"a":1}', "sealed", '[1,2.5,"m"]', status),
-        (*ROWS_1[1], 3, "{}", None, None, failed),
+        (*ROWS_1[0], 5, '{"a":1}', "sealed", '[1,2.5,"m"]', status, None),
+        (*ROWS_1[1], 3, "{}", None, None, failed, "call"),
     ]
     assert query(path, "SELECT * FROM messages") == MESSAGES_1
     assert query(path, "SELECT * FROM steps") == [(1, "live", "step", "[1]")]
