@@ -40,7 +40,7 @@ class TaskOptions:
         required: Whether a client must take a task. If not, a client that takes none gets the result itself, and the
             work runs within its request.
         ttl_ms: TTL of the tasks in milliseconds, for clients that ask for none; the settings' default when `None`.
-        poll_interval_ms: Milliseconds clients wait between polls; the settings' default when `None`.
+        poll_interval_ms: Milliseconds clients wait between polls; as the settings say when `None`.
         promote_after: Seconds to wait for the result before a client of protocol 2026-07-28 gets a task instead of
             it; `None` to give it a task at once. A question to the client ends the wait. Under protocol 2025-11-25
             the client decides: a call that asks for a task gets one at once, any other call gets none.

@@ -26,6 +26,7 @@ from mcp_task_runtime.core.live_tasks import LiveTasks
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
 from mcp_task_runtime.core.observed_store import observed
 from mcp_task_runtime.core.observer import IsolatedObserver, PollRefused, TaskObserver
+from mcp_task_runtime.core.poll_interval import paced
 from mcp_task_runtime.core.postponed import PostponedRuns
 from mcp_task_runtime.core.questions import answer_questions
 from mcp_task_runtime.core.rate_limit import RateLimit
@@ -418,7 +419,8 @@ class TaskRuntime:
         Args:
             task_id: The task.
             owner: The principal that asks.
-            rate_limited: Whether this counts as a client's poll.
+            rate_limited: Whether this counts as a client's poll, which is told when to come again; see
+                `core.poll_interval`.
 
         Raises:
             LimitExceededError: Polled more often than `TaskSettings.max_polls_per_second`.
@@ -434,9 +436,15 @@ class TaskRuntime:
             if claimed:
                 await self._workers.settle(task_id)
                 view = await self._view(task_id, owner)
-        if rate_limited and is_terminal(view.record.status):
-            audit.retrieved(task_id, owner)
+        if rate_limited:
+            if is_terminal(view.record.status):
+                audit.retrieved(task_id, owner)
+            view = self.paced(view)
         return view
+
+    def paced(self, view: TaskView) -> TaskView:
+        """Return a task as a client is to see it now: with the poll interval for its age; see `core.poll_interval`."""
+        return paced(view, self.store.clock.now(), self.settings)
 
     def _admit_poll(self, task_id: str, owner: str | None) -> None:
         assert self._polls is not None

@@ -23,7 +23,8 @@ class TaskSettings:
         max_ttl_ms: Highest TTL; a longer one, and an unlimited one, is lowered to it. `None` allows
             both, within a hundred years.
         retention_ms: How long an outcome can be fetched after the end, at the least, in milliseconds.
-        poll_interval_ms: How long clients are asked to wait between polls, in milliseconds.
+        poll_interval_ms: How long clients are asked to wait between polls, in milliseconds, where the tool does not
+            say it. `None`: 500 in the answer to the call; a poll is told by the age of the task, between 20 and 5,000.
         shutdown_grace: Seconds that running work gets to end by itself when the runtime closes. Most
             clients kill a stdio server two seconds after they closed its input.
         lease_ms: How long a process that runs a task may be silent before it counts as lost, in
@@ -64,7 +65,7 @@ class TaskSettings:
     min_ttl_ms: int = _SECOND
     max_ttl_ms: int | None = 7 * _DAY
     retention_ms: int = 10 * 60 * _SECOND
-    poll_interval_ms: int = 500
+    poll_interval_ms: int | None = None
     shutdown_grace: float = 1.0
     lease_ms: int = 15 * _SECOND
     max_tasks_per_owner: int | None = 5_000
@@ -88,7 +89,7 @@ class TaskSettings:
             raise ValueError("default_ttl_ms must be at least 1")
         if not 0 <= self.retention_ms <= _LONGEST:
             raise ValueError("retention_ms must be between 0 and 100 years")
-        if self.poll_interval_ms < 1:
+        if self.poll_interval_ms is not None and self.poll_interval_ms < 1:
             raise ValueError("poll_interval_ms must be at least 1")
         if not 0 <= self.shutdown_grace <= _LONGEST / _SECOND:  # false for NaN, too
             raise ValueError("shutdown_grace must be between 0 and 100 years")

@@ -16,7 +16,7 @@ from mcp_task_runtime.core.settings import TaskSettings
 from mcp_task_runtime.core.store import TaskJoins, TaskStore
 from mcp_task_runtime.core.stored_tasks import StoredTasks
 from mcp_task_runtime.core.text import check_size, check_text
-from mcp_task_runtime.core.types import NewTask, TaskRecord, TaskRequest, TaskSpec
+from mcp_task_runtime.core.types import DEFAULT_POLL_INTERVAL_MS, NewTask, TaskRecord, TaskRequest, TaskSpec
 from mcp_task_runtime.core.worker_leases import WorkerLeases
 from mcp_task_runtime.errors import StoreUnavailableError
 
@@ -119,7 +119,7 @@ class TaskMaker:
         worker = None if self._leases is None or not needs_lease else self._leases.worker
         return NewTask(
             ttl_ms=settings.clamp_ttl(settings.default_ttl_ms if spec.ttl_ms is None else spec.ttl_ms),
-            poll_interval_ms=settings.poll_interval_ms if spec.poll_interval_ms is None else spec.poll_interval_ms,
+            poll_interval_ms=spec.poll_interval_ms or settings.poll_interval_ms or DEFAULT_POLL_INTERVAL_MS,
             task_id=spec.task_id,
             owner=spec.owner,
             retention_ms=settings.retention_ms,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from typing_extensions import TypedDict
 
@@ -13,6 +13,7 @@ from mcp_task_runtime.core.work_queue import WorkQueue
 from mcp_task_runtime.errors import INTERNAL_ERROR
 
 __all__ = [
+    "DEFAULT_POLL_INTERVAL_MS",
     "Fence",
     "Finding",
     "Lease",
@@ -33,6 +34,9 @@ __all__ = [
     "TaskStatus",
     "TerminalStatus",
 ]
+
+DEFAULT_POLL_INTERVAL_MS: Final = 500
+"""How long clients are asked to wait between polls where nothing else is said; see `core.poll_interval`."""
 
 LiveStatus: TypeAlias = Literal["working", "input_required"]
 """The statuses of a task that has not ended."""
@@ -305,7 +309,7 @@ class NewTask:
     """
 
     ttl_ms: int | None
-    poll_interval_ms: int = 500
+    poll_interval_ms: int = DEFAULT_POLL_INTERVAL_MS
     task_id: str | None = None
     owner: str | None = None
     retention_ms: int = 0

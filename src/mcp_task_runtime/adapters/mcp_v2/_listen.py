@@ -169,7 +169,7 @@ class Listeners:
                     view = await follower.view()
                     follower.revision = view.record.revision
                     params: JSONObject = {
-                        **wire_2026.render_view(view),
+                        **wire_2026.render_view(self._runtime.paced(view)),
                         "_meta": {SUBSCRIPTION_ID_META_KEY: ctx.request_id},
                     }
                     message = cast(Any, RawMessage(wire_2026.NOTIFICATION, params))
