@@ -296,7 +296,9 @@ async def test_workers_and_stats_and_doctor_tell_who_runs_what(url: str, store: 
     healthy = await mcp_tasks(url, "doctor", "--json")
     levels = {row["subject"]: row["level"] for row in rows(healthy.out)}
     persistence = levels.pop("persistence", None)
-    assert persistence == ("warning" if url.startswith("redis") else None), "the server of the tests keeps no log"
+    # The servers of the tests do not write what they keep to the disk; another PostgreSQL may.
+    expected = {"redis": {"warning"}, "postgres": {"error", None}}
+    assert persistence in expected.get(url.partition(":")[0].removesuffix("ql"), {None})
     assert healthy.code == (0 if persistence is None else 4)
     assert levels.keys() >= {"store", "schema", "clock", "leases"}
     assert ("eviction" in levels) == url.startswith("redis")
