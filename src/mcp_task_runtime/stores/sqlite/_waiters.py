@@ -82,10 +82,10 @@ class Watcher:
     __slots__ = ("_on_change", "event", "found", "look", "post", "task_id")
 
     def __init__(self, task_id: str, look: Look[Any], on_change: Callable[[Any], None]) -> None:
-        self.task_id = task_id
-        self.look = look
-        self.post = poster(event_loop())
-        self.event = self
+        self.task_id: str = task_id
+        self.look: Look[Any] = look
+        self.post: Post = poster(event_loop())
+        self.event: Watcher = self
         self.found: Any = None
         self._on_change = on_change
 
