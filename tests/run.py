@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 TESTS = ROOT / "tests"
 NO_TESTS_COLLECTED = 5  # pytest's exit code
 
-# Tests wait as much as they compute, so there is one process more than there are cores. The last option that pytest
-# gets counts: `-n 0` runs the tests in one process, as a debugger needs it.
+# How a whole suite runs: its tests wait as much as they compute, so there is one process more than there are cores.
+# The last option that pytest gets counts: `-n 0` runs them in one process, as a debugger needs it.
 PARALLEL = ("--numprocesses", str((os.cpu_count() or 1) + 1), "--dist", "worksteal")
 
 
@@ -106,11 +106,11 @@ def run(name: str, arguments: list[str]) -> int:
     suite = SUITES[name]
     mine = [argument for argument in arguments if (path := test_path(argument)) is None or suite.holds(path)]
     if not any(map(test_path, mine)):
-        mine.append(str(suite.path))
+        mine = [*PARALLEL, str(suite.path), *mine]
     ignores = [f"--ignore={path}" for path in suite.ignore]
     environment = dict(os.environ)
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # each process would compile the tests again
-    command: list[str | Path] = [prepare(name), "-m", "pytest", *PARALLEL, *ignores, *mine]
+    command: list[str | Path] = [prepare(name), "-m", "pytest", *ignores, *mine]
     return subprocess.run(command, cwd=ROOT, env=environment).returncode
 
 
