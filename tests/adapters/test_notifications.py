@@ -145,3 +145,15 @@ async def test_a_client_that_asked_for_neither_is_told_nothing_of_its_plain_call
 
 async def test_a_detached_session_tells_nothing() -> None:
     await say_all(DetachedSession())
+
+
+@pytest.mark.parametrize("outcome", [Outcome.completed({}), Outcome.failed("no")])
+async def test_the_end_of_a_plain_call_is_its_result_and_no_message(outcome: Outcome) -> None:
+    async with open_desk(delivering=False) as desk:
+        session = ScriptedSession()
+        context = desk.another_context(session=CallNotifier(session, None, wants_log=True))
+        await context.update_status("half")
+        assert context.task.status_message == "half"
+        said = len(session.notifications)
+        await CallNotifier(session, None, wants_log=True).notify_status(context.task, outcome)
+        assert len(session.notifications) == said

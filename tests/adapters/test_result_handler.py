@@ -522,3 +522,40 @@ async def test_a_session_that_breaks_the_protocol_harms_its_own_stream_only() ->
             await anyio.wait_all_tasks_blocked()
             await desk.memory.finish_task(desk.task_id, Outcome.cancelled())
         assert outcomes == [Outcome.cancelled()]
+
+
+@pytest.mark.parametrize(
+    ("status", "result", "says"),
+    [
+        ("completed", {}, None),
+        ("completed", DECLINE, None),
+        ("failed", DECLINE, None),
+        ("failed", {}, "The client's task failed: out of ink"),
+    ],
+)
+async def test_b12_a_clients_task_that_failed_without_an_answer_is_an_error(
+    status: str, result: JSON, says: str | None
+) -> None:
+    asked: list[str] = []
+    related = {"_meta": {RELATED: {"taskId": "theirs"}}}
+
+    async def answer(method: str, params: JSON) -> JSON:
+        asked.append(method)
+        match method:
+            case "tasks/get":
+                return {"taskId": "theirs", "status": status, "statusMessage": "out of ink"}
+            case "tasks/result":
+                return {**result, **related}
+            case _:
+                return {"task": {"taskId": "theirs", "status": "working", "pollInterval": 0}}
+
+    async with open_desk(answer) as desk:
+        if says is not None:
+            with pytest.raises(ProtocolError, match=says):
+                await desk.context.elicit_as_task("Sure?", FORM)
+        elif result:
+            assert (await desk.context.elicit_as_task("Sure?", FORM)).action == "decline"
+        else:
+            with pytest.raises(ProtocolError, match="Invalid answer"):
+                await desk.context.elicit_as_task("Sure?", FORM)
+    assert asked == ["elicitation/create", "tasks/get", "tasks/result"]

@@ -283,3 +283,7 @@ def test_pauses_between_failures_double(failures: int, seconds: float) -> None:
 def test_a_nonsensical_setting_is_refused_by_the_name_of_its_argument(name: str, value: Any, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
         PollSettings(**{name: value})
+
+
+def test_no_pause_between_attempts_is_a_pause() -> None:
+    assert PollSettings(retry_pause=0).pause_seconds(Failure(-32603), 1) == 0

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from mcp_task_runtime import Execution, Outcome, TaskContext, TaskNotFoundError, TaskRequest, TaskSpec
+from mcp_task_runtime.core import audit
 from mcp_task_runtime.core.types import NewTask
 from tests.core.worlds import open_world
 
@@ -66,3 +68,14 @@ async def test_no_id_is_in_a_log_at_info_level(caplog: pytest.LogCaptureFixture)
         with pytest.raises(TaskNotFoundError):
             await world.runtime.get(task_id, owner="bob", rate_limited=True)
     assert task_id not in caplog.text
+
+
+@pytest.mark.parametrize(("attempt", "lost"), [(2, 1), (3, 2)])
+async def test_the_attempt_whose_worker_was_lost_is_named(
+    attempt: int, lost: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_world() as world:
+        record = await world.store.create_task(NewTask(ttl_ms=None, worker="w", lease_ms=1_000))
+        assert record.lease is not None
+        audit.lost(replace(record, lease=replace(record.lease, attempt=attempt)), "it fails")
+    assert f"lost its worker in attempt {lost}: it fails" in caplog.text

@@ -538,3 +538,22 @@ async def test_a_closed_store_is_not_watched() -> None:
         await store.aclose()
         store.watch(world.followers, record.task_id, got)()
     assert got == []
+
+
+async def test_a_callback_that_was_taken_back_hears_nothing_though_others_follow() -> None:
+    world = World()
+    record = await world.store.create_task(NEW)
+    mine: list[Any] = []
+    theirs: list[Any] = []
+    with anyio.fail_after(PATIENCE):
+        async with world.group:
+            stop = world.followers.watch(record.task_id, mine.append, after=record.revision)
+            stop_theirs = world.followers.watch(record.task_id, theirs.append, after=record.revision)
+            await anyio.wait_all_tasks_blocked()
+            stop()
+            stop()
+            await world.store.update_task(record.task_id, status_message="x")
+            while not theirs:
+                await anyio.lowlevel.checkpoint()
+            assert mine == []
+            stop_theirs()

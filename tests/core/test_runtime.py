@@ -985,3 +985,12 @@ async def test_l9_what_another_runtime_on_the_same_store_does_stops_the_work_her
                 await b.finish(record.task_id, Outcome.cancelled() if how == "cancel" else Outcome.completed({}))
             await stopped.wait()
         assert a.statistics().calls == 0
+
+
+async def test_a_page_has_at_least_one_task() -> None:
+    async with open_world() as world:
+        records = [await world.runtime.submit(TaskSpec(owner="me"), quick) for _ in range(2)]
+        with pytest.raises(ValueError, match="limit must be at least 1"):
+            await world.runtime.list(owner="me", limit=0)
+        page = await world.runtime.list(owner="me", limit=1)
+        assert [record.task_id for record in page.records] == [records[0].task_id]

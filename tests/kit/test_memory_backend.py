@@ -10,6 +10,7 @@ from mcp_task_runtime.core.message_queue import TaskMessageQueue
 from mcp_task_runtime.core.observed_store import observed
 from mcp_task_runtime.core.observer import IsolatedObserver
 from mcp_task_runtime.core.store import TaskStore
+from mcp_task_runtime.core.types import TaskFilter
 from mcp_task_runtime.stores.memory import InMemoryTaskMessageQueue, InMemoryTaskStore
 from mcp_task_runtime.testing import (
     QUESTION_CHECKS,
@@ -216,3 +217,17 @@ async def test_a_store_that_is_observed_keeps_every_law() -> None:
     for together in QUESTION_CHECKS:
         if not together.needs & MISSING:
             await together.run(Observed().backend_of, footprint=count_nothing)
+
+
+async def test_a_task_that_comes_back_to_a_status_has_its_old_place_in_a_search() -> None:
+    async with InMemoryTaskStore() as store:
+        records = [await store.create_task(ttl_ms=None) for _ in range(20)]
+        moved = records[3].task_id
+        wanted = TaskFilter(statuses=frozenset({"working"}))
+        await store.update_task(moved, status="input_required")
+        assert len((await store.search_tasks(wanted)).records) == 19
+        await store.update_task(moved, status="working")
+        for newest_first in (False, True):
+            page = await store.search_tasks(wanted, newest_first=newest_first)
+            found = [record.task_id for record in page.records]
+            assert found == [record.task_id for record in (reversed(records) if newest_first else records)]

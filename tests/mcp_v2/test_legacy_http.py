@@ -123,3 +123,11 @@ async def test_l10_a_question_fails_where_nothing_checks_who_answers(url_of_gate
         text = await client.text(await client.start("what_went_wrong"))
         assert "nothing checks who answers" in text
         assert not client.questions
+
+
+async def test_b1_with_sessions_listing_is_offered_and_served(url: str) -> None:
+    async with http_client(url, initialize=False) as client:
+        hello = await client.initialize(ALL_CAPABILITIES)
+        assert hello["capabilities"]["tasks"]["list"] == {}
+        task_id = await client.start("double", {"x": 2})
+        assert task_id in [task["taskId"] for task in (await client.result("tasks/list"))["tasks"]]
