@@ -82,6 +82,7 @@ from mcp_task_runtime.core.transitions import (
     update_record,
 )
 from mcp_task_runtime.core.types import (
+    DEFAULT_POLL_INTERVAL_MS,
     Fence,
     Finding,
     Lease,
@@ -105,6 +106,7 @@ from mcp_task_runtime.core.types import (
 from mcp_task_runtime.core.views import TaskView
 
 __all__ = [
+    "DEFAULT_POLL_INTERVAL_MS",
     "EVENTS_KEPT",
     "EVENT_TEXT_LENGTH",
     "Answer",
