@@ -501,6 +501,14 @@ async def test_l10_a_principal_that_the_server_names_is_checked_where_the_seal_d
             assert (await client.call("who_am_i", extra=extra)).result["content"][0]["text"] == "ada 2026-07-28"
 
 
+async def test_l10_calls_of_a_tool_that_joins_are_asked_each_for_itself(world: World) -> None:
+    world.tasks.tool(name="joins", join=True)(greet)
+    first, second = [await world.asked("joins") for _ in range(2)]
+    for (questions, state), name in ((first, "Ada"), (second, "Bob")):
+        answers = {key: accept(name=name) for key in questions}
+        assert text(await world.retry("joins", state, answers)) == f"Hello, {name}"
+
+
 async def test_no_method_of_the_extension_shows_the_task(world: World) -> None:
     await world.asked("greet")
     ((record),) = (await world.tasks.runtime.list(owner="implicit:")).records

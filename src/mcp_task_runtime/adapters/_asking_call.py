@@ -214,6 +214,10 @@ class AskingCall(TaskCall):
         """Make the call a task, once, that its caller hears of with its first question."""
         return await self._execution.reserve(self.new_task(options or self._options))
 
+    def new_task(self, options: TaskOptions) -> TaskSpec:
+        """Return what a task for this call is made with; it joins no other, for its work has begun."""
+        return replace(super().new_task(options), join_key=None)
+
     async def _become_task(self) -> dict[str, Any]:
         record = await self.begin()
         return {
