@@ -6,6 +6,7 @@ import anyio
 import pytest
 
 from mcp_task_runtime.core.resolver import Resolver
+from tests.support.patience import PATIENCE
 
 
 async def test_every_waiter_gets_the_value_whether_it_came_before_or_after() -> None:
@@ -16,7 +17,7 @@ async def test_every_waiter_gets_the_value_whether_it_came_before_or_after() -> 
     async def wait() -> None:
         got.append(await resolver.wait())
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as group:
             for _ in range(20):
                 group.start_soon(wait)
@@ -37,7 +38,7 @@ async def test_every_waiter_raises_the_exception() -> None:
             await resolver.wait()
         raised.append(str(caught.value))
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as group:
             group.start_soon(wait)
             group.start_soon(wait)
@@ -60,7 +61,7 @@ async def test_a_second_set_raises_and_changes_nothing(first: str, second: str) 
     set_it(first, 1)
     with pytest.raises(RuntimeError, match="already set"):
         set_it(second, 2)
-    with anyio.fail_after(5):
+    with anyio.fail_after(PATIENCE):
         if first == "result":
             assert await resolver.wait() == 1
         else:
@@ -71,7 +72,7 @@ async def test_a_second_set_raises_and_changes_nothing(first: str, second: str) 
 async def test_a_cancelled_waiter_disturbs_nobody() -> None:
     """L6."""
     resolver: Resolver[None] = Resolver()
-    with anyio.fail_after(5):
+    with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as group:
             group.start_soon(resolver.wait)
             await anyio.wait_all_tasks_blocked()
@@ -84,7 +85,7 @@ async def test_none_is_a_value_too() -> None:
     resolver: Resolver[None] = Resolver()
     resolver.set_result(None)
     assert resolver.done()
-    with anyio.fail_after(5):
+    with anyio.fail_after(PATIENCE):
         await resolver.wait()
 
 

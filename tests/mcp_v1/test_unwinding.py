@@ -16,8 +16,7 @@ from pydantic import BaseModel
 
 from mcp_task_runtime import ServerTaskContext
 from mcp_task_runtime.adapters.mcp_v1 import Tasks
-
-PATIENCE = 30
+from tests.support.patience import PATIENCE
 
 pytestmark = pytest.mark.anyio
 

@@ -208,7 +208,7 @@ async def test_many_blocked_plain_functions_leave_threads_to_everybody_else() ->
     try:
         async with connected(mcp, tasks) as client:
             blocked = [await start(tasks, client, "block") for _ in range(50)]
-            with anyio.fail_after(5):
+            with anyio.fail_after(PATIENCE / 2):
                 await anyio.to_thread.run_sync(lambda: None)
             go_on.set()
             for task in blocked:
