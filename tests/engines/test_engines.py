@@ -23,7 +23,8 @@ from tests.engines import reports
 from tests.mcp_v2.listeners import memory_connection
 from tests.mcp_v2.raw_client import RawClient, accept
 
-PATIENCE = 120.0
+PATIENCE = 240.0
+"""Seconds: a worker of docket that has lost its Redis takes up to a minute to fetch again."""
 
 WORKERS = {
     "docket": [sys.executable, "-m", "mcp_task_runtime", "worker", "tests.engines.reports:tasks"],

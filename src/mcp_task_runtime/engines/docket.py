@@ -2,7 +2,7 @@
 
 A queue is a docket of its own, so that `docket` shows each apart. Whoever may write to that Redis can run code in the
 workers: the engine pickles arguments. A worker of this engine that has lost its Redis ends what it runs before it
-connects again: work that runs for long delays what comes after, on that worker.
+connects again, and then takes up to a minute to fetch.
 """
 
 from __future__ import annotations
