@@ -114,7 +114,7 @@ async def test_of_many_that_execute_a_task_one_runs_it() -> None:
         assert sorted(done) == [False, False, True]
 
 
-async def test_a_task_whose_worker_lives_is_not_executed_and_one_whose_lease_lapsed_is() -> None:
+async def test_a_task_whose_worker_lives_is_not_executed() -> None:
     async with open_cluster() as (cluster, (a, b)):
         for process in (a, b):
             process.runtime.register("tool", forever)
@@ -122,6 +122,33 @@ async def test_a_task_whose_worker_lives_is_not_executed_and_one_whose_lease_lap
         await cluster.pass_time(2 * LEASE_SECONDS)
         assert not await b.runtime.execute(task_id)
         assert not await a.runtime.execute(task_id), "it runs here"
+
+
+async def test_a_lapsed_task_is_executed_once_the_store_has_worked_for_a_lease() -> None:
+    """L12: before, its worker may only not have renewed the lease yet."""
+    async with open_cluster(1) as (cluster, (a,)):
+        done = []
+
+        async def work(execution: Execution[Outcome]) -> Outcome:
+            assert execution.record is not None
+            done.append(execution.record.task_id)
+            return Outcome.completed({})
+
+        a.runtime.register("tool", work)
+
+        async def lapsed() -> str:
+            request = TaskRequest(name="tool", rerunnable=True)
+            record = await cluster.store.create_task(
+                NewTask(ttl_ms=None, request=request, worker="gone", lease_ms=1_000)
+            )
+            cluster.clock.advance(1)  # and nobody has looked since
+            return record.task_id
+
+        assert not await a.runtime.execute(await lapsed())
+        await cluster.pass_time(2 * LEASE_SECONDS)
+        task_id = await lapsed()
+        assert await a.runtime.execute(task_id)
+        assert task_id in done
 
 
 async def test_execute_that_is_cancelled_stops_the_work_and_puts_the_task_back() -> None:
