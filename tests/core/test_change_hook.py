@@ -26,6 +26,12 @@ def open_runtime(on_change: ChangeCallback) -> TaskRuntime:
     return TaskRuntime(InMemoryTaskStore(), settings=NO_GRACE, on_change=on_change)
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a machine that many share deliver everything before a runtime is closed."""
+    monkeypatch.setattr("mcp_task_runtime.core.change_hook._FLUSH_SECONDS", PATIENCE)
+
+
 async def one_task(runtime: TaskRuntime) -> str:
     """Run a task from its beginning to its end."""
 
