@@ -1,0 +1,87 @@
+"""Waiting for changes."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import anyio
+import pytest
+
+from mcp_task_runtime.core.types import NewTask
+from mcp_task_runtime.errors import TaskNotFoundError
+from mcp_task_runtime.stores.redis import RedisTaskStore
+from mcp_task_runtime.testing.clock import FakeClock
+from tests.stores.redis.parts import waiting
+from tests.stores.redis_server import RedisServer
+from tests.support.patience import PATIENCE
+
+
+def scripts_run(server: RedisServer) -> int:
+    stats: dict[str, Any] = server.client.info("commandstats")
+    calls: int = stats.get("cmdstat_evalsha", {"calls": 0})["calls"]
+    server.client.config_resetstat()
+    return calls
+
+
+async def test_following_a_task_costs_one_read_for_each_change(server: RedisServer, prefix: str) -> None:
+    """And what changes or ends between two waits is seen (L3)."""
+    async with RedisTaskStore(server.url, prefix=prefix) as store, RedisTaskStore(server.url, prefix=prefix) as other:
+        task_id = (await store.create_task(NewTask(ttl_ms=None))).task_id
+        async with waiting(partial(store.wait_for_update, task_id, after=1)) as (first,):
+            await anyio.sleep(0.1)
+            await other.update_task(task_id)
+            await first.wait()
+        scripts_run(server)
+        for revision in range(2, 7):
+            async with waiting(partial(store.wait_for_update, task_id, after=revision)) as (waiter,):
+                await anyio.sleep(0.05)
+                assert scripts_run(server) == 0
+                await other.update_task(task_id)
+                with anyio.fail_after(PATIENCE):
+                    assert (await waiter.wait()).revision == revision + 1
+            assert scripts_run(server) == 2
+        await other.update_task(task_id)
+        with anyio.fail_after(PATIENCE):
+            assert (await store.wait_for_update(task_id, after=7)).revision == 8
+        await other.delete_task(task_id)
+        with anyio.fail_after(PATIENCE), pytest.raises(TaskNotFoundError):
+            await store.wait_for_update(task_id, after=8)
+
+
+@pytest.mark.parametrize("cut", [False, True])
+async def test_every_change_is_seen_by_a_follower(server: RedisServer, prefix: str, cut: bool) -> None:
+    """L3: whenever it comes, and while connections are lost."""
+    async with RedisTaskStore(server.url, prefix=prefix) as store, RedisTaskStore(server.url, prefix=prefix) as other:
+        task_id = (await store.create_task(NewTask(ttl_ms=60_000))).task_id
+
+        async def follow() -> None:
+            revision = 1
+            while revision <= 150:
+                revision = (await store.wait_for_update(task_id, after=revision)).revision
+
+        with anyio.fail_after(PATIENCE):
+            async with anyio.create_task_group() as group:
+                group.start_soon(follow)
+                for number in range(150):
+                    await other.update_task(task_id)
+                    if number % 7 == 0:
+                        await anyio.sleep(0.001 * (number % 5))
+                    if cut and number % 40 == 0:
+                        server.cut_connections()
+
+
+async def test_a_wait_that_remembers_the_task_notices_that_it_expires(
+    server: RedisServer, prefix: str, clock: FakeClock
+) -> None:
+    async with RedisTaskStore(server.url, clock=clock, prefix=prefix) as store:
+        task_id = (await store.create_task(NewTask(ttl_ms=5_000))).task_id
+        async with waiting(partial(store.wait_for_update, task_id, after=1)) as (waiter,):
+            await anyio.sleep(0.05)
+            await store.update_task(task_id)
+            await waiter.wait()
+        async with waiting(partial(store.wait_for_update, task_id, after=2)) as (waiter,):
+            await anyio.sleep(0.05)
+            clock.advance(5)
+            with anyio.fail_after(PATIENCE), pytest.raises(TaskNotFoundError):
+                await waiter.wait()
