@@ -507,9 +507,13 @@ class ALateResultTakesTheServerDown(MutatedRooms):
             await self._endings.finish(execution.record.task_id, Outcome.completed({}))
 
     class group(IsolatedGroup):
-        async def _run(self, function: Callable[[], Awaitable[None]], scope: anyio.CancelScope) -> None:
-            with scope:
-                await function()
+        def start(self, function: Callable[[], Awaitable[None]], scope: anyio.CancelScope | None = None) -> None:
+            async def run() -> None:
+                with scope or anyio.CancelScope():
+                    await function()
+
+            assert self._group is not None
+            self._group.start_soon(run)
 
 
 class ALateResultOverwrites(MutatedRooms):
