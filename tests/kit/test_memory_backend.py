@@ -1,17 +1,21 @@
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any, cast
 
+import anyio
 import pytest
 
-from mcp_task_runtime.core.message_queue import TaskMessageQueue
+from mcp_task_runtime.core.message_queue import QueuedMessage, TaskMessageQueue
 from mcp_task_runtime.core.observed_store import observed
 from mcp_task_runtime.core.observer import IsolatedObserver
 from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.core.types import TaskFilter
+from mcp_task_runtime.errors import StoreClosedError
 from mcp_task_runtime.stores.memory import InMemoryTaskMessageQueue, InMemoryTaskStore
+from mcp_task_runtime.stores.memory._entry import Entry
 from mcp_task_runtime.testing import (
     QUESTION_CHECKS,
     QUEUE_CHECKS,
@@ -30,6 +34,7 @@ from mcp_task_runtime.testing.checks.store import ABILITY_CHECKS
 from mcp_task_runtime.testing.yielding import YieldingBundledStore
 from tests.core.leased_store import LeasedTaskStore, Link
 from tests.kit.memory import memory_backend, memory_queue, memory_store
+from tests.support.patience import PATIENCE
 
 MISSING = {"durable", "leases", "shared"}
 
@@ -231,3 +236,46 @@ async def test_a_task_that_comes_back_to_a_status_has_its_old_place_in_a_search(
             page = await store.search_tasks(wanted, newest_first=newest_first)
             found = [record.task_id for record in page.records]
             assert found == [record.task_id for record in (reversed(records) if newest_first else records)]
+
+
+@pytest.mark.parametrize("what", ["answer", "message"])
+async def test_a_store_that_is_closed_wakes_who_waits_in_its_queue(what: str) -> None:
+    """L3."""
+    store = InMemoryTaskStore()
+    record = await store.create_task(ttl_ms=None)
+    await store.ask(record.task_id, QueuedMessage.request("k", "m", {}))
+    await store.message_queue.dequeue(record.task_id)
+    woken: list[Exception] = []
+
+    async def wait() -> None:
+        queue = store.message_queue
+        try:
+            if what == "answer":
+                await queue.wait_for_answer(record.task_id, "k")
+            else:
+                await queue.wait_for_message(record.task_id)
+        except StoreClosedError as error:
+            woken.append(error)
+
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as group:
+            group.start_soon(wait)
+            await anyio.wait_all_tasks_blocked()
+            await store.aclose()
+    assert len(woken) == 1
+
+
+async def test_nothing_of_tasks_that_are_gone_is_kept_in_an_index() -> None:
+    """L8: though nobody lists or searches, and no task is made."""
+
+    def entries() -> int:
+        gc.collect()
+        return sum(type(each) is Entry for each in gc.get_objects())
+
+    before = entries()
+    async with InMemoryTaskStore() as store:
+        records = [await store.create_task(ttl_ms=None, owner="me") for _ in range(500)]
+        for record in records[1:]:
+            await store.delete_task(record.task_id)
+        del record, records
+        assert entries() - before < 100
