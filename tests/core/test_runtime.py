@@ -994,3 +994,21 @@ async def test_a_page_has_at_least_one_task() -> None:
             await world.runtime.list(owner="me", limit=0)
         page = await world.runtime.list(owner="me", limit=1)
         assert [record.task_id for record in page.records] == [records[0].task_id]
+
+
+async def test_l9_the_work_of_a_call_that_became_a_task_stops_when_that_is_cancelled() -> None:
+    async with open_world() as world:
+        stopped = anyio.Event()
+
+        async def work(execution: Execution[Result]) -> Result:
+            await execution.begin(TaskSpec(owner="me"))
+            try:
+                return await forever(execution)
+            finally:
+                stopped.set()
+
+        made = await world.runtime.run(work)
+        assert isinstance(made, TaskRecord)
+        await world.runtime.cancel(made.task_id, owner="me")
+        await stopped.wait()
+        await world.until_idle()
