@@ -87,9 +87,8 @@ class TaskMetrics:
         if is_terminal(change.status):
             ended = {**tool, "mcp_task_runtime.task.status": change.status}
             self._duration.record((change.at - change.created_at).total_seconds(), ended)
-            if change.error_type is not None:
-                ended["error.type"] = change.error_type
-            self._ended.add(1, ended)
+            # A dictionary of its own: a provider may keep the one that it was given.
+            self._ended.add(1, ended if change.error_type is None else {**ended, "error.type": change.error_type})
 
     def _record_start(self, started: WorkStarted) -> None:
         tool = _of_tool(started.record.request.name)
