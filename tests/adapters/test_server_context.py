@@ -807,3 +807,17 @@ async def test_a_client_gone_while_its_task_is_polled_is_asked_for_the_same_task
                     await anyio.wait_all_tasks_blocked()
         assert got[0].content == {"ok": True}
         assert again.methods == ["tasks/get", "tasks/result"]
+
+
+async def test_l15_a_session_of_ones_own_is_no_stream_for_the_tasks_questions() -> None:
+    """Its author delivers them, with a handler; the SDK's real session alone is a way to the client of its own."""
+    async with open_desk(delivering=False) as desk:
+        assert desk.session.can_send_request
+        with anyio.fail_after(PATIENCE):
+            async with anyio.create_task_group() as group:
+                group.start_soon(desk.context.elicit, "Sure?", FORM)
+                await anyio.wait_all_tasks_blocked()
+                assert len(await desk.open_keys()) == 1
+                assert not desk.handler.has_stream(desk.task_id)
+                assert desk.session.requests == []
+                group.cancel_scope.cancel()
