@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import gc
+import resource
 import statistics
+import sys
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
-__all__ = ["rates", "row", "seconds"]
+__all__ = ["rates", "resident_kib", "row", "seconds"]
 
 
 async def seconds(body: Callable[[], Awaitable[object]]) -> float:
@@ -36,3 +39,12 @@ async def rates(
 def row(what: str, bound: str, measured: str) -> None:
     """Print a row of the table."""
     print(f"| {what} | {bound} | {measured} |", flush=True)
+
+
+def resident_kib() -> float:
+    """Return the memory that this process has now, in KiB; where the system does not say it, the most it ever had."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1024
+    except OSError:
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most / 1024 if sys.platform == "darwin" else most

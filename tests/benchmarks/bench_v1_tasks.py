@@ -1,0 +1,165 @@
+"""A server on `mcp` 1.x beside the same server with the SDK's own runtime: memory, calls, questions.
+
+The same tools, the same client, each pair in turns. The memory of a task is measured in a process of its own.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import anyio
+from mcp import ClientSession, types
+from mcp.server.experimental.task_context import ServerTaskContext as SDKTaskContext
+from mcp.server.fastmcp import FastMCP
+from mcp.server.lowlevel import Server
+from mcp.shared.memory import create_connected_server_and_client_session
+
+from mcp_task_runtime import ServerTaskContext
+from mcp_task_runtime.adapters.mcp_v1 import Tasks
+from tests.benchmarks.measuring import resident_kib, row
+
+FORM = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
+TASKS = 1_000
+ROUNDS = 7
+CALLS = 50
+AT_A_TIME = 100
+
+
+async def accept(context: Any, params: Any) -> types.ElicitResult:
+    return types.ElicitResult(action="accept", content={"ok": True})
+
+
+@asynccontextmanager
+async def ours() -> AsyncGenerator[ClientSession, None]:
+    mcp: FastMCP[Any] = FastMCP("ours")
+    tasks = Tasks()
+    tasks.install(mcp)
+
+    @tasks.tool()
+    async def quick(task: ServerTaskContext) -> str:
+        return "done"
+
+    @tasks.tool()
+    async def ask(task: ServerTaskContext) -> str:
+        return (await task.elicit("Sure?", FORM)).action
+
+    async with tasks, create_connected_server_and_client_session(mcp, elicitation_callback=accept) as client:
+        yield client
+
+
+@asynccontextmanager
+async def sdks_own() -> AsyncGenerator[ClientSession, None]:
+    server: Server[Any, Any] = Server("own")
+    server.experimental.enable_tasks()
+
+    @server.list_tools()  # type: ignore[no-untyped-call, untyped-decorator, unused-ignore]
+    async def tools() -> list[types.Tool]:
+        execution = types.ToolExecution(taskSupport="optional")
+        schema = {"type": "object"}
+        return [types.Tool(name=name, inputSchema=schema, execution=execution) for name in ("quick", "ask")]
+
+    @server.call_tool()  # type: ignore[untyped-decorator, unused-ignore]
+    async def call(name: str, arguments: dict[str, Any]) -> Any:
+        async def work(task: SDKTaskContext) -> types.CallToolResult:
+            text = "done" if name == "quick" else (await task.elicit("Sure?", FORM)).action
+            return types.CallToolResult(content=[types.TextContent(type="text", text=text)])
+
+        return await server.request_context.experimental.run_task(work)
+
+    async with create_connected_server_and_client_session(server, elicitation_callback=accept) as client:
+        yield client
+
+
+async def start(client: ClientSession, name: str) -> str:
+    params = types.CallToolRequestParams(name=name, arguments={}, task=types.TaskMetadata(ttl=600_000))
+    request = types.ClientRequest(types.CallToolRequest(params=params))
+    return (await client.send_request(request, types.CreateTaskResult)).task.taskId
+
+
+async def call(client: ClientSession, name: str) -> None:
+    params = types.GetTaskPayloadRequestParams(taskId=await start(client, name))
+    request = types.ClientRequest(types.GetTaskPayloadRequest(params=params))
+    result = await client.send_request(request, types.CallToolResult)
+    assert not result.isError, result
+
+
+async def memory(server: str) -> None:
+    """Print by how many KiB this process grows for each task that waits on a question."""
+    async with ours() if server == "ours" else sdks_own() as client:
+        for count in (300, TASKS):
+            before = resident_kib()
+            for _ in range(count):
+                await start(client, "ask")
+            await anyio.sleep(0.5)
+            gc.collect()
+        print(f"{(resident_kib() - before) / TASKS:.1f}", flush=True)
+        os._exit(0)
+
+
+def memory_of(server: str) -> str:
+    command = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.bench_v1_tasks", server]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1]
+
+
+async def in_turns(bodies: dict[str, Callable[[], Awaitable[object]]], times: int) -> dict[str, float]:
+    """Run each body so many times in turns; return the median processor time of one, in seconds."""
+    samples: dict[str, list[float]] = {name: [] for name in bodies}
+    for _ in range(ROUNDS):
+        for name, body in bodies.items():
+            gc.collect()
+            gc.disable()
+            began = time.process_time()
+            for _ in range(times):
+                await body()
+            samples[name].append((time.process_time() - began) / times)
+            gc.enable()
+    return {name: statistics.median(values) for name, values in samples.items()}
+
+
+async def many(client: ClientSession, name: str) -> None:
+    async with anyio.create_task_group() as group:
+        for _ in range(AT_A_TIME):
+            group.start_soon(call, client, name)
+
+
+async def speed() -> None:
+    async with ours() as here, sdks_own() as there:
+        for name, what, bound in (("quick", "a task call and its result", 0.9), ("ask", "a question", 0.9)):
+            cost = await in_turns({"ours": partial(call, here, name), "own": partial(call, there, name)}, CALLS)
+            row(
+                f"`mcp` 1.x, {what}: processor time / that of the SDK's own runtime",
+                f"≤ {bound}",
+                f"{cost['ours'] / cost['own']:.2f} ({1_000 * cost['ours']:.1f} / {1_000 * cost['own']:.1f} ms)",
+            )
+
+            cost = await in_turns({"ours": partial(many, here, name), "own": partial(many, there, name)}, 1)
+            row(
+                f"`mcp` 1.x, {what}, {AT_A_TIME} at a time: rate / that of the SDK's own runtime",
+                "≥ 1.2",
+                f"{cost['own'] / cost['ours']:.2f} ({AT_A_TIME / cost['ours']:,.0f} a second)",
+            )
+
+
+def main() -> None:
+    logging.disable(logging.CRITICAL)
+    kib, own = memory_of("ours"), memory_of("own")
+    row("`mcp` 1.x, memory of a task that waits on a question", "≤ 10 KiB", f"{kib} KiB (the SDK's own runtime: {own})")
+    anyio.run(speed)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        logging.disable(logging.CRITICAL)
+        anyio.run(memory, sys.argv[1])
+    else:
+        main()
