@@ -1,4 +1,4 @@
-"""A thousand tasks at once: none lost, none left, nothing kept (laws L3, L8, L9)."""
+"""Hundreds of tasks at once: none lost, none left, nothing kept (laws L3, L8, L9)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.core.worlds import ACCEPT, NOTHING, World, open_world
 
 Result = dict[str, Any]
 
-MANY = 1000
+MANY = 300
 EMPTY = MemoryStatistics(tasks=0, live=0, owners=0, expiring=0, leases=0, mailboxes=0, waiting=0)
 
 SETTINGS = TaskSettings(shutdown_grace=0, retention_ms=1000, max_ttl_ms=3_600_000)
@@ -63,8 +63,8 @@ async def swallows(world: World, marker: Marker, execution: Execution[Result]) -
     return {"late": True}
 
 
-async def test_a_thousand_tasks_that_wait_for_an_answer_all_get_it() -> None:
-    """L3, L5, L8: answered in random order, by a thousand clients at once, with a waiter on each."""
+async def test_hundreds_of_tasks_that_wait_for_an_answer_all_get_it() -> None:
+    """L3, L5, L8: answered in random order, by a client each at once, with a waiter on each."""
     async with open_world(settings=SETTINGS) as world:
         markers: weakref.WeakSet[Marker] = weakref.WeakSet()
         ids: list[str] = []
@@ -109,7 +109,7 @@ KINDS: list[Callable[[World, Marker, Execution[Result]], Awaitable[Result]]] = [
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-async def test_a_thousand_tasks_cancelled_at_random_moments_all_stop_and_leave_nothing(seed: int) -> None:
+async def test_hundreds_of_tasks_cancelled_at_random_moments_all_stop_and_leave_nothing(seed: int) -> None:
     """L6, L8, L9: asking, working, cleaning up, answered meanwhile, or swallowing their cancellation."""
     random = Random(seed)
     async with open_world(yielding=True, settings=SETTINGS) as world:

@@ -70,7 +70,7 @@ def test_a_story_is_found_that_shows_the_fault(mutant: Mutant) -> None:
                 case store:
                     yield TaskBackend(store, store.message_queue)
 
-    without_shrinking = settings(PROFILES["ci"], max_examples=300, phases=[Phase.generate])
+    without_shrinking = settings(PROFILES["ci"], max_examples=2_000, phases=[Phase.generate])
     capabilities = ABILITIES if mutant.kind == "store" else ("listing",)  # others are two objects
     with pytest.raises(AssertionError):
         check_task_store_machine(
@@ -89,10 +89,10 @@ def test_the_story_that_shows_a_fault_is_short_and_readable() -> None:
     with pytest.raises(AssertionError) as failure:
         check_task_store_machine(
             factory,
-            capabilities=ABILITIES,
+            capabilities=("listing",),
             backends=["asyncio"],
             settings=settings(
-                PROFILES["ci"], max_examples=1_000, stateful_step_count=5, phases=[Phase.generate, Phase.shrink]
+                PROFILES["ci"], max_examples=3_000, stateful_step_count=5, phases=[Phase.generate, Phase.shrink]
             ),
         )
     story = "\n".join(getattr(failure.value, "__notes__", []))
