@@ -11,6 +11,7 @@ from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.core.types import TaskRecord
 from mcp_task_runtime.stores.memory import InMemoryTaskMessageQueue, InMemoryTaskStore
 from mcp_task_runtime.testing import PROFILES, Capability, FakeClock, TaskBackend, check_task_store_machine, strategies
+from mcp_task_runtime.testing.checks.bench import LISTING
 from tests.kit.memory import ABILITIES, memory_backend
 from tests.kit.mutants import MUTANTS, Mutant
 
@@ -71,7 +72,7 @@ def test_a_story_is_found_that_shows_the_fault(mutant: Mutant) -> None:
                     yield TaskBackend(store, store.message_queue)
 
     without_shrinking = settings(PROFILES["ci"], max_examples=2_000, phases=[Phase.generate])
-    capabilities = ABILITIES if mutant.kind == "store" else ("listing",)  # others are two objects
+    capabilities = ABILITIES if mutant.kind == "store" else LISTING  # others are two objects
     with pytest.raises(AssertionError):
         check_task_store_machine(
             factory, capabilities=capabilities, backends=["asyncio"], settings=without_shrinking, patience=0.1
@@ -89,7 +90,7 @@ def test_the_story_that_shows_a_fault_is_short_and_readable() -> None:
     with pytest.raises(AssertionError) as failure:
         check_task_store_machine(
             factory,
-            capabilities=("listing",),
+            capabilities=LISTING,
             backends=["asyncio"],
             settings=settings(
                 PROFILES["ci"], max_examples=3_000, stateful_step_count=5, phases=[Phase.generate, Phase.shrink]
