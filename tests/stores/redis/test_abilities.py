@@ -277,7 +277,7 @@ async def test_a_page_of_a_search_costs_the_server_the_same_with_many_tasks(
             await store.count_tasks()
             stats: dict[str, Any] = server.client.info("commandstats")
             costs.append(sum(entry["calls"] for entry in stats.values()))
-        assert costs[1] <= costs[0] + 10
+        assert costs[1] <= costs[0] + 50  # of two thousand more
 
 
 async def test_an_unknown_task_costs_what_a_foreign_one_does(server: RedisServer, prefix: str) -> None:

@@ -99,7 +99,7 @@ async def test_an_operation_costs_the_server_the_same_with_many_tasks(
             await store.delete_task(task_id)
             stats: dict[str, Any] = server.client.info("commandstats")
             costs.append(sum(entry["calls"] for entry in stats.values()))
-        assert costs[1] <= costs[0] + 5
+        assert costs[1] <= costs[0] + 50  # of two thousand more
 
 
 async def test_what_may_be_lost_is_lost_without_a_word_when_the_connection_is_just_closing(
