@@ -20,7 +20,7 @@ from mcp_task_runtime import InvalidTransitionError, ProtocolError, ServerTaskCo
 
 
 def greet(name: str) -> str:
-    """Greet somebody: a plain tool that never runs as a task."""
+    """Greet a person: a plain tool that never runs as a task."""
     return f"Hello, {name}!"
 
 
@@ -104,4 +104,4 @@ async def external_job(job_id: str, task: ServerTaskContext, outside: OutsideSys
     await task.update_status(f"Waiting for job {job_id}")
     task.detach()
     outside.submit(task.task_id, job_id)
-    return "handed over"  # nobody sees this: a detached task gets its result from outside
+    return "handed over"  # not seen: a detached task gets its result from outside

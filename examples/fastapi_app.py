@@ -118,7 +118,7 @@ def main() -> None:
         app_dir=os.path.dirname(os.path.abspath(__file__)),
         port=options.port,
         workers=options.workers,
-        timeout_graceful_shutdown=3,  # clients that listen would keep it open for ever
+        timeout_graceful_shutdown=3,  # clients that listen would keep it open
     )
 
 

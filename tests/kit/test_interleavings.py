@@ -104,7 +104,7 @@ async def test_waiting_for_each_other_for_ever_is_found() -> None:
 
         return Race([partial(nested, first, second), partial(nested, second, first)], state)
 
-    with pytest.raises(AssertionError, match=r"operations \[0, 1\] wait for ever after the steps"):
+    with pytest.raises(AssertionError, match=r"operations \[0, 1\] still wait after the steps"):
         await explore_interleavings(setup, patience=0.05)
 
 

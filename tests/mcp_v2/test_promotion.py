@@ -501,7 +501,7 @@ async def test_a_refusal_raises_the_sdks_error_in_the_tool_and_ends_the_task_wit
 
 
 async def test_a_client_that_cannot_be_asked_is_not_asked() -> None:
-    """It would wait for ever: say so, and do not make the call a task for it."""
+    """It would never end: say so, and do not make the call a task for it."""
     async with open_world(**BY_SERVER) as world:
         raised: list[Exception] = []
 

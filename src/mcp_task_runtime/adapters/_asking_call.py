@@ -1,7 +1,7 @@
 """A tool call that becomes a task when its work first asks the client, who knows of no tasks.
 
 Until then it is a plain call: its task is a private one, and nothing of it is stored (law L14). From then on the work
-lives apart from its request, and whatever request of the client holds the call is the way to it.
+lives apart from its request, and the request of the client that holds the call is the way to it.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ _MOST_LAPSED = 10_000
 
 
 class LostWork(Protocol):
-    """What happens to work with leases: the seam between leases and whatever runs the work."""
+    """What happens to work with leases: the seam between leases and what runs the work."""
 
     def running(self) -> Collection[str]:
         """Return the ids of the tasks whose work runs here under a lease."""

@@ -55,7 +55,7 @@ class QueuedMessage:
 
     @property
     def params(self) -> JSONObject:
-        """The params, parsed anew at each access."""
+        """The params, parsed again at each access."""
         value: JSONObject = load_json(self.params_json)
         return value
 
@@ -88,7 +88,7 @@ class Answer:
         return cls("withdrawn")
 
     def unwrap(self) -> JSONObject:
-        """Return the result, parsed anew at each call.
+        """Return the result, parsed again at each call.
 
         Raises:
             ProtocolError: The client answered with an error (law L5), or the question was withdrawn.
@@ -134,9 +134,9 @@ class TaskMessageQueue(Protocol):
         ...
 
     async def clear(self, task_id: str) -> None:
-        """Forget everything of a task: messages, questions, answers, keys. Releases whoever waits (L5).
+        """Forget everything of a task: messages, questions, answers, keys. Releases all waiters (L5).
 
-        Whoever ends a task calls this afterwards; nothing else tells a queue that the task has ended.
+        The code that ends a task calls this afterwards; nothing else tells a queue that the task has ended.
         """
         ...
 

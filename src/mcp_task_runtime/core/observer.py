@@ -50,7 +50,7 @@ class TaskChange:
     """A task has a new status.
 
     Attributes:
-        task_id: The task. Where no principal is known, whoever has it can read the task (law L10).
+        task_id: The task. Where no principal is known, a client that has it can read the task (law L10).
         name: The tool.
         owner: The principal it belongs to.
         status: The status it has now; `working` for a new task, too.

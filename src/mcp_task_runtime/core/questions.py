@@ -4,7 +4,7 @@ With a store that has `TaskQuestions`, used with its own queue, asking and answe
 question or the answers, and the status.
 
 A store and a queue of different makers are two objects, maybe two processes apart, so status and questions
-cannot change in one step. Then whatever changes the set of open questions calls `sync_status` afterwards, which
+cannot change in one step. Then the code that changes the set of open questions calls `sync_status` afterwards, which
 derives the status from the queue and writes it only if the task has not changed since it was read. It writes
 each time, so of two calls that overlap the later one sees both changes.
 """

@@ -150,7 +150,7 @@ class TaskStore(Protocol):
     async def list_tasks(self, *, owner: str | None, cursor: str | None = None, limit: int = 50) -> TaskPage:
         """Return a page of one owner's tasks, oldest first (wire rule B9).
 
-        Walking the pages shows every task that exists throughout exactly once, whatever is created or
+        Walking the pages shows every task that exists throughout exactly once, no matter what is created or
         deleted meanwhile. A cursor stays good when the task it was made at is gone.
 
         Args:
@@ -389,7 +389,7 @@ class TaskSearch(Protocol):
         """Return a page of the tasks that match, by creation.
 
         Walking the pages shows every matching task that exists throughout exactly once. A page by status, tool,
-        owner or prefix of the id costs O(page), whatever else is stored; a text is looked for among the rest.
+        owner or prefix of the id costs O(page), no matter how much is stored; a text is looked for among the rest.
 
         Args:
             wanted: Which tasks.

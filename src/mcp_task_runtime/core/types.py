@@ -128,12 +128,12 @@ class Outcome:
 
     @property
     def result(self) -> JSONObject | None:
-        """The result of a completed task, parsed anew at each access; otherwise `None`."""
+        """The result of a completed task, parsed again at each access; otherwise `None`."""
         return self._payload() if self.status == "completed" else None
 
     @property
     def error(self) -> JSONObject | None:
-        """The JSON-RPC error of a failed task, parsed anew at each access; otherwise `None`."""
+        """The JSON-RPC error of a failed task, parsed again at each access; otherwise `None`."""
         return self._payload() if self.status == "failed" else None
 
     def _payload(self) -> JSONObject | None:
@@ -170,13 +170,13 @@ class TaskRequest:
 
     @property
     def arguments(self) -> JSONObject:
-        """The arguments, parsed anew at each access."""
+        """The arguments, parsed again at each access."""
         value: JSONObject = load_json(self.arguments_json)
         return value
 
     @property
     def caller(self) -> JSONObject:
-        """What is known of the caller, parsed anew at each access."""
+        """What is known of the caller, parsed again at each access."""
         value: JSONObject = load_json(self.caller_json)
         return value
 
@@ -272,7 +272,7 @@ class TaskRecord:
 
     @property
     def client_capabilities(self) -> JSONObject:
-        """What the client declared when it made the task, parsed anew at each access."""
+        """What the client declared when it made the task, parsed again at each access."""
         value: JSONObject = load_json(self.client_capabilities_json)
         return value
 

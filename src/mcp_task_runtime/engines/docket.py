@@ -1,6 +1,6 @@
 """`DocketDispatcher`: carries tasks by `docket` (the distribution `pydocket`), on Redis. Needs the extra `docket`.
 
-A queue is a docket of its own, so that `docket` shows each apart. Whoever may write to that Redis can run code in the
+A queue is a docket of its own, so that `docket` shows each apart. Who may write to that Redis can run code in the
 workers: the engine pickles arguments. A worker of this engine that has lost its Redis ends what it runs before it
 connects again, and then takes up to a minute to fetch.
 """

@@ -50,7 +50,7 @@ def decode_cursor(cursor: str, owner: str | None) -> int:
 class CursorKey:
     """Makes cursors that show nothing: with a secret of the store, a position is encrypted and authenticated.
 
-    A position counts the tasks of all owners, so whoever could read it would learn how many tasks others made.
+    A position counts the tasks of all owners, so a client that could read it would learn how many tasks others made.
     """
 
     def __init__(self, secret: bytes) -> None:

@@ -1,6 +1,6 @@
 """`start_background_task`: a task that no task group owns, on whichever event loop runs.
 
-Whatever is opened on first use and shared by everybody has no task group of its own to live in, and
+What is opened on first use and shared by all callers has no task group of its own to live in, and
 must not live in that of the caller who happened to come first. Here alone the event loop is asked itself.
 """
 

@@ -28,7 +28,7 @@ class FakeClock:
 
     @property
     def waiting(self) -> int:
-        """How many scopes of `move_on_at` are open whose time has not come. 0 when nobody waits."""
+        """How many scopes of `move_on_at` are open whose time has not come. 0 when nothing waits."""
         return len(self._deadlines)
 
     def now(self) -> datetime:
@@ -38,7 +38,7 @@ class FakeClock:
     def advance(self, by: timedelta | float) -> None:
         """Let time pass, and cancel the scopes whose time comes, earliest first.
 
-        Nothing else runs until the caller reaches a checkpoint: whoever wakes then sees the time after
+        Nothing else runs until the caller reaches a checkpoint: what wakes then sees the time after
         the whole step.
 
         Args:

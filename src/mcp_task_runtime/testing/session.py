@@ -39,7 +39,7 @@ class RecordingSession:
             something that is called with the method and the params of each request.
         requests: Each request that came, with its params, in order; also those never answered.
         notifications: Each notification that came, with its params, in order.
-        cancelled: How many requests were given up by whoever sent them.
+        cancelled: How many requests their senders gave up.
     """
 
     def __init__(

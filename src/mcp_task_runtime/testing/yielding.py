@@ -4,7 +4,7 @@ In-memory operations never yield, so nothing can be cancelled or overtaken betwe
 wrappers everything that a database would allow to happen can happen: with the canceller and the
 interleaving driver they exercise the code above a store at each of its awaits.
 
-A wrapper has the abilities that its class has, whatever it wraps: `YieldingTaskStore` none, so that code above it
+A wrapper has the abilities of its class, not of what it wraps: `YieldingTaskStore` none, so that code above it
 takes store and queue for two objects; `YieldingQuestionStore` those of `TaskQuestions`; `YieldingBundledStore` all.
 """
 

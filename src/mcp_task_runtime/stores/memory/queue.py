@@ -15,7 +15,7 @@ from mcp_task_runtime.stores._storable import check_answer, check_message
 __all__ = ["InMemoryTaskMessageQueue"]
 
 _FEW = 16
-"""So many answered questions may stay in the list of messages whatever else is there."""
+"""How many answered questions may stay in the list of messages."""
 
 
 class _Mailbox:

@@ -79,7 +79,7 @@ class PostgresTaskStore(DatabaseUser):
     """A `TaskStore` in PostgreSQL with `TaskLeases`, `TaskQuestions`, `TaskJournal`, `TaskSearch` and `TaskSharing`.
 
     It connects when it is first used, or by `async with`. A server that cannot be reached for a moment is waited
-    out; the log says once that it is away, and once that it is back.
+    out; the log says once that it is unreachable, and once that it is back.
 
     A task whose row is damaged raises `StoreError`. Lists leave it out, and the log says so once.
 

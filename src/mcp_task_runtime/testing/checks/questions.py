@@ -334,7 +334,7 @@ async def a_task_that_expires_releases_every_asker_by_itself(bench: _Bench) -> N
     async with _asked(bench, task_id, "a", "b") as askers:
         bench.clock.advance(60)
         for asker in askers:
-            released = bench.within(asker.wait(), "an asker waits for ever though its task has expired")
+            released = bench.within(asker.wait(), "an asker waits although its task has expired")
             await require_raises(TaskNotFoundError, released, "asking while the task expires")
 
 

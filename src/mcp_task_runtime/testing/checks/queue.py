@@ -507,7 +507,7 @@ async def nothing_is_kept_of_mailboxes_that_are_gone(bench: _Bench) -> None:
 
     async def live_and_die(number: int) -> None:
         task_id = f"task {number}"
-        with anyio.CancelScope() as scope:  # somebody looked for messages where there never were any
+        with anyio.CancelScope() as scope:  # a look for messages where there never were any
             scope.cancel()
             await queue.wait_for_message(f"unknown {number}")
         await queue.peek(f"unknown {number}")

@@ -73,7 +73,7 @@ async def explore_interleavings(
         patience: Seconds to wait for operations that do not get on.
 
     Raises:
-        AssertionError: Some operations wait for ever in one of the orders; the message says which.
+        AssertionError: Some operations never end in one of the orders; the message says which.
     """
     found: list[Interleaving] = []
     random = Random(seed)
@@ -94,7 +94,7 @@ async def check_interleavings(
 ) -> int:
     """Check that overlapping operations have an effect that some sequential order has, too.
 
-    Each operation must end by itself, whatever was done before it: use `explore_interleavings` for one
+    Each operation must end without help, in every order: use `explore_interleavings` for one
     that waits for another.
 
     Args:
@@ -219,13 +219,13 @@ async def _run(race: Race, schedule: _Schedule, patience: float) -> Interleaving
                 index = ready[schedule.pick(len(ready))]
                 steps.append(index)
                 _give_turn(lanes[index])
-        finally:  # whoever is held must be able to end
+        finally:  # an operation that is held must be able to end
             given_up = True
             for lane in lanes:
                 _give_turn(lane)
     endings = tuple(lane.ending for lane in lanes if lane.ending is not None)
     if waiting:
-        raise AssertionError(f"operations {waiting} wait for ever after the steps {steps}")
+        raise AssertionError(f"operations {waiting} still wait after the steps {steps}")
     return Interleaving(tuple(steps), endings, await race.observe())
 
 

@@ -100,7 +100,7 @@ def check_task_store_machine(
         settings: How many stories, and how long; see `PROFILES`.
         patience: Seconds that something which must happen may take.
         races: Whether the stories have operations that race. A backend whose threads or server decide such
-            a race anew each time must not have them: Hypothesis needs a story to go the same way again.
+            a race differently each time must not have them: Hypothesis needs a story to go the same way again.
 
     Raises:
         AssertionError: The backend and the model differ. What Hypothesis adds to the error (its notes) is
@@ -545,7 +545,7 @@ class TaskBackendMachine(RuleBasedStateMachine):
     @precondition(lambda self: "leases" in self.capabilities)
     @rule(task=_tasks, worker=_WORKERS, lease_ms=_LEASES)
     def claim(self, task: str, worker: str, lease_ms: int) -> None:
-        """A worker takes the task over, or somebody puts it back for one."""
+        """A worker takes the task over, or it is put back for one."""
         self._do(task, Claim(worker, lease_ms))
 
     @precondition(lambda self: "leases" in self.capabilities)
@@ -583,7 +583,7 @@ class TaskBackendMachine(RuleBasedStateMachine):
 
     @rule(task=_tasks)
     def wait_for_message(self, task: str) -> None:
-        """Somebody waits for a message."""
+        """Wait for a message."""
         queue = self.backend.queue
 
         async def begin() -> None:
@@ -693,7 +693,7 @@ class TaskBackendMachine(RuleBasedStateMachine):
 
     async def _compare(self) -> None:
         await self._release_askers()
-        for task, _ in list(self.askers):  # whoever ends a task clears its mailbox, as the runtime does
+        for task, _ in list(self.askers):  # the code that ends a task clears its mailbox, as the runtime does
             if task in self.model.tasks and self.model.tasks[task]["outcome"] is not None:
                 await self.backend.queue.clear(task)
                 self.model.mail.pop(task, None)
