@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import gc
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from mcp import ClientSession, types
 from mcp.server.fastmcp import Context, FastMCP
 from mcp.shared.memory import create_connected_server_and_client_session
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from mcp_task_runtime import ServerTaskContext
 from mcp_task_runtime.adapters.mcp_v1 import Tasks
@@ -29,9 +30,48 @@ async def accept(context: Any, params: types.ElicitRequestParams) -> types.Elici
     return types.ElicitResult(action="accept", content={"name": "Ada"})
 
 
+class Level(BaseModel):
+    """A level whose schema demands more than the model checks."""
+
+    level: int = Field(json_schema_extra={"maximum": 2})
+
+
+class Shouting(FastMCP[Any]):
+    """A server whose author changes results after the tool layer."""
+
+    async def call_tool(self, name: str, arguments: dict[str, Any]) -> Any:
+        return shouted(await super().call_tool(name, arguments))
+
+
+def shouted(result: Any) -> Any:
+    content, structured = result
+    return [types.TextContent(type="text", text=each.text.upper()) for each in content], structured
+
+
+def shout_around_handler(mcp: FastMCP[Any]) -> None:
+    handlers = mcp._mcp_server.request_handlers  # pyright: ignore[reportPrivateUsage]
+    inner = handlers[types.CallToolRequest]
+
+    @functools.wraps(inner)
+    async def outer(request: types.CallToolRequest) -> types.ServerResult:
+        result: Any = (await inner(request)).root
+        content = [types.TextContent(type="text", text=each.text.upper()) for each in result.content]
+        return types.ServerResult(result.model_copy(update={"content": content}))
+
+    handlers[types.CallToolRequest] = outer
+
+
+def shout_in_another_handler(mcp: FastMCP[Any]) -> None:
+    async def call(name: str, arguments: dict[str, Any]) -> Any:
+        return shouted(await mcp.call_tool(name, arguments))
+
+    low_level = mcp._mcp_server  # pyright: ignore[reportPrivateUsage]
+    low_level.call_tool(validate_input=False)(call)
+
+
 @asynccontextmanager
-async def connected(*functions: Any) -> AsyncGenerator[ClientSession, None]:
-    mcp: FastMCP[Any] = FastMCP("unwinding")
+async def connected(*functions: Any, mcp: FastMCP[Any] | None = None) -> AsyncGenerator[ClientSession, None]:
+    mcp = mcp or FastMCP("unwinding")
     tasks = Tasks()
     tasks.install(mcp)
     for function in functions:
@@ -124,3 +164,27 @@ async def test_the_work_runs_once_whatever_it_ends_with(how: str, said: str) -> 
         assert said in text(answer)
         assert bool(answer.isError) is (how != "returns")
     assert runs == [how]
+
+
+@pytest.mark.parametrize("way", [None, shout_around_handler, shout_in_another_handler])
+async def test_what_the_author_has_around_the_tool_layer_sees_the_result(
+    way: Callable[[FastMCP[Any]], None] | None,
+) -> None:
+    async def says(task: ServerTaskContext) -> str:
+        return "quiet"
+
+    mcp: FastMCP[Any] = Shouting("own") if way is None else FastMCP("own")
+    if way is not None:
+        way(mcp)
+    async with connected(says, mcp=mcp) as client:
+        assert text(await result(client, await start(client, "says", {}))) == "QUIET"
+
+
+async def test_a_result_that_does_not_fit_its_schema_is_an_error() -> None:
+    async def measures(task: ServerTaskContext) -> Level:
+        return Level(level=3)
+
+    async with connected(measures) as client:
+        answer = await result(client, await start(client, "measures", {}))
+        assert answer.isError
+        assert text(answer).startswith("Output validation error: 3 is greater than the maximum of 2")

@@ -23,6 +23,7 @@ except ImportError as _error:
     ) from _error
 from mcp.server.auth.middleware.auth_context import auth_context_var
 from mcp.server.fastmcp.exceptions import ToolError
+from mcp.server.fastmcp.tools import Tool
 from mcp.server.lowlevel import Server
 from mcp.server.models import InitializationOptions
 from mcp.shared.exceptions import McpError
@@ -40,6 +41,7 @@ from mcp_task_runtime.adapters._tool_calls import (
 from mcp_task_runtime.adapters.base_tasks import BaseTasks, fastmcp_version
 from mcp_task_runtime.adapters.credentials import CallerCredentials, Credentials
 from mcp_task_runtime.adapters.mcp_v1._connection import Connection, has_list, is_about_lost_connection, serving
+from mcp_task_runtime.adapters.mcp_v1._conversions import Conversions
 from mcp_task_runtime.adapters.mcp_v1._promotion import context_by_name, within_task
 from mcp_task_runtime.adapters.mcp_v1._requests import (
     ConnectionSession,
@@ -171,6 +173,7 @@ class Tasks(BaseTasks):
         self._own_tools: set[str] = set()
         """Tools whose work is all that the SDK calls: nothing of the author's comes after it."""
         self._mcp: FastMCP[Any] | None = None
+        self._conversions: Conversions | None = None
         self._server: Server[Any, Any] | None = None
         self._manager: object = None
         self._states_of_worker: list[Any] = []
@@ -206,6 +209,8 @@ class Tasks(BaseTasks):
         self._mcp = server if isinstance(server, FastMCP) else None
         self._server = low_level
         self._call_tool = handlers[types.CallToolRequest]
+        if self._mcp is not None:
+            self._conversions = Conversions(self._mcp, self._call_tool)
         self._list_tools = handlers[types.ListToolsRequest]
         handlers[types.CallToolRequest] = self._serve_call
         handlers[types.ListToolsRequest] = self._serve_tools
@@ -260,7 +265,15 @@ class Tasks(BaseTasks):
             return raw_result(created)
 
     async def _converted(self, name: str, arguments: JSONObject, end: Callable[[], Any]) -> JSONObject:
-        """Return what the SDK makes of the end of a tool's work, in a call of the tool whose work has ended before."""
+        """Return what the SDK makes of the end of a tool's work.
+
+        What is more than a conversion takes a call of the tool whose work has ended before.
+        """
+        assert self._conversions is not None
+        if not self._is_masked(name):
+            converted = self._conversions.convert(name, end)
+            if converted is not None:
+                return converted
         request = types.CallToolRequest(params=types.CallToolRequestParams(name=name, arguments=arguments))
         try:
             with as_mcp_errors():
@@ -430,8 +443,12 @@ class Tasks(BaseTasks):
 
     def _add_tool(self, tool: ToolFunction, body: Callable[..., Any], **sdk_options: Any) -> None:
         assert self._mcp is not None
+        assert self._conversions is not None
         self._mcp.add_tool(body, **sdk_options)
         self._own_tools.add(sdk_options["name"] or body.__name__)
+        self._conversions.add(
+            Tool.from_function(body, name=sdk_options["name"], structured_output=sdk_options.get("structured_output"))
+        )
 
     def _raising(self, call: ToolCall) -> AbstractContextManager[None]:
         return _noting_errors(call)
