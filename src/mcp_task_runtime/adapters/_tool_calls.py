@@ -36,6 +36,7 @@ from mcp_task_runtime.stores.memory import InMemoryTaskStore
 
 __all__ = [
     "Convert",
+    "DeferredCall",
     "EndedCall",
     "PlainCall",
     "PromotedCall",
@@ -124,6 +125,25 @@ class PlainCall(ToolCall):
         if options.required:
             raise self._refusal()
         return await run_within_request(work, self._session, undeliverable=self._undeliverable)
+
+
+class DeferredCall(ToolCall):
+    """A plain call that is made when its tool calls `Tasks.run`: most tools never do."""
+
+    def __init__(self, runtime: TaskRuntime, name: str, make: Callable[[], PlainCall]) -> None:
+        """Make a call.
+
+        Args:
+            runtime: Where it runs.
+            name: The tool's name.
+            make: Makes the plain call.
+        """
+        super().__init__(runtime, name)
+        self._make = make
+
+    async def run(self, work: Callable[[ServerTaskContext], Awaitable[T]], options: TaskOptions) -> T:
+        """Run work within the request; see `PlainCall.run`."""
+        return await self._make().run(work, options)
 
 
 class PromotedCall(Protocol):

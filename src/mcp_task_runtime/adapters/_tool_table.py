@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from mcp_task_runtime.adapters._options import TaskOptions
 from mcp_task_runtime.core.json import JSONObject, JSONValue
@@ -13,6 +14,9 @@ from mcp_task_runtime.wire.v2025_11_25 import TaskSupport
 __all__ = ["DeclaredTool", "ToolTable"]
 
 logger: logging.Logger = logging.getLogger(__name__)
+
+_MOST_QUIET: Final = 1_000
+"""Tools that are known to call no `Tasks.run`; a proxy may have any number of names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,8 @@ class ToolTable:
         self._tools: dict[str, DeclaredTool] = {}
         self._rest: DeclaredTool | None = None
         self._missed: set[str] = set()
+        self._quiet: set[str] = set()
+        self._running: set[str] = set()
 
     def declare(self, name: str, tool: DeclaredTool) -> None:
         """Note that a tool runs as a task; a later declaration of the same name replaces an earlier one."""
@@ -82,6 +88,21 @@ class ToolTable:
             self._on_rest(name)
             return self._rest
         return declared
+
+    def note_run(self, name: str) -> None:
+        """Note that a call of a tool has called `Tasks.run`: from now on all its calls can become tasks."""
+        if name not in self._tools:
+            self._running.add(name)
+            self._quiet.discard(name)
+
+    def note_success(self, name: str) -> None:
+        """Note that a call of a tool has ended with a result."""
+        if len(self._quiet) < _MOST_QUIET and name not in self._running and self.get(name) is None:
+            self._quiet.add(name)
+
+    def is_plain(self, name: str) -> bool:
+        """Return whether a tool was not declared, and its calls succeed without calling `Tasks.run`."""
+        return name in self._quiet and self.get(name) is None
 
     def has(self, name: str) -> bool:
         """Return whether a tool was declared by its name."""

@@ -356,6 +356,11 @@ class BaseTasks(ABC):
         before. What a tool does before this is part of the call, what it does afterwards is part of the task. Under
         protocol 2025-11-25 the handle does not wait longer than a moment: options that come later are too late for it.
 
+        On a high-level server of `mcp` 2.x, a tool that was not declared and has succeeded without calling this counts
+        as a plain tool, whose calls become no tasks. Where a later call of it calls this, that one runs the work within
+        the request, where it cannot ask, or raises with `required`; the calls after it become tasks. So declare a tool
+        that calls this in some of its calls alone.
+
         Args:
             work: What to run; it gets the task's context.
             **options: How the call becomes a task; see `TaskOptions`. A process that is to run the work of another
@@ -363,6 +368,7 @@ class BaseTasks(ABC):
 
         Raises:
             RuntimeError: This is no tool call of the server these Tasks are installed in.
+            TaskRuntimeError: With `required`, the call cannot become a task.
             ValueError: A number is out of range; the message names it.
             Exception: What the work raised. A `ProtocolError` or `CapabilityError` that leaves the handler ends the
                 call with exactly that error.
@@ -375,6 +381,7 @@ class BaseTasks(ABC):
             raise RuntimeError("run() works in a tool call of the server that these Tasks are installed in")
         if self._tools.has(call.name) or self._may_remember(call.name):
             self._check_join(options)
+            self._tools.note_run(call.name)
         self.runtime.register(call.name, self._run_by_name, queue=options.queue)
         if options.blocking:
             work = functools.partial(in_own_loop, work)

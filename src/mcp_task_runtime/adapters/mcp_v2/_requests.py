@@ -15,7 +15,7 @@ from mcp.server.auth.provider import AccessToken
 from mcp.server.context import ServerRequestContext
 from mcp.shared.exceptions import MCPError
 from mcp.shared.message import ServerMessageMetadata
-from mcp_types import CONNECTION_CLOSED
+from mcp_types import CONNECTION_CLOSED, ClientCapabilities
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 from starlette.datastructures import Headers
@@ -124,8 +124,12 @@ class KeptRequest:
 
 def capabilities(ctx: Context) -> JSONObject:
     """Return what the client declared, as JSON."""
-    declared: JSONObject | None = to_json_value(ctx.session.client_capabilities)
-    return declared or {}
+    return _as_json(ctx.session.client_capabilities)
+
+
+def _as_json(declared: ClientCapabilities | None) -> JSONObject:
+    value: JSONObject | None = to_json_value(declared)
+    return value or {}
 
 
 def declares_tasks(ctx: Context) -> bool:
@@ -145,9 +149,16 @@ class ConnectionSession:
 
     def __init__(self, ctx: Context) -> None:
         """Make the session of the connection that a request came by."""
-        self.client_capabilities: JSONObject = capabilities(ctx)
+        self._capabilities: JSONObject | None = None
         self._session = ctx.session
         self._request_id = ctx.request_id
+
+    @property
+    def client_capabilities(self) -> JSONObject:
+        """What the client declared, as JSON."""
+        if self._capabilities is None:
+            self._capabilities = _as_json(self._session.client_capabilities)
+        return self._capabilities
 
     async def send_notification(self, method: str, params: JSONObject) -> None:
         """Send a notification on the connection's own channel; a client that has left is no error."""

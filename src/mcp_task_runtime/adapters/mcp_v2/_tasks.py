@@ -29,7 +29,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import INTERNAL_ERROR, CallToolRequestParams, CallToolResult, TextContent
 
 from mcp_task_runtime.adapters._masking import masked_text
-from mcp_task_runtime.adapters._tool_calls import PlainCall, TaskCall, ToolCall, calling, current_call
+from mcp_task_runtime.adapters._tool_calls import DeferredCall, PlainCall, TaskCall, ToolCall, calling, current_call
 from mcp_task_runtime.adapters.base_tasks import BaseTasks, fastmcp_version
 from mcp_task_runtime.adapters.credentials import CallerCredentials, Credentials
 from mcp_task_runtime.adapters.mcp_v2._clients_2025 import Clients2025
@@ -57,6 +57,7 @@ from mcp_task_runtime.core.observer import TaskObserver
 from mcp_task_runtime.core.settings import TaskSettings
 from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.core.types import Outcome
+from mcp_task_runtime.errors import TaskRuntimeError
 from mcp_task_runtime.wire import v2025_11_25 as wire_2025
 from mcp_task_runtime.wire import v2026_07_28 as wire_2026
 
@@ -296,13 +297,33 @@ class Tasks(BaseTasks, Extension):
             if state is not None:
                 return await self._input_rounds.retry(state, params, ctx)
             if declares_tasks(ctx):
-                return await self._methods_2026.call(params, ctx, call_next)
+                return await self._call_of_tasks_client(params, ctx, call_next)
             if self._input_rounds.takes(ctx):
                 return await self._input_rounds.call(params, ctx, call_next)
         if self._has_middleware and not is_modern(ctx) and current_call(self.runtime) is not None:
             return await call_next(ctx)  # a task of a client of 2025-11-25
-        with calling(self._plain_call(params.name, ctx)):
+        return await self._call_plainly(params.name, ctx, call_next)
+
+    async def _call_of_tasks_client(
+        self, params: CallToolRequestParams, ctx: Context, call_next: CallNext
+    ) -> HandlerResult:
+        """Serve a call whose client takes tasks; a tool that becomes none needs no run of its own."""
+        if self._tools.is_plain(params.name):
+            return await self._call_plainly(params.name, ctx, call_next, partial(_undeclared, params.name))
+        result = await self._methods_2026.call(params, ctx, call_next)
+        if self._is_high_level and isinstance(result, CallToolResult) and not result.is_error:
+            self._tools.note_success(params.name)
+        return result
+
+    async def _call_plainly(
+        self, name: str, ctx: Context, call_next: CallNext, refusal: Callable[[], TaskRuntimeError] | None = None
+    ) -> HandlerResult:
+        with calling(DeferredCall(self.runtime, name, partial(self._plain_call, name, ctx, refusal))):
             return await call_next(ctx)
+
+    @property
+    def _is_high_level(self) -> bool:
+        return self._mcp is not None or self._server is None  # without `install`, it is an `MCPServer`
 
     async def middleware(self, ctx: Context, call_next: CallNext) -> HandlerResult:
         """Serve what no handler of an extension can; called by the SDK.
@@ -328,15 +349,20 @@ class Tasks(BaseTasks, Extension):
         assert call is not None
         return await call_fastmcp(call, ctx, call_next)
 
-    def _plain_call(self, name: str, ctx: Context) -> PlainCall:
+    def _plain_call(self, name: str, ctx: Context, refusal: Callable[[], TaskRuntimeError] | None) -> PlainCall:
         session = RequestSession(ctx)
+        undeliverable = None
+        if not session.can_send_request:
+            undeliverable = self._undeliverable(ctx) if refusal is None else str(refusal())
+        if refusal is None:
+            refusal = wire_2026.missing_capability if is_modern(ctx) else partial(wire_2025.task_required, name)
         return PlainCall(
             self.runtime,
             name,
             session,
-            undeliverable=None if session.can_send_request else self._undeliverable(ctx),
+            undeliverable=undeliverable,
             progress_token=None if ctx.meta is None else ctx.meta.get("progress_token"),
-            refusal=wire_2026.missing_capability if is_modern(ctx) else lambda: wire_2025.task_required(name),
+            refusal=refusal,
             wants_log=is_modern(ctx) and wire_2026.wants_log((ctx.params or {}).get("_meta")),
         )
 
@@ -393,6 +419,13 @@ class Tasks(BaseTasks, Extension):
         except Exception as error:
             raise as_shown(error, INTERNAL_ERROR, "Internal server error") from error
         return outcome_of_result(result)
+
+
+def _undeclared(name: str) -> TaskRuntimeError:
+    return TaskRuntimeError(
+        f"This call of {name!r} is no task: the tool was not declared, and has succeeded without Tasks.run() before. "
+        "Its next calls become tasks; declare a tool that calls Tasks.run() in some of its calls alone"
+    )
 
 
 def _low_level(server: object) -> Server[Any]:
