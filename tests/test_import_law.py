@@ -46,6 +46,7 @@ EXTRAS = {
     "stores/_signal.py": {"asyncio"},  # a future where an event costs ten times as much
     "adapters/credentials.py": {"cryptography"},
     "adapters/mcp_v1*/*": {"mcp", "starlette"},
+    "adapters/mcp_v1/_conversions.py": {"jsonschema"},  # a dependency of mcp 1.x, which validates results with it
     "adapters/mcp_v2*/*": {"mcp", "mcp_types", "starlette"},
     "engines/_running.py": {"asyncio"},
     "engines/celery.py": {"celery"},
