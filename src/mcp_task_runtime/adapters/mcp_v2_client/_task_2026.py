@@ -197,7 +197,8 @@ class _Following:
                 final = await self._until_end(snapshot)
             except Exception as error:  # raised below: from here it would come out in an exception group
                 self._error = self._error or error
-            self._group.cancel_scope.cancel()
+            if self._busy or final is None:  # cancelling costs more than a look, also where there is nothing to cancel
+                self._group.cancel_scope.cancel()
         if final is None:
             if self._was_refused:
                 await self._task.give_up()

@@ -181,14 +181,13 @@ class RemoteTask(ABC, Generic[ResultT]):
 
     async def report(self, snapshot: TaskSnapshot) -> None:
         """Report a snapshot, unless it was the last one that was reported."""
-        if snapshot == self._reported:
+        if self._on_update is None or snapshot == self._reported:
             return
         self._reported = snapshot
-        if self._on_update is not None:
-            try:
-                await self._on_update(snapshot)
-            except Exception:
-                logger.exception("on_update raised")
+        try:
+            await self._on_update(snapshot)
+        except Exception:
+            logger.exception("on_update raised")
 
     async def request(self, method: str, params: JSONObject | None = None, *, is_limited: bool = True) -> JSONObject:
         """Send a request for this task and return the raw result."""
