@@ -345,7 +345,10 @@ class TaskMethods:
             ProtocolError: What the call would have ended with, or the task was cancelled.
         """
         task_id = wire_2025.parse_task_id(params)
-        await self._runtime.get(task_id, owner=requestor.owner)
+        ended = (await self._runtime.get(task_id, owner=requestor.owner)).record.outcome
+        if ended is not None:  # nothing is queued for its client any more
+            audit.retrieved(task_id, requestor.owner)
+            return wire_2025.render_result(ended, task_id)
         with self._host.until_stopped():
             outcome = await self._handler.handle(task_id, stream, is_alive=is_alive)
             audit.retrieved(task_id, requestor.owner)
