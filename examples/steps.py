@@ -40,7 +40,7 @@ async def publish(title: str, attempt: int) -> str:
 
 
 def make_server(store: SQLiteTaskStore) -> MCPServer:
-    mcp = MCPServer("reports")
+    mcp = MCPServer("reports", log_level="CRITICAL")  # the failure below is on purpose
     tasks = Tasks(store, principal=lambda request: "ada")
     tasks.install(mcp)
 
