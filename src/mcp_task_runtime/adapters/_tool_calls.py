@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Generator, Hashable
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Hashable
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import replace
 from functools import partial
 from hashlib import blake2b
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, ClassVar, Final, Protocol, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -74,7 +74,10 @@ class ToolCall(ABC):
         runtime: Where its task lives, if it becomes one.
         name: The tool's name.
         error: The protocol error that left the work, for SDK lines whose tool layer hides it.
+        raises_as_is: Whether what `run` raises is an error of the SDK, and the same to every client.
     """
+
+    raises_as_is: ClassVar[bool] = False
 
     def __init__(self, runtime: TaskRuntime, name: str) -> None:
         self.runtime = runtime
@@ -212,7 +215,10 @@ class UnwindingCall(ToolCall):
         """
         self._work = work
         self.has_begun = True
-        raise ProtocolError(INTERNAL_ERROR, "The call has become a task")
+        raise self._way_out()
+
+    def _way_out(self) -> Exception:
+        return ProtocolError(INTERNAL_ERROR, "The call has become a task")
 
     async def perform(
         self,
@@ -505,14 +511,19 @@ def current_call(runtime: TaskRuntime) -> ToolCall | None:
     return call if call is not None and call.runtime is runtime else None
 
 
-@contextmanager
-def calling(call: ToolCall | None) -> Generator[None, None, None]:
-    """Run a block as part of a call; `None` for a request that is none."""
-    token = _current_call.set(call)
-    try:
-        yield
-    finally:
-        _current_call.reset(token)
+class calling:  # read as a verb: with calling(call)
+    """Context manager that runs a block as part of a call; `None` for a request that is none."""
+
+    __slots__ = ("_call", "_token")
+
+    def __init__(self, call: ToolCall | None) -> None:
+        self._call = call
+
+    def __enter__(self) -> None:
+        self._token = _current_call.set(self._call)
+
+    def __exit__(self, *_: object) -> None:
+        _current_call.reset(self._token)
 
 
 async def run_with_reruns(

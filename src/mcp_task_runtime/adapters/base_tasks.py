@@ -387,6 +387,8 @@ class BaseTasks(ABC):
             work = functools.partial(in_own_loop, work)
         if options.rerun is not None and options.rerun.on:
             work = functools.partial(run_with_reruns, work, options.rerun)
+        if call.raises_as_is:
+            return await call.run(work, options)
         with self._raising(call), self._masking():
             return await call.run(work, options)
 

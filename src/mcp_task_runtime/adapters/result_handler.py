@@ -38,6 +38,7 @@ __all__ = ["TaskResultHandler"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
+_USUAL_SETTINGS = TaskSettings()
 _SHORTEST_POLL_SECONDS = 0.02
 _LONGEST_POLL_SECONDS = 30.0
 _DEFAULT_POLL_SECONDS = 0.5
@@ -109,7 +110,7 @@ class TaskResultHandler:
             raise ValueError("settings must be TaskSettings")
         self.undeliverable = undeliverable
         self.inbox = inbox
-        self.settings: TaskSettings = TaskSettings() if settings is None else settings
+        self.settings: TaskSettings = _USUAL_SETTINGS if settings is None else settings
         self._followers = followers
         self._store = store
         self._queue = queue

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, TypeGuard, runtime_checkable
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol, TypeGuard, TypeVar, runtime_checkable
 from weakref import WeakKeyDictionary
+
+import anyio
 
 from mcp_task_runtime.core.message_queue import TaskMessageQueue
 from mcp_task_runtime.core.store import TaskQuestions, TaskStore
 
-__all__ = ["has_questions", "implements", "is_queue", "is_store", "queue_of"]
+__all__ = ["has_questions", "implements", "is_queue", "is_store", "never_waits", "queue_of", "time_limit"]
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+_NEVER_WAITS = "never_waits"
 
 
 @runtime_checkable
@@ -61,3 +69,27 @@ def _implements(value: object, protocol: Any) -> bool:
     if found:
         known.add(protocol.__name__)
     return found
+
+
+def never_waits(operation: FunctionT) -> FunctionT:
+    """Mark an operation of a store that never yields to the event loop: no time limit or cancellation can end it.
+
+    A method that overrides or wraps it has no mark of its own.
+    """
+    setattr(operation, _NEVER_WAITS, operation)
+    return operation
+
+
+def time_limit(
+    operation: Callable[..., Any], seconds: float, *, shield: bool = False
+) -> AbstractContextManager[object]:
+    """Return a cancel scope for one call of an operation; without effect, and without its cost, if it never waits.
+
+    Args:
+        operation: The method of a store or a queue.
+        seconds: After which the scope is cancelled.
+        shield: Whether cancellations from outside wait.
+    """
+    if getattr(operation, _NEVER_WAITS, None) is getattr(operation, "__func__", operation):
+        return nullcontext()
+    return anyio.CancelScope(deadline=anyio.current_time() + seconds, shield=shield)

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import anyio
 
 from mcp_task_runtime.core import audit
-from mcp_task_runtime.core.abilities import has_questions, queue_of
+from mcp_task_runtime.core.abilities import has_questions, queue_of, time_limit
 from mcp_task_runtime.core.message_queue import TaskMessageQueue
 from mcp_task_runtime.core.questions import CLEANUP_SECONDS
 from mcp_task_runtime.core.reader import store_errors
@@ -149,7 +149,7 @@ class TaskEndings:
         try:
             while True:
                 try:
-                    with anyio.move_on_after(_ATTEMPT_SECONDS):
+                    with time_limit(self._store.finish_task, _ATTEMPT_SECONDS):
                         await self._end(record.task_id, outcome, fence, reason)
                         if delay:
                             audit.written(record)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final, cast
 
-import anyio
-
 from mcp_task_runtime.core import audit
+from mcp_task_runtime.core.abilities import time_limit
 from mcp_task_runtime.core.json import dump_json
 from mcp_task_runtime.core.live_tasks import LiveTasks
 from mcp_task_runtime.core.observer import TaskObserver
@@ -63,9 +62,11 @@ class TaskMaker:
         self._is_shared = is_shared
 
     async def make(
-        self, spec: TaskSpec, *, waits_ms: int | None = None, is_queued: bool = False
+        self, spec: TaskSpec, *, waits_ms: int | None = None, is_queued: bool = False, shield: bool = False
     ) -> tuple[TaskRecord, bool]:
-        """Create a task whose work this process runs, or that waits for a worker. Cancelled, the task may exist.
+        """Create a task whose work this process runs, or that waits for a worker.
+
+        Cancelled, the task may exist; with `shield`, a cancellation waits until it exists or could not be made.
 
         With `TaskSpec.join_key`, the task that was made with this key is returned instead where it may be joined.
 
@@ -73,6 +74,7 @@ class TaskMaker:
             spec: What it is made with.
             waits_ms: Milliseconds until its wait for a worker is overdue; `None` for work that runs here.
             is_queued: Whether its status message says that it waits.
+            shield: Whether a cancellation waits; not for longer than a minute.
 
         Returns:
             The task, and whether it is a new one.
@@ -90,8 +92,14 @@ class TaskMaker:
         self._stored.check(spec)
         self._live.reserve(spec.owner)  # before the store is asked: others may be on their way too
         try:
-            with store_errors(), anyio.fail_after(_CREATE_SECONDS):
-                record, is_new = await self._create(self._bounded(spec, waits_ms, is_queued), spec.join_key)
+            made = None
+            new = self._bounded(spec, waits_ms, is_queued)
+            operation = self._store.create_task if spec.join_key is None else cast(TaskJoins, self._store).join_task
+            with store_errors(), time_limit(operation, _CREATE_SECONDS, shield=shield):
+                made = await self._create(new, spec.join_key)
+            if made is None:
+                raise StoreUnavailableError("The store did not answer in time")
+            record, is_new = made
             if not is_new:
                 return record, False
             self._live.add(record)

@@ -215,14 +215,14 @@ class Workers:
         if not self.is_accepting:
             raise RuntimeError(_NOT_OPEN)
         execution: Execution[T] = Execution(self, resource_scope=resource_scope)
-        with anyio.CancelScope(shield=True):
-            record, is_new = await self._make_queued(spec, execution)
-            if not is_new:
-                return record
-            if self._observer is not None:
-                self._observer.observe(TaskChange.of(record, is_new=True))
-            if not self.is_accepting:  # closed meanwhile
-                self._slots.close(execution, spec.queue)
+        record, is_new = await self._make_queued(spec, execution, shield=True)
+        if not is_new:
+            return record
+        if self._observer is not None:
+            self._observer.observe(TaskChange.of(record, is_new=True))
+        if not self.is_accepting:  # closed meanwhile
+            self._slots.close(execution, spec.queue)
+            with anyio.CancelScope(shield=True):
                 await self._finish_logged(record.task_id, Outcome.cancelled())
         execution.adopt(record)
         self.launch(execution, work, outcome_of)
@@ -237,8 +237,7 @@ class Workers:
         """
         if not self.is_accepting:
             raise RuntimeError(_NOT_OPEN)
-        with anyio.CancelScope(shield=True):
-            record, is_new = await self._maker.make(spec, waits_ms=outbox.grace_ms, is_queued=True)
+        record, is_new = await self._maker.make(spec, waits_ms=outbox.grace_ms, is_queued=True, shield=True)
         if not is_new:
             return record
         if self._observer is not None:
@@ -475,12 +474,14 @@ class Workers:
         """Release a slot; see `WorkHost`."""
         self._slots.release(execution, execution.queue)
 
-    async def _make_queued(self, spec: TaskSpec, execution: Execution[Any]) -> tuple[TaskRecord, bool]:
+    async def _make_queued(
+        self, spec: TaskSpec, execution: Execution[Any], *, shield: bool = False
+    ) -> tuple[TaskRecord, bool]:
         """Create the task of a run, which waits for a slot in its queue afterwards, or return the one it joins."""
         begins_at_once = self._slots.admit(spec.queue)
         is_new = False
         try:
-            record, is_new = await self._maker.make(spec, is_queued=not begins_at_once)
+            record, is_new = await self._maker.make(spec, is_queued=not begins_at_once, shield=shield)
         finally:
             if not is_new:
                 self._slots.dismiss(spec.queue)

@@ -41,7 +41,6 @@ from mcp_task_runtime.adapters.mcp_v2._requests import (
     Context,
     as_mcp_errors,
     as_shown,
-    capabilities,
     declares_tasks,
     is_modern,
 )
@@ -65,6 +64,15 @@ class _TaskIdParams(RequestParams):
 
 class _UpdateParams(_TaskIdParams):
     input_responses: dict[str, Any]
+
+
+class _UnwindingCall(UnwindingCall):
+    """A call that ends with an error of the SDK, which its tool layer raises as it is."""
+
+    raises_as_is = True
+
+    def _way_out(self) -> Exception:
+        return MCPError(INTERNAL_ERROR, "The call has become a task")
 
 
 class Methods2026:
@@ -159,7 +167,7 @@ class Methods2026:
                 arguments_json=dump_json(params.arguments or {}),
                 caller_json=caller_of((ctx.params or {}).get("_meta"), ctx.protocol_version),
             ),
-            client_capabilities_json=dump_json(capabilities(ctx)),
+            client_capabilities_json=dump_json(ctx.session.client_capabilities or {}),
         )
         return self._seal(spec, ctx)
 
@@ -182,7 +190,7 @@ class Methods2026:
 
         Where the author's function takes the SDK's context, that lives on, and asks through the task.
         """
-        call = UnwindingCall(self._runtime, name)
+        call = _UnwindingCall(self._runtime, name)
         result: HandlerResult = None
         tool = self._conversions.get(name)
         if tool is not None and tool.context_kwarg is not None:

@@ -11,6 +11,7 @@ from types import TracebackType
 
 from typing_extensions import Self, Unpack
 
+from mcp_task_runtime.core.abilities import never_waits
 from mcp_task_runtime.core.clock import Clock, SystemClock
 from mcp_task_runtime.core.deadlines import DeadlineHeap
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
@@ -155,6 +156,7 @@ class InMemoryTaskStore:
 
     # --- TaskStore ---
 
+    @never_waits
     async def create_task(self, new: NewTask | None = None, **fields: Unpack[NewTaskFields]) -> TaskRecord:
         """Create a task, given whole or by its fields; see `TaskStore.create_task`."""
         new = NewTask.of(new, fields)
@@ -227,6 +229,7 @@ class InMemoryTaskStore:
             self._expiry.set(task_id, record.task.expires_at)
         return self._write(entry, record, () if status_message is None else [("status", status_message)])
 
+    @never_waits
     async def finish_task(self, task_id: str, outcome: Outcome, *, fence: Fence | None = None) -> TaskRecord:
         """Record a terminal status and its outcome; see `TaskStore.finish_task`."""
         now = self._purge()
