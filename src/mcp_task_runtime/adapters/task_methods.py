@@ -123,6 +123,8 @@ def http_manager(request: object) -> Any:
     scope = getattr(request, "scope", None)
     application: Any = scope.get("endpoint") if isinstance(scope, Mapping) else None
     for _ in range(_DEEPEST_MIDDLEWARE):
+        if application is None:
+            break
         if isinstance(getattr(application, "json_response", None), bool):
             return application
         inner = (getattr(application, name, None) for name in ("session_manager", "__self__", "app"))

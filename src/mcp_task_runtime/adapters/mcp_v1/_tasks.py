@@ -331,12 +331,17 @@ class Tasks(BaseTasks):
         return result
 
     async def _list_page(self, cursor: str | None) -> JSONObject:
+        """Return what a page of the server's list says of modes; each call as a task looks at it."""
         assert self._list_tools is not None
         if self._mcp is not None:  # it knows no modes, and one page has all its tools
             return {}
         request = types.ListToolsRequest(params=None if cursor is None else types.PaginatedRequestParams(cursor=cursor))
-        page: JSONObject = to_json_value((await self._list_tools(request)).root)
-        return page
+        page = cast(types.ListToolsResult, (await self._list_tools(request)).root)
+        modes = ((tool.name, None if tool.execution is None else tool.execution.taskSupport) for tool in page.tools)
+        return {
+            "tools": [{"name": name, "execution": {"taskSupport": mode}} for name, mode in modes],
+            "nextCursor": page.nextCursor,
+        }
 
     async def _serve_get(self, request: types.GetTaskRequest) -> types.ServerResult:
         with as_mcp_errors():
