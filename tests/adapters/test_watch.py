@@ -204,6 +204,22 @@ async def test_a_task_that_is_pushed_is_polled_rarely_until_pushes_lapse() -> No
     assert server.count == 3
 
 
+async def test_a_task_whose_stream_is_being_opened_is_polled_later_until_pushes_lapse() -> None:
+    server = Server(state(poll_ms=1))
+    watch = watch_of(server, pushed_interval_ms=HOUR_MS)
+    with anyio.fail_after(PATIENCE):
+        await watch.next()
+        watch.expect()
+        with anyio.move_on_after(0.05) as scope:
+            await watch.next()
+        assert scope.cancelled_caught
+        assert server.count == 1
+        watch.lapse()
+        await watch.next()
+        await watch.next()
+    assert server.count == 3
+
+
 async def test_a_failed_look_is_made_again_and_only_so_often() -> None:
     server = Server(Failure(-32603), Failure(-32000), state("there"), Failure(-32603))
     watch = watch_of(server)

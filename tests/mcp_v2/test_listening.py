@@ -19,11 +19,12 @@ from tests.support.patience import PATIENCE
 
 pytestmark = pytest.mark.anyio
 
+HOUR_MS = 3_600_000
 NOON = datetime(2026, 7, 28, 12, tzinfo=timezone.utc)
 
 
-def state(task_id: str, status: Any = "working", after: float = 0) -> TaskSnapshot:
-    return TaskSnapshot(task_id, status, None, NOON, NOON + timedelta(seconds=after), None, 3_600_000)
+def state(task_id: str, status: Any = "working", after: float = 0, poll_ms: int = HOUR_MS) -> TaskSnapshot:
+    return TaskSnapshot(task_id, status, None, NOON, NOON + timedelta(seconds=after), None, poll_ms)
 
 
 class World:
@@ -35,7 +36,9 @@ class World:
         idle: How often the hub had no watch left.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, poll_ms: int = HOUR_MS, settings: PollSettings | None = None, **options: Any) -> None:
+        self.poll_ms = poll_ms
+        self.settings = settings or PollSettings()
         self.opened: list[list[str]] = []
         self.open: dict[int, list[str]] = {}
         self.idle = 0
@@ -66,9 +69,9 @@ class World:
 
     def watch(self, task_id: str) -> Watch:
         async def get() -> TaskSnapshot:
-            return state(task_id)
+            return state(task_id, poll_ms=self.poll_ms)
 
-        return Watch(task_id, get, PollSettings(), self.hub)
+        return Watch(task_id, get, self.settings, self.hub)
 
     async def follow(self, *task_ids: str) -> list[Watch]:
         """Follow tasks that come together."""
@@ -156,6 +159,40 @@ async def test_tasks_beyond_all_streams_are_left_to_polls_until_there_is_room() 
             world.hub.follow(watch)
         await settled()
         assert sorted({task_id for ids in world.open.values() for task_id in ids} - {"a"}) == ["b", "c", "d", "e"]
+
+
+HASTY: dict[str, Any] = {"poll_ms": 1, "settings": PollSettings((1, HOUR_MS), pushed_interval_ms=10 * HOUR_MS)}
+"""Polls each millisecond where changes are not pushed, and else once an hour."""
+
+
+async def test_a_task_is_not_polled_while_its_stream_is_opened() -> None:
+    async with hub_of(**HASTY) as world:
+        watch = world.watch("a")
+        world.watches.append(watch)
+        await watch.next()
+        with anyio.move_on_after(0.05):
+            await watch.next()
+        assert watch.begun == 1
+        world.hub.push(state("a", "input_required", after=1))
+        assert (await watch.next()).status == "input_required"
+
+
+async def test_a_task_that_finds_no_room_in_its_stream_is_polled_as_often_as_before() -> None:
+    async with hub_of(**HASTY, max_streams=1, max_tasks=2) as world:
+        await world.follow("a")
+        b, c = watches = [world.watch("b"), world.watch("c")]
+        world.watches += watches
+
+        async def look(watch: Watch) -> None:
+            while True:
+                await watch.next()
+                if watch.begun == 5:
+                    group.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as group:
+            for watch in watches:
+                group.start_soon(look, watch)
+        assert sorted([b.begun, c.begun]) == [1, 5]
 
 
 async def test_a_watch_that_comes_late_is_told_what_the_stream_showed_last() -> None:

@@ -109,6 +109,7 @@ class ListenHub:
             Context().run(start_background_task, partial(self._run, gathering))
         gathering.task_ids.add(task_id)
         self._streams[task_id] = gathering
+        watch.expect()
 
     def unfollow(self, watch: Watch) -> None:
         """Stop telling a watch; a stream without tasks that are followed is closed."""
@@ -196,6 +197,8 @@ class ListenHub:
         for task_id in list(stream.task_ids)[max(self._max_tasks - len(smallest.task_ids), 0) :]:
             stream.task_ids.discard(task_id)  # it is polled, and tried again after each poll
             del self._streams[task_id]
+            for watch in self._watches[task_id]:
+                watch.lapse()
         self._open.discard(smallest if stream.task_ids else stream)
         if not stream.task_ids:
             stream.scope.cancel()

@@ -24,6 +24,9 @@ __all__ = ["PollSettings", "Pushes", "Watch"]
 _EARLY_LOOKS: Final = 10
 """Looks that may come early in a row; more of them are as far apart as the shortest poll interval."""
 
+_OPENING_PART: Final = 0.1
+"""How much of the time between two polls of a task whose changes are pushed its stream may take to show it."""
+
 
 @dataclass(frozen=True, slots=True)
 class PollSettings:
@@ -136,6 +139,13 @@ class Watch:
             self._notify()
         elif snapshot.last_updated_at == latest.last_updated_at:
             self.wake()  # which of the two is newer, only a look can tell
+
+    def expect(self) -> None:
+        """Leave a stream that is being opened the time to show the task, before the task is polled again."""
+        if not self._is_pushed:
+            settings = self._settings
+            wanted_ms = settings.pushed_interval_ms * _OPENING_PART
+            self._due = max(self._due, anyio.current_time() + settings.seconds(wanted_ms))
 
     def lapse(self) -> None:
         """Poll as often as the server suggests again: changes are no longer pushed."""
