@@ -48,6 +48,10 @@ def task_server() -> MCPServer[Any]:
     tasks = Tasks()
     tasks.install(mcp)
 
+    @mcp.tool()
+    async def plain() -> str:
+        return "done"
+
     @tasks.tool()
     async def quick(task: ServerTaskContext) -> str:
         return "done"
@@ -110,23 +114,29 @@ async def main() -> None:
     async with (
         Client(bare_server()) as bare,
         Client(task_server(), extensions=[tasks_client], elicitation_callback=accept) as client,
+        Client(task_server()) as without_tasks,
     ):
         await bare.list_tools()
         await client.list_tools()
+        await without_tasks.list_tools()
         cost = await processor_seconds(
             {
                 "bare": (200, lambda: bare.call_tool("plain")),
+                "plain": (200, lambda: client.call_tool("plain")),
+                "optional": (200, lambda: without_tasks.call_tool("quick")),
                 "handle": (100, lambda: tasks_client.start(client, "quick")),
                 "quick": (100, lambda: client.call_tool("quick")),
                 "ask": (50, lambda: client.call_tool("ask")),
             }
         )
         for name, what, bound in (
+            ("plain", "A plain tool, for a client that declared tasks", "1.1"),
+            ("optional", "A task tool, for a client that declared none", "1.15"),
             ("handle", "The handle of a task", "1.6"),
             ("quick", "`call_tool` of a task tool that returns at once", "3.0"),
             ("ask", "`call_tool` of a task tool that asks one question", "5.0"),
         ):
-            row(f"{what}: processor time / that of a bare call", f"≤ {bound}", f"{cost[name] / cost['bare']:.1f}")
+            row(f"{what}: processor time / that of a bare call", f"≤ {bound}", f"{cost[name] / cost['bare']:.2f}")
         alone = []
         for _ in range(30):
             began = time.perf_counter()
