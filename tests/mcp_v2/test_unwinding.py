@@ -86,7 +86,7 @@ async def test_work_that_waits_keeps_nothing_of_its_request() -> None:
         async with tasks, memory_client(mcp) as client:
             kept = len(of_calls())
             await until_asked(client, await client.start("asks", {"topic": "bees"}))
-            assert len(of_calls()) == kept
+            assert len(of_calls()) <= kept  # fewer where another test of this process left some
             # Unless the author's function asked for it.
             await until_asked(client, await client.start("asks_with_context", {"topic": "bees"}))
             assert len(of_calls()) > kept
