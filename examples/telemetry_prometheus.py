@@ -1,4 +1,4 @@
-"""Metrics of tasks for Prometheus: http://127.0.0.1:9464/metrics beside an MCP server on http://127.0.0.1:8000/mcp.
+"""Metrics of tasks for Prometheus, http://127.0.0.1:9464/metrics, of an MCP server on http://127.0.0.1:8000/mcp.
 
 pip install opentelemetry-exporter-prometheus 'mcp-task-runtime[mcp,telemetry]'; python examples/telemetry_prometheus.py
 """

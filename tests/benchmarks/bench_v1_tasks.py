@@ -1,4 +1,4 @@
-"""A server on `mcp` 1.x beside the same server with the SDK's own runtime: memory, calls, questions.
+"""A server on `mcp` 1.x compared with the same server on the SDK's own runtime: memory, calls, questions.
 
 The same tools, the same client, each pair in turns: a low-level server on both sides, and a `FastMCP` on both sides.
 The SDK's runtime has no way through the tool layer of `FastMCP`, so there its work calls that layer, which validates

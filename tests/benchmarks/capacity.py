@@ -1,7 +1,7 @@
 """How many servers, workers and store nodes a number of live tasks needs, predicted from costs measured here.
 
     python -m tests.benchmarks.capacity           the table
-    python -m tests.benchmarks.capacity --check   the prediction beside a run of 20,000 live tasks in one process
+    python -m tests.benchmarks.capacity --check   the prediction compared with 20,000 live tasks in one process
 
 The model: each task is called, polled as often as `tasks/get` asks for, asks one question, is answered and ends. Time
 of the processor and of the store go with the rate of tasks and of polls; memory goes with the number of live tasks.

@@ -1,4 +1,4 @@
-"""`TaskObserver`: what a runtime reports of its tasks, and that nobody is hurt by who hears it (L13)."""
+"""`TaskObserver`: what a runtime reports of its tasks; no observer can hurt one (L13)."""
 
 from __future__ import annotations
 

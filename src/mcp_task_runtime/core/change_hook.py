@@ -107,7 +107,7 @@ class ChangeHook:
             await self._changed.wait()
 
     async def flush(self) -> None:
-        """Wait until everything is delivered that waits now, for a few seconds at most. Needs `run` beside it."""
+        """Wait until everything is delivered that waits now, for a few seconds at most, while `run` delivers it."""
         with anyio.move_on_after(_FLUSH_SECONDS, shield=True):
             while self.waiting:
                 self._flushed = anyio.Event()

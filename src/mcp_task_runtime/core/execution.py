@@ -109,7 +109,7 @@ class Execution(Generic[T]):
         record: The task as it was when the run became one, or was claimed; `None` for a call.
         scope: The cancel scope that the work runs in.
         resource_scope: Whose resources the work uses; see `TaskRuntime.drain`.
-        queue: Where the work waits for a slot, beside those of all work.
+        queue: Where the work waits for a slot, in addition to those of all work.
         is_queued: Whether the task's status message says that it waits.
     """
 

@@ -26,7 +26,7 @@ def is_async(function: Callable[..., Any]) -> bool:
 
 
 async def call_in_thread(function: Callable[[], Any]) -> Any:
-    """Call a plain function in a thread, which is left to end by itself when this is cancelled."""
+    """Call a plain function in a thread, which goes on to its end when this is cancelled."""
     return await anyio.to_thread.run_sync(
         function,
         abandon_on_cancel=True,

@@ -2,7 +2,7 @@
 
 The type is the function's return annotation, or `returns=`; pydantic writes and restores it: models, dataclasses,
 `datetime`, `list[Model]`. A result of a subclass comes back as the annotated class. Without a type, or with `Any`, a
-result must be equal to what JSON gives back: dicts with text keys, lists, text, numbers, booleans, `None`.
+result must be equal to what JSON restores: dicts with text keys, lists, text, numbers, booleans, `None`.
 """
 
 from __future__ import annotations

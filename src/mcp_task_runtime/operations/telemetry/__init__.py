@@ -18,7 +18,7 @@ an owner, whose identifier is its secret, the first characters are: `mcp-tasks s
 
 **Metrics**, in seconds where they are durations; attributes that begin with a dot do so after `mcp_task_runtime`:
 
-| instrument | what | attributes beside `gen_ai.tool.name` |
+| instrument | what | attributes in addition to `gen_ai.tool.name` |
 | --- | --- | --- |
 | `mcp_task_runtime.task.created` | tasks made | |
 | `mcp_task_runtime.task.ended` | tasks ended | `.task.status`, `error.type` |
