@@ -604,9 +604,10 @@ async def test_a_server_that_takes_no_changes_for_now_is_unavailable(
 async def test_what_operators_ask_may_take_longer_than_the_timeout(
     make: Open, server: PostgresServer, schema: str
 ) -> None:
-    async with make(timeout=0.3) as store:
-        created = await store.create_task(NewTask(ttl_ms=None))
-        await store.update_task(created.task_id, status_message="Indexing")
+    async with make() as patient:
+        created = await patient.create_task(NewTask(ttl_ms=None))
+        await patient.update_task(created.task_id, status_message="Indexing")
+    async with make(timeout=2) as store:
         found: list[Any] = []
 
         async def ask() -> None:
