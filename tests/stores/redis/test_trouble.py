@@ -204,7 +204,7 @@ async def test_an_outage_longer_than_the_timeout_is_unavailable(caplog: pytest.L
 
 async def test_the_figures_of_a_store_follow_what_it_does() -> None:
     with keeping_server() as server:
-        store = RedisTaskStore(server.url, timeout=0.5)
+        store = RedisTaskStore(server.url, timeout=2)
         assert store.statistics() == RedisStatistics(
             calls=0, in_flight=0, waiters=0, channels=0, is_listening=False, is_unavailable=False
         )
