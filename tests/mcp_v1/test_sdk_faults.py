@@ -1,13 +1,15 @@
 """The faults of the field report: each is run on the SDK's own 1.x runtime, which has it, and on ours.
 
 One scenario a fault. On ours it has to pass. On the SDK's it has to fail, with the error and at the line that
-are this fault and nothing else; that half runs on the release in which the faults were found.
+are this fault and nothing else; that half runs on the release in which the faults were found. A hang shows there
+after a short wait, in which a busy machine may hang elsewhere: those run in the long profile.
 """
 
 from __future__ import annotations
 
 import gc
 import linecache
+import os
 import re
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
@@ -46,6 +48,7 @@ from tests.mcp_v1.worlds import make_world
 from tests.support.patience import PATIENCE
 
 RELEASE_WITH_THE_FAULTS = "1.30.0"
+IS_LONG = os.environ.get("MCP_TASK_RUNTIME_PROFILE") == "long"
 
 FAULTS_OF_THIS_PROTOCOL = set(range(1, 24))
 
@@ -346,6 +349,7 @@ class Fault:
         patience: Seconds after which a wait is taken for a hang; more than a TTL, where one is in play.
             Short only where the fault is a hang.
         remote_store: Whether it takes a store that yields.
+        by_chance: Whether it shows there only in some runs; then it runs on ours alone.
     """
 
     scenario: Scenario
@@ -354,6 +358,7 @@ class Fault:
     says: str = ""
     patience: float = 1.0
     remote_store: bool = False
+    by_chance: bool = False
 
     @property
     def name(self) -> str:
@@ -412,7 +417,9 @@ SERVER_FAULTS = [
         "again = await client.asked(2)",
     ),
     Fault(fault_15_another_session_cannot_answer, AssertionError, '"input_required"', "working|completed"),
-    Fault(fault_15_no_two_questions_have_the_same_id, AssertionError, "len(set(ids)) == 20"),
+    Fault(  # the SDK numbers them by the address of an object, which another may get later
+        fault_15_no_two_questions_have_the_same_id, AssertionError, "len(set(ids)) == 20", by_chance=True
+    ),
     Fault(scenarios.b8_fault_16_work_that_returns_after_cancel_harms_nobody, ValueError, "", "Cannot transition"),
     Fault(
         fault_17_others_can_start_tasks_when_one_connection_has_closed,
@@ -447,7 +454,6 @@ SERVER_FAULTS = [
 ]
 
 for_each_store_fault = pytest.mark.parametrize("fault", STORE_FAULTS, ids=lambda fault: fault.name)
-for_each_server_fault = pytest.mark.parametrize("fault", SERVER_FAULTS, ids=lambda fault: fault.name)
 
 
 # -- ours
@@ -587,15 +593,21 @@ def on_the_sdk(test: TestT) -> TestT:
     return test
 
 
+def for_each_that_shows_there(faults: list[Fault]) -> pytest.MarkDecorator:
+    """Run a test for each fault that the SDK shows in every run on a machine of any speed."""
+    chosen = [fault for fault in faults if not fault.by_chance and (IS_LONG or fault.error is not TimeoutError)]
+    return pytest.mark.parametrize("fault", chosen, ids=lambda fault: fault.name)
+
+
 @on_the_sdk
-@for_each_server_fault
+@for_each_that_shows_there(SERVER_FAULTS)
 async def test_it_does_not_hold_on_the_sdks_server_that(fault: Fault) -> None:
     async with failing(fault), sdk_world(remote_store=fault.remote_store) as world:
         await fault.scenario(world)
 
 
 @on_the_sdk
-@for_each_store_fault
+@for_each_that_shows_there(STORE_FAULTS)
 async def test_it_does_not_hold_in_the_sdks_store_that(fault: Fault) -> None:
     async with failing(fault):
         await fault.scenario(SDKBackend())
