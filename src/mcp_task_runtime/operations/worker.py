@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-import signal
 import sys
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Protocol, cast
@@ -14,6 +13,7 @@ import anyio
 import anyio.abc
 
 from mcp_task_runtime.core.runtime import TaskRuntime
+from mcp_task_runtime.operations._signals import stop_signals
 
 __all__ = ["load_worker", "run_worker"]
 
@@ -91,7 +91,7 @@ def _listed(tools: Collection[str] | None) -> str:
 
 
 async def _stop_on_signal(scope: anyio.CancelScope, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    with stop_signals() as signals:
         task_status.started()
         async for number in signals:
             if scope.cancel_called:
