@@ -49,6 +49,7 @@ EXTRAS = {
     "adapters/mcp_v1/_conversions.py": {"jsonschema"},  # a dependency of mcp 1.x, which validates results with it
     "adapters/mcp_v2*/*": {"mcp", "mcp_types", "starlette"},
     "engines/_running.py": {"asyncio"},
+    "operations/_signals.py": {"asyncio"},  # passes on the signals that its event loops do not handle on Windows
     "engines/celery.py": {"celery"},
     "engines/docket.py": {"asyncio", "docket"},  # the engine runs on nothing else
     "engines/procrastinate.py": {"asyncio", "procrastinate"},

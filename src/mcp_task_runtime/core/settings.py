@@ -17,45 +17,48 @@ class TaskSettings:
     """Limits and defaults of a task runtime.
 
     Attributes:
-        default_ttl_ms: TTL of a task when neither its tool nor its client names one, in milliseconds. `None`
-            for the longest that `max_ttl_ms` allows.
-        min_ttl_ms: Lowest TTL; a shorter one is raised to it.
-        max_ttl_ms: Highest TTL; a longer one, and an unlimited one, is lowered to it. `None` allows
-            both, within a hundred years.
-        retention_ms: How long an outcome can be fetched after the end, at the least, in milliseconds.
-        poll_interval_ms: How long clients are asked to wait between polls, in milliseconds, where the tool does not
-            say it. `None`: 500 in the answer to the call; a poll is told by the age of the task, between 20 and 5,000.
-        shutdown_grace: Seconds that running work gets to end by itself when the runtime closes. Most
-            clients kill a stdio server two seconds after they closed its input.
-        lease_ms: How long a process that runs a task may be silent before it counts as lost, in
-            milliseconds; for stores that several processes share. It renews its leases three times as often.
-        max_tasks_per_owner: Live tasks that one owner may have in this process; those without an owner count
-            together, so that without authentication this is the limit of the process. A waiting task takes up to
-            50 KiB: the default fits a server of 512 MB. One more is refused with `LimitExceededError`. `None` for
-            no limit.
+        default_ttl_ms: TTL of a task when neither its tool nor its client names one, in milliseconds. `None` for the
+            longest that `max_ttl_ms` allows. Default: 86,400,000 (a day).
+        min_ttl_ms: Lowest TTL in milliseconds; a shorter one is raised to it. Default: 1,000.
+        max_ttl_ms: Highest TTL in milliseconds; a longer one, and an unlimited one, is lowered to it. `None` allows
+            both, within a hundred years. Default: 604,800,000 (seven days).
+        retention_ms: How long an outcome can be fetched after the end, at the least, in milliseconds. Default: 600,000
+            (ten minutes).
+        poll_interval_ms: How long clients are asked to wait between polls, in milliseconds, where the tool does not say
+            it. `None`: 500 in the answer to the call; a poll is told by the age of the task, between 20 and 5,000.
+            Default: `None`.
+        shutdown_grace: Seconds that running work gets to end by itself when the runtime closes. Most clients kill a
+            stdio server two seconds after they closed its input. Default: 1.0.
+        lease_ms: How long a process that runs a task may be silent before it counts as lost, in milliseconds; for
+            stores that several processes share. It renews its leases three times as often. Default: 15,000.
+        max_tasks_per_owner: Live tasks that one owner may have in this process; those without an owner count together,
+            so that without authentication this is the limit of the process. A waiting task takes up to 50 KiB: the
+            default fits a server of 512 MB. One more is refused with `LimitExceededError`. `None` for no limit.
+            Default: 5,000.
         max_stored_tasks_per_owner: Tasks of one owner that this process made and that have not expired, ended ones
-            included. One more is refused with `LimitExceededError`. `None` for no limit.
-        max_stored_bytes_per_owner: Bytes that the arguments, declared capabilities and results of these tasks may
-            take. A task that would exceed it is refused with `LimitExceededError`; a result is stored in any case.
-            `None` for no limit.
+            included. One more is refused with `LimitExceededError`. `None` for no limit. Default: 20,000.
+        max_stored_bytes_per_owner: Bytes that the arguments, declared capabilities and results of these tasks may take.
+            A task that would exceed it is refused with `LimitExceededError`; a result is stored in any case. `None` for
+            no limit. Default: 134,217,728 (128 MiB).
         join_ended_ms: How long after the end of a task a repeated call of a tool with `join` still gets that task, in
-            milliseconds.
-        max_running: Tasks whose work runs in this process at once; the work of others waits for its turn.
-            Work that waits for an answer gives its turn away meanwhile. `None` for no limit.
-        max_polls_per_second: How often clients may ask this process in a second how one task stands. A poll
-            more is refused with `LimitExceededError`, which says when to come again. `None` for no limit.
+            milliseconds. Default: 60,000 (a minute).
+        max_running: Tasks whose work runs in this process at once; the work of others waits for its turn. Work that
+            waits for an answer gives its turn away meanwhile. `None` for no limit. Default: `None`.
+        max_polls_per_second: How often clients may ask this process in a second how one task stands. A poll more is
+            refused with `LimitExceededError`, which says when to come again. `None` for no limit. Default: 100.
         max_payload_bytes: Size of the largest arguments, result, error, question or status message of one task, as
             UTF-8. Larger arguments, questions and messages are refused with `LimitExceededError`; work whose result is
-            larger ends as `failed`, and the client reads why. `None` for no limit.
-        max_answer_bytes: Size of the largest answer a client may give to one question, as JSON.
-        max_listened_tasks_per_owner: Tasks that the open streams of one owner may listen to in this process, each
-            task counted once for each stream; those without an owner count together. A stream that would listen
-            to more is refused with `LimitExceededError`. `None` for no limit.
+            larger ends as `failed`, and the client reads why. `None` for no limit. Default: 16,777,216 (16 MiB).
+        max_answer_bytes: Size of the largest answer a client may give to one question, as JSON. Default: 1,048,576 (1
+            MiB).
+        max_listened_tasks_per_owner: Tasks that the open streams of one owner may listen to in this process, each task
+            counted once for each stream; those without an owner count together. A stream that would listen to more is
+            refused with `LimitExceededError`. `None` for no limit. Default: 5,000.
         max_open_questions: Questions that the work of one task may have open at once. One more is refused with
-            `LimitExceededError`. `None` for no limit.
+            `LimitExceededError`. `None` for no limit. Default: 1,000.
         input_ttl_ms: How long a call waits for a client that was asked by multi-round-trip input to return with the
             answers, in milliseconds. Then its work ends. For calls of clients that have not declared the tasks
-            extension.
+            extension. Default: 600,000 (ten minutes).
 
     Raises:
         ValueError: A value is out of range; the message names it.

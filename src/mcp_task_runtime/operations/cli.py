@@ -498,7 +498,13 @@ async def web(inspector: TaskInspector, host: str, port: int, origins: tuple[str
 @click.argument("path", metavar="MODULE:TASKS")
 @click.option("--concurrency", type=click.IntRange(1), default=8, show_default=True, help="Tasks that run at once.")
 @click.option("--tools", metavar="A,B", help="Only tasks of these tools.")
-@click.option("--loop", type=click.Choice(["asyncio", "trio"]), default="asyncio", show_default=True)
+@click.option(
+    "--loop",
+    type=click.Choice(["asyncio", "trio"]),
+    default="asyncio",
+    show_default=True,
+    help="The event loop that the work runs on.",
+)
 def worker(path: str, concurrency: int, tools: str | None, loop: str) -> None:
     """Run tasks of a server that has a dispatcher, until SIGTERM.
 
