@@ -32,6 +32,8 @@ from mcp_task_runtime.core.questions import answer_questions
 from mcp_task_runtime.core.rate_limit import RateLimit
 from mcp_task_runtime.core.reader import TaskReader, store_errors
 from mcp_task_runtime.core.resumption import NamedWork, Resumption
+from mcp_task_runtime.core.run_observer import RunObserver
+from mcp_task_runtime.core.run_slots import RunSlots
 from mcp_task_runtime.core.settings import TaskSettings
 from mcp_task_runtime.core.slots import WorkSlots
 from mcp_task_runtime.core.statistics import RuntimeStatistics
@@ -130,19 +132,21 @@ class TaskRuntime:
         leases = WorkerLeases(store, settings.lease_ms) if isinstance(store, TaskLeases) else None
         self._leases = leases if is_shared else None  # a store that this runtime alone uses shows no lost process
         self._outbox = self._outbox_of(dispatcher)
+        maker = TaskMaker(store, settings, self._live, self._stored, leases, self._observer, is_shared=is_shared)
+        run_observer = None if self._observer is None else RunObserver(self._observer, clock)
         self._workers = Workers(
             clock=clock,
             group=self._group,
             reader=self._reader,
-            maker=TaskMaker(store, settings, self._live, self._stored, leases, self._observer, is_shared=is_shared),
+            maker=maker,
             endings=self._endings,
             followers=self.followers,
             live=self._live,
-            slots=self._slots,
+            slots=RunSlots(self._slots, maker, self._reader, self._group, run_observer),
             leases=self._leases,
             outbox=self._outbox,
             is_shared=is_shared,
-            observer=self._observer,
+            observer=run_observer,
         )
         self._resumption = Resumption(self._workers, self._outbox)
         if leases is not None:

@@ -6,49 +6,32 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Container, Hashable, Iterable
 from datetime import timedelta
 from functools import partial
-from time import perf_counter
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, TypeVar
 
 import anyio
 
 from mcp_task_runtime.core import audit
-from mcp_task_runtime.core.causes import is_store_outage, sole_cause
 from mcp_task_runtime.core.clock import Clock
-from mcp_task_runtime.core.context import outcome_of_exception
 from mcp_task_runtime.core.dispatch import Outbox
 from mcp_task_runtime.core.endings import TaskEndings
 from mcp_task_runtime.core.execution import Execution, ExecutionState
 from mcp_task_runtime.core.followers import TaskFollowers
 from mcp_task_runtime.core.group import IsolatedGroup
 from mcp_task_runtime.core.live_tasks import LiveTasks
-from mcp_task_runtime.core.observer import (
-    LeaseLost,
-    SlotAcquired,
-    SlotAwaited,
-    TaskChange,
-    TaskObserver,
-    WorkStarted,
-    WorkStopped,
-)
+from mcp_task_runtime.core.open_tasks import OpenTasks
 from mcp_task_runtime.core.postponed import PostponedRuns
 from mcp_task_runtime.core.questions import CLEANUP_SECONDS
 from mcp_task_runtime.core.reader import TaskReader
-from mcp_task_runtime.core.slots import WorkSlots
+from mcp_task_runtime.core.run_end import INTERRUPTED, RunEnd
+from mcp_task_runtime.core.run_observer import RunObserver
+from mcp_task_runtime.core.run_slots import RunSlots
 from mcp_task_runtime.core.store_log import log_loss
 from mcp_task_runtime.core.task_maker import QUEUED, TaskMaker
 from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.core.types import Outcome, TaskRecord, TaskSpec
 from mcp_task_runtime.core.work_queue import WorkQueue
 from mcp_task_runtime.core.worker_leases import WorkerLeases
-from mcp_task_runtime.errors import (
-    INTERNAL_ERROR,
-    InvalidTransitionError,
-    LeaseLostError,
-    ProtocolError,
-    RevisionConflictError,
-    StoreError,
-    TaskNotFoundError,
-)
+from mcp_task_runtime.errors import InvalidTransitionError, StoreError, TaskNotFoundError
 
 __all__ = ["Workers"]
 
@@ -56,27 +39,9 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_INTERRUPTED: Final = Outcome.failed("The work was interrupted")
 _SHUT_DOWN: Final = Outcome.failed("The server was shut down before the task ended")
 _EXPIRED: Final = Outcome.failed("The task did not end within its time to live")
-_RUNNING: Final = "Running"
 _NOT_OPEN: Final = "The runtime is not open: enter it with `async with`, or have the server enter its lifespan"
-
-
-class _End(Generic[T]):
-    """How work ended: a value or an error, or neither where it was interrupted."""
-
-    __slots__ = ("error", "is_interrupted", "outcome", "value")
-
-    def __init__(self) -> None:
-        self.value: T | None = None
-        self.error: BaseException | None = None
-        self.is_interrupted = False
-        self.outcome: Outcome | None = None
-
-    def interrupt(self) -> None:
-        self.error = ProtocolError(INTERNAL_ERROR, "The call was interrupted")
-        self.is_interrupted = True
 
 
 class Workers:
@@ -96,11 +61,11 @@ class Workers:
         endings: TaskEndings,
         followers: TaskFollowers,
         live: LiveTasks,
-        slots: WorkSlots,
+        slots: RunSlots,
         leases: WorkerLeases | None,
         outbox: Outbox | None,
         is_shared: bool,
-        observer: TaskObserver | None,
+        observer: RunObserver | None,
     ) -> None:
         """Make workers without work.
 
@@ -112,7 +77,7 @@ class Workers:
             endings: Ends tasks; the workers listen to it.
             followers: Shows what other processes do to tasks.
             live: The live tasks.
-            slots: The `max_running` slots.
+            slots: The slots of the runs; makes their tasks.
             leases: The leases of this process, if the store has leases.
             outbox: The way to other processes, for work that runs there.
             is_shared: Whether other processes may end the tasks that run here.
@@ -131,11 +96,10 @@ class Workers:
         self._outbox = outbox
         self._is_shared = is_shared
         self._observer = observer
-        self._observed: set[Execution[Any]] = set()
         self._runs: set[Execution[Any]] = set()
         self._running: dict[str, Execution[Any]] = {}
         self._reasons: dict[str, str] = {}
-        self._detached: dict[str, Callable[[], None]] = {}
+        self._open = OpenTasks(followers, self._note_end)
         self._postponed: PostponedRuns | None = None
         endings.on_end(self._on_end)
 
@@ -152,7 +116,7 @@ class Workers:
     @property
     def detached(self) -> int:
         """Number of open tasks whose work does not run here, watched for an end by another process."""
-        return len(self._detached)
+        return len(self._open)
 
     def has(self, task_id: str) -> bool:
         """Return whether a task's work runs here."""
@@ -215,13 +179,13 @@ class Workers:
         if not self.is_accepting:
             raise RuntimeError(_NOT_OPEN)
         execution: Execution[T] = Execution(self, resource_scope=resource_scope)
-        record, is_new = await self._make_queued(spec, execution, shield=True)
+        record, is_new = await self._slots.make_task(spec, execution, shield=True)
         if not is_new:
             return record
         if self._observer is not None:
-            self._observer.observe(TaskChange.of(record, is_new=True))
+            self._observer.created(record)
         if not self.is_accepting:  # closed meanwhile
-            self._slots.close(execution, spec.queue)
+            self._slots.close(execution)
             with anyio.CancelScope(shield=True):
                 await self._finish_logged(record.task_id, Outcome.cancelled())
         execution.adopt(record)
@@ -241,11 +205,9 @@ class Workers:
         if not is_new:
             return record
         if self._observer is not None:
-            self._observer.observe(TaskChange.of(record, is_new=True))
+            self._observer.created(record)
         outbox.post(record)
-        # This process counts the task, and ends it at its deadline, until another one has ended it.
-        on_change = partial(self._on_open_change, record.task_id)
-        self._detached[record.task_id] = self._followers.watch(record.task_id, on_change, after=record.revision)
+        self._open.watch(record)  # this process counts the task, and ends it at its deadline
         if record.task_id not in self._live:  # it has ended already
             self._note_end(record.task_id)
         return record
@@ -359,7 +321,7 @@ class Workers:
             for task_id in self._postponed.task_ids:
                 self._live.discard(task_id)
             self._postponed.clear()
-        self._detached.clear()
+        self._open.clear()
 
     async def _wait(self, runs: Iterable[Execution[Any]]) -> None:
         for run in runs:
@@ -416,7 +378,7 @@ class Workers:
 
     async def make_task(self, spec: TaskSpec, execution: Execution[Any]) -> tuple[TaskRecord, bool]:
         """Create a task for a run; see `WorkHost`."""
-        record, is_new = await self._make_queued(spec, execution)
+        record, is_new = await self._slots.make_task(spec, execution)
         if not is_new:
             return record, False
         self._track(execution, record)
@@ -441,13 +403,13 @@ class Workers:
     def task_published(self, execution: Execution[Any], record: TaskRecord) -> None:
         """Note that a run is a task for its caller; see `WorkHost`."""
         if self._observer is not None:
-            self._observer.observe(TaskChange.of(record, is_new=True))
-            self._observe_start(execution, record)
+            self._observer.created(record)
+            self._observer.started(execution, record)
 
     def lease_lost(self, record: TaskRecord) -> None:
         """Note that a run has lost its lease; see `WorkHost`."""
         if self._observer is not None:
-            self._observer.observe(LeaseLost(record))
+            self._observer.lease_lost(record)
 
     def start_timer(self, function: Callable[[], Awaitable[None]], scope: anyio.CancelScope) -> None:
         """Run a function beside the work; see `WorkHost`."""
@@ -455,50 +417,11 @@ class Workers:
 
     async def acquire_slot(self, execution: Execution[Any]) -> None:
         """Wait for a slot; see `WorkHost`."""
-        record, queue = execution.record, execution.queue
-        owner = None if record is None else record.owner
-        if self._observer is None or record is None or self._slots.has_room(execution, queue):
-            await self._slots.acquire(execution, queue, owner)
-        else:
-            self._observer.observe(SlotAwaited(record))
-            began = perf_counter()
-            try:
-                await self._slots.acquire(execution, queue, owner)
-            finally:
-                self._observer.observe(SlotAcquired(record, perf_counter() - began))
-        if execution.is_queued and record is not None:
-            execution.is_queued = False
-            self._group.start(partial(self._say_running, record), anyio.CancelScope())
+        await self._slots.acquire(execution)
 
     def release_slot(self, execution: Execution[Any]) -> None:
         """Release a slot; see `WorkHost`."""
-        self._slots.release(execution, execution.queue)
-
-    async def _make_queued(
-        self, spec: TaskSpec, execution: Execution[Any], *, shield: bool = False
-    ) -> tuple[TaskRecord, bool]:
-        """Create the task of a run, which waits for a slot in its queue afterwards, or return the one it joins."""
-        begins_at_once = self._slots.admit(spec.queue)
-        is_new = False
-        try:
-            record, is_new = await self._maker.make(spec, is_queued=not begins_at_once, shield=shield)
-        finally:
-            if not is_new:
-                self._slots.dismiss(spec.queue)
-        if not is_new:
-            return record, False
-        self._slots.enter(execution, spec.queue)
-        execution.queue = spec.queue
-        execution.is_queued = not begins_at_once
-        return record, True
-
-    async def _say_running(self, record: TaskRecord) -> None:
-        """Replace the status message of a task that waited, unless something has changed it since."""
-        try:
-            with anyio.move_on_after(CLEANUP_SECONDS):
-                await self._reader.say(record, _RUNNING)
-        except (InvalidTransitionError, RevisionConflictError, StoreError, TaskNotFoundError):
-            logger.debug("The status message of a task that waited was not replaced", exc_info=True)
+        self._slots.release(execution)
 
     # -- a run
 
@@ -509,12 +432,12 @@ class Workers:
         outcome_of: Callable[[T], Outcome],
         needs_slot: bool,
     ) -> None:
-        end: _End[T] = _End()
+        end: RunEnd[T] = RunEnd()
         try:
             if needs_slot and execution.record is not None:
                 await execution.acquire_slot()
                 if self._observer is not None:
-                    self._observe_start(execution, execution.record)
+                    self._observer.started(execution, execution.record)
             running = work(execution)
             del work  # what it holds may be needed at the beginning alone
             end.value = await running
@@ -533,7 +456,7 @@ class Workers:
         finally:
             await self._close(execution, end, outcome_of)
 
-    async def _close(self, execution: Execution[T], end: _End[T], outcome_of: Callable[[T], Outcome]) -> None:
+    async def _close(self, execution: Execution[T], end: RunEnd[T], outcome_of: Callable[[T], Outcome]) -> None:
         former = execution.end()
         stays_open = False
         try:
@@ -543,12 +466,12 @@ class Workers:
             logger.exception("The end of work could not be handled")
         finally:
             if self._observer is not None:
-                self._observe_stop(execution, end)
+                self._observer.stopped(execution, end)
             self._forget(execution, stays_open)
             execution.close(end.value, end.error)
 
     async def _write_end(
-        self, execution: Execution[T], former: ExecutionState, end: _End[T], outcome_of: Callable[[T], Outcome]
+        self, execution: Execution[T], former: ExecutionState, end: RunEnd[T], outcome_of: Callable[[T], Outcome]
     ) -> bool:
         """Write how work ended; return whether its task stays open."""
         record = execution.record
@@ -564,23 +487,23 @@ class Workers:
             return await self._leave_open(execution, record)
         else:
             fence = None if record.lease is None else record.lease.fence
-            outcome = end.outcome = self._outcome(execution, record, end, outcome_of)
-            reason = "it was interrupted" if outcome is _INTERRUPTED else self._reasons.get(record.task_id)
+            outcome = end.decide(execution, record, outcome_of)
+            reason = "it was interrupted" if outcome is INTERRUPTED else self._reasons.get(record.task_id)
             await self._endings.finish_eventually(record, outcome, fence=fence, reason=reason)
         return False
 
-    def _is_lost(self, execution: Execution[Any], record: TaskRecord, end: _End[Any]) -> bool:
+    def _is_lost(self, execution: Execution[Any], record: TaskRecord, end: RunEnd[Any]) -> bool:
         """Return whether work counts as lost with its worker, and not as failed: it may run again (law L12)."""
         if self._leases is None or not record.request.rerunnable or execution.is_stopped:
             return False
         if end.is_interrupted:  # the event loop itself ends
             return True
-        if end.error is None or not is_store_outage(end.error):
+        if not end.is_outage:
             return False
         audit.handed_over(record, "the store was unavailable")
         return True
 
-    def _runs_again(self, execution: Execution[Any], record: TaskRecord, end: _End[Any]) -> bool:
+    def _runs_again(self, execution: Execution[Any], record: TaskRecord, end: RunEnd[Any]) -> bool:
         """Return whether work asked to run again and can: it was not stopped, and its task lives for so long."""
         delay = execution.rerun_delay
         if delay is None or end.is_interrupted or execution.is_stopped:
@@ -595,8 +518,7 @@ class Workers:
         # Watched from now on: an end by this process or another one lets the task wait no more.
         unwatch = execution.take_watch()
         if unwatch is not None:
-            self._unwatch(record.task_id)
-            self._detached[record.task_id] = unwatch
+            self._open.keep(record.task_id, unwatch)
         if await postponed.postpone(record, delay):
             if record.task_id in self._live:
                 return True
@@ -604,27 +526,12 @@ class Workers:
         self._note_end(record.task_id)
         return False
 
-    def _outcome(
-        self, execution: Execution[T], record: TaskRecord, end: _End[T], outcome_of: Callable[[T], Outcome]
-    ) -> Outcome:
-        error = end.error
-        if error is None:
-            try:
-                return outcome_of(end.value)  # type: ignore[arg-type]  # the work has returned it
-            except Exception as raised:
-                error = raised
-        if end.is_interrupted or (execution.is_stopped and _says_ended(error)):
-            return _INTERRUPTED
-        if isinstance(cause := sole_cause(error), LeaseLostError) and cause.task_id == record.task_id:
-            return _INTERRUPTED  # its fence refuses it
-        return outcome_of_exception(error, record)
-
     async def _leave_open(self, execution: Execution[Any], record: TaskRecord) -> bool:
         if record.task_id not in self._live:  # something outside was faster than the work
             return False
         unwatch = execution.take_watch()
         if unwatch is not None:
-            self._detached[record.task_id] = unwatch
+            self._open.keep(record.task_id, unwatch)
         if self._leases is not None:
             await self._leases.forget(record.task_id)
         return record.task_id in self._live
@@ -635,18 +542,6 @@ class Workers:
             await self._outbox.release(record)
         elif self._leases is not None:
             await self._leases.release(record.task_id)
-
-    def _observe_start(self, execution: Execution[Any], record: TaskRecord) -> None:
-        if self._observer is not None and execution not in self._observed:
-            self._observed.add(execution)
-            waited = (self._clock.now() - record.task.created_at).total_seconds()
-            self._observer.observe(WorkStarted(record, max(0.0, waited)))
-
-    def _observe_stop(self, execution: Execution[Any], end: _End[Any]) -> None:
-        if self._observer is not None and execution in self._observed:
-            self._observed.discard(execution)
-            assert execution.record is not None
-            self._observer.observe(WorkStopped(execution.record, end.outcome, end.error))
 
     def _track(self, execution: Execution[Any], record: TaskRecord) -> None:
         self._running[record.task_id] = execution
@@ -660,9 +555,9 @@ class Workers:
             if self._running.get(record.task_id) is execution:
                 del self._running[record.task_id]
                 self._reasons.pop(record.task_id, None)
-            if not stays_open and record.task_id not in self._detached:
+            if not stays_open and record.task_id not in self._open:
                 self._live.discard(record.task_id)
-        self._slots.close(execution, execution.queue)
+        self._slots.close(execution)
         self._runs.discard(execution)
 
     # -- ends
@@ -673,10 +568,6 @@ class Workers:
             self._note_end(task_id)
             execution.stop()
 
-    def _on_open_change(self, task_id: str, record: TaskRecord | None) -> None:
-        if record is None or is_terminal(record.status):
-            self._note_end(task_id)
-
     def _on_end(self, task_id: str, record: TaskRecord | None) -> None:
         self._note_end(task_id)
         self.stop(task_id)
@@ -686,19 +577,7 @@ class Workers:
         self._live.discard(task_id)
         if self._postponed is not None:
             self._postponed.discard(task_id)
-        self._unwatch(task_id)
-
-    def _unwatch(self, task_id: str) -> None:
-        unwatch = self._detached.pop(task_id, None)
-        if unwatch is not None:
-            unwatch()
-
-
-def _says_ended(error: BaseException) -> bool:
-    """Return whether an error says only that the task has ended, or is a cancellation."""
-    if isinstance(inner := getattr(error, "exceptions", None), tuple):
-        return all(map(_says_ended, inner))
-    return isinstance(error, InvalidTransitionError | TaskNotFoundError | anyio.get_cancelled_exc_class())
+        self._open.discard(task_id)
 
 
 def _same_outcome(outcome: Outcome) -> Outcome:
