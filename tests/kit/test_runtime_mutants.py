@@ -36,6 +36,7 @@ from mcp_task_runtime.adapters.mcp_v2._clients_2025 import Clients2025
 from mcp_task_runtime.adapters.task_methods import Requestor, TaskMethods
 from mcp_task_runtime.core.group import IsolatedGroup
 from mcp_task_runtime.core.live_tasks import LiveTasks
+from mcp_task_runtime.core.owned_tasks import OwnedTasks
 from mcp_task_runtime.core.workers import Workers
 from mcp_task_runtime.errors import METHOD_NOT_FOUND
 from mcp_task_runtime.testing import FakeClock, RecordingSession
@@ -397,7 +398,7 @@ CHECKS: tuple[Check, ...] = (
 
 class CancelChangesTheStatusOnly(TaskRuntime):
     async def cancel(self, task_id: str, *, owner: str | None) -> TaskRecord:
-        await self._owned(task_id, owner)
+        await self._owned.record(task_id, owner)
         return await self.store.finish_task(task_id, Outcome.cancelled())
 
 
@@ -407,12 +408,14 @@ class MutatedRooms(TaskRuntime):
     workers: type[Workers] = Workers
     live_tasks: type[LiveTasks] = LiveTasks
     group: type[IsolatedGroup] = IsolatedGroup
+    owned: type[OwnedTasks] = OwnedTasks
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
         self._workers.__class__ = self.workers
         self._live.__class__ = self.live_tasks
         self._group.__class__ = self.group
+        self._owned.__class__ = self.owned
 
 
 class CancelOnlyTellsTheWork(MutatedRooms):
@@ -547,12 +550,13 @@ class OneCancelStopsAllWork(TaskRuntime):
         return record
 
 
-class WhoeverHasTheIdMayDoAnything(TaskRuntime):
-    async def _owned(self, task_id: str, owner: str | None) -> TaskRecord:
-        record = await self.store.get_task(task_id)
-        if record is None:
-            raise TaskNotFoundError(task_id)
-        return record
+class WhoeverHasTheIdMayDoAnything(MutatedRooms):
+    class owned(OwnedTasks):
+        async def record(self, task_id: str, owner: str | None) -> TaskRecord:
+            record = await self._reader.get(task_id)
+            if record is None:
+                raise TaskNotFoundError(task_id)
+            return record
 
 
 class WhoeverHasTheIdMayRead(TaskRuntime):
@@ -567,20 +571,22 @@ class WhoeverHasTheIdMayCancel(TaskRuntime):
         return await self.finish(task_id, Outcome.cancelled())
 
 
-class WhoeverHasNoPrincipalMayRead(TaskRuntime):
-    async def _owned(self, task_id: str, owner: str | None) -> TaskRecord:
-        record = await self.store.get_task(task_id)
-        if record is None or owner not in (None, record.owner):
-            raise TaskNotFoundError(task_id)
-        return record
+class WhoeverHasNoPrincipalMayRead(MutatedRooms):
+    class owned(OwnedTasks):
+        async def record(self, task_id: str, owner: str | None) -> TaskRecord:
+            record = await self._reader.get(task_id)
+            if record is None or owner not in (None, record.owner):
+                raise TaskNotFoundError(task_id)
+            return record
 
 
-class AForeignTaskIsForbidden(TaskRuntime):
-    async def _owned(self, task_id: str, owner: str | None) -> TaskRecord:
-        record = await self.store.get_task(task_id)
-        if record is not None and record.owner != owner:
-            raise ProtocolError(-32602, "Not your task")
-        return await super()._owned(task_id, owner)
+class AForeignTaskIsForbidden(MutatedRooms):
+    class owned(OwnedTasks):
+        async def record(self, task_id: str, owner: str | None) -> TaskRecord:
+            record = await self._reader.get(task_id)
+            if record is not None and record.owner != owner:
+                raise ProtocolError(-32602, "Not your task")
+            return await super().record(task_id, owner)
 
 
 class EveryoneSeesTheList(TaskRuntime):

@@ -33,13 +33,15 @@ Import law: `core` imports nothing of this library but `errors`, and from outsid
 
 The rooms. `types` and `views` hold frozen values; `transitions` is the only code that makes and changes records.
 `store`, `message_queue` and `clock` are the interfaces of a backend; `abilities` finds out what one can do, `reader`
-reads tasks. `questions` asks and answers. `task_maker` makes tasks, `endings` is the only code that ends one,
-`followers` the only code that waits for changes. `execution` is one run of work as a state table, `run_end` says what
-its end makes of the task; `workers` run it in a `group` that nothing breaks, and `open_tasks` are those whose work
-does not run here; `live_tasks`, `stored_tasks`, `slots`, `run_slots`, `work_queue` and `rate_limit` bound it;
-`worker_leases`, `lease_keeper`, `resumption` and `postponed` look after work that runs again. `dispatch` has tasks run
-elsewhere, `work_loop` takes what waits for a worker. `observer` hears of all that, through a `run_observer` and an
-`observed_store`, and `change_hook` tells a callback.
+reads tasks, `owned_tasks` does so for their owners, and `polls` bounds how often. `questions` asks and answers.
+`task_maker` makes tasks, `endings` is the only code that ends one, `followers` the only code that waits for changes.
+
+`execution` is one run of work as a state table, `run_end` says what its end makes of the task; `workers` run it in
+a `group` that nothing breaks, and `open_tasks` are those whose work does not run here. `live_tasks`, `stored_tasks`,
+`slots`, `run_slots`, `work_queue` and `rate_limit` bound it. `worker_leases`, `lease_keeper`, `resumption` and
+`postponed` look after work that runs again; `dispatch` has tasks run elsewhere, `claims` takes those that no process runs,
+and `work_loop` looks for them. `observer` hears of all that, through `run_observer` and `observed_store`, and
+`change_hook` tells a callback.
 
 `runtime` puts these together. `context` is what the work sees of its task; `steps` records results of parts of the work
 for its reruns.

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import anyio
 from typing_extensions import Self
 
-from mcp_task_runtime.core import audit
 from mcp_task_runtime.core.abilities import implements, is_queue, is_store, queue_of
 from mcp_task_runtime.core.change_hook import ChangeCallback, ChangeHook
+from mcp_task_runtime.core.claims import TaskClaims
 from mcp_task_runtime.core.dispatch import Outbox, TaskDispatcher
 from mcp_task_runtime.core.endings import TaskEndings
 from mcp_task_runtime.core.execution import Execution
@@ -25,11 +25,11 @@ from mcp_task_runtime.core.lease_keeper import LeaseKeeper
 from mcp_task_runtime.core.live_tasks import LiveTasks
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
 from mcp_task_runtime.core.observed_store import observed
-from mcp_task_runtime.core.observer import IsolatedObserver, PollRefused, TaskObserver
-from mcp_task_runtime.core.poll_interval import paced
+from mcp_task_runtime.core.observer import IsolatedObserver, TaskObserver
+from mcp_task_runtime.core.owned_tasks import OwnedTasks
+from mcp_task_runtime.core.polls import Polls
 from mcp_task_runtime.core.postponed import PostponedRuns
 from mcp_task_runtime.core.questions import answer_questions
-from mcp_task_runtime.core.rate_limit import RateLimit
 from mcp_task_runtime.core.reader import TaskReader, store_errors
 from mcp_task_runtime.core.resumption import NamedWork, Resumption
 from mcp_task_runtime.core.run_observer import RunObserver
@@ -40,14 +40,12 @@ from mcp_task_runtime.core.statistics import RuntimeStatistics
 from mcp_task_runtime.core.store import TaskConnecting, TaskLeases, TaskSharing, TaskStore
 from mcp_task_runtime.core.stored_tasks import StoredTasks
 from mcp_task_runtime.core.task_maker import TaskMaker
-from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.core.types import Outcome, TaskPage, TaskRecord, TaskSpec
 from mcp_task_runtime.core.views import TaskView
 from mcp_task_runtime.core.work_loop import WorkLoop
 from mcp_task_runtime.core.work_queue import WorkQueue
 from mcp_task_runtime.core.worker_leases import WorkerLeases
 from mcp_task_runtime.core.workers import Workers
-from mcp_task_runtime.errors import LimitExceededError, TaskNotFoundError
 
 __all__ = ["TaskRuntime"]
 
@@ -152,9 +150,13 @@ class TaskRuntime:
         if leases is not None:
             run_again = partial(self._resumption.run_again, claim=leases.claim)
             self._workers.postpone_with(PostponedRuns(store, self._group, leases, run_again))
-        self._keeper = None if self._leases is None else LeaseKeeper(self._leases, self._resumption, clock)
-        most = settings.max_polls_per_second
-        self._polls = None if most is None else RateLimit("polls of one task a second", most)
+        self._keeper: LeaseKeeper | None = None
+        self._claims: TaskClaims | None = None
+        if self._leases is not None:
+            self._keeper = LeaseKeeper(self._leases, self._resumption, clock)
+            self._claims = TaskClaims(self._reader, self._leases, self._keeper, self._workers, self._resumption)
+        self._owned = OwnedTasks(self._reader)
+        self._polls = Polls(settings, clock, self._observer)
         self._stack: AsyncExitStack | None = None
         self._endings.on_end(self._note_end)
 
@@ -354,18 +356,9 @@ class TaskRuntime:
             RuntimeError: The store has no leases, or this runtime alone uses it.
             StoreError: The store failed.
         """
-        if self._leases is None:
+        if self._claims is None:
             raise RuntimeError("execute() needs a shared store that implements TaskLeases")
-        record = await self._reader.get(task_id)
-        execution = None if record is None else await self._begin(record)
-        if execution is None:
-            return False
-        try:
-            await self._workers.join(execution)
-        except BaseException:
-            await self._workers.recall(execution)
-            raise
-        return True
+        return await self._claims.execute(task_id)
 
     async def work(self, *, concurrency: int = 8, names: Collection[str] | None = None) -> None:
         """Be a worker: take tasks that wait for one, and run their registered work, until cancelled.
@@ -383,37 +376,19 @@ class TaskRuntime:
             ValueError: `concurrency` is below 1.
         """
         store = self.store
-        if self._leases is None or not isinstance(store, TaskLeases):
+        if self._claims is None or not isinstance(store, TaskLeases):
             raise RuntimeError("work() needs a shared store that implements TaskLeases")
         if concurrency < 1:
             raise ValueError("concurrency must be at least 1")
         if not self._workers.is_accepting:
             raise RuntimeError("work() needs an open runtime")
-        missing = set(() if names is None else names) - set(self._resumption.names)
-        if missing or not self._resumption.names:
+        registered = self._claims.names
+        missing = set(() if names is None else names) - set(registered)
+        if missing or not registered:
             raise LookupError(f"No work is registered for {', '.join(sorted(missing)) or 'any tool'}")
-        source = _Source(self._workers, self._resumption, self._begin, names)
-        await WorkLoop(store, source, store.clock, concurrency=concurrency, lease_ms=self.settings.lease_ms).run()
-
-    async def _begin(self, record: TaskRecord) -> Execution[Any] | None:
-        """Claim a task and start its work, also when this is cancelled meanwhile; `None` for nothing to claim."""
-        if self._leases is None or not self._may_execute(record):
-            return None
-        execution = None
-        with anyio.CancelScope(shield=True):
-            with store_errors():
-                claimed = await self._leases.claim(record.task_id)
-            if claimed is not None:
-                execution = await self._resumption.start(claimed)
-        return execution
-
-    def _may_execute(self, record: TaskRecord) -> bool:
-        lease = record.lease
-        if lease is None or not self._workers.is_accepting or self._workers.has(record.task_id):
-            return False
-        if self._resumption.find(record.request.name) is None:
-            return False
-        return not lease.worker or (self._keeper is not None and self._keeper.may_claim)
+        lease_ms = self.settings.lease_ms
+        loop = WorkLoop(store, self._claims, store.clock, names=names, concurrency=concurrency, lease_ms=lease_ms)
+        await loop.run()
 
     # -- reading
 
@@ -431,33 +406,20 @@ class TaskRuntime:
             TaskNotFoundError: The task is unknown, or belongs to another owner.
             StoreError: The store failed.
         """
-        if rate_limited and self._polls is not None:  # by owner, too: others must not see that it is polled (law L10)
-            self._admit_poll(task_id, owner)
-        view = await self._view(task_id, owner)
+        if rate_limited:
+            self._polls.admit(task_id, owner)
+        view = await self._owned.view(task_id, owner)
         if self._keeper is not None:
             with store_errors():
                 claimed = await self._keeper.claim_if_lost(view.record)
             if claimed:
                 await self._workers.settle(task_id)
-                view = await self._view(task_id, owner)
-        if rate_limited:
-            if is_terminal(view.record.status):
-                audit.retrieved(task_id, owner)
-            view = self.paced(view)
-        return view
+                view = await self._owned.view(task_id, owner)
+        return self._polls.answered(view) if rate_limited else view
 
     def paced(self, view: TaskView) -> TaskView:
         """Return a task as a client is to see it now: with the poll interval for its age; see `core.poll_interval`."""
-        return paced(view, self.store.clock.now(), self.settings)
-
-    def _admit_poll(self, task_id: str, owner: str | None) -> None:
-        assert self._polls is not None
-        try:
-            self._polls.admit((owner, task_id), self.store.clock.now())
-        except LimitExceededError:
-            if self._observer is not None:
-                self._observer.observe(PollRefused())
-            raise
+        return self._polls.paced(view)
 
     async def result(self, task_id: str, *, owner: str | None) -> Outcome:
         """Wait until the task has ended; return how. Outages of the store are waited out.
@@ -466,7 +428,7 @@ class TaskRuntime:
             TaskNotFoundError: The task is unknown, belongs to another owner, or expired meanwhile.
             StoreError: The store failed.
         """
-        record = await self._owned(task_id, owner)
+        record = await self._owned.record(task_id, owner)
         with self.followers.follow(task_id, after=record.revision) as follower:
             while record.outcome is None:
                 record = await follower.changed()
@@ -533,7 +495,7 @@ class TaskRuntime:
             InvalidTransitionError: The task has already ended (an error only in wire rule B8).
             StoreError: As for `finish`.
         """
-        await self._owned(task_id, owner)
+        await self._owned.record(task_id, owner)
         return await self.finish(task_id, Outcome.cancelled())
 
     async def finish(self, task_id: str, outcome: Outcome) -> TaskRecord:
@@ -587,63 +549,10 @@ class TaskRuntime:
             worker=None if self._leases is None else self._leases.worker,
         )
 
-    async def _view(self, task_id: str, owner: str | None) -> TaskView:
-        view = await self._reader.look_up(task_id)
-        if view is None:
-            raise TaskNotFoundError(task_id)
-        _check_owner(view.record, owner)
-        return view
-
-    async def _owned(self, task_id: str, owner: str | None) -> TaskRecord:
-        record = await self._reader.get(task_id)
-        if record is None:
-            raise TaskNotFoundError(task_id)
-        _check_owner(record, owner)
-        return record
-
     def _note_end(self, task_id: str, record: TaskRecord | None) -> None:
         if record is not None:
             self._stored.set(record)
             self.followers.feed(record)
-
-
-class _Source:
-    """What a work loop takes from; see `WorkSource`."""
-
-    def __init__(
-        self,
-        workers: Workers,
-        resumption: Resumption,
-        begin: Callable[[TaskRecord], Awaitable[Execution[Any] | None]],
-        names: Collection[str] | None,
-    ) -> None:
-        self._workers = workers
-        self._resumption = resumption
-        self._begin = begin
-        self._names = names
-
-    @property
-    def is_accepting(self) -> bool:
-        """Whether new work is taken."""
-        return self._workers.is_accepting
-
-    def names(self) -> Collection[str]:
-        """Return the tools whose tasks may be taken."""
-        return frozenset(self._resumption.names if self._names is None else self._names)
-
-    async def begin(self, record: TaskRecord) -> Execution[Any] | None:
-        """Claim a task and start its work."""
-        return await self._begin(record)
-
-    async def join(self, execution: Execution[Any]) -> None:
-        """Wait until a run has ended."""
-        await self._workers.join(execution)
-
-
-def _check_owner(record: TaskRecord, owner: str | None) -> None:
-    if record.owner != owner:
-        audit.refused(record, owner)
-        raise TaskNotFoundError(record.task_id)
 
 
 def _same_outcome(outcome: Any) -> Outcome:

@@ -37,8 +37,9 @@ class WorkSource(Protocol):
         """Whether new work is taken."""
         ...
 
+    @property
     def names(self) -> Collection[str]:
-        """Return the tools whose tasks may be taken."""
+        """The tools whose work is registered."""
         ...
 
     async def begin(self, record: TaskRecord) -> Execution[Any] | None:
@@ -53,19 +54,30 @@ class WorkSource(Protocol):
 class WorkLoop:
     """Takes waiting tasks in their order, and looks for more when the store says that there are."""
 
-    def __init__(self, store: TaskLeases, source: WorkSource, clock: Clock, *, concurrency: int, lease_ms: int) -> None:
+    def __init__(
+        self,
+        store: TaskLeases,
+        source: WorkSource,
+        clock: Clock,
+        *,
+        names: Collection[str] | None,
+        concurrency: int,
+        lease_ms: int,
+    ) -> None:
         """Make a loop that has not begun.
 
         Args:
             store: Where the tasks wait. One with `TaskWork` wakes the loop; in another it looks three times a lease.
             source: Runs them.
             clock: The store's clock.
+            names: Only tasks of these tools; `None` for all whose work is registered at the time.
             concurrency: Tasks that run at once at the most.
             lease_ms: How long a lease lasts, in milliseconds.
         """
         self._store = store
         self._source = source
         self._clock = clock
+        self._names = None if names is None else frozenset(names)
         self._concurrency = concurrency
         self._pause = timedelta(milliseconds=lease_ms) / _LOOKS_A_LEASE
         self._running: set[Execution[Any]] = set()
@@ -95,7 +107,8 @@ class WorkLoop:
             self._left = anyio.Event()
             await self._left.wait()
         room = self._concurrency - len(self._running)
-        waiting = await self._wait(self._source.names(), room + _SPARE)
+        names = frozenset(self._source.names) if self._names is None else self._names
+        waiting = await self._wait(names, room + _SPARE)
         self._is_failing = False
         taken: list[Execution[Any]] = []
         for record in waiting:
