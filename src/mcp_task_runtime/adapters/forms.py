@@ -1,16 +1,69 @@
-"""Elicitation forms from pydantic models: flat objects of primitive fields, as both protocols ask."""
+"""Elicitation forms: flat objects of primitive fields, as both protocols ask, and what clients fill in."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, RootModel
+from pydantic import BaseModel, RootModel, ValidationError
 
+from mcp_task_runtime.adapters.answers import (
+    AcceptedElicitation,
+    CancelledElicitation,
+    DeclinedElicitation,
+    Elicitation,
+    ElicitResult,
+)
 from mcp_task_runtime.core.json import JSONObject, JSONValue
+from mcp_task_runtime.errors import INVALID_PARAMS, ProtocolError
 
-__all__ = ["form_schema"]
+__all__ = ["form_params", "form_schema", "read_answer", "read_elicitation"]
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
 
 _PRIMITIVE_TYPES = frozenset({"string", "number", "integer", "boolean"})
+
+
+def form_params(message: str, form: type[BaseModel] | Mapping[str, Any]) -> JSONObject:
+    """Return the params of a question that asks to fill a form.
+
+    Args:
+        message: What to tell the user.
+        form: A pydantic model class, or a JSON Schema.
+
+    Raises:
+        TypeError: It is neither, or the model is not a flat form; see `form_schema`.
+    """
+    if not (issubclass(form, BaseModel) if isinstance(form, type) else isinstance(form, Mapping)):
+        raise TypeError("requested_schema must be a pydantic model class, or the JSON Schema of a form")
+    return {"message": message, "requestedSchema": form_schema(form) if isinstance(form, type) else form}
+
+
+def read_answer(model: type[ModelT], answer: JSONObject) -> ModelT:
+    """Return a client's answer as a model.
+
+    Raises:
+        ProtocolError: The answer is malformed.
+    """
+    try:
+        return model.model_validate(answer)
+    except ValidationError as error:
+        raise ProtocolError(INVALID_PARAMS, "The client's answer is malformed") from error
+
+
+def read_elicitation(answer: JSONObject, form: type[BaseModel] | Mapping[str, Any]) -> Elicitation[Any] | ElicitResult:
+    """Return the answer to a form: for a model class with its content as a model, for a schema as it is.
+
+    Raises:
+        ProtocolError: The answer is malformed.
+    """
+    result = read_answer(ElicitResult, answer)
+    if not isinstance(form, type):
+        return result
+    if result.action == "accept":
+        return AcceptedElicitation(read_answer(form, {} if result.content is None else result.content))
+    return DeclinedElicitation() if result.action == "decline" else CancelledElicitation()
 
 
 @lru_cache(maxsize=256)

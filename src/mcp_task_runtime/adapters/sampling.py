@@ -1,4 +1,4 @@
-"""Rules for sampling requests that use tools, checked before a question is asked (SEP-1577)."""
+"""The params of sampling requests, and the rules for those that use tools, checked before one is sent (SEP-1577)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,44 @@ from typing import Any
 
 from mcp_task_runtime.core.json import JSONObject, JSONValue, to_json_value
 
-__all__ = ["check_tool_messages", "to_messages"]
+__all__ = ["check_tool_messages", "sampling_params", "to_messages"]
+
+
+def sampling_params(
+    messages: Any,
+    *,
+    max_tokens: int,
+    system_prompt: str | None,
+    include_context: str | None,
+    temperature: float | None,
+    stop_sequences: Sequence[str] | None,
+    metadata: Mapping[str, Any] | None,
+    model_preferences: Any,
+    tools: Sequence[Any] | None,
+    tool_choice: Any,
+) -> JSONObject:
+    """Return the params of `sampling/createMessage`; what is `None` is left out.
+
+    Raises:
+        TypeError: As for `to_messages`.
+        ValueError: As for `to_messages`.
+    """
+    conversation = to_messages(messages)
+    optional = {
+        "systemPrompt": system_prompt,
+        "includeContext": include_context,
+        "temperature": temperature,
+        "stopSequences": None if stop_sequences is None else list(stop_sequences),
+        "metadata": metadata,
+        "modelPreferences": to_json_value(model_preferences),
+        "tools": None if tools is None else [to_json_value(tool) for tool in tools],
+        "toolChoice": to_json_value(tool_choice),
+    }
+    return {
+        "messages": conversation,
+        "maxTokens": max_tokens,
+        **{name: value for name, value in optional.items() if value is not None},
+    }
 
 
 def to_messages(messages: Any) -> list[JSONObject]:

@@ -4,56 +4,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
-from hashlib import blake2b
 from typing import Any, Final, Literal, TypeAlias, TypeVar, cast, overload
 
 import anyio
 import anyio.lowlevel
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from mcp_task_runtime.adapters._caller import TaskCaller, caller_in, related_tasks_of
-from mcp_task_runtime.adapters.answers import (
-    AcceptedElicitation,
-    CancelledElicitation,
-    CreateMessageResult,
-    DeclinedElicitation,
-    Elicitation,
-    ElicitResult,
-)
-from mcp_task_runtime.adapters.forms import form_schema
+from mcp_task_runtime.adapters._client_questions import LONGEST_SECONDS, ClientQuestions
+from mcp_task_runtime.adapters.answers import CreateMessageResult, Elicitation, ElicitResult
+from mcp_task_runtime.adapters.forms import form_params, read_answer, read_elicitation
 from mcp_task_runtime.adapters.notifications import StatusNotifier, TaskNotifier
 from mcp_task_runtime.adapters.result_handler import TaskResultHandler
-from mcp_task_runtime.adapters.sampling import to_messages
-from mcp_task_runtime.adapters.sdk_session import SDKSession, as_task_session
+from mcp_task_runtime.adapters.sampling import sampling_params
+from mcp_task_runtime.adapters.sdk_session import as_task_session
 from mcp_task_runtime.adapters.session import TaskSession
 from mcp_task_runtime.core.abilities import implements, is_queue
 from mcp_task_runtime.core.backoff import Backoff
 from mcp_task_runtime.core.context import TaskContext
-from mcp_task_runtime.core.execution import Execution, ExecutionState
-from mcp_task_runtime.core.json import JSONObject, JSONValue, dump_json, to_json_value
-from mcp_task_runtime.core.message_queue import QueuedMessage, TaskMessageQueue
-from mcp_task_runtime.core.questions import CLEANUP_SECONDS, ask_question
+from mcp_task_runtime.core.execution import Execution
+from mcp_task_runtime.core.json import JSONObject
+from mcp_task_runtime.core.message_queue import TaskMessageQueue
+from mcp_task_runtime.core.questions import CLEANUP_SECONDS
 from mcp_task_runtime.core.steps import AtHome, Retries, TaskSteps, current_task
 from mcp_task_runtime.core.store import TaskStore
-from mcp_task_runtime.core.text import check_size, check_text, clean_text
+from mcp_task_runtime.core.text import check_size, clean_text
 from mcp_task_runtime.core.types import Outcome, Progress, Task, TaskRecord
-from mcp_task_runtime.errors import (
-    INVALID_PARAMS,
-    CapabilityError,
-    InvalidTransitionError,
-    LeaseLostError,
-    LimitExceededError,
-    ProtocolError,
-    QuestionTimeoutError,
-    StoreUnavailableError,
-    TaskNotFoundError,
-)
+from mcp_task_runtime.errors import InvalidTransitionError, LeaseLostError, StoreUnavailableError, TaskNotFoundError
 
 __all__ = ["ServerTaskContext"]
 
-MessageT = TypeVar("MessageT", bound=BaseModel)
 ModelT = TypeVar("ModelT", bound=BaseModel)
 ResultT = TypeVar("ResultT")
 
@@ -93,13 +75,10 @@ class ServerTaskContext:
         "_execution",
         "_handler",
         "_notifier",
-        "_open_questions",
-        "_queue",
+        "_questions",
         "_root_task",
-        "_session",
         "_steps",
         "_store",
-        "_times_asked",
     )
 
     def __init__(
@@ -138,19 +117,15 @@ class ServerTaskContext:
             raise ValueError(f"queue must be a TaskMessageQueue, not {type(queue).__name__}")
         if handler is not None and not isinstance(handler, TaskResultHandler):
             raise ValueError(f"handler must be a TaskResultHandler, not {type(handler).__name__}")
-        self._session: TaskSession = as_task_session(session)
+        client: TaskSession = as_task_session(session)
         self._notifier: TaskNotifier = (
-            cast(TaskNotifier, session)
-            if implements(session, TaskNotifier)
-            else StatusNotifier(self._session, progress_token)
+            cast(TaskNotifier, session) if implements(session, TaskNotifier) else StatusNotifier(client, progress_token)
         )
         self._store = store
-        self._queue = queue
         self._handler = handler
         self._execution = execution
-        self._open_questions = 0
         self._attempt = attempt
-        self._times_asked: dict[str, int] = {}
+        self._questions = ClientQuestions(self.task_id, store, queue, client, handler, execution, attempt)
         self._root_task = None if execution is None else current_task()
         self._steps: TaskSteps | None = None
         if execution is not None:
@@ -206,7 +181,7 @@ class ServerTaskContext:
         Raises:
             ValueError: `after` is negative, or above a hundred years.
         """
-        if not 0 <= after <= _LONGEST_SECONDS:  # false for NaN, too
+        if not 0 <= after <= LONGEST_SECONDS:  # false for NaN, too
             raise ValueError("after must not be negative, nor above a hundred years, in seconds")
         return self._execution is not None and self._execution.run_again(timedelta(seconds=after))
 
@@ -466,12 +441,12 @@ class ServerTaskContext:
             CapabilityError: The client did not declare elicitation.
             TypeError: `requested_schema` is neither, or the model class is no flat form.
         """
-        params = _form_params(message, requested_schema)
+        params = form_params(message, requested_schema)
         if not self.asks_person("elicitation/create", params):
-            self._require_elicitation("form")
-            self._require_handler("elicit")
+            self._questions.require_elicitation("form")
+            self._questions.require_handler("elicit")
         answer = await self.ask("elicitation/create", params, timeout=timeout)
-        return _read_elicitation(answer, requested_schema)
+        return read_elicitation(answer, requested_schema)
 
     async def elicit_url(
         self, message: str, url: str, elicitation_id: str, *, timeout: float | None = None
@@ -490,14 +465,14 @@ class ServerTaskContext:
         Raises:
             CapabilityError: The client did not declare elicitation by URL.
         """
-        self._require_elicitation("url")
-        self._require_handler("elicit_url")
+        self._questions.require_elicitation("url")
+        self._questions.require_handler("elicit_url")
         answer = await self.ask(
             "elicitation/create",
             {"mode": "url", "message": message, "url": url, "elicitationId": elicitation_id},
             timeout=timeout,
         )
-        return _read(ElicitResult, answer)
+        return read_answer(ElicitResult, answer)
 
     async def create_message(
         self,
@@ -536,10 +511,10 @@ class ServerTaskContext:
             TypeError: A message is not a JSON object.
             ValueError: A message is malformed, or tool uses and tool results in the messages do not match.
         """
-        self._require_deliverable()
-        if self._capability("sampling") is None:
-            raise CapabilityError("Client does not support sampling capability")
-        params = self._sampling_params(
+        self._questions.require_sampling()
+        if tools is not None or tool_choice is not None:
+            self._questions.require_sampling_tools()
+        params = sampling_params(
             messages,
             max_tokens=max_tokens,
             system_prompt=system_prompt,
@@ -551,8 +526,8 @@ class ServerTaskContext:
             tools=tools,
             tool_choice=tool_choice,
         )
-        self._require_handler("create_message")
-        return _read(CreateMessageResult, await self.ask("sampling/createMessage", params, timeout=timeout))
+        self._questions.require_handler("create_message")
+        return read_answer(CreateMessageResult, await self.ask("sampling/createMessage", params, timeout=timeout))
 
     @overload
     async def elicit_as_task(
@@ -584,12 +559,10 @@ class ServerTaskContext:
             CapabilityError: The client did not declare tasks for elicitation.
             TypeError: As for `elicit`.
         """
-        self._require_deliverable()
-        if self._capability("tasks", "requests", "elicitation", "create") is None:
-            raise CapabilityError("Client does not support task-augmented elicitation")
-        self._require_handler("elicit_as_task")
-        params = {**_form_params(message, requested_schema), "task": {"ttl": ttl}}
-        return _read_elicitation(await self.ask("elicitation/create", params, timeout=timeout), requested_schema)
+        self._questions.require_client_tasks("elicitation", "elicitation", "create")
+        self._questions.require_handler("elicit_as_task")
+        params = {**form_params(message, requested_schema), "task": {"ttl": ttl}}
+        return read_elicitation(await self.ask("elicitation/create", params, timeout=timeout), requested_schema)
 
     async def create_message_as_task(
         self,
@@ -616,10 +589,10 @@ class ServerTaskContext:
             TypeError: A message is not a JSON object.
             ValueError: A message is malformed, or tool uses and tool results in the messages do not match.
         """
-        self._require_deliverable()
-        if self._capability("tasks", "requests", "sampling", "createMessage") is None:
-            raise CapabilityError("Client does not support task-augmented sampling")
-        params = self._sampling_params(
+        self._questions.require_client_tasks("sampling", "sampling", "createMessage")
+        if tools is not None or tool_choice is not None:
+            self._questions.require_sampling_tools()
+        params = sampling_params(
             messages,
             max_tokens=max_tokens,
             system_prompt=system_prompt,
@@ -631,68 +604,9 @@ class ServerTaskContext:
             tools=tools,
             tool_choice=tool_choice,
         )
-        self._require_handler("create_message_as_task")
+        self._questions.require_handler("create_message_as_task")
         answer = await self.ask("sampling/createMessage", {**params, "task": {"ttl": ttl}}, timeout=timeout)
-        return _read(CreateMessageResult, answer)
-
-    def _capability(self, *path: str) -> JSONValue:
-        value: JSONValue = self._session.client_capabilities
-        for name in path:
-            value = value.get(name) if isinstance(value, Mapping) else None
-        return value
-
-    def _require_deliverable(self) -> None:
-        # Before the capabilities: a connection that carries no questions often declared none either.
-        if self._handler is not None and self._handler.undeliverable is not None:
-            raise CapabilityError(self._handler.undeliverable)
-
-    def _require_elicitation(self, mode: Literal["form", "url"]) -> None:
-        self._require_deliverable()
-        declared = self._capability("elicitation")
-        if not isinstance(declared, Mapping):
-            raise CapabilityError("Client does not support elicitation capability")
-        # An empty declaration means forms: they came first.
-        if mode not in declared and not (mode == "form" and not declared):
-            raise CapabilityError(f"Client does not support elicitation in {mode} mode")
-
-    def _require_handler(self, method: str) -> None:
-        if self._handler is None:
-            raise RuntimeError(f"handler is required for {method}(). Pass handler= to ServerTaskContext.")
-        self._require_deliverable()
-
-    def _sampling_params(
-        self,
-        messages: Sequence[JSONLike],
-        *,
-        max_tokens: int,
-        system_prompt: str | None,
-        include_context: str | None,
-        temperature: float | None,
-        stop_sequences: Sequence[str] | None,
-        metadata: Mapping[str, Any] | None,
-        model_preferences: JSONLike | None,
-        tools: Sequence[JSONLike] | None,
-        tool_choice: JSONLike | None,
-    ) -> JSONObject:
-        wants_tools = tools is not None or tool_choice is not None
-        if wants_tools and self._capability("sampling", "tools") is None:
-            raise CapabilityError("Client does not support sampling tools capability", code=INVALID_PARAMS)
-        conversation = to_messages(messages)
-        optional = {
-            "systemPrompt": system_prompt,
-            "includeContext": include_context,
-            "temperature": temperature,
-            "stopSequences": None if stop_sequences is None else list(stop_sequences),
-            "metadata": metadata,
-            "modelPreferences": to_json_value(model_preferences),
-            "tools": None if tools is None else [to_json_value(tool) for tool in tools],
-            "toolChoice": to_json_value(tool_choice),
-        }
-        return {
-            "messages": conversation,
-            "maxTokens": max_tokens,
-            **{name: value for name, value in optional.items() if value is not None},
-        }
+        return read_answer(CreateMessageResult, answer)
 
     async def ask(self, method: str, params: JSONObject, *, timeout: float | None = None) -> JSONObject:
         """Put any request to the client, such as `roots/list`, and return its result.
@@ -705,138 +619,35 @@ class ServerTaskContext:
             params: Its params.
             timeout: Seconds to wait for the answer; `None` for as long as the task lives.
         """
-        if timeout is not None and not timeout >= 0:  # true for NaN, too
-            raise ValueError("timeout must not be negative, in seconds")
-        is_for_person = self.asks_person(method, params)
-        if is_for_person:
-            assert self._handler is not None
-            assert self._handler.inbox is not None
-            timeout = self._handler.inbox if timeout is None else min(timeout, self._handler.inbox)
-        else:
-            self._require_handler("ask")
-        params_json = _params_json(method, params)
-        self._check_size("questions", params_json)
-        del params  # the text is enough while this waits
-        execution = self._execution
-        if execution is not None:
-            execution.publish()  # the client cannot answer a task it has not heard of
-            execution.release_slot()
-        try:
-            self._count_question()
-            try:
-                if timeout is None and not self._has_general_stream():
-                    return await self._put_until_answered(method, params_json)
-                return await self._deliver_within(method, params_json, timeout, is_for_person=is_for_person)
-            finally:
-                self._open_questions -= 1
-        except (InvalidTransitionError, TaskNotFoundError):
-            # Where both come at once, the end released the question before it cancelled the work.
-            if execution is not None and execution.is_stopped:
-                await anyio.lowlevel.checkpoint_if_cancelled()
-            raise
-        finally:
-            if execution is not None:
-                await execution.acquire_slot()
+        return await self._questions.ask(
+            method,
+            params,
+            within=timeout,
+            is_for_person=self.asks_person(method, params),
+            on_timeout=self._leave_order,
+        )
 
     def asks_person(self, method: str, params: JSONObject) -> bool:
         """Return whether a request waits for a person at the operators' inbox: the client cannot be asked (law L15).
 
-        That are forms alone: no person stands in for a client's model, its roots, or what its user's browser opens.
+        Only forms do: no person stands in for a client's model, its roots, or what its user's browser opens.
 
         Args:
             method: The request's method.
             params: Its params.
         """
-        if self._handler is None or self._handler.inbox is None or method != "elicitation/create":
-            return False
-        if params.get("mode", "form") != "form" or "task" in params:
-            return False
-        try:
-            self._require_elicitation("form")
-        except CapabilityError:
-            return True
-        return False
+        return self._questions.for_person(method, params)
 
-    def _count_question(self) -> None:
-        assert self._handler is not None
-        limit = self._handler.settings.max_open_questions
-        if limit is not None and self._open_questions >= limit:
-            raise LimitExceededError("open questions of a task", limit)
-        self._open_questions += 1
-
-    async def _deliver_within(
-        self, method: str, params_json: str, timeout: float | None, *, is_for_person: bool
-    ) -> JSONObject:
-        clock = self._store.clock
-        deadline = None if timeout is None else clock.now() + timedelta(seconds=min(timeout, _LONGEST_SECONDS))
-        with clock.move_on_at(deadline) as scope:
-            async with self._delivering():
-                return await self._put_until_answered(method, params_json, is_for_person=is_for_person)
-        assert scope.cancelled_caught
-        assert timeout is not None
+    def _leave_order(self) -> None:
         self._task_steps().leave_order()  # a rerun may get an answer
-        raise QuestionTimeoutError(timeout)
-
-    def _has_general_stream(self) -> bool:
-        return isinstance(self._session, SDKSession) and self._session.can_send_request
-
-    def _delivering(self) -> AbstractAsyncContextManager[None]:
-        """Return a block in which a real session is one more way to the client, where no other stream waits (L15)."""
-        if not self._has_general_stream():
-            return nullcontext()
-        assert self._handler is not None
-        return self._handler.delivering(self.task_id, self._session, is_general=True)
-
-    async def _put_until_answered(self, method: str, params_json: str, *, is_for_person: bool = False) -> JSONObject:
-        digest = blake2b(f"{method}\0{params_json}".encode(), digest_size=12).hexdigest()
-        execution = self._execution
-        while True:
-            # The key is a digest of the question, so that a rerun finds its answer in any order of questions, and the
-            # number of times it was asked, because no key is used twice (wire rule C7).
-            number = self._times_asked[digest] = self._times_asked.get(digest, 0) + 1
-            key = f"{digest}.{number}"
-            try:
-                answer = await ask_question(
-                    self._store,
-                    self._queue,
-                    self.task_id,
-                    QueuedMessage(
-                        "request", method, params_json, QueuedMessage.key_for_person(key) if is_for_person else key
-                    ),
-                    replays=self._attempt > 1,
-                    stays_open=bool if execution is None else execution.hands_over,
-                    fence=None if execution is None else execution.fence,
-                    ends_at_deadline=execution is not None and execution.state is not ExecutionState.DONE,
-                )
-            except LeaseLostError:
-                self._lose()
-                raise
-            if answer is not None and answer.type != "withdrawn":  # an earlier run may have given it up
-                return answer.unwrap()
 
     def _lose(self) -> None:
         if self._execution is not None:
             self._execution.lose()
 
 
-_LONGEST_SECONDS = 100 * 365 * 24 * 60 * 60
-
-
 def _is_positive_integer(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _params_json(method: str, params: JSONObject) -> str:
-    """Return the params of a question as JSON text.
-
-    Raises:
-        ValueError: They have no JSON form that can be read back, or the method is not Unicode.
-    """
-    try:
-        check_text("method", method)
-        return dump_json(params)
-    except ValueError as error:
-        raise ValueError(f"The params of {method!r} cannot be sent: {error}") from error
 
 
 def _number(value: float) -> str:
@@ -844,25 +655,3 @@ def _number(value: float) -> str:
     if isinstance(value, int):
         return str(value)
     return f"{value:g}" if abs(value) < 1e6 else f"{value:.0f}"
-
-
-def _form_params(message: str, form: type[BaseModel] | Mapping[str, Any]) -> JSONObject:
-    if not (issubclass(form, BaseModel) if isinstance(form, type) else isinstance(form, Mapping)):
-        raise TypeError("requested_schema must be a pydantic model class, or the JSON Schema of a form")
-    return {"message": message, "requestedSchema": form_schema(form) if isinstance(form, type) else form}
-
-
-def _read(model: type[MessageT], answer: JSONObject) -> MessageT:
-    try:
-        return model.model_validate(answer)
-    except ValidationError as error:
-        raise ProtocolError(INVALID_PARAMS, "The client's answer is malformed") from error
-
-
-def _read_elicitation(answer: JSONObject, form: type[BaseModel] | Mapping[str, Any]) -> Elicitation[Any] | ElicitResult:
-    result = _read(ElicitResult, answer)
-    if not isinstance(form, type):
-        return result
-    if result.action == "accept":
-        return AcceptedElicitation(_read(form, {} if result.content is None else result.content))
-    return DeclinedElicitation() if result.action == "decline" else CancelledElicitation()

@@ -1,0 +1,297 @@
+"""`ClientQuestions`: what the work of a task asks its client."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
+from datetime import timedelta
+from hashlib import blake2b
+from typing import Any, Final, Literal
+
+import anyio.lowlevel
+
+from mcp_task_runtime.adapters.result_handler import TaskResultHandler
+from mcp_task_runtime.adapters.sdk_session import SDKSession
+from mcp_task_runtime.adapters.session import TaskSession
+from mcp_task_runtime.core.execution import Execution, ExecutionState
+from mcp_task_runtime.core.json import JSONObject, JSONValue, dump_json
+from mcp_task_runtime.core.message_queue import QueuedMessage, TaskMessageQueue
+from mcp_task_runtime.core.questions import ask_question
+from mcp_task_runtime.core.store import TaskStore
+from mcp_task_runtime.core.text import check_size, check_text
+from mcp_task_runtime.errors import (
+    INVALID_PARAMS,
+    CapabilityError,
+    InvalidTransitionError,
+    LeaseLostError,
+    LimitExceededError,
+    QuestionTimeoutError,
+    TaskNotFoundError,
+)
+
+__all__ = ["LONGEST_SECONDS", "ClientQuestions"]
+
+LONGEST_SECONDS: Final = 100 * 365 * 24 * 60 * 60
+
+
+class ClientQuestions:
+    """Says what the client of a task can be asked, puts questions to it, and waits for the answers."""
+
+    __slots__ = (
+        "_attempt",
+        "_execution",
+        "_handler",
+        "_open",
+        "_queue",
+        "_session",
+        "_store",
+        "_task_id",
+        "_times_asked",
+    )
+
+    def __init__(
+        self,
+        task_id: str,
+        store: TaskStore,
+        queue: TaskMessageQueue,
+        session: TaskSession,
+        handler: TaskResultHandler | None,
+        execution: Execution[Any] | None,
+        attempt: int,
+    ) -> None:
+        """Make the questions of a run; none is asked yet.
+
+        Args:
+            task_id: The task.
+            store: Where it is kept.
+            queue: The queue for its questions.
+            session: The connection of its client.
+            handler: Delivers questions; without one nothing can be asked.
+            execution: The run, if a runtime runs the work.
+            attempt: More than 1 when the work runs again: questions of earlier runs have their answers then.
+        """
+        self._task_id = task_id
+        self._store = store
+        self._queue = queue
+        self._session = session
+        self._handler = handler
+        self._execution = execution
+        self._attempt = attempt
+        self._open = 0
+        self._times_asked: dict[str, int] = {}
+
+    # -- what can be asked
+
+    def require_handler(self, method: str) -> None:
+        """Check that questions can be delivered.
+
+        Args:
+            method: The method of the context that needs it, for the error.
+
+        Raises:
+            CapabilityError: The client's connection carries no questions.
+            RuntimeError: There is no handler.
+        """
+        if self._handler is None:
+            raise RuntimeError(f"handler is required for {method}(). Pass handler= to ServerTaskContext.")
+        self._require_deliverable()
+
+    def require_elicitation(self, mode: Literal["form", "url"]) -> None:
+        """Check that the client can be asked to fill a form, or to open a URL.
+
+        Raises:
+            CapabilityError: It did not declare this, or its connection carries no questions.
+        """
+        self._require_deliverable()
+        declared = self._capability("elicitation")
+        if not isinstance(declared, Mapping):
+            raise CapabilityError("Client does not support elicitation capability")
+        # An empty declaration means forms: they came first.
+        if mode not in declared and not (mode == "form" and not declared):
+            raise CapabilityError(f"Client does not support elicitation in {mode} mode")
+
+    def require_sampling(self) -> None:
+        """Check that the client can be asked for a message of its model.
+
+        Raises:
+            CapabilityError: It did not declare this, or its connection carries no questions.
+        """
+        self._require_deliverable()
+        if self._capability("sampling") is None:
+            raise CapabilityError("Client does not support sampling capability")
+
+    def require_sampling_tools(self) -> None:
+        """Check that the client's model can be given tools.
+
+        Raises:
+            CapabilityError: The client did not declare this.
+        """
+        if self._capability("sampling", "tools") is None:
+            raise CapabilityError("Client does not support sampling tools capability", code=INVALID_PARAMS)
+
+    def require_client_tasks(self, what: str, *request: str) -> None:
+        """Check that the client answers a request by a task of its own (wire rule B12).
+
+        Args:
+            what: What is asked for, for the error.
+            *request: Where it is declared below `tasks.requests`.
+
+        Raises:
+            CapabilityError: It did not declare this, or its connection carries no questions.
+        """
+        self._require_deliverable()
+        if self._capability("tasks", "requests", *request) is None:
+            raise CapabilityError(f"Client does not support task-augmented {what}")
+
+    def for_person(self, method: str, params: JSONObject) -> bool:
+        """Return whether a request waits for a person at the operators' inbox; see `ServerTaskContext.asks_person`."""
+        if self._handler is None or self._handler.inbox is None or method != "elicitation/create":
+            return False
+        if params.get("mode", "form") != "form" or "task" in params:
+            return False
+        try:
+            self.require_elicitation("form")
+        except CapabilityError:
+            return True
+        return False
+
+    def _capability(self, *path: str) -> JSONValue:
+        value: JSONValue = self._session.client_capabilities
+        for name in path:
+            value = value.get(name) if isinstance(value, Mapping) else None
+        return value
+
+    def _require_deliverable(self) -> None:
+        # Before the capabilities: a connection that carries no questions often declared none either.
+        if self._handler is not None and self._handler.undeliverable is not None:
+            raise CapabilityError(self._handler.undeliverable)
+
+    # -- asking
+
+    async def ask(
+        self,
+        method: str,
+        params: JSONObject,
+        *,
+        within: float | None,
+        is_for_person: bool,
+        on_timeout: Callable[[], None],
+    ) -> JSONObject:
+        """Put a request to the client and return its result; see `ServerTaskContext.ask`.
+
+        Args:
+            method: The request's method.
+            params: Its params.
+            within: Seconds to wait for the answer; `None` for as long as the task lives.
+            is_for_person: Whether a person at the operators' inbox answers.
+            on_timeout: Called when the time has passed.
+        """
+        if within is not None and not within >= 0:  # true for NaN, too
+            raise ValueError("timeout must not be negative, in seconds")
+        if is_for_person:
+            assert self._handler is not None
+            assert self._handler.inbox is not None
+            within = self._handler.inbox if within is None else min(within, self._handler.inbox)
+        else:
+            self.require_handler("ask")
+        assert self._handler is not None
+        params_json = _params_json(method, params)
+        check_size("questions", params_json, self._handler.settings.max_payload_bytes)
+        del params  # the text is enough while this waits
+        execution = self._execution
+        if execution is not None:
+            execution.publish()  # the client cannot answer a task it has not heard of
+            execution.release_slot()
+        try:
+            self._count()
+            try:
+                if within is None and not self._has_general_stream():
+                    return await self._put_until_answered(method, params_json)
+                return await self._deliver(method, params_json, within, on_timeout, is_for_person=is_for_person)
+            finally:
+                self._open -= 1
+        except (InvalidTransitionError, TaskNotFoundError):
+            # Where both come at once, the end released the question before it cancelled the work.
+            if execution is not None and execution.is_stopped:
+                await anyio.lowlevel.checkpoint_if_cancelled()
+            raise
+        finally:
+            if execution is not None:
+                await execution.acquire_slot()
+
+    def _count(self) -> None:
+        assert self._handler is not None
+        limit = self._handler.settings.max_open_questions
+        if limit is not None and self._open >= limit:
+            raise LimitExceededError("open questions of a task", limit)
+        self._open += 1
+
+    async def _deliver(
+        self,
+        method: str,
+        params_json: str,
+        within: float | None,
+        on_timeout: Callable[[], None],
+        *,
+        is_for_person: bool,
+    ) -> JSONObject:
+        clock = self._store.clock
+        deadline = None if within is None else clock.now() + timedelta(seconds=min(within, LONGEST_SECONDS))
+        with clock.move_on_at(deadline) as scope:
+            async with self._delivering():
+                return await self._put_until_answered(method, params_json, is_for_person=is_for_person)
+        assert scope.cancelled_caught
+        assert within is not None
+        on_timeout()
+        raise QuestionTimeoutError(within)
+
+    def _has_general_stream(self) -> bool:
+        return isinstance(self._session, SDKSession) and self._session.can_send_request
+
+    def _delivering(self) -> AbstractAsyncContextManager[None]:
+        """Return a block in which a real session is one more way to the client, where no other stream waits (L15)."""
+        if not self._has_general_stream():
+            return nullcontext()
+        assert self._handler is not None
+        return self._handler.delivering(self._task_id, self._session, is_general=True)
+
+    async def _put_until_answered(self, method: str, params_json: str, *, is_for_person: bool = False) -> JSONObject:
+        digest = blake2b(f"{method}\0{params_json}".encode(), digest_size=12).hexdigest()
+        execution = self._execution
+        while True:
+            # The key is a digest of the question, so that a rerun finds its answer in any order of questions, and the
+            # number of times it was asked, because no key is used twice (wire rule C7).
+            number = self._times_asked[digest] = self._times_asked.get(digest, 0) + 1
+            key = f"{digest}.{number}"
+            try:
+                answer = await ask_question(
+                    self._store,
+                    self._queue,
+                    self._task_id,
+                    QueuedMessage(
+                        "request", method, params_json, QueuedMessage.key_for_person(key) if is_for_person else key
+                    ),
+                    replays=self._attempt > 1,
+                    stays_open=bool if execution is None else execution.hands_over,
+                    fence=None if execution is None else execution.fence,
+                    ends_at_deadline=execution is not None and execution.state is not ExecutionState.DONE,
+                )
+            except LeaseLostError:
+                if execution is not None:
+                    execution.lose()
+                raise
+            if answer is not None and answer.type != "withdrawn":  # an earlier run may have given it up
+                return answer.unwrap()
+
+
+def _params_json(method: str, params: JSONObject) -> str:
+    """Return the params of a question as JSON text.
+
+    Raises:
+        ValueError: They have no JSON form that can be read back, or the method is not Unicode.
+    """
+    try:
+        check_text("method", method)
+        return dump_json(params)
+    except ValueError as error:
+        raise ValueError(f"The params of {method!r} cannot be sent: {error}") from error
