@@ -49,6 +49,7 @@ from mcp_task_runtime.errors import (
     TaskRuntimeError,
 )
 from mcp_task_runtime.stores.postgres import PostgresTaskMessageQueue, PostgresTaskStore
+from mcp_task_runtime.stores.postgres._schema import MIGRATIONS
 from mcp_task_runtime.testing.checks.bench import Capability, Check
 from mcp_task_runtime.testing.checks.questions import QUESTION_CHECKS, TaskBackend
 from mcp_task_runtime.testing.checks.queue import QUEUE_CHECKS
@@ -219,7 +220,7 @@ async def test_a_schema_is_made_once_however_many_open_it_at_once(
     async with make() as store:
         assert len((await store.list_tasks(owner="ada")).records) == 6
     versions = server.execute(sql.SQL("SELECT version FROM {}.schema_migrations").format(sql.Identifier(schema)))
-    assert versions == [(1,), (2,)]
+    assert versions == [(1,), (2,), (3,)]
 
 
 async def test_a_schema_of_a_later_version_is_refused_and_left_alone(
@@ -232,7 +233,7 @@ async def test_a_schema_of_a_later_version_is_refused_and_left_alone(
     for use in (make().__aenter__, partial(make().get_task, created.task_id)):
         with pytest.raises(SchemaVersionError) as refused:
             await use()
-        assert (refused.value.found, refused.value.supported) == (7, 2)
+        assert (refused.value.found, refused.value.supported) == (7, 3)
     server.execute(sql.SQL("DELETE FROM {} WHERE version = 7").format(table))
     async with make() as store:
         assert await store.get_task(created.task_id) == created
@@ -305,7 +306,7 @@ COLUMNS = {
         client_capabilities json, outcome json, outcome_message text, lease_worker text,
         lease_expires_at timestamp with time zone, lease_attempt integer, watchers ARRAY,
         request_max_attempts bigint, request_caller json, sealed_credentials text, progress json, events ARRAY,
-        operation bigint, join_key text""",
+        operation bigint, join_key text, tool text, is_error boolean""",
     "messages": """position bigint, mailbox text, task_id text, key text, method text, params json, queued boolean,
         answer_type text, answer json""",
     "steps": "position bigint, task_id text, key text, value json",
@@ -428,7 +429,7 @@ async def require_rows(store: PostgresTaskStore, live: TaskRecord) -> None:
     assert await queue.wait_for_answer("live", "k2") == Answer("result", '{"roots":[]}')
 
 
-async def test_the_stored_form_of_version_2_is_kept(make: Open, server: PostgresServer, schema: str) -> None:
+async def test_the_stored_form_of_version_3_is_kept(make: Open, server: PostgresServer, schema: str) -> None:
     live = replace(
         LIVE,
         request=replace(LIVE.request, max_attempts=5, caller_json='{"traceparent":"00"}', sealed_credentials="sealed"),
@@ -448,7 +449,7 @@ async def test_the_stored_form_of_version_2_is_kept(make: Open, server: Postgres
         )
 
 
-async def test_the_stored_form_of_version_1_is_brought_to_version_2_once_however_many_start(
+async def test_the_stored_form_of_version_1_is_brought_to_version_3_once_however_many_start(
     make: Open, server: PostgresServer, schema: str
 ) -> None:
     server.execute(f"CREATE SCHEMA {schema}; SET search_path = {schema}; {VERSION_1} {ROWS_OF_VERSION_1}")
@@ -465,7 +466,32 @@ async def test_the_stored_form_of_version_1_is_brought_to_version_2_once_however
         changed = await stores[1].update_task("live", progress=Progress(1), fence=Fence("w", 2))
         assert (changed.status, changed.revision) == ("working", 5)
     versions = server.execute(f"SELECT version FROM {schema}.schema_migrations ORDER BY version")
-    assert versions == [(1,), (2,)]
+    assert versions == [(1,), (2,), (3,)]
+
+
+async def test_the_stored_form_of_version_2_is_brought_to_version_3(
+    make: Open, server: PostgresServer, schema: str
+) -> None:
+    names = {name: f"{schema}.{name}" for name in ("tasks", "messages", "steps", "secrets", "find_joinable")}
+    names |= {name: f"{schema}.{name}" for name in ("drop_belongings", "has_questions")}
+    second = MIGRATIONS[1].format(**names)
+    server.execute(f"CREATE SCHEMA {schema}; SET search_path = {schema}; {VERSION_1} {second}")
+    server.execute(
+        f"SET search_path = {schema}; INSERT INTO schema_migrations VALUES (2, now()); {ROWS_OF_VERSION_1}"
+        """ UPDATE tasks SET status = 'completed', outcome = '{"isError":true}' WHERE task_id = 'ended';"""
+    )
+    async with make() as store:
+        assert columns_of(server, schema) == EXPECTED_COLUMNS
+        assert await store.get_task("live") == LIVE
+        counts = await store.count_tasks()
+        assert counts.by_status_and_name == {("completed", ""): 1, ("input_required", "report"): 1}
+        assert counts.errors_by_name == {}  # of what ended before
+        found = await store.search_tasks(TaskFilter(names=frozenset({"report"})))
+        assert found.records == (LIVE,)
+        await store.finish_task("live", Outcome.completed({"isError": True}))
+        assert [one.task_id for one in (await store.search_tasks(TaskFilter(errors_only=True))).records] == ["live"]
+    versions = server.execute(f"SELECT version FROM {schema}.schema_migrations ORDER BY version")
+    assert versions == [(1,), (2,), (3,)]
 
 
 # --- statements and status table ---

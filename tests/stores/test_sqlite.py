@@ -277,7 +277,7 @@ def test_an_argument_that_makes_no_sense_is_refused(path: Path) -> None:
 
 # --- stored form --------------------------------------------------------------------------------------
 
-# Never change what follows: files of version 1 exist. A later version adds a migration and a test of its own.
+# Never change what follows: files of these versions exist. A later version adds a migration and a test of its own.
 SCHEMA_1 = """
 CREATE TABLE tasks ( sequence INTEGER PRIMARY KEY AUTOINCREMENT, task_id TEXT NOT NULL UNIQUE, owner TEXT,
  status TEXT NOT NULL, status_message TEXT, created_at INTEGER NOT NULL, last_updated_at INTEGER NOT NULL,
@@ -299,7 +299,6 @@ ADDED_2 = (
     ", max_attempts INTEGER NOT NULL DEFAULT 3, caller TEXT NOT NULL DEFAULT '{}', sealed_credentials TEXT,"
     " progress TEXT, events TEXT NOT NULL DEFAULT '[]', join_key TEXT"
 )
-# The same holds for version 2 as soon as it is released.
 SCHEMA_2 = (
     SCHEMA_1.replace("lease_attempt INTEGER )", f"lease_attempt INTEGER {ADDED_2})")
     + """
@@ -313,6 +312,10 @@ CREATE TABLE clock ( id INTEGER PRIMARY KEY CHECK (id = 1), boot TEXT NOT NULL, 
  uptime INTEGER NOT NULL, asleep INTEGER NOT NULL );
 CREATE TABLE secrets (name TEXT PRIMARY KEY, value BLOB NOT NULL);
 """
+)
+SCHEMA_3 = (
+    SCHEMA_2.replace("join_key TEXT)", "join_key TEXT, is_error INTEGER NOT NULL DEFAULT 0)")
+    + "CREATE INDEX tasks_by_error ON tasks (name, sequence) WHERE is_error = 1;\n"
 )
 # fmt: off
 ROWS_1: list[tuple[Any, ...]] = [
@@ -386,7 +389,32 @@ async def test_a_file_of_version_1_is_read_and_migrated(path: Path) -> None:
         finished = await store.finish_task("live", DONE)
         assert (finished.revision, finished.outcome) == (4, DONE)
         assert (await store.count_tasks()).by_status_and_name == {("completed", "report"): 1, ("failed", ""): 1}
-    assert query(path, "PRAGMA user_version") == [(2,)]
+    assert query(path, "PRAGMA user_version") == [(3,)]
+
+
+async def test_a_file_of_version_2_is_read_and_migrated(path: Path) -> None:
+    make_version_1(path, ROWS_1, MESSAGES_1)
+    done = '{"content":[],"isError":true}'
+    script = [
+        *_schema.MIGRATIONS[1],
+        "PRAGMA user_version = 2",
+        f"UPDATE tasks SET status = 'completed', outcome_payload = '{done}', outcome_message = NULL WHERE sequence = 2",
+        "UPDATE counts SET status = 'completed' WHERE status = 'failed'",
+    ]
+    run_script(path, "; ".join(script))
+    assert schema_of(path) == normal(SCHEMA_2)
+    async with SQLiteTaskStore(path, clock=FakeClock()) as store:
+        assert await store.get_task("live") == RECORDS_1[0]
+        ended = await store.get_task("ended")
+        assert ended is not None
+        assert ended.outcome == Outcome("completed", done)
+        counts = await store.count_tasks()
+        assert counts.by_status_and_name == {("completed", ""): 1, ("input_required", "report"): 1}
+        assert counts.errors_by_name == {}  # of what ended before
+        assert (await store.search_tasks(TaskFilter(errors_only=True))).records == ()
+        await store.finish_task("live", Outcome.completed({"isError": True}))
+        assert [one.task_id for one in (await store.search_tasks(TaskFilter(errors_only=True))).records] == ["live"]
+    assert schema_of(path) == normal(SCHEMA_3)
 
 
 async def test_text_with_lone_surrogates_of_version_1_is_read(path: Path) -> None:
@@ -408,7 +436,7 @@ async def test_text_with_lone_surrogates_of_version_1_is_read(path: Path) -> Non
         assert await store.delete_task(text)
 
 
-async def test_the_stored_form_is_that_of_version_2(path: Path) -> None:
+async def test_the_stored_form_is_that_of_version_3(path: Path) -> None:
     clock = FakeClock()
     async with SQLiteTaskStore(path, clock=clock) as store:
         queue = store.message_queue
@@ -437,8 +465,8 @@ async def test_the_stored_form_is_that_of_version_2(path: Path) -> None:
     status = '[[1767225601500000,"status","asked"]]'
     failed = '[[1767225601500000,"failed","no"]]'
     assert query(path, "SELECT * FROM tasks") == [
-        (*ROWS_1[0], 5, '{"a":1}', "sealed", '[1,2.5,"m"]', status, None),
-        (*ROWS_1[1], 3, "{}", None, None, failed, "call"),
+        (*ROWS_1[0], 5, '{"a":1}', "sealed", '[1,2.5,"m"]', status, None, 0),
+        (*ROWS_1[1], 3, "{}", None, None, failed, "call", 0),
     ]
     assert query(path, "SELECT * FROM messages") == MESSAGES_1
     assert query(path, "SELECT * FROM steps") == [(1, "live", "step", "[1]")]
@@ -449,8 +477,8 @@ async def test_the_stored_form_is_that_of_version_2(path: Path) -> None:
         ("working", "report", 0),
     ]
     assert query(path, "SELECT * FROM clock") == []
-    assert schema_of(path) == normal(SCHEMA_2)
-    assert query(path, "PRAGMA user_version") == [(2,)]
+    assert schema_of(path) == normal(SCHEMA_3)
+    assert query(path, "PRAGMA user_version") == [(3,)]
     assert query(path, "PRAGMA application_id") == [(0x4D435054,)]
     assert query(path, "PRAGMA journal_mode") == [("wal",)]
 
@@ -624,7 +652,7 @@ async def test_a_newer_file_is_refused_and_left_alone(path: Path) -> None:
         await store.get_task("kept")
     await store.aclose()
     assert content_of(path) == before
-    run_script(path, "PRAGMA user_version = 2")
+    run_script(path, "PRAGMA user_version = 3")
     async with SQLiteTaskStore(path) as store:
         assert await store.get_task("kept") is not None
 
@@ -666,12 +694,12 @@ async def test_a_migration_happens_in_full_or_not_at_all(path: Path, monkeypatch
     further = ("ALTER TABLE tasks ADD COLUMN added TEXT", "CREATE TABLE tasks (again)")
     monkeypatch.setattr(_schema, "MIGRATIONS", (*present, further))
     assert isinstance((await refusal_of(path)).__cause__, sqlite3.OperationalError)
-    assert query(path, "PRAGMA user_version") == [(2,)]
+    assert query(path, "PRAGMA user_version") == [(3,)]
     assert "added" not in [row[1] for row in query(path, "PRAGMA table_info(tasks)")]
     monkeypatch.setattr(_schema, "MIGRATIONS", (*present, further[:1]))
     async with SQLiteTaskStore(path, clock=FakeClock()) as store:
         assert await store.get_task(created.task_id) == created
-    assert query(path, "PRAGMA user_version") == [(3,)]
+    assert query(path, "PRAGMA user_version") == [(4,)]
     assert "added" in [row[1] for row in query(path, "PRAGMA table_info(tasks)")]
 
 

@@ -300,7 +300,6 @@ def error_type_of(outcome: Outcome | None) -> str | None:
     try:
         if outcome.status == "failed":
             return str((outcome.error or {}).get("code", "_OTHER"))
-        is_error = '"isError"' in (outcome.payload_json or "") and (outcome.result or {}).get("isError") is True
+        return "tool_error" if outcome.is_error else None
     except (ValueError, AttributeError):  # a store that gives damaged values back
         return "_OTHER" if outcome.status == "failed" else None
-    return "tool_error" if is_error else None

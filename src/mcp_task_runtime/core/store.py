@@ -388,8 +388,10 @@ class TaskSearch(Protocol):
     ) -> TaskPage:
         """Return a page of the tasks that match, by creation.
 
-        Walking the pages shows every matching task that exists throughout exactly once. A page by status, tool,
-        owner or prefix of the id costs O(page), no matter how much is stored; a text is looked for among the rest.
+        Walking the pages shows every matching task that exists throughout exactly once. A page costs O(page), no
+        matter how much is stored: an index leads to the tasks of a status, a tool, an owner, an age, a prefix of the
+        id, and to those with `errors_only`. What else is asked for is looked for among these. One page looks at some
+        `LOOKED_AT_MOST` of them, so it may be short, or empty, and yet have a cursor.
 
         Args:
             wanted: Which tasks.
@@ -404,7 +406,10 @@ class TaskSearch(Protocol):
         ...
 
     async def count_tasks(self) -> TaskCounts:
-        """Return how many tasks there are by status and tool; expired ones may still be counted."""
+        """Return how many tasks there are by status and tool; expired ones may still be counted.
+
+        It costs O(statuses x tools), no matter how much is stored.
+        """
         ...
 
     async def get_history(self, task_id: str) -> tuple[TaskEvent, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, Literal, TypeAlias
@@ -13,7 +14,9 @@ from mcp_task_runtime.core.work_queue import WorkQueue
 from mcp_task_runtime.errors import INTERNAL_ERROR
 
 __all__ = [
+    "COUNTED_AT_MOST",
     "DEFAULT_POLL_INTERVAL_MS",
+    "LOOKED_AT_MOST",
     "Fence",
     "Finding",
     "Lease",
@@ -37,6 +40,14 @@ __all__ = [
 
 DEFAULT_POLL_INTERVAL_MS: Final = 500
 """How long clients are asked to wait between polls where nothing else is said; see `core.poll_interval`."""
+
+COUNTED_AT_MOST: Final = 50_000
+"""How many tasks a store counts one by one for `TaskCounts`, of all statuses and tools together."""
+
+LOOKED_AT_MOST: Final = 2_000
+"""How many tasks one page of a search looks at where no index finds those that match; see `TaskSearch`."""
+
+_IS_ERROR: Final = re.compile(r'"isError"\s*:\s*true')
 
 LiveStatus: TypeAlias = Literal["working", "input_required"]
 """The statuses of a task that has not ended."""
@@ -135,6 +146,14 @@ class Outcome:
     def error(self) -> JSONObject | None:
         """The JSON-RPC error of a failed task, parsed again at each access; otherwise `None`."""
         return self._payload() if self.status == "failed" else None
+
+    @property
+    def is_error(self) -> bool:
+        """Whether the task completed with a result whose `isError` is true."""
+        if self.status != "completed" or self.payload_json is None or _IS_ERROR.search(self.payload_json) is None:
+            return False
+        result: JSONValue = load_json(self.payload_json)
+        return isinstance(result, dict) and result.get("isError") is True
 
     def _payload(self) -> JSONObject | None:
         if self.payload_json is None:
@@ -408,6 +427,7 @@ class TaskFilter:
         text: With a status message that contains this, regardless of ASCII case.
         created_after: Created at this aware time or later.
         created_before: Created before this aware time.
+        errors_only: Completed with a result whose `isError` is true; a task that failed has a status of its own.
     """
 
     statuses: frozenset[TaskStatus] | None = None
@@ -417,6 +437,7 @@ class TaskFilter:
     text: str | None = None
     created_after: datetime | None = None
     created_before: datetime | None = None
+    errors_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -427,11 +448,19 @@ class TaskCounts:
         by_status_and_name: Number of tasks for each status and tool that has any.
         oldest_working: When the oldest task in `working` was created.
         oldest_input_required: When the oldest task in `input_required` was created.
+        errors_by_name: Number of tasks for each tool that completed with a result whose `isError` is true. They count
+            as `completed`, too.
+        counted_up_to: What the numbers by status and tool go up to: one of that size means at least so many. `None`
+            where they are exact.
+        errors_up_to: The same for the numbers of errors.
     """
 
     by_status_and_name: dict[tuple[TaskStatus, str], int]
     oldest_working: datetime | None = None
     oldest_input_required: datetime | None = None
+    errors_by_name: dict[str, int] = field(default_factory=dict)
+    counted_up_to: int | None = None
+    errors_up_to: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,5 +105,6 @@ def search_scope(wanted: TaskFilter, *, newest_first: bool) -> bytes:
         None if wanted.created_after is None else wanted.created_after.timestamp(),
         None if wanted.created_before is None else wanted.created_before.timestamp(),
         newest_first,
+        *([True] if wanted.errors_only else []),
     ]
     return b"?" + dump_json(parts).encode()

@@ -8,7 +8,16 @@ from typing import Any
 import anyio.lowlevel
 from typing_extensions import Unpack
 
-from mcp_task_runtime.core.types import NewTask, NewTaskFields, TaskCounts, TaskEvent, TaskFilter, TaskPage, TaskRecord
+from mcp_task_runtime.core.types import (
+    NewTask,
+    NewTaskFields,
+    TaskCounts,
+    TaskEvent,
+    TaskFilter,
+    TaskPage,
+    TaskRecord,
+    TaskStatus,
+)
 from mcp_task_runtime.errors import InvalidCursorError
 from mcp_task_runtime.stores.memory import InMemoryTaskStore
 from tests.core.leased_store import LeasedTaskStore, Link
@@ -69,6 +78,22 @@ class TheOldestIsTheOldestOfAll(InMemoryTaskStore):
         counts = await super().count_tasks()
         times = [entry.record.task.created_at for entry in self._entries.values()]
         return replace(counts, oldest_working=min(times, default=None))
+
+
+@store_mutant("tasks_that_completed_with_an_error_are_found_and_counted")
+class ErrorsAreAllThatCompleted(_Searches):
+    def _wanted(self, wanted: TaskFilter) -> TaskFilter:
+        completed: frozenset[TaskStatus] = frozenset({"completed"})
+        if not wanted.errors_only:
+            return wanted
+        statuses = completed if wanted.statuses is None else wanted.statuses & completed
+        return replace(wanted, errors_only=False, statuses=statuses)
+
+
+@store_mutant("tasks_that_completed_with_an_error_are_found_and_counted")
+class NoErrorIsCounted(InMemoryTaskStore):
+    async def count_tasks(self) -> TaskCounts:
+        return replace(await super().count_tasks(), errors_by_name={})
 
 
 @store_mutant("counts_are_those_of_the_tasks_there_are")

@@ -32,18 +32,20 @@ class Entry:
         sequence: Its place in the order of creation.
         owned: The index of its owner's tasks; `None` once the task is gone.
         group: The index of the tasks with its status and tool; `None` once the task is gone.
+        failing: The index of the tasks with its tool that completed with an error, where it did.
         changed: Exists while there are waiters for the next revision.
         steps: The recorded steps, if there are any.
         watchers: Called after each change; exists while there are any.
     """
 
-    __slots__ = ("_events", "changed", "group", "owned", "record", "sequence", "steps", "watchers")
+    __slots__ = ("_events", "changed", "failing", "group", "owned", "record", "sequence", "steps", "watchers")
 
     def __init__(self, record: TaskRecord, sequence: int) -> None:
         self.record = record
         self.sequence = sequence
         self.owned: Index | None = None
         self.group: Group | None = None
+        self.failing: Group | None = None
         self.changed: Signal | None = None
         self.steps: dict[str, str] | None = None
         self.watchers: list[Callable[[TaskRecord | None], None]] | None = None

@@ -8,14 +8,20 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
+from datetime import datetime
 
 from mcp_task_runtime.core.types import TaskStatus
 from mcp_task_runtime.stores.memory._entry import Entry
 
 __all__ = ["Group", "IdIndex", "Index"]
 
+_END = 2**63
 _FEW = 16
 _CHUNK = 64
+
+
+def _created_at(entry: Entry) -> datetime:
+    return entry.record.task.created_at
 
 
 def _sequence_of(entry: Entry) -> int:
@@ -25,8 +31,8 @@ def _sequence_of(entry: Entry) -> int:
 class Index:
     """Entries that belong together, in the order of creation.
 
-    Which entries belong is said by `Entry.owned` or `Entry.group`: an entry that points elsewhere is stale, and
-    dropped when it is passed, or with all others when they are too many.
+    Which entries belong is said by `Entry.owned`, `Entry.group` or `Entry.failing`: an entry that points elsewhere is
+    stale, and dropped when it is passed, or with all others when they are too many.
     """
 
     __slots__ = ("_entries", "_fresh", "live")
@@ -54,6 +60,12 @@ class Index:
         """Return the oldest entry."""
         self._order()
         return next(iter(self._chunk(0, False, 1)), None)
+
+    def position_at(self, time: datetime) -> int:
+        """Return a position behind which all entries were created at a time or later, if they were in order."""
+        self._order()
+        at = bisect_left(self._entries, time, key=_created_at)
+        return self._entries[at].sequence - 1 if at < len(self._entries) else _END
 
     def walk(self, position: int, *, newest_first: bool) -> Iterator[Entry]:
         """Yield the entries after a position, or before it, in order; not to be used across changes."""
@@ -87,7 +99,7 @@ class Index:
         return found
 
     def _has(self, entry: Entry) -> bool:
-        return entry.owned is self or entry.group is self
+        return entry.owned is self or entry.group is self or entry.failing is self
 
     def _order(self) -> None:
         if len(self._fresh) > len(self._entries) // 8:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from heapq import merge
+from itertools import takewhile
 from math import isqrt
 from typing import Final
 
-from mcp_task_runtime.core.types import TaskCounts, TaskFilter, TaskRecord, TaskStatus
+from mcp_task_runtime.core.types import LOOKED_AT_MOST, TaskCounts, TaskFilter, TaskRecord, TaskStatus
 from mcp_task_runtime.stores.memory._entry import Entry
 from mcp_task_runtime.stores.memory._index import Group, IdIndex, Index
 
@@ -17,17 +18,21 @@ __all__ = ["Search"]
 _END: Final = 2**63
 _PAGE: Final = 64
 
+_SLACK: Final = timedelta(seconds=5)
+"""How much later than the entries behind it an entry may have been created: clocks are corrected."""
+
 
 class Search:
     """Which entries there are, indexed by owner, by status and tool, and by identifier."""
 
-    __slots__ = ("_entries", "_groups", "_ids", "_owners")
+    __slots__ = ("_entries", "_errors", "_groups", "_ids", "_owners")
 
     def __init__(self, entries: dict[str, Entry]) -> None:
         """Watch the entries of a store by their identifiers."""
         self._entries = entries
         self._owners: dict[str | None, Index] = {}
         self._groups: dict[tuple[TaskStatus, str], Group] = {}
+        self._errors: dict[tuple[TaskStatus, str], Group] = {}
         self._ids = IdIndex()
 
     @property
@@ -66,30 +71,42 @@ class Search:
         index = self._owners.get(owner)
         return iter(()) if index is None else index.walk(position, newest_first=False)
 
-    def walk(self, wanted: TaskFilter, position: int | None, *, newest_first: bool) -> Iterator[Entry]:
-        """Yield the entries that match behind a position, in order; not to be used across changes."""
+    def page(
+        self, wanted: TaskFilter, position: int | None, *, newest_first: bool, limit: int
+    ) -> tuple[list[Entry], int | None]:
+        """Return up to `limit` entries that match behind a position, in order, and where the next page begins."""
         matches = _matcher(wanted)
-        return (entry for entry in self._candidates(wanted, position, newest_first) if matches(entry.record))
+        found: list[Entry] = []
+        last: int | None = None
+        for number, entry in enumerate(self._candidates(wanted, position, newest_first), 1):
+            if matches(entry.record):
+                if len(found) == limit:
+                    return found, last
+                found.append(entry)
+                last = entry.sequence
+            if number >= max(limit + 1, LOOKED_AT_MOST):
+                return found, entry.sequence
+        return found, None
 
     def counts(self) -> TaskCounts:
         """Return how many entries there are; linear in the number of tools, not of tasks."""
         by_status_and_name = {key: group.live for key, group in self._groups.items()}
-        return TaskCounts(by_status_and_name, self._oldest("working"), self._oldest("input_required"))
+        errors = {name: group.live for (_, name), group in self._errors.items()}
+        return TaskCounts(by_status_and_name, self._oldest("working"), self._oldest("input_required"), errors)
 
     def _enter(self, entry: Entry) -> None:
-        key = (entry.record.task.status, entry.record.request.name)
-        group = self._groups.get(key)
-        if group is None:
-            group = self._groups[key] = Group(key)
-        entry.group = group
-        group.add(entry)
+        record = entry.record
+        key = (record.task.status, record.request.name)
+        entry.group = _join(self._groups, key, entry)
+        if record.outcome is not None and record.outcome.is_error:
+            entry.failing = _join(self._errors, key, entry)
 
     def _leave(self, entry: Entry) -> None:
         group, entry.group = entry.group, None
-        if group is not None:
-            group.discard()
-            if not group.live:
-                del self._groups[group.key]
+        _part(self._groups, group)
+        if entry.failing is not None:
+            group, entry.failing = entry.failing, None
+            _part(self._errors, group)
 
     def _oldest(self, status: TaskStatus) -> datetime | None:
         firsts = [index.first() for (its, _), index in self._groups.items() if its == status]
@@ -99,9 +116,10 @@ class Search:
     def _candidates(self, wanted: TaskFilter, position: int | None, newest_first: bool) -> Iterable[Entry]:
         """Return entries behind a position in order, among them all that match: those of the smallest fitting set."""
         start = position if position is not None else _END if newest_first else 0
+        groups = self._errors if wanted.errors_only else self._groups
         indexes: list[Index] = [
             index
-            for (status, name), index in self._groups.items()
+            for (status, name), index in groups.items()
             if (wanted.statuses is None or status in wanted.statuses) and (wanted.names is None or name in wanted.names)
         ]
         size = sum(index.live for index in indexes)
@@ -115,10 +133,49 @@ class Search:
             if named is not None:
                 behind = [e for e in named if (e.sequence < start if newest_first else e.sequence > start)]
                 return sorted(behind, key=lambda entry: entry.sequence, reverse=newest_first)
-        walks = [index.walk(start, newest_first=newest_first) for index in indexes]
+        walks = [_within(index, wanted, start, newest_first) for index in indexes]
         if len(walks) == 1:
             return walks[0]
         return merge(*walks, key=lambda entry: entry.sequence, reverse=newest_first)
+
+
+def _within(index: Index, wanted: TaskFilter, start: int, newest_first: bool) -> Iterator[Entry]:
+    """Return the entries of an index behind a position, but for those that were created too early or too late."""
+    first, last = wanted.created_after, wanted.created_before
+    if newest_first and last is not None:
+        start = min(start, index.position_at(_shifted(last, _SLACK)) + 1)
+    elif not newest_first and first is not None:
+        start = max(start, index.position_at(_shifted(first, -_SLACK)))
+    walk = index.walk(start, newest_first=newest_first)
+    if newest_first and first is not None:
+        earliest = _shifted(first, -_SLACK)
+        return takewhile(lambda entry: entry.record.task.created_at >= earliest, walk)
+    if not newest_first and last is not None:
+        latest = _shifted(last, _SLACK)
+        return takewhile(lambda entry: entry.record.task.created_at < latest, walk)
+    return walk
+
+
+def _shifted(time: datetime, by: timedelta) -> datetime:
+    try:
+        return time + by
+    except OverflowError:
+        return time
+
+
+def _join(groups: dict[tuple[TaskStatus, str], Group], key: tuple[TaskStatus, str], entry: Entry) -> Group:
+    group = groups.get(key)
+    if group is None:
+        group = groups[key] = Group(key)
+    group.add(entry)
+    return group
+
+
+def _part(groups: dict[tuple[TaskStatus, str], Group], group: Group | None) -> None:
+    if group is not None:
+        group.discard()
+        if not group.live:
+            del groups[group.key]
 
 
 def _matcher(wanted: TaskFilter) -> Callable[[TaskRecord], bool]:
@@ -133,6 +190,7 @@ def _matcher(wanted: TaskFilter) -> Callable[[TaskRecord], bool]:
             and (wanted.id_prefix is None or task.task_id.startswith(wanted.id_prefix))
             and (wanted.created_after is None or task.created_at >= wanted.created_after)
             and (wanted.created_before is None or task.created_at < wanted.created_before)
+            and (not wanted.errors_only or (record.outcome is not None and record.outcome.is_error))
             and (text is None or (task.status_message is not None and text in _ascii_lower(task.status_message)))
         )
 

@@ -428,7 +428,9 @@ class InMemoryTaskStore:
         self._purge()
         scope = search_scope(wanted, newest_first=newest_first)
         position = None if cursor is None else self._cursors.decode(cursor, scope)
-        return self._page(self._search.walk(wanted, position, newest_first=newest_first), limit, scope)
+        found, stop = self._search.page(wanted, position, newest_first=newest_first, limit=limit)
+        next_cursor = None if stop is None else self._cursors.encode(stop, scope)
+        return TaskPage(tuple([entry.record for entry in found]), next_cursor)
 
     async def count_tasks(self) -> TaskCounts:
         """Return how many tasks there are; see `TaskSearch.count_tasks`."""

@@ -71,6 +71,8 @@ _RELATIONS: Final = (
     "drop_belongings",
     "has_questions",
     "find_joinable",
+    "tasks_by_status",
+    "tasks_by_name",
 )
 
 _MOST_QUERIES: Final = 500

@@ -1,7 +1,7 @@
 """The stored form of tasks in PostgreSQL, and the statements that make it. Imports no driver.
 
 Everything stands in a database schema of its own (`mcp_task_runtime` unless another is named), so that
-`DROP SCHEMA … CASCADE` removes all of it and nothing else. Version 2; version 1 is brought to it in place:
+`DROP SCHEMA … CASCADE` removes all of it and nothing else. Version 3; earlier ones are brought to it in place:
 
 `schema_migrations`: one row for each migration applied; the highest `version` is the schema's.
 
@@ -26,8 +26,10 @@ Everything stands in a database schema of its own (`mcp_task_runtime` unless ano
   that waited for it; some may have ended
 - `operation`: random number of the latest call that changed the task, so that a call whose connection
   broke finds out whether it happened; NULL in rows of version 1
-
 - `join_key`: names the call that the task was made for, if a repeated call joins it; otherwise NULL
+- `tool`, from version 3 on: the first 200 characters of `request_name`, for indexes
+- `is_error`, from version 3 on: whether the task completed with a result that says `isError`; false for one that
+  completed before
 
 `messages`, one row for each queued notification and for each request there ever was, kept as long as
 the task's mailbox:
@@ -151,6 +153,15 @@ MIGRATIONS: Final = (
     $has$;
     CREATE TABLE {{secrets}} (name text PRIMARY KEY, value bytea NOT NULL);
     INSERT INTO {{secrets}} VALUES ('cursors', uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()));
+    """,
+    f"""
+    ALTER TABLE {{tasks}}
+        ADD COLUMN tool text GENERATED ALWAYS AS (left(request_name, {NAME_LENGTH})) STORED,
+        ADD COLUMN is_error boolean NOT NULL DEFAULT false;
+    DROP INDEX {{tasks_by_status}};
+    DROP INDEX {{tasks_by_name}};
+    CREATE INDEX tasks_by_kind ON {{tasks}} (status, tool, position) INCLUDE (expires_at);
+    CREATE INDEX tasks_by_error ON {{tasks}} (tool, position) INCLUDE (expires_at) WHERE is_error;
     """,
 )
 """The statements that lead from each version to the next; the first from an empty schema to version 1."""

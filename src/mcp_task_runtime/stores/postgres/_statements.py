@@ -8,14 +8,12 @@ holds these statements to it.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from mcp_task_runtime.core.transitions import EVENTS_KEPT, TERMINAL_STATUSES, TRANSITIONS
-from mcp_task_runtime.core.types import TaskFilter
-from mcp_task_runtime.stores.postgres._rows import to_text
-from mcp_task_runtime.stores.postgres._schema import NAME_LENGTH
 
 __all__ = [
+    "ALIVE",
     "ANSWER",
     "ANSWERS_OF",
     "ANSWER_ALL",
@@ -23,7 +21,7 @@ __all__ = [
     "BY_OPERATION",
     "CLAIM",
     "CLEAR",
-    "COUNT",
+    "COLUMNS",
     "CREATE",
     "CREATED",
     "DELETE",
@@ -44,7 +42,6 @@ __all__ = [
     "LOOK_FOR_MESSAGE",
     "LOOK_FOR_UPDATE",
     "MESSAGE_OF_KEY",
-    "OLDEST",
     "OUTSTANDING",
     "PEEK",
     "PURGE",
@@ -57,12 +54,11 @@ __all__ = [
     "UPDATE",
     "WAITING",
     "WATCH",
-    "search_statement",
 ]
 
 SERVER_TIME: Final = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 
-_ALIVE: Final = "(expires_at IS NULL OR expires_at > {now})"
+ALIVE: Final = "(expires_at IS NULL OR expires_at > {now})"
 _LIVE: Final = (
     "status = ANY('{{" + ",".join(sorted(status for status in TRANSITIONS if status not in TERMINAL_STATUSES)) + "}}')"
 )
@@ -81,13 +77,13 @@ _NOTIFY_ANSWER: Final = "CASE WHEN " + _OTHERS_WATCH + " THEN pg_notify({channel
 _NOTIFY_WORK: Final = "CASE WHEN lease_worker = '' THEN pg_notify({channel}, 'w:') END"
 _NOTIFY_GONE: Final = "pg_notify({channel}, 'd' || pg_current_xact_id()::text || ':' || task_id)"
 
-_COLUMNS: Final = (
+COLUMNS: Final = (
     "task_id, status, status_message, created_at, last_updated_at, ttl_ms, poll_interval_ms, revision, owner,"
     " retention_ms, request_method, request_name, request_arguments::text, progress_token::text, rerunnable,"
     " client_capabilities::text, outcome::text, outcome_message, lease_worker, lease_expires_at, lease_attempt,"
     " request_max_attempts, request_caller::text, sealed_credentials, progress::text"
 )
-_RETURNING: Final = " RETURNING " + _COLUMNS + ", " + _NOTIFY_UPDATE
+_RETURNING: Final = " RETURNING " + COLUMNS + ", " + _NOTIFY_UPDATE
 
 
 def _with_event(event: str) -> str:
@@ -128,13 +124,13 @@ JOIN: Final = CREATE.replace(_VALUES, ", join_key) SELECT").replace(
 """Creates a task unless there is one to join."""
 
 JOINED: Final = (
-    "SELECT " + _COLUMNS + " FROM {tasks} WHERE task_id ="
+    "SELECT " + COLUMNS + " FROM {tasks} WHERE task_id ="
     " {find_joinable}(%(join_key)s::text, {now}, %(ended_ms)s::bigint)"
 )
 
 CREATED: Final = "SELECT created_at FROM {tasks} WHERE task_id = %(task_id)s AND operation = %(operation)s"
 
-TAKEN: Final = "SELECT FROM {tasks} WHERE task_id = %(task_id)s AND " + _ALIVE
+TAKEN: Final = "SELECT FROM {tasks} WHERE task_id = %(task_id)s AND " + ALIVE
 
 DELETE_EXPIRED: Final = "DELETE FROM {tasks} WHERE task_id = %(task_id)s AND expires_at <= {now}"
 
@@ -144,28 +140,28 @@ PURGE: Final = """
         LIMIT %(limit)s FOR UPDATE SKIP LOCKED
     )"""
 
-GET: Final = "SELECT " + _COLUMNS + " FROM {tasks} WHERE task_id = %(task_id)s AND " + _ALIVE
+GET: Final = "SELECT " + COLUMNS + " FROM {tasks} WHERE task_id = %(task_id)s AND " + ALIVE
 
 LOOK_FOR_UPDATE: Final = (
     "SELECT "
-    + _COLUMNS
+    + COLUMNS
     + ", watchers @> ARRAY[%(watcher)s]::bigint[] FROM {tasks} WHERE task_id = %(task_id)s AND "
-    + _ALIVE
+    + ALIVE
 )
 
 GET_VIEW: Final = (
     "SELECT "
-    + _COLUMNS
+    + COLUMNS
     + """, ARRAY(
         SELECT ARRAY[m.key, m.method, m.params::text] FROM {messages} AS m
         WHERE m.mailbox = %(task_id)s AND m.key IS NOT NULL AND m.answer_type IS NULL AND """
     + _LIVE
     + " ORDER BY m.position) FROM {tasks} WHERE task_id = %(task_id)s AND "
-    + _ALIVE
+    + ALIVE
 )
 
 BY_OPERATION: Final = (
-    "SELECT " + _COLUMNS + " FROM {tasks} WHERE task_id = %(task_id)s AND operation = %(operation)s AND " + _ALIVE
+    "SELECT " + COLUMNS + " FROM {tasks} WHERE task_id = %(task_id)s AND operation = %(operation)s AND " + ALIVE
 )
 
 UPDATE: Final = (
@@ -185,7 +181,7 @@ UPDATE: Final = (
     WHERE task_id = %(task_id)s AND status = ANY(%(sources)s::text[]) AND """
     + _FENCED
     + " AND (%(if_revision)s::bigint IS NULL OR revision = %(if_revision)s::bigint) AND "
-    + _ALIVE
+    + ALIVE
     + _RETURNING
 )
 
@@ -208,6 +204,7 @@ FINISH: Final = (
     + """ * interval '1 millisecond',
         outcome = %(outcome)s,
         outcome_message = %(status_message)s,
+        is_error = %(is_error)s,
         lease_worker = NULL,
         lease_expires_at = NULL,
         lease_attempt = NULL,
@@ -219,9 +216,9 @@ FINISH: Final = (
     WHERE task_id = %(task_id)s AND status = ANY(%(sources)s::text[]) AND """
     + _FENCED
     + " AND "
-    + _ALIVE
+    + ALIVE
     + " RETURNING "
-    + _COLUMNS
+    + COLUMNS
     + ", {drop_belongings}(task_id), CASE WHEN "
     + _OTHERS_WATCH
     + " THEN "
@@ -236,14 +233,14 @@ WATCH: Final = (
 
 DELETE: Final = (
     "DELETE FROM {tasks} WHERE task_id = %(task_id)s AND "
-    + _ALIVE
+    + ALIVE
     + " RETURNING {drop_belongings}(task_id), "
     + _NOTIFY_GONE
 )
 
 # Two statements: `owner IS NOT DISTINCT FROM` would use no index.
-_LIST: Final = "SELECT position, " + _COLUMNS + " FROM {tasks} WHERE "
-_PAGE: Final = " AND position > %(after)s AND " + _ALIVE + " ORDER BY position LIMIT %(limit)s"
+_LIST: Final = "SELECT position, " + COLUMNS + " FROM {tasks} WHERE "
+_PAGE: Final = " AND position > %(after)s AND " + ALIVE + " ORDER BY position LIMIT %(limit)s"
 LIST_OF_OWNER: Final = _LIST + "owner = %(owner)s" + _PAGE
 LIST_OF_NOBODY: Final = _LIST + "owner IS NULL" + _PAGE
 
@@ -251,7 +248,7 @@ LIST_OF_NOBODY: Final = _LIST + "owner IS NULL" + _PAGE
 
 RENEW_LEASES: Final = (
     "UPDATE {tasks} SET lease_expires_at = {now} + %(lease_ms)s::bigint * interval '1 millisecond'"
-    " WHERE task_id = ANY(%(task_ids)s) AND lease_worker = %(worker)s AND " + _ALIVE + " RETURNING task_id"
+    " WHERE task_id = ANY(%(task_ids)s) AND lease_worker = %(worker)s AND " + ALIVE + " RETURNING task_id"
 )
 
 DROP_LEASES: Final = (
@@ -264,14 +261,14 @@ DROP_LEASES: Final = (
     + _with_event("'released ' || %(event)s::text || '#' || lease_attempt::text")
     + """
     WHERE task_id = ANY(%(task_ids)s) AND lease_worker = %(worker)s AND """
-    + _ALIVE
+    + ALIVE
 )
 
 LIST_LAPSED: Final = (
     "SELECT position, "
-    + _COLUMNS
+    + COLUMNS
     + " FROM {tasks} WHERE lease_expires_at <= {now} AND "
-    + _ALIVE
+    + ALIVE
     + " ORDER BY lease_expires_at, position LIMIT %(limit)s OFFSET %(offset)s"
 )
 
@@ -294,7 +291,7 @@ CLAIM: Final = (
     WHERE task_id = %(task_id)s AND """
     + _LIVE
     + " AND (lease_expires_at <= {now} OR (lease_worker = '' AND %(worker)s::text <> '')) AND "
-    + _ALIVE
+    + ALIVE
     + _RETURNING
     + ", "
     + _NOTIFY_WORK
@@ -302,9 +299,9 @@ CLAIM: Final = (
 
 WAITING: Final = (
     "SELECT position, "
-    + _COLUMNS
+    + COLUMNS
     + " FROM {tasks} WHERE lease_expires_at <= {now} AND lease_worker = '' AND request_name = ANY(%(names)s) AND "
-    + _ALIVE
+    + ALIVE
     + " ORDER BY lease_expires_at, position LIMIT %(limit)s"
 )
 
@@ -319,7 +316,7 @@ ASK: Final = (
     + " AND "
     + _FENCED
     + " AND "
-    + _ALIVE
+    + ALIVE
     + """ FOR NO KEY UPDATE
     ), question AS (
         INSERT INTO {messages} (mailbox, task_id, key, method, params)
@@ -346,7 +343,7 @@ ANSWER_ALL: Final = (
         SELECT task_id FROM {tasks} WHERE task_id = %(task_id)s AND """
     + _LIVE
     + " AND "
-    + _ALIVE
+    + ALIVE
     + """ FOR NO KEY UPDATE
     ), taken AS (
         UPDATE {messages} AS m SET answer_type = given.type, answer = given.answer::json, queued = false
@@ -383,7 +380,7 @@ ENQUEUE: Final = (
     """
     INSERT INTO {messages} AS m (mailbox, task_id, key, method, params) VALUES (
         %(task_id)s, (SELECT task_id FROM {tasks} WHERE task_id = %(task_id)s AND """
-    + _ALIVE
+    + ALIVE
     + """), %(key)s, %(method)s, %(params)s
     ) ON CONFLICT (mailbox, key) DO NOTHING RETURNING pg_notify({channel}, 'm:' || mailbox)"""
 )
@@ -459,7 +456,7 @@ RECORD_STEP: Final = (
     + " AND "
     + _FENCED
     + " AND "
-    + _ALIVE
+    + ALIVE
     + """ FOR SHARE
     )
     INSERT INTO {steps} (task_id, key, value) SELECT task_id, %(key)s, %(value)s::json FROM task
@@ -470,70 +467,14 @@ STEP: Final = "SELECT value::text FROM {steps} WHERE task_id = %(task_id)s AND k
 
 READ_STEPS: Final = (
     "SELECT key, value::text FROM {steps} WHERE task_id = %(task_id)s"
-    " AND EXISTS (SELECT FROM {tasks} WHERE task_id = %(task_id)s AND " + _ALIVE + ") ORDER BY position"
+    " AND EXISTS (SELECT FROM {tasks} WHERE task_id = %(task_id)s AND " + ALIVE + ") ORDER BY position"
 )
 
 # --- what operators ask ---
 
-HISTORY: Final = "SELECT created_at, events FROM {tasks} WHERE task_id = %(task_id)s AND " + _ALIVE
+HISTORY: Final = "SELECT created_at, events FROM {tasks} WHERE task_id = %(task_id)s AND " + ALIVE
 
 DIAGNOSE: Final = """
 SELECT (SELECT max(version) FROM {schema_migrations}),
     current_setting('server_version'), current_setting('fsync') = 'on', current_setting('synchronous_commit') <> 'off',
     pg_is_in_recovery()"""
-
-COUNT: Final = "SELECT status, request_name, count(*) FROM {tasks} WHERE " + _ALIVE + " GROUP BY status, request_name"
-
-OLDEST: Final = "SELECT created_at FROM {tasks} WHERE status = %(status)s AND " + _ALIVE + " ORDER BY position LIMIT 1"
-
-_UPPER: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-
-
-def search_statement(wanted: TaskFilter, *, newest_first: bool) -> tuple[str, dict[str, Any]]:
-    """Return the statement of a search and its parameters, but for `limit` and `position`, where it begins.
-
-    For each owner, name or status that is asked for, an index leads to its newest or oldest tasks. What the search
-    asks for besides is looked for among these.
-    """
-    order = "DESC" if newest_first else "ASC"
-    conditions = [_ALIVE, f"position {'<' if newest_first else '>'} %(position)s"]
-    parameters: dict[str, Any] = {}
-    indexed: list[list[str]] = []
-    if wanted.owners is not None:
-        owners = sorted(to_text(owner) for owner in wanted.owners if owner is not None)
-        found = _each("owner = {}", "owner", owners, parameters)
-        indexed.append(found + (["owner IS NULL"] if None in wanted.owners else []))
-    if wanted.names is not None:
-        names = sorted(map(to_text, wanted.names))
-        by_name = f"(left(request_name, {NAME_LENGTH}) = left({{0}}::text, {NAME_LENGTH}) AND request_name = {{0}})"
-        indexed.append(_each(by_name, "name", names, parameters))
-    if wanted.statuses is not None:
-        indexed.append(_each("status = {}", "status", sorted(wanted.statuses), parameters))
-    conditions.extend("(" + (" OR ".join(alternatives) or "false") + ")" for alternatives in indexed[1:])
-    if wanted.id_prefix is not None:
-        prefix = to_text(wanted.id_prefix)
-        conditions.append("starts_with(task_id, %(prefix)s::text) AND task_id >= %(prefix)s::text")
-        parameters["prefix"] = prefix
-        if prefix and prefix[-1] < "\ud7ff":  # the next character is none that cannot be stored
-            conditions.append("task_id < %(prefix_end)s")
-            parameters["prefix_end"] = prefix[:-1] + chr(ord(prefix[-1]) + 1)
-    if wanted.text is not None:
-        conditions.append(f"strpos(translate(status_message, '{_UPPER}', '{_UPPER.lower()}'), %(text)s) > 0")
-        parameters["text"] = to_text(wanted.text).translate(str.maketrans(_UPPER, _UPPER.lower()))
-    if wanted.created_after is not None:
-        conditions.append("created_at >= %(created_after)s")
-        parameters["created_after"] = wanted.created_after
-    if wanted.created_before is not None:
-        conditions.append("created_at < %(created_before)s")
-        parameters["created_before"] = wanted.created_before
-    page = f" ORDER BY position {order} LIMIT %(limit)s"
-    alternatives = indexed[0] if indexed else ["true"]
-    parts = [f"({_LIST}{' AND '.join([alternative, *conditions])}{page})" for alternative in alternatives]
-    if len(parts) == 1:
-        return parts[0], parameters
-    return f"SELECT * FROM ({' UNION ALL '.join(parts or [f'({_LIST}false)'])}) AS found{page}", parameters
-
-
-def _each(template: str, name: str, values: list[Any], parameters: dict[str, Any]) -> list[str]:
-    parameters.update({f"{name}_{number}": value for number, value in enumerate(values)})
-    return [template.format(f"%({name}_{number})s") for number in range(len(values))]

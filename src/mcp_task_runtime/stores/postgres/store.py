@@ -34,6 +34,7 @@ from mcp_task_runtime.core.views import TaskView
 from mcp_task_runtime.errors import InvalidCursorError, TaskExistsError, TaskNotFoundError
 from mcp_task_runtime.stores._cursor import owner_scope, search_scope
 from mcp_task_runtime.stores._storable import check_duration
+from mcp_task_runtime.stores.postgres import _search
 from mcp_task_runtime.stores.postgres import _statements as statements
 from mcp_task_runtime.stores.postgres._database import Attempt, Database, DatabaseUser, NotYet
 from mcp_task_runtime.stores.postgres._errors import RetryError
@@ -71,8 +72,6 @@ _LARGEST_PAGE: Final = 10_000
 _LARGEST_POSITION: Final = 2**63 - 1
 _MOST_REPORTED: Final = 1_000
 _LONGEST_WORKER: Final = 100
-_LONG_SECONDS: Final = 60.0
-"""What operators ask may read all tasks."""
 
 
 class PostgresTaskStore(DatabaseUser):
@@ -239,6 +238,7 @@ class PostgresTaskStore(DatabaseUser):
             "status": outcome.status,
             "status_message": to_stored("status_message", outcome.status_message),
             "outcome": None if payload is None else to_object("outcome", payload),
+            "is_error": outcome.is_error,
             "event": event(outcome.status, outcome.status_message),
             "sources": sources(outcome.status),
             **fence_parameters(fence),
@@ -488,13 +488,32 @@ class PostgresTaskStore(DatabaseUser):
         self, wanted: TaskFilter, *, newest_first: bool = True, cursor: str | None = None, limit: int = 50
     ) -> TaskPage:
         """Return a page of the tasks that match; see `TaskSearch.search_tasks`."""
-        statement, parameters = statements.search_statement(wanted, newest_first=newest_first)
+        limit = _checked_limit(limit)
         scope = search_scope(wanted, newest_first=newest_first)
-        begin = _LARGEST_POSITION if newest_first else 0
-        long = 0 if wanted.text is None else _LONG_SECONDS
-        return await self._page(
-            statement, parameters, scope, cursor, limit, position="position", begin=begin, at_least=long
-        )
+        key = await self._database.cursor_key()
+        begin = (_LARGEST_POSITION if newest_first else 0) if cursor is None else key.decode(cursor, scope)
+        if begin > _LARGEST_POSITION:
+            raise InvalidCursorError
+
+        def find(attempt: Attempt) -> tuple[list[Any], int | None]:
+            few, further = None, None
+            if wanted.id_prefix:
+                rows = attempt.execute(_search.BY_PREFIX, _search.prefix_parameters(wanted.id_prefix)).fetchall()
+                if len(rows) <= _search.FEW:
+                    behind = [position for (position,) in rows if (position < begin) is newest_first]
+                    few, further = _search.first(behind, newest_first=newest_first, limit=limit + 1)
+            statement, parameters = _search.search_statement(wanted, few, newest_first=newest_first, limit=limit + 1)
+            row = attempt.fetch(statement, {**parameters, "position": begin})
+            assert row is not None
+            positions, stop = row
+            stop = further if stop is None else stop
+            if len(positions) > limit:
+                positions, stop = positions[:limit], positions[limit - 1]
+            found = attempt.fetch_each(_search.BY_POSITION, {"positions": positions}) if positions else ()
+            return sorted(found, key=lambda row: row[0], reverse=newest_first), stop
+
+        rows, stop = await self._database.read(find)
+        return TaskPage(tuple(self._intact(rows)), None if stop is None else key.encode(stop, scope))
 
     async def diagnose(self) -> tuple[Finding, ...]:
         """Return the server's and the schema's version, and what endangers tasks; see `TaskDiagnosis`."""
@@ -512,17 +531,23 @@ class PostgresTaskStore(DatabaseUser):
         return tuple(found)
 
     async def count_tasks(self) -> TaskCounts:
-        """Return how many tasks there are; see `TaskSearch.count_tasks`. Its cost is linear in their number."""
+        """Return how many tasks there are, or up to how many there were counted; see `TaskSearch.count_tasks`."""
 
         def count(attempt: Attempt) -> TaskCounts:
-            rows = attempt.execute(statements.COUNT, {}).fetchall()
-            oldest = [attempt.fetch(statements.OLDEST, {"status": status}) for status in ("working", "input_required")]
+            rows = attempt.execute(_search.COUNT, {}).fetchall()
+            errors = attempt.execute(_search.COUNT_ERRORS, {}).fetchall()
+            oldest = [attempt.fetch(_search.OLDEST, {"status": status}) for status in ("working", "input_required")]
+            working, asking = [None if row is None or row[0] is None else utc(row[0]) for row in oldest]
             return TaskCounts(
-                {(status, from_text(name)): number for status, name, number in rows},
-                *(None if row is None else utc(row[0]) for row in oldest),
+                {(status, from_text(name)): number for status, name, number, _ in rows if number},
+                working,
+                asking,
+                errors_by_name={from_text(name): number for _, name, number, _ in errors if number},
+                counted_up_to=rows[0][3] if rows else None,
+                errors_up_to=errors[0][3] if errors else None,
             )
 
-        return await self._database.read(count, at_least=_LONG_SECONDS)
+        return await self._database.read(count)
 
     async def get_history(self, task_id: str) -> tuple[TaskEvent, ...]:
         """Return what happened to a task; see `TaskSearch.get_history`. Nothing for an unknown task."""
@@ -545,16 +570,14 @@ class PostgresTaskStore(DatabaseUser):
         limit: int,
         *,
         position: str,
-        begin: int = 0,
-        at_least: float = 0,
     ) -> TaskPage:
         limit = _checked_limit(limit)
         key = await self._database.cursor_key()
-        begin = begin if cursor is None else key.decode(cursor, scope)
+        begin = 0 if cursor is None else key.decode(cursor, scope)
         if begin > _LARGEST_POSITION:
             raise InvalidCursorError
         page = {**parameters, position: begin, "limit": limit + 1}
-        rows = await self._database.read(lambda attempt: list(attempt.fetch_each(statement, page)), at_least=at_least)
+        rows = await self._database.read(lambda attempt: list(attempt.fetch_each(statement, page)))
         records = self._intact(rows[:limit])
         return TaskPage(tuple(records), key.encode(rows[limit - 1][0], scope) if len(rows) > limit else None)
 

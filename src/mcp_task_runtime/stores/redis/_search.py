@@ -8,7 +8,7 @@ from datetime import datetime
 from hashlib import blake2b
 from typing import Any, Final
 
-from mcp_task_runtime.core.types import TaskCounts, TaskFilter, TaskPage, TaskRecord, TaskStatus
+from mcp_task_runtime.core.types import LOOKED_AT_MOST, TaskCounts, TaskFilter, TaskPage, TaskRecord, TaskStatus
 from mcp_task_runtime.errors import InvalidCursorError, StoreError
 from mcp_task_runtime.stores._cursor import search_scope
 from mcp_task_runtime.stores.redis._backend import Backend
@@ -47,6 +47,7 @@ class Search:
         if _is_empty(wanted):
             return TaskPage(())
         found: list[tuple[Entry, TaskRecord]] = []
+        looked = 0
         most = max(limit + 1, _FEWEST)
         while True:
             page, behind = await self._page(wanted, newest_first, behind, most)
@@ -54,12 +55,13 @@ class Search:
             found += [
                 (entry, record) for entry, record in live if self._is_of(entry, record) and _matches(record, wanted)
             ]
-            if len(found) > limit or behind is None:
+            looked += most
+            if len(found) > limit or behind is None or looked >= LOOKED_AT_MOST:
                 break
             most = max(limit + 1, min(2 * most, _MOST))  # the filter leaves out many
         records = tuple(record for _, record in found[:limit])
         if len(found) <= limit:
-            return TaskPage(records)
+            return TaskPage(records, None if behind is None else _encode(*behind, scope))
         last = found[limit - 1][0]
         return TaskPage(records, _encode(last.place, last.member, scope))
 
@@ -82,6 +84,7 @@ class Search:
             *(lowest, highest, 1 if newest_first else 0, limit),
             (wanted.id_prefix or "").encode("utf-8", "surrogatepass")[:128],
             *self._pages.record_ends,
+            1 if wanted.errors_only else 0,
         )
         (reply,) = await self._backend.send(self._backend.call_search("search", *arguments))
         page: list[tuple[bytes, Any, Any]] = reply[1]
@@ -94,21 +97,27 @@ class Search:
         call = self._backend.call_search("count", self._keys.search, *self._pages.record_ends)
         (reply,) = await self._backend.send(call)
         if self._backend.is_cluster and reply:
-            reads = [Call(b"HGET", self._keys.of_task(tag)[:1], (b"created_at",)) for _, _, _, tag, _ in reply]
+            kinds = [parts for parts in reply if parts[0] != b"error"]
+            reads = [Call(b"HGET", self._keys.of_task(tag)[:1], (b"created_at",)) for _, _, _, tag, _ in kinds]
             times = await self._backend.send(*reads)
-            reply = [(*parts, time) for (*parts, _), time in zip(reply, times, strict=True)]
+            reply = [parts for parts in reply if parts[0] == b"error"]
+            reply += [(*parts, time) for (*parts, _), time in zip(kinds, times, strict=True)]
         counts: dict[tuple[TaskStatus, str], int] = {}
+        errors: dict[str, int] = {}
         oldest: dict[str, datetime] = {}
         try:
             for status, name, number, _, created in reply:
                 word = status.decode()
+                if word == "error":
+                    errors[name.decode()] = int(number)
+                    continue
                 counts[word, name.decode()] = int(number)
                 if created is not None:
                     since = from_micros(created)
                     oldest[word] = min(since, oldest.get(word, since))
         except (ArithmeticError, ValueError) as error:
             raise StoreError("The search index is damaged") from error
-        return TaskCounts(counts, oldest.get("working"), oldest.get("input_required"))
+        return TaskCounts(counts, oldest.get("working"), oldest.get("input_required"), errors)
 
 
 def _is_empty(wanted: TaskFilter) -> bool:
@@ -123,6 +132,7 @@ def _matches(record: TaskRecord, wanted: TaskFilter) -> bool:
         and (wanted.names is None or record.request.name in wanted.names)
         and (wanted.owners is None or record.owner in wanted.owners)
         and (wanted.id_prefix is None or task.task_id.startswith(wanted.id_prefix))
+        and (not wanted.errors_only or (record.outcome is not None and record.outcome.is_error))
         and (wanted.text is None or _lower(wanted.text) in _lower(task.status_message or ""))
         and (wanted.created_after is None or task.created_at >= wanted.created_after)
         and (wanted.created_before is None or task.created_at < wanted.created_before)

@@ -265,6 +265,7 @@ class RedisTaskStore:
             _optional(task.task_id if tag.startswith(b"~") else None),
             *(task.status.encode(), to_micros(task.created_at)),
             *("" if task.ttl_ms is None else task.ttl_ms, record.retention_ms, _optional(record.owner)),
+            int(record.outcome is not None and record.outcome.is_error),
         )
 
     def _filed(self, record: TaskRecord) -> TaskRecord:
@@ -346,6 +347,7 @@ class RedisTaskStore:
             _optional(outcome.status_message),
             *_fencing(fence),
             event_text(outcome.status_message),
+            int(outcome.is_error),
         )
         if reply == b"refused":
             raise InvalidTransitionError(task_id, current=rest[0].decode(), requested=status)

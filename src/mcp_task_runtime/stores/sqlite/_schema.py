@@ -21,6 +21,8 @@ Columns are text unless a number is obvious; `_records` says how times and odd t
 - `progress`, from version 2 on: the `Progress` as a JSON list of its three values, or NULL
 - `events`, from version 2 on: the history without `created`, a JSON list of lists of time, kind and text
 - `join_key`, from version 2 on: names the call that the task was made for, if a repeated call joins it
+- `is_error`, from version 3 on: 1 if the task completed with a result that says `isError`; 0 for one that completed
+  before
 
 `messages`, one row for each queued notification and for each request there ever was, kept as long as
 the task's mailbox:
@@ -139,6 +141,10 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         )""",
         "CREATE TABLE secrets (name TEXT PRIMARY KEY, value BLOB NOT NULL)",
         "INSERT INTO secrets (name, value) VALUES ('cursor', randomblob(32))",
+    ),
+    (
+        "ALTER TABLE tasks ADD COLUMN is_error INTEGER NOT NULL DEFAULT 0",
+        "CREATE INDEX tasks_by_error ON tasks (name, sequence) WHERE is_error = 1",
     ),
 )
 """The statements that lead from each version to the next; the first from an empty file to version 1."""

@@ -89,7 +89,7 @@ _UPDATE: Final = (
 )
 _FINISH: Final = (
     "UPDATE tasks SET status = ?, status_message = ?, last_updated_at = ?, revision = ?, progress = ?, events = ?,"
-    " outcome_payload = ?, outcome_message = ?, arguments = ?, sealed_credentials = ?,"
+    " outcome_payload = ?, outcome_message = ?, arguments = ?, sealed_credentials = ?, is_error = ?,"
     " lease_worker = NULL, lease_expires_at = NULL, lease_attempt = NULL WHERE task_id = ?"
 )
 # A separate, rare statement: setting an indexed column rewrites its index entry.
@@ -255,6 +255,7 @@ def finish(transaction: Transaction, found: Found, record: TaskRecord) -> None:
         to_sql(outcome.status_message),
         to_sql(request.arguments_json),
         to_sql(request.sealed_credentials),
+        int(outcome.is_error),
     )
     history = _with_events(found, record.task.last_updated_at, [(outcome.status, outcome.status_message)])
     transaction.execute(_FINISH, _changes(record, history, *ending))

@@ -529,13 +529,15 @@ class SQLiteTaskStore:
         def page(transaction: Transaction) -> TaskPage:
             key = _cursor_key(transaction)
             position = None if cursor is None else _position(key, cursor, scope)
-            found = _search.find(transaction, wanted, position, newest_first=newest_first, limit=size + 1)
+            found, stop = _search.find(transaction, wanted, position, newest_first=newest_first, limit=size + 1)
+            if len(found) > size:
+                stop = found[size - 1]
             rows = [
                 row
                 for sequence in found[:size]
                 if (row := transaction.execute(_BY_SEQUENCE, (sequence, transaction.stamp)).fetchone()) is not None
             ]
-            next_cursor = key.encode(found[size - 1], scope) if len(found) > size else None
+            next_cursor = None if stop is None else key.encode(stop, scope)
             return TaskPage(tuple(self._damage.records_of(rows)), next_cursor)
 
         return await self._engine.read(page)

@@ -86,6 +86,8 @@ async def a_search_shows_each_task_that_matches_once_in_order(bench: StoreBench)
         TaskFilter(created_after=third),
         TaskFilter(created_before=third),
         TaskFilter(created_after=third, created_before=third + timedelta(seconds=2)),
+        TaskFilter(created_after=third, names=frozenset({"index"})),
+        TaskFilter(created_before=start),
         TaskFilter(text="asks 1"),
         TaskFilter(statuses=frozenset({"working"}), names=frozenset({"index"}), owners=frozenset({"ada", "bob"})),
         TaskFilter(statuses=frozenset({"input_required"}), id_prefix="b-", created_after=third, text="ASKS"),
@@ -195,6 +197,38 @@ async def a_cursor_is_good_for_its_own_search_alone(bench: StoreBench) -> None:
     foreign += [(f"the cursor {bad!r}", partial(search, _ALL, cursor=bad)) for bad in ("", "x", "AAAA", listed, "ü")]
     for what, operation in foreign:
         await require_raises(InvalidCursorError, operation(), f"a search with the cursor of another, {what},")
+
+
+@_check("L8", needs=["search"])
+async def tasks_that_completed_with_an_error_are_found_and_counted(bench: StoreBench) -> None:
+    store = able(bench.subject, TaskSearch)
+    bad = Outcome.completed({"isError": True, "content": []})
+    nested = Outcome.completed({"isError": False, "structuredContent": {"isError": True}})
+    ends = (bad, nested, bad, Outcome.failed("no"), bad, Outcome.completed({}), Outcome.cancelled())
+    ids = []
+    for number, outcome in enumerate(ends):
+        record = await _make(store, "ab"[number % 4 // 2], owner="ada" if number else None, task_id=f"{number}-task")
+        record = await store.finish_task(record.task_id, outcome)
+        if record.outcome == bad:
+            ids.append(record.task_id)
+    await _make(store, "a")
+    errors = TaskFilter(errors_only=True)
+    for wanted, order in (
+        (errors, ids),
+        (replace(errors, names=frozenset({"a", "c"})), [ids[0], ids[2]]),
+        (replace(errors, owners=frozenset({"ada"})), ids[1:]),
+        (replace(errors, id_prefix="2-"), [ids[1]]),
+        (replace(errors, statuses=frozenset({"completed"})), ids),
+        (replace(errors, statuses=frozenset({"failed"})), []),
+    ):
+        seen = await _walk(store, wanted, newest_first=False, limit=2)
+        require(seen == order, f"a search for {wanted} shows {seen} and not {order}")
+    counts = await store.count_tasks()
+    require(counts.errors_by_name == {"a": 2, "b": 1}, f"count_tasks says {counts.errors_by_name} of errors")
+    require(counts.by_status_and_name["completed", "a"] == 4, "a task that completed with an error is not `completed`")
+    await store.delete_task(ids[1])
+    left = {name: number for name, number in (await store.count_tasks()).errors_by_name.items() if number}
+    require(left == {"a": 2}, "a task that was deleted is counted as an error")
 
 
 # --- counts -------------------------------------------------------------------------------------------
@@ -405,6 +439,8 @@ async def a_page_of_a_search_costs_what_is_on_it(bench: StoreBench) -> None:
         "a tool": TaskFilter(names=frozenset({"rare"})),
         "an owner": TaskFilter(owners=frozenset({"rare"})),
         "a prefix": TaskFilter(id_prefix="rare-"),
+        "errors": TaskFilter(errors_only=True),
+        "a status and a tool": TaskFilter(statuses=frozenset({"failed"}), names=frozenset({"tool 1"})),
     }
     count = 0
 

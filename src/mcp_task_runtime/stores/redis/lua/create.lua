@@ -29,6 +29,6 @@ if KEYS[9] then
     local entry, name_tag = entry_for(tag, name, task[4], string.sub(tag, 1, 1) == '~' and task[1] or nil)
     if redis.call('ZSCORE', opening .. 'search:}:all', entry) then unfile(opening .. 'search:}:', entry) end
     task = {created_at = now, ttl_ms = task[2], retention_ms = task[3]}
-    file(opening .. 'search:}:', entry, name_tag, name, 'working', now, task, margin)
+    file(opening .. 'search:}:', entry, name_tag, name, 'working', false, now, task, margin)
 end
 return {'ok', now, expired and head.owner, expired and head.mark}

@@ -44,6 +44,7 @@ local function unfile(search, entry)
         redis.call('ZREM', key, entry)
         left = left + redis.call('ZCARD', key)
     end
+    redis.call('ZREM', search .. 'error:' .. name_tag, entry)
     if left == 0 then redis.call('HDEL', search .. 'names', name_tag) end
 end
 
@@ -52,8 +53,9 @@ local function purge(search, now, most)
     for _, entry in ipairs(due) do unfile(search, entry) end
 end
 
--- Say in which status a task is; `task` has its `created_at`, `ttl_ms` and `retention_ms`.
-local function file(search, entry, name_tag, name, status, now, task, margin)
+-- Say in which status a task is, and whether it completed with an error; `task` has its `created_at`, `ttl_ms` and
+-- `retention_ms`.
+local function file(search, entry, name_tag, name, status, is_error, now, task, margin)
     local latest = ''
     if task.ttl_ms then latest = digits(task.created_at + 1000 * (task.ttl_ms + task.retention_ms + 1)) end
     local place = redis.call('ZSCORE', search .. 'all', entry)
@@ -72,6 +74,7 @@ local function file(search, entry, name_tag, name, status, now, task, margin)
         if other ~= status then redis.call('ZREM', search .. other .. ':' .. name_tag, entry) end
     end
     put(search .. status .. ':' .. name_tag, place, entry, now, latest, margin)
+    if is_error then put(search .. 'error:' .. name_tag, place, entry, now, latest, margin) end
     if latest == '' then
         redis.call('ZREM', search .. 'expiry', entry)
     else

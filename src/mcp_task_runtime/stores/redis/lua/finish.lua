@@ -1,5 +1,5 @@
 -- ARGV 5-: statuses that may end so; status; `+` and payload, or empty; `+` and message, or empty; `+` and worker, or
--- empty; attempt; text of the event.
+-- empty; attempt; text of the event; 1 if the task completed with an error.
 if head.op == op then return {'ok', all()} end
 if not is_in(ARGV[5]) then return {'refused', head.status} end
 if is_fenced(ARGV[9], ARGV[10]) then return {'lost'} end
@@ -26,6 +26,6 @@ if head.ttl_ms then
     end
 end
 redis.call('DEL', KEYS[8], unpack(KEYS, 2, 6))
-refile(status)
+refile(status, ARGV[12] == '1')
 tell('x')
 return {'ok', all()}

@@ -8,8 +8,8 @@ local function entry_of()
     local id = string.sub(tag, 1, 1) == '~' and redis.call('HGET', KEYS[1], 'task_id')
     return entry_for(tag, name or '', head.owner, id or nil)
 end
-local function refile(status) -- on a single server: move the task in the search index
+local function refile(status, is_error) -- on a single server: move the task in the search index
     if not KEYS[9] then return end
     local entry, name_tag, name = entry_of()
-    file(opening .. 'search:}:', entry, name_tag, name, status, now, head, margin)
+    file(opening .. 'search:}:', entry, name_tag, name, status, is_error, now, head, margin)
 end

@@ -2,7 +2,8 @@
 -- KEYS: any key of the search index.
 -- ARGV: now; beginning of the index's keys; tags of owners, or empty; statuses, or empty; tags of tools, or empty, each
 -- list separated by spaces; place and entry that the page begins behind, or empty; lowest and highest place; 1 for the
--- newest first; most entries to look at; prefix of the identifier, or empty; how a record's key begins and ends, or empty.
+-- newest first; most entries to look at; prefix of the identifier, or empty; how a record's key begins and ends, or empty;
+-- 1 for those alone that completed with an error.
 local search, owners, statuses, names = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local from, behind, lowest, highest = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 local newest, limit, prefix = ARGV[10] == '1', tonumber(ARGV[11]), ARGV[12]
@@ -51,6 +52,9 @@ local first, last = '[' .. prefix, '[' .. prefix .. '\255'
 local few = math.max(1000, math.sqrt(50 * redis.call('ZCARD', search .. 'all'))) -- to sort costs less than to scan
 if prefix ~= '' and redis.call('ZLEXCOUNT', search .. 'ids', first, last) <= few then
     named(first, last)
+elseif ARGV[15] == '1' then
+    local tools = words(names, function() return redis.call('HKEYS', search .. 'names') end)
+    for _, tool in ipairs(tools) do scan(search .. 'error:' .. tool) end
 elseif owners ~= '' then
     for _, owner in ipairs(words(owners)) do scan(search .. 'owner:' .. owner) end
 elseif statuses == '' and names == '' then
