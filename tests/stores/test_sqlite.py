@@ -1381,7 +1381,7 @@ async def test_expired_tasks_and_their_mailboxes_are_removed_by_the_way(path: Pa
 
 
 async def test_expired_tasks_are_removed_when_nothing_happens(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mcp_task_runtime.stores.sqlite._lanes._IDLE_SECONDS", 0.01)
+    monkeypatch.setattr("mcp_task_runtime.stores.sqlite._writer._IDLE_SECONDS", 0.01)
     clock = FakeClock()
     async with SQLiteTaskStore(path, clock=clock) as store:
         await store.create_task(NewTask(ttl_ms=1_000))

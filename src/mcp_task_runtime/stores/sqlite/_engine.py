@@ -1,6 +1,6 @@
 """`Engine`: one database file, as a store and its queue share it. Knows nothing of tasks but their ids.
 
-Two threads serve it, see `_lanes`; they start when they are first needed. An operation hops to a thread and back
+Two threads serve it, see `_lane`; they start when they are first needed. An operation hops to a thread and back
 once. What one event loop asks for while the thread is busy travels as one batch, with one event; the way back is the
 event loop's own (`call_soon_threadsafe`, `run_sync_soon`), so one engine serves any number of event loops.
 
@@ -28,11 +28,13 @@ from mcp_task_runtime.stores._signal import Signal
 from mcp_task_runtime.stores._threads import event_loop, poster
 from mcp_task_runtime.stores.sqlite._clock import MachineClock
 from mcp_task_runtime.stores.sqlite._file import DatabaseFile
-from mcp_task_runtime.stores.sqlite._lanes import Lane, Reader, Request, Writer
+from mcp_task_runtime.stores.sqlite._lane import Lane, Request
+from mcp_task_runtime.stores.sqlite._reader import Reader
 from mcp_task_runtime.stores.sqlite._schema import Synchronous
 from mcp_task_runtime.stores.sqlite._statistics import SQLiteStatistics
 from mcp_task_runtime.stores.sqlite._transaction import Operation, Transaction
 from mcp_task_runtime.stores.sqlite._waiters import Look, Waiter, Waiters, Watcher, wake_all
+from mcp_task_runtime.stores.sqlite._writer import Writer
 
 __all__ = ["Engine"]
 

@@ -9,23 +9,20 @@ shrinks a story that fails to its shortest form, and prints it as the calls that
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
-from contextlib import AbstractContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 from itertools import permutations
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+from anyio.from_thread import start_blocking_portal
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
-    RuleBasedStateMachine,
-    invariant,
     precondition,
     rule,
     run_state_machine_as_test,
@@ -34,12 +31,11 @@ from hypothesis.stateful import (
 from mcp_task_runtime.core.json import dump_json
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
 from mcp_task_runtime.core.types import Fence, LiveStatus, Outcome, Progress, TaskFilter, TaskRequest
-from mcp_task_runtime.errors import InvalidCursorError, TaskNotFoundError
+from mcp_task_runtime.errors import InvalidCursorError
 from mcp_task_runtime.testing import strategies
 from mcp_task_runtime.testing.checks.bench import BACKENDS, LISTING, Capability, Factory, require, require_raises
 from mcp_task_runtime.testing.checks.questions import TaskBackend
-from mcp_task_runtime.testing.clock import FakeClock
-from mcp_task_runtime.testing.concurrency.stepping import quiesce
+from mcp_task_runtime.testing.machine.comparison import Comparison
 from mcp_task_runtime.testing.machine.model import (
     AnswerAll,
     AnswerOne,
@@ -132,7 +128,7 @@ async def _task_group() -> AsyncIterator[TaskGroup]:
 
 
 def _matches(model: Model, task: str, wanted: TaskFilter) -> bool:
-    """Whether a task of the model is one that a search wants."""
+    """Return whether a task of the model is one that a search wants."""
     its = model.tasks[task]
     message = its["status_message"]
     return (
@@ -142,40 +138,6 @@ def _matches(model: Model, task: str, wanted: TaskFilter) -> bool:
         and (wanted.id_prefix is None or task.startswith(wanted.id_prefix))
         and (wanted.text is None or (message is not None and wanted.text in message))
     )
-
-
-class _Waiter:
-    """Something that waits on the event loop: can be given up, and says how it ended."""
-
-    def __init__(self, what: str, task_id: str, operation: Callable[[], Awaitable[Any]]) -> None:
-        self.what = what
-        self.task_id = task_id
-        self.ending: Any = None
-        self._operation = operation
-        self._scope = anyio.CancelScope()
-        self._ended = anyio.Event()
-
-    async def run(self) -> None:
-        with self._scope:
-            try:
-                self.ending = await self._operation()
-            except Exception as error:
-                self.ending = error
-        self._ended.set()
-
-    @property
-    def ended(self) -> bool:
-        return self._ended.is_set()
-
-    async def wait(self, patience: float) -> Any:
-        with anyio.move_on_after(patience):
-            await self._ended.wait()
-            return self.ending
-        raise AssertionError(f"{self.what} of {self.task_id} was not woken (L3)")
-
-    async def give_up(self, patience: float) -> None:
-        self._scope.cancel()
-        await self.wait(patience)
 
 
 _TTLS = strategies.ttls()
@@ -215,83 +177,10 @@ def _races() -> st.SearchStrategy[list[Operation]]:
     )
 
 
-class TaskBackendMachine(RuleBasedStateMachine):
+class TaskBackendMachine(Comparison):
     """The stories; `check_task_store_machine` makes a subclass that knows what to open."""
 
-    factory: ClassVar[Callable[..., Any]]
-    portal: ClassVar[BlockingPortal]
-    group: ClassVar[TaskGroup]
-    capabilities: ClassVar[frozenset[str]] = frozenset()
-    races: ClassVar[bool] = True
-    patience: ClassVar[float] = 5.0
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.clock: FakeClock = FakeClock()
-        self.model: Model = Model(
-            mailbox_goes_with_task="mailbox" in self.capabilities,
-            mailbox_goes_with_end="questions" in self.capabilities,
-        )
-        self.known: list[str] = []
-        self.waiters: list[tuple[_Waiter, int]] = []  # with the revision each one waits to be passed
-        self.listeners: list[_Waiter] = []
-        self.askers: dict[tuple[str, str], _Waiter] = {}
-        self.location: str = f"kit_{secrets.token_hex(8)}"
-        self.processes: list[tuple[AbstractContextManager[Any], TaskBackend]] = []
-        self.process: int = 0
-        self._open()
-
-    # --- the stage ---
-
-    def _open(self) -> None:
-        for _ in range(2 if "shared" in self.capabilities else 1):
-            opened = self.portal.wrap_async_context_manager(type(self).factory(self.clock, self.location))
-            self.processes.append((opened, opened.__enter__()))
-
-    def _close(self) -> None:
-        self._call(self._give_up_all)
-        while self.processes:
-            opened, _ = self.processes.pop()
-            opened.__exit__(None, None, None)
-
-    def teardown(self) -> None:
-        """Close what the story used."""
-        self._close()
-
-    @property
-    def backend(self) -> TaskBackend:
-        """What the story's process uses."""
-        return self.processes[self.process][1]
-
-    def _call(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
-        async def limited() -> T:
-            with anyio.move_on_after(12 * self.patience):
-                return await function(*args)
-            raise AssertionError("an operation that need not wait did not end")
-
-        return self.portal.call(limited)
-
-    async def _give_up_all(self) -> None:
-        for waiter in [waiter for waiter, _ in self.waiters] + self.listeners:
-            await waiter.give_up(self.patience)
-        for (task_id, key), asker in self.askers.items():
-            await asker.give_up(self.patience)
-            await self._withdrawn(task_id, key)
-        self.waiters, self.listeners, self.askers = [], [], {}
-
-    async def _begin(self, what: str, task_id: str, operation: Callable[[], Awaitable[Any]]) -> _Waiter:
-        waiter = _Waiter(what, task_id, operation)
-        self.group.start_soon(waiter.run)
-        await quiesce()
-        return waiter
-
     # --- one operation, and several at once ---
-
-    def _do(self, task_id: str, operation: Operation) -> Ending:
-        expected = self.model.apply(task_id, operation, self.clock.now())
-        got = self._call(perform, self.backend.store, self.backend.queue, task_id, operation)
-        require(got == expected, f"{operation} on {task_id} ended as {got}, and must end as {expected}")
-        return got
 
     @rule(
         target=_tasks,
@@ -497,49 +386,6 @@ class TaskBackendMachine(RuleBasedStateMachine):
 
         self._call(give_up)
 
-    async def _withdrawn(self, task: str, key: str) -> None:
-        if "questions" in self.capabilities:
-            self.model.apply(task, AnswerAll(((key, Answer.withdrawn()),)), self.clock.now())
-            return
-        taken = self.model.apply(task, AnswerOne(key, Answer.withdrawn()), self.clock.now())[1]
-        if task not in self.model.tasks or self.model.tasks[task]["outcome"] is not None:
-            self.model.mail.pop(task, None)
-        elif taken:
-            await self._adopt(task, settled=True)
-
-    async def _adopt(self, task: str, *, settled: bool = False) -> None:
-        """Take over status and revision after code above the store changed them, if they are right."""
-        held = self.model.tasks.get(task)
-        if held is None or held["outcome"] is not None or "questions" in self.capabilities:
-            return  # with one write there is nothing to adopt: the model knows what it is
-        record = await self.backend.store.get_task(task)
-        if record is None:
-            raise AssertionError(f"{task} is gone")
-        if settled:
-            wanted = "input_required" if self.model.mail.get(task, {}).get("open") else "working"
-            require(record.status == wanted, f"{task} is {record.status} and must be {wanted} (L5)")
-        require(record.status in ("working", "input_required"), f"{task} is {record.status} and has not ended")
-        require(record.revision >= held["revision"], f"the revision of {task} went back")
-        if record.revision > held["revision"]:
-            held.update(status=record.status, revision=record.revision, last_updated_at=record.task.last_updated_at)
-
-    async def _release_askers(self) -> None:
-        for (task, key), asker in list(self.askers.items()):
-            box = self.model.mail.get(task)
-            if box is not None and key in box["open"] and task in self.model.tasks:
-                require(not asker.ended, f"the asker of {key} of {task} was released with {asker.ending!r}")
-                continue
-            del self.askers[task, key]
-            ending = await asker.wait(self.patience)
-            if box is not None and key in box["answers"] and task in self.model.tasks:
-                require(ending == box["answers"][key], f"the asker of {key} got {ending!r}, not {box['answers'][key]}")
-                await self._adopt(task)
-            else:
-                require(isinstance(ending, Exception), f"the asker of {key} got {ending!r} to a question that is gone")
-                held = self.model.tasks.get(task)
-                if held is None or held["outcome"] is not None:
-                    self.model.mail.pop(task, None)
-
     # --- leases and steps ---
 
     @precondition(lambda self: "leases" in self.capabilities)
@@ -683,113 +529,3 @@ class TaskBackendMachine(RuleBasedStateMachine):
     def go_to_the_other_process(self) -> None:
         """From now on the other process is used."""
         self.process = 1 - self.process
-
-    # --- what holds after each step ---
-
-    @invariant()
-    def compare(self) -> None:
-        """Waiters are woken and everything that can be read is as the model says."""
-        self._call(self._compare)
-
-    async def _compare(self) -> None:
-        await self._release_askers()
-        for task, _ in list(self.askers):  # the code that ends a task clears its mailbox, as the runtime does
-            if task in self.model.tasks and self.model.tasks[task]["outcome"] is not None:
-                await self.backend.queue.clear(task)
-                self.model.mail.pop(task, None)
-        await self._release_askers()
-        await self._release_waiters()
-        for _, backend in self.processes:
-            await self._compare_stores(backend.store)
-        for task in self.known:
-            expected = self.model.state(task)
-            for _, backend in self.processes:
-                state = await self._state(backend, task)
-                await self._compare_abilities(backend.store, task)
-                for name, seen, wanted in zip(
-                    ("get_task", "get_result", "outstanding", "peek", "wait_for_answer"), state, expected, strict=True
-                ):
-                    require(seen == wanted, f"{name} of {task} is {seen} and must be {wanted}")
-
-    async def _compare_abilities(self, store: Any, task: str) -> None:
-        if "questions" in self.capabilities:
-            view = await store.get_view(task)
-            record = self.model.record(task)
-            questions = tuple(self.model.mail.get(task, {}).get("open", {}).values())
-            seen = None if view is None else (view.record, view.questions)
-            if record is None or record.outcome is None:
-                wanted = None if record is None else (record, questions)
-                require(seen == wanted, f"get_view of {task} is {seen} and must be {wanted}")
-        if "journal" in self.capabilities and self.model.refusal(task, None) is None:
-            steps = await store.read_steps(task)
-            require(
-                list(steps.items()) == list(self.model.steps(task).items()),
-                f"the steps of {task} are {steps} and must be {self.model.steps(task)}",
-            )
-
-    async def _compare_stores(self, store: Any) -> None:
-        if "leases" in self.capabilities:
-            now = self.clock.now()
-            held = {task: its["lease"].expires_at for task, its in self.model.tasks.items() if its["lease"] is not None}
-            wanted = {task: when for task, when in held.items() if when <= now}
-            lapsed = [record.task_id for record in await store.list_lapsed()]
-            require(set(lapsed) == set(wanted), f"list_lapsed shows {lapsed} and must show {sorted(wanted)}")
-            times = [wanted[task] for task in lapsed]
-            require(times == sorted(times), "list_lapsed does not show the longest lapsed first")
-        if "search" in self.capabilities:
-            counts: dict[tuple[str, str], int] = {}
-            for its in self.model.tasks.values():
-                key = (its["status"], its["request"].name)
-                counts[key] = counts.get(key, 0) + 1
-            counted = (await store.count_tasks()).by_status_and_name
-            for key in {*counts, *counted}:  # expired tasks may still be counted
-                require(counted.get(key, 0) >= counts.get(key, 0), f"count_tasks says {counted} and must say {counts}")
-
-    async def _release_waiters(self) -> None:
-        still: list[tuple[_Waiter, int]] = []
-        for waiter, after in self.waiters:
-            held = self.model.tasks.get(waiter.task_id)
-            if held is None:
-                ending = await waiter.wait(self.patience)
-                require(
-                    type(ending) is TaskNotFoundError, f"a waiter of {waiter.task_id}, which is gone, got {ending!r}"
-                )
-            elif held["revision"] > after:
-                ending = await waiter.wait(self.patience)
-                revision = getattr(ending, "revision", None)
-                require(
-                    revision is not None and after < revision <= held["revision"],
-                    f"a waiter of {waiter.task_id} after revision {after} got {ending!r}",
-                )
-            else:
-                require(not waiter.ended, f"a waiter of {waiter.task_id} was woken by nothing, with {waiter.ending!r}")
-                still.append((waiter, after))
-        self.waiters = still
-        listening: list[_Waiter] = []
-        for listener in self.listeners:
-            if self.model.mail.get(listener.task_id, {}).get("queue"):
-                ending = await listener.wait(self.patience)
-                require(
-                    ending is None or type(ending) is TaskNotFoundError,  # cleared first, in a race
-                    f"who waited for a message of {listener.task_id} got {ending!r}",
-                )
-            elif not listener.ended:
-                listening.append(listener)
-        self.listeners = listening
-
-    @staticmethod
-    async def _state(backend: TaskBackend, task: str) -> tuple[Any, ...]:
-        record = await backend.store.get_task(task)
-        try:
-            outcome: Any = await backend.store.get_result(task)
-        except TaskNotFoundError:
-            outcome = "gone"
-        questions = await backend.queue.outstanding(task)
-        answers: dict[str, Answer] = {}
-        for key in strategies.KEYS:
-            if all(question.key != key for question in questions):
-                try:
-                    answers[key] = await backend.queue.wait_for_answer(task, key)
-                except TaskNotFoundError:
-                    continue
-        return record, outcome, questions, await backend.queue.peek(task), answers
