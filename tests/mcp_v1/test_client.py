@@ -46,6 +46,13 @@ def quick_client(**options: Any) -> TasksClient:
     return TasksClient(**{"poll_bounds_ms": (5, 10), "retry_pause": 0.01, **options})
 
 
+@pytest.mark.parametrize("name", ["request_timeout", "cancel_timeout"])
+@pytest.mark.parametrize("seconds", [0, -1.0, float("nan")])
+def test_a_client_with_a_limit_that_is_none_is_refused(name: str, seconds: float) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be positive"):
+        TasksClient(**{name: seconds})  # type: ignore[arg-type]  # one of the two
+
+
 def text_of(answer: types.CallToolResult | ClientTask) -> str:
     assert isinstance(answer, types.CallToolResult)
     (block,) = answer.content

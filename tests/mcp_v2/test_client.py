@@ -208,6 +208,25 @@ async def test_the_result_of_a_task_is_checked_against_the_output_schema() -> No
 
 
 @pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"request_timeout": 0}, "request_timeout must be positive"),
+        ({"cancel_timeout": math.nan}, "cancel_timeout must be positive"),
+        ({"max_listen_streams": 0}, "max_listen_streams must be positive"),
+        ({"poll_bounds_ms": (0, 10)}, "poll_bounds_ms must be two positive numbers, the smaller one first"),
+        ({"poll_bounds_ms": (10, 5)}, "poll_bounds_ms must be two positive numbers, the smaller one first"),
+        ({"poll_interval_ms": 0}, "^poll_interval_ms must be positive"),
+        ({"pushed_poll_interval_ms": -1}, "pushed_poll_interval_ms must be positive"),
+        ({"retry_pause": -0.1}, "retry_pause must not be negative"),
+        ({"max_failures": 0}, "max_failures must be positive"),
+    ],
+)
+def test_a_client_with_a_limit_that_is_none_is_refused(options: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        TasksClient(**options)
+
+
+@pytest.mark.parametrize(
     ("suggested", "seconds"),
     [(None, 1.0), (0, 0.05), (-5, 0.05), (49, 0.05), (500, 0.5), (60_000, 60.0), (10**30, 60.0)],
 )

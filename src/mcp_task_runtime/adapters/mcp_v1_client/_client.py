@@ -181,21 +181,15 @@ class TasksClient:
         if ttl_ms is not None and not ttl_ms > 0:
             raise ValueError("ttl_ms must be positive")
         call_plainly = partial(_call, session, name, arguments, meta, read_timeout_seconds)
-        call_as_task = partial(self._call_as_task, session, name, arguments, ttl_ms, meta, read_timeout_seconds)
         if not _serves_tasks(session):
             return await call_plainly()
-        tools = self._tools.setdefault(session, ListedTools())
-        read = partial(_read_modes, session)
-        is_task = await tools.mode(read, name) in ("optional", "required")
-        try:
-            return await (call_as_task if is_task else call_plainly)()
-        except McpError as error:
-            # Refused for its mode? The list may have changed, or may not show every tool.
-            if error.error.code != METHOD_NOT_FOUND:
-                raise
-            if await tools.mode(read, name, again=True) == ("required" if is_task else "forbidden"):
-                raise
-        return await (call_plainly if is_task else call_as_task)()
+        return await self._tools.setdefault(session, ListedTools()).call(
+            name,
+            partial(_read_modes, session),
+            as_task=partial(self._call_as_task, session, name, arguments, ttl_ms, meta, read_timeout_seconds),
+            plainly=call_plainly,
+            is_refusal=lambda error: isinstance(error, McpError) and error.error.code == METHOD_NOT_FOUND,
+        )
 
     async def _call_as_task(
         self,

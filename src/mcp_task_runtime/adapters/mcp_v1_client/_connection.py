@@ -12,7 +12,6 @@ from pydantic import BaseModel, RootModel, ValidationError
 
 from mcp_task_runtime.adapters.mcp_v1_client._errors import ERRORS, TaskError, UnknownTaskError
 from mcp_task_runtime.adapters.task_client.errors import (
-    CONNECTION_CLOSED,
     REQUEST_TIMEOUT,
     ErrorTypes,
     MalformedError,
@@ -58,24 +57,20 @@ class Connection:
     ) -> JSONObject:
         """Send a request and return the raw result. Each failure is a `TaskError`."""
         try:
-            if is_limited and read_timeout_seconds is None:  # the session's own limit counts, if it is lower
-                with anyio.fail_after(self.limits.request):
-                    return await self._send(method, params, None)
-            return await self._send(
-                method, params, timedelta(seconds=read_timeout_seconds or 0) if is_limited else _NEVER
-            )
+            with self.errors.of_request(method, task_id):
+                if is_limited and read_timeout_seconds is None:  # the session's own limit counts, if it is lower
+                    with anyio.fail_after(self.limits.request):
+                        return await self._send(method, params, None)
+                read_timeout = timedelta(seconds=read_timeout_seconds or 0) if is_limited else _NEVER
+                return await self._send(method, params, read_timeout)
+        except TaskError:
+            raise
         except McpError as error:
             code = error.error.code
             if code == _SDK_TIMEOUT:
                 raise TaskError(REQUEST_TIMEOUT, f"{method} timed out", task_id=task_id) from TimeoutError()
             kind = UnknownTaskError if code == INVALID_PARAMS else TaskError
             raise kind(code, error.error.message, error.error.data, task_id=task_id) from error
-        except ValidationError:
-            raise self.errors.invalid(f"the result of {method}", task_id=task_id) from None
-        except TimeoutError as error:
-            raise TaskError(REQUEST_TIMEOUT, f"{method} timed out", task_id=task_id) from error
-        except (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
-            raise TaskError(CONNECTION_CLOSED, "Connection closed", task_id=task_id) from error
 
     async def call_tool(self, params: JSONObject, *, read_timeout_seconds: float | None) -> JSONObject:
         """Send `tools/call` and return the raw result, which may be a handle."""

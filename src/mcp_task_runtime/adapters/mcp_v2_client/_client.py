@@ -100,10 +100,6 @@ class TasksClient(ClientExtension):
         max_failures: int = 3,
         retry_pause: float = 0.5,
     ) -> None:
-        if not request_timeout > 0:
-            raise ValueError("request_timeout must be positive")
-        if not cancel_timeout > 0:
-            raise ValueError("cancel_timeout must be positive")
         if max_listen_streams < 1:
             raise ValueError("max_listen_streams must be positive")
         polling = PollSettings(poll_bounds_ms, poll_interval_ms, pushed_poll_interval_ms, retry_pause, max_failures)
@@ -179,21 +175,15 @@ class TasksClient(ClientExtension):
         if ttl_ms is not None and not ttl_ms > 0:
             raise ValueError("ttl_ms must be positive")
         call_plainly = partial(self._call, client, name, arguments, meta, read_timeout_seconds)
-        call_as_task = partial(self._call_as_task, client, name, arguments, ttl_ms, meta, read_timeout_seconds)
         if not _serves_tasks(client):
             return await call_plainly()
-        tools = self._sessions.tools(client.session)
-        read = partial(_read_modes, client)
-        is_task = await tools.mode(read, name) in ("optional", "required")
-        try:
-            return await (call_as_task if is_task else call_plainly)()
-        except MCPError as error:
-            # Refused for its mode? The list may have changed, or may not show every tool.
-            if error.code != types.METHOD_NOT_FOUND:
-                raise
-            if await tools.mode(read, name, again=True) == ("required" if is_task else "forbidden"):
-                raise
-        return await (call_plainly if is_task else call_as_task)()
+        return await self._sessions.tools(client.session).call(
+            name,
+            partial(_read_modes, client),
+            as_task=partial(self._call_as_task, client, name, arguments, ttl_ms, meta, read_timeout_seconds),
+            plainly=call_plainly,
+            is_refusal=lambda error: isinstance(error, MCPError) and error.code == types.METHOD_NOT_FOUND,
+        )
 
     async def _call_as_task(
         self,

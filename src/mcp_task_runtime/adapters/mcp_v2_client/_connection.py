@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 import anyio
 import mcp_types as types
@@ -19,9 +19,6 @@ from mcp_task_runtime.adapters.task_client.snapshots import problems
 from mcp_task_runtime.core.json import JSONObject
 
 __all__ = ["Connection"]
-
-LOST_CONNECTION: Final = (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError)
-"""What a session raises whose connection is closed."""
 
 
 class _RawResult(RootModel[dict[str, Any]]):
@@ -66,20 +63,17 @@ class Connection:
         request = kind(method=method, params=_RawParams.model_validate(params))
         read_timeout = read_timeout_seconds if is_limited else math.inf
         try:
-            if read_timeout is None:  # the client's own limit counts, if it is lower than this
-                with anyio.fail_after(self.limits.request):
-                    return (await self.session.send_request(request, _RawResult)).root
-            return (await self.session.send_request(request, _RawResult, read_timeout)).root
+            with self.errors.of_request(method, task_id):
+                if read_timeout is None:  # the client's own limit counts, if it is lower than this
+                    with anyio.fail_after(self.limits.request):
+                        return (await self.session.send_request(request, _RawResult)).root
+                return (await self.session.send_request(request, _RawResult, read_timeout)).root
+        except TaskError:
+            raise
         except MCPError as error:
             is_unknown = error.code == types.INVALID_PARAMS and method != "tasks/update"
             kind_of_error = UnknownTaskError if is_unknown else TaskError
             raise kind_of_error(error.code, error.message, error.data, task_id=task_id) from error
-        except ValidationError:
-            raise self.errors.invalid(f"the result of {method}", task_id=task_id) from None
-        except TimeoutError as error:
-            raise TaskError(types.REQUEST_TIMEOUT, f"{method} timed out", task_id=task_id) from error
-        except LOST_CONNECTION as error:
-            raise TaskError(types.CONNECTION_CLOSED, "Connection closed", task_id=task_id) from error
 
     async def call_tool(self, params: JSONObject, *, read_timeout_seconds: float | None) -> JSONObject:
         """Send a call that asks for a task, and return the raw answer.

@@ -19,7 +19,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import METHOD_NOT_FOUND, MISSING_REQUIRED_CLIENT_CAPABILITY
 from pydantic import ValidationError
 
-from mcp_task_runtime.adapters.mcp_v2_client._connection import LOST_CONNECTION
+from mcp_task_runtime.adapters.task_client.errors import LOST_CONNECTION
 from mcp_task_runtime.adapters.task_client.polling import Watch
 from mcp_task_runtime.adapters.task_client.snapshots import TaskSnapshot
 from mcp_task_runtime.core.transitions import is_terminal

@@ -18,6 +18,7 @@ from mcp_task_runtime.wire.v2025_11_25 import PROTOCOL_VERSION, TaskSupport
 
 __all__ = ["ListedTools", "call_as_task", "list_tasks", "serves_tasks"]
 
+AnswerT = TypeVar("AnswerT")
 ResultT = TypeVar("ResultT")
 
 _EARLIER_VERSION: Final = "2025-06-18"
@@ -47,16 +48,41 @@ class ListedTools:
     def __init__(self) -> None:
         self._modes: dict[str, TaskSupport] = {}
 
-    async def mode(self, read: ReadPage, name: str, *, again: bool = False) -> TaskSupport | None:
-        """Return the mode of a tool, or `None` if it is not listed.
+    async def call(
+        self,
+        name: str,
+        read: ReadPage,
+        *,
+        as_task: Callable[[], Awaitable[AnswerT]],
+        plainly: Callable[[], Awaitable[AnswerT]],
+        is_refusal: Callable[[Exception], bool],
+    ) -> AnswerT:
+        """Call a tool in its mode; in the other one, once, where it is refused and the list no longer says why.
 
         Args:
-            read: Reads the list; what it raises is raised.
             name: The tool's name.
-            again: Whether to read the list again, because it may have changed.
+            read: Reads the list; what it raises is raised.
+            as_task: Calls the tool as a task.
+            plainly: Calls the tool without a task.
+            is_refusal: Returns whether an error refuses a call for its mode.
+
+        Raises:
+            Exception: What the calls raised.
         """
-        if again:
+        is_task = await self._mode(read, name) in ("optional", "required")
+        try:
+            return await (as_task if is_task else plainly)()
+        except Exception as error:
+            if not is_refusal(error):
+                raise
+            # The list may have changed, or may not show every tool.
             self._modes.pop(name, None)
+            if await self._mode(read, name) == ("required" if is_task else "forbidden"):
+                raise
+        return await (plainly if is_task else as_task)()
+
+    async def _mode(self, read: ReadPage, name: str) -> TaskSupport | None:
+        """Return the mode of a tool, or `None` if it is not listed."""
         if name not in self._modes:
             await self._read(read, name)
         return self._modes.get(name)

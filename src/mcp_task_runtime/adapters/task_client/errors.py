@@ -6,13 +6,19 @@ Each line of the SDK derives its classes from these and from the SDK's own error
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
+
+import anyio
+from pydantic import ValidationError
 
 from mcp_task_runtime.errors import INTERNAL_ERROR, INVALID_REQUEST, TaskRuntimeError
 
 __all__ = [
     "CONNECTION_CLOSED",
+    "LOST_CONNECTION",
     "PARSE_ERROR",
     "REQUEST_TIMEOUT",
     "BaseInvalidTaskResponseError",
@@ -29,6 +35,9 @@ __all__ = [
 CONNECTION_CLOSED: Final = -32000
 REQUEST_TIMEOUT: Final = -32001
 PARSE_ERROR: Final = -32700
+
+LOST_CONNECTION: Final = (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError)
+"""What a session raises whose connection is closed."""
 
 _PASSING_CODES: Final = frozenset({CONNECTION_CLOSED, REQUEST_TIMEOUT, INTERNAL_ERROR})
 """Errors that may pass: a response was lost or late, or server or gateway are at fault (-32603 is also HTTP 502)."""
@@ -85,6 +94,28 @@ class ErrorTypes:
     def invalid(self, problem: str, *, task_id: str = "") -> BaseInvalidTaskResponseError:
         """Return the error for something that a server must not send."""
         return self.invalid_response(PARSE_ERROR, f"Invalid response from the server: {problem}", task_id=task_id)
+
+    @contextmanager
+    def of_request(self, method: str, task_id: str) -> Generator[None, None, None]:
+        """Turn what a session raises for a request that got no answer into these errors.
+
+        The SDK's own error, which has the server's, is left as it is.
+
+        Args:
+            method: The request's method.
+            task_id: The task that it is about.
+
+        Raises:
+            BaseTaskError: The block failed for want of an answer, or the answer has no form.
+        """
+        try:
+            yield
+        except ValidationError:
+            raise self.invalid(f"the result of {method}", task_id=task_id) from None
+        except TimeoutError as error:
+            raise self.error(REQUEST_TIMEOUT, f"{method} timed out", task_id=task_id) from error
+        except LOST_CONNECTION as error:
+            raise self.error(CONNECTION_CLOSED, "Connection closed", task_id=task_id) from error
 
 
 class MalformedError(ValueError):

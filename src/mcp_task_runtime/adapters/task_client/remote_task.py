@@ -40,11 +40,19 @@ class Limits:
         request: Seconds that one `tasks/*` request may take.
         cancel: Seconds that `tasks/cancel` may take when this side gives up.
         polling: How often a task is looked at.
+
+    Raises:
+        ValueError: A number of seconds is not positive; the message names it as the client's argument.
     """
 
     request: float
     cancel: float
     polling: PollSettings
+
+    def __post_init__(self) -> None:
+        for name, seconds in (("request_timeout", self.request), ("cancel_timeout", self.cancel)):
+            if not seconds > 0:
+                raise ValueError(f"{name} must be positive")
 
 
 class TaskConnection(Protocol[ResultT_co]):
