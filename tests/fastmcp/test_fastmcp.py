@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -37,6 +38,7 @@ async def accept(context: Any, params: Any) -> ElicitResult:
 def make_server() -> tuple[Any, Tasks, list[str]]:
     """Return a server with tools of every kind, mounted ones too, and what its middleware has seen."""
     seen: list[str] = []
+    home = threading.get_ident()
 
     class Notes(fastmcp.server.middleware.Middleware):  # type: ignore[misc]
         async def on_call_tool(self, context: Any, call_next: Any) -> Any:
@@ -51,6 +53,7 @@ def make_server() -> tuple[Any, Tasks, list[str]]:
     mounted = fastmcp.FastMCP("mounted")
     tasks = Tasks()
     tasks.install(mcp, tools=["existing", "sub_asks"])
+    tasks.adopt("blocks", blocking=True)
 
     @mcp.tool  # type: ignore[untyped-decorator]
     @tasks.task()
@@ -63,10 +66,15 @@ def make_server() -> tuple[Any, Tasks, list[str]]:
         answer = await ctx.elicit("Who?", Name)
         return f"{answer.action} {ctx.lifespan_context['database']}"
 
+    async def blocks(ctx: Any) -> str:
+        await ctx.report_progress(1, 2, "asking")
+        answer = await ctx.elicit("Who?", Name)
+        return f"{answer.action} {threading.get_ident() == home}"
+
     async def asks(ctx: Any) -> str:
         return str((await ctx.elicit("Who?", Name)).action)
 
-    for function in (existing, asks):
+    for function in (existing, blocks, asks):
         function.__annotations__["ctx"] = FastMCPContext
 
     @mcp.tool  # type: ignore[untyped-decorator]
@@ -79,6 +87,7 @@ def make_server() -> tuple[Any, Tasks, list[str]]:
         return x + 1
 
     mcp.tool(existing)
+    mcp.tool(blocks)
     mounted.tool(asks)
     mcp.mount(mounted, namespace="sub")
     return mcp, tasks, seen
@@ -107,6 +116,7 @@ def text_of(result: Any) -> str:
     [
         ("declared", {"topic": "bees"}, "bees accept"),
         ("existing", {}, "accept open"),
+        ("blocks", {}, "accept False"),
         ("sub_asks", {}, "accept"),
     ],
 )
@@ -143,7 +153,12 @@ async def test_a_plain_tool_stays_plain(mode: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "arguments", "text"),
-    [("declared", {"topic": "bees"}, "bees accept"), ("existing", {}, "accept open"), ("sub_asks", {}, "accept")],
+    [
+        ("declared", {"topic": "bees"}, "bees accept"),
+        ("existing", {}, "accept open"),
+        ("blocks", {}, "accept False"),
+        ("sub_asks", {}, "accept"),
+    ],
 )
 async def test_a_client_that_has_not_declared_the_extension_is_asked_too(
     name: str, arguments: dict[str, Any], text: str

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import pytest
 from mcp import types
 from mcp.server.fastmcp import Context, FastMCP
@@ -16,6 +19,7 @@ from mcp_task_runtime.adapters.mcp_v1 import Tasks
 from tests.mcp_v1.raw_client import RawClient, accept, never
 from tests.mcp_v1.schemas import Wire
 from tests.mcp_v1.test_low_level import connect
+from tests.support.patience import PATIENCE
 
 
 class Name(BaseModel):
@@ -106,6 +110,87 @@ async def test_any_tool_may_be_called_as_a_task_with_promote_after() -> None:
         assert await client.text(await client.start("fetch", {"url": "x"})) == "page of x"
     with pytest.raises(ValueError, match="promote_after"):
         Tasks(promote_after=-1)
+
+
+async def test_one_that_blocks_runs_in_a_thread_and_its_context_reaches_the_client_from_there() -> None:
+    blocks, go_on = threading.Event(), threading.Event()
+
+    async def block(ctx: Context) -> str:  # type: ignore[type-arg]
+        await ctx.report_progress(1, 2, "blocking")
+        await ctx.info("told")
+        blocks.set()
+        go_on.wait(PATIENCE)
+        answer = await ctx.elicit("Who are you?", Name)
+        return f"{answer.action} {threading.get_ident() == home}"
+
+    home = threading.get_ident()
+    mcp, tasks = new_server(), new_tasks()
+    mcp.tool()(block)
+    tasks.install(mcp)
+    tasks.adopt("block", blocking=True)
+    try:
+        async with tasks, connect(mcp._mcp_server, say) as client:
+            task_id = await client.start("block")
+            assert await anyio.to_thread.run_sync(blocks.wait, PATIENCE)
+            task = await client.result("tasks/get", {"taskId": task_id})
+            assert (task["status"], task["statusMessage"]) == ("working", "blocking (1/2)")
+            go_on.set()
+            assert await client.text(task_id) == "accept False"
+            plain = await client.result("tools/call", {"name": "block", "arguments": {}})
+            assert plain["content"][0]["text"] == "accept False"
+            told = [
+                each["params"]["data"] for each in client.notifications if each["method"] == "notifications/message"
+            ]
+            assert told == ["told", "told"]
+    finally:
+        go_on.set()
+
+
+async def test_one_that_blocks_in_a_plain_function_holds_up_no_other_request() -> None:
+    blocks, go_on = threading.Event(), threading.Event()
+
+    def block() -> str:  # this SDK line calls it in its event loop
+        blocks.set()
+        go_on.wait(PATIENCE)
+        return "done"
+
+    mcp, tasks = new_server(), new_tasks()
+    mcp.tool()(block)
+    mcp.tool()(fetch)
+    tasks.install(mcp)
+    tasks.adopt("block", blocking=True)
+    try:
+        async with tasks, connect(mcp._mcp_server, never) as client:
+            task_id = await client.start("block")
+            assert await anyio.to_thread.run_sync(blocks.wait, PATIENCE)
+            plain = await client.result("tools/call", {"name": "fetch", "arguments": {"url": "y"}})
+            assert plain["content"][0]["text"] == "page of y"
+            go_on.set()
+            assert await client.text(task_id) == "done"
+    finally:
+        go_on.set()
+
+
+async def test_one_that_blocks_of_a_low_level_server_has_the_servers_context_there() -> None:
+    server: Server[Any, Any] = Server("low")
+
+    @server.list_tools()  # type: ignore[no-untyped-call,untyped-decorator]
+    async def list_tools() -> list[types.Tool]:
+        return [types.Tool(name="ask", inputSchema={"type": "object"})]
+
+    @server.call_tool()  # type: ignore[untyped-decorator]
+    async def call_tool(name: str, arguments: dict[str, Any]) -> list[types.TextContent]:
+        answer = await server.request_context.session.elicit("Who?", Name.model_json_schema())
+        return [types.TextContent(type="text", text=f"{answer.content} {threading.get_ident() == home}")]
+
+    home = threading.get_ident()
+    tasks = new_tasks()
+    tasks.install(server)
+    tasks.adopt("ask", blocking=True)
+    async with tasks, connect(server, say) as client:
+        assert await client.text(await client.start("ask")) == "{'name': 'Ada'} False"
+        plain = await client.result("tools/call", {"name": "ask", "arguments": {}})
+        assert plain["content"][0]["text"] == "{'name': 'Ada'} False"
 
 
 async def test_its_own_context_asks_and_reports_through_the_task() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
 from mcp import Client
 from mcp.server import MCPServer, Server
@@ -34,6 +37,11 @@ MODES = ("auto", "legacy")
 
 class Name(BaseModel):
     name: str
+
+
+class Point(BaseModel):
+    x: int
+    state: str
 
 
 async def accept(context: Any, params: Any) -> ElicitResult:
@@ -246,6 +254,128 @@ async def test_the_handle_comes_before_work_that_blocks_the_event_loop(mode: Any
             got_handle = time.monotonic()
             assert text_of(await task.wait()) == "done"
     assert not began or got_handle - began[0] < 0.25, "the handle waited for the work"
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_one_that_blocks_runs_in_a_thread_and_its_context_reaches_the_client_from_there(mode: Any) -> None:
+    blocks, go_on = threading.Event(), threading.Event()
+
+    async def block(ctx: Context) -> str:
+        await ctx.report_progress(1, 2, "blocking")
+        blocks.set()
+        go_on.wait(PATIENCE)
+        answer = await ctx.elicit("Who are you?", Name)
+        return f"{answer.action} {threading.get_ident() == home}"
+
+    home = threading.get_ident()
+    mcp: MCPServer[Any] = MCPServer("somebody else's")
+    mcp.tool()(block)
+    tasks, tasks_client = new_tasks(), TasksClient()
+    tasks.install(mcp)
+    tasks.adopt("block", blocking=True)
+    try:
+        async with Client(mcp, extensions=[tasks_client], mode=mode, elicitation_callback=accept) as client:
+            task = await start(client, tasks_client, "block", {})
+            assert await anyio.to_thread.run_sync(blocks.wait, PATIENCE)
+            shown = await task.get()
+            assert (shown.status, shown.status_message) == ("working", "blocking (1/2)")
+            go_on.set()
+            with anyio.fail_after(PATIENCE):
+                assert text_of(await task.wait()) == "accept False"
+                assert text_of(await client.call_tool("block")) == "accept False"
+    finally:
+        go_on.set()
+
+
+async def test_a_plain_call_of_one_that_blocks_is_what_the_sdk_alone_gives() -> None:
+    @asynccontextmanager
+    async def lifespan(server: Any) -> AsyncGenerator[str, None]:
+        yield "state"
+
+    async def look(number: int, ctx: Context) -> Point:
+        await ctx.report_progress(number, 2)
+        if number == 0:
+            raise MCPError(-32050, "no luck", [1])
+        return Point(x=number, state=str(ctx.request_context.lifespan_context))
+
+    def plain(text: str) -> str:
+        raise LookupError(text)
+
+    replies: list[tuple[Any, Any]] = []
+    for has_tasks in (False, True):
+        mcp: MCPServer[Any] = MCPServer("somebody else's", lifespan=lifespan)
+        tasks = new_tasks()
+        if has_tasks:
+            tasks.install(mcp)
+            tasks.adopt("look", blocking=True)
+            tasks.adopt("plain", blocking=True)
+        mcp.tool()(look)
+        mcp.tool()(plain)
+        async with connect_2025(mcp, never) as client:
+            for name, arguments in (
+                ("look", {"number": 1}),
+                ("look", {"number": 0}),
+                ("look", {}),
+                ("plain", {"text": "x"}),
+            ):
+                params = {"name": name, "arguments": arguments, "_meta": {"progressToken": "p"}}
+                reply = await client.request("tools/call", params)
+                replies.append((reply.get("result"), reply.get("error")))
+            replies.append(([each["method"] for each in client.notifications], None))
+    assert replies[:5] == replies[5:]
+    assert replies[0][0]["structuredContent"] == {"x": 1, "state": "state"}
+    assert replies[1][1] == {"code": -32050, "message": "no luck", "data": [1]}
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_cancelled_one_that_blocks_is_cancelled_at_its_next_await(mode: Any) -> None:
+    blocks, go_on, ended = threading.Event(), threading.Event(), threading.Event()
+
+    async def block() -> str:
+        blocks.set()
+        go_on.wait(PATIENCE)
+        try:
+            await anyio.sleep_forever()
+        finally:
+            ended.set()
+        return "unreachable"
+
+    mcp: MCPServer[Any] = MCPServer("somebody else's")
+    mcp.tool()(block)
+    tasks, tasks_client = new_tasks(), TasksClient()
+    tasks.install(mcp)
+    tasks.adopt("block", blocking=True)
+    try:
+        async with Client(mcp, extensions=[tasks_client], mode=mode) as client:
+            task = await start(client, tasks_client, "block", {})
+            assert await anyio.to_thread.run_sync(blocks.wait, PATIENCE)
+            await task.cancel()
+            assert (await task.get()).status == "cancelled"
+            assert not ended.is_set()
+            go_on.set()
+            assert await anyio.to_thread.run_sync(ended.wait, PATIENCE)
+    finally:
+        go_on.set()
+
+
+async def test_one_that_blocks_cannot_start_tasks_itself() -> None:
+    mcp: MCPServer[Any] = MCPServer("somebody else's")
+    tasks = new_tasks()
+    tasks.install(mcp)
+
+    async def work(task: Any) -> str:
+        raise AssertionError
+
+    async def starts() -> str:
+        return await tasks.run(work)
+
+    mcp.tool()(starts)
+    tasks.adopt("starts", blocking=True)
+    async with memory_client(mcp) as client:
+        with pytest.raises(RuntimeError, match="not in the thread of one that has blocking=True"):
+            await tasks.run(work)
+        result = (await client.call("starts", capabilities={})).result
+        assert result["isError"]
 
 
 async def test_a_tool_of_a_low_level_server_is_adopted_too() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import anyio
 import mcp_types as types
@@ -209,7 +209,7 @@ async def by_sdk(ctx: Context) -> str:
     return f"{first} {drafted.content.text} {sorted(names)}"
 
 
-Kind = Literal["tool", "task", "blocking", "adopted", "low-level"]
+Kind = Literal["tool", "task", "blocking", "adopted", "adopted, blocking", "low-level"]
 
 
 def make_server(kind: Kind) -> tuple[MCPServer[Any] | Server[Any], Tasks]:
@@ -230,15 +230,15 @@ def make_server(kind: Kind) -> tuple[MCPServer[Any] | Server[Any], Tasks]:
     tasks.install(mcp)
     if kind == "task":
         mcp.tool(name="work")(tasks.task(name="work")(by_task))
-    elif kind == "adopted":
+    elif kind in ("adopted", "adopted, blocking"):
         mcp.tool(name="work")(by_sdk)
-        tasks.adopt("work")
+        tasks.adopt("work", blocking=kind == "adopted, blocking")
     else:
         tasks.tool(name="work", blocking=kind == "blocking")(by_task)
     return mcp, tasks
 
 
-@pytest.mark.parametrize("kind", ["tool", "task", "blocking", "adopted", "low-level"])
+@pytest.mark.parametrize("kind", get_args(Kind))
 async def test_every_kind_of_tool_asks_in_rounds_and_side_by_side(kind: Kind) -> None:
     server, _ = make_server(kind)
     with anyio.fail_after(PATIENCE):

@@ -248,8 +248,6 @@ def test_a_blocking_tool_cannot_take_what_belongs_to_the_servers_event_loop() ->
 
     with pytest.raises(TypeError, match="both cannot block and use the SDK's context"):
         server_with(both, blocking=True)
-    with pytest.raises(ValueError, match=r"blocking=True needs @tasks\.tool"):
-        Tasks().adopt("x", blocking=True)
 
 
 # Names that stand in one decorator and not in the other

@@ -51,8 +51,12 @@ class TaskOptions:
             gets the answer it got before, a step (`ServerTaskContext.step`) its result. If not, the task fails.
             A `Rerun` says how often, and for which exceptions as well; `True` is `Rerun()`.
         blocking: Whether the work may block, with `time.sleep` in an `async def` for example. It then runs in a thread
-            with an event loop of its own, where its `ServerTaskContext` works and the SDK's own context does not.
-            Without this, such work holds up every other request of the process.
+            with an event loop of its own, where its `ServerTaskContext` works. Without this, such work holds up every
+            other request of the process. Of an adopted tool, all that the server has around the function runs there,
+            too, and the SDK's own context asks, reports and logs from there; a function of `tool` or `task` cannot
+            take that context. What belongs to the server's event loop, such as a connection pool of its lifespan, or
+            `ctx.notify_tools_changed()` of `mcp` 2.x, cannot be used there, and what the function leaves running
+            ends with it.
         dispatch: Whether worker processes run the work. `None`: they do where the Tasks have a dispatcher and the tool
             can run elsewhere. `True`: a tool that cannot is refused when it is registered. `False`: the work runs in
             the process that took the call.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import inspect
 import logging
@@ -13,12 +14,13 @@ import anyio
 import anyio.abc
 import anyio.to_thread
 
+from mcp_task_runtime.adapters._tool_calls import calling
 from mcp_task_runtime.adapters.server_context import ServerTaskContext
 from mcp_task_runtime.core.backoff import Backoff
 from mcp_task_runtime.core.steps import Retries
 from mcp_task_runtime.stores._event_loop import call_from_any_thread, current_backend
 
-__all__ = ["in_own_loop"]
+__all__ = ["HomeLoop", "in_own_loop", "run_in_own_loop"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -30,14 +32,20 @@ _CallSoon: TypeAlias = Callable[[Callable[[], object]], None]
 
 
 async def in_own_loop(work: Callable[[ServerTaskContext], Awaitable[T]], context: ServerTaskContext) -> T:
-    """Run work in a thread with an event loop of its own, and wait for it.
+    """Run the work of a task by `run_in_own_loop`; the context's methods work there, too."""
+    return await run_in_own_loop(lambda home: work(_BridgedContext(context, home)))
 
-    The context's methods work there, too; they run in this event loop. Cancelled, it cancels the work at its next
-    `await`, and does not wait for that: Python cannot stop a thread.
+
+async def run_in_own_loop(work: Callable[[HomeLoop], Awaitable[T]]) -> T:
+    """Run a coroutine function in a thread with an event loop of its own, and wait for it.
+
+    What belongs to this event loop is used there through the `HomeLoop` that the function gets. The context variables
+    are those of the caller; `Tasks.run` works in the server's event loop alone. Cancelled, it cancels the function at
+    its next `await`, and does not wait for that: Python cannot stop a thread.
     """
     end: _End[T] = _End()
     async with anyio.create_task_group() as group:
-        thread = _Thread(work, _Home(group, call_from_any_thread()), context)
+        thread = _Thread(work, HomeLoop(group, call_from_any_thread()))
         try:
             end.value = await anyio.to_thread.run_sync(
                 functools.partial(anyio.run, thread.main, backend=current_backend()),
@@ -65,12 +73,26 @@ class _End(Generic[T]):
         return self.value
 
 
-class _Home:
-    """The event loop that the context belongs to."""
+class HomeLoop:
+    """The event loop that the work was started from, as another event loop sees it."""
 
     def __init__(self, group: anyio.abc.TaskGroup, call_soon: _CallSoon) -> None:
         self._group = group
         self.call_soon = call_soon
+
+    def bridge(self, value: Any) -> Any:
+        """Return an object that belongs there, for use here: its coroutine functions run there."""
+        return _Bridged(value, self)
+
+    def bridge_function(self, function: Any) -> Any:
+        """Return a coroutine function that runs there, and anything else as it is."""
+        if not inspect.iscoroutinefunction(inspect.unwrap(function)):
+            return function
+
+        async def run_there(*args: Any, **kwargs: Any) -> Any:
+            return await self.run(functools.partial(function, *args, **kwargs))
+
+        return run_there
 
     async def run(self, method: Callable[[], Awaitable[T]]) -> T:
         """Run a coroutine function there, and wait for it here, in another event loop."""
@@ -90,9 +112,11 @@ class _Home:
             finally:
                 call_soon_here(ended.set)
 
+        context = contextvars.copy_context()  # trio would take that of its own callbacks
+
         def start() -> None:
             try:
-                self._group.start_soon(there)
+                _ = context.run(self._group.start_soon, there)
             except RuntimeError:  # the group is closed: the work was abandoned
                 call_soon_here(ended.set)
 
@@ -108,11 +132,9 @@ class _Home:
 class _Thread:
     """The work while it runs, and the way to cancel it from another thread."""
 
-    def __init__(
-        self, work: Callable[[ServerTaskContext], Awaitable[Any]], home: _Home, context: ServerTaskContext
-    ) -> None:
+    def __init__(self, work: Callable[[HomeLoop], Awaitable[Any]], home: HomeLoop) -> None:
         self._work = work
-        self._context = _BridgedContext(context, home)
+        self._home = home
         self._lock = threading.Lock()
         self._is_cancelled = False
         self._cancel: Callable[[], None] | None = None
@@ -124,7 +146,8 @@ class _Thread:
                 self._cancel = functools.partial(call_soon, scope.cancel)
                 if self._is_cancelled:
                     scope.cancel()
-            return await self._work(self._context)
+            with calling(None):  # a call belongs to the event loop of its runtime
+                return await self._work(self._home)
         return None  # cancelled: no caller waits for it
 
     def cancel(self) -> None:
@@ -134,10 +157,23 @@ class _Thread:
                 self._cancel()
 
 
+class _Bridged:
+    """An object whose coroutine functions run in the event loop that it belongs to."""
+
+    __slots__ = ("_home", "_inner")
+
+    def __init__(self, inner: Any, home: HomeLoop) -> None:
+        self._inner = inner
+        self._home = home
+
+    def __getattr__(self, name: str) -> Any:
+        return self._home.bridge_function(getattr(self._inner, name))
+
+
 class _BridgedContext(ServerTaskContext):
     """A context whose methods run in the event loop that it belongs to; the function of a step runs in this one."""
 
-    def __init__(self, inner: ServerTaskContext, home: _Home) -> None:
+    def __init__(self, inner: ServerTaskContext, home: HomeLoop) -> None:
         self._inner = inner
         self._home = home
 
@@ -147,14 +183,9 @@ class _BridgedContext(ServerTaskContext):
         value = getattr(self._inner, name)
         if name == "step":
             return self._step_here
-        if inspect.iscoroutinefunction(value):
-            return functools.partial(self._run, value)
-        if inspect.ismethod(value):
+        if inspect.ismethod(value) and not inspect.iscoroutinefunction(value):
             return functools.partial(self._call, value)
-        return value
-
-    async def _run(self, method: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
-        return await self._home.run(functools.partial(method, *args, **kwargs))
+        return self._home.bridge_function(value)
 
     async def _step_here(
         self,

@@ -429,7 +429,7 @@ class TaskCall(ToolCall):
         """Do what comes before the tool runs: become a task, or let time decide.
 
         An adopted tool becomes a task before its work begins. Its handle is on its way by then: the work may block
-        the event loop for as long as it takes.
+        the event loop for as long as it takes, unless it has one of its own.
         """
         if self._declared is None:
             if self._client_decides:
@@ -439,7 +439,7 @@ class TaskCall(ToolCall):
                 self._execution.promote_after(self._options.promote_after, self.new_task(self._options))
                 return
             await self.begin()
-            if self._declared.is_adopted:
+            if self._declared.is_adopted and not self._declared.blocks:
                 await _let_handle_go()
 
     def new_task(self, options: TaskOptions) -> TaskSpec:

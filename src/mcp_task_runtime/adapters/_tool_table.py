@@ -29,8 +29,8 @@ class DeclaredTool:
         advertise: Whether clients of protocol 2025-11-25 see its mode in `tools/list`.
 
     Raises:
-        ValueError: It must be called as a task, and clients cannot see that; or an adopted tool is to run in a thread,
-            or again when it raises.
+        ValueError: It must be called as a task, and clients cannot see that; or an adopted tool is to run again when
+            it raises.
     """
 
     options: TaskOptions
@@ -40,16 +40,17 @@ class DeclaredTool:
     def __post_init__(self) -> None:
         if self.options.required and not self.advertise:
             raise ValueError("required=True needs advertise=True: clients must see that they have to ask for a task")
-        if self.options.blocking and self.is_adopted:
-            raise ValueError(
-                "blocking=True needs @tasks.tool() or @tasks.task(): an adopted tool runs in its server's event loop"
-            )
         rerun = self.options.rerun
         if rerun is not None and rerun.on and self.is_adopted:
             raise ValueError(
                 "Rerun(on=...) needs @tasks.tool(), @tasks.task() or tasks.run(): what an adopted tool raises becomes "
                 "a result before it is seen"
             )
+
+    @property
+    def blocks(self) -> bool:
+        """Whether the server's handler runs it in a thread; a tool that calls `Tasks.run` does so there itself."""
+        return self.is_adopted and self.options.blocking
 
     @property
     def support(self) -> TaskSupport:

@@ -367,7 +367,8 @@ class BaseTasks(ABC):
                 one again (`rerunnable`) must have seen a call of this tool.
 
         Raises:
-            RuntimeError: This is no tool call of the server these Tasks are installed in.
+            RuntimeError: This is no tool call of the server these Tasks are installed in, or the tool runs in a thread
+                by `blocking` already.
             TaskRuntimeError: With `required`, the call cannot become a task.
             ValueError: A number is out of range; the message names it.
             Exception: What the work raised. A `ProtocolError` or `CapabilityError` that leaves the handler ends the
@@ -378,7 +379,10 @@ class BaseTasks(ABC):
     async def _run(self, work: Callable[[ServerTaskContext], Awaitable[T]], options: TaskOptions) -> T:
         call = current_call(self.runtime)
         if call is None:
-            raise RuntimeError("run() works in a tool call of the server that these Tasks are installed in")
+            raise RuntimeError(
+                "run() works in a tool call of the server that these Tasks are installed in, and not in the thread of "
+                "one that has blocking=True"
+            )
         if self._tools.has(call.name) or self._may_remember(call.name):
             self._check_join(options)
             self._tools.note_run(call.name)
@@ -403,6 +407,11 @@ class BaseTasks(ABC):
                 raise
             logger.exception("The work of a tool raised an exception")
             raise self._deliberate_errors[0](MASKED) from error
+
+    def _blocks(self, name: str) -> bool:
+        """Whether the server's handler runs a tool in a thread, which knows nothing of that."""
+        declared = self._tools.get(name)
+        return declared is not None and declared.blocks
 
     def _is_masked(self, name: str) -> bool:
         """Return whether `mask_errors` holds for a tool that knows nothing of it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -15,6 +15,7 @@ from mcp.server.session import ServerSession
 from mcp.shared.context import RequestContext
 from pydantic import BaseModel
 
+from mcp_task_runtime.adapters._own_loop import HomeLoop, run_in_own_loop
 from mcp_task_runtime.adapters._session_proxy import SessionProxy
 from mcp_task_runtime.adapters._tool_calls import PromotedCall, TaskCall
 from mcp_task_runtime.adapters.mcp_v1._requests import (
@@ -27,9 +28,10 @@ from mcp_task_runtime.adapters.mcp_v1._requests import (
 )
 from mcp_task_runtime.core.json import JSONObject
 
-__all__ = ["context_by_name", "within_task"]
+__all__ = ["call_in_own_loop", "context_by_name", "within_task"]
 
 ResultT = TypeVar("ResultT", bound=BaseModel)
+T = TypeVar("T")
 
 _REQUEST_TIMEOUT: Final = 408
 """The code that the SDK gives to its own requests that time out."""
@@ -110,6 +112,16 @@ async def context_by_name(call: TaskCall, lifespan_state: Any, headers: Mapping[
         lifespan_context=lifespan_state,
         request=KeptRequest(headers) if headers else None,
     )
+
+
+async def call_in_own_loop(ctx: Context, handler: Callable[[], Awaitable[T]]) -> T:
+    """Run a handler in a thread with an event loop of its own; its SDK context reaches the client from there."""
+
+    async def call(home: HomeLoop) -> T:
+        request_ctx.set(replace(ctx, session=home.bridge(ctx.session)))  # the thread's own variable
+        return await handler()
+
+    return await run_in_own_loop(call)
 
 
 @contextmanager

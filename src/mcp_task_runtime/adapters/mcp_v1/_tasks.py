@@ -42,7 +42,7 @@ from mcp_task_runtime.adapters.base_tasks import BaseTasks, fastmcp_version
 from mcp_task_runtime.adapters.credentials import CallerCredentials, Credentials
 from mcp_task_runtime.adapters.mcp_v1._connection import Connection, has_list, is_about_lost_connection, serving
 from mcp_task_runtime.adapters.mcp_v1._conversions import Conversions
-from mcp_task_runtime.adapters.mcp_v1._promotion import context_by_name, within_task
+from mcp_task_runtime.adapters.mcp_v1._promotion import call_in_own_loop, context_by_name, within_task
 from mcp_task_runtime.adapters.mcp_v1._requests import (
     ConnectionSession,
     Context,
@@ -287,8 +287,12 @@ class Tasks(BaseTasks):
     async def _call(self, request: types.CallToolRequest, call: ToolCall) -> types.ServerResult:
         """Run the server's own handler; let pass what it makes of protocol errors that left a task's work."""
         assert self._call_tool is not None
+        handler = functools.partial(self._call_tool, request)
         with calling(call):
-            result = await self._call_tool(request)
+            if self._blocks(call.name):
+                result = await call_in_own_loop(self._context(), handler)
+            else:
+                result = await handler()
         if call.error is not None and _tells_of(result, call.error):
             raise call.error
         return self._masked(request.params.name, result) if self._is_masked(call.name) else result

@@ -8,19 +8,20 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
-from mcp.server.context import ServerRequestContext
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.session import ServerSession
 from mcp.shared.exceptions import MCPError
 from mcp_types import REQUEST_TIMEOUT, ClientCapabilities, RequestId
 from pydantic import BaseModel
 
+from mcp_task_runtime.adapters._own_loop import HomeLoop, run_in_own_loop
 from mcp_task_runtime.adapters._session_proxy import SessionProxy
 from mcp_task_runtime.adapters._tool_calls import PromotedCall, TaskCall
 from mcp_task_runtime.adapters.mcp_v2._requests import Context, KeptRequest, as_mcp_errors, capabilities, is_modern
 from mcp_task_runtime.core.json import JSONObject
 from mcp_task_runtime.wire.v2025_11_25 import PROTOCOL_VERSION
 
-__all__ = ["PromotingSession", "context_by_name"]
+__all__ = ["PromotingSession", "call_in_own_loop", "context_by_name"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -65,6 +66,21 @@ async def context_by_name(
     )
     session: Any = PromotingSession(ctx, call)
     return replace(ctx, session=session)
+
+
+async def call_in_own_loop(call_next: CallNext, ctx: Context) -> HandlerResult:
+    """Run a handler in a thread with an event loop of its own; its context reaches the client from there."""
+
+    async def call(home: HomeLoop) -> HandlerResult:
+        there = replace(
+            ctx,
+            session=home.bridge(ctx.session),
+            close_sse_stream=home.bridge_function(ctx.close_sse_stream),
+            close_standalone_sse_stream=home.bridge_function(ctx.close_standalone_sse_stream),
+        )
+        return await call_next(there)
+
+    return await run_in_own_loop(call)
 
 
 class PromotingSession(SessionProxy):

@@ -38,7 +38,7 @@ from mcp_task_runtime.adapters.mcp_v2._fastmcp import call_fastmcp
 from mcp_task_runtime.adapters.mcp_v2._input_rounds import InputRounds
 from mcp_task_runtime.adapters.mcp_v2._listen import Listeners, is_listen
 from mcp_task_runtime.adapters.mcp_v2._methods_2026 import Methods2026, outcome_of_result
-from mcp_task_runtime.adapters.mcp_v2._promotion import context_by_name
+from mcp_task_runtime.adapters.mcp_v2._promotion import call_in_own_loop, context_by_name
 from mcp_task_runtime.adapters.mcp_v2._requests import (
     Context,
     RequestSession,
@@ -288,6 +288,8 @@ class Tasks(BaseTasks, Extension):
                 "middleware=[tasks.middleware] is missing among the arguments of the server: "
                 "its tasks are not pushed, and clients of protocol 2025-11-25 have none"
             )
+        if self._blocks(params.name):
+            call_next = partial(call_in_own_loop, call_next)
         if self._is_masked(params.name):
             call_next = partial(self._call_masked, params.name, call_next)
         if self._is_fastmcp:
@@ -411,8 +413,10 @@ class Tasks(BaseTasks, Extension):
             return await handler(ctx, params)
 
         call_next: CallNext = call_handler
+        if self._blocks(call.name):
+            call_next = partial(call_in_own_loop, call_next)
         if self._is_masked(call.name):
-            call_next = partial(self._call_masked, call.name, call_handler)
+            call_next = partial(self._call_masked, call.name, call_next)
         try:
             with as_kept_caller(credentials.token):
                 result = await (call_fastmcp(call, ctx, call_next) if self._is_fastmcp else call_next(ctx))
