@@ -556,7 +556,7 @@ async def test_a_call_that_takes_no_task_leaves_no_request_behind() -> None:
         async def observe() -> bool:
             return bool(ended)
 
-        operation = partial(run_within_request, work, session, undeliverable=None)
+        operation = partial(run_within_request, work, lambda: session, undeliverable=None)
         return Trial(operation, observe, leftovers=lambda: len(session._in_flight))
 
     with anyio.fail_after(PATIENCE):

@@ -21,8 +21,8 @@ import anyio
 import anyio.lowlevel
 
 from mcp_task_runtime.adapters._options import DEFAULT_OPTIONS, TaskOptions
+from mcp_task_runtime.adapters._private_task import PrivateTaskContext
 from mcp_task_runtime.adapters._tool_table import DeclaredTool
-from mcp_task_runtime.adapters.notifications import CallNotifier
 from mcp_task_runtime.adapters.result_handler import TaskResultHandler
 from mcp_task_runtime.adapters.server_context import ServerTaskContext
 from mcp_task_runtime.adapters.session import TaskSession
@@ -30,13 +30,11 @@ from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.json import JSONObject
 from mcp_task_runtime.core.reruns import Rerun
 from mcp_task_runtime.core.runtime import TaskRuntime
-from mcp_task_runtime.core.types import NewTask, Outcome, TaskRecord, TaskSpec
+from mcp_task_runtime.core.types import Outcome, TaskRecord, TaskSpec
 from mcp_task_runtime.errors import INTERNAL_ERROR, ProtocolError, TaskRuntimeError
-from mcp_task_runtime.stores.memory import InMemoryTaskStore
 
 __all__ = [
     "Convert",
-    "DeferredCall",
     "EndedCall",
     "PlainCall",
     "PromotedCall",
@@ -90,32 +88,28 @@ class ToolCall(ABC):
 
 
 class PlainCall(ToolCall):
-    """A call whose client takes no task."""
+    """A call whose client takes no task: what its work needs is made when it is needed, for most tools need nothing."""
 
     def __init__(
         self,
         runtime: TaskRuntime,
         name: str,
-        session: TaskSession,
         *,
-        undeliverable: str | None,
-        progress_token: str | int | None,
+        connect: Callable[[], TaskSession],
+        undeliverable: Callable[[], str | None],
         refusal: Callable[[], TaskRuntimeError],
-        wants_log: bool = False,
     ) -> None:
         """Make a call.
 
         Args:
             runtime: Where it runs.
             name: The tool's name.
-            session: The connection, as far as this request reaches.
-            undeliverable: As for `TaskResultHandler`.
-            progress_token: The token the client gave for progress, if it did.
+            connect: Returns the connection, as far as the request of the call reaches.
+            undeliverable: Returns why no question can reach the client, if that is so.
             refusal: Makes the error for work that needs a task.
-            wants_log: Whether the client asked for log messages; it gets them where it gave no token.
         """
         super().__init__(runtime, name)
-        self._session = CallNotifier(session, progress_token, wants_log=wants_log)
+        self._connect = connect
         self._undeliverable = undeliverable
         self._refusal = refusal
 
@@ -127,26 +121,7 @@ class PlainCall(ToolCall):
         """
         if options.required:
             raise self._refusal()
-        return await run_within_request(work, self._session, undeliverable=self._undeliverable)
-
-
-class DeferredCall(ToolCall):
-    """A plain call that is made when its tool calls `Tasks.run`: most tools never do."""
-
-    def __init__(self, runtime: TaskRuntime, name: str, make: Callable[[], PlainCall]) -> None:
-        """Make a call.
-
-        Args:
-            runtime: Where it runs.
-            name: The tool's name.
-            make: Makes the plain call.
-        """
-        super().__init__(runtime, name)
-        self._make = make
-
-    async def run(self, work: Callable[[ServerTaskContext], Awaitable[T]], options: TaskOptions) -> T:
-        """Run work within the request; see `PlainCall.run`."""
-        return await self._make().run(work, options)
+        return await run_within_request(work, self._connect, undeliverable=self._undeliverable())
 
 
 class PromotedCall(Protocol):
@@ -541,7 +516,7 @@ async def run_with_reruns(
 
 async def run_within_request(
     work: Callable[[ServerTaskContext], Awaitable[T]],
-    session: TaskSession,
+    connect: Callable[[], TaskSession],
     *,
     undeliverable: str | None,
 ) -> T:
@@ -549,20 +524,14 @@ async def run_within_request(
 
     Args:
         work: What to run; it gets the private task's context.
-        session: The connection, as far as this request reaches.
+        connect: Returns the connection, as far as the request of the call reaches.
         undeliverable: As for `TaskResultHandler`.
     """
-    async with InMemoryTaskStore() as store:
-        record = await store.create_task(NewTask(ttl_ms=None))
-        handler = TaskResultHandler(store, store.message_queue, undeliverable=undeliverable)
-        context = ServerTaskContext(
-            task=record.task,
-            store=store,
-            session=session,
-            queue=store.message_queue,
-            handler=handler,
-        )
+    context = PrivateTaskContext(connect, undeliverable)
+    try:
         if undeliverable is not None:
             return await work(context)
-        async with handler.delivering(record.task_id, session, related=False):
+        async with context.delivering():
             return await work(context)
+    finally:
+        await context.aclose()

@@ -386,15 +386,19 @@ class BaseTasks(ABC):
         if self._tools.has(call.name) or self._may_remember(call.name):
             self._check_join(options)
             self._tools.note_run(call.name)
-        self.runtime.register(call.name, self._run_by_name, queue=options.queue)
+        if options.queue is not None or not self._tools.has(call.name):
+            self.runtime.register(call.name, self._run_by_name, queue=options.queue)
         if options.blocking:
             work = functools.partial(in_own_loop, work)
         if options.rerun is not None and options.rerun.on:
             work = functools.partial(run_with_reruns, work, options.rerun)
         if call.raises_as_is:
             return await call.run(work, options)
-        with self._raising(call), self._masking():
+        try:
             return await call.run(work, options)
+        except Exception:
+            with self._raising(call), self._masking():
+                raise
 
     @contextmanager
     def _masking(self) -> Generator[None, None, None]:

@@ -60,6 +60,7 @@ from mcp_task_runtime.adapters.mcp_v1._requests import (
     token_of,
     undeliverable,
 )
+from mcp_task_runtime.adapters.notifications import CallNotifier
 from mcp_task_runtime.adapters.task_methods import ConnectionScopes, Requestor, TaskMethods
 from mcp_task_runtime.adapters.tool_function import ToolFunction
 from mcp_task_runtime.core.causes import sole_cause
@@ -315,10 +316,9 @@ class Tasks(BaseTasks):
         return PlainCall(
             self.runtime,
             name,
-            RequestSession(ctx, self._may_answer(ctx)),
-            undeliverable=undeliverable(ctx),
-            progress_token=progress_token(ctx),
-            refusal=lambda: wire.task_required(name),
+            connect=lambda: CallNotifier(RequestSession(ctx, self._may_answer(ctx)), progress_token(ctx)),
+            undeliverable=functools.partial(undeliverable, ctx),
+            refusal=functools.partial(wire.task_required, name),
         )
 
     async def _serve_tools(self, request: types.ListToolsRequest | None) -> types.ServerResult:

@@ -157,9 +157,9 @@ class InputRounds:
     def takes(self, ctx: Context) -> bool:
         """Whether the client that makes this request can be asked by multi-round-trip input now."""
         declared = ctx.session.client_capabilities
-        return self._runtime.is_open and any(
-            getattr(declared, name, None) is not None for name in _CAPABILITY_OF.values()
-        )
+        if declared is None or not self._runtime.is_open:
+            return False
+        return declared.elicitation is not None or declared.sampling is not None or declared.roots is not None
 
     async def call(self, params: CallToolRequestParams, ctx: Context, call_next: CallNext) -> HandlerResult:
         """Serve the first request of a call: run its tool apart from the request, so that it can outlive it."""

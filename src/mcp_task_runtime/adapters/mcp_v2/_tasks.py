@@ -29,7 +29,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import INTERNAL_ERROR, CallToolRequestParams, CallToolResult, TextContent
 
 from mcp_task_runtime.adapters._masking import masked_text
-from mcp_task_runtime.adapters._tool_calls import DeferredCall, PlainCall, TaskCall, ToolCall, calling, current_call
+from mcp_task_runtime.adapters._tool_calls import PlainCall, TaskCall, ToolCall, calling, current_call
 from mcp_task_runtime.adapters.base_tasks import BaseTasks, fastmcp_version
 from mcp_task_runtime.adapters.credentials import CallerCredentials, Credentials
 from mcp_task_runtime.adapters.mcp_v2._clients_2025 import Clients2025
@@ -41,9 +41,9 @@ from mcp_task_runtime.adapters.mcp_v2._methods_2026 import Methods2026, outcome_
 from mcp_task_runtime.adapters.mcp_v2._promotion import call_in_own_loop, context_by_name
 from mcp_task_runtime.adapters.mcp_v2._requests import (
     Context,
-    RequestSession,
     as_kept_caller,
     as_shown,
+    call_notifier,
     declares_tasks,
     is_modern,
     noting_errors,
@@ -320,7 +320,14 @@ class Tasks(BaseTasks, Extension):
     async def _call_plainly(
         self, name: str, ctx: Context, call_next: CallNext, refusal: Callable[[], TaskRuntimeError] | None = None
     ) -> HandlerResult:
-        with calling(DeferredCall(self.runtime, name, partial(self._plain_call, name, ctx, refusal))):
+        if refusal is None:
+            undeliverable = partial(self._undeliverable, ctx)
+            refusal = wire_2026.missing_capability if is_modern(ctx) else partial(wire_2025.task_required, name)
+        else:
+            undeliverable = partial(_refused, ctx, refusal)
+        connect = partial(call_notifier, ctx)
+        call = PlainCall(self.runtime, name, connect=connect, undeliverable=undeliverable, refusal=refusal)
+        with calling(call):
             return await call_next(ctx)
 
     @property
@@ -351,24 +358,9 @@ class Tasks(BaseTasks, Extension):
         assert call is not None
         return await call_fastmcp(call, ctx, call_next)
 
-    def _plain_call(self, name: str, ctx: Context, refusal: Callable[[], TaskRuntimeError] | None) -> PlainCall:
-        session = RequestSession(ctx)
-        undeliverable = None
-        if not session.can_send_request:
-            undeliverable = self._undeliverable(ctx) if refusal is None else str(refusal())
-        if refusal is None:
-            refusal = wire_2026.missing_capability if is_modern(ctx) else partial(wire_2025.task_required, name)
-        return PlainCall(
-            self.runtime,
-            name,
-            session,
-            undeliverable=undeliverable,
-            progress_token=None if ctx.meta is None else ctx.meta.get("progress_token"),
-            refusal=refusal,
-            wants_log=is_modern(ctx) and wire_2026.wants_log((ctx.params or {}).get("_meta")),
-        )
-
-    def _undeliverable(self, ctx: Context) -> str:
+    def _undeliverable(self, ctx: Context) -> str | None:
+        if ctx.session.can_send_request:
+            return None
         if not is_modern(ctx):
             return _NO_BACK_CHANNEL
         return _NOTHING_DECLARED if self.runtime.is_open else _NOT_OPEN
@@ -423,6 +415,10 @@ class Tasks(BaseTasks, Extension):
         except Exception as error:
             raise as_shown(error, INTERNAL_ERROR, "Internal server error") from error
         return outcome_of_result(result)
+
+
+def _refused(ctx: Context, refusal: Callable[[], TaskRuntimeError]) -> str | None:
+    return None if ctx.session.can_send_request else str(refusal())
 
 
 def _undeclared(name: str) -> TaskRuntimeError:

@@ -159,7 +159,10 @@ class InMemoryTaskStore:
     @never_waits
     async def create_task(self, new: NewTask | None = None, **fields: Unpack[NewTaskFields]) -> TaskRecord:
         """Create a task, given whole or by its fields; see `TaskStore.create_task`."""
-        new = NewTask.of(new, fields)
+        return self.add_task(NewTask.of(new, fields))
+
+    def add_task(self, new: NewTask) -> TaskRecord:
+        """Create a task, as `create_task` does, without an event loop."""
         now = self._purge()
         check_new_task(new)
         record = create_record(new, now=now)
