@@ -27,7 +27,7 @@ class PrivateTaskContext(ServerTaskContext):
     takes no task never does.
     """
 
-    __slots__ = ("_connect", "_is_closed", "_private", "_undeliverable")
+    __slots__ = ("_client", "_connect", "_is_closed", "_private", "_undeliverable")
 
     def __init__(self, connect: Callable[[], TaskSession], undeliverable: str | None) -> None:
         """Make the context of a call.
@@ -54,7 +54,7 @@ class PrivateTaskContext(ServerTaskContext):
         """Return a block in which the client is asked what the work asks."""
         self._make()
         assert self._handler is not None
-        return self._handler.delivering(self.task_id, self._session, related=False)
+        return self._handler.delivering(self.task_id, self._client, related=False)
 
     async def aclose(self) -> None:
         """End the private task. The context cannot be used afterwards."""
@@ -74,10 +74,11 @@ class PrivateTaskContext(ServerTaskContext):
             if self._is_closed:
                 raise StoreClosedError()
             store = self._private = InMemoryTaskStore()
+            self._client = self._connect()
             super().__init__(
                 task=store.add_task(NewTask(ttl_ms=None)).task,
                 store=store,
-                session=self._connect(),
+                session=self._client,
                 queue=store.message_queue,
                 handler=TaskResultHandler(store, store.message_queue, undeliverable=self._undeliverable),
             )
