@@ -59,6 +59,7 @@ EXTRAS = {
     "operations/web/*": {"jinja2", "markupsafe", "starlette", "uvicorn"},
     "operations/telemetry/*": {"opentelemetry"},
     "stores/redis/*": {"coredis"},
+    "stores/sealed/*": {"cryptography"},
     "stores/postgres/*": {"psycopg", "psycopg_pool"},
     "testing/*": {"hypothesis"},
 }

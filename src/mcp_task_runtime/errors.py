@@ -26,6 +26,8 @@ the work raised.
   more.
 - `StoreClosedError`: the store is used outside of its `async with`, or after it. Keep it open as long as the server.
 - `SchemaVersionError`: a later version of this library wrote the data. Update this process, too.
+- `SealedError`: a sealed value has no key here, was changed, or was moved. Give all processes the same keys (`seal=`,
+  MCP_TASKS_SEAL_KEYS); where they have them, find out who else writes to the store.
 - `StoreError`: anything else of a store: values it cannot keep, damaged data, a refused statement; see `__cause__`.
 """
 
@@ -43,6 +45,7 @@ __all__ = [
     "QuestionTimeoutError",
     "RevisionConflictError",
     "SchemaVersionError",
+    "SealedError",
     "StepChangedError",
     "StepResultError",
     "StoreClosedError",
@@ -241,3 +244,7 @@ class SchemaVersionError(StoreError):
         super().__init__(f"Stored schema version {found} is newer than {supported}, the latest this version supports")
         self.found = found
         self.supported = supported
+
+
+class SealedError(StoreError):
+    """A sealed value of a task cannot be opened: its key is not here, or it was changed or moved. Others still open."""

@@ -256,8 +256,10 @@ class ClientQuestions:
         return self._handler.delivering(self._task_id, self._session, is_general=True)
 
     async def _put_until_answered(self, method: str, params_json: str, *, is_for_person: bool = False) -> JSONObject:
-        digest = blake2b(f"{method}\0{params_json}".encode(), digest_size=12).hexdigest()
         execution = self._execution
+        record = None if execution is None else execution.record
+        digest_key = b"" if record is None else record.request.digest_key
+        digest = blake2b(f"{method}\0{params_json}".encode(), digest_size=12, key=digest_key).hexdigest()
         while True:
             # The key is a digest of the question, so that a rerun finds its answer in any order of questions, and the
             # number of times it was asked, because no key is used twice (wire rule C7).

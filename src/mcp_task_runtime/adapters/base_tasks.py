@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Generator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
 from importlib.metadata import version
 from types import TracebackType
@@ -27,7 +27,7 @@ from mcp_task_runtime.adapters.result_handler import TaskResultHandler
 from mcp_task_runtime.adapters.server_context import ServerTaskContext
 from mcp_task_runtime.adapters.session import DetachedSession
 from mcp_task_runtime.adapters.tool_function import ToolFunction
-from mcp_task_runtime.core.abilities import implements
+from mcp_task_runtime.core.abilities import implements, queue_of
 from mcp_task_runtime.core.causes import sole_cause
 from mcp_task_runtime.core.change_hook import ChangeCallback
 from mcp_task_runtime.core.dispatch import EngineDispatcher, TaskDispatcher
@@ -41,6 +41,7 @@ from mcp_task_runtime.core.store import TaskJoins, TaskStore
 from mcp_task_runtime.core.types import Outcome, TaskSpec
 from mcp_task_runtime.errors import TaskRuntimeError
 from mcp_task_runtime.stores.memory import InMemoryTaskStore
+from mcp_task_runtime.stores.sealed import seal_queue, seal_store
 
 __all__ = ["BaseTasks", "fastmcp_version", "to_call_result"]
 
@@ -85,11 +86,16 @@ class BaseTasks(ABC):
         dispatcher: TaskDispatcher | None,
         inbox: float | None,
         credentials: Credentials | None,
+        seal: Sequence[str | bytes] | None,
     ) -> None:
         if credentials is not None and not isinstance(credentials, Credentials):
             raise ValueError("credentials must be Credentials")
+        store = InMemoryTaskStore() if store is None else store
+        if seal is not None:
+            queue = None if queue is None or queue is queue_of(store) else seal_queue(queue, seal)
+            store = seal_store(store, seal)
         self.runtime: TaskRuntime = TaskRuntime(
-            InMemoryTaskStore() if store is None else store,
+            store,
             queue,
             settings=settings,
             observer=observer,

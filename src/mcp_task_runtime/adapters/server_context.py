@@ -337,6 +337,7 @@ class ServerTaskContext:
                 fence=(lambda: None) if execution is None else execution.current_fence,
                 may_rerun=record is not None and record.request.rerunnable,
                 root=self._root_task,
+                digest_key=b"" if record is None else record.request.digest_key,
             )
         return self._steps
 

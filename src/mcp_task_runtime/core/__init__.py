@@ -32,9 +32,10 @@ Import law: `core` imports nothing of this library but `errors`, and from outsid
 `wire` import `core`; `adapters` import those. No circle of modules. No object touches another object's private names.
 
 The rooms. `types` and `views` hold frozen values; `transitions` is the only code that makes and changes records.
-`store`, `message_queue` and `clock` are the interfaces of a backend; `abilities` finds out what one can do, `reader`
-reads tasks, `owned_tasks` does so for their owners, and `polls` bounds how often. `questions` asks and answers.
-`task_maker` makes tasks, `endings` is the only code that ends one, `followers` the only code that waits for changes.
+`store`, `message_queue` and `clock` are the interfaces of a backend; `abilities` finds out what one can do, `mirror`
+and `observed_store` stand in for one, `sealed` tells sealed values from plain ones, `reader` reads tasks, `owned_tasks`
+does so for their owners, and `polls` bounds how often. `questions` asks and answers. `task_maker` makes tasks,
+`endings` is the only code that ends one, `followers` the only code that waits for changes.
 
 `execution` is one run of work as a state table, `run_end` says what its end makes of the task; `workers` run it in
 a `group` that nothing breaks, and `open_tasks` are those whose work does not run here. `live_tasks`, `stored_tasks`,
@@ -60,6 +61,7 @@ from mcp_task_runtime.core.dispatch import Dispatch, StoreDispatcher, TaskDispat
 from mcp_task_runtime.core.ids import new_task_id
 from mcp_task_runtime.core.json import JSONObject, JSONValue, dump_json, load_json
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
+from mcp_task_runtime.core.sealed import event_excerpt
 from mcp_task_runtime.core.store import (
     TaskConnecting,
     TaskDiagnosis,
@@ -67,6 +69,7 @@ from mcp_task_runtime.core.store import (
     TaskJournal,
     TaskLeases,
     TaskQuestions,
+    TaskSealing,
     TaskSearch,
     TaskSharing,
     TaskStore,
@@ -86,7 +89,9 @@ from mcp_task_runtime.core.transitions import (
     update_record,
 )
 from mcp_task_runtime.core.types import (
+    COUNTED_AT_MOST,
     DEFAULT_POLL_INTERVAL_MS,
+    LOOKED_AT_MOST,
     Fence,
     Finding,
     Lease,
@@ -110,9 +115,11 @@ from mcp_task_runtime.core.types import (
 from mcp_task_runtime.core.views import TaskView
 
 __all__ = [
+    "COUNTED_AT_MOST",
     "DEFAULT_POLL_INTERVAL_MS",
     "EVENTS_KEPT",
     "EVENT_TEXT_LENGTH",
+    "LOOKED_AT_MOST",
     "Answer",
     "Clock",
     "DeadlineHeap",
@@ -146,6 +153,7 @@ __all__ = [
     "TaskQuestions",
     "TaskRecord",
     "TaskRequest",
+    "TaskSealing",
     "TaskSearch",
     "TaskSharing",
     "TaskSpec",
@@ -159,6 +167,7 @@ __all__ = [
     "claim_record",
     "create_record",
     "dump_json",
+    "event_excerpt",
     "finish_record",
     "is_expired",
     "is_terminal",

@@ -11,6 +11,7 @@ from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.lease_keeper import LeaseKeeper
 from mcp_task_runtime.core.reader import TaskReader, store_errors
 from mcp_task_runtime.core.resumption import Resumption
+from mcp_task_runtime.core.sealed import is_sealed
 from mcp_task_runtime.core.types import TaskRecord
 from mcp_task_runtime.core.work_loop import WorkSource
 from mcp_task_runtime.core.worker_leases import WorkerLeases
@@ -98,6 +99,6 @@ class TaskClaims(WorkSource):
         lease = record.lease
         if lease is None or not self._workers.is_accepting or self._workers.has(record.task_id):
             return False
-        if self._resumption.find(record.request.name) is None:
+        if self._resumption.find(record.request.name) is None or is_sealed(record):
             return False
         return not lease.worker or self._keeper.may_claim

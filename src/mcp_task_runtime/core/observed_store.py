@@ -14,6 +14,7 @@ from typing import Any, cast
 from mcp_task_runtime.core.abilities import has_questions, queue_of
 from mcp_task_runtime.core.clock import Clock
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
+from mcp_task_runtime.core.mirror import mirror, public_members
 from mcp_task_runtime.core.observer import (
     IsolatedObserver,
     Observation,
@@ -237,35 +238,18 @@ def _mirror(
 ) -> Any:
     """Return an object with the public members of another, whose calls are reported.
 
-    So it has the abilities of the other: `isinstance` with a protocol looks for members, not for `__getattr__`.
-
     Args:
         target: The other object.
         observer: Hears of each call that does not wait.
         after: Called with the result and the arguments of a method, by its name.
         members: Members that replace those of the other.
     """
-    methods: dict[str, object] = {}
-    properties: dict[str, object] = {}
-    for name in dir(target):
-        if name.startswith("_"):
-            continue
-        member = inspect.getattr_static(target, name)
-        if name in members:
-            methods[name] = members[name]
-        elif inspect.iscoroutinefunction(member) and not name.startswith("wait_"):
-            methods[name] = _reporting(getattr(target, name), name, observer, after.get(name))
-        elif inspect.isroutine(member):
-            methods[name] = getattr(target, name)
-        else:
-            properties[name] = _forwarded(target, name)
-    mirror = type(f"Observed{type(target).__name__}", (), properties)()
-    vars(mirror).update(methods)
-    return mirror
-
-
-def _forwarded(target: object, name: str) -> property:
-    return property(lambda _: getattr(target, name))
+    reporting = {
+        name: _reporting(getattr(target, name), name, observer, after.get(name))
+        for name, member in public_members(target)
+        if name not in members and inspect.iscoroutinefunction(member) and not name.startswith("wait_")
+    }
+    return mirror(target, "Observed", {**reporting, **members})
 
 
 def _reporting(

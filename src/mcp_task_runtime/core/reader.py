@@ -7,11 +7,12 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 from mcp_task_runtime.core.message_queue import TaskMessageQueue
+from mcp_task_runtime.core.sealed import is_sealed
 from mcp_task_runtime.core.store import TaskQuestions, TaskStore
 from mcp_task_runtime.core.text import clean_text
 from mcp_task_runtime.core.types import TaskRecord
 from mcp_task_runtime.core.views import TaskView, as_client_sees
-from mcp_task_runtime.errors import StoreError, TaskRuntimeError
+from mcp_task_runtime.errors import SealedError, StoreError, TaskRuntimeError
 
 __all__ = ["TaskReader", "store_errors"]
 
@@ -56,18 +57,19 @@ class TaskReader:
         """Return the task, or `None` when there is none.
 
         Raises:
-            StoreError: The store failed.
+            StoreError: The store failed, or the task is sealed and this process has no keys.
         """
         if clean_text(task_id) != task_id:
             return None
         with store_errors():
-            return await self._store.get_task(task_id)
+            record = await self._store.get_task(task_id)
+        return None if record is None else _unsealed(record)
 
     async def look_up(self, task_id: str) -> TaskView | None:
         """Return the task with its open questions, or `None` when there is none.
 
         Raises:
-            StoreError: The store failed.
+            StoreError: The store failed, or the task is sealed and this process has no keys.
         """
         if self._views is None:
             record = await self.get(task_id)
@@ -76,7 +78,10 @@ class TaskReader:
             return None
         with store_errors():
             view = await self._views.get_view(task_id)
-        return None if view is None else as_client_sees(view)
+        if view is None:
+            return None
+        _unsealed(view.record)
+        return as_client_sees(view)
 
     async def view(self, record: TaskRecord) -> TaskView | None:
         """Return the task with its open questions, from this record or a later one; `None` when it is gone.
@@ -105,3 +110,14 @@ class TaskReader:
         """
         with store_errors():
             await self._store.update_task(record.task_id, status_message=message, if_revision=record.revision)
+
+
+def _unsealed(record: TaskRecord) -> TaskRecord:
+    """Return a task that can be read: a store that seals has opened it.
+
+    Raises:
+        SealedError: It is sealed still.
+    """
+    if is_sealed(record):
+        raise SealedError("The task is sealed, and this process has no seal keys")
+    return record

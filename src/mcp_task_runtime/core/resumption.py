@@ -9,6 +9,7 @@ from mcp_task_runtime.core import audit
 from mcp_task_runtime.core.dispatch import Outbox
 from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.lease_keeper import LostWork
+from mcp_task_runtime.core.sealed import is_sealed
 from mcp_task_runtime.core.types import Outcome, TaskRecord
 from mcp_task_runtime.core.work_queue import WorkQueue
 from mcp_task_runtime.core.workers import Workers
@@ -64,11 +65,11 @@ class Resumption(LostWork):
     def can_resume(self, record: TaskRecord) -> bool:
         """Return whether this process may claim a task that was lost or put back: to run its work, or to end it.
 
-        Not while it still runs here. Before its first run `TaskRuntime.execute` claims it; once that is overdue, any
-        process does that has its work.
+        Not while it still runs here, nor if it is sealed and this process has no keys. Before its first run
+        `TaskRuntime.execute` claims it; once that is overdue, any process does that has its work.
         """
         lease = record.lease
-        if lease is None or not self._workers.is_accepting or self._workers.has(record.task_id):
+        if lease is None or not self._workers.is_accepting or self._workers.has(record.task_id) or is_sealed(record):
             return False
         if not lease.attempt:
             return lease.expires_at <= self._workers.clock.now() and record.request.name in self._works

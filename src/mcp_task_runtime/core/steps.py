@@ -149,6 +149,7 @@ class TaskSteps:
         fence: Callable[[], Fence | None],
         may_rerun: bool,
         root: int | None,
+        digest_key: bytes = b"",
     ) -> None:
         """Make the steps of a run.
 
@@ -158,12 +159,14 @@ class TaskSteps:
             fence: Returns what the writes of the run carry; `None` where it holds no lease.
             may_rerun: Whether the work may run again.
             root: The event loop's task that the work runs in, by `current_task`; `None` where there is none.
+            digest_key: Keys the digests of arguments; see `TaskRequest.digest_key`.
         """
         self._task_id = task_id
         self._clock = store.clock
         self._journal = cast(TaskJournal, store) if may_rerun and implements(store, TaskJournal) else None
         self._fence = fence
         self._root = root
+        self._digest_key = digest_key
         self._is_in_root_step = False
         self._positions: int | None = 0
         self._numbers = _Numbers()
@@ -229,7 +232,7 @@ class TaskSteps:
                 "its arguments have no JSON form, which tells it from others of its name; pass what is no value by "
                 "functools.partial",
             ) from error
-        content = f"{name}({blake2b(arguments, digest_size=9).hexdigest()})"
+        content = f"{name}({blake2b(arguments, digest_size=9, key=self._digest_key).hexdigest()})"
         position = None
         if self._positions is not None and not self._is_in_root_step and current_task() == self._root:
             position = self._positions

@@ -3,7 +3,7 @@
 A custom store implements `TaskStore` and no more. Abilities are protocols of their own, declared by
 implementing them: `TaskLeases`, `TaskWork`, `TaskQuestions`, `TaskJournal`, `TaskSearch`, `TaskSharing`,
 `TaskWatching`, `TaskConnecting`, `TaskDiagnosis`. All bundled stores have all of them but `TaskWatching`; the last two
-where there is a backend.
+where there is a backend. `TaskSealing` says that a store seals what it keeps, as `stores.sealed` has any store do.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ __all__ = [
     "TaskJournal",
     "TaskLeases",
     "TaskQuestions",
+    "TaskSealing",
     "TaskSearch",
     "TaskSharing",
     "TaskStore",
@@ -427,6 +428,16 @@ class TaskSharing(Protocol):
     @property
     def is_shared(self) -> bool:
         """Whether other runtimes or processes may change its tasks."""
+        ...
+
+
+@runtime_checkable
+class TaskSealing(Protocol):
+    """Ability of a store that seals its values: who reads the backend cannot read them. See `stores.sealed`."""
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether values are sealed. Digests of them that are stored in plain, as names, are keyed then."""
         ...
 
 

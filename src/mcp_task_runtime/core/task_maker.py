@@ -12,7 +12,7 @@ from mcp_task_runtime.core.live_tasks import LiveTasks
 from mcp_task_runtime.core.observer import TaskObserver
 from mcp_task_runtime.core.reader import store_errors
 from mcp_task_runtime.core.settings import TaskSettings
-from mcp_task_runtime.core.store import TaskJoins, TaskStore
+from mcp_task_runtime.core.store import TaskJoins, TaskSealing, TaskStore
 from mcp_task_runtime.core.stored_tasks import StoredTasks
 from mcp_task_runtime.core.text import check_size, check_text
 from mcp_task_runtime.core.types import DEFAULT_POLL_INTERVAL_MS, NewTask, TaskRecord, TaskRequest, TaskSpec
@@ -60,6 +60,7 @@ class TaskMaker:
         self._leases = leases
         self._observer = observer
         self._is_shared = is_shared
+        self._is_sealed = isinstance(store, TaskSealing) and store.is_sealed
 
     async def make(
         self, spec: TaskSpec, *, waits_ms: int | None = None, is_queued: bool = False, shield: bool = False
@@ -131,13 +132,16 @@ class TaskMaker:
             task_id=spec.task_id,
             owner=spec.owner,
             retention_ms=settings.retention_ms,
-            request=self._traced(spec.request),
+            request=self._completed(spec.request),
             client_capabilities_json=spec.client_capabilities_json,
             worker=worker if waits_ms is None else "",
             lease_ms=settings.lease_ms if waits_ms is None else waits_ms,
             status_message=QUEUED if is_queued else None,
         )
 
-    def _traced(self, request: TaskRequest) -> TaskRequest:
+    def _completed(self, request: TaskRequest) -> TaskRequest:
+        """Return a request with the trace that it belongs to, and what keys its digests where values are sealed."""
         context = None if self._observer is None else self._observer.trace_context()
-        return replace(request, caller_json=dump_json({**request.caller, **context})) if context else request
+        if context:
+            request = replace(request, caller_json=dump_json({**request.caller, **context}))
+        return request.with_digest_key() if self._is_sealed else request

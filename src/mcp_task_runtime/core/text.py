@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from mcp_task_runtime.errors import LimitExceededError
 
-__all__ = ["check_size", "check_text", "clean_text", "text_bytes"]
+__all__ = ["ascii_lower", "check_size", "check_text", "clean_text", "text_bytes"]
+
+
+_LOWER: Final = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
+
+
+def ascii_lower(text: str) -> str:
+    """Return the text with A to Z in lower case, and nothing else: what all stores can compare by."""
+    return text.lower() if text.isascii() else text.translate(_LOWER)
 
 
 def clean_text(text: str) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from secrets import token_urlsafe
 from typing import Final, Literal, TypeAlias
 
 from typing_extensions import TypedDict
@@ -199,8 +200,19 @@ class TaskRequest:
         value: JSONObject = load_json(self.caller_json)
         return value
 
+    @property
+    def digest_key(self) -> bytes:
+        """What keys the digests of values that become names of questions and steps; empty where nothing is sealed."""
+        key: str = self.caller.get(_DIGEST_KEY, "")
+        return key.encode()
+
+    def with_digest_key(self) -> TaskRequest:
+        """Return this request with a `digest_key` of its own, which is sealed together with it."""
+        return replace(self, caller_json=dump_json({**self.caller, _DIGEST_KEY: token_urlsafe(16)}))
+
 
 _NO_REQUEST = TaskRequest()
+_DIGEST_KEY: Final = "digestKey"
 
 
 @dataclass(frozen=True, slots=True)
@@ -407,7 +419,7 @@ class TaskEvent:
         at: Aware UTC time.
         kind: What happened.
         text: The status message, the key of the question, the worker and attempt of a claim as `worker#attempt`;
-            cut to `EVENT_TEXT_LENGTH` characters.
+            cut to `EVENT_TEXT_LENGTH` characters by `event_excerpt`.
     """
 
     at: datetime

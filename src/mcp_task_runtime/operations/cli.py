@@ -41,6 +41,7 @@ from mcp_task_runtime.operations._rendering import (
 )
 from mcp_task_runtime.operations.inspect import TaskInspector
 from mcp_task_runtime.operations.worker import load_worker, run_worker
+from mcp_task_runtime.stores.sealed import seal_store
 from mcp_task_runtime.stores.url import open_store
 
 __all__ = ["main"]
@@ -69,16 +70,18 @@ class _Age(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.
 @asynccontextmanager
 async def _inspector(ctx: click.Context) -> AsyncIterator[TaskInspector]:
     url = ctx.find_root().params["store"]
+    keys = [key for given in ctx.find_root().params["seal_keys"] for key in given.split(",") if key]
     if url is None:
         raise click.UsageError("name the store with --store URL or the environment variable MCP_TASKS_STORE")
     try:
         store = open_store(url)
+        seen = seal_store(store, keys) if keys else store
     except (ValueError, ImportError) as error:
         raise click.UsageError(str(error)) from error
     if not getattr(store, "is_shared", True):
         raise click.UsageError("memory:// is the memory of this command alone; name the store of the servers")
     async with store:
-        yield TaskInspector(store)
+        yield TaskInspector(seen)
 
 
 def _command(body: Callable[..., Awaitable[int | None]]) -> Callable[..., None]:
@@ -149,11 +152,21 @@ def _filter(
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--store", envvar="MCP_TASKS_STORE", metavar="URL", help="sqlite:///FILE, redis://… or postgresql://…")
+@click.option(
+    "--seal-key",
+    "seal_keys",
+    envvar="MCP_TASKS_SEAL_KEYS",
+    multiple=True,
+    metavar="KEY",
+    help="A key that opens sealed tasks; the variable takes several, with commas.",
+)
 @click.version_option(package_name="mcp-task-runtime")
-def main(store: str | None) -> None:
+def main(store: str | None, seal_keys: tuple[str, ...]) -> None:
     """Find, see and end the tasks of MCP servers.
 
-    The store is named by --store or MCP_TASKS_STORE. A task is named by its identifier or the beginning of it.
+    The store is named by --store or MCP_TASKS_STORE. Tasks of servers with Tasks(seal=...) need their keys: put them
+    into MCP_TASKS_SEAL_KEYS, since other users of a machine see command lines. A task is named by its identifier or the
+    beginning of it.
     """
 
 

@@ -14,6 +14,7 @@ from mcp_task_runtime.core.endings import TaskEndings
 from mcp_task_runtime.core.json import JSONValue
 from mcp_task_runtime.core.message_queue import QueuedMessage
 from mcp_task_runtime.core.questions import answer_questions
+from mcp_task_runtime.core.sealed import is_sealed
 from mcp_task_runtime.core.store import (
     TaskDiagnosis,
     TaskJournal,
@@ -34,7 +35,7 @@ from mcp_task_runtime.core.types import (
     TaskPage,
     TaskRecord,
 )
-from mcp_task_runtime.errors import TaskNotFoundError, TaskRuntimeError
+from mcp_task_runtime.errors import SealedError, TaskNotFoundError, TaskRuntimeError
 from mcp_task_runtime.wire.answers import check_answer
 
 __all__ = ["AmbiguousTaskError", "Finding", "RetryError", "TaskDetails", "TaskInspector", "WorkerSummary"]
@@ -43,6 +44,7 @@ _BATCH: Final = 200
 _LIVE: Final = TaskFilter(statuses=frozenset({"working", "input_required"}))
 _LARGEST_ANSWER: Final = 1024 * 1024
 _CLOCK_TOLERANCE: Final = timedelta(seconds=2)
+_SEALED: Final = "The task is sealed: give the keys of its servers with MCP_TASKS_SEAL_KEYS"
 
 
 class AmbiguousTaskError(TaskRuntimeError):
@@ -247,6 +249,8 @@ class TaskInspector:
     def _check_retry(self, record: TaskRecord) -> None:
         if not is_terminal(record.status):
             raise RetryError("The task has not ended: cancel it first")
+        if is_sealed(record):
+            raise RetryError(_SEALED)
         if not record.request.name or record.request.method != "tools/call":
             raise RetryError("The task was not made by a call of a tool: what it ran is not stored")
         if not isinstance(self._store, TaskLeases) or (
@@ -267,9 +271,12 @@ class TaskInspector:
 
         Raises:
             ProtocolError: The answer is malformed; the question stays open.
+            SealedError: The task is sealed, and the store has no keys.
             TaskNotFoundError: The task is unknown.
         """
-        questions = await self.questions(task_id)
+        record, questions = await self._view(task_id)
+        if is_sealed(record):
+            raise SealedError(_SEALED)
         question = next((question for question in questions if question.key == key), None)
         if question is None:
             return False

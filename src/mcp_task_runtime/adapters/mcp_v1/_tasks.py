@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Any, Literal, TypeAlias, cast
@@ -120,6 +120,7 @@ class Tasks(BaseTasks):
         dispatcher: TaskDispatcher | None = None,
         inbox: float | None = None,
         credentials: Credentials | None = None,
+        seal: Sequence[str | bytes] | None = None,
     ) -> None:
         """Make the tasks of one server.
 
@@ -149,6 +150,8 @@ class Tasks(BaseTasks):
                 for no inbox: asking raises `CapabilityError`.
             credentials: What is kept of a caller's access token and headers, sealed, for work that runs in a worker or
                 runs again. `None`: nothing, and there `get_access_token()` returns `None`.
+            seal: Keys that seal what clients and tools put into the store; the first one seals, every one opens. See
+                `mcp_task_runtime.stores.sealed`. `None`: it is kept as plain text.
 
         Raises:
             ValueError: `queue` is `None` and the store brings none; or a number of seconds is out of range; or there is
@@ -167,6 +170,7 @@ class Tasks(BaseTasks):
             dispatcher=dispatcher,
             inbox=inbox,
             credentials=credentials,
+            seal=seal,
         )
         self._principal = principal
         self._methods = TaskMethods(self.runtime, self._host, inbox=inbox)

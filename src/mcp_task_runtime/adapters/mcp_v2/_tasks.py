@@ -119,6 +119,7 @@ class Tasks(BaseTasks, Extension):
         dispatcher: TaskDispatcher | None = None,
         inbox: float | None = None,
         credentials: Credentials | None = None,
+        seal: Sequence[str | bytes] | None = None,
     ) -> None:
         """Make the tasks of one server.
 
@@ -151,6 +152,8 @@ class Tasks(BaseTasks, Extension):
                 for no inbox: asking raises `CapabilityError`.
             credentials: What is kept of a caller's access token and headers, sealed, for work that runs in a worker or
                 runs again. `None`: nothing, and there `get_access_token()` returns `None`.
+            seal: Keys that seal what clients and tools put into the store; the first one seals, every one opens. See
+                `mcp_task_runtime.stores.sealed`. `None`: it is kept as plain text.
 
         Raises:
             ValueError: `queue` is `None` and the store brings none; or a number of seconds is out of range; or there is
@@ -169,6 +172,7 @@ class Tasks(BaseTasks, Extension):
             dispatcher=dispatcher,
             inbox=inbox,
             credentials=credentials,
+            seal=seal,
         )
         self._principal = principal
         self._conversions = Conversions(self.runtime)

@@ -8,7 +8,8 @@ from functools import partial
 from struct import Struct
 from typing import TYPE_CHECKING, Final, get_args
 
-from mcp_task_runtime.core.transitions import EVENT_TEXT_LENGTH, EVENTS_KEPT
+from mcp_task_runtime.core.sealed import event_excerpt
+from mcp_task_runtime.core.transitions import EVENTS_KEPT
 from mcp_task_runtime.core.types import TaskEvent, TaskEventKind, TaskRecord
 from mcp_task_runtime.stores._signal import Signal
 
@@ -83,7 +84,7 @@ class Entry:
         blob = self._events or b"\0"
         parts, count = [blob[1:]], blob[0]
         for kind, text in list(events)[-EVENTS_KEPT:]:
-            data = b"" if text is None else text[:EVENT_TEXT_LENGTH].encode()
+            data = b"" if text is None else event_excerpt(text).encode()
             parts.append(_HEAD.pack(stamp, _NUMBERS[kind], -1 if text is None else len(data)) + data)
             count += 1
         blob = b"".join(parts)

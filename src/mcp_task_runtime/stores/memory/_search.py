@@ -9,6 +9,7 @@ from itertools import takewhile
 from math import isqrt
 from typing import Final
 
+from mcp_task_runtime.core.text import ascii_lower
 from mcp_task_runtime.core.types import LOOKED_AT_MOST, TaskCounts, TaskFilter, TaskRecord, TaskStatus
 from mcp_task_runtime.stores.memory._entry import Entry
 from mcp_task_runtime.stores.memory._index import Group, IdIndex, Index
@@ -179,7 +180,7 @@ def _part(groups: dict[tuple[TaskStatus, str], Group], group: Group | None) -> N
 
 
 def _matcher(wanted: TaskFilter) -> Callable[[TaskRecord], bool]:
-    text = None if wanted.text is None else _ascii_lower(wanted.text)
+    text = None if wanted.text is None else ascii_lower(wanted.text)
 
     def matches(record: TaskRecord) -> bool:
         task = record.task
@@ -191,14 +192,7 @@ def _matcher(wanted: TaskFilter) -> Callable[[TaskRecord], bool]:
             and (wanted.created_after is None or task.created_at >= wanted.created_after)
             and (wanted.created_before is None or task.created_at < wanted.created_before)
             and (not wanted.errors_only or (record.outcome is not None and record.outcome.is_error))
-            and (text is None or (task.status_message is not None and text in _ascii_lower(task.status_message)))
+            and (text is None or (task.status_message is not None and text in ascii_lower(task.status_message)))
         )
 
     return matches
-
-
-_LOWER: Final = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
-
-
-def _ascii_lower(text: str) -> str:
-    return text.lower() if text.isascii() else text.translate(_LOWER)

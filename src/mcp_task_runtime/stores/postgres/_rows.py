@@ -11,7 +11,8 @@ from typing import Any, Final, cast, overload
 
 from mcp_task_runtime.core.json import dump_json, load_json
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
-from mcp_task_runtime.core.transitions import EVENT_TEXT_LENGTH, TERMINAL_STATUSES, TRANSITIONS, create_record
+from mcp_task_runtime.core.sealed import event_excerpt
+from mcp_task_runtime.core.transitions import TERMINAL_STATUSES, TRANSITIONS, create_record
 from mcp_task_runtime.core.types import (
     Fence,
     Lease,
@@ -402,7 +403,7 @@ def to_payload(answer: Answer) -> str:
 
 def event(kind: TaskEventKind, text: str | None = None) -> str:
     """Return the stored form of an event, but for its time."""
-    return kind if text is None else f"{kind} {to_text(text[:EVENT_TEXT_LENGTH])}"
+    return kind if text is None else f"{kind} {to_text(event_excerpt(text))}"
 
 
 def event_of(stored: str) -> TaskEvent:

@@ -49,8 +49,9 @@ from typing import Any, Final
 
 from mcp_task_runtime.core.json import dump_json, load_json
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
+from mcp_task_runtime.core.sealed import event_excerpt
 from mcp_task_runtime.core.text import clean_text
-from mcp_task_runtime.core.transitions import EVENT_TEXT_LENGTH, TERMINAL_STATUSES, TRANSITIONS
+from mcp_task_runtime.core.transitions import TERMINAL_STATUSES, TRANSITIONS
 from mcp_task_runtime.core.types import (
     Lease,
     Outcome,
@@ -430,7 +431,7 @@ def _load_parts(data: bytes) -> list[Any]:
 
 def event_text(text: str | None) -> bytes:
     """Return the text of an event as scripts take it, empty for none."""
-    return b"" if text is None else clean_text(text)[:EVENT_TEXT_LENGTH].encode()
+    return b"" if text is None else event_excerpt(clean_text(text)).encode()
 
 
 def load_event(data: bytes) -> TaskEvent:
@@ -441,7 +442,7 @@ def load_event(data: bytes) -> TaskEvent:
     """
     try:
         at, kind, *text = data.decode().split(" ", 2)
-        return TaskEvent(from_micros(int(at)), kind, text[0][:EVENT_TEXT_LENGTH] if text else None)  # type: ignore[arg-type]
+        return TaskEvent(from_micros(int(at)), kind, event_excerpt(text[0]) if text else None)  # type: ignore[arg-type]
     except (ArithmeticError, ValueError) as error:
         raise StoreError("A stored event is damaged") from error
 

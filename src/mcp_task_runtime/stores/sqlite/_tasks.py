@@ -8,8 +8,9 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from mcp_task_runtime.core.clock import Clock
+from mcp_task_runtime.core.sealed import event_excerpt
 from mcp_task_runtime.core.text import clean_text
-from mcp_task_runtime.core.transitions import EVENT_TEXT_LENGTH, EVENTS_KEPT
+from mcp_task_runtime.core.transitions import EVENTS_KEPT
 from mcp_task_runtime.core.types import TaskEventKind, TaskRecord
 from mcp_task_runtime.errors import TaskExistsError, TaskNotFoundError
 from mcp_task_runtime.stores.sqlite._engine import Engine
@@ -309,7 +310,7 @@ def note_clear(transaction: Transaction, task_id: str) -> None:
 def _with_events(found: Found, at: datetime, events: Iterable[Event]) -> tuple[StoredEvent, ...]:
     """Return the history of a task with more events; the oldest go where there are too many."""
     more: list[StoredEvent] = [
-        (to_stamp(at), kind, None if text is None else clean_text(text[:EVENT_TEXT_LENGTH])) for kind, text in events
+        (to_stamp(at), kind, None if text is None else clean_text(event_excerpt(text))) for kind, text in events
     ]
     return (*found.events, *more)[-EVENTS_KEPT:]
 
