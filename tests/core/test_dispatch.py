@@ -276,6 +276,74 @@ async def test_a_worker_that_stops_hands_its_work_to_the_engine_at_once() -> Non
         assert await b.runtime.execute(record.task_id)
 
 
+async def test_work_that_is_handed_over_again_and_again_uses_up_no_attempt() -> None:
+    """L12: rolling deploys stop more workers than `max_attempts`."""
+    broker = Broker()
+    async with open_cluster(dispatcher=broker) as (cluster, (a, b)):
+        tool = Tool()
+        tool.register(a, b)
+        record = await a.runtime.dispatch(RERUNNABLE)
+        for number in range(1, 6):
+            async with anyio.create_task_group() as group:
+                group.start_soon(a.runtime.execute, record.task_id)
+                await cluster.settle()
+                group.cancel_scope.cancel()
+            assert lease_of(cluster, record.task_id) == ("", number)
+        assert [each.key for each in broker.submitted] == [f"{record.task_id}.{number}" for number in range(1, 7)]
+        tool.gate.set()
+        assert await b.runtime.execute(record.task_id)
+        assert cluster.store.record(record.task_id).status == "completed"
+        assert tool.runs == [*((a.worker, number) for number in range(1, 6)), (b.worker, 6)]
+
+
+async def test_work_that_may_not_run_again_is_handed_over_before_it_has_begun_and_fails_afterwards() -> None:
+    async with open_cluster(settings=replace(SETTINGS, max_running=1), dispatcher=StoreDispatcher()) as (
+        cluster,
+        (server, other),
+    ):
+        stopping = cluster.process(replace(SETTINGS, max_running=1), StoreDispatcher())
+        tool = Tool()
+        tool.register(server, stopping, other)
+        async with stopping.runtime:
+            task_ids = {(await server.runtime.dispatch(SPEC)).task_id for _ in range(2)}
+            async with working(stopping):
+                await cluster.settle()
+                assert stopping.running == task_ids
+                assert tool.runs == [(stopping.worker, 1)]
+        (waits,) = [task_id for task_id in task_ids if cluster.store.record(task_id).status == "working"]
+        assert lease_of(cluster, waits) == ("", 1)
+        assert await states(cluster) == ["failed", "working"]
+        tool.gate.set()
+        async with working(other):
+            assert (await server.runtime.result(waits, owner=None)).result == {"n": 14}
+        assert tool.runs == [(stopping.worker, 1), (other.worker, 2)]
+
+
+async def test_a_task_that_was_claimed_while_its_worker_closed_runs_elsewhere() -> None:
+    """L12: its work has not begun, so that it may begin, however often it may run."""
+    async with open_cluster(dispatcher=StoreDispatcher()) as (cluster, (server, other)):
+        closing = cluster.process(dispatcher=StoreDispatcher())
+        tool = Tool()
+        tool.gate.set()
+        tool.register(server, closing, other)
+        record = await server.runtime.dispatch(SPEC)
+
+        async def close_before_the_claim(call: str) -> None:
+            if call == "claim_task" and record.task_id not in claimed:
+                claimed.append(record.task_id)
+                await closing.runtime.drain(accept_new=False)
+
+        claimed: list[str] = []
+        async with closing.runtime:
+            closing.link.before = close_before_the_claim
+            assert not await closing.runtime.execute(record.task_id)
+            closing.link.before = None
+        assert lease_of(cluster, record.task_id) == ("", 1)
+        assert await other.runtime.execute(record.task_id)
+        assert tool.runs == [(other.worker, 2)]
+        assert cluster.store.record(record.task_id).status == "completed"
+
+
 # --- workers without an engine ------------------------------------------------------------------------------------
 
 
@@ -321,6 +389,10 @@ async def test_a_worker_runs_the_tools_that_it_is_for() -> None:
 
 async def records(cluster: Cluster) -> list[Any]:
     return list((await cluster.store.list_tasks(owner=None)).records)
+
+
+async def states(cluster: Cluster) -> list[str]:
+    return sorted(record.status for record in await records(cluster))
 
 
 async def test_work_that_a_worker_loses_waits_for_the_next_one_with_room() -> None:

@@ -299,6 +299,7 @@ ADDED_2 = (
     ", max_attempts INTEGER NOT NULL DEFAULT 3, caller TEXT NOT NULL DEFAULT '{}', sealed_credentials TEXT,"
     " progress TEXT, events TEXT NOT NULL DEFAULT '[]', join_key TEXT"
 )
+ADDED_3 = ", is_error INTEGER NOT NULL DEFAULT 0, lease_handovers INTEGER NOT NULL DEFAULT 0"
 SCHEMA_2 = (
     SCHEMA_1.replace("lease_attempt INTEGER )", f"lease_attempt INTEGER {ADDED_2})")
     + """
@@ -314,8 +315,9 @@ CREATE TABLE secrets (name TEXT PRIMARY KEY, value BLOB NOT NULL);
 """
 )
 SCHEMA_3 = (
-    SCHEMA_2.replace("join_key TEXT)", "join_key TEXT, is_error INTEGER NOT NULL DEFAULT 0)")
+    SCHEMA_2.replace("join_key TEXT)", f"join_key TEXT{ADDED_3})")
     + "CREATE INDEX tasks_by_error ON tasks (name, sequence) WHERE is_error = 1;\n"
+    + "CREATE INDEX tasks_waiting ON tasks (name, lease_expires_at) WHERE lease_worker = '';\n"
 )
 # fmt: off
 ROWS_1: list[tuple[Any, ...]] = [
@@ -694,12 +696,12 @@ async def test_a_migration_happens_in_full_or_not_at_all(path: Path, monkeypatch
     further = ("ALTER TABLE tasks ADD COLUMN added TEXT", "CREATE TABLE tasks (again)")
     monkeypatch.setattr(_schema, "MIGRATIONS", (*present, further))
     assert isinstance((await refusal_of(path)).__cause__, sqlite3.OperationalError)
-    assert query(path, "PRAGMA user_version") == [(3,)]
+    assert query(path, "PRAGMA user_version") == [(len(present),)]
     assert "added" not in [row[1] for row in query(path, "PRAGMA table_info(tasks)")]
     monkeypatch.setattr(_schema, "MIGRATIONS", (*present, further[:1]))
     async with SQLiteTaskStore(path, clock=FakeClock()) as store:
         assert await store.get_task(created.task_id) == created
-    assert query(path, "PRAGMA user_version") == [(4,)]
+    assert query(path, "PRAGMA user_version") == [(len(present) + 1,)]
     assert "added" in [row[1] for row in query(path, "PRAGMA table_info(tasks)")]
 
 

@@ -154,7 +154,7 @@ class ServerTaskContext:
 
     @property
     def attempt(self) -> int:
-        """1 in the first run of the work, one more in each rerun."""
+        """1 in the first run of the work, one more in each rerun, also after a hand-over to another process."""
         return self._attempt
 
     @property

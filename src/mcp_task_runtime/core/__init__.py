@@ -85,6 +85,7 @@ from mcp_task_runtime.core.transitions import (
     finish_record,
     is_expired,
     is_terminal,
+    lapsed_lease,
     may_join,
     update_record,
 )
@@ -171,6 +172,7 @@ __all__ = [
     "finish_record",
     "is_expired",
     "is_terminal",
+    "lapsed_lease",
     "load_json",
     "may_join",
     "new_task_id",

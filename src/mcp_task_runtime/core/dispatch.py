@@ -177,9 +177,14 @@ class Outbox:
         await self.submit(waiting)
         return True
 
-    async def release(self, record: TaskRecord) -> None:
-        """Put a task back whose work was stopped here. A failure is logged: its lease lapses later."""
-        waiting = await self._leases.release(record.task_id, self.grace_ms)
+    async def release(self, record: TaskRecord, *, is_lost: bool) -> None:
+        """Put a task back whose work was stopped here. A failure is logged: its lease lapses later.
+
+        Args:
+            record: The task.
+            is_lost: Whether its run counts as lost; see `WorkerLeases.release`.
+        """
+        waiting = await self._leases.release(record.task_id, self.grace_ms, is_lost=is_lost)
         if waiting is not None:
             await self.submit(waiting)
 

@@ -111,6 +111,7 @@ class Execution(Generic[T]):
         resource_scope: Whose resources the work uses; see `TaskRuntime.drain`.
         queue: Where the work waits for a slot, in addition to those of all work.
         is_queued: Whether the task's status message says that it waits.
+        has_begun: Whether the work itself has begun; before, it waits for a slot.
     """
 
     __slots__ = (
@@ -126,6 +127,7 @@ class Execution(Generic[T]):
         "_timer",
         "_unwatch",
         "_writing",
+        "has_begun",
         "is_queued",
         "queue",
         "record",
@@ -146,6 +148,7 @@ class Execution(Generic[T]):
         self.resource_scope: Hashable = resource_scope
         self.queue: WorkQueue | None = None
         self.is_queued: bool = False
+        self.has_begun: bool = False
         self._host = host
         self._state = ExecutionState.CALL if record is None else ExecutionState.PUBLISHED
         self._former = self._state  # before the work was done
@@ -306,7 +309,7 @@ class Execution(Generic[T]):
             return False
         if self._state not in (ExecutionState.PUBLISHED, ExecutionState.DETACHED):
             return False
-        if record.lease.attempt >= record.request.max_attempts:
+        if record.lease.used_attempts >= record.request.max_attempts:
             return False
         self._rerun_delay = delay
         return True

@@ -73,7 +73,7 @@ class PostponedRuns:
         A store that fails costs precision alone: the lease lapses, and the task is claimed then.
         """
         assert record.lease is not None
-        attempt, task_id = record.lease.attempt, record.task_id
+        attempt, task_id = record.lease.used_attempts, record.task_id
         message = f"Runs again in {delay.total_seconds():g} s (attempt {attempt + 1} of {record.request.max_attempts})"
         until = self._clock.now() + delay
         scope = self._waiting[task_id] = anyio.CancelScope()  # from now on its lease is not renewed

@@ -71,15 +71,15 @@ class Resumption(LostWork):
         lease = record.lease
         if lease is None or not self._workers.is_accepting or self._workers.has(record.task_id) or is_sealed(record):
             return False
-        if not lease.attempt:
+        if not lease.used_attempts:
             return lease.expires_at <= self._workers.clock.now() and record.request.name in self._works
-        return not _may_rerun(record, lease.attempt + 1) or record.request.name in self._works
+        return not _may_rerun(record, lease.used_attempts + 1) or record.request.name in self._works
 
     def runs_elsewhere(self, record: TaskRecord) -> bool:
         """Return whether the work of a task is for another process, and may run once more."""
         if self._outbox is None or record.lease is None or not self._outbox.has(record.request.name):
             return False
-        attempt = record.lease.attempt
+        attempt = record.lease.used_attempts
         return not self._workers.has(record.task_id) and (not attempt or _may_rerun(record, attempt + 1))
 
     async def put_back(self, record: TaskRecord) -> bool:
@@ -117,7 +117,7 @@ class Resumption(LostWork):
             The run, or `None` if the runtime closes and the task was given back.
         """
         work = self._works.get(record.request.name)
-        attempt = 1 if record.lease is None else record.lease.attempt
+        attempt = 1 if record.lease is None else record.lease.used_attempts
         is_ours = work is not None or not _may_rerun(record, attempt)
         if not self._workers.is_accepting or not is_ours:
             await self._workers.give_back(record)

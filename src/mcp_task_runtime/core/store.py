@@ -217,9 +217,10 @@ class TaskLeases(Protocol):
         Args:
             worker: The worker that releases them.
             task_ids: The tasks.
-            lapse: `True` makes them lapse at once, so that another worker can claim them (a shutdown); one that
-                lapsed before keeps the time at which it did. `False` removes the leases (work that was handed
-                to something outside).
+            lapse: `True` makes them lapse at once, so that another worker can claim them (a shutdown), and counts a
+                hand-over for each (`Lease.handovers`); one that lapsed before stays as it is.
+                `core.transitions.lapsed_lease` decides. `False` removes the leases (work that was handed to something
+                outside).
         """
         ...
 

@@ -38,6 +38,7 @@ __all__ = [
     "finish_record",
     "is_expired",
     "is_terminal",
+    "lapsed_lease",
     "may_join",
     "update_record",
 ]
@@ -191,9 +192,20 @@ def claim_record(record: TaskRecord, *, now: datetime, worker: str, lease_ms: in
         return None
     if now < lease.expires_at and (lease.worker or not worker):
         return None
-    claimed = Lease(worker, now + lease_ms * _MILLISECOND, lease.attempt + 1 if worker else lease.attempt)
+    attempt = lease.attempt + 1 if worker else lease.attempt
+    claimed = Lease(worker, now + lease_ms * _MILLISECOND, attempt, lease.handovers)
     updated = update_record(record, now=now)
     return _replace_task(record, updated.task, None, claimed, record.progress)
+
+
+def lapsed_lease(lease: Lease, *, now: datetime) -> Lease:
+    """Return the lease of a run that was handed over: lapsed now, and counted as a hand-over.
+
+    A run whose lease had lapsed before was lost, and stays so.
+    """
+    if lease.expires_at <= now:
+        return lease
+    return Lease(lease.worker, now, lease.attempt, lease.handovers + 1)
 
 
 def may_join(record: TaskRecord, *, now: datetime, ended_ms: int) -> bool:

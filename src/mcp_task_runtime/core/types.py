@@ -173,7 +173,8 @@ class TaskRequest:
         arguments_json: The arguments as JSON text.
         progress_token: The caller's progress token, valid for the task's life (wire rule B11).
         rerunnable: Whether the work may be run again when the process that ran it is lost (law L12).
-        max_attempts: Runs of rerunnable work at the most, the first one included (law L12).
+        max_attempts: Runs of rerunnable work at the most, the first one included (law L12). Runs that were handed over
+            do not count; see `Lease.used_attempts`.
         caller_json: What a rerun or a worker elsewhere needs to know of the caller, as a JSON object: its
             protocol version, trace context, principal (law L18). No secrets.
         sealed_credentials: The caller's credentials, encrypted by the adapter; `None` unless asked for.
@@ -238,11 +239,19 @@ class Lease:
         expires_at: When the worker counts as lost; of a lease that no process holds, when the wait for a worker
             is overdue.
         attempt: 1 for the first run of the work, one more for each rerun; 0 before the first run.
+        handovers: How many runs were handed over to another process before their lease lapsed, as a worker does that
+            stops in good order.
     """
 
     worker: str
     expires_at: datetime
     attempt: int = 1
+    handovers: int = 0
+
+    @property
+    def used_attempts(self) -> int:
+        """How many of `TaskRequest.max_attempts` are used, by this run too: those handed over do not count."""
+        return self.attempt - self.handovers
 
     @property
     def fence(self) -> Fence:

@@ -57,7 +57,7 @@ class WorkerLeases:
         """
         return await self._store.claim_task(task_id, worker="", lease_ms=grace_ms)
 
-    async def release(self, task_id: str, grace_ms: int = 0) -> TaskRecord | None:
+    async def release(self, task_id: str, grace_ms: int = 0, *, is_lost: bool = False) -> TaskRecord | None:
         """Put a task of this process back, so that any process can claim it at once; return it, if that was done.
 
         The lease is held by no process then, which tells it from one that only lapsed. A failure is logged: the lease
@@ -66,9 +66,13 @@ class WorkerLeases:
         Args:
             task_id: The task.
             grace_ms: Milliseconds until its wait for a worker is overdue.
+            is_lost: Whether its run counts as lost, and so as one of its attempts; otherwise it is handed over.
         """
         try:
-            await self._store.drop_leases(self.worker, [task_id], lapse=True)
+            if is_lost:
+                await self._store.renew_leases(self.worker, [task_id], lease_ms=0)
+            else:
+                await self._store.drop_leases(self.worker, [task_id], lapse=True)
             return await self.put_back(task_id, grace_ms)
         except Exception as error:
             log_loss(logger, "A lease could not be released; it will lapse", error)

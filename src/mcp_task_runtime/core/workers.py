@@ -337,8 +337,10 @@ class Workers:
                     for run in remaining:
                         if run.record is None or run.state is not ExecutionState.PUBLISHED:
                             continue
-                        if self._leases is not None and run.record.request.rerunnable:
+                        if self._may_hand_over(run, run.record):
                             run.hand_over()  # its lease goes when its work has ended: never two at once
+                            if not run.has_begun:
+                                run.interrupt()  # before others release the slot that it waits for
                             audit.handed_over(run.record, "the server shuts down")
                         else:
                             reason = "the server was shut down"
@@ -438,6 +440,7 @@ class Workers:
                 await execution.acquire_slot()
                 if self._observer is not None:
                     self._observer.started(execution, execution.record)
+            execution.has_begun = True
             running = work(execution)
             del work  # what it holds may be needed at the beginning alone
             end.value = await running
@@ -479,8 +482,10 @@ class Workers:
             return False
         if former is ExecutionState.RESERVED:
             await self.discard_task(record)
-        elif former is ExecutionState.HANDED_OVER or self._is_lost(execution, record, end):
-            await self._release(record)
+        elif former is ExecutionState.HANDED_OVER:
+            await self._release(record, is_lost=execution.has_begun and not record.request.rerunnable)
+        elif self._is_lost(execution, record, end):
+            await self._release(record, is_lost=True)
         elif self._postponed is not None and self._runs_again(execution, record, end):
             return await self._postpone(execution, record, self._postponed)
         elif former is ExecutionState.DETACHED and (end.error is None or end.is_interrupted):
@@ -536,12 +541,20 @@ class Workers:
             await self._leases.forget(record.task_id)
         return record.task_id in self._live
 
-    async def _release(self, record: TaskRecord) -> None:
+    async def _release(self, record: TaskRecord, *, is_lost: bool = False) -> None:
         """Let another process run the work of a task: a worker, where it is for workers."""
         if self._outbox is not None and self._outbox.has(record.request.name):
-            await self._outbox.release(record)
+            await self._outbox.release(record, is_lost=is_lost)
         elif self._leases is not None:
-            await self._leases.release(record.task_id)
+            await self._leases.release(record.task_id, is_lost=is_lost)
+
+    def _may_hand_over(self, execution: Execution[Any], record: TaskRecord) -> bool:
+        """Return whether another process may run the work of a task that stops here: again, or for the first time."""
+        if self._leases is None:
+            return False
+        if record.request.rerunnable:
+            return True
+        return not execution.has_begun and self._outbox is not None and self._outbox.has(record.request.name)
 
     def _track(self, execution: Execution[Any], record: TaskRecord) -> None:
         self._running[record.task_id] = execution

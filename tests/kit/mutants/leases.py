@@ -141,6 +141,41 @@ class ALapsedLeaseLapsesAgainWhenDropped(LeasedTaskStore):
             await super().drop_leases(worker, task_ids, lapse=lapse)
 
 
+@store_mutant(
+    "a_worker_drops_the_leases_that_it_holds_and_no_others",
+    "runs_that_are_handed_over_are_counted_apart_from_the_attempts",
+)
+class AHandOverIsNotCounted(LeasedTaskStore):
+    async def drop_leases(self, worker: str, task_ids: Collection[str], *, lapse: bool) -> None:
+        await super().drop_leases(worker, task_ids, lapse=lapse)
+        for task_id in task_ids:
+            if (lease := lease_of(self, task_id, worker)) is not None:
+                set_lease(self, task_id, replace(lease, handovers=0))
+
+
+@store_mutant(
+    "a_worker_drops_the_leases_that_it_holds_and_no_others",
+    "runs_that_are_handed_over_are_counted_apart_from_the_attempts",
+)
+class ALostRunCountsAsHandedOver(LeasedTaskStore):
+    async def drop_leases(self, worker: str, task_ids: Collection[str], *, lapse: bool) -> None:
+        before = {task_id: lease_of(self, task_id, worker) for task_id in task_ids}
+        await super().drop_leases(worker, task_ids, lapse=lapse)
+        for task_id, lease in before.items():
+            if lapse and lease is not None and lease == lease_of(self, task_id, worker):
+                set_lease(self, task_id, replace(lease, handovers=lease.handovers + 1))
+
+
+@store_mutant("runs_that_are_handed_over_are_counted_apart_from_the_attempts")
+class AClaimForgetsHandOvers(LeasedTaskStore):
+    async def claim_task(self, task_id: str, *, worker: str, lease_ms: int) -> TaskRecord | None:
+        claimed = await super().claim_task(task_id, worker=worker, lease_ms=lease_ms)
+        if claimed is None or claimed.lease is None:
+            return claimed
+        set_lease(self, task_id, replace(claimed.lease, handovers=0))
+        return self.record(task_id)
+
+
 @store_mutant("a_worker_drops_the_leases_that_it_holds_and_no_others")
 class DroppingNoLeasesDropsAll(LeasedTaskStore):
     async def drop_leases(self, worker: str, task_ids: Collection[str], *, lapse: bool) -> None:

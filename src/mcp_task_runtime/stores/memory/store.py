@@ -21,6 +21,7 @@ from mcp_task_runtime.core.transitions import (
     create_record,
     finish_record,
     is_terminal,
+    lapsed_lease,
     may_join,
     update_record,
 )
@@ -318,7 +319,7 @@ class InMemoryTaskStore:
             entry = self._held(task_id, worker)
             lease = None if entry is None else entry.record.lease
             if entry is not None and lease is not None:
-                self._set_lease(entry, replace(lease, expires_at=min(lease.expires_at, now)) if lapse else None)
+                self._set_lease(entry, lapsed_lease(lease, now=now) if lapse else None)
                 entry.note(now, [("released", _run_of(lease))])
 
     async def list_lapsed(self, *, limit: int = 100) -> tuple[TaskRecord, ...]:

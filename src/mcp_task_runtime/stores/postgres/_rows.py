@@ -54,7 +54,7 @@ __all__ = [
     "to_text",
 ]
 
-COLUMNS: Final = 25
+COLUMNS: Final = 26
 """How many columns of a row make a record."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -63,7 +63,7 @@ _DEEP: Final = 100
 
 _NO_TASK: Final = (
     *("0" * 43, "working", "working", _EPOCH, _EPOCH, 3_600_000, 500, 1, "owner", 3_600_000, "tools/call", "name"),
-    *("{}", None, False, "{}", None, None, "worker", _EPOCH, 1, 3, "{}", None, None),
+    *("{}", None, False, "{}", None, None, "worker", _EPOCH, 1, 3, "{}", None, None, 0),
 )
 
 _ESCAPE: Final = "\x1a"
@@ -282,6 +282,7 @@ def _record_of(row: Sequence[Any]) -> TaskRecord:
         caller,
         sealed_credentials,
         progress,
+        handovers,
     ) = row[:COLUMNS]
     if status not in TRANSITIONS or not (worker is None) == (lease_expires_at is None) == (attempt is None):
         raise DamagedRowError
@@ -312,7 +313,7 @@ def _record_of(row: Sequence[Any]) -> TaskRecord:
         ),
         _object(capabilities),
         _outcome_of(status, outcome, outcome_message),
-        None if worker is None else Lease(from_text(worker), utc(lease_expires_at), attempt),
+        None if worker is None else Lease(from_text(worker), utc(lease_expires_at), attempt, handovers),
         None if progress is None else _progress_of(load_json(progress)),
     )
 

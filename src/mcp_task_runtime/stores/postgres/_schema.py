@@ -18,7 +18,8 @@ Everything stands in a database schema of its own (`mcp_task_runtime` unless ano
 - `client_capabilities`: JSON
 - `outcome` (JSON), `outcome_message`: the payload and message of the `Outcome`; there is one exactly when
   `status` is terminal, and its status is that
-- `lease_worker`, `lease_expires_at`, `lease_attempt`: the `Lease`, or three times NULL
+- `lease_worker`, `lease_expires_at`, `lease_attempt`: the `Lease`, or three times NULL; `lease_handovers`: its
+  `handovers`
 - `progress` (JSON): the `Progress`, or NULL
 - `events`: the history without `created`: microseconds since 1970, the kind and, if there is one, the text,
   with a space between them
@@ -157,11 +158,13 @@ MIGRATIONS: Final = (
     f"""
     ALTER TABLE {{tasks}}
         ADD COLUMN tool text GENERATED ALWAYS AS (left(request_name, {NAME_LENGTH})) STORED,
-        ADD COLUMN is_error boolean NOT NULL DEFAULT false;
+        ADD COLUMN is_error boolean NOT NULL DEFAULT false,
+        ADD COLUMN lease_handovers integer NOT NULL DEFAULT 0;
     DROP INDEX {{tasks_by_status}};
     DROP INDEX {{tasks_by_name}};
     CREATE INDEX tasks_by_kind ON {{tasks}} (status, tool, position) INCLUDE (expires_at);
     CREATE INDEX tasks_by_error ON {{tasks}} (tool, position) INCLUDE (expires_at) WHERE is_error;
+    CREATE INDEX tasks_waiting ON {{tasks}} (tool, lease_expires_at, position) WHERE lease_worker = '';
     """,
 )
 """The statements that lead from each version to the next; the first from an empty schema to version 1."""

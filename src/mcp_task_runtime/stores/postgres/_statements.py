@@ -81,7 +81,7 @@ COLUMNS: Final = (
     "task_id, status, status_message, created_at, last_updated_at, ttl_ms, poll_interval_ms, revision, owner,"
     " retention_ms, request_method, request_name, request_arguments::text, progress_token::text, rerunnable,"
     " client_capabilities::text, outcome::text, outcome_message, lease_worker, lease_expires_at, lease_attempt,"
-    " request_max_attempts, request_caller::text, sealed_credentials, progress::text"
+    " request_max_attempts, request_caller::text, sealed_credentials, progress::text, lease_handovers"
 )
 _RETURNING: Final = " RETURNING " + COLUMNS + ", " + _NOTIFY_UPDATE
 
@@ -208,6 +208,7 @@ FINISH: Final = (
         lease_worker = NULL,
         lease_expires_at = NULL,
         lease_attempt = NULL,
+        lease_handovers = 0,
         events = """
     + _with_event("%(event)s::text")
     + ","
@@ -257,6 +258,8 @@ DROP_LEASES: Final = (
         lease_expires_at = CASE WHEN %(lapse)s THEN least({now}, lease_expires_at) END,
         lease_worker = CASE WHEN %(lapse)s THEN lease_worker END,
         lease_attempt = CASE WHEN %(lapse)s THEN lease_attempt END,
+        lease_handovers = CASE WHEN %(lapse)s
+            THEN lease_handovers + CASE WHEN lease_expires_at > {now} THEN 1 ELSE 0 END ELSE 0 END,
         events = """
     + _with_event("'released ' || %(event)s::text || '#' || lease_attempt::text")
     + """
@@ -297,11 +300,14 @@ CLAIM: Final = (
     + _NOTIFY_WORK
 )
 
+# The tasks of each tool in turn: those of others are not walked over.
 WAITING: Final = (
-    "SELECT position, "
+    "SELECT found.* FROM unnest(%(names)s::text[]) AS wanted (name) CROSS JOIN LATERAL (SELECT position, "
     + COLUMNS
-    + " FROM {tasks} WHERE lease_expires_at <= {now} AND lease_worker = '' AND request_name = ANY(%(names)s) AND "
+    + f" FROM {{tasks}} WHERE tool = left(wanted.name, {NAME_LENGTH}) AND request_name = wanted.name"
+    + " AND lease_worker = '' AND lease_expires_at <= {now} AND "
     + ALIVE
+    + " ORDER BY lease_expires_at, position LIMIT %(limit)s) AS found"
     + " ORDER BY lease_expires_at, position LIMIT %(limit)s"
 )
 

@@ -357,7 +357,7 @@ class PostgresTaskStore(DatabaseUser):
     async def wait_for_work(self, names: Collection[str], *, limit: int) -> tuple[TaskRecord, ...]:
         """Wait until tasks of these tools wait for a worker; see `TaskWork.wait_for_work`.
 
-        The cost of a look is linear in the waiting tasks of other tools that are before them.
+        The cost of a look is linear in `names` and `limit`.
         """
         limit = _checked_limit(limit)
         stored = [to_text(name) for name in names]

@@ -35,7 +35,8 @@ mailbox are published on the channel `P:{T}`, and a task that waits for a worker
 Times are microseconds since 1970 UTC, as decimal integers. In a record a field that is missing is `None`.
 
 Version 1 had no events, steps and search, and no `progress`, `name` and `owner_tag`; its requests ended after
-`rerunnable`. A task of version 1 is added to the search when its status changes.
+`rerunnable`. A task of version 1 is added to the search when its status changes. The first tasks of version 2 have no
+`handovers`; who does not know that field may ignore it.
 """
 
 from __future__ import annotations
@@ -120,13 +121,14 @@ FIELDS: Final = (
     "lease_expires_at",
     "attempt",
     "progress",  # JSON array: the attributes of `Progress` in turn
+    "handovers",  # of the lease; missing for 0
 )
 """The fields of a record. There are also `op`, the operation that last changed it, `claim`, the one that last claimed
 it, and for the scripts `name`, the tool's, and `owner_tag`, the digest of the owner."""
 
 HEAD: Final = (
     *("v", "created_at", "ttl_ms", "status", "revision", "last_updated_at", "retention_ms"),
-    *("op", "owner", "mark", "worker", "lease_expires_at", "attempt", "name", "owner_tag"),
+    *("op", "owner", "mark", "worker", "lease_expires_at", "attempt", "handovers", "name", "owner_tag"),
 )
 """The fields that each script about a task reads: all are short."""
 
@@ -318,7 +320,7 @@ def load_nothing() -> None:
 def _load_record(values: Sequence[Any]) -> TaskRecord:
     _, _, task_id, status, status_message, created_at, last_updated_at, ttl_ms, poll_interval_ms, *others = values
     revision, owner, retention_ms, request, capabilities, payload, outcome_message, *leased = others
-    worker, lease_expires_at, attempt, progress = leased
+    worker, lease_expires_at, attempt, progress, handovers = leased
     task = Task(
         _unpack(task_id),
         _status(status),
@@ -340,7 +342,9 @@ def _load_record(values: Sequence[Any]) -> TaskRecord:
         Outcome(task.status, None if payload is None else _json(payload), _maybe(outcome_message))  # type: ignore[arg-type]
         if ended
         else None,
-        None if worker is None else Lease(_unpack(worker), from_micros(lease_expires_at), int(attempt)),
+        None
+        if worker is None
+        else Lease(_unpack(worker), from_micros(lease_expires_at), int(attempt), int(handovers or 0)),
         None if progress is None else _load_progress(progress),
     )
 

@@ -53,7 +53,7 @@ RECORD_COLUMNS: Final = (
     "task_id, status, status_message, created_at, last_updated_at, ttl_ms, poll_interval_ms, revision, owner,"
     " retention_ms, method, name, arguments, progress_token, rerunnable, client_capabilities, outcome_payload,"
     " outcome_message, lease_worker, lease_expires_at, lease_attempt, max_attempts, caller,"
-    " sealed_credentials, progress"
+    " sealed_credentials, progress, lease_handovers"
 )
 """What `record_of` takes, in its order."""
 
@@ -160,6 +160,7 @@ def insert_values(record: TaskRecord) -> tuple[Any, ...]:
         to_sql(request.caller_json),
         to_sql(request.sealed_credentials),
         progress_json(record.progress),
+        0 if lease is None else lease.handovers,
         None if expires_at is None else to_stamp(expires_at),
     )
 
@@ -203,6 +204,7 @@ def _record_of(row: Sequence[Any]) -> TaskRecord:
         caller,
         sealed_credentials,
         progress,
+        handovers,
     ) = row
     if status not in TRANSITIONS:
         raise ValueError("an unknown status")
@@ -240,7 +242,9 @@ def _record_of(row: Sequence[Any]) -> TaskRecord:
         else None,
         None
         if worker is None
-        else Lease(to_text(worker), from_stamp(_to_integer(lease_expires_at)), _to_integer(attempt)),
+        else Lease(
+            to_text(worker), from_stamp(_to_integer(lease_expires_at)), _to_integer(attempt), _to_integer(handovers)
+        ),
         _progress_of(progress),
     )
 

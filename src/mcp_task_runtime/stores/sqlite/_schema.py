@@ -17,7 +17,8 @@ Columns are text unless a number is obvious; `_records` says how times and odd t
 - `client_capabilities`: JSON
 - `outcome_payload` (JSON), `outcome_message`: the `Outcome`; there is one when `status` is terminal, and
   its status is that
-- `lease_worker`, `lease_expires_at`, `lease_attempt`: the `Lease`, or three times NULL
+- `lease_worker`, `lease_expires_at`, `lease_attempt`: the `Lease`, or three times NULL; `lease_handovers`, from version
+  3 on: its `handovers`
 - `progress`, from version 2 on: the `Progress` as a JSON list of its three values, or NULL
 - `events`, from version 2 on: the history without `created`, a JSON list of lists of time, kind and text
 - `join_key`, from version 2 on: names the call that the task was made for, if a repeated call joins it
@@ -145,6 +146,8 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
     (
         "ALTER TABLE tasks ADD COLUMN is_error INTEGER NOT NULL DEFAULT 0",
         "CREATE INDEX tasks_by_error ON tasks (name, sequence) WHERE is_error = 1",
+        "ALTER TABLE tasks ADD COLUMN lease_handovers INTEGER NOT NULL DEFAULT 0",
+        "CREATE INDEX tasks_waiting ON tasks (name, lease_expires_at) WHERE lease_worker = ''",
     ),
 )
 """The statements that lead from each version to the next; the first from an empty file to version 1."""

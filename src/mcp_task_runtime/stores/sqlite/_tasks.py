@@ -91,7 +91,7 @@ _UPDATE: Final = (
 _FINISH: Final = (
     "UPDATE tasks SET status = ?, status_message = ?, last_updated_at = ?, revision = ?, progress = ?, events = ?,"
     " outcome_payload = ?, outcome_message = ?, arguments = ?, sealed_credentials = ?, is_error = ?,"
-    " lease_worker = NULL, lease_expires_at = NULL, lease_attempt = NULL WHERE task_id = ?"
+    " lease_worker = NULL, lease_expires_at = NULL, lease_attempt = NULL, lease_handovers = 0 WHERE task_id = ?"
 )
 # A separate, rare statement: setting an indexed column rewrites its index entry.
 _EXTEND: Final = "UPDATE tasks SET ttl_ms = ?, expires_at = ? WHERE task_id = ?"
@@ -153,7 +153,7 @@ def exists(transaction: Transaction, task_id: str) -> bool:
 _DECOY: Final[tuple[Any, ...]] = (
     "decoy-decoy-decoy-decoy", "working", "Working", 1_767_225_600_000_000, 1_767_225_601_000_000, 3_600_000, 500, 2,
     "owner", 3_600_000, "tools/call", "tool", '{"topic":"decoy","count":1}', None, 0,
-    '{"elicitation":{},"sampling":{}}', None, None, "worker", 1_767_225_630_000_000, 1, 3, "{}", None, None,
+    '{"elicitation":{},"sampling":{}}', None, None, "worker", 1_767_225_630_000_000, 1, 3, "{}", None, None, 0,
 )
 # fmt: on
 

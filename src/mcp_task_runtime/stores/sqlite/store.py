@@ -7,10 +7,9 @@ group commit and the wake-up between processes; `_clock` whose time counts.
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -28,6 +27,7 @@ from mcp_task_runtime.core.transitions import (
     create_record,
     finish_record,
     is_terminal,
+    lapsed_lease,
     may_join,
     update_record,
 )
@@ -88,14 +88,17 @@ _VIEW: Final = (
 )
 _HISTORY: Final = f"SELECT created_at, events FROM tasks WHERE task_id = ? AND {ALIVE}"
 _RENEW: Final = f"UPDATE tasks SET lease_expires_at = ? WHERE task_id = ? AND lease_worker = ? AND {ALIVE}"
-_LAPSE: Final = "UPDATE tasks SET lease_expires_at = min(lease_expires_at, ?) WHERE task_id = ?"
-_DROP: Final = "UPDATE tasks SET lease_worker = NULL, lease_expires_at = NULL, lease_attempt = NULL WHERE task_id = ?"
+_LAPSE: Final = "UPDATE tasks SET lease_expires_at = ?, lease_handovers = ? WHERE task_id = ?"
+_DROP: Final = (
+    "UPDATE tasks SET lease_worker = NULL, lease_expires_at = NULL, lease_attempt = NULL, lease_handovers = 0"
+    " WHERE task_id = ?"
+)
 _LAPSED: Final = (
     f"SELECT {RECORD_COLUMNS} FROM tasks WHERE lease_expires_at <= ? AND {ALIVE} ORDER BY lease_expires_at LIMIT ?"
 )
 _WAITING: Final = (
-    f"SELECT {RECORD_COLUMNS} FROM tasks WHERE lease_expires_at <= ? AND lease_worker = '' AND {ALIVE}"
-    " AND name IN (SELECT value FROM json_each(?)) ORDER BY lease_expires_at LIMIT ?"
+    f"SELECT {RECORD_COLUMNS} FROM tasks WHERE name = ? AND lease_worker = '' AND lease_expires_at <= ? AND {ALIVE}"
+    " ORDER BY lease_expires_at LIMIT ?"
 )
 _JOINABLE: Final = f"SELECT {RECORD_COLUMNS} FROM tasks WHERE join_key = ? AND {ALIVE} ORDER BY sequence DESC LIMIT 1"
 _SET_JOIN_KEY: Final = "UPDATE tasks SET join_key = ? WHERE task_id = ?"
@@ -422,9 +425,9 @@ class SQLiteTaskStore:
     async def wait_for_work(self, names: Collection[str], *, limit: int) -> tuple[TaskRecord, ...]:
         """Wait until tasks of these tools wait for a worker; see `TaskWork.wait_for_work`. Damaged tasks are left out.
 
-        The cost of a look is linear in the waiting tasks of other tools that are before them.
+        The cost of a look is linear in `names` and `limit`.
         """
-        look = _WorkLook(self._damage, json.dumps(sorted(names)), _page_size(limit))
+        look = _WorkLook(self._damage, sorted(names), _page_size(limit))
         return await self._engine.wait(_tasks.WORK_TOPIC, look)
 
     # --- TaskQuestions ---
@@ -586,18 +589,24 @@ class _WorkLook:
 
     __slots__ = ("_damage", "_limit", "_names")
 
-    def __init__(self, damage: DamageLog, names: str, limit: int) -> None:
+    def __init__(self, damage: DamageLog, names: Sequence[str], limit: int) -> None:
         self._damage = damage
         self._names = names
         self._limit = limit
 
     def __call__(self, transaction: Transaction) -> tuple[tuple[TaskRecord, ...] | None, datetime | None]:
+        found = [record for name in self._names for record in self._of(transaction, name)]
+        found.sort(key=_expiry_of_lease)
+        return tuple(found[: self._limit]) or None, None
+
+    def _of(self, transaction: Transaction, name: str) -> Sequence[TaskRecord]:
         size = self._limit
         while True:
-            rows = transaction.execute(_WAITING, (transaction.stamp, transaction.stamp, self._names, size)).fetchall()
+            values = (to_sql(name), transaction.stamp, transaction.stamp, size)
+            rows = transaction.execute(_WAITING, values).fetchall()
             records = self._damage.records_of(rows)
             if len(records) >= self._limit or len(rows) < size:
-                return tuple(records[: self._limit]) or None, None
+                return records
             size = min(2 * size, _LARGEST_INTEGER)  # those at the head are damaged
 
     def accept(self, change: object) -> Any:
@@ -630,7 +639,8 @@ def _drop_lease(transaction: Transaction, worker: str, task_id: str, *, lapse: b
     if found is None or lease is None or lease.worker != worker:
         return
     if lapse:
-        transaction.execute(_LAPSE, (transaction.stamp, to_sql(task_id)))
+        lapsed = lapsed_lease(lease, now=transaction.now)
+        transaction.execute(_LAPSE, (to_stamp(lapsed.expires_at), lapsed.handovers, to_sql(task_id)))
     else:
         transaction.execute(_DROP, (to_sql(task_id),))
     _tasks.add_event(transaction, found, ("released", f"{lease.worker}#{lease.attempt}"))
@@ -659,3 +669,8 @@ def _position(key: CursorKey, cursor: str, scope: bytes) -> int:
 
 def _first(row: tuple[Any, ...]) -> Any:
     return row[0]
+
+
+def _expiry_of_lease(record: TaskRecord) -> datetime:
+    assert record.lease is not None
+    return record.lease.expires_at

@@ -128,7 +128,9 @@ async def a_worker_drops_the_leases_that_it_holds_and_no_others(bench: StoreBenc
             before = record.lease
             if before is None:
                 raise AssertionError("create_task made no lease")
-            kept = replace(before, expires_at=min(before.expires_at, bench.clock.now())) if lapse else None
+            was_lost = before.expires_at <= bench.clock.now()
+            handed_over = replace(before, expires_at=bench.clock.now(), handovers=before.handovers + 1)
+            kept = None if not lapse else before if was_lost else handed_over
             read = await read_task(store, record.task_id)
             require(read.lease == kept, f"drop_leases (lapse={lapse}) made the lease {read.lease} and not {kept}")
             require(

@@ -92,6 +92,35 @@ async def a_lost_task_can_be_put_back_to_wait_for_a_worker(bench: StoreBench) ->
 
 
 @_check("L12", needs=["leases"])
+async def runs_that_are_handed_over_are_counted_apart_from_the_attempts(bench: StoreBench) -> None:
+    store = able(bench.subject, TaskLeases)
+    created = await leased_task(store, "")
+    for number in (1, 2):
+        worker = f"worker {number}"
+        claimed = await _claimed(store, created.task_id, worker)
+        held = Lease(worker, bench.clock.now() + timedelta(seconds=10), number, number - 1)
+        require(claimed.lease == held, f"a claim after {number - 1} hand-overs made the lease {claimed.lease}")
+        await store.renew_leases(worker, [created.task_id], lease_ms=5_000)
+        for _ in range(2):  # the second time there is nothing to hand over
+            await store.drop_leases(worker, [created.task_id], lapse=True)
+        lapsed = Lease(worker, bench.clock.now(), number, number)
+        read = await read_task(store, created.task_id)
+        require(read.lease == lapsed, f"hand-over {number} made the lease {read.lease} and not {lapsed}")
+        put_back = await _claimed(store, created.task_id, "", 5_000)
+        waits = Lease("", bench.clock.now() + timedelta(seconds=5), number, number)
+        require(put_back.lease == waits, f"a task that was handed over waits with the lease {put_back.lease}")
+    await _claimed(store, created.task_id, "lost", 1_000)
+    bench.clock.advance(1)
+    await store.drop_leases("lost", [created.task_id], lapse=True)
+    again = await _claimed(store, created.task_id, "last")
+    lease = Lease("last", bench.clock.now() + timedelta(seconds=10), 4, 2)
+    require(again.lease == lease, f"after two hand-overs and a lost run the lease is {again.lease} and not {lease}")
+    await store.drop_leases("last", [created.task_id], lapse=False)
+    dropped = await read_task(store, created.task_id)
+    require(dropped.lease is None, f"a lease that was removed is {dropped.lease}")
+
+
+@_check("L12", needs=["leases"])
 async def no_worker_holds_a_lease_that_waits_for_one(bench: StoreBench) -> None:
     store = able(bench.subject, TaskLeases)
     created = await leased_task(store, "")

@@ -6,7 +6,7 @@ It shares no code with what it is compared with, the status table included.
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeAlias
 
@@ -454,7 +454,7 @@ class Model:
         if not lapsed and not (worker and not lease.worker):
             return None
         attempt = lease.attempt + 1 if worker else lease.attempt
-        task["lease"] = Lease(worker, now + timedelta(milliseconds=lease_ms), attempt)
+        task["lease"] = Lease(worker, now + timedelta(milliseconds=lease_ms), attempt, lease.handovers)
         self._change(task, now)
         return self.record(task_id)
 
@@ -463,14 +463,17 @@ class Model:
         lease = None if task is None else task["lease"]
         if task is None or lease is None or lease.worker != worker:
             return frozenset()
-        task["lease"] = Lease(worker, now + timedelta(milliseconds=lease_ms), lease.attempt)
+        task["lease"] = replace(lease, expires_at=now + timedelta(milliseconds=lease_ms))
         return frozenset({task_id})
 
     def _drop(self, task_id: str, worker: str, lapse: bool, now: datetime) -> None:
         task = self.tasks.get(task_id)
         lease = None if task is None else task["lease"]
         if task is not None and lease is not None and lease.worker == worker:
-            task["lease"] = Lease(worker, min(now, lease.expires_at), lease.attempt) if lapse else None
+            if not lapse:
+                task["lease"] = None
+            elif now < lease.expires_at:
+                task["lease"] = Lease(worker, now, lease.attempt, lease.handovers + 1)
 
     def _step(self, task_id: str, step: Step) -> Ending:
         refusal = self.refusal(task_id, step.fence)

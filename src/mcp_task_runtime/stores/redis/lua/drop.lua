@@ -2,11 +2,12 @@
 if head.worker ~= ARGV[5] then return {'no'} end
 note('released', run_of(ARGV[7], head.attempt), now)
 if ARGV[6] == '1' then
-    local lapses = digits(math.min(tonumber(head.lease_expires_at), tonumber(now)))
-    redis.call('HSET', KEYS[1], 'lease_expires_at', lapses)
+    if tonumber(head.lease_expires_at) <= tonumber(now) then return {'ok', head.lease_expires_at} end
+    local lapses = digits(now)
+    redis.call('HSET', KEYS[1], 'lease_expires_at', lapses, 'handovers', digits((head.handovers or 0) + 1))
     relapse(lapses)
     return {'ok', lapses}
 end
-redis.call('HDEL', KEYS[1], 'worker', 'lease_expires_at', 'attempt')
+redis.call('HDEL', KEYS[1], 'worker', 'lease_expires_at', 'attempt', 'handovers')
 unlease()
 return {'ok'}

@@ -14,7 +14,7 @@ elseif status == 'completed' then
     redis.call('HDEL', KEYS[1], 'status_message')
 end
 if head.worker then
-    redis.call('HDEL', KEYS[1], 'worker', 'lease_expires_at', 'attempt')
+    redis.call('HDEL', KEYS[1], 'worker', 'lease_expires_at', 'attempt', 'handovers')
     unlease()
 end
 note(status, ARGV[8] ~= '' and ARGV[11] or nil)
