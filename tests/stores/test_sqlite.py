@@ -467,8 +467,8 @@ async def test_the_stored_form_is_that_of_version_3(path: Path) -> None:
     status = '[[1767225601500000,"status","asked"]]'
     failed = '[[1767225601500000,"failed","no"]]'
     assert query(path, "SELECT * FROM tasks") == [
-        (*ROWS_1[0], 5, '{"a":1}', "sealed", '[1,2.5,"m"]', status, None, 0),
-        (*ROWS_1[1], 3, "{}", None, None, failed, "call", 0),
+        (*ROWS_1[0], 5, '{"a":1}', "sealed", '[1,2.5,"m"]', status, None, 0, 0),
+        (*ROWS_1[1], 3, "{}", None, None, failed, "call", 0, 0),
     ]
     assert query(path, "SELECT * FROM messages") == MESSAGES_1
     assert query(path, "SELECT * FROM steps") == [(1, "live", "step", "[1]")]
@@ -648,7 +648,7 @@ async def test_a_newer_file_is_refused_and_left_alone(path: Path) -> None:
     before = content_of(path)
     error = await refusal_of(path)
     assert isinstance(error, SchemaVersionError)
-    assert (error.found, error.supported) == (99, 2)
+    assert (error.found, error.supported) == (99, 3)
     store = SQLiteTaskStore(path)
     with pytest.raises(SchemaVersionError):
         await store.get_task("kept")
