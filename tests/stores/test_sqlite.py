@@ -1362,10 +1362,11 @@ async def test_no_statement_reads_a_whole_table(path: Path) -> None:
         values: Any = names if ":task_id" in statement else (1,) * count
         with closing(sqlite3.connect(path)) as connection:
             plan = [row[-1] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
-        # The clears are few, and those a waiter has seen are passed over; `max` takes the last.
-        assert not [
-            step for step in plan if step.startswith("SCAN") and "CONSTANT ROW" not in step and "json_each" not in step
-        ], (statement, plan)
+        # The clears are few, and those a waiter has seen are passed over; `max` takes the last. What is counted is
+        # bounded by the subquery.
+        harmless = ("CONSTANT ROW", "json_each", "SCAN (subquery")
+        scans = [step for step in plan if step.startswith("SCAN")]
+        assert not [step for step in scans if not any(each in step for each in harmless)], (statement, plan)
         assert not [step for step in plan if "TEMP B-TREE" in step], (statement, plan)
 
 

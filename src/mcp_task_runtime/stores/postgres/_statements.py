@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 from mcp_task_runtime.core.transitions import EVENTS_KEPT, TERMINAL_STATUSES, TRANSITIONS
+from mcp_task_runtime.stores.postgres._schema import NAME_LENGTH
 
 __all__ = [
     "ALIVE",
