@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -68,6 +69,10 @@ class Terminal:
     def press(self, keys: str) -> None:
         """Press keys."""
         os.write(self._master, keys.encode())
+
+    def interrupt(self) -> None:
+        """Interrupt the command, as Ctrl+C does."""
+        self._process.send_signal(signal.SIGINT)
 
     async def end(self) -> int:
         """Wait until the command has ended; return its exit code."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -17,11 +18,13 @@ from mcp_task_runtime import (
     TaskRequest,
     TaskRuntime,
     TaskSpec,
+    open_store,
 )
 from mcp_task_runtime.core.message_queue import QueuedMessage
 from mcp_task_runtime.core.questions import ask_question
 from mcp_task_runtime.core.types import NewTask, Progress
 from mcp_task_runtime.operations import RetryError, TaskInspector
+from mcp_task_runtime.stores.sqlite import _search as sqlite_search
 from mcp_task_runtime.stores.url import BundledTaskStore
 from tests.operations.terminal import Terminal, mcp_tasks
 from tests.support.patience import PATIENCE
@@ -99,6 +102,32 @@ async def test_list_filters_for_scripts(
     await some_tasks(store)
     shown = await mcp_tasks(url, "list", "--json", *options)
     assert (shown.code, [row["taskId"] for row in rows(shown.out)]) == (0, found)
+
+
+async def test_a_result_that_is_an_error_is_shown_found_and_counted(url: str, store: BundledTaskStore) -> None:
+    await some_tasks(store)
+    await make(store, "eee-wrong", "build")
+    await store.finish_task("eee-wrong", Outcome.completed({"content": [], "isError": True}))
+    assert "completed (error)" in (await mcp_tasks(url, "list")).out.splitlines()[1]
+    found = rows((await mcp_tasks(url, "list", "--errors", "--json")).out)
+    assert [(row["taskId"], row["status"], row["isError"]) for row in found] == [("eee-wrong", "completed", True)]
+    (row,) = rows((await mcp_tasks(url, "stats", "--json")).out)
+    assert row["errors"] == [{"tool": "build", "count": 1}]
+    assert (await mcp_tasks(url, "stats")).out.splitlines()[2].split() == ["build", "1", "2", "1"]
+
+
+async def test_a_list_says_where_it_stopped_looking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"sqlite:///{tmp_path / 'tasks.db'}"
+    monkeypatch.setattr(sqlite_search, "LOOKED_AT_MOST", 2)
+    async with open_store(url) as store:
+        for number in range(320):
+            await make(store, f"task-{number}", "build")
+        await store.update_task("task-0", status_message="needle")
+        short = await mcp_tasks(url, "list", "--text", "needle", "--json", "--limit", "50")
+        assert (short.code, short.out) == (0, "")
+        assert "--all" in short.err
+        full = await mcp_tasks(url, "list", "--text", "needle", "--json", "--all")
+        assert ([row["taskId"] for row in rows(full.out)], full.err) == (["task-0"], "")
 
 
 async def test_values_are_shown_only_when_asked_for(url: str, store: BundledTaskStore) -> None:
@@ -279,6 +308,22 @@ async def test_watch_follows_tasks_until_they_have_ended(url: str, store: Bundle
     assert "no paper" in terminal.shown
 
 
+async def test_watch_without_an_id_shows_changes_as_the_store_tells_them(url: str, store: BundledTaskStore) -> None:
+    await make(store, "first", "build")
+    await make(store, "second", "build")
+    terminal = Terminal(url, "watch")
+    await terminal.until("second")
+    await store.update_task("first", status_message="nearly")
+    await terminal.until("nearly")
+    await store.finish_task("first", Outcome.failed("no paper"))
+    await terminal.until("no paper")
+    await make(store, "third", "index")
+    await terminal.until("third")
+    await store.delete_task("second")
+    terminal.interrupt()
+    assert await terminal.end() == 130
+
+
 async def test_prune_deletes_ended_tasks_alone(url: str, store: BundledTaskStore) -> None:
     await some_tasks(store)
     assert (await mcp_tasks(url, "prune", "--tool", "build", stdin="n\n")).code == 1
@@ -312,6 +357,8 @@ async def test_workers_and_stats_and_doctor_tell_who_runs_what(url: str, store: 
     assert "(waiting for one)" in (await mcp_tasks(url, "workers")).out
     (row,) = rows((await mcp_tasks(url, "stats", "--json")).out)
     assert row["counts"] == [{"status": "working", "tool": "build", "count": 4}]
+    assert (row["waitingForWorker"], row["waitingIsComplete"]) == (1, True)
+    assert "waiting for a worker: 1, the oldest made " in (await mcp_tasks(url, "stats")).out
     ill = await mcp_tasks(url, "doctor")
     assert ill.code == 4
     assert "1 task of lost workers" in ill.out

@@ -17,6 +17,15 @@ from mcp_task_runtime.operations.inspect import (
     TaskDetails,
     TaskInspector,
     WorkerSummary,
+    WorkerSurvey,
 )
 
-__all__ = ["AmbiguousTaskError", "Finding", "RetryError", "TaskDetails", "TaskInspector", "WorkerSummary"]
+__all__ = [
+    "AmbiguousTaskError",
+    "Finding",
+    "RetryError",
+    "TaskDetails",
+    "TaskInspector",
+    "WorkerSummary",
+    "WorkerSurvey",
+]

@@ -71,6 +71,7 @@ def json_of(record: TaskRecord, *, values: bool) -> JSONObject:
         "attempt": None if lease is None else lease.attempt,
         "leaseExpiresAt": None if lease is None else lease.expires_at.isoformat(),
         "rerunnable": request.rerunnable,
+        "isError": record.outcome is not None and record.outcome.is_error,
         "error": None if record.outcome is None else record.outcome.error,
     }
     if values:
@@ -91,9 +92,10 @@ def table_of(records: list[TaskRecord], now: datetime) -> Table:
         table.add_column(column, overflow="ellipsis", no_wrap=True, min_width=least)
     for record in records:
         task = record.task
+        is_error = record.outcome is not None and record.outcome.is_error
         table.add_row(
             plain(task.task_id)[: _SHORT_ID if sys.stdout.isatty() else None],
-            Text(task.status, style=_COLOURS[task.status]),
+            Text("completed (error)", style="red") if is_error else Text(task.status, style=_COLOURS[task.status]),
             plain(record.request.name),
             age(task.created_at, now),
             _progress(record),

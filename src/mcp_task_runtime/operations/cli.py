@@ -11,8 +11,10 @@ import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial, wraps
+from itertools import count
 from typing import Any, Final, cast
 
 try:
@@ -24,11 +26,12 @@ except ImportError as _missing:
     raise ImportError("The command mcp-tasks needs: pip install 'mcp-task-runtime[cli]'") from _missing
 import anyio
 
-from mcp_task_runtime.core.json import JSONValue, dump_json, load_json
+from mcp_task_runtime.core.json import JSONObject, JSONValue, dump_json, load_json
 from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.core.types import TaskFilter, TaskRecord, TaskStatus
-from mcp_task_runtime.errors import StoreError, TaskRuntimeError
+from mcp_task_runtime.errors import StoreError, TaskNotFoundError, TaskRuntimeError
 from mcp_task_runtime.operations._asking import ask_at_terminal
+from mcp_task_runtime.operations._numbers import counted
 from mcp_task_runtime.operations._rendering import (
     age,
     console,
@@ -39,7 +42,7 @@ from mcp_task_runtime.operations._rendering import (
     question_text,
     table_of,
 )
-from mcp_task_runtime.operations.inspect import TaskInspector
+from mcp_task_runtime.operations.inspect import TaskInspector, WorkerSummary
 from mcp_task_runtime.operations.worker import load_worker, run_worker
 from mcp_task_runtime.stores.sealed import seal_store
 from mcp_task_runtime.stores.url import open_store
@@ -47,9 +50,15 @@ from mcp_task_runtime.stores.url import open_store
 __all__ = ["main"]
 
 _STATUSES: Final[tuple[TaskStatus, ...]] = ("working", "input_required", "completed", "failed", "cancelled")
+_LIVE: Final = TaskFilter(statuses=frozenset({"working", "input_required"}))
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _MASK: Final = "•••"
-_REFRESH_SECONDS: Final = 1.0
+_LOOK_SECONDS: Final = 1.0
+"""How often `watch` looks for new tasks: a store tells of changes of one task, not of all."""
+
+_WATCHED: Final = 50
+_PAGES_LOOKED_AT: Final = 5
+"""Pages that `list` looks at where few tasks match."""
 
 
 class _Age(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
@@ -120,6 +129,7 @@ def _filters(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--tool", "names", multiple=True, metavar="NAME", help="Only for this tool."),
         click.option("--owner", "owners", multiple=True, help="Only of this owner; empty for tasks without one."),
         click.option("--text", help="Only with this in the status message."),
+        click.option("--errors", "errors_only", is_flag=True, help="Only completed with a result that is an error."),
         click.option("--older-than", type=_Age(), help="Only made so long ago or earlier, such as 7d."),
         click.option("--newer-than", type=_Age(), help="Only made less than so long ago, such as 15m."),
     )
@@ -136,6 +146,7 @@ def _filter(
     text: str | None,
     older_than: timedelta | None,
     newer_than: timedelta | None,
+    errors_only: bool,
 ) -> TaskFilter:
     return TaskFilter(
         statuses=frozenset(cast("tuple[TaskStatus, ...]", statuses)) or None,
@@ -144,6 +155,7 @@ def _filter(
         text=text,
         created_before=None if older_than is None else now - older_than,
         created_after=None if newer_than is None else now - newer_than,
+        errors_only=errors_only,
     )
 
 
@@ -175,6 +187,7 @@ def main(store: str | None, seal_keys: tuple[str, ...]) -> None:
 @click.option("--id", "id_prefix", metavar="PREFIX", help="Only with an identifier that begins so.")
 @click.option("--oldest-first", is_flag=True, help="Oldest first instead of newest first.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="Tasks to print.")
+@click.option("--all", "looks_at_all", is_flag=True, help="Look at all tasks, however long that takes.")
 @_values
 @_as_json
 @_command
@@ -183,6 +196,7 @@ async def list_(
     id_prefix: str | None,
     oldest_first: bool,
     limit: int,
+    looks_at_all: bool,
     values: bool,
     as_json: bool,
     **filters: Any,
@@ -191,19 +205,24 @@ async def list_(
     now = inspector.now()
     wanted = _filter(now, **filters)
     if id_prefix is not None:
-        wanted = TaskFilter(**{**_fields(wanted), "id_prefix": id_prefix})
-    page = await inspector.page(wanted, newest_first=not oldest_first, limit=limit)
+        wanted = replace(wanted, id_prefix=id_prefix)
+    records: list[TaskRecord] = []
+    cursor: str | None = None
+    for number in count(1):
+        page = await inspector.page(wanted, newest_first=not oldest_first, cursor=cursor, limit=limit - len(records))
+        records += page.records
+        cursor = page.next_cursor
+        if cursor is None or len(records) == limit or (number == _PAGES_LOOKED_AT and not looks_at_all):
+            break
     if as_json:
-        for record in page.records:
+        for record in records:
             print_json(json_of(record, values=values))
-        return
-    console().print(table_of(list(page.records), now))
-    if page.next_cursor is not None:
+    else:
+        console().print(table_of(records, now))
+    if cursor is not None and len(records) == limit:
         click.echo(f"There are more than these {limit}; see --limit.", err=True)
-
-
-def _fields(wanted: TaskFilter) -> dict[str, Any]:
-    return {name: getattr(wanted, name) for name in wanted.__dataclass_fields__}
+    elif cursor is not None:
+        click.echo("Few tasks match: there may be more behind those that were looked at; see --all.", err=True)
 
 
 @main.command()
@@ -239,43 +258,60 @@ async def show(inspector: TaskInspector, task_id: str, values: bool, as_json: bo
 @_command
 async def watch(inspector: TaskInspector, task_ids: tuple[str, ...], as_json: bool) -> None:
     """Follow tasks until they have ended; without an ID, follow all live tasks until interrupted."""
-    if not task_ids:
-        await _watch_all(inspector, as_json=as_json)
-        return
-    records: dict[str, TaskRecord] = {}
     terminal = console()
     with Live(console=terminal, auto_refresh=False, transient=False) as live:
-
-        async def follow(task_id: str) -> None:
-            async for record in inspector.follow(task_id):
-                records[task_id] = record
-                if as_json:
-                    print_json(json_of(record, values=False))
-                elif terminal.is_terminal:
-                    live.update(table_of(list(records.values()), inspector.now()), refresh=True)
-                else:
-                    click.echo(f"{task_id} {record.status} {plain(record.task.status_message or '')}".rstrip())
-
+        view = _Watch(inspector, live if terminal.is_terminal and not as_json else None, as_json=as_json)
         async with anyio.create_task_group() as group:
-            for prefix in task_ids:
-                group.start_soon(follow, await inspector.resolve(prefix))
+            if task_ids:
+                for prefix in task_ids:
+                    group.start_soon(view.follow, await inspector.resolve(prefix))
+                return
+            while True:
+                for record in (await inspector.page(_LIVE, limit=_WATCHED)).records[::-1]:
+                    if view.has_room_for(record.task_id):
+                        group.start_soon(view.follow_while_there, record.task_id)
+                await anyio.sleep(_LOOK_SECONDS)
 
 
-async def _watch_all(inspector: TaskInspector, *, as_json: bool) -> None:
-    live_only = TaskFilter(statuses=frozenset({"working", "input_required"}))
-    seen: dict[str, int] = {}
-    terminal = console()
-    with Live(console=terminal, auto_refresh=False) as live:
-        while True:  # a store tells of changes of one task, not of all
-            records = list((await inspector.page(live_only, limit=50)).records)
-            if as_json or not terminal.is_terminal:
-                for record in records:
-                    if seen.get(record.task_id) != record.revision:
-                        seen[record.task_id] = record.revision
-                        print_json(json_of(record, values=False))
+class _Watch:
+    """Shows tasks after each change, which the store pushes."""
+
+    def __init__(self, inspector: TaskInspector, live: Live | None, *, as_json: bool) -> None:
+        self._inspector = inspector
+        self._live = live
+        self._as_json = as_json
+        self._records: dict[str, TaskRecord] = {}
+        self._followed: set[str] = set()
+
+    def has_room_for(self, task_id: str) -> bool:
+        """Take a task into view, in place of one that has ended if need be; return whether it is new there."""
+        if task_id in self._followed or len(self._followed) >= _WATCHED:
+            return False
+        self._followed.add(task_id)
+        for old in [known for known in self._records if known not in self._followed]:
+            if len(self._records) >= _WATCHED:
+                del self._records[old]
+        return True
+
+    async def follow_while_there(self, task_id: str) -> None:
+        """Show a task until it has ended or is gone."""
+        try:
+            await self.follow(task_id)
+        except TaskNotFoundError:
+            self._records.pop(task_id, None)
+        finally:
+            self._followed.discard(task_id)
+
+    async def follow(self, task_id: str) -> None:
+        """Show a task until it has ended."""
+        async for record in self._inspector.follow(task_id):
+            self._records[task_id] = record
+            if self._as_json:
+                print_json(json_of(record, values=False))
+            elif self._live is not None:
+                self._live.update(table_of(list(self._records.values()), self._inspector.now()), refresh=True)
             else:
-                live.update(table_of(records, inspector.now()), refresh=True)
-            await anyio.sleep(_REFRESH_SECONDS)
+                click.echo(f"{task_id} {record.status} {plain(record.task.status_message or '')}".rstrip())
 
 
 @main.command()
@@ -397,67 +433,86 @@ async def prune(inspector: TaskInspector, yes: bool, as_json: bool, **filters: A
 async def workers(inspector: TaskInspector, as_json: bool) -> None:
     """Show which processes run what."""
     now = inspector.now()
-    found = await inspector.workers()
+    survey = await inspector.survey_workers()
     if as_json:
-        for worker in found:
-            print_json(
-                {
-                    "worker": worker.name or None,
-                    "tasks": worker.tasks,
-                    "since": worker.since.isoformat(),
-                    "leaseExpiresAt": worker.lease_expires_at.isoformat(),
-                    "hasLapsed": worker.has_lapsed,
-                }
+        for worker in survey.workers:
+            print_json(_json_of_worker(worker))
+    else:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in ("WORKER", "TASKS", "TOOLS", "OLDEST", "LEASE"):
+            table.add_column(column)
+        for worker in survey.workers:
+            tools = ", ".join(f"{plain(name)} {number}" for name, number in sorted(worker.tasks.items()))
+            left = "lapsed" if worker.has_lapsed else f"{(worker.lease_expires_at - now).total_seconds():.0f}s left"
+            table.add_row(
+                plain(worker.name) or "(waiting for one)",
+                str(sum(worker.tasks.values())),
+                tools,
+                age(worker.since, now),
+                Text(left, style="red" if worker.has_lapsed else ""),
             )
-        return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("WORKER", "TASKS", "TOOLS", "OLDEST", "LEASE"):
-        table.add_column(column)
-    for worker in found:
-        tools = ", ".join(f"{plain(name)} {count}" for name, count in sorted(worker.tasks.items()))
-        left = "lapsed" if worker.has_lapsed else f"{(worker.lease_expires_at - now).total_seconds():.0f}s left"
-        table.add_row(
-            plain(worker.name) or "(waiting for one)",
-            str(sum(worker.tasks.values())),
-            tools,
-            age(worker.since, now),
-            Text(left, style="red" if worker.has_lapsed else ""),
-        )
-    console().print(table)
+        console().print(table)
+    if not survey.is_complete:
+        click.echo("These run the oldest tasks that have not ended; there are more tasks.", err=True)
+
+
+def _json_of_worker(worker: WorkerSummary) -> JSONObject:
+    return {
+        "worker": worker.name or None,
+        "tasks": cast(JSONObject, worker.tasks),
+        "since": worker.since.isoformat(),
+        "leaseExpiresAt": worker.lease_expires_at.isoformat(),
+        "hasLapsed": worker.has_lapsed,
+    }
 
 
 @main.command()
 @_as_json
 @_command
 async def stats(inspector: TaskInspector, as_json: bool) -> None:
-    """Show how many tasks there are by status and tool, and the oldest live ones."""
+    """Show how many tasks there are by status and tool, the oldest live ones, and what waits for a worker."""
     now = inspector.now()
     counts = await inspector.counts()
+    survey = await inspector.survey_workers()
+    waiting = survey.waiting
     if as_json:
         print_json(
             {
                 "counts": [
-                    {"status": status, "tool": name, "count": count}
-                    for (status, name), count in sorted(counts.by_status_and_name.items())
+                    {"status": status, "tool": name, "count": number}
+                    for (status, name), number in sorted(counts.by_status_and_name.items())
                 ],
+                "countedUpTo": counts.counted_up_to,
+                "errors": [
+                    {"tool": name, "count": number} for name, number in sorted(counts.errors_by_name.items()) if number
+                ],
+                "errorsCountedUpTo": counts.errors_up_to,
                 "oldestWorking": None if counts.oldest_working is None else counts.oldest_working.isoformat(),
                 "oldestInputRequired": None
                 if counts.oldest_input_required is None
                 else counts.oldest_input_required.isoformat(),
+                "waitingForWorker": 0 if waiting is None else sum(waiting.tasks.values()),
+                "oldestWaitingForWorker": None if waiting is None else waiting.since.isoformat(),
+                "waitingIsComplete": survey.is_complete,
             }
         )
         return
     names = sorted({name for _, name in counts.by_status_and_name})
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("TOOL", *(status.upper() for status in _STATUSES)):
+    for column in ("TOOL", *(status.upper() for status in _STATUSES), "(ERRORS)"):
         table.add_column(column, justify="left" if column == "TOOL" else "right")
     for name in names:
-        numbers = (counts.by_status_and_name.get((status, name), 0) for status in _STATUSES)
-        table.add_row(plain(name), *(str(number or "") for number in numbers))
+        numbers = [counts.by_status_and_name.get((status, name), 0) for status in _STATUSES]
+        shown = [counted([number], counts.counted_up_to) if number else "" for number in numbers]
+        errors = counts.errors_by_name.get(name, 0)
+        table.add_row(plain(name), *shown, counted([errors], counts.errors_up_to) if errors else "")
     console().print(table)
     for status, oldest in (("working", counts.oldest_working), ("input_required", counts.oldest_input_required)):
         if oldest is not None:
             click.echo(f"oldest {status}: {age(oldest, now)}")
+    if waiting is not None:
+        number = f"{sum(waiting.tasks.values()):,}{'' if survey.is_complete else '+'}"
+        click.echo(f"waiting for a worker: {number}, the oldest made {age(waiting.since, now)} ago")
 
 
 @main.command()

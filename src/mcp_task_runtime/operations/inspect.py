@@ -36,12 +36,24 @@ from mcp_task_runtime.core.types import (
     TaskRecord,
 )
 from mcp_task_runtime.errors import SealedError, TaskNotFoundError, TaskRuntimeError
+from mcp_task_runtime.operations._numbers import counted
 from mcp_task_runtime.wire.answers import check_answer
 
-__all__ = ["AmbiguousTaskError", "Finding", "RetryError", "TaskDetails", "TaskInspector", "WorkerSummary"]
+__all__ = [
+    "AmbiguousTaskError",
+    "Finding",
+    "RetryError",
+    "TaskDetails",
+    "TaskInspector",
+    "WorkerSummary",
+    "WorkerSurvey",
+]
 
 _BATCH: Final = 200
 _LIVE: Final = TaskFilter(statuses=frozenset({"working", "input_required"}))
+_SURVEYED: Final = 2_000
+"""Live tasks that are read to find the workers."""
+
 _LARGEST_ANSWER: Final = 1024 * 1024
 _CLOCK_TOLERANCE: Final = timedelta(seconds=2)
 _SEALED: Final = "The task is sealed: give the keys of its servers with MCP_TASKS_SEAL_KEYS"
@@ -93,6 +105,25 @@ class WorkerSummary:
     since: datetime
     lease_expires_at: datetime
     has_lapsed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSurvey:
+    """Who runs what, as far as the oldest live tasks say.
+
+    Attributes:
+        workers: The processes that hold leases, the one with the most tasks first; one without a name stands for the
+            tasks that wait for a worker.
+        is_complete: Whether all live tasks were read; otherwise there may be more of everything.
+    """
+
+    workers: tuple[WorkerSummary, ...]
+    is_complete: bool
+
+    @property
+    def waiting(self) -> WorkerSummary | None:
+        """The tasks that wait for a worker, if there are any."""
+        return next((worker for worker in self.workers if not worker.name), None)
 
 
 class TaskInspector:
@@ -292,12 +323,20 @@ class TaskInspector:
         return count
 
     async def workers(self) -> tuple[WorkerSummary, ...]:
-        """Return the processes that hold leases, the one with the most tasks first."""
+        """Return the processes that hold leases, the one with the most tasks first; see `survey_workers`."""
+        return (await self.survey_workers()).workers
+
+    async def survey_workers(self) -> WorkerSurvey:
+        """Return who runs what and how much waits for a worker, by the 2,000 oldest tasks that have not ended.
+
+        The work that runs is among the oldest: what waits behind it is newer.
+        """
         now = self.now()
+        page = await self.page(_LIVE, newest_first=False, limit=_SURVEYED)
         tasks: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
         since: dict[str, datetime] = {}
         until: dict[str, datetime] = {}
-        async for record in self.each(_LIVE):
+        for record in page.records:
             if record.lease is not None:
                 name = record.lease.worker
                 tasks[name][record.request.name] += 1
@@ -307,7 +346,8 @@ class TaskInspector:
             WorkerSummary(name, dict(by_tool), since[name], until[name], until[name] <= now)
             for name, by_tool in tasks.items()
         ]
-        return tuple(sorted(found, key=lambda worker: (-sum(worker.tasks.values()), worker.name)))
+        found.sort(key=lambda worker: (-sum(worker.tasks.values()), worker.name))
+        return WorkerSurvey(tuple(found), page.next_cursor is None)
 
     async def diagnose(self) -> tuple[Finding, ...]:
         """Check what usually goes wrong: the store and its backend, clocks, lapsed leases, work that waits too long.
@@ -317,7 +357,7 @@ class TaskInspector:
         """
         began = perf_counter()
         counts = await self.counts()
-        total = sum(counts.by_status_and_name.values())
+        total = counted(counts.by_status_and_name.values(), counts.counted_up_to)
         findings = [Finding("store", "ok", f"answers in {(perf_counter() - began) * 1000:.0f} ms; {total} tasks")]
         if isinstance(self._store, TaskDiagnosis):
             findings.extend(await self._store.diagnose())

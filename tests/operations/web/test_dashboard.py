@@ -16,6 +16,7 @@ from mcp_task_runtime.core.message_queue import QueuedMessage
 from mcp_task_runtime.core.questions import ask_question
 from mcp_task_runtime.core.types import NewTask, Progress
 from mcp_task_runtime.operations.web import dashboard
+from mcp_task_runtime.stores.sqlite import _search as sqlite_search
 from mcp_task_runtime.stores.url import BundledTaskStore
 from tests.operations.web.visitor import QUESTION, Visitor, csrf_of, following, make, some_tasks
 from tests.support.patience import PATIENCE
@@ -70,6 +71,35 @@ async def test_the_list_filters(store: BundledTaskStore, visitor: Visitor, query
     assert re.findall(r'<code class="id">([^<]+)</code>', page.text) == found
     if not found:
         assert "No task matches." in page.text
+
+
+async def test_a_result_that_is_an_error_is_shown_found_and_counted(store: BundledTaskStore, visitor: Visitor) -> None:
+    await some_tasks(store)
+    await make(store, "eee-wrong", "build")
+    await store.finish_task("eee-wrong", Outcome.completed({"content": [], "isError": True}))
+    page = await visitor.get("/")
+    assert "completed (error)" in page.text
+    assert "1 of them with an error" in shown(page.text)
+    assert 'href="/?errors=1"' in page.text
+    found = await visitor.get("/?errors=1")
+    assert re.findall(r'<code class="id">([^<]+)</code>', found.text) == ["eee-wrong"]
+    assert 'name="errors" value="1" checked' in found.text
+    assert "completed (error)" in (await visitor.get("/task?id=eee-wrong")).text
+
+
+async def test_a_page_that_stopped_looking_leads_on(
+    store: BundledTaskStore, visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_search, "LOOKED_AT_MOST", 2)
+    for number in range(60):
+        await make(store, f"task-{number}", "build")
+    await store.update_task("task-0", status_message="needle")
+    first = await visitor.get("/?text=needle")
+    assert "None of the tasks looked at matches." in first.text
+    more = re.search(r'href="([^"]+)" rel="next">Look at more tasks', first.text)
+    assert more is not None
+    second = await visitor.get(unescape(more[1]))
+    assert re.findall(r'<code class="id">([^<]+)</code>', second.text) == ["task-0"]
 
 
 async def test_the_search_form_keeps_what_was_searched(store: BundledTaskStore, visitor: Visitor) -> None:

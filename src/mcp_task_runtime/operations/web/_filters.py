@@ -36,6 +36,7 @@ class Search:
         newer: A key of `AGES`: the task is newer than that.
         older: A key of `AGES`: the task is older than that.
         is_oldest_first: Whether the oldest come first.
+        is_error: Whether only tasks count that completed with an error.
         cursor: Where the page begins.
     """
 
@@ -47,6 +48,7 @@ class Search:
     newer: str = ""
     older: str = ""
     is_oldest_first: bool = False
+    is_error: bool = False
     cursor: str = ""
 
     @classmethod
@@ -63,13 +65,14 @@ class Search:
             newer=query["newer"] if query.get("newer") in AGES else "",
             older=query["older"] if query.get("older") in AGES else "",
             is_oldest_first=query.get("order") == "oldest",
+            is_error=query.get("errors") == "1",
             cursor=query.get("cursor", ""),
         )
 
     @property
     def is_narrow(self) -> bool:
         """Whether it leaves out any task."""
-        fields = (self.statuses, self.tool, self.owner, self.id, self.text, self.newer, self.older)
+        fields = (self.statuses, self.tool, self.owner, self.id, self.text, self.newer, self.older, self.is_error)
         return any(fields)
 
     def filter(self, now: datetime) -> TaskFilter:
@@ -82,6 +85,7 @@ class Search:
             text=self.text or None,
             created_after=now - AGES[self.newer][1] if self.newer else None,
             created_before=now - AGES[self.older][1] if self.older else None,
+            errors_only=self.is_error,
         )
 
     def pairs(self, **changes: str) -> list[tuple[str, str]]:
@@ -94,6 +98,7 @@ class Search:
             "newer": self.newer,
             "older": self.older,
             "order": "oldest" if self.is_oldest_first else "",
+            "errors": "1" if self.is_error else "",
             "cursor": self.cursor,
             **changes,
         }

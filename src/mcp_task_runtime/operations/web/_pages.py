@@ -17,6 +17,7 @@ from mcp_task_runtime.core.message_queue import QueuedMessage
 from mcp_task_runtime.core.transitions import TERMINAL_STATUSES, is_terminal
 from mcp_task_runtime.core.types import TaskFilter, TaskRecord
 from mcp_task_runtime.errors import InvalidCursorError, ProtocolError, TaskNotFoundError, TaskRuntimeError
+from mcp_task_runtime.operations._numbers import counted
 from mcp_task_runtime.operations.inspect import AmbiguousTaskError, TaskDetails, TaskInspector
 from mcp_task_runtime.operations.web import _charts as charts
 from mcp_task_runtime.operations.web._filters import AGES, STATUSES, Search
@@ -91,19 +92,31 @@ class Pages:
             )
         except InvalidCursorError:
             raise HTTPException(400, "This page of the list is not there any more.") from None
-        by_status = dict.fromkeys(STATUSES, 0)
+        by_status: dict[str, list[int]] = {status: [] for status in STATUSES}
         for (status, _), number in counts.by_status_and_name.items():
-            by_status[status] += number
+            by_status[status].append(number)
+        errors = list(counts.errors_by_name.values())
         rows = [_row(record, base) for record in page.records]
         if not rows:
-            rows = [make_item("items/empty.html", "none", text="No task matches." if search.is_narrow else "No tasks.")]
+            text = "No tasks."
+            if search.is_narrow:
+                text = "No task matches." if page.next_cursor is None else "None of the tasks looked at matches."
+            rows = [make_item("items/empty.html", "none", text=text)]
         more: list[Item] = []
         if page.next_cursor is not None:
-            more = [make_item("items/more.html", "next", base=base, pairs=search.pairs(cursor=page.next_cursor))]
+            text = "Next page" if len(page.records) == _PAGE else "Look at more tasks"
+            pairs = search.pairs(cursor=page.next_cursor)
+            more = [make_item("items/more.html", "next", base=base, pairs=pairs, text=text)]
         regions = {
             "counts": [
-                make_item("items/count.html", f"count-{status}", base=base, status=status, number=number)
-                for status, number in by_status.items()
+                make_item(
+                    *("items/count.html", f"count-{status}"),
+                    base=base,
+                    status=status,
+                    number=counted(numbers, counts.counted_up_to),
+                    errors=counted(errors, counts.errors_up_to) if status == "completed" and any(errors) else "",
+                )
+                for status, numbers in by_status.items()
             ],
             "tasks": rows,
             "more": more,
@@ -262,7 +275,7 @@ class Pages:
         return self._again_and_again(request, self._workers)
 
     async def _workers(self, request: Request) -> Regions:
-        found = await self._inspector.workers()
+        found = (await self._inspector.survey_workers()).workers
         items = [make_item("items/worker.html", dom_id("worker", worker.name), worker=worker) for worker in found]
         return {"workers": items or [make_item("items/empty.html", "none", text="No process runs a task.")]}
 

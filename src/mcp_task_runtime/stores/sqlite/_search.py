@@ -49,7 +49,7 @@ STATEMENTS: Final = (
     _OLDEST,
     _BY_PREFIX,
     _AT_OR_BEHIND,
-    _COUNT_ERRORS,
+    f"SELECT 1 FROM {_OF_ERROR} AND {ALIVE} LIMIT ?",
     "SELECT sequence FROM tasks INDEXED BY tasks_by_kind WHERE status = ?",
 )
 """Statements of this module that must use an index; `counts` is as small as the number of tools."""
