@@ -8,7 +8,8 @@ import pytest
 
 from mcp_task_runtime import InMemoryTaskStore, ProtocolError, TaskRuntime
 from mcp_task_runtime.adapters.host import RuntimeHost
-from mcp_task_runtime.adapters.task_methods import Requestor, TaskMethods
+from mcp_task_runtime.adapters.requestor import Requestor
+from mcp_task_runtime.adapters.task_methods import TaskMethods
 from mcp_task_runtime.core.types import NewTask, Outcome, TaskRecord
 from tests.adapters.scripted import ScriptedSession
 

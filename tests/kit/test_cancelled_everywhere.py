@@ -31,7 +31,8 @@ from mcp_task_runtime import (
 from mcp_task_runtime.adapters._options import TaskOptions
 from mcp_task_runtime.adapters._tool_calls import TaskCall, current_call, run_within_request
 from mcp_task_runtime.adapters.host import RuntimeHost
-from mcp_task_runtime.adapters.task_methods import Requestor, TaskMethods
+from mcp_task_runtime.adapters.requestor import Requestor
+from mcp_task_runtime.adapters.task_methods import TaskMethods
 from mcp_task_runtime.core.types import TaskFilter
 from mcp_task_runtime.testing import RecordingSession, Trial, check_cancellation
 from tests.adapters.scripted import ACCEPT, FORM, MESSAGE, Desk, ScriptedSession

@@ -33,7 +33,8 @@ from mcp_task_runtime.adapters._tool_calls import TaskCall, current_call
 from mcp_task_runtime.adapters.host import RuntimeHost
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
 from mcp_task_runtime.adapters.mcp_v2._clients_2025 import Clients2025
-from mcp_task_runtime.adapters.task_methods import Requestor, TaskMethods
+from mcp_task_runtime.adapters.requestor import Requestor
+from mcp_task_runtime.adapters.task_methods import TaskMethods
 from mcp_task_runtime.core.group import IsolatedGroup
 from mcp_task_runtime.core.live_tasks import LiveTasks
 from mcp_task_runtime.core.owned_tasks import OwnedTasks

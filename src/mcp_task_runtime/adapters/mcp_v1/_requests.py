@@ -27,8 +27,8 @@ from mcp_task_runtime.adapters.mcp_v1._connection import (
     is_connected,
     use_random_request_ids,
 )
+from mcp_task_runtime.adapters.requestor import JSON_RESPONSES, NO_SESSION, http_manager
 from mcp_task_runtime.adapters.session import TaskSession
-from mcp_task_runtime.adapters.task_methods import JSON_RESPONSES, NO_SESSION, http_manager
 from mcp_task_runtime.core.json import JSONObject, JSONValue, to_json_value
 from mcp_task_runtime.core.store_log import log_store_error
 from mcp_task_runtime.errors import INTERNAL_ERROR, CapabilityError, ProtocolError, StoreError, TaskRuntimeError

@@ -61,7 +61,8 @@ from mcp_task_runtime.adapters.mcp_v1._requests import (
     undeliverable,
 )
 from mcp_task_runtime.adapters.notifications import CallNotifier
-from mcp_task_runtime.adapters.task_methods import ConnectionScopes, Requestor, TaskMethods
+from mcp_task_runtime.adapters.requestor import ConnectionScopes, Requestor
+from mcp_task_runtime.adapters.task_methods import TaskMethods
 from mcp_task_runtime.adapters.tool_function import ToolFunction
 from mcp_task_runtime.core.causes import sole_cause
 from mcp_task_runtime.core.change_hook import ChangeCallback

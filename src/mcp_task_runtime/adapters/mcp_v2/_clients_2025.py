@@ -31,16 +31,16 @@ from mcp_task_runtime.adapters.mcp_v2._requests import (
     as_shown,
     is_modern,
 )
-from mcp_task_runtime.adapters.session import DetachedSession
-from mcp_task_runtime.adapters.task_methods import (
+from mcp_task_runtime.adapters.requestor import (
     JSON_RESPONSES,
     NO_SESSION,
     UNCHECKED_ANSWERS,
     ConnectionScopes,
     Requestor,
-    TaskMethods,
     http_manager,
 )
+from mcp_task_runtime.adapters.session import DetachedSession
+from mcp_task_runtime.adapters.task_methods import TaskMethods
 from mcp_task_runtime.core.json import JSONObject, to_json_value
 from mcp_task_runtime.core.runtime import TaskRuntime
 from mcp_task_runtime.core.types import TaskSpec
