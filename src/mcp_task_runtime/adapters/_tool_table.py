@@ -18,6 +18,9 @@ logger: logging.Logger = logging.getLogger(__name__)
 _MOST_QUIET: Final = 1_000
 """Tools that are known to call no `Tasks.run`; a proxy may have any number of names."""
 
+_MOST_LISTED: Final = 1_000
+"""Tools whose own modes are known."""
+
 
 @dataclass(frozen=True, slots=True)
 class DeclaredTool:
@@ -72,6 +75,7 @@ class ToolTable:
         self._rest: DeclaredTool | None = None
         self._missed: set[str] = set()
         self._quiet: set[str] = set()
+        self._listed: dict[str, TaskSupport] = {}
         self._running: set[str] = set()
 
     def declare(self, name: str, tool: DeclaredTool) -> None:
@@ -121,6 +125,8 @@ class ToolTable:
 
     def show(self, tools: list[JSONObject]) -> list[JSONObject]:
         """Return tools with `execution.taskSupport` where it was declared here; others stay as they are."""
+        for tool in tools:
+            self.note_listed(str(tool.get("name")), _own_mode(tool))
         return [self._shown(tool) for tool in tools]
 
     def warn_of_missing(self, listed: Iterable[str]) -> None:
@@ -143,30 +149,41 @@ class ToolTable:
         support = self.shown_support(str(tool.get("name")), execution.get("taskSupport"))
         return tool if support is None else {**tool, "execution": {**execution, "taskSupport": support}}
 
+    def note_listed(self, name: str, mode: object) -> None:
+        """Note the mode that the server's own list shows of a tool."""
+        if name in self._listed or len(self._listed) < _MOST_LISTED:
+            self._listed[name] = _support(mode)
+
     async def support_of(self, name: str, list_page: Callable[[str | None], Awaitable[JSONObject]]) -> TaskSupport:
-        """Return the mode of a tool: as declared here, or as the server's own list shows it.
+        """Return the mode of a tool: as declared here, or as the server's own list has last shown it to any client.
 
         Args:
             name: The tool.
-            list_page: Returns the page of the server's `tools/list` at a cursor.
+            list_page: Returns the page of the server's `tools/list` at a cursor; called for a tool that was not seen.
         """
         declared = self.get(name)
         if declared is not None:
             return declared.support
+        if name in self._listed:
+            return self._listed[name]
         cursor: str | None = None
         while True:
             page = await list_page(cursor)
-            support = _listed(page.get("tools", []), name)
+            support: TaskSupport | None = None
+            for tool in page.get("tools", []):
+                self.note_listed(str(tool.get("name")), _own_mode(tool))
+                if support is None and tool.get("name") == name:
+                    support = _support(_own_mode(tool))
             cursor = page.get("nextCursor")
             if support is not None or cursor is None:
                 return support or "forbidden"
 
 
-def _listed(tools: list[JSONObject], name: str) -> TaskSupport | None:
-    """Return the mode that a list of tools shows for one, `forbidden` if it shows none; `None` if it is not there."""
-    for tool in tools:
-        if tool.get("name") == name:
-            execution: JSONValue = tool.get("execution")
-            support = execution.get("taskSupport") if isinstance(execution, Mapping) else None
-            return support if support in ("required", "optional") else "forbidden"
-    return None
+def _own_mode(tool: JSONObject) -> object:
+    execution: JSONValue = tool.get("execution")
+    return execution.get("taskSupport") if isinstance(execution, Mapping) else None
+
+
+def _support(mode: object) -> TaskSupport:
+    """Return a mode as a list shows it; `forbidden` if it shows none."""
+    return mode if mode in ("required", "optional") else "forbidden"

@@ -334,13 +334,14 @@ class Tasks(BaseTasks):
             self._tools.warn_of_missing(tool.name for tool in page.tools)
         for tool in page.tools:
             own = None if tool.execution is None else tool.execution.taskSupport
+            self._tools.note_listed(tool.name, own)
             support = self._tools.shown_support(tool.name, own)
             if support is not None:
                 tool.execution = types.ToolExecution(taskSupport=support)
         return result
 
     async def _list_page(self, cursor: str | None) -> JSONObject:
-        """Return what a page of the server's list says of modes; each call as a task looks at it."""
+        """Return what a page of the server's list says of modes."""
         assert self._list_tools is not None
         if self._mcp is not None:  # it knows no modes, and one page has all its tools
             return {}
