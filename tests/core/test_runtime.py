@@ -949,7 +949,8 @@ async def test_no_error_goes_to_the_log_when_all_goes_well(caplog: pytest.LogCap
         await world.runtime.result(record.task_id, owner=None)
         other = await world.runtime.submit(TaskSpec(), forever)
         await world.runtime.cancel(other.task_id, owner=None)
-    assert [entry.message for entry in caplog.records if entry.name.startswith("mcp_task_runtime")] == []
+    messages = [entry.message for entry in caplog.records if entry.name.startswith("mcp_task_runtime")]
+    assert messages == [f"Task {other.task_id} ('') was cancelled"]
 
 
 def test_store_errors_have_a_common_base() -> None:

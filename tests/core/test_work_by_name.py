@@ -261,9 +261,10 @@ async def test_lost_work_runs_so_often_and_then_fails_loudly(most: int, caplog: 
         assert record.outcome is not None
         assert record.outcome.error is not None
         assert f"{most} attempts" in record.outcome.error["message"]
-    (line,) = [each for each in caplog.records if "given up" in each.message]
-    assert line.levelname == "ERROR"
-    assert f"{task_id[:8]} ('tool')" in line.message
+    (line,) = [each for each in caplog.records if " failed: " in each.message]
+    assert line.levelname == "WARNING"
+    expected = f"its worker was lost in attempt {most} of {most}, the last one"
+    assert line.message == f"Task {task_id} ('tool') failed: {expected}"
 
 
 def test_three_attempts_are_the_default() -> None:

@@ -15,7 +15,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, tzinfo
@@ -34,7 +34,6 @@ from mcp_task_runtime import (
     InvalidTransitionError,
     Outcome,
     ServerTaskContext,
-    StoreError,
     TaskRequest,
     TaskResultHandler,
     TaskRuntime,
@@ -51,7 +50,6 @@ Store: TypeAlias = "SQLiteTaskStore | RedisTaskStore | PostgresTaskStore"
 Report: TypeAlias = Callable[[dict[str, Any]], Awaitable[None]]
 
 LONGEST_LINE = 1_000_000
-BEAT_SECONDS = 0.05
 _time, _time_ns = time.time, time.time_ns
 FORM: JSONObject = {"type": "object", "properties": {}}
 
@@ -120,6 +118,61 @@ class Client:
         raise AssertionError
 
 
+class LeaseWatch:
+    """How long this process left the leases of its tasks without a renewal, whatever kept it from renewing them.
+
+    A lease that was lost although this is shorter than a lease was taken from a process that had renewed it.
+    """
+
+    def __init__(self, store: Store) -> None:
+        """Watch what a process writes of leases through a store."""
+        self._renewed: dict[str, float] = {}
+        self._longest: dict[str, float] = {}
+        create, claim, renew, finish = store.create_task, store.claim_task, store.renew_leases, store.finish_task
+
+        async def create_task(*args: Any, **options: Any) -> Any:
+            began = time.monotonic()
+            record = await create(*args, **options)
+            self._renewed[record.task_id] = began
+            return record
+
+        async def claim_task(task_id: str, **options: Any) -> Any:
+            began = time.monotonic()
+            record = await claim(task_id, **options)
+            if record is not None:
+                self._renewed[task_id] = began
+            return record
+
+        async def renew_leases(worker: str, task_ids: Collection[str], **options: Any) -> Any:
+            began = time.monotonic()
+            held = await renew(worker, task_ids, **options)
+            for task_id in task_ids:
+                self.note(task_id)
+                if task_id in held:
+                    self._renewed[task_id] = began
+            return held
+
+        async def finish_task(task_id: str, *args: Any, **options: Any) -> Any:
+            try:
+                return await finish(task_id, *args, **options)
+            finally:
+                self.note(task_id)
+
+        for method in (create_task, claim_task, renew_leases, finish_task):
+            setattr(store, method.__name__, method)
+
+    def note(self, task_id: str) -> None:
+        """Note that the lease of a task was renewed just now, is known to be lost, or is needed no more."""
+        if task_id in self._renewed:
+            silence = time.monotonic() - self._renewed[task_id]
+            self._longest[task_id] = max(self._longest.get(task_id, 0.0), silence)
+
+    def silence(self, task_id: str) -> float:
+        """Return the longest time between two renewals of a task's lease, in seconds, and forget the task."""
+        self._renewed.pop(task_id, None)
+        return self._longest.pop(task_id, 0.0)
+
+
 class Tool:
     """The one tool of all processes: its arguments say what the work does.
 
@@ -130,9 +183,10 @@ class Tool:
 
     NAME = "work"
 
-    def __init__(self, runtime: TaskRuntime, report: Report | None = None) -> None:
+    def __init__(self, runtime: TaskRuntime, report: Report | None = None, leases: LeaseWatch | None = None) -> None:
         self._runtime = runtime
         self._report = report
+        self._leases = leases
         runtime.register(self.NAME, self.run)
 
     async def start(
@@ -171,6 +225,8 @@ class Tool:
             if arguments.get("forever"):
                 await anyio.sleep_forever()
         except BaseException:  # cancelled, or released from a question: whichever comes first
+            if self._leases is not None:
+                self._leases.note(record.task_id)
             if self._report is not None:
                 with anyio.CancelScope(shield=True):
                     await self._report({"cleaned": record.task_id})
@@ -185,22 +241,12 @@ class Worker:
         self._store = store
         self._runtime = runtime
         self._report = report
-        self._tool = Tool(runtime, report)
-        self._latest = 0.0
+        self._leases = LeaseWatch(store)
+        self._tool = Tool(runtime, report, self._leases)
 
-    async def beat(self) -> None:
-        """Notice how late this process and its store are because others have the processor."""
-        while True:
-            began = time.monotonic()
-            await anyio.sleep(BEAT_SECONDS)
-            with suppress(StoreError):
-                await self._store.get_task("none")
-            self._latest = max(self._latest, time.monotonic() - began - BEAT_SECONDS)
-
-    async def lateness(self) -> float:
-        """Reply how many seconds this process or its store was late at the most since it was last asked."""
-        latest, self._latest = self._latest, 0.0
-        return latest
+    async def silences(self, task_ids: list[str]) -> dict[str, float]:
+        """Reply for how many seconds at the most this process left the leases of tasks without a renewal."""
+        return {task_id: self._leases.silence(task_id) for task_id in task_ids}
 
     async def handle(self, command: dict[str, Any]) -> None:
         """Run a command and reply."""
@@ -306,7 +352,6 @@ async def work_for(options: WorkerOptions) -> None:
             worker = Worker(store, runtime, report)
             await report({"pid": os.getpid()})
             async with anyio.create_task_group() as group:
-                group.start_soon(worker.beat)
                 try:
                     while True:
                         command = json.loads(await lines.receive_until(b"\n", LONGEST_LINE))

@@ -7,7 +7,6 @@ runtime that becomes a task.
 from __future__ import annotations
 
 import json
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Hashable
 from contextlib import suppress
@@ -15,7 +14,7 @@ from contextvars import ContextVar
 from dataclasses import replace
 from functools import partial
 from hashlib import blake2b
-from typing import Any, ClassVar, Final, Protocol, TypeVar
+from typing import Any, ClassVar, Final, Protocol, TypeAlias, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -36,6 +35,7 @@ from mcp_task_runtime.errors import INTERNAL_ERROR, ProtocolError, TaskRuntimeEr
 __all__ = [
     "Convert",
     "EndedCall",
+    "NoteFailure",
     "PlainCall",
     "PromotedCall",
     "TaskCall",
@@ -50,10 +50,10 @@ __all__ = [
     "with_options",
 ]
 
-logger: logging.Logger = logging.getLogger(__name__)
-
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
+
+NoteFailure: TypeAlias = Callable[[Exception], None]
 
 _BEGIN_SECONDS: Final = 0.1
 """How long a tool may take to say with which options it runs as a task; then it runs with the default ones."""
@@ -85,6 +85,10 @@ class ToolCall(ABC):
     @abstractmethod
     async def run(self, work: Callable[[ServerTaskContext], Awaitable[T]], options: TaskOptions) -> T:
         """Run work for this call, as a task if its client takes one; return what the work returns."""
+
+    def note_failure(self, error: Exception) -> bool:
+        """Note the unexpected exception that left the work; return whether it is logged with the end of a task."""
+        return False
 
 
 class PlainCall(ToolCall):
@@ -202,6 +206,7 @@ class UnwindingCall(ToolCall):
         handler: TaskResultHandler,
         connect: Callable[[TaskRecord], TaskSession],
         convert: Convert[T],
+        context: ServerTaskContext | None = None,
     ) -> T:
         """Do the work of a task, and return what the SDK makes of it.
 
@@ -210,11 +215,12 @@ class UnwindingCall(ToolCall):
             handler: Delivers questions.
             connect: Returns the session for the work.
             convert: Makes the tool's result of what the work returns or raises.
+            context: The context of the task, where there is one already.
         """
         record = execution.record
         assert record is not None
         self._has_inbox = handler.inbox is not None
-        context = self._context = ServerTaskContext(
+        context = self._context = context or ServerTaskContext(
             task=record.task,
             store=self.runtime.store,
             session=connect(record),
@@ -234,19 +240,20 @@ class UnwindingCall(ToolCall):
             await handler.flush(record.task_id)
         except Exception as error:
             end = partial(_raise, error)
-        return await convert(self.name, record.request.arguments, end)
+        return await convert(self.name, record.request.arguments, end, execution.note_failure)
 
 
 class Convert(Protocol[T_co]):
     """Makes the result of a tool of what its work ended with, as the SDK does."""
 
-    async def __call__(self, name: str, arguments: JSONObject, end: Callable[[], Any], /) -> T_co:
+    async def __call__(self, name: str, arguments: JSONObject, end: Callable[[], Any], note: NoteFailure, /) -> T_co:
         """Return the result.
 
         Args:
             name: The tool.
             arguments: What it was called with.
             end: Returns what the work returned, or raises what it raised.
+            note: Called with the unexpected exception that the result stands for.
         """
         ...
 
@@ -276,21 +283,28 @@ def _same(value: Any) -> Any:
 class EndedCall(ToolCall):
     """A call whose work has ended before: what it ended with passes what the SDK has around the tool."""
 
-    def __init__(self, runtime: TaskRuntime, name: str, end: Callable[[], Any]) -> None:
+    def __init__(self, runtime: TaskRuntime, name: str, end: Callable[[], Any], note: NoteFailure) -> None:
         """Make a call.
 
         Args:
             runtime: Where it ran.
             name: The tool's name.
             end: Returns what the work returned, or raises what it raised.
+            note: Called with the unexpected exception that the work raised.
         """
         super().__init__(runtime, name)
         self._end = end
+        self._note = note
 
     async def run(self, work: Callable[[ServerTaskContext], Awaitable[T]], options: TaskOptions) -> T:
         """Return or raise what the work ended with."""
         result: T = self._end()
         return result
+
+    def note_failure(self, error: Exception) -> bool:
+        """Note what left the work; see `ToolCall.note_failure`."""
+        self._note(error)
+        return True
 
 
 class TaskCall(ToolCall):
@@ -338,6 +352,22 @@ class TaskCall(ToolCall):
         result = await work(context)
         await self._handler.flush(context.task_id)
         return result
+
+    async def perform(self, unwinding: UnwindingCall, convert: Convert[T]) -> T:
+        """Do the work that an unwinding call of the tool has kept, as that of this task."""
+        return await unwinding.perform(
+            self._execution,
+            handler=self._handler,
+            connect=self._connect,
+            convert=convert,
+            context=await self.context(),
+        )
+
+    def note_failure(self, error: Exception) -> bool:
+        """Note what left the work; see `ToolCall.note_failure`."""
+        if self.is_task:
+            self._execution.note_failure(error)
+        return self.is_task
 
     @property
     def is_task(self) -> bool:
@@ -509,8 +539,8 @@ async def run_with_reruns(
         return await work(context)
     except Exception as error:
         delay = rerun.delay(error, context.attempt)
-        if delay is not None and context.run_again(delay):
-            logger.info("Work raised %s in attempt %d and runs again", type(error).__name__, context.attempt)
+        if delay is not None:
+            context.run_again(delay)
         raise
 
 

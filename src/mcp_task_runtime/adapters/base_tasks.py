@@ -403,19 +403,23 @@ class BaseTasks(ABC):
         try:
             return await call.run(work, options)
         except Exception:
-            with self._raising(call), self._masking():
+            with self._raising(call), self._masking(call):
                 raise
 
     @contextmanager
-    def _masking(self) -> Generator[None, None, None]:
-        """Keep the text of an exception in the server, where `mask_errors` asks for that."""
+    def _masking(self, call: ToolCall) -> Generator[None, None, None]:
+        """Note an unexpected exception, and keep its text in the server where `mask_errors` asks for that."""
         try:
             yield
         except Exception as error:
             deliberate = (*self._deliberate_errors, TaskRuntimeError)
-            if not self._mask_errors or isinstance(error, deliberate) or isinstance(sole_cause(error), deliberate):
+            if isinstance(error, deliberate) or isinstance(sole_cause(error), deliberate):
                 raise
-            logger.exception("The work of a tool raised an exception")
+            is_noted = call.note_failure(error)
+            if not self._mask_errors:
+                raise
+            if not is_noted:
+                logger.exception("The work of a tool raised an exception")
             raise self._deliberate_errors[0](MASKED) from error
 
     def _blocks(self, name: str) -> bool:

@@ -1,16 +1,17 @@
 """What is logged about tasks, by two loggers.
 
-`mcp_task_runtime.tasks` is for operators. It names a task by its tool and the first characters of its id, which
-`TaskFilter.id_prefix` finds, never by its owner, and carries no text of clients or of work:
+`mcp_task_runtime.tasks` is for operators. Each task that ends without a result has one line, by the process that ended
+it: at ERROR with the traceback where its work raised an unexpected exception, otherwise at WARNING. The line names the
+tool, the full id, which `mcp-tasks show` takes, and the reason; never the owner, and no text of clients or of work. An
+id stands at WARNING and ERROR alone: where no principal is known, it admits to its task (law L10).
 
-- INFO: a task was cancelled; its work was handed over at a shutdown; an outcome that had waited was written.
-- WARNING: a task failed, and why (an error code, its TTL, a shutdown); its worker was lost; its work failed and runs
-  again; its outcome waits for the store to return.
-- ERROR: work raised an exception, with its traceback; an outcome was dropped; work was given up after its last
-  attempt.
+- INFO: work was handed over to other processes; an outcome that had waited was written.
+- WARNING: a task failed on purpose (an error code, an error result), expired, was cancelled, interrupted or shut down,
+  lost its worker, had its last attempt; its work failed and runs again; its outcome waits for the store to return.
+- ERROR: work raised an unexpected exception; an outcome was dropped.
 
 `mcp_task_runtime.audit` writes at DEBUG who made which task, how it ended, who fetched that, and who was refused
-(wire rule A6). Its lines have full ids and principals: where no principal is known, an id admits to its task (law L10).
+(wire rule A6). Its lines have full ids and principals.
 """
 
 from __future__ import annotations
@@ -18,18 +19,19 @@ from __future__ import annotations
 import logging
 from datetime import timedelta
 
+from mcp_task_runtime.core.causes import says_ended
 from mcp_task_runtime.core.types import Outcome, TaskRecord
 
 __all__ = [
+    "EXPIRED",
     "created",
     "dropped",
     "ended",
-    "given_up",
+    "expired",
     "handed_over",
     "late",
     "lost",
     "postponed",
-    "raised",
     "refused",
     "retrieved",
     "waits",
@@ -39,7 +41,7 @@ __all__ = [
 logger: logging.Logger = logging.getLogger("mcp_task_runtime.audit")
 operators: logging.Logger = logging.getLogger("mcp_task_runtime.tasks")
 
-_PREFIX = 8
+EXPIRED = "its time to live passed"
 _LONGEST_NAME = 80
 
 
@@ -48,23 +50,38 @@ def created(record: TaskRecord) -> None:
     logger.debug("Task %s of %s was created by %s", record.task_id, record.owner, record.request.name)
 
 
-def ended(record: TaskRecord, reason: str | None = None) -> None:
+def ended(
+    record: TaskRecord, reason: str | None = None, error: BaseException | None = None, *, attempt: int = 1
+) -> None:
     """Log how a task ended.
 
     Args:
         record: The task as it was stored.
         reason: Why the runtime itself ended it; `None` if its work did.
+        error: The unexpected exception behind an end without a result (law L11).
+        attempt: The run of the work that ended it.
     """
     logger.debug("Task %s of %s ended as %s", record.task_id, record.owner, record.status)
-    if record.status == "failed":
-        operators.warning("Task %s failed: %s", _label(record), reason or _code(record.outcome))
-    elif record.status == "cancelled":
-        operators.info("Task %s was cancelled", _label(record))
+    if record.status == "cancelled":
+        operators.warning("Task %s was cancelled", _name(record))
+    elif record.status == "failed" or _is_error(record.outcome):
+        label = _name(record) if attempt == 1 or reason is not None else f"{_name(record)} in attempt {attempt}"
+        if error is not None:
+            operators.error("Task %s failed: %s", label, reason or "its work raised an exception", exc_info=error)
+        else:
+            operators.warning("Task %s failed: %s", label, reason or _code(record))
 
 
-def late(record: TaskRecord) -> None:
-    """Log that the outcome of work came after the end of its task (law L9)."""
+def expired(record: TaskRecord) -> None:
+    """Log that a task was gone before its end could be written."""
+    operators.warning("Task %s failed: %s", _name(record), EXPIRED)
+
+
+def late(record: TaskRecord, error: BaseException | None = None) -> None:
+    """Log that work ended after the end of its task (law L9), and the unexpected exception that it raised."""
     logger.debug("The outcome of task %s came after its end", record.task_id)
+    if error is not None and not says_ended(error):
+        operators.error("The work of task %s raised an exception after its end", _label(record), exc_info=error)
 
 
 def waits(record: TaskRecord, error: Exception) -> None:
@@ -74,7 +91,7 @@ def waits(record: TaskRecord, error: Exception) -> None:
 
 def written(record: TaskRecord) -> None:
     """Log that an outcome that had waited was written."""
-    operators.info("The outcome of task %s was written after a wait", _label(record))
+    operators.info("An outcome of %s was written after a wait", _tool(record))
 
 
 def dropped(record: TaskRecord, outcome: Outcome, reason: str) -> None:
@@ -90,23 +107,22 @@ def lost(record: TaskRecord, what_next: str, *, is_claimed: bool = True) -> None
 
 def handed_over(record: TaskRecord, reason: str) -> None:
     """Log that the work of a live task stopped here and may run again elsewhere."""
-    operators.info("The work of task %s was handed over: %s", _label(record), reason)
+    operators.info("Work of %s was handed over: %s", _tool(record), reason)
 
 
-def postponed(record: TaskRecord, delay: timedelta) -> None:
-    """Log that the work of a task failed and runs again."""
-    operators.warning("The work of task %s failed and runs again in %g s", _label(record), delay.total_seconds())
-
-
-def given_up(record: TaskRecord) -> None:
-    """Log that rerunnable work had its last attempt."""
-    operators.error("The work of task %s was given up after %d attempts", _label(record), record.request.max_attempts)
-
-
-def raised(record: TaskRecord | None, error: BaseException) -> None:
-    """Log an exception that work raised, in full (law L11)."""
-    label = "a task" if record is None else f"task {_label(record)}"
-    operators.error("The work of %s raised an exception", label, exc_info=error)
+def postponed(record: TaskRecord, delay: timedelta, error: BaseException | None) -> None:
+    """Log that an attempt of a task's work was not the last one, and the exception that it raised."""
+    attempt = 1 if record.lease is None else record.lease.attempt
+    operators.warning(
+        "Attempt %d of %d of task %s %s; it runs again in %g s",
+        attempt,
+        record.request.max_attempts,
+        _name(record),
+        "ended" if error is None else f"failed ({type(error).__name__})",
+        delay.total_seconds(),
+    )
+    if error is not None:
+        operators.debug("An attempt of %s failed", _tool(record), exc_info=error)
 
 
 def retrieved(task_id: str, owner: str | None) -> None:
@@ -125,12 +141,25 @@ def _label(record: TaskRecord) -> str:
 
 
 def _name(record: TaskRecord) -> str:
-    return f"{record.task_id[:_PREFIX]} ({record.request.name[:_LONGEST_NAME]!r})"
+    return f"{record.task_id} ({_tool(record)})"
 
 
-def _code(outcome: Outcome | None) -> str:
+def _tool(record: TaskRecord) -> str:
+    return repr(record.request.name[:_LONGEST_NAME])
+
+
+def _is_error(outcome: Outcome | None) -> bool:
     try:
-        error = None if outcome is None else outcome.error
-    except ValueError:
-        error = None
-    return "error" if error is None else f"error {error.get('code')}"
+        return outcome is not None and outcome.is_error
+    except (ValueError, AttributeError):  # a store that gives damaged values back
+        return False
+
+
+def _code(record: TaskRecord) -> str:
+    if record.status == "completed":
+        return "its tool returned an error"
+    try:
+        error = None if record.outcome is None else record.outcome.error
+        return "error" if error is None else f"error {error.get('code')}"
+    except (ValueError, AttributeError):
+        return "error"

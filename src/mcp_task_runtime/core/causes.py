@@ -1,10 +1,16 @@
-"""What stands behind an exception: the only one in a group, an outage of the store."""
+"""What stands behind an exception: the only one in a group, an outage of the store, one that clients do not see."""
 
 from __future__ import annotations
 
-from mcp_task_runtime.errors import StoreUnavailableError
+import anyio
 
-__all__ = ["is_store_outage", "sole_cause"]
+from mcp_task_runtime.errors import InvalidTransitionError, ProtocolError, StoreUnavailableError, TaskNotFoundError
+
+__all__ = ["UnexpectedError", "is_store_outage", "says_ended", "sole_cause"]
+
+
+class UnexpectedError(ProtocolError):
+    """An unexpected exception of work as its client sees it. The exception itself is the cause, and for the log."""
 
 
 def sole_cause(error: BaseException) -> BaseException:
@@ -12,6 +18,13 @@ def sole_cause(error: BaseException) -> BaseException:
     while isinstance(inner := getattr(error, "exceptions", None), tuple) and len(inner) == 1:
         error = inner[0]
     return error
+
+
+def says_ended(error: BaseException) -> bool:
+    """Return whether an error says only that the task has ended, or is a cancellation."""
+    if isinstance(inner := getattr(error, "exceptions", None), tuple):
+        return all(map(says_ended, inner))
+    return isinstance(error, InvalidTransitionError | TaskNotFoundError | anyio.get_cancelled_exc_class())
 
 
 def is_store_outage(error: BaseException) -> bool:

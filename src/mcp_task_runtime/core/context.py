@@ -6,13 +6,13 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import anyio
 
-from mcp_task_runtime.core import audit
 from mcp_task_runtime.core.abilities import is_queue, is_store
-from mcp_task_runtime.core.causes import sole_cause
+from mcp_task_runtime.core.causes import UnexpectedError, sole_cause
 from mcp_task_runtime.core.endings import TaskEndings
 from mcp_task_runtime.core.message_queue import TaskMessageQueue
 from mcp_task_runtime.core.questions import CLEANUP_SECONDS
@@ -20,7 +20,7 @@ from mcp_task_runtime.core.settings import TaskSettings
 from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.core.text import clean_text
 from mcp_task_runtime.core.transitions import is_terminal
-from mcp_task_runtime.core.types import Fence, Outcome, Progress, Task, TaskRecord
+from mcp_task_runtime.core.types import Fence, Outcome, Progress, Task
 from mcp_task_runtime.errors import (
     INTERNAL_ERROR,
     CapabilityError,
@@ -35,24 +35,23 @@ __all__ = ["TaskContext", "outcome_of_exception", "task_execution"]
 logger: logging.Logger = logging.getLogger(__name__)
 
 
-def outcome_of_exception(error: BaseException, record: TaskRecord | None = None) -> Outcome:
+def outcome_of_exception(error: BaseException) -> tuple[Outcome, BaseException | None]:
     """Map an exception that work raised to the task's outcome (law L11).
 
     A `ProtocolError` or `CapabilityError`, also when it is the only one in an exception group, keeps
-    its code, message and data. Anything else is logged in full and becomes -32603 without its text.
+    its code, message and data. Anything else becomes -32603 without its text.
 
-    Args:
-        error: What the work raised.
-        record: The task, to be named in the log.
+    Returns:
+        The outcome, and the exception for the log; `None` where the work raised an error for its client.
     """
     cause = sole_cause(error)
     if isinstance(cause, ProtocolError | CapabilityError):
+        unexpected = cause.__cause__ if isinstance(cause, UnexpectedError) else None
         try:
-            return Outcome.failed(clean_text(cause.message), code=cause.code, data=cause.data)
+            return Outcome.failed(clean_text(cause.message), code=cause.code, data=cause.data), unexpected
         except (ValueError, TypeError, AttributeError):
             pass  # it has no JSON form
-    audit.raised(record, error)
-    return Outcome.failed("Internal error", code=INTERNAL_ERROR)
+    return Outcome.failed("Internal error", code=INTERNAL_ERROR), error
 
 
 class TaskContext:
@@ -237,21 +236,24 @@ async def task_execution(
     if record is None:
         raise TaskNotFoundError(task_id)
     context = TaskContext(task=record.task, store=store, queue=queue)
+    finish = partial(_finish_unless_ended, context, TaskEndings(store, queue))
     try:
         yield context
     except Exception as error:
         with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
-            await _finish_unless_ended(context, outcome_of_exception(error))
+            await finish(*outcome_of_exception(error))
     except BaseException:
         with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
-            await _finish_unless_ended(context, Outcome.failed("The work was interrupted"))
+            await finish(Outcome.failed("The work was interrupted"))
         raise
 
 
-async def _finish_unless_ended(context: TaskContext, outcome: Outcome) -> None:
+async def _finish_unless_ended(
+    context: TaskContext, endings: TaskEndings, outcome: Outcome, error: BaseException | None = None
+) -> None:
     if is_terminal(context.task.status):
         return
     try:
-        await context.finish(outcome)
+        await endings.finish(context.task_id, outcome, error=error)
     except (InvalidTransitionError, LeaseLostError, TaskNotFoundError):
         logger.debug("A task had ended before its work did")

@@ -86,7 +86,13 @@ class TaskEndings:
                 logger.exception("A listener for ends of tasks raised an exception")
 
     async def finish(
-        self, task_id: str, outcome: Outcome, *, fence: Fence | None = None, reason: str | None = None
+        self,
+        task_id: str,
+        outcome: Outcome,
+        *,
+        fence: Fence | None = None,
+        reason: str | None = None,
+        error: BaseException | None = None,
     ) -> TaskRecord:
         """End a task. Shielded and bounded: cancelled, it happened in full or not at all.
 
@@ -95,6 +101,7 @@ class TaskEndings:
             outcome: How it ends.
             fence: End it only if this run of the work still holds its lease (law L12).
             reason: Why the runtime ends it, for the log.
+            error: The unexpected exception behind the outcome, for the log.
 
         Raises:
             TaskNotFoundError: The task is unknown or has expired.
@@ -106,30 +113,36 @@ class TaskEndings:
         """
         try:
             with store_errors(), anyio.move_on_after(CLEANUP_SECONDS, shield=True):
-                return await self._end(task_id, outcome, fence, reason)
+                return await self._end(task_id, outcome, fence, reason, error)
         except (InvalidTransitionError, TaskNotFoundError):
             self.announce(task_id)
             raise
         raise StoreUnavailableError("The store did not answer in time")
 
     async def finish_eventually(
-        self, record: TaskRecord, outcome: Outcome, *, fence: Fence | None = None, reason: str | None = None
+        self,
+        record: TaskRecord,
+        outcome: Outcome,
+        *,
+        fence: Fence | None = None,
+        reason: str | None = None,
+        error: BaseException | None = None,
     ) -> None:
         """End a task, retrying while the store fails, until it is written or the task has expired (law L12).
 
         A late outcome is dropped: the task has ended, or another run of its work holds the lease. An outcome that
         the store refuses as a value is replaced by an internal error, and one that is too large by an error that says
         so. Not shielded; cancelled while it waits, the outcome is dropped. A drop of an outcome that was not late is
-        logged at ERROR.
+        logged at ERROR. The arguments are those of `finish`.
         """
         try:
-            await self._retry(record, outcome, fence, reason)
+            await self._retry(record, outcome, fence, reason, error)
         except (InvalidTransitionError, TaskNotFoundError):
-            audit.late(record)
+            audit.late(record, error)
             await self._clear(record.task_id)
             self.announce(record.task_id)
         except LeaseLostError:
-            audit.late(record)
+            audit.late(record, error)
 
     async def discard(self, record: TaskRecord) -> None:
         """Delete a task that no client has heard of. Shielded, bounded; a failure is logged, and the task expires."""
@@ -144,13 +157,20 @@ class TaskEndings:
         finally:
             self.announce(record.task_id)
 
-    async def _retry(self, record: TaskRecord, outcome: Outcome, fence: Fence | None, reason: str | None) -> None:
+    async def _retry(
+        self,
+        record: TaskRecord,
+        outcome: Outcome,
+        fence: Fence | None,
+        reason: str | None,
+        unexpected: BaseException | None,
+    ) -> None:
         delay = 0.0
         try:
             while True:
                 try:
                     with time_limit(self._store.finish_task, _ATTEMPT_SECONDS):
-                        await self._end(record.task_id, outcome, fence, reason)
+                        await self._end(record.task_id, outcome, fence, reason, unexpected)
                         if delay:
                             audit.written(record)
                         return
@@ -170,8 +190,8 @@ class TaskEndings:
                     if outcome is _UNSTORABLE:
                         audit.dropped(record, outcome, "the store refuses it")
                         return
-                    logger.error("The store refuses an outcome; an internal error takes its place", exc_info=error)
-                    outcome = _UNSTORABLE
+                    outcome, unexpected = _UNSTORABLE, error
+                    reason = "the store refuses its outcome" if reason is None else reason
                     continue
                 if not delay:
                     audit.waits(record, error)
@@ -189,14 +209,16 @@ class TaskEndings:
         finally:
             self._waiting -= bool(delay)
 
-    async def _end(self, task_id: str, outcome: Outcome, fence: Fence | None, reason: str | None) -> TaskRecord:
+    async def _end(
+        self, task_id: str, outcome: Outcome, fence: Fence | None, reason: str | None, error: BaseException | None
+    ) -> TaskRecord:
         if outcome.payload_json is not None and len(outcome.payload_json) > _SMALL:
             check_size("results and errors", outcome.payload_json, self._max_bytes)
         if fence is None:
             record = await self._store.finish_task(task_id, outcome)
         else:
             record = await self._store.finish_task(task_id, outcome, fence=fence)
-        audit.ended(record, reason)
+        audit.ended(record, reason, error, attempt=1 if fence is None else fence.attempt)
         self.announce(task_id, record)  # first: clients may see the end already, and its owner has room again
         await self._clear(task_id)
         return record

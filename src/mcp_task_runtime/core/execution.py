@@ -112,6 +112,7 @@ class Execution(Generic[T]):
         queue: Where the work waits for a slot, in addition to those of all work.
         is_queued: Whether the task's status message says that it waits.
         has_begun: Whether the work itself has begun; before, it waits for a slot.
+        failure: The unexpected exception that the returned result stands for, as noted with `note_failure`.
     """
 
     __slots__ = (
@@ -127,6 +128,7 @@ class Execution(Generic[T]):
         "_timer",
         "_unwatch",
         "_writing",
+        "failure",
         "has_begun",
         "is_queued",
         "queue",
@@ -149,6 +151,7 @@ class Execution(Generic[T]):
         self.queue: WorkQueue | None = None
         self.is_queued: bool = False
         self.has_begun: bool = False
+        self.failure: BaseException | None = None
         self._host = host
         self._state = ExecutionState.CALL if record is None else ExecutionState.PUBLISHED
         self._former = self._state  # before the work was done
@@ -321,6 +324,11 @@ class Execution(Generic[T]):
     async def acquire_slot(self) -> None:
         """Acquire one of the `max_running` slots; released when the work ends or by `release_slot`."""
         await self._host.acquire_slot(self)
+
+    def note_failure(self, error: BaseException) -> None:
+        """Note the unexpected exception that an error result stands for, for the log; the first one counts."""
+        if self.failure is None:
+            self.failure = error
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
         """Call a function when the work is to stop, just before its scope is cancelled (law L9)."""

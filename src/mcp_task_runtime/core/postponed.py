@@ -67,10 +67,15 @@ class PostponedRuns:
         """The tasks that wait."""
         return list(self._waiting)
 
-    async def postpone(self, record: TaskRecord, delay: timedelta) -> bool:
+    async def postpone(self, record: TaskRecord, delay: timedelta, error: BaseException | None) -> bool:
         """Let a task wait whose run has ended; return whether it does: not if it has ended, or was lost.
 
         A store that fails costs precision alone: the lease lapses, and the task is claimed then.
+
+        Args:
+            record: The task.
+            delay: How long it waits.
+            error: What the run raised, for the log.
         """
         assert record.lease is not None
         attempt, task_id = record.lease.used_attempts, record.task_id
@@ -84,7 +89,7 @@ class PostponedRuns:
             if not is_waiting:
                 self.discard(task_id)
         if is_waiting and not scope.cancel_called:
-            audit.postponed(record, delay)
+            audit.postponed(record, delay, error)
             self._group.start(partial(self._wait, task_id, until), scope)
         return is_waiting
 

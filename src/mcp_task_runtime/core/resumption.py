@@ -128,17 +128,15 @@ class Resumption(LostWork):
             if was_lost:
                 audit.lost(record, "it runs again")
             return self._workers.resume(record, work, queue=self._queues.get(record.request.name))
+        lost = f"its worker was lost in attempt {attempt - 1}"
         if record.request.rerunnable:
-            audit.given_up(record)
-            message = f"{_LOST}, in each of {attempt - 1} attempts"
-        else:
-            audit.lost(record, "it fails")
-            message = _LOST
+            lost += f" of {record.request.max_attempts}, the last one"
+        message = f"{_LOST}, in each of {attempt - 1} attempts" if record.request.rerunnable else _LOST
 
         async def fail(execution: Execution[Outcome]) -> Outcome:
             return Outcome.failed(message)
 
-        return self._workers.resume(record, fail, reason="its worker was lost", needs_slot=False)
+        return self._workers.resume(record, fail, reason=lost, needs_slot=False)
 
 
 def _may_rerun(record: TaskRecord, attempt: int) -> bool:

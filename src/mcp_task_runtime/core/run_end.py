@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
-import anyio
-
-from mcp_task_runtime.core.causes import is_store_outage, sole_cause
+from mcp_task_runtime.core.causes import is_store_outage, says_ended, sole_cause
 from mcp_task_runtime.core.context import outcome_of_exception
 from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.types import Outcome, TaskRecord
 from mcp_task_runtime.errors import (
     INTERNAL_ERROR,
-    InvalidTransitionError,
     LeaseLostError,
     ProtocolError,
-    TaskNotFoundError,
 )
 
 __all__ = ["INTERRUPTED", "RunEnd"]
@@ -34,9 +30,10 @@ class RunEnd(Generic[T]):
         error: What it raised; `None` if it returned.
         is_interrupted: Whether it was cancelled, or the program was.
         outcome: What it made of its task; `None` where the run does not end the task.
+        unexpected: The unexpected exception behind that outcome, for the log.
     """
 
-    __slots__ = ("error", "is_interrupted", "outcome", "value")
+    __slots__ = ("error", "is_interrupted", "outcome", "unexpected", "value")
 
     def __init__(self) -> None:
         """Make the end of a run that still goes on."""
@@ -44,6 +41,7 @@ class RunEnd(Generic[T]):
         self.error: BaseException | None = None
         self.is_interrupted: bool = False
         self.outcome: Outcome | None = None
+        self.unexpected: BaseException | None = None
 
     @property
     def is_outage(self) -> bool:
@@ -63,25 +61,20 @@ class RunEnd(Generic[T]):
             record: Its task.
             outcome_of: Turns what the work returned into an outcome.
         """
-        self.outcome = self._decide(execution, record, outcome_of)
+        self.outcome, self.unexpected = self._decide(execution, record, outcome_of)
         return self.outcome
 
-    def _decide(self, execution: Execution[T], record: TaskRecord, outcome_of: Callable[[T], Outcome]) -> Outcome:
+    def _decide(
+        self, execution: Execution[T], record: TaskRecord, outcome_of: Callable[[T], Outcome]
+    ) -> tuple[Outcome, BaseException | None]:
         error = self.error
         if error is None:
             try:
-                return outcome_of(self.value)  # type: ignore[arg-type]  # the work has returned it
+                return outcome_of(self.value), execution.failure  # type: ignore[arg-type]  # the work has returned it
             except Exception as raised:
                 error = raised
-        if self.is_interrupted or (execution.is_stopped and _says_ended(error)):
-            return INTERRUPTED
+        if self.is_interrupted or (execution.is_stopped and says_ended(error)):
+            return INTERRUPTED, None
         if isinstance(cause := sole_cause(error), LeaseLostError) and cause.task_id == record.task_id:
-            return INTERRUPTED  # its fence refuses it
-        return outcome_of_exception(error, record)
-
-
-def _says_ended(error: BaseException) -> bool:
-    """Return whether an error says only that the task has ended, or is a cancellation."""
-    if isinstance(inner := getattr(error, "exceptions", None), tuple):
-        return all(map(_says_ended, inner))
-    return isinstance(error, InvalidTransitionError | TaskNotFoundError | anyio.get_cancelled_exc_class())
+            return INTERRUPTED, None  # its fence refuses it
+        return outcome_of_exception(error)

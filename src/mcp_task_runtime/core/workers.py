@@ -357,14 +357,18 @@ class Workers:
         except StoreError:
             logger.debug("A task could not be read at its deadline", exc_info=True)
         if record is None or not self._live.extend(record):
-            await self._finish_logged(task_id, _EXPIRED, "its time to live passed")
+            await self._finish_logged(task_id, _EXPIRED, audit.EXPIRED)
 
     async def _finish_logged(self, task_id: str, outcome: Outcome, reason: str | None = None) -> None:
         """End a task at once if that is possible; stop its work in any case."""
+        run = self._running.get(task_id)
         try:
             await self._endings.finish(task_id, outcome, reason=reason)
-        except (InvalidTransitionError, TaskNotFoundError):
+        except InvalidTransitionError:
             logger.debug("A task had ended before it was cut short")
+        except TaskNotFoundError:
+            if outcome is _EXPIRED and run is not None and run.record is not None:
+                audit.expired(run.record)
         except Exception as error:
             log_loss(logger, "The end of a task could not be written", error)
         finally:
@@ -487,14 +491,14 @@ class Workers:
         elif self._is_lost(execution, record, end):
             await self._release(record, is_lost=True)
         elif self._postponed is not None and self._runs_again(execution, record, end):
-            return await self._postpone(execution, record, self._postponed)
+            return await self._postpone(execution, record, end, self._postponed)
         elif former is ExecutionState.DETACHED and (end.error is None or end.is_interrupted):
             return await self._leave_open(execution, record)
         else:
             fence = None if record.lease is None else record.lease.fence
             outcome = end.decide(execution, record, outcome_of)
             reason = "it was interrupted" if outcome is INTERRUPTED else self._reasons.get(record.task_id)
-            await self._endings.finish_eventually(record, outcome, fence=fence, reason=reason)
+            await self._endings.finish_eventually(record, outcome, fence=fence, reason=reason, error=end.unexpected)
         return False
 
     def _is_lost(self, execution: Execution[Any], record: TaskRecord, end: RunEnd[Any]) -> bool:
@@ -517,14 +521,16 @@ class Workers:
             return False
         return self._live.has_time(record.task_id, delay)
 
-    async def _postpone(self, execution: Execution[Any], record: TaskRecord, postponed: PostponedRuns) -> bool:
+    async def _postpone(
+        self, execution: Execution[Any], record: TaskRecord, end: RunEnd[Any], postponed: PostponedRuns
+    ) -> bool:
         delay = execution.rerun_delay
         assert delay is not None
         # Watched from now on: an end by this process or another one lets the task wait no more.
         unwatch = execution.take_watch()
         if unwatch is not None:
             self._open.keep(record.task_id, unwatch)
-        if await postponed.postpone(record, delay):
+        if await postponed.postpone(record, delay, execution.failure or end.error):
             if record.task_id in self._live:
                 return True
             postponed.discard(record.task_id)

@@ -29,6 +29,7 @@ from mcp_task_runtime.adapters.mcp_v1._connection import (
 )
 from mcp_task_runtime.adapters.requestor import JSON_RESPONSES, NO_SESSION, http_manager
 from mcp_task_runtime.adapters.session import TaskSession
+from mcp_task_runtime.core.causes import UnexpectedError
 from mcp_task_runtime.core.json import JSONObject, JSONValue, to_json_value
 from mcp_task_runtime.core.store_log import log_store_error
 from mcp_task_runtime.errors import INTERNAL_ERROR, CapabilityError, ProtocolError, StoreError, TaskRuntimeError
@@ -81,8 +82,7 @@ def as_shown(error: Exception) -> ProtocolError:
     """Return the error that the SDK would show the client where this exception leaves a `tools/call` handler."""
     if isinstance(error, McpError):
         return ProtocolError(error.error.code, error.error.message, error.error.data)
-    logger.error("A tool's handler raised an exception", exc_info=error)
-    return ProtocolError(0, str(error))
+    return UnexpectedError(0, str(error))
 
 
 def mcp_error(code: int, message: str, data: JSONValue = None) -> McpError:

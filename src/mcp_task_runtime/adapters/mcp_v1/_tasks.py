@@ -31,6 +31,7 @@ from mcp.shared.exceptions import McpError
 from mcp_task_runtime.adapters._masking import masked_text
 from mcp_task_runtime.adapters._tool_calls import (
     EndedCall,
+    NoteFailure,
     PlainCall,
     TaskCall,
     ToolCall,
@@ -272,7 +273,9 @@ class Tasks(BaseTasks):
             )
             return raw_result(created)
 
-    async def _converted(self, name: str, arguments: JSONObject, end: Callable[[], Any]) -> JSONObject:
+    async def _converted(
+        self, name: str, arguments: JSONObject, end: Callable[[], Any], note: NoteFailure
+    ) -> JSONObject:
         """Return what the SDK makes of the end of a tool's work.
 
         What is more than a conversion takes a call of the tool whose work has ended before.
@@ -285,7 +288,7 @@ class Tasks(BaseTasks):
         request = types.CallToolRequest(params=types.CallToolRequestParams(name=name, arguments=arguments))
         try:
             with as_mcp_errors():
-                result = await self._call(request, EndedCall(self.runtime, name, end))
+                result = await self._call(request, EndedCall(self.runtime, name, end, note))
         except Exception as error:
             raise as_shown(error) from error
         return cast(JSONObject, result.model_dump(by_alias=True, mode="json", exclude_none=True))
@@ -301,16 +304,16 @@ class Tasks(BaseTasks):
                 result = await handler()
         if call.error is not None and _tells_of(result, call.error):
             raise call.error
-        return self._masked(request.params.name, result) if self._is_masked(call.name) else result
+        return self._masked(call, result) if self._is_masked(call.name) else result
 
-    def _masked(self, name: str, result: types.ServerResult) -> types.ServerResult:
+    def _masked(self, call: ToolCall, result: types.ServerResult) -> types.ServerResult:
         root = result.root
         if not isinstance(root, types.CallToolResult) or not root.isError or len(root.content) != 1:
             return result
         (block,) = root.content
         if not isinstance(block, types.TextContent) or root.structuredContent is not None:
             return result
-        text = masked_text(block.text, name, is_high_level=self._mcp is not None)
+        text = masked_text(block.text, call, is_high_level=self._mcp is not None)
         if text is None:
             return result
         return types.ServerResult(

@@ -17,7 +17,7 @@ from mcp.server.mcpserver import authenticated_principal
 from mcp.shared.exceptions import MCPError
 from mcp_types.methods import serialize_server_result
 
-from mcp_task_runtime.adapters._tool_calls import TaskCall, UnwindingCall, calling, current_call
+from mcp_task_runtime.adapters._tool_calls import NoteFailure, TaskCall, UnwindingCall, calling, current_call
 from mcp_task_runtime.adapters._tool_table import ToolTable
 from mcp_task_runtime.adapters.base_tasks import to_call_result
 from mcp_task_runtime.adapters.host import RuntimeHost
@@ -178,9 +178,11 @@ class Clients2025:
             convert=None if self._conversions.get(name) is None else partial(self._converted, ctx.protocol_version),
         )
 
-    async def _converted(self, version: str, name: str, arguments: JSONObject, end: Callable[[], Any]) -> JSONObject:
+    async def _converted(
+        self, version: str, name: str, arguments: JSONObject, end: Callable[[], Any], note: NoteFailure
+    ) -> JSONObject:
         """Return what the SDK makes of the end of a tool's work, as a client of this revision sees it."""
-        result = await self._conversions.convert(name, arguments, end)
+        result = await self._conversions.convert(name, arguments, end, note)
         return serialize_server_result("tools/call", version, to_call_result(result))
 
     def _is_unchecked(self, ctx: Context) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -14,14 +13,12 @@ from mcp.server.mcpserver.tools import Tool
 from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, InputRequiredResult, TextContent
 
-from mcp_task_runtime.adapters._tool_calls import EndedCall, calling
+from mcp_task_runtime.adapters._tool_calls import EndedCall, NoteFailure, calling
 from mcp_task_runtime.core.json import JSONObject
 from mcp_task_runtime.core.runtime import TaskRuntime
 from mcp_task_runtime.errors import ProtocolError
 
 __all__ = ["Conversions"]
-
-logger: logging.Logger = logging.getLogger(__name__)
 
 _UNEXPECTED_TOOL_ERROR: Final[type[Exception]] = getattr(sdk_exceptions, "UnexpectedToolError", ToolError)
 """What the SDK makes of an exception that is no `ToolError`, since `mcp` 2.1."""
@@ -43,7 +40,9 @@ class Conversions:
         """Return a tool, or `None` where the results of a name cannot be made apart from its calls."""
         return self._tools.get(name)
 
-    async def convert(self, name: str, arguments: JSONObject, end: Callable[[], Any]) -> HandlerResult:
+    async def convert(
+        self, name: str, arguments: JSONObject, end: Callable[[], Any], note: NoteFailure
+    ) -> HandlerResult:
         """Return what the SDK makes of the end of a tool's work; see `Convert`.
 
         Raises:
@@ -53,11 +52,13 @@ class Conversions:
         try:
             return tool.fn_metadata.convert_result(end())
         except Exception:
-            return await self._as_error(tool, arguments, end)
+            return await self._as_error(tool, arguments, end, note)
 
-    async def _as_error(self, tool: Tool, arguments: JSONObject, end: Callable[[], Any]) -> HandlerResult:
+    async def _as_error(
+        self, tool: Tool, arguments: JSONObject, end: Callable[[], Any], note: NoteFailure
+    ) -> HandlerResult:
         """Let the SDK say what is wrong, in a call of the tool whose work has ended before."""
-        with calling(EndedCall(self._runtime, tool.name, end)):
+        with calling(EndedCall(self._runtime, tool.name, end, note)):
             try:
                 result: CallToolResult | InputRequiredResult = await tool.run(
                     arguments, SDKContext(), convert_result=True
@@ -65,9 +66,7 @@ class Conversions:
             except MCPError as error:
                 raise ProtocolError(error.code, error.message, error.data) from error
             except Exception as error:
-                if isinstance(error, ToolError) and not isinstance(error, _UNEXPECTED_TOOL_ERROR):
-                    logger.info("Tool %r failed: %r", tool.name, str(error))
-                else:
-                    logger.exception("Tool %r raised an unexpected exception", tool.name)
+                if not isinstance(error, ToolError) or isinstance(error, _UNEXPECTED_TOOL_ERROR):
+                    note(error)
                 return CallToolResult(content=[TextContent(text=str(error))], is_error=True)
         return result

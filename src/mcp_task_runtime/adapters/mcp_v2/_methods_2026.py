@@ -176,7 +176,7 @@ class Methods2026:
     ) -> HandlerResult:
         """Let the SDK check a call, and have a worker run its tool by its name."""
         if not declared.is_adopted:
-            call, result = await self._unwound(params.name, ctx, call_next)
+            call, result = await self.unwound(params.name, ctx, call_next)
             if not call.has_begun:
                 return result
         with as_mcp_errors():
@@ -185,7 +185,7 @@ class Methods2026:
             await cancelled_with_caller(self._runtime, record, spec)
         return wire.render_handle(record)
 
-    async def _unwound(self, name: str, ctx: Context, call_next: CallNext) -> tuple[UnwindingCall, HandlerResult]:
+    async def unwound(self, name: str, ctx: Context, call_next: CallNext) -> tuple[UnwindingCall, HandlerResult]:
         """Run a call up to its work; return it, and its result if its work did not begin: wrong arguments, maybe.
 
         Where the author's function takes the SDK's context, that lives on, and asks through the task.
@@ -208,7 +208,7 @@ class Methods2026:
         self, options: TaskOptions, params: CallToolRequestParams, ctx: Context, call_next: CallNext
     ) -> HandlerResult:
         """Let the SDK check a call, and run its work as a task that keeps nothing of the request."""
-        call, result = await self._unwound(params.name, ctx, call_next)
+        call, result = await self.unwound(params.name, ctx, call_next)
         if not call.has_begun:
             return result
         work = partial(call.perform, handler=self._handler, connect=_detached, convert=self._conversions.convert)

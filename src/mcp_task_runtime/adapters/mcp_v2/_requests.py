@@ -23,7 +23,7 @@ from starlette.datastructures import Headers
 from mcp_task_runtime.adapters._tool_calls import ToolCall
 from mcp_task_runtime.adapters.notifications import CallNotifier
 from mcp_task_runtime.adapters.sdk_session import is_open
-from mcp_task_runtime.core.causes import sole_cause
+from mcp_task_runtime.core.causes import UnexpectedError, sole_cause
 from mcp_task_runtime.core.json import JSONObject, to_json_value
 from mcp_task_runtime.core.store_log import log_store_error
 from mcp_task_runtime.errors import (
@@ -96,12 +96,11 @@ def as_shown(error: Exception, code: int, message: str) -> ProtocolError:
         code: What the SDK makes of any exception that it knows no other code for.
         message: The message of that.
     """
-    if isinstance(error, MCPError):
+    if isinstance(error, MCPError | ProtocolError):
         return ProtocolError(error.code, error.message, error.data)
     if isinstance(error, ValidationError):
         return ProtocolError(INVALID_PARAMS, "Invalid request parameters", "")
-    logger.error("A tool's handler raised an exception", exc_info=error)
-    return ProtocolError(code, message)
+    return UnexpectedError(code, message)
 
 
 @contextmanager

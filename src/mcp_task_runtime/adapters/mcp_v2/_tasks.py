@@ -349,12 +349,14 @@ class Tasks(BaseTasks, Extension):
         return await self._clients_2025.middleware(ctx, call_next)
 
     async def _call_masked(self, name: str, call_next: CallNext, ctx: Context) -> HandlerResult:
-        with self._masking():
+        call = current_call(self.runtime)
+        assert call is not None
+        with self._masking(call):
             result = await call_next(ctx)
         if _SDK_MASKS or self._mcp is None or not isinstance(result, CallToolResult) or not result.is_error:
             return result
         (block,) = result.content if len(result.content) == 1 else (None,)
-        text = masked_text(block.text, name, is_high_level=True) if isinstance(block, TextContent) else None
+        text = masked_text(block.text, call, is_high_level=True) if isinstance(block, TextContent) else None
         return result if text is None else CallToolResult(content=[TextContent(text=text)], is_error=True)
 
     async def _call_fastmcp(self, call_next: CallNext, ctx: Context) -> HandlerResult:
@@ -415,6 +417,11 @@ class Tasks(BaseTasks, Extension):
             call_next = partial(self._call_masked, call.name, call_next)
         try:
             with as_kept_caller(credentials.token):
+                if self._conversions.get(call.name) is not None:
+                    unwinding, ended = await self._methods_2026.unwound(call.name, ctx, call_next)
+                    if unwinding.has_begun:
+                        ended = await call.perform(unwinding, self._conversions.convert)
+                    return outcome_of_result(ended)
                 result = await (call_fastmcp(call, ctx, call_next) if self._is_fastmcp else call_next(ctx))
         except Exception as error:
             raise as_shown(error, INTERNAL_ERROR, "Internal server error") from error
