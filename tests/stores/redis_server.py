@@ -95,9 +95,9 @@ class RedisServer:
         for kind in ("normal", "pubsub"):
             self.client.client_kill_filter(_type=kind, skipme=True)
 
-    def connections(self) -> int:
-        """Return how many connections there are, without this object's own."""
-        return len(self.client.client_list()) - 1
+    def connections(self, name: str) -> int:
+        """Return how many connections there are of clients with a name."""
+        return [client["name"] for client in self.client.client_list()].count(name)
 
     def keys(self, prefix: str = "") -> list[str]:
         """Return all keys with a prefix."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import anyio
@@ -13,6 +13,7 @@ from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessa
 from mcp_task_runtime.core.resolver import Resolver
 from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.core.types import Outcome
+from mcp_task_runtime.errors import StoreUnavailableError
 from mcp_task_runtime.stores.redis import RedisTaskMessageQueue, RedisTaskStore
 from mcp_task_runtime.testing.checks.questions import TaskBackend
 from mcp_task_runtime.testing.clock import FakeClock
@@ -41,6 +42,14 @@ async def eventually(holds: Callable[[], bool]) -> None:
     with anyio.fail_after(PATIENCE):
         while not holds():  # noqa: ASYNC110 - another process tells of no event
             await anyio.sleep(0.02)
+
+
+async def in_time(operation: Callable[[], Awaitable[Any]]) -> Any:
+    """Return what an operation of a store with a short timeout returns once the machine lets it be in time."""
+    with anyio.fail_after(PATIENCE):
+        while True:
+            with suppress(StoreUnavailableError):
+                return await operation()
 
 
 QUESTION = QueuedMessage.request("k", "elicitation/create", {"message": "Sure?"})

@@ -14,7 +14,7 @@ import pytest
 from mcp_task_runtime.core.types import NewTask
 from mcp_task_runtime.stores.redis import RedisTaskStore
 from mcp_task_runtime.testing.clock import FakeClock
-from tests.stores.redis.parts import DONE, NOTE, QUESTION, YES, waiting
+from tests.stores.redis.parts import DONE, NOTE, QUESTION, YES, eventually, waiting
 from tests.stores.redis_server import RedisServer, counting
 from tests.support.patience import PATIENCE
 
@@ -70,21 +70,24 @@ async def test_an_asker_elsewhere_is_awake_after_two_round_trips(server: RedisSe
             RedisTaskStore(trips.url, prefix=prefix) as answering,
         ):
             taken = []
-            for number in range(5):
+            for number in range(50):  # a busy machine may begin a subscription late
                 await asking.message_queue.enqueue(f"T{number}", QUESTION)
                 async with waiting(partial(asking.message_queue.wait_for_answer, f"T{number}", "k")) as (asker,):
-                    await anyio.sleep(0.2)  # until it waits
+                    await anyio.sleep(0.1)  # until it has looked again, when its subscription began
+                    await eventually(lambda: asking.statistics().waiters == 1 and not asking.statistics().in_flight)
                     before = trips.count
                     await answering.message_queue.answer(f"T{number}", "k", YES)
                     assert await asker.wait() == YES
                     taken.append(trips.count - before)
-    assert min(taken) == 2, taken
+                if taken[-1] == 2:
+                    break
+    assert taken[-1] == 2, taken
 
 
 async def test_an_operation_costs_the_server_the_same_with_many_tasks(
     server: RedisServer, prefix: str, clock: FakeClock
 ) -> None:
-    async with RedisTaskStore(server.url, clock=clock, prefix=prefix) as store:
+    async with RedisTaskStore(server.url, clock=clock, prefix=prefix, timeout=PATIENCE) as store:
         costs = []
         for count in (10, 2_000):
             async with anyio.create_task_group() as group:

@@ -20,12 +20,11 @@ from tests.support.patience import PATIENCE
 
 
 async def test_a_store_opens_when_it_is_first_used(server: RedisServer, prefix: str) -> None:
-    before = server.connections()
-    store = RedisTaskStore(server.url, prefix=prefix)
-    assert server.connections() == before
+    store = RedisTaskStore(f"{server.url}/0?client_name={prefix}", prefix=prefix)
+    assert server.connections(prefix) == 0
     record = await store.create_task(NewTask(ttl_ms=None))
     async with waiting(partial(store.wait_for_update, record.task_id, after=1)) as (waiter,):
-        await eventually(lambda: server.connections() == before + 2)
+        await eventually(lambda: server.connections(prefix) == 2)
         await store.aclose()
         with anyio.fail_after(PATIENCE), pytest.raises(StoreClosedError):
             await waiter.wait()
@@ -34,15 +33,14 @@ async def test_a_store_opens_when_it_is_first_used(server: RedisServer, prefix: 
     for operation in (store.get_task("x"), store.message_queue.peek("x"), store.wait_for_update("x", after=0)):
         with pytest.raises(StoreClosedError):
             await operation
-    await eventually(lambda: server.connections() == before)
+    await eventually(lambda: server.connections(prefix) == 0)
 
 
 @pytest.mark.parametrize(("first", "second"), list(product(["asyncio", "trio"], repeat=2)))
 def test_a_store_that_nobody_closes_outlives_its_event_loop(
     server: RedisServer, prefix: str, first: str, second: str
 ) -> None:
-    before = server.connections()
-    store = RedisTaskStore(server.url, prefix=prefix)
+    store = RedisTaskStore(f"{server.url}/0?client_name={prefix}", prefix=prefix)
 
     async def create() -> str:
         return (await store.create_task(NewTask(ttl_ms=60_000))).task_id
@@ -54,7 +52,7 @@ def test_a_store_that_nobody_closes_outlives_its_event_loop(
 
     task_id = anyio.run(create, backend=first)
     anyio.run(wait, task_id, backend=second)
-    anyio.run(eventually, lambda: server.connections() <= before)  # closing may take the server a moment
+    anyio.run(eventually, lambda: server.connections(prefix) == 0)  # closing may take the server a moment
 
 
 async def test_a_client_that_was_handed_in_stays_the_callers(server: RedisServer, prefix: str) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from functools import partial
+from itertools import count
 from random import Random
 from typing import Any
 
@@ -16,7 +18,7 @@ from mcp_task_runtime.core.types import Fence, NewTask, Outcome, TaskFilter, Tas
 from mcp_task_runtime.errors import StoreClosedError, StoreError, StoreUnavailableError, TaskNotFoundError
 from mcp_task_runtime.stores.redis import RedisStatistics, RedisTaskStore
 from mcp_task_runtime.testing.clock import FakeClock
-from tests.stores.redis.parts import DONE, IS_LONG, QUESTION, YES, waiting
+from tests.stores.redis.parts import DONE, IS_LONG, QUESTION, YES, eventually, in_time, waiting
 from tests.stores.redis_server import RedisServer, keeping_server, losing, own_server
 from tests.support.patience import PATIENCE
 
@@ -110,19 +112,22 @@ async def test_a_cancelled_operation_leaves_the_connection_in_order(server: Redi
 async def test_a_restart_is_survived(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     with keeping_server() as server:
-        async with RedisTaskStore(server.url, timeout=1.0) as store:
-            queue = store.message_queue
-            record = await store.create_task(NewTask(ttl_ms=None, owner="ada", worker="w"))
-            ended = await store.create_task(NewTask(ttl_ms=None, owner="ada"))
-            ended = await store.finish_task(ended.task_id, DONE)
+        async with (
+            RedisTaskStore(server.url, timeout=PATIENCE) as patient,
+            aclosing(RedisTaskStore(server.url, timeout=1.0)) as store,
+        ):
+            queue = patient.message_queue
+            record = await patient.create_task(NewTask(ttl_ms=None, owner="ada", worker="w"))
+            ended = await patient.create_task(NewTask(ttl_ms=None, owner="ada"))
+            ended = await patient.finish_task(ended.task_id, DONE)
             await queue.enqueue(record.task_id, QUESTION)
             waits = (
-                partial(store.wait_for_update, record.task_id, after=1),
+                partial(patient.wait_for_update, record.task_id, after=1),
                 partial(queue.wait_for_answer, record.task_id, "k"),
-                partial(store.wait_for_update, ended.task_id, after=2),
+                partial(patient.wait_for_update, ended.task_id, after=2),
             )
             async with waiting(*waits) as (updated, answered, deleted):
-                await anyio.sleep(0.1)
+                await eventually(lambda: patient.statistics().waiters == 3)
                 server.kill()
                 operations: list[Callable[[], Awaitable[Any]]] = [
                     partial(store.get_task, record.task_id),
@@ -132,10 +137,10 @@ async def test_a_restart_is_survived(caplog: pytest.LogCaptureFixture) -> None:
                     partial(store.search_tasks, TaskFilter()),
                     store.list_lapsed,
                     partial(store.wait_for_update, record.task_id, after=0),
-                    partial(queue.peek, record.task_id),
-                    partial(queue.dequeue, record.task_id),
-                    partial(queue.wait_for_answer, record.task_id, "k"),
-                    partial(queue.clear, record.task_id),
+                    partial(store.message_queue.peek, record.task_id),
+                    partial(store.message_queue.dequeue, record.task_id),
+                    partial(store.message_queue.wait_for_answer, record.task_id, "k"),
+                    partial(store.message_queue.clear, record.task_id),
                 ]
                 async with waiting(*operations) as calls:
                     for call in calls:
@@ -145,19 +150,20 @@ async def test_a_restart_is_survived(caplog: pytest.LogCaptureFixture) -> None:
                 assert not any(waiter.done() for waiter in (updated, answered, deleted))
                 server.start()
                 with anyio.fail_after(PATIENCE):
-                    assert await store.get_task(record.task_id) == record
-                    assert (await store.list_tasks(owner="ada")).records == (record, ended)
-                    await store.update_task(record.task_id, status_message="back")
+                    assert await patient.get_task(record.task_id) == record
+                    assert (await patient.list_tasks(owner="ada")).records == (record, ended)
+                    await patient.update_task(record.task_id, status_message="back")
                     await queue.answer(record.task_id, "k", YES)
-                    await store.delete_task(ended.task_id)
+                    await patient.delete_task(ended.task_id)
                     assert (await updated.wait()).task.status_message == "back"
                     assert await answered.wait() == YES
                     with pytest.raises(TaskNotFoundError):
                         await deleted.wait()
         lines = [record.getMessage() for record in caplog.records]
-        assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"], lines
-        assert lines[0] == f"Redis at 127.0.0.1:{server.port} cannot be reached"
-        assert lines[1].startswith(f"Redis at 127.0.0.1:{server.port} can be reached again, after ")
+        assert lines[:2] == [f"Redis at 127.0.0.1:{server.port} cannot be reached"] * 2, "once for each store"
+        again = f"Redis at 127.0.0.1:{server.port} can be reached again, after "
+        assert 1 <= len(lines[2:]) <= 2, lines
+        assert all(line.startswith(again) for line in lines[2:]), lines
 
 
 @pytest.mark.parametrize("how", ["restart", "pause"])
@@ -165,7 +171,7 @@ async def test_a_server_that_is_away_for_a_moment_is_waited_for(caplog: pytest.L
     """L12: with one log line when the outage begins and one when it ends, however many calls there are."""
     caplog.set_level(logging.INFO)
     with keeping_server() as server:
-        async with RedisTaskStore(server.url) as store:
+        async with RedisTaskStore(server.url, timeout=PATIENCE) as store:
             tasks = [(await store.create_task(NewTask(ttl_ms=None, worker="w"))).task_id for _ in range(20)]
             update = [partial(store.update_task, task_id, status_message="on") for task_id in tasks]
             create = [partial(store.create_task, NewTask(ttl_ms=None)) for _ in range(5)]
@@ -188,23 +194,24 @@ async def test_a_server_that_is_away_for_a_moment_is_waited_for(caplog: pytest.L
 
 async def test_an_outage_longer_than_the_timeout_is_unavailable(caplog: pytest.LogCaptureFixture) -> None:
     with keeping_server() as server:
-        async with RedisTaskStore(server.url, timeout=1.0) as store:
-            await store.create_task(NewTask(ttl_ms=None, task_id="T"))
+        async with aclosing(RedisTaskStore(server.url, timeout=1.0)) as store:
+            await in_time(lambda: store.get_task("T"))
+            caplog.clear()
             server.pause()
-            for _ in range(3):
+            for _ in range(2):
                 began = anyio.current_time()
                 with pytest.raises(StoreUnavailableError, match=r"^Redis is not available$"):
                     await store.get_task("T")
                 assert 0.9 < anyio.current_time() - began < PATIENCE
             server.resume()
-            assert await store.get_task("T") is not None
+            await in_time(lambda: store.get_task("T"))
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
     assert all(f"127.0.0.1:{server.port}" in record.getMessage() for record in caplog.records)
 
 
 async def test_the_figures_of_a_store_follow_what_it_does() -> None:
     with keeping_server() as server:
-        store = RedisTaskStore(server.url, timeout=2)
+        store = RedisTaskStore(server.url, timeout=PATIENCE)
         assert store.statistics() == RedisStatistics(
             calls=0, in_flight=0, waiters=0, channels=0, is_listening=False, is_unavailable=False
         )
@@ -220,15 +227,13 @@ async def test_the_figures_of_a_store_follow_what_it_does() -> None:
                 await store.finish_task(record.task_id, Outcome.cancelled())
                 await waiter.wait()
             assert store.statistics().waiters == 0
-            server.pause()
+            server.kill()
             with pytest.raises(StoreUnavailableError):
                 await store.diagnose()
-            with anyio.fail_after(PATIENCE):
-                while not store.statistics().is_unavailable:
-                    with pytest.raises(StoreUnavailableError):
-                        await store.get_task(record.task_id)
-            server.resume()
-            assert await store.get_task(record.task_id) is not None
+            async with waiting(partial(store.get_task, record.task_id)) as (reader,):
+                await eventually(lambda: store.statistics().is_unavailable)
+                server.start()
+                assert await reader.wait() is not None
             assert not store.statistics().is_unavailable
 
 
@@ -241,7 +246,9 @@ class Chaos:
         self.is_over = False
 
     async def live(self, number: int) -> None:
-        while not self.is_over:
+        for lived in count():
+            if self.is_over and lived >= 2:  # a slow machine may have had no more
+                break
             await self.live_once({"n": number})
 
     async def live_once(self, value: dict[str, Any]) -> None:
@@ -262,9 +269,9 @@ class Chaos:
         assert await self.answering.get_task(task_id) == ended
         self.ended.append(ended)
 
-    async def have_faults(self, count: int, random: Random) -> None:
+    async def have_faults(self, number: int, random: Random) -> None:
         server = self.server
-        for _ in range(count):
+        for _ in range(number):
             await anyio.sleep(random.random() / 5)
             match random.choice(["cut", "pause", "restart"]):
                 case "cut":
@@ -290,7 +297,7 @@ async def test_no_fault_of_the_server_loses_doubles_or_ends_anything(seed: int) 
                 group.start_soon(chaos.have_faults, 250 if IS_LONG else 15, Random(seed))
                 for number in range(5):
                     group.start_soon(chaos.live, number)
-            assert len(chaos.ended) > 5
+            assert len(chaos.ended) >= 10
             counts = await store.count_tasks()
             assert counts.by_status_and_name == {("completed", ""): len(chaos.ended)}
             for ended in chaos.ended:
@@ -299,7 +306,7 @@ async def test_no_fault_of_the_server_loses_doubles_or_ends_anything(seed: int) 
 
 async def test_closing_ends_what_waits_for_a_server_that_is_away() -> None:
     with keeping_server() as server:
-        store = RedisTaskStore(server.url, timeout=60)
+        store = RedisTaskStore(server.url, timeout=2 * PATIENCE)
         async with store:
             server.kill()
             async with waiting(partial(store.get_task, "T"), partial(store.list_lapsed)) as calls:
@@ -385,11 +392,11 @@ async def test_a_server_without_its_scripts_gets_them_again(server: RedisServer,
 
 async def test_a_full_server_is_unavailable_and_changes_nothing(prefix: str) -> None:
     with keeping_server() as server:
-        async with RedisTaskStore(server.url, timeout=1.0) as store:
+        async with RedisTaskStore(server.url) as store, aclosing(RedisTaskStore(server.url, timeout=1.0)) as hasty:
             record = await store.create_task(NewTask(ttl_ms=None))
             server.client.config_set("maxmemory", "1")
             with pytest.raises(StoreUnavailableError):
-                await store.finish_task(record.task_id, DONE)
+                await hasty.finish_task(record.task_id, DONE)
             assert await store.get_task(record.task_id) == record
             server.client.config_set("maxmemory", "0")
             assert (await store.finish_task(record.task_id, DONE)).outcome == DONE

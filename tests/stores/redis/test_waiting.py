@@ -12,7 +12,7 @@ from mcp_task_runtime.core.types import NewTask
 from mcp_task_runtime.errors import TaskNotFoundError
 from mcp_task_runtime.stores.redis import RedisTaskStore
 from mcp_task_runtime.testing.clock import FakeClock
-from tests.stores.redis.parts import waiting
+from tests.stores.redis.parts import eventually, waiting
 from tests.stores.redis_server import RedisServer
 from tests.support.patience import PATIENCE
 
@@ -28,25 +28,31 @@ async def test_following_a_task_costs_one_read_for_each_change(server: RedisServ
     """And what changes or ends between two waits is seen (L3)."""
     async with RedisTaskStore(server.url, prefix=prefix) as store, RedisTaskStore(server.url, prefix=prefix) as other:
         task_id = (await store.create_task(NewTask(ttl_ms=None))).task_id
-        async with waiting(partial(store.wait_for_update, task_id, after=1)) as (first,):
-            await anyio.sleep(0.1)
-            await other.update_task(task_id)
-            await first.wait()
-        scripts_run(server)
-        for revision in range(2, 7):
+        revision = 1
+
+        async def cost() -> tuple[int, int]:
+            nonlocal revision
+            scripts_run(server)
             async with waiting(partial(store.wait_for_update, task_id, after=revision)) as (waiter,):
-                await anyio.sleep(0.05)
-                assert scripts_run(server) == 0
+                await eventually(lambda: store.statistics().waiters == 1)
+                await anyio.wait_all_tasks_blocked()
+                before = scripts_run(server)
                 await other.update_task(task_id)
                 with anyio.fail_after(PATIENCE):
                     assert (await waiter.wait()).revision == revision + 1
-            assert scripts_run(server) == 2
+            revision += 1
+            return before, scripts_run(server)
+
+        with anyio.fail_after(PATIENCE):
+            while await cost() != (0, 2):  # as soon as the subscription has begun and what came before it was heard
+                pass
+        assert [await cost() for _ in range(5)] == [(0, 2)] * 5
         await other.update_task(task_id)
         with anyio.fail_after(PATIENCE):
-            assert (await store.wait_for_update(task_id, after=7)).revision == 8
+            assert (await store.wait_for_update(task_id, after=revision)).revision == revision + 1
         await other.delete_task(task_id)
         with anyio.fail_after(PATIENCE), pytest.raises(TaskNotFoundError):
-            await store.wait_for_update(task_id, after=8)
+            await store.wait_for_update(task_id, after=revision + 1)
 
 
 @pytest.mark.parametrize("cut", [False, True])
@@ -77,11 +83,11 @@ async def test_a_wait_that_remembers_the_task_notices_that_it_expires(
     async with RedisTaskStore(server.url, clock=clock, prefix=prefix) as store:
         task_id = (await store.create_task(NewTask(ttl_ms=5_000))).task_id
         async with waiting(partial(store.wait_for_update, task_id, after=1)) as (waiter,):
-            await anyio.sleep(0.05)
+            await eventually(lambda: clock.waiting == 1)
             await store.update_task(task_id)
             await waiter.wait()
         async with waiting(partial(store.wait_for_update, task_id, after=2)) as (waiter,):
-            await anyio.sleep(0.05)
+            await eventually(lambda: clock.waiting == 1)
             clock.advance(5)
             with anyio.fail_after(PATIENCE), pytest.raises(TaskNotFoundError):
                 await waiter.wait()
