@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.support.event_loops import EVENT_LOOPS
 from tests.support.servers import postgres, redis
 
 __all__ = ["postgres", "redis"]  # fixtures
@@ -49,9 +50,6 @@ settings.load_profile("ci" if "CI" in os.environ else "local")
 # ignore that, and collect what they leave at the end of their module, so that no other test gets the warning.
 USING_COREDIS = ("stores", "operations")
 COREDIS_LEAVES = "ignore:Exception ignored in. <function MemoryObject:pytest.PytestUnraisableExceptionWarning"
-
-EVENT_LOOPS = os.environ.get("MCP_TASK_RUNTIME_EVENT_LOOPS", "asyncio trio").split()
-"""The gate takes both on its first Python, and one of them on each of the others."""
 
 
 @pytest.fixture(params=EVENT_LOOPS)

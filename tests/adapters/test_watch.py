@@ -14,6 +14,7 @@ import pytest
 from mcp_task_runtime.adapters.task_client.errors import BaseTaskError
 from mcp_task_runtime.adapters.task_client.polling import PollSettings, Watch
 from mcp_task_runtime.adapters.task_client.snapshots import TaskSnapshot
+from tests.support.event_loops import in_virtual_time
 from tests.support.patience import PATIENCE
 
 pytestmark = pytest.mark.anyio
@@ -108,6 +109,7 @@ async def test_the_first_look_is_at_once_and_follows_nothing() -> None:
     assert stream.unfollowed == 1
 
 
+@in_virtual_time
 async def test_a_watch_follows_once_it_waits_and_after_its_grace() -> None:
     stream = Stream()
     watch = watch_of(Server(state()), stream)
@@ -188,6 +190,7 @@ async def test_looks_that_come_early_are_limited() -> None:
         assert server.count == 11
 
 
+@in_virtual_time
 async def test_a_task_that_is_pushed_is_polled_rarely_until_pushes_lapse() -> None:
     server = Server(state(poll_ms=1))
     watch = watch_of(server, pushed_interval_ms=HOUR_MS)
@@ -204,6 +207,7 @@ async def test_a_task_that_is_pushed_is_polled_rarely_until_pushes_lapse() -> No
     assert server.count == 3
 
 
+@in_virtual_time
 async def test_a_task_whose_stream_is_being_opened_is_polled_later_until_pushes_lapse() -> None:
     server = Server(state(poll_ms=1))
     watch = watch_of(server, pushed_interval_ms=HOUR_MS)

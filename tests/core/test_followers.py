@@ -29,6 +29,7 @@ from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.core.types import NewTask, TaskRecord
 from mcp_task_runtime.errors import StoreClosedError
 from tests.core.worlds import ask
+from tests.support.event_loops import in_virtual_time
 from tests.support.patience import PATIENCE
 
 NEW = NewTask(ttl_ms=None)
@@ -263,6 +264,7 @@ async def test_a_wait_that_other_code_cancelled_is_tried_again() -> None:
             stop()
 
 
+@in_virtual_time
 async def test_a_store_that_returns_what_is_not_newer_keeps_nobody_busy(caplog: pytest.LogCaptureFixture) -> None:
     class Faulty(CountingStore):
         async def wait_for_update(self, task_id: str, *, after: int) -> TaskRecord:

@@ -677,7 +677,7 @@ async def test_work_is_stopped_at_its_deadline_even_if_the_store_cannot_be_reach
         world.memory.finish_task = down  # type: ignore[method-assign]
         world.clock.advance(9.5)
         try:
-            with anyio.fail_after(3):
+            with anyio.fail_after(PATIENCE):
                 await stopped.wait()
         finally:
             world.memory.finish_task = finish_task  # type: ignore[method-assign]

@@ -17,6 +17,7 @@ from mcp_task_runtime import (
 )
 from mcp_task_runtime.core.types import NewTask
 from mcp_task_runtime.testing import RecordingSession
+from tests.support.event_loops import in_virtual_time
 from tests.support.patience import PATIENCE
 
 JSON = dict[str, Any]
@@ -72,6 +73,7 @@ async def test_one_function_can_answer_everything_and_be_replaced() -> None:
     assert await session.send_request("a", {"n": 1}) == {}
 
 
+@in_virtual_time
 async def test_a_client_without_answers_reads_and_keeps_silent() -> None:
     session = RecordingSession()
     with anyio.move_on_after(0.02) as scope:

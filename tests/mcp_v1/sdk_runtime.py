@@ -113,10 +113,7 @@ def works(world: World, tasks: SDKTasks) -> dict[str, Callable[[Wire], Work]]:
 
     def gives_up(arguments: Wire) -> Work:
         async def work(task: ServerTaskContext) -> str:
-            with anyio.move_on_after(0.1):
-                await task.elicit("Quick!", FORM)
-            world.entered += 1
-            world.tell()
+            await world.ask_patiently(lambda: task.elicit("Quick!", FORM))
             await anyio.sleep_forever()
             return "never"
 
@@ -153,7 +150,7 @@ def works(world: World, tasks: SDKTasks) -> dict[str, Callable[[Wire], Work]]:
             world.entered += 1
             world.tell()
             with anyio.CancelScope(shield=True):
-                await anyio.sleep(0.1)
+                await world.let_go.wait()
             world.left += 1
             world.tell()
             return "too late"

@@ -33,6 +33,7 @@ from tests.mcp_v1.scenarios import World, add_tools, greet
 from tests.mcp_v1.schemas import RELATED
 from tests.mcp_v2.script import TASK_ID, Received, Wire
 from tests.mcp_v2.scripted_legacy_server import ScriptedLegacyServer, result, task, tool
+from tests.support.event_loops import in_virtual_time
 from tests.support.patience import PATIENCE
 
 pytestmark = [
@@ -121,6 +122,7 @@ async def test_questions_go_to_the_session_s_own_callbacks_b6() -> None:
         assert text_of(await tasks.call_tool(session, "haiku")) == "old pond"
 
 
+@in_virtual_time
 async def test_a_user_may_take_longer_than_a_request() -> None:
     """While a callback runs, the session reads nothing: a look takes as long as the user."""
 
@@ -298,6 +300,7 @@ async def test_requests_that_fail_for_a_moment_are_made_again() -> None:
         assert text_of(await tasks.call_tool(session, "work")) == "done"
 
 
+@in_virtual_time
 @pytest.mark.parametrize("read_timeout_seconds", [None, 0.05])
 async def test_a_server_that_does_not_answer_does_not_hang_the_call(read_timeout_seconds: float | None) -> None:
     scripted = script()
@@ -314,6 +317,7 @@ async def test_a_server_that_does_not_answer_does_not_hang_the_call(read_timeout
         assert (caught.value.code, caught.value.task_id) == (-32001, TASK_ID)
 
 
+@in_virtual_time
 async def test_a_result_that_is_never_sent_does_not_hang_a_task_that_has_ended() -> None:
     scripted = script(task("failed"))
     scripted.outcomes = [None]

@@ -150,7 +150,8 @@ class ScriptedServer:
 
     async def until_quiet(self) -> None:
         """Wait until both sides have nothing left to do."""
-        await anyio.sleep(0.01)  # tasks that come together are gathered for a moment
+        await anyio.wait_all_tasks_blocked()
+        await anyio.sleep(0.01)  # tasks that come together are gathered for a moment, which has begun
         await anyio.wait_all_tasks_blocked()
 
     async def listens(self, times: int = 1) -> None:

@@ -60,6 +60,7 @@ from tests.mcp_v2.scripted_server import (
     task,
     working,
 )
+from tests.support.event_loops import in_virtual_time
 from tests.support.patience import PATIENCE
 
 pytestmark = pytest.mark.anyio
@@ -750,6 +751,7 @@ async def never(request: Received) -> None:
         await anyio.sleep_forever()
 
 
+@in_virtual_time
 async def test_a_server_that_does_not_answer_does_not_hang_the_call() -> None:
     scripted = ScriptedServer()
     scripted.reply = never
@@ -759,6 +761,7 @@ async def test_a_server_that_does_not_answer_does_not_hang_the_call() -> None:
     assert caught.value.code == types.REQUEST_TIMEOUT
 
 
+@in_virtual_time
 async def test_the_read_time_out_of_a_call_goes_for_the_requests_of_its_task() -> None:
     scripted = ScriptedServer()
     scripted.reply = never
@@ -1152,6 +1155,7 @@ async def test_a_cancelled_call_cancels_its_prompt_and_then_its_task() -> None:
     assert scripted.methods == ["tools/call", "tasks/cancel"]
 
 
+@in_virtual_time
 async def test_a_cancelled_call_does_not_wait_long_for_a_server_that_does_not_answer() -> None:
     scripted = ScriptedServer()
     scripted.reply = never

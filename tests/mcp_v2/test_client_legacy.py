@@ -44,6 +44,7 @@ from tests.mcp_v2.scripted_legacy_server import (
     tool,
 )
 from tests.mcp_v2.scripted_server import error, quick_client, rare_client
+from tests.support.event_loops import in_virtual_time
 from tests.support.patience import PATIENCE
 
 pytestmark = [
@@ -613,6 +614,7 @@ async def test_a_start_that_was_cancelled_before_it_began_calls_nothing() -> Non
     assert len(scripted.of("tools/call")) == 1
 
 
+@in_virtual_time
 async def test_a_start_that_is_cancelled_does_not_wait_long_for_a_server_that_does_not_answer() -> None:
     scripted = ScriptedLegacyServer()
     scope = anyio.CancelScope()
@@ -820,6 +822,7 @@ async def test_the_stream_of_the_result_is_opened_when_input_is_required_and_onc
     assert scripted.methods == ["tools/list", "tools/call", "tasks/result"]
 
 
+@in_virtual_time
 async def test_the_stream_of_the_result_waits_for_the_user_whatever_a_request_may_take() -> None:
     scripted = ScriptedLegacyServer(task("input_required"))
     asks_once(scripted)
@@ -995,6 +998,7 @@ async def test_a_result_that_can_never_be_fetched_raises_why() -> None:
     assert len(scripted.of("tasks/result")) == MAX_FAILURES
 
 
+@in_virtual_time
 @pytest.mark.parametrize("status", ["completed", "failed"])
 async def test_a_result_that_is_never_sent_does_not_hang_a_task_that_has_ended(status: str) -> None:
     scripted = ScriptedLegacyServer(task(status))

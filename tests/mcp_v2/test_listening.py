@@ -15,7 +15,10 @@ from mcp_types import CONNECTION_CLOSED, METHOD_NOT_FOUND
 from mcp_task_runtime.adapters.mcp_v2_client._listening import ListenHub
 from mcp_task_runtime.adapters.task_client.polling import PollSettings, Watch
 from mcp_task_runtime.adapters.task_client.snapshots import TaskSnapshot
+from tests.support.event_loops import virtual_time
 from tests.support.patience import PATIENCE
+
+__all__ = ["virtual_time"]  # a fixture
 
 pytestmark = pytest.mark.anyio
 

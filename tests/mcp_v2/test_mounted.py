@@ -42,11 +42,20 @@ one_event_loop = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 
 # The examples
 
+# On a slow machine, a worker imports for longer than the five seconds after which uvicorn replaces it.
+PATIENT = """
+import functools, os, runpy, sys, uvicorn
+uvicorn.run = functools.partial(uvicorn.run, timeout_worker_healthcheck=600)
+del sys.argv[0]
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
 
 @contextmanager
 def example(name: str, *options: str) -> Generator[HTTPServerProcess, None, None]:
     """Run an example, which must stop cleanly."""
-    with HTTPServerProcess([str(EXAMPLES / name), "--port", "0", *options], "/tools/mcp") as server:
+    with HTTPServerProcess(["-c", PATIENT, str(EXAMPLES / name), "--port", "0", *options], "/tools/mcp") as server:
         yield server
     for trouble in ("Traceback", "ERROR", "never awaited"):
         assert trouble not in server.errors, server.errors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import pty
 import signal
@@ -53,6 +54,7 @@ class Terminal:
 
     def __init__(self, url: str, *arguments: str) -> None:
         self.shown = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._master, slave = pty.openpty()
         environment = {**_environment(url), "TERM": "xterm-256color", "COLUMNS": "120"}
         self._process = subprocess.Popen(
@@ -87,4 +89,4 @@ class Terminal:
         return code
 
     def _read(self) -> str:
-        return os.read(self._master, 65_536).decode()
+        return self._decoder.decode(os.read(self._master, 65_536))

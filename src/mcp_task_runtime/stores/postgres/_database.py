@@ -470,7 +470,7 @@ class Database:
             try:
                 with anyio.move_on_after(give_up_at - anyio.current_time()):  # others may be opening it
                     await self.open()
-                    self._outage.succeeded()
+                    self._outage.succeeded(started_at)
                     return
             except StoreUnavailableError as error:
                 self._outage.failed(started_at)
@@ -518,6 +518,7 @@ class Database:
         self._cursors, self._process = CursorKey(secret), os.getpid()
 
     def _attempt(self, work: Callable[[Attempt], T], is_repeated: bool, writes: bool, repeatable: bool) -> T:
+        started_at = monotonic()
         with self._connection() as connection:
             try:
                 with self._connections.using(connection):
@@ -528,7 +529,7 @@ class Database:
                 raise
             except Exception as error:  # the driver raises others than its own, too
                 raise self._judged(error, connection, repeatable) from error
-        self._outage.succeeded()
+        self._outage.succeeded(started_at)
         if writes:
             self._read_only.succeeded()
         return result

@@ -115,7 +115,7 @@ class Listener:
                 return False
             logger.exception("Listening to PostgreSQL failed; connecting again")
             return True
-        self._outage.succeeded()
+        self._outage.succeeded(started_at)
         try:
             self.is_on = True
             session.begun.set()

@@ -1,0 +1,57 @@
+"""The event loops that tests run on: asyncio's and trio's, in the machine's time or in one of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import selectors
+from typing import Any
+
+import pytest
+import trio.testing
+
+__all__ = ["EVENT_LOOPS", "in_virtual_time", "virtual_time"]
+
+EVENT_LOOPS = os.environ.get("MCP_TASK_RUNTIME_EVENT_LOOPS", "asyncio trio").split()
+"""The gate takes both on its first Python, and one of them on each of the others."""
+
+
+class _Selector(selectors.SelectSelector):
+    """Where it would wait for a timer, it is that much later instead."""
+
+    now = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        events = super().select(None if timeout is None else 0)
+        if not events and timeout is not None:
+            self.now += max(timeout, 0)
+        return events
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    def __init__(self) -> None:
+        self._timers = _Selector()
+        super().__init__(self._timers)
+
+    def time(self) -> float:
+        return self._timers.now
+
+
+_VIRTUAL: dict[str, dict[str, Any]] = {
+    "asyncio": {"loop_factory": _Loop},
+    "trio": {"clock": trio.testing.MockClock(autojump_threshold=0)},
+}
+_PARAMETERS = [pytest.param((name, _VIRTUAL[name]), id=name) for name in EVENT_LOOPS]
+
+in_virtual_time = pytest.mark.parametrize("anyio_backend", _PARAMETERS)
+"""Runs a test in a time that passes only while there is nothing else to do.
+
+Sleeps take no time then, and no timeout comes too early on a slow machine. It is for tests that wait for their own
+event loop alone: to it, a thread or another process is nothing to do.
+"""
+
+
+@pytest.fixture(name="anyio_backend", params=_PARAMETERS)
+def virtual_time(request: pytest.FixtureRequest) -> Any:
+    """Run each async test of the module that imports this as `in_virtual_time` does."""
+    return request.param
