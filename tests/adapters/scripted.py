@@ -117,7 +117,8 @@ class Desk:
     def waiters(self) -> int:
         """Count who waits, and what the handler keeps."""
         waiting = self.mailboxes.waiting
-        return waiting + self.clock.waiting + len(self.handler._streams) + len(self.handler._client_tasks)
+        kept = self.handler.statistics()
+        return waiting + self.clock.waiting + kept.streams + kept.client_tasks
 
 
 @asynccontextmanager

@@ -150,6 +150,38 @@ async def test_cancelled_it_cancels_the_work_at_its_next_await_and_does_not_wait
     assert seen == ["blocked, True", "cancelled"]
 
 
+async def test_cancelled_before_its_loop_runs_it_cancels_the_work_at_its_first_await(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    desk = await new_desk()
+    entered, release, ended = threading.Event(), threading.Event(), threading.Event()
+    seen: list[str] = []
+    run = anyio.run
+
+    def run_late(*args: Any, **kwargs: Any) -> Any:
+        entered.set()
+        release.wait(PATIENCE)
+        return run(*args, **kwargs)
+
+    async def work(task: ServerTaskContext) -> None:
+        seen.append("began")
+        try:
+            await anyio.lowlevel.checkpoint()
+            seen.append("went on")
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(anyio, "run", run_late)
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as group:
+            group.start_soon(in_own_loop, work, desk.context)
+            await anyio.to_thread.run_sync(entered.wait)
+            group.cancel_scope.cancel()
+        release.set()
+        await anyio.to_thread.run_sync(ended.wait)
+    assert seen == ["began"]
+
+
 async def test_a_question_that_it_waits_for_is_withdrawn_with_it() -> None:
     desk = await new_desk()
     ended = threading.Event()

@@ -18,11 +18,14 @@ from mcp_task_runtime import (
     Outcome,
     ProtocolError,
     QueuedMessage,
+    ServerTaskContext,
     StoreClosedError,
     StoreUnavailableError,
     TaskNotFoundError,
 )
+from mcp_task_runtime.adapters.result_handler import HandlerStatistics
 from mcp_task_runtime.core.questions import answer_questions
+from mcp_task_runtime.core.types import NewTask
 from mcp_task_runtime.testing.concurrency.cancellation import Trial, check_cancellation
 from tests.adapters.scripted import (
     ACCEPT,
@@ -559,3 +562,46 @@ async def test_b12_a_clients_task_that_failed_without_an_answer_is_an_error(
             with pytest.raises(ProtocolError, match="Invalid answer"):
                 await desk.context.elicit_as_task("Sure?", FORM)
     assert asked == ["elicitation/create", "tasks/get", "tasks/result"]
+
+
+async def test_b12_a_clients_task_is_known_to_the_next_stream_but_not_longer_than_our_task_lives() -> None:
+    """L8: a question whose task expired unanswered leaves nothing behind once another one is asked."""
+    asked = anyio.Event()
+
+    async def answer(method: str, params: JSON) -> JSON:
+        if method == "tasks/get":
+            await anyio.sleep_forever()
+        asked.set()
+        return {"task": {"taskId": "theirs", "status": "working", "pollInterval": 0}}
+
+    async with open_desk(answer, delivering=False) as desk, anyio.create_task_group() as group:
+        got: list[Any] = []
+        group.start_soon(ask_for_a_task, desk.context, got)
+        async with desk.handler.delivering(desk.task_id, desk.session):
+            await asked.wait()
+            await anyio.wait_all_tasks_blocked()
+        assert got == []
+        assert desk.handler.statistics() == HandlerStatistics(streams=0, tasks=0, client_tasks=1)
+        desk.clock.advance(60)
+        await until(lambda: len(got) == 1)
+        assert isinstance(got[0], TaskNotFoundError)
+
+        asked = anyio.Event()
+        other = await desk.memory.create_task(NewTask(ttl_ms=60_000))
+        context = ServerTaskContext(
+            task=other.task, store=desk.store, session=desk.session, queue=desk.queue, handler=desk.handler
+        )
+        group.start_soon(ask_for_a_task, context, got)
+        async with desk.handler.delivering(other.task_id, desk.session):
+            await asked.wait()
+            await anyio.wait_all_tasks_blocked()
+            assert desk.handler.statistics() == HandlerStatistics(streams=1, tasks=1, client_tasks=1)
+            await desk.memory.finish_task(other.task_id, Outcome.cancelled())
+        assert desk.handler.statistics().client_tasks == 0
+
+
+async def ask_for_a_task(context: ServerTaskContext, got: list[Any]) -> None:
+    try:
+        got.append(await context.elicit_as_task("Sure?", FORM))
+    except Exception as error:
+        got.append(error)

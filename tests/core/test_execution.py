@@ -126,6 +126,35 @@ async def test_slow_work_becomes_a_task_when_its_time_is_up_and_not_before() -> 
         assert world.clock.waiting <= 1, "only the watch of deadlines waits"
 
 
+async def test_work_that_time_made_a_task_takes_no_slot_from_work_that_waits_for_one() -> None:
+    async with open_world(settings=TaskSettings(max_running=1)) as world:
+
+        async def slow(execution: Execution[Result]) -> Result:
+            execution.promote_after(10, TaskSpec())
+            await anyio.sleep_forever()
+            raise AssertionError
+
+        async def quick(execution: Execution[Result]) -> Result:
+            return {"quick": True}
+
+        got: list[Any] = []
+
+        async def call() -> None:
+            got.append(await world.runtime.run(slow))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(call)
+            await anyio.wait_all_tasks_blocked()
+            world.clock.advance(10)
+        assert isinstance(got[0], TaskRecord)
+        await anyio.wait_all_tasks_blocked()
+        assert world.runtime.statistics().used_slots == 0
+        other = await world.runtime.submit(TaskSpec(), quick)
+        assert (await world.runtime.result(other.task_id, owner=None)).result == {"quick": True}
+        assert got[0].task_id in world.runtime.statistics().running
+        await world.runtime.cancel(got[0].task_id, owner=None)
+
+
 async def test_work_that_is_quick_enough_stays_an_ordinary_call_and_its_timer_goes() -> None:
     async with open_world() as world:
 

@@ -64,11 +64,23 @@ class CountingStore(InMemoryTaskStore):
             self.now_waiting -= 1
 
 
+class DeafStore(CountingStore):
+    """A store whose waits do not end."""
+
+    async def wait_for_update(self, task_id: str, *, after: int) -> TaskRecord:
+        self.now_waiting += 1
+        try:
+            await anyio.sleep_forever()
+        finally:
+            self.now_waiting -= 1
+        raise AssertionError
+
+
 class World:
     """Followers over a store that counts."""
 
-    def __init__(self) -> None:
-        self.store = CountingStore()
+    def __init__(self, store: CountingStore | None = None) -> None:
+        self.store = store or CountingStore()
         self.group = IsolatedGroup()
         self.views = 0
         reader = TaskReader(self.store, self.store.message_queue, is_own_queue=False)
@@ -99,6 +111,19 @@ class World:
 async def still() -> None:
     for _ in range(40):
         await anyio.lowlevel.checkpoint()
+
+
+async def test_an_end_that_this_process_made_ends_the_wait_in_the_store_too() -> None:
+    """L8: readers may stay, and the store may be slow to say it."""
+    world = World(DeafStore())
+    record = await world.store.create_task(NEW)
+    with anyio.fail_after(PATIENCE):
+        async with world.group:
+            with world.followers.follow(record.task_id, after=1) as follower:
+                await world.until(lambda: world.store.now_waiting == 1)
+                world.followers.feed(await world.store.finish_task(record.task_id, Outcome.cancelled()))
+                assert (await follower.changed()).status == "cancelled"
+                await world.until(lambda: world.store.now_waiting == 0)
 
 
 async def test_two_thousand_readers_of_one_task_cost_one_wait_and_let_others_run_while_they_wake() -> None:

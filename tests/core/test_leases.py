@@ -217,6 +217,20 @@ async def test_get_notices_a_lost_worker_before_the_next_turn_of_any_reaper() ->
         assert view.questions == ()
 
 
+async def test_get_shows_the_end_of_a_lost_task_also_where_the_store_takes_its_time_to_write_it() -> None:
+    async with open_cluster() as (cluster, (_, b)):
+        await cluster.pass_time(1)
+        task_id = await lost_task(cluster, TaskSpec())
+        await cluster.pass_time(LEASE_SECONDS)
+
+        async def slow(name: str) -> None:
+            if name == "finish_task":
+                await anyio.wait_all_tasks_blocked()
+
+        b.link.before = slow
+        assert (await b.runtime.get(task_id, owner=None)).task.status == "failed"
+
+
 async def test_exactly_one_of_many_processes_takes_a_lost_task_over() -> None:
     async with open_cluster(5) as (cluster, processes):
         questions = Questions("?")

@@ -209,6 +209,23 @@ async def test_a_runtime_that_closes_executes_nothing() -> None:
         assert lease_of(cluster, task_id) == ("", 0)
 
 
+async def test_a_task_that_is_claimed_just_when_the_runtime_begins_to_close_is_put_back_at_once() -> None:
+    async with open_cluster() as (cluster, (a, b)):
+        for process in (a, b):
+            process.runtime.register("tool", double)
+        task_id = await waiting_task(cluster)
+
+        async def close(name: str) -> None:
+            if name == "claim_task":
+                await a.runtime.drain(accept_new=False)
+
+        a.link.before = close
+        assert not await a.runtime.execute(task_id)
+        assert [record.task_id for record in await cluster.store.list_lapsed()] == [task_id]
+        await cluster.pass_time(LEASE_SECONDS + TURN_SECONDS)
+        assert (await cluster.until_ended(task_id)).status == "completed"
+
+
 async def test_execute_needs_a_store_that_others_share() -> None:
     async with open_world() as world:
         with pytest.raises(RuntimeError, match="TaskLeases"):

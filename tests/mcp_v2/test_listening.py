@@ -12,6 +12,7 @@ import pytest
 from mcp.shared.exceptions import MCPError
 from mcp_types import CONNECTION_CLOSED, METHOD_NOT_FOUND
 
+from mcp_task_runtime.adapters.mcp_v2_client import _listening
 from mcp_task_runtime.adapters.mcp_v2_client._listening import ListenHub
 from mcp_task_runtime.adapters.task_client.polling import PollSettings, Watch
 from mcp_task_runtime.adapters.task_client.snapshots import TaskSnapshot
@@ -135,6 +136,22 @@ async def test_a_stream_that_is_left_before_it_was_opened_is_never_opened() -> N
         (other,) = await world.follow("b")
         assert world.opened == [["b"]]
         assert other.task_id == "b"
+
+
+@pytest.mark.parametrize("how", ["left", "ended"])
+async def test_the_end_of_another_stream_does_not_part_tasks_that_come_together(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with hub_of() as world:
+        (a,) = await world.follow("a")
+        monkeypatch.setattr(_listening, "_GATHER_SECONDS", 3600)
+        await world.follow("b")
+        if how == "left":
+            world.hub.unfollow(a)
+        else:
+            await world.end(0)
+        await world.follow("c")
+        assert world.hub.open_streams == 1, "b and c are gathered"
 
 
 async def test_the_smallest_stream_makes_room() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -34,7 +35,7 @@ from mcp_task_runtime.errors import INTERNAL_ERROR, INVALID_PARAMS, ProtocolErro
 from mcp_task_runtime.wire.answers import check_answer
 from mcp_task_runtime.wire.v2025_11_25 import related_task_id, with_related_task
 
-__all__ = ["TaskResultHandler"]
+__all__ = ["HandlerStatistics", "TaskResultHandler"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -48,6 +49,21 @@ _MOST_MIXED_UP = 3
 """How often a client may answer one question for another task than it was asked for."""
 _RECHECK = timedelta(seconds=5)
 """How often a stream asks whether another one, which has a question in hand, is still alive."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandlerStatistics:
+    """A snapshot of `TaskResultHandler.statistics`. Everything is about this process alone.
+
+    Attributes:
+        streams: Streams of clients that wait for tasks.
+        tasks: Tasks that have streams.
+        client_tasks: Tasks of ours with questions that their clients answer by tasks of their own.
+    """
+
+    streams: int
+    tasks: int
+    client_tasks: int
 
 
 class _Stream:
@@ -117,6 +133,14 @@ class TaskResultHandler:
         self._streams: dict[str, list[_Stream]] = {}
         self._client_tasks: dict[str, dict[str, str]] = {}
         self._client_tasks_expiry = DeadlineHeap()
+
+    def statistics(self) -> HandlerStatistics:
+        """Return what the handler keeps now; the cost is linear in the tasks that have streams."""
+        return HandlerStatistics(
+            streams=sum(map(len, self._streams.values())),
+            tasks=len(self._streams),
+            client_tasks=len(self._client_tasks),
+        )
 
     async def handle(
         self, task_id: str, session: TaskSession | Any, *, is_alive: Callable[[], Awaitable[bool]] | None = None
