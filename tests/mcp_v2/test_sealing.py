@@ -152,7 +152,7 @@ async def test_a_queue_apart_from_the_store_is_sealed_too() -> None:
             assert SECRET in repr((await client.until(task_id, "completed"))["result"])
 
 
-@pytest.mark.parametrize("seal", [[], KEY, ["short"]])
+@pytest.mark.parametrize("seal", [[], KEY, ["short"]], ids=["none", "no list", "short"])
 def test_keys_are_checked_at_once(seal: Any) -> None:
     with pytest.raises(ValueError, match="seal must be"):
         Tasks(seal=seal)

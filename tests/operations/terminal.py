@@ -19,6 +19,10 @@ from mcp_task_runtime.operations.cli import main
 from tests.support.patience import PATIENCE
 
 
+LOOKS: dict[str, str | None] = dict.fromkeys(("COLUMNS", "FORCE_COLOR", "LINES", "NO_COLOR", "TTY_COMPATIBLE"))
+"""Variables that change how the command prints, unset."""
+
+
 @dataclass(frozen=True)
 class Ended:
     """How a command ended."""
@@ -29,7 +33,7 @@ class Ended:
 
 
 def _environment(url: str | None) -> dict[str, str]:
-    names = {name: value for name, value in os.environ.items() if name not in ("MCP_TASKS_STORE", "NO_COLOR")}
+    names = {name: value for name, value in os.environ.items() if name not in ("MCP_TASKS_STORE", *LOOKS)}
     return names if url is None else {**names, "MCP_TASKS_STORE": url}
 
 
@@ -42,7 +46,7 @@ async def mcp_tasks(url: str | None, *arguments: str, stdin: str = "") -> Ended:
 
     It runs in a thread: a process takes longer to start than the command takes.
     """
-    invoke = partial(CliRunner().invoke, main, arguments, input=stdin, env={"MCP_TASKS_STORE": url, "NO_COLOR": None})
+    invoke = partial(CliRunner().invoke, main, arguments, input=stdin, env={"MCP_TASKS_STORE": url, **LOOKS})
     with anyio.fail_after(PATIENCE):
         done = await anyio.to_thread.run_sync(invoke, abandon_on_cancel=True)
     assert done.exception is None or isinstance(done.exception, SystemExit), done.exception

@@ -188,7 +188,7 @@ def running_proxy(server_url: str) -> Iterator[Proxy]:
 @contextmanager
 def _one_at_a_time() -> Iterator[None]:
     """Let no other process start a server meanwhile: each may have to make the system user."""
-    with open(Path(tempfile.gettempdir()) / "mcp-task-runtime-postgres.lock", "w") as file:
+    with open(Path(tempfile.gettempdir()) / f"mcp-task-runtime-postgres-{os.getuid()}.lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -142,7 +142,10 @@ def test_a_sealed_store_has_the_abilities_of_the_other() -> None:
     assert not isinstance(InMemoryTaskStore(), TaskSealing)
 
 
-@pytest.mark.parametrize("keys", [[], KEY, ["short"], [7], ["%" * 44]])
+# Their names may not be keys, which are others in each process.
+@pytest.mark.parametrize(
+    "keys", [[], KEY, ["short"], [7], ["%" * 44]], ids=["none", "no list", "short", "a number", "not Base64"]
+)
 def test_keys_are_checked_and_not_shown(keys: Any) -> None:
     with pytest.raises(ValueError, match="seal must be") as caught:
         seal_store(InMemoryTaskStore(), keys)
