@@ -139,7 +139,7 @@ class BaseTasks(ABC):
         settings; then rerunnable work goes back to the others, other work fails, and the lifespan closes.
 
         Args:
-            concurrency: Tasks that run at once at the most; those that wait for an answer count.
+            concurrency: Most tasks that run at once; those that wait for an answer count.
             tools: Only tasks of these tools; `None` for all that were declared.
 
         Raises:

@@ -290,7 +290,7 @@ class ServerTaskContext:
             name: Name of the step.
             function: An async function, or a plain one, which runs in a thread.
             *args: Its arguments; they must have a JSON form. Bind others with `functools.partial`.
-            attempts: Runs of the function at the most, where it raises.
+            attempts: Most runs of the function, where it raises.
             retry_on: What it must raise to be run again.
             backoff: Delays between these runs; a number is the same delay in seconds each time.
             returns: Type of the result, which pydantic restores; the function's return annotation when `None`. Without
@@ -496,7 +496,7 @@ class ServerTaskContext:
 
         Args:
             messages: The conversation so far.
-            max_tokens: Tokens to write at the most.
+            max_tokens: Most tokens to write.
             system_prompt: System prompt to use.
             include_context: Context of other servers to include.
             temperature: Sampling temperature.

@@ -1,4 +1,4 @@
-"""What an object can do, found once a class: `isinstance` with a protocol looks at every member."""
+"""What an object can do, found once per class: `isinstance` with a protocol looks at every member."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _known: WeakKeyDictionary[type, set[str]] = WeakKeyDictionary()
 
 
 def is_store(value: object) -> TypeGuard[TaskStore]:
-    """Return whether a value is a `TaskStore`, and no class."""
+    """Return whether a value is a `TaskStore`, and not a class."""
     return implements(value, TaskStore)
 
 
 def is_queue(value: object) -> TypeGuard[TaskMessageQueue]:
-    """Return whether a value is a `TaskMessageQueue`, and no class."""
+    """Return whether a value is a `TaskMessageQueue`, and not a class."""
     return implements(value, TaskMessageQueue)
 
 
@@ -52,7 +52,7 @@ def queue_of(store: TaskStore) -> TaskMessageQueue | None:
 
 
 def implements(value: object, protocol: Any) -> bool:
-    """Return whether a value has what a protocol asks for, and is no class.
+    """Return whether a value has what a protocol asks for, and is not a class.
 
     Args:
         value: Any object.

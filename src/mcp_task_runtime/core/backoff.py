@@ -17,7 +17,7 @@ class Backoff:
     Attributes:
         first: Seconds to wait after the first failure.
         factor: What the delay is multiplied with after each further one; 1 keeps it.
-        longest: Seconds that a delay takes at the most.
+        longest: Longest delay, in seconds.
 
     Raises:
         ValueError: A number is out of range; the message names it.
@@ -44,7 +44,7 @@ class Backoff:
         return value if isinstance(value, Backoff) else cls(value, 1.0, value)
 
     def after(self, failures: int) -> timedelta:
-        """Return the delay after so many failures, at least one."""
+        """Return the delay after this many failures, at least one."""
         delay = self.first
         for _ in range(failures - 1):
             if delay >= self.longest or not delay:

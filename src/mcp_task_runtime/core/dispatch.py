@@ -95,7 +95,7 @@ class EngineDispatcher(TaskDispatcher, Protocol):
 
         Args:
             tasks: Runs them.
-            concurrency: Tasks that run at once at the most, in each queue.
+            concurrency: Most tasks that run at once, in each queue.
             names: Only the queues of these tools; `None` for all queues.
         """
         ...

@@ -90,7 +90,7 @@ class WorkHost(Protocol):
         ...
 
     def start_timer(self, function: Callable[[], Awaitable[None]], scope: anyio.CancelScope) -> None:
-        """Run a function beside the work."""
+        """Run a function concurrently with the work."""
         ...
 
     async def acquire_slot(self, execution: Execution[Any]) -> None:
@@ -258,7 +258,7 @@ class Execution(Generic[T]):
             self._settle(self.record)
 
     def promote_after(self, seconds: float, spec: TaskSpec) -> None:
-        """Begin a task if the run has not ended in so many seconds. A later call replaces an earlier one."""
+        """Begin a task if the run has not ended in this many seconds. A later call replaces an earlier one."""
         if self._timer is not None:
             self._timer.cancel()
         self._timer = anyio.CancelScope()

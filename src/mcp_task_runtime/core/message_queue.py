@@ -168,6 +168,6 @@ class TaskMessageQueue(Protocol):
         An answer stays readable until the mailbox is cleared.
 
         Raises:
-            TaskNotFoundError: There is no such request, or the mailbox was cleared while waiting.
+            TaskNotFoundError: No request has this key, or the mailbox was cleared while waiting.
         """
         ...

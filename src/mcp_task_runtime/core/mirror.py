@@ -24,7 +24,7 @@ def mirror(target: object, prefix: str, members: Mapping[str, object]) -> Any:
     Args:
         target: The other object.
         prefix: How the name of the new object's class begins.
-        members: What replaces members of the other, or comes beside them.
+        members: Members that replace those of the other, or are added to them.
     """
     found = dict(members)
     properties: dict[str, object] = {}

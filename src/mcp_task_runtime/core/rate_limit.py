@@ -14,9 +14,9 @@ _BURST = timedelta(seconds=1)
 
 
 class RateLimit:
-    """At most so many times a second for each key, with as many at once after a pause.
+    """At most this many times a second for each key, and as many at once after a pause.
 
-    A key that was used is remembered for a second at the most after it has fallen silent (law L8).
+    A key is remembered for at most a second after its last use (law L8).
     """
 
     __slots__ = ("_full_again", "_limit", "_per_second", "_step")

@@ -17,7 +17,7 @@ class Rerun:
     """When the work of a task runs again, with the same arguments: its worker was lost, or it raised.
 
     Attributes:
-        max_attempts: Runs at the most, the first one included, however they end.
+        max_attempts: Most runs, the first one included, however they end.
         backoff: Delays before work runs again that raised; a number is the same delay in seconds each time. Meanwhile
             the task is `working` and can be cancelled; the delay survives a restart in a store that processes share.
             The work of a lost worker runs again as soon as that is noticed.

@@ -114,7 +114,7 @@ class Resumption(LostWork):
             was_lost: Whether a run before lost its worker; not if it asked to run again.
 
         Returns:
-            The run, or `None` if the runtime closes and the task was given back.
+            The run, or `None` if the runtime closes and the lease was released.
         """
         work = self._works.get(record.request.name)
         attempt = 1 if record.lease is None else record.lease.used_attempts

@@ -367,7 +367,7 @@ class TaskRuntime:
         tasks are taken; what runs goes on until the runtime closes, which gives it the grace period.
 
         Args:
-            concurrency: Tasks that run at once at the most; those that wait for an answer count.
+            concurrency: Most tasks that run at once; those that wait for an answer count.
             names: Only tasks of these tools; `None` for all that are registered.
 
         Raises:

@@ -22,12 +22,12 @@ class TaskSettings:
         min_ttl_ms: Lowest TTL in milliseconds; a shorter one is raised to it. Default: 1,000.
         max_ttl_ms: Highest TTL in milliseconds; a longer one, and an unlimited one, is lowered to it. `None` allows
             both, within a hundred years. Default: 604,800,000 (seven days).
-        retention_ms: How long an outcome can be fetched after the end, at the least, in milliseconds. Default: 600,000
+        retention_ms: Shortest time for which an outcome can be fetched after the end, in milliseconds. Default: 600,000
             (ten minutes).
-        poll_interval_ms: How long clients are asked to wait between polls, in milliseconds, where the tool does not say
-            it. `None`: 500 in the answer to the call; a poll is told by the age of the task, between 20 and 5,000.
-            Default: `None`.
-        shutdown_grace: Seconds that running work gets to end by itself when the runtime closes. Most clients kill a
+        poll_interval_ms: How long clients are asked to wait between polls, in milliseconds, unless the tool says it.
+            `None`: 500 in the answer to the call; after a poll, a number between 20 and 5,000 that grows with the age
+            of the task. Default: `None`.
+        shutdown_grace: Seconds that running work has to end when the runtime closes. Most clients kill a
             stdio server two seconds after they closed its input. Default: 1.0.
         lease_ms: How long a process that runs a task may be silent before it counts as lost, in milliseconds; for
             stores that several processes share. It renews its leases three times as often. Default: 15,000.
@@ -42,10 +42,10 @@ class TaskSettings:
             no limit. Default: 134,217,728 (128 MiB).
         join_ended_ms: How long after the end of a task a repeated call of a tool with `join` still gets that task, in
             milliseconds. Default: 60,000 (a minute).
-        max_running: Tasks whose work runs in this process at once; the work of others waits for its turn. Work that
-            waits for an answer gives its turn away meanwhile. `None` for no limit. Default: `None`.
-        max_polls_per_second: How often clients may ask this process in a second how one task stands. A poll more is
-            refused with `LimitExceededError`, which says when to come again. `None` for no limit. Default: 100.
+        max_running: Tasks whose work runs in this process at once; other work waits for a slot. Work that waits for an
+            answer releases its slot meanwhile. `None` for no limit. Default: `None`.
+        max_polls_per_second: Polls of one task that this process answers in a second. More polls are refused with
+            `LimitExceededError`, which says when to retry. `None` for no limit. Default: 100.
         max_payload_bytes: Size of the largest arguments, result, error, question or status message of one task, as
             UTF-8. Larger arguments, questions and messages are refused with `LimitExceededError`; work whose result is
             larger ends as `failed`, and the client reads why. `None` for no limit. Default: 16,777,216 (16 MiB).

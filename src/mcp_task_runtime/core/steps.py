@@ -60,7 +60,7 @@ class Retries:
     """How often a step is run that raises, and after which delays.
 
     Attributes:
-        attempts: Runs at the most, the first one included.
+        attempts: Most runs, the first one included.
         on: What the step must raise to be run again.
         backoff: The delays.
     """
@@ -86,7 +86,7 @@ class Retries:
         return cls(attempts, kinds, Backoff.of(backoff))
 
     def allows(self, error: Exception, failures: int) -> bool:
-        """Return whether a step is run again that has raised so many times."""
+        """Return whether a step that has raised this many times is run again."""
         if failures >= self.attempts or isinstance(sole_cause(error), LeaseLostError):
             return False
         return isinstance(error, self.on) or isinstance(sole_cause(error), self.on)
@@ -229,7 +229,7 @@ class TaskSteps:
         except Exception as error:  # also what a serializer of a model raises
             raise StepResultError(
                 name,
-                "its arguments have no JSON form, which tells it from others of its name; pass what is no value by "
+                "its arguments have no JSON form, by which steps of one name are told apart; bind other arguments with "
                 "functools.partial",
             ) from error
         content = f"{name}({blake2b(arguments, digest_size=9, key=self._digest_key).hexdigest()})"

@@ -1,4 +1,4 @@
-"""`TaskStore`: what a backend promises about the state of tasks, and the abilities it may have beside that.
+"""`TaskStore`: what a backend promises about the state of tasks, and the further abilities it may have.
 
 A custom store implements `TaskStore` and no more. Abilities are protocols of their own, declared by
 implementing them: `TaskLeases`, `TaskWork`, `TaskQuestions`, `TaskJournal`, `TaskSearch`, `TaskSharing`,

@@ -56,10 +56,10 @@ TERMINAL_STATUSES: Final[frozenset[TaskStatus]] = frozenset(s for s, following i
 """The statuses that nothing follows."""
 
 EVENTS_KEPT: Final = 20
-"""Events in the history of a task at the most; the oldest after `created` go first."""
+"""Most events in the history of a task; the oldest after `created` are dropped first."""
 
 EVENT_TEXT_LENGTH: Final = 120
-"""Characters in the text of an event at the most."""
+"""Most characters in the text of an event."""
 
 _MILLISECOND = timedelta(milliseconds=1)
 

@@ -173,7 +173,7 @@ class TaskRequest:
         arguments_json: The arguments as JSON text.
         progress_token: The caller's progress token, valid for the task's life (wire rule B11).
         rerunnable: Whether the work may be run again when the process that ran it is lost (law L12).
-        max_attempts: Runs of rerunnable work at the most, the first one included (law L12). Runs that were handed over
+        max_attempts: Most runs of rerunnable work, the first one included (law L12). Runs that were handed over
             do not count; see `Lease.used_attempts`.
         caller_json: What a rerun or a worker elsewhere needs to know of the caller, as a JSON object: its
             protocol version, trace context, principal (law L18). No secrets.
@@ -282,7 +282,7 @@ class TaskRecord:
         task: The snapshot that clients see.
         revision: 1 at creation, one more with each change of the task; never the same twice.
         owner: The principal the task belongs to (law L10); `None` where there is none.
-        retention_ms: Milliseconds the outcome can be fetched after the end, at the least (law L7).
+        retention_ms: Fewest milliseconds for which the outcome can be fetched after the end (law L7).
         request: The request the task was made for.
         client_capabilities_json: What the client declared when it made the task, as JSON text.
         outcome: How the task ended; `None` exactly while it has not (law L2).
@@ -339,7 +339,7 @@ class NewTask:
         poll_interval_ms: Milliseconds a client should wait between polls.
         task_id: Identifier to use; the store makes one with at least 128 random bits when it is `None`.
         owner: Principal the task belongs to (law L10).
-        retention_ms: Milliseconds the outcome stays fetchable after the end, at the least (law L7).
+        retention_ms: Fewest milliseconds for which the outcome can be fetched after the end (law L7).
         request: The request the task is made for.
         client_capabilities_json: What the client declared, as JSON text.
         worker: Name of the process that runs the work: it holds the first lease (law L12). Empty for a lease

@@ -71,7 +71,7 @@ class WorkLoop:
             source: Runs them.
             clock: The store's clock.
             names: Only tasks of these tools; `None` for all whose work is registered at the time.
-            concurrency: Tasks that run at once at the most.
+            concurrency: Most tasks that run at once.
             lease_ms: How long a lease lasts, in milliseconds.
         """
         self._store = store

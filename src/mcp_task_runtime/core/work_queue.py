@@ -15,7 +15,7 @@ class WorkQueue:
 
     Attributes:
         name: Name of the queue, for errors.
-        concurrency: Tasks whose work runs at once at the most.
+        concurrency: Most tasks whose work runs at once.
         max_queued: Tasks that may wait to begin. One more is refused with `LimitExceededError`; `None` for no limit.
 
     Raises:

@@ -418,7 +418,7 @@ class Workers:
             self._observer.lease_lost(record)
 
     def start_timer(self, function: Callable[[], Awaitable[None]], scope: anyio.CancelScope) -> None:
-        """Run a function beside the work; see `WorkHost`."""
+        """Run a function concurrently with the work; see `WorkHost`."""
         self._group.start(function, scope)
 
     async def acquire_slot(self, execution: Execution[Any]) -> None:

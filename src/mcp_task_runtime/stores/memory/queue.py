@@ -25,7 +25,7 @@ class _Mailbox:
 
     def __init__(self) -> None:
         self.messages: list[QueuedMessage] | None = None
-        self.answered = 0  # questions among the messages that have an answer by now, at the most
+        self.answered = 0  # upper bound of the questions among the messages that have an answer
         self.questions: dict[str, QueuedMessage] = {}
         self.answers: dict[str, Answer] | None = None
         self.settled: dict[str, Signal] | None = None

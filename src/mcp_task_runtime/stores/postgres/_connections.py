@@ -100,7 +100,7 @@ class OwnPool:
 
         Args:
             database: URL or connection string.
-            maximum: How many connections at the most.
+            maximum: Most connections that are open at once.
             timeout: Seconds after which an attempt to connect ends, unless `database` says it.
 
         Raises:

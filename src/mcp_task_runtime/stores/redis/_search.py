@@ -22,10 +22,10 @@ _SLACK_MICROS: Final = 1_000_000
 """Microseconds that a place may be later than the creation of its task."""
 
 _FEWEST: Final = 50
-"""Entries that are read at once at the least, where a filter may leave some out."""
+"""Fewest entries that are read at once where a filter may leave some out."""
 
 _MOST: Final = 1_000
-"""Entries that are read at once at the most, unless the page is longer."""
+"""Most entries that are read at once, unless the page is longer."""
 
 _TAG_BYTES: Final = 12
 

@@ -81,7 +81,7 @@ class Signals:
         """Make the waiters of an event loop.
 
         Args:
-            look_again_seconds: How long a waiter waits for an event at the most before it looks again; `None` for as
+            look_again_seconds: Longest time that a waiter waits for an event before it looks again; `None` for as
                 long as it takes, where no event can be lost.
         """
         self.look_again_seconds = look_again_seconds

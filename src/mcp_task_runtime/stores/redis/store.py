@@ -92,7 +92,7 @@ _SET_ASIDE_MICROS: Final = 60_000_000
 """Microseconds after which a lease whose task is damaged is looked at again."""
 
 _CALLS_FORGOTTEN: Final = 20
-"""Calls whose time has passed that a further one removes at the most."""
+"""Most expired calls that one call removes."""
 
 _LONGEST_CALL_MS: Final = 7 * 24 * 60 * 60 * 1_000
 

@@ -127,7 +127,7 @@ class Lane:
 
     @property
     def queued(self) -> int:
-        """How many requests have not been taken by the thread, at the least; those put aside included."""
+        """Number of requests that the thread has not taken, or more; those put aside are included."""
         return self._queue.qsize() + len(self._aside)
 
     def put(self, request: Request) -> anyio.Event:

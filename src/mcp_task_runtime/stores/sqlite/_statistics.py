@@ -14,7 +14,7 @@ class SQLiteStatistics:
     Attributes:
         writes: Transactions that were committed on behalf of callers; one may serve many.
         reads: Reads, those for waiters included.
-        queued: Operations that no thread has taken yet, at the least.
+        queued: Operations that no thread has taken yet; it may be one more.
         waiting: Callers that wait for a change, a message or an answer.
     """
 
