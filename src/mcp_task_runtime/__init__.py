@@ -26,6 +26,7 @@ from mcp_task_runtime.core.clock import Clock, SystemClock
 from mcp_task_runtime.core.context import TaskContext, task_execution
 from mcp_task_runtime.core.dispatch import Dispatch, StoreDispatcher, TaskDispatcher
 from mcp_task_runtime.core.execution import Execution
+from mcp_task_runtime.core.inbox import Inbox
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
 from mcp_task_runtime.core.observer import TaskChange, TaskObserver
 from mcp_task_runtime.core.reruns import Rerun
@@ -73,6 +74,7 @@ __all__ = [
     "Execution",
     "InMemoryTaskMessageQueue",
     "InMemoryTaskStore",
+    "Inbox",
     "InvalidCursorError",
     "InvalidTransitionError",
     "Lease",

@@ -32,6 +32,7 @@ BENCHMARKS = {
     "bench_push.py": "mcp2",
     "bench_waiting_tasks.py": "mcp2",
     "bench_durable_stores.py": "mcp2",
+    "bench_operators.py": "mcp2",
     "capacity.py": "mcp2",
 }
 

@@ -18,7 +18,6 @@ from click.testing import CliRunner
 from mcp_task_runtime.operations.cli import main
 from tests.support.patience import PATIENCE
 
-
 LOOKS: dict[str, str | None] = dict.fromkeys(("COLUMNS", "FORCE_COLOR", "LINES", "NO_COLOR", "TTY_COMPATIBLE"))
 """Variables that change how the command prints, unset."""
 

@@ -639,31 +639,6 @@ async def test_a_server_that_takes_no_changes_for_now_is_unavailable(
     assert sum(message.endswith(") cannot take changes") for message in caplog.messages) == 1
 
 
-async def test_what_operators_ask_may_take_longer_than_the_timeout(
-    make: Open, server: PostgresServer, schema: str
-) -> None:
-    async with make() as patient:
-        created = await patient.create_task(NewTask(ttl_ms=None))
-        await patient.update_task(created.task_id, status_message="Indexing")
-    async with make(timeout=2) as store:
-        await in_time(partial(store.get_task, created.task_id))
-        found: list[Any] = []
-
-        async def ask() -> None:
-            found.append(await store.count_tasks())
-            found.append(await store.search_tasks(TaskFilter(text="INDEX")))
-
-        async with anyio.create_task_group() as group:
-            with psycopg.connect(server.url) as connection:
-                connection.execute(sql.SQL("LOCK TABLE {}.tasks").format(sql.Identifier(schema)))
-                group.start_soon(ask)
-                with pytest.raises(StoreUnavailableError, match="did not answer in time"):
-                    await store.get_task(created.task_id)
-                await anyio.sleep(0.3)
-        assert found[0].by_status_and_name == {("working", ""): 1}
-        assert [record.task_id for record in found[1].records] == [created.task_id]
-
-
 # --- pools, cancellation, closing ---
 
 

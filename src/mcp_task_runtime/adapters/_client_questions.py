@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
-from datetime import timedelta
+from datetime import datetime, timedelta
 from hashlib import blake2b
 from typing import Any, Final, Literal
 
+import anyio
 import anyio.lowlevel
 
 from mcp_task_runtime.adapters.result_handler import TaskResultHandler
 from mcp_task_runtime.adapters.sdk_session import SDKSession
 from mcp_task_runtime.adapters.session import TaskSession
 from mcp_task_runtime.core.execution import Execution, ExecutionState
-from mcp_task_runtime.core.json import JSONObject, JSONValue, dump_json
-from mcp_task_runtime.core.message_queue import QueuedMessage, TaskMessageQueue
-from mcp_task_runtime.core.questions import ask_question
+from mcp_task_runtime.core.inbox import question_of_page
+from mcp_task_runtime.core.json import JSONObject, JSONValue, dump_json, load_json
+from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
+from mcp_task_runtime.core.questions import answer_questions, ask_question
 from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.core.text import check_size, check_text
+from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.errors import (
     INVALID_PARAMS,
     CapabilityError,
@@ -30,6 +34,8 @@ from mcp_task_runtime.errors import (
 )
 
 __all__ = ["LONGEST_SECONDS", "ClientQuestions"]
+
+logger: logging.Logger = logging.getLogger(__name__)
 
 LONGEST_SECONDS: Final = 100 * 365 * 24 * 60 * 60
 
@@ -191,7 +197,8 @@ class ClientQuestions:
         if is_for_person:
             assert self._handler is not None
             assert self._handler.inbox is not None
-            within = self._handler.inbox if within is None else min(within, self._handler.inbox)
+            seconds = self._handler.inbox.seconds
+            within = seconds if within is None else min(within, seconds)
         else:
             self.require_handler("ask")
         assert self._handler is not None
@@ -239,11 +246,81 @@ class ClientQuestions:
         deadline = None if within is None else clock.now() + timedelta(seconds=min(within, LONGEST_SECONDS))
         with clock.move_on_at(deadline) as scope:
             async with self._delivering():
+                if deadline is not None and is_for_person and self._can_open_page():
+                    return await self._put_at_page(method, params_json, deadline)
                 return await self._put_until_answered(method, params_json, is_for_person=is_for_person)
         assert scope.cancelled_caught
         assert within is not None
         on_timeout()
         raise QuestionTimeoutError(within)
+
+    def _can_open_page(self) -> bool:
+        """Return whether the user of the client can be led to a page for a question."""
+        assert self._handler is not None
+        if self._handler.inbox is None or self._handler.inbox.url is None:
+            return False
+        try:
+            self.require_elicitation("url")
+        except CapabilityError:
+            return False
+        return True
+
+    async def _put_at_page(self, method: str, params_json: str, until: datetime) -> JSONObject:
+        """Put a question to a person, and have the client's user open the page for it; return the person's answer."""
+        result: JSONObject = {}
+        failure: Exception | None = None
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._offer_page, self._digest(method, params_json), params_json, until)
+            try:
+                result = await self._put_until_answered(method, params_json, is_for_person=True)
+            except Exception as error:  # raised outside: a group would wrap it
+                failure = error
+            group.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        return result
+
+    async def _offer_page(self, digest: str, params_json: str, until: datetime) -> None:
+        """Ask the client to have its user open the page for a question; who declines that, declines the question.
+
+        What goes wrong here is no harm: the question still waits for the operators.
+        """
+        assert self._handler is not None
+        assert self._handler.inbox is not None
+        address = self._handler.inbox.address_of(self._task_id, digest, until)
+        assert address is not None
+        message: JSONObject = load_json(params_json)
+        params: JSONObject = {
+            "mode": "url",
+            "message": message.get("message", ""),
+            "url": address,
+            "elicitationId": blake2b(address.encode(), digest_size=16).hexdigest(),
+        }
+        try:
+            if not await self._waits_for_person(digest):
+                return
+            # Named by the question: the address is another one in a rerun.
+            named = dump_json({"page": digest})
+            answer = await self._put_until_answered("elicitation/create", dump_json(params), named=named)
+            if answer.get("action") != "decline":
+                return
+            open_questions = tuple(await self._queue.outstanding(self._task_id))
+            question = question_of_page(open_questions, digest)
+            if question is not None and question.key is not None:
+                answers = {question.key: Answer.result({"action": "decline"})}
+                await answer_questions(self._store, self._queue, self._task_id, answers)
+        except Exception:
+            logger.debug("The page for a question could not be offered to the client", exc_info=True)
+
+    async def _waits_for_person(self, digest: str) -> bool:
+        """Wait until a question is open, so that its page is there; return `False` if the task ends before."""
+        while True:
+            record = await self._store.get_task(self._task_id)
+            if record is None or is_terminal(record.status):
+                return False
+            if question_of_page(tuple(await self._queue.outstanding(self._task_id)), digest) is not None:
+                return True
+            await self._store.wait_for_update(self._task_id, after=record.revision)
 
     def _has_general_stream(self) -> bool:
         return isinstance(self._session, SDKSession) and self._session.can_send_request
@@ -255,11 +332,24 @@ class ClientQuestions:
         assert self._handler is not None
         return self._handler.delivering(self._task_id, self._session, is_general=True)
 
-    async def _put_until_answered(self, method: str, params_json: str, *, is_for_person: bool = False) -> JSONObject:
-        execution = self._execution
-        record = None if execution is None else execution.record
+    def _digest(self, method: str, params_json: str) -> str:
+        record = None if self._execution is None else self._execution.record
         digest_key = b"" if record is None else record.request.digest_key
-        digest = blake2b(f"{method}\0{params_json}".encode(), digest_size=12, key=digest_key).hexdigest()
+        return blake2b(f"{method}\0{params_json}".encode(), digest_size=12, key=digest_key).hexdigest()
+
+    async def _put_until_answered(
+        self, method: str, params_json: str, *, is_for_person: bool = False, named: str | None = None
+    ) -> JSONObject:
+        """Put a question until there is an answer, and return it.
+
+        Args:
+            method: The request's method.
+            params_json: Its params.
+            is_for_person: Whether a person at the operators' inbox answers.
+            named: What stands for the params in the question's key; the params themselves unless given.
+        """
+        execution = self._execution
+        digest = self._digest(method, params_json if named is None else named)
         while True:
             # The key is a digest of the question, so that a rerun finds its answer in any order of questions, and the
             # number of times it was asked, because no key is used twice (wire rule C7).

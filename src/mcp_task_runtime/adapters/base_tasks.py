@@ -17,7 +17,7 @@ from typing_extensions import Self, Unpack
 
 from mcp_task_runtime.adapters._caller import undeliverable_in
 from mcp_task_runtime.adapters._masking import MASKED
-from mcp_task_runtime.adapters._options import TaskOptions, TaskOptionsDict, check_seconds
+from mcp_task_runtime.adapters._options import TaskOptions, TaskOptionsDict
 from mcp_task_runtime.adapters._own_loop import in_own_loop
 from mcp_task_runtime.adapters._tool_calls import TaskCall, ToolCall, calling, current_call, run_with_reruns
 from mcp_task_runtime.adapters._tool_table import DeclaredTool, ToolTable
@@ -32,6 +32,7 @@ from mcp_task_runtime.core.causes import sole_cause
 from mcp_task_runtime.core.change_hook import ChangeCallback
 from mcp_task_runtime.core.dispatch import EngineDispatcher, TaskDispatcher
 from mcp_task_runtime.core.execution import Execution
+from mcp_task_runtime.core.inbox import Inbox
 from mcp_task_runtime.core.json import JSONObject, to_json_value
 from mcp_task_runtime.core.message_queue import TaskMessageQueue
 from mcp_task_runtime.core.observer import TaskObserver
@@ -84,7 +85,7 @@ class BaseTasks(ABC):
         observer: TaskObserver | None,
         on_change: ChangeCallback | None,
         dispatcher: TaskDispatcher | None,
-        inbox: float | None,
+        inbox: float | Inbox | None,
         credentials: Credentials | None,
         seal: Sequence[str | bytes] | None,
     ) -> None:
@@ -105,10 +106,9 @@ class BaseTasks(ABC):
         self._dispatcher = dispatcher
         self._credentials = credentials
         self._host = RuntimeHost(self.runtime)
-        check_seconds("inbox", inbox)
-        self._inbox = inbox
+        self._inbox = Inbox.of(inbox)
         self._handler = TaskResultHandler(
-            self.runtime.store, self.runtime.queue, settings=self.runtime.settings, inbox=inbox
+            self.runtime.store, self.runtime.queue, settings=self.runtime.settings, inbox=self._inbox
         )
         self._tools = ToolTable(self._remember)
         self._remembered: set[str] = set()

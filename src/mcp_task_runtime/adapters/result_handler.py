@@ -23,6 +23,7 @@ from mcp_task_runtime.adapters.session import TaskSession
 from mcp_task_runtime.core.abilities import is_queue, is_store
 from mcp_task_runtime.core.deadlines import DeadlineHeap
 from mcp_task_runtime.core.followers import TaskFollowers
+from mcp_task_runtime.core.inbox import Inbox
 from mcp_task_runtime.core.json import JSONObject, JSONValue
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
 from mcp_task_runtime.core.questions import answer_questions
@@ -101,7 +102,7 @@ class TaskResultHandler:
         settings: TaskSettings | None = None,
         undeliverable: str | None = None,
         followers: TaskFollowers | None = None,
-        inbox: float | None = None,
+        inbox: float | Inbox | None = None,
     ) -> None:
         """Make a handler.
 
@@ -112,8 +113,8 @@ class TaskResultHandler:
             undeliverable: Why no question can reach the client, if that is so. Asking then fails at once
                 with a `CapabilityError` that says this, instead of waiting for an answer that cannot come.
             followers: Those of the runtime, so that the process waits for each task once; `None` to wait in the store.
-            inbox: Seconds that a form waits for a person at the operators' inbox where the client cannot be asked;
-                `None` for no inbox.
+            inbox: How long, in seconds, or where a form waits for a person where the client cannot be asked; `None` for
+                no inbox.
 
         Raises:
             ValueError: An argument has the wrong type; the message names it.
@@ -125,7 +126,7 @@ class TaskResultHandler:
         if settings is not None and not isinstance(settings, TaskSettings):
             raise ValueError("settings must be TaskSettings")
         self.undeliverable = undeliverable
-        self.inbox = inbox
+        self.inbox: Inbox | None = Inbox.of(inbox)
         self.settings: TaskSettings = _USUAL_SETTINGS if settings is None else settings
         self._followers = followers
         self._store = store

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Final, Protocol
 
@@ -30,6 +31,7 @@ from mcp_task_runtime.adapters.session import TaskSession
 from mcp_task_runtime.adapters.task_stream import TaskStreamSession
 from mcp_task_runtime.core import audit
 from mcp_task_runtime.core.execution import Execution
+from mcp_task_runtime.core.inbox import Inbox
 from mcp_task_runtime.core.json import JSONObject, JSONValue, dump_json
 from mcp_task_runtime.core.runtime import TaskRuntime
 from mcp_task_runtime.core.types import Outcome, TaskRecord, TaskRequest, TaskSpec
@@ -37,6 +39,7 @@ from mcp_task_runtime.errors import (
     INTERNAL_ERROR,
     InvalidTransitionError,
     ProtocolError,
+    TaskNotFoundError,
 )
 from mcp_task_runtime.wire import v2025_11_25 as wire_2025
 
@@ -56,7 +59,7 @@ class _Job(Protocol):
 class TaskMethods:
     """The `tasks` capability over one runtime."""
 
-    def __init__(self, runtime: TaskRuntime, host: RuntimeHost, *, inbox: float | None = None) -> None:
+    def __init__(self, runtime: TaskRuntime, host: RuntimeHost, *, inbox: float | Inbox | None = None) -> None:
         """Make the methods.
 
         Args:
@@ -273,9 +276,22 @@ class TaskMethods:
         """Serve `tasks/list` (wire rule B9)."""
         if not requestor.can_list:
             raise wire_2025.list_not_offered()
-        return wire_2025.render_page(
-            await self._runtime.list(owner=requestor.owner, cursor=wire_2025.parse_cursor(params))
-        )
+        page = await self._runtime.list(owner=requestor.owner, cursor=wire_2025.parse_cursor(params))
+        if self._handler.inbox is not None:
+            page = replace(
+                page, records=tuple([await self._as_its_client_sees(each, requestor) for each in page.records])
+            )
+        return wire_2025.render_page(page)
+
+    async def _as_its_client_sees(self, record: TaskRecord, requestor: Requestor) -> TaskRecord:
+        """Return a listed task as `tasks/get` shows it: it works while it waits for a person alone."""
+        if record.status != "input_required":
+            return record
+        try:
+            view = await self._runtime.get(record.task_id, owner=requestor.owner)
+        except TaskNotFoundError:  # it went meanwhile
+            return record
+        return replace(view.record, task=view.task)
 
     async def cancel(self, params: Mapping[str, JSONValue] | None, requestor: Requestor) -> JSONObject:
         """Serve `tasks/cancel` (wire rule B8)."""

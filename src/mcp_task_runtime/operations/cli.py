@@ -539,7 +539,8 @@ async def web(inspector: TaskInspector, host: str, port: int, origins: tuple[str
     """Serve a web page that shows the tasks, and lets people act on them.
 
     It is for this machine alone, unless the environment variable MCP_TASKS_WEB_TOKEN holds a token of at least 16
-    characters to sign in with.
+    characters to sign in with. With the secret of the servers' Inbox in MCP_TASKS_INBOX_SECRET, the users of clients
+    answer a question at its own page.
     """
     try:
         from mcp_task_runtime.operations.web._serve import is_loopback, listen, serve
@@ -556,7 +557,8 @@ async def web(inspector: TaskInspector, host: str, port: int, origins: tuple[str
     name = f"[{host}]" if ":" in host else host
     click.echo(f"The tasks are at http://{name}:{listener.getsockname()[1]}/ (press Ctrl+C to end)")
     try:
-        await serve(inspector.store, listener, token=token, origins=origins)
+        secret = os.environ.get("MCP_TASKS_INBOX_SECRET") or None
+        await serve(inspector.store, listener, token=token, origins=origins, inbox_secret=secret)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     return None

@@ -68,6 +68,7 @@ from mcp_task_runtime.adapters.tool_function import ToolFunction
 from mcp_task_runtime.core.causes import sole_cause
 from mcp_task_runtime.core.change_hook import ChangeCallback
 from mcp_task_runtime.core.dispatch import TaskDispatcher
+from mcp_task_runtime.core.inbox import Inbox
 from mcp_task_runtime.core.json import JSONObject, to_json_value
 from mcp_task_runtime.core.message_queue import TaskMessageQueue
 from mcp_task_runtime.core.observer import TaskObserver
@@ -120,7 +121,7 @@ class Tasks(BaseTasks):
         observer: TaskObserver | None = None,
         on_change: ChangeCallback | None = None,
         dispatcher: TaskDispatcher | None = None,
-        inbox: float | None = None,
+        inbox: float | Inbox | None = None,
         credentials: Credentials | None = None,
         seal: Sequence[str | bytes] | None = None,
     ) -> None:
@@ -149,7 +150,8 @@ class Tasks(BaseTasks):
             inbox: Seconds that a form of a task (`elicit`) waits for a person where its client cannot be asked: at the
                 page of `mcp-tasks web`, or by `mcp-tasks answer`. To the client the task works meanwhile, and its
                 answers do not count. Then the question is withdrawn, and asking raises `QuestionTimeoutError`. `None`
-                for no inbox: asking raises `CapabilityError`.
+                for no inbox: asking raises `CapabilityError`. With an `Inbox` that has the address of the dashboard, a
+                client that can have its user open addresses gets that of a page for this question alone.
             credentials: What is kept of a caller's access token and headers, sealed, for work that runs in a worker or
                 runs again. `None`: nothing, and there `get_access_token()` returns `None`.
             seal: Keys that seal what clients and tools put into the store; the first one seals, every one opens. See

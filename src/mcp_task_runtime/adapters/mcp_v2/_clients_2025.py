@@ -41,6 +41,7 @@ from mcp_task_runtime.adapters.requestor import (
 )
 from mcp_task_runtime.adapters.session import DetachedSession
 from mcp_task_runtime.adapters.task_methods import TaskMethods
+from mcp_task_runtime.core.inbox import Inbox
 from mcp_task_runtime.core.json import JSONObject, to_json_value
 from mcp_task_runtime.core.runtime import TaskRuntime
 from mcp_task_runtime.core.types import TaskSpec
@@ -69,7 +70,7 @@ class Clients2025:
         conversions: Conversions,
         seal: Callable[[TaskSpec, Context], TaskSpec],
         *,
-        inbox: float | None,
+        inbox: float | Inbox | None,
     ) -> None:
         """Make it for one server; the host must hold the runtime open while it serves."""
         self._conversions = conversions

@@ -21,6 +21,15 @@ browser names. No script or style runs but the dashboard's own files. Arguments 
 an operator asks for them; the questions that tasks ask are shown, because a person is to answer them. Addresses hold
 no secret: a task is named there by the beginning of its identifier.
 
+Where the servers have an `Inbox` with the address of the dashboard, a client that cannot show a form, but can have its
+user open an address, gets that of a page for the one question that its task asks:
+
+    tasks = Tasks(store, inbox=Inbox(3600, url="https://ops.example/tasks", secret=secret))
+    app.mount("/tasks", dashboard(store, behind_auth=True, inbox_secret=secret))
+
+That page, `/question`, needs no sign-in: anyone who has the address may answer, until the question is answered or its time
+has passed. The page shows nothing else. The authentication of your application has to let it pass.
+
 Without JavaScript everything works but the live part.
 """
 

@@ -18,12 +18,14 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from mcp_task_runtime.core.inbox import check_secret
 from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.errors import StoreError, TaskNotFoundError
 from mcp_task_runtime.operations.inspect import TaskInspector
 from mcp_task_runtime.operations.web._guard import Access, Guard
 from mcp_task_runtime.operations.web._live import Streams
 from mcp_task_runtime.operations.web._pages import Pages, error_page
+from mcp_task_runtime.operations.web._question_page import QuestionPage
 
 __all__ = ["dashboard"]
 
@@ -36,6 +38,7 @@ def dashboard(
     token: str | None = None,
     behind_auth: bool = False,
     origins: Iterable[str] = (),
+    inbox_secret: str | None = None,
 ) -> Starlette:
     """Return an ASGI application that shows and ends the tasks of all owners; see the package for who may use it.
 
@@ -49,15 +52,21 @@ def dashboard(
         behind_auth: Whether the application lets in only those who may see and end every task.
         origins: Addresses at which browsers reach the page, such as `https://ops.example`, where a proxy changes the
             `Host` header; needed there alone.
+        inbox_secret: The secret of the servers' `Inbox`. Then the address of a question's page, which a client gets,
+            shows that question alone to anyone who opens it, without signing in. An application that mounts the
+            dashboard lets `/question` pass its own authentication.
 
     Raises:
         ValueError: The store does not implement `TaskSearch`, or has no message queue of its own; `token` is too short
-            or given together with `behind_auth`; an origin is none.
+            or given together with `behind_auth`; an origin is none; `inbox_secret` is too short.
     """
     inspector = TaskInspector(store)
     access = Access(token=token, behind_auth=behind_auth, origins=origins)
     streams = Streams()
     pages = Pages(inspector, access, streams)
+    if inbox_secret is not None:
+        check_secret(inbox_secret)
+    question_page = QuestionPage(inspector, inbox_secret)
     app = Starlette(
         routes=[
             Mount("/static", StaticFiles(directory=_STATIC)),
@@ -68,6 +77,7 @@ def dashboard(
             Route("/cancel", pages.cancel, methods=["POST"]),
             Route("/retry", pages.retry, methods=["POST"]),
             Route("/answer", pages.answer, methods=["POST"]),
+            Route("/question", question_page.serve, methods=["GET", "POST"]),
             Route("/waiting", pages.waiting),
             Route("/events/waiting", pages.waiting_live),
             Route("/workers", pages.workers),

@@ -27,7 +27,7 @@ _SHORTEST_TOKEN: Final = 16
 _LARGEST_FORM: Final = 2 * 1024 * 1024
 _MOST_FIELDS: Final = 1000
 _PROXY_HEADERS: Final = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
-_OPEN_PATHS: Final = ("/login", "/static/")
+_OPEN_PATHS: Final = ("/login", "/static/", "/question")
 
 _HEADERS: Final[Mapping[str, str]] = {
     "Content-Security-Policy": (

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
+from mcp_task_runtime.core.ids import handle_of
 from mcp_task_runtime.core.message_queue import QueuedMessage
 from mcp_task_runtime.core.transitions import TERMINAL_STATUSES, is_terminal
 from mcp_task_runtime.core.types import TaskFilter, TaskRecord
@@ -24,7 +25,7 @@ from mcp_task_runtime.operations.web._filters import AGES, STATUSES, Search
 from mcp_task_runtime.operations.web._forms import FormError, form_of, read_answer
 from mcp_task_runtime.operations.web._guard import Access, csrf_token, read_form
 from mcp_task_runtime.operations.web._live import Item, LiveResponse, Regions, Show, Streams, make_item
-from mcp_task_runtime.operations.web._templates import dom_id, handle_of, render
+from mcp_task_runtime.operations.web._templates import dom_id, render
 
 __all__ = ["Pages", "error_page"]
 

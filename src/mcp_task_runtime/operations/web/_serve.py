@@ -49,7 +49,14 @@ def listen(host: str, port: int) -> socket.socket:
     return socket.create_server((host, port), family=family)
 
 
-async def serve(store: TaskStore, listener: socket.socket, *, token: str | None, origins: Iterable[str]) -> None:
+async def serve(
+    store: TaskStore,
+    listener: socket.socket,
+    *,
+    token: str | None,
+    origins: Iterable[str],
+    inbox_secret: str | None = None,
+) -> None:
     """Serve the dashboard until the process is told to stop, by a signal.
 
     Args:
@@ -57,13 +64,14 @@ async def serve(store: TaskStore, listener: socket.socket, *, token: str | None,
         listener: Where to listen; it is closed in the end.
         token: As for `dashboard`.
         origins: As for `dashboard`.
+        inbox_secret: As for `dashboard`.
 
     Raises:
         ValueError: As for `dashboard`.
     """
     with listener:
         config = uvicorn.Config(
-            dashboard(store, token=token, origins=origins),
+            dashboard(store, token=token, origins=origins, inbox_secret=inbox_secret),
             access_log=False,  # addresses hold the beginnings of identifiers
             log_level="warning",
             lifespan="off",

@@ -10,23 +10,13 @@ from urllib.parse import urlencode
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from mcp_task_runtime.core.ids import handle_of
 from mcp_task_runtime.core.json import dump_json
 from mcp_task_runtime.core.types import Progress, TaskRecord
 
-__all__ = ["dom_id", "handle_of", "render"]
+__all__ = ["dom_id", "render"]
 
-_OWN_ID_LENGTH: Final = 48
-_HANDLE_LENGTH: Final = 16
 _LONGEST_VALUE: Final = 20_000
-
-
-def handle_of(task_id: str) -> str:
-    """Return what stands for a task in an address: the beginning of its identifier where that is a secret.
-
-    Identifiers that this library makes are long and random; their beginning names the task and does not reveal it.
-    """
-    is_own = len(task_id) == _OWN_ID_LENGTH and all(char in "0123456789abcdef" for char in task_id)
-    return task_id[:_HANDLE_LENGTH] if is_own else task_id
 
 
 def dom_id(*parts: str) -> str:

@@ -307,19 +307,17 @@ class Database:
 
     # --- operations ---
 
-    async def read(self, work: Callable[[Attempt], T], *, at_least: float = 0) -> T:
+    async def read(self, work: Callable[[Attempt], T]) -> T:
         """Return what `work` reads; see `run`."""
         self.count(reads=1)
-        return await self.run(work, at_least=at_least)
+        return await self.run(work)
 
     async def write(self, work: Callable[[Attempt], T], *, repeatable: bool = True) -> T:
         """Return what `work` returns that may write; see `run`."""
         self.count(writes=1)
         return await self.run(work, writes=True, repeatable=repeatable)
 
-    async def run(
-        self, work: Callable[[Attempt], T], *, writes: bool = False, repeatable: bool = True, at_least: float = 0
-    ) -> T:
+    async def run(self, work: Callable[[Attempt], T], *, writes: bool = False, repeatable: bool = True) -> T:
         """Return what `work` returns that is done with a connection, in a thread.
 
         Cancelled before `work` has a connection, nothing happens; cancelled later, this waits for the end of
@@ -329,7 +327,6 @@ class Database:
             work: What to do. It may be done again, see `Attempt.is_repeated`.
             writes: Whether it changes anything.
             repeatable: Whether it can be repeated when its effect is unknown.
-            at_least: Seconds that the server may take even if the timeout is shorter.
 
         Raises:
             StoreClosedError: The store is closed.
@@ -345,9 +342,9 @@ class Database:
             self._check_open()
             slots = await self._acquire_slot()
             try:
-                now, started_at = anyio.current_time(), monotonic()
-                give_up_at = min(give_up_at, now + self._timeout)
-                with anyio.CancelScope(deadline=max(give_up_at, now + at_least), shield=True):
+                started_at = monotonic()
+                give_up_at = min(give_up_at, anyio.current_time() + self._timeout)
+                with anyio.CancelScope(deadline=give_up_at, shield=True):
                     return await self._threads.run(partial(self._attempt, work, is_repeated, writes, repeatable))
                 if reason is None:  # it had the whole timeout
                     self._outage.failed(started_at)

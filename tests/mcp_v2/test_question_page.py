@@ -1,0 +1,213 @@
+"""The page for one question, which the user of a client opens where the client cannot show a form."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from html import unescape
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+import anyio
+import pytest
+
+pytest.importorskip("starlette", reason="the extra `web` is not installed")
+pytest.importorskip("jinja2", reason="the extra `web` is not installed")
+
+import httpx
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from mcp_task_runtime import Inbox, InMemoryTaskStore
+from mcp_task_runtime.operations.web import dashboard
+from tests.mcp_v2.in_process import memory_client
+from tests.mcp_v2.raw_client import EXTENSION_ID, RawClient, accept
+from tests.mcp_v2.schemas import Wire
+from tests.mcp_v2.test_differential import connect_2025
+from tests.mcp_v2.test_inbox import Office, text_of
+from tests.operations.web.visitor import Visitor, csrf_of
+from tests.support.patience import PATIENCE
+
+SECRET = "a secret that is long enough"
+PAGE = Inbox(3600, url="http://127.0.0.1:8321/tasks", secret=SECRET)
+OPENS_PAGES: Wire = {"extensions": {EXTENSION_ID: {}}, "elicitation": {"url": {}}}
+
+
+class Browser:
+    """The browser of a client's user, in front of a dashboard that is mounted at /tasks."""
+
+    def __init__(self, office: Office, **options: Any) -> None:
+        app = Starlette(routes=[Mount("/tasks", dashboard(office.store, **{"inbox_secret": SECRET, **options}))])
+        self.visitor = Visitor(app, base="")
+
+    async def open(self, url: str) -> httpx.Response:
+        """Open an address, and follow where it leads."""
+        page = await self.visitor.get(url.removeprefix("http://127.0.0.1:8321"))
+        while page.is_redirect:
+            page = await self.visitor.get(page.headers["location"])
+        return page
+
+    async def send(self, page: httpx.Response, **fields: str) -> httpx.Response:
+        """Send the form on a page."""
+        action = re.search(r'<form method="post" action="([^"]+)"', page.text)
+        assert action is not None
+        return await self.visitor.send(unescape(action[1]), fields, csrf=csrf_of(page.text))
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+async def address_of(client: RawClient, task_id: str) -> tuple[str, str]:
+    """Wait until the client is to open an address; return the question's key and the address."""
+    ((key, request),) = (await client.asked(task_id)).items()
+    assert request["params"]["mode"] == "url"
+    assert request["params"]["message"] == "Publish it?"
+    return key, request["params"]["url"]
+
+
+@pytest.mark.parametrize("tool", ["asks", "asks_by_itself"])
+async def test_a_client_that_opens_addresses_gets_that_of_a_page_for_the_question(tool: str) -> None:
+    office = Office(inbox=PAGE)
+    browser = Browser(office)
+    async with memory_client(office.mcp) as client:
+        task_id = await client.start(tool, capabilities=OPENS_PAGES)
+        key, address = await address_of(client, task_id)
+        assert task_id not in address
+        await client.update(task_id, {key: {"action": "accept"}})
+        page = await browser.open(address)
+        assert page.status_code == 200
+        assert "Publish it?" in page.text
+        assert not re.findall(r'href="/tasks/(?!static)', page.text)  # it leads nowhere else
+        done = await browser.send(page, action="accept", **{"field.ok": "true"})
+        assert "the answer was taken" in (await browser.open(done.headers["location"])).text
+        assert await text_of(client, task_id) == "accept True"
+        assert (await browser.open(address)).status_code == 404
+
+
+async def test_a_page_needs_no_sign_in_and_opens_nothing_else() -> None:
+    office = Office(inbox=PAGE)
+    browser = Browser(office, token="a token that is long enough")
+    async with memory_client(office.mcp) as client:
+        task_id = await client.start("asks", capabilities=OPENS_PAGES)
+        _, address = await address_of(client, task_id)
+        assert "Publish it?" in (await browser.open(address)).text
+        assert "Sign in" in (await browser.open("/tasks/waiting")).text
+
+
+async def test_an_answer_of_an_operator_closes_the_question_of_the_client() -> None:
+    office = Office(inbox=PAGE)
+    async with memory_client(office.mcp) as client:
+        task_id = await client.start("asks", capabilities=OPENS_PAGES)
+        await address_of(client, task_id)
+        (question,) = [each for each in await office.person.questions(task_id) if each.is_for_person]
+        assert await office.person.answer(task_id, question.key or "", accept(ok=True))
+        assert await text_of(client, task_id) == "accept True"
+
+
+async def test_a_user_who_does_not_want_to_declines() -> None:
+    office = Office(inbox=PAGE)
+    async with memory_client(office.mcp) as client:
+        task_id = await client.start("asks", capabilities=OPENS_PAGES)
+        key, _ = await address_of(client, task_id)
+        await client.update(task_id, {key: {"action": "decline"}})
+        assert await text_of(client, task_id) == "decline None"
+
+
+async def test_only_an_address_of_the_server_shows_the_question_and_only_its_page_answers() -> None:
+    office = Office(inbox=PAGE)
+    browser = Browser(office)
+    async with memory_client(office.mcp) as client:
+        task_id = await client.start("asks", capabilities=OPENS_PAGES)
+        _, address = await address_of(client, task_id)
+        query = dict(parse_qsl(urlsplit(address).query))
+        other = await client.start("asks", capabilities=OPENS_PAGES)
+        wrong = [
+            {**query, "token": "0" * 64},
+            {**query, "token": ""},
+            {**query, "token": "ü"},
+            {**query, "until": str(int(query["until"]) + 1)},
+            {**query, "until": "-1"},
+            {**query, "id": other[:16]},
+            {**query, "id": "nothing"},
+            {**query, "key": "0" * 24},
+            {name: value for name, value in query.items() if name != "key"},
+        ]
+        for changed in wrong:
+            page = await browser.open(f"/tasks/question?{urlencode(changed)}")
+            assert (page.status_code, "Publish it?" in page.text) == (404, False)
+        assert (await Browser(office, inbox_secret="another secret, as long").open(address)).status_code == 404
+        assert (await Browser(office, inbox_secret=None).open(address)).status_code == 404
+        page = await browser.open(address)
+        path = address.removeprefix("http://127.0.0.1:8321")
+        fields = {"action": "accept", "field.ok": "true"}
+        refused = [
+            await browser.visitor.send(path, fields, csrf="wrong"),
+            await browser.visitor.send(path, fields, csrf=csrf_of(page.text), origin="https://evil.example"),
+            await browser.visitor.send(path, fields, csrf=csrf_of(page.text), origin=None),
+        ]
+        assert [reply.status_code for reply in refused] == [403, 403, 403]
+        wrong_form = await browser.send(page, action="nonsense")
+        assert (wrong_form.status_code, "Publish it?" in wrong_form.text) == (422, True)
+        assert (await client.get(task_id))["status"] == "input_required"
+
+
+async def test_an_address_is_good_until_its_time_has_passed() -> None:
+    office = Office(inbox=PAGE)
+    browser = Browser(office)
+    async with memory_client(office.mcp) as client:
+        task_id = await client.start("asks", capabilities=OPENS_PAGES)
+        _, address = await address_of(client, task_id)
+        key = dict(parse_qsl(urlsplit(address).query))["key"]
+        now = office.store.clock.now()
+        for ends, code in ((now + timedelta(hours=1), 200), (now - timedelta(seconds=1), 404)):
+            made = PAGE.address_of(task_id, key, ends)
+            assert made is not None
+            assert (await browser.open(made)).status_code == code
+
+
+async def test_a_client_of_2025_is_told_to_open_the_page_and_lists_work_that_waits_for_a_person_as_working() -> None:
+    office = Office(inbox=PAGE)
+    browser = Browser(office)
+    opened: list[str] = []
+
+    is_opened = anyio.Event()
+
+    async def open_page(request: Wire) -> Wire:
+        opened.append(request["params"]["url"])
+        is_opened.set()
+        return {"result": {"action": "accept"}}
+
+    async with office.tasks, connect_2025(office.mcp, open_page, capabilities={"elicitation": {"url": {}}}) as client:
+        task_id = await client.start("asks")
+        waiting = await client.start_request("tasks/result", {"taskId": task_id})
+        with anyio.fail_after(PATIENCE):
+            await is_opened.wait()
+            record = await office.store.get_task(task_id)
+            assert record is not None
+            while len(await office.person.questions(task_id)) > 1:  # until the client's answer is there
+                record = await office.store.wait_for_update(task_id, after=record.revision)
+        (listed,) = (await client.result("tasks/list", {}))["tasks"]
+        assert (listed["status"], listed["statusMessage"]) == ("working", "Waiting for a person to answer")
+        page = await browser.open(opened[0])
+        await browser.send(page, action="accept", **{"field.ok": "true"})
+        assert (await client.response(waiting))["result"]["content"][0]["text"] == "accept True"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"url": "https://ops.example"}, "belong together"),
+        ({"secret": SECRET}, "belong together"),
+        ({"url": "https://ops.example", "secret": "short"}, "at least 16 characters"),
+        ({"url": "ops.example/tasks", "secret": SECRET}, "address of a dashboard"),
+        ({"url": "https://ops.example/?a=1", "secret": SECRET}, "address of a dashboard"),
+    ],
+)
+async def test_the_address_and_the_secret_are_checked(options: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Inbox(60, **options)
+    with pytest.raises(ValueError, match="at least 16 characters"):
+        dashboard(InMemoryTaskStore(), inbox_secret="short")
+    assert SECRET not in repr(PAGE)
