@@ -18,6 +18,7 @@ ABILITIES: tuple[Capability, ...] = (
     "listing",
     "mailbox",
     "questions",
+    "quotas",
     "search",
 )
 """What the in-memory backend is able to do."""

@@ -69,6 +69,7 @@ CAPABILITIES: tuple[Capability, ...] = (
     "listing",
     "mailbox",
     "questions",
+    "quotas",
     "search",
     "shared",
 )

@@ -318,6 +318,7 @@ SCHEMA_3 = (
     SCHEMA_2.replace("join_key TEXT)", f"join_key TEXT{ADDED_3})")
     + "CREATE INDEX tasks_by_error ON tasks (name, sequence) WHERE is_error = 1;\n"
     + "CREATE INDEX tasks_waiting ON tasks (name, lease_expires_at) WHERE lease_worker = '';\n"
+    + "CREATE TABLE owners (owner PRIMARY KEY NOT NULL, live INTEGER NOT NULL) WITHOUT ROWID;\n"
 )
 # fmt: off
 ROWS_1: list[tuple[Any, ...]] = [
@@ -414,7 +415,9 @@ async def test_a_file_of_version_2_is_read_and_migrated(path: Path) -> None:
         assert counts.by_status_and_name == {("completed", ""): 1, ("input_required", "report"): 1}
         assert counts.errors_by_name == {}  # of what ended before
         assert (await store.search_tasks(TaskFilter(errors_only=True))).records == ()
+        assert [await store.count_live_tasks(owner) for owner in ("ada", None)] == [1, 0]
         await store.finish_task("live", Outcome.completed({"isError": True}))
+        assert await store.count_live_tasks("ada") == 0
         assert [one.task_id for one in (await store.search_tasks(TaskFilter(errors_only=True))).records] == ["live"]
     assert schema_of(path) == normal(SCHEMA_3)
 

@@ -10,8 +10,8 @@ import anyio
 
 from mcp_task_runtime.core.clock import Clock
 from mcp_task_runtime.core.deadlines import DeadlineHeap
+from mcp_task_runtime.core.transitions import check_room
 from mcp_task_runtime.core.types import Task, TaskRecord
-from mcp_task_runtime.errors import LimitExceededError
 
 __all__ = ["LiveTasks"]
 
@@ -63,8 +63,7 @@ class LiveTasks:
         Raises:
             LimitExceededError: The owner has as many tasks as it may have.
         """
-        if self._max_per_owner is not None and self._counts[owner] >= self._max_per_owner:
-            raise LimitExceededError("tasks at once", self._max_per_owner)
+        check_room(self._counts[owner], self._max_per_owner)
         self._counts[owner] += 1
 
     def unreserve(self, owner: str | None) -> None:

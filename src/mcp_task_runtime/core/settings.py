@@ -31,10 +31,10 @@ class TaskSettings:
             stdio server two seconds after they closed its input. Default: 1.0.
         lease_ms: How long a process that runs a task may be silent before it counts as lost, in milliseconds; for
             stores that several processes share. It renews its leases three times as often. Default: 15,000.
-        max_tasks_per_owner: Live tasks that one owner may have in this process; those without an owner count together,
-            so that without authentication this is the limit of the process. A waiting task takes up to 50 KiB: the
-            default fits a server of 512 MB. One more is refused with `LimitExceededError`. `None` for no limit.
-            Default: 5,000.
+        max_tasks_per_owner: Live tasks that one owner may have: in all processes together where they share a store with
+            `TaskQuotas`, as the bundled ones have, otherwise in this process. Those without an owner count together, so
+            that without authentication this is the limit of all callers. A waiting task takes up to 50 KiB: the default
+            fits a server of 512 MB. One more is refused with `LimitExceededError`. `None` for no limit. Default: 5,000.
         max_stored_tasks_per_owner: Tasks of one owner that this process made and that have not expired, ended ones
             included. One more is refused with `LimitExceededError`. `None` for no limit. Default: 20,000.
         max_stored_bytes_per_owner: Bytes that the arguments, declared capabilities and results of these tasks may take.

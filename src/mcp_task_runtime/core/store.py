@@ -1,7 +1,7 @@
 """`TaskStore`: what a backend promises about the state of tasks, and the further abilities it may have.
 
 A custom store implements `TaskStore` and no more. Abilities are protocols of their own, declared by
-implementing them: `TaskLeases`, `TaskWork`, `TaskQuestions`, `TaskJournal`, `TaskSearch`, `TaskSharing`,
+implementing them: `TaskLeases`, `TaskWork`, `TaskQuestions`, `TaskQuotas`, `TaskJournal`, `TaskSearch`, `TaskSharing`,
 `TaskWatching`, `TaskConnecting`, `TaskDiagnosis`. All bundled stores have all of them but `TaskWatching`; the last two
 where there is a backend. `TaskSealing` says that a store seals what it keeps, as `stores.sealed` has any store do.
 """
@@ -35,6 +35,7 @@ __all__ = [
     "TaskJournal",
     "TaskLeases",
     "TaskQuestions",
+    "TaskQuotas",
     "TaskSealing",
     "TaskSearch",
     "TaskSharing",
@@ -378,6 +379,20 @@ class TaskJoins(Protocol):
             TaskExistsError: `new.task_id` is taken.
             ValueError: Something in it could not be read back (L4); nothing was written.
         """
+        ...
+
+
+@runtime_checkable
+class TaskQuotas(Protocol):
+    """Ability of a store to hold an owner to a number of live tasks, over all processes that use it (law L16).
+
+    `TaskStore.create_task` and `TaskJoins.join_task` raise `LimitExceededError`, and write nothing, where the owner of
+    a new task has `NewTask.max_live` live tasks. That is decided in the step that would create it, whoever made the
+    others. A task counts until it ends, expires or is deleted: a lost process leaves no count behind.
+    """
+
+    async def count_live_tasks(self, owner: str | None) -> int:
+        """Return how many live tasks an owner has; `None` stands for tasks without an owner, which count together."""
         ...
 
 

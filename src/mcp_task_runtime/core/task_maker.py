@@ -12,7 +12,7 @@ from mcp_task_runtime.core.live_tasks import LiveTasks
 from mcp_task_runtime.core.observer import TaskObserver
 from mcp_task_runtime.core.reader import store_errors
 from mcp_task_runtime.core.settings import TaskSettings
-from mcp_task_runtime.core.store import TaskJoins, TaskSealing, TaskStore
+from mcp_task_runtime.core.store import TaskJoins, TaskQuotas, TaskSealing, TaskStore
 from mcp_task_runtime.core.stored_tasks import StoredTasks
 from mcp_task_runtime.core.text import check_size, check_text
 from mcp_task_runtime.core.types import DEFAULT_POLL_INTERVAL_MS, NewTask, TaskRecord, TaskRequest, TaskSpec
@@ -60,6 +60,7 @@ class TaskMaker:
         self._leases = leases
         self._observer = observer
         self._is_shared = is_shared
+        self._max_live = settings.max_tasks_per_owner if is_shared and isinstance(store, TaskQuotas) else None
         self._is_sealed = isinstance(store, TaskSealing) and store.is_sealed
 
     async def make(
@@ -137,6 +138,7 @@ class TaskMaker:
             worker=worker if waits_ms is None else "",
             lease_ms=settings.lease_ms if waits_ms is None else waits_ms,
             status_message=QUEUED if is_queued else None,
+            max_live=self._max_live,
         )
 
     def _completed(self, request: TaskRequest) -> TaskRequest:

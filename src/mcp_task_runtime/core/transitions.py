@@ -25,7 +25,7 @@ from mcp_task_runtime.core.types import (
     TaskRecord,
     TaskStatus,
 )
-from mcp_task_runtime.errors import InvalidTransitionError, LeaseLostError, RevisionConflictError
+from mcp_task_runtime.errors import InvalidTransitionError, LeaseLostError, LimitExceededError, RevisionConflictError
 
 __all__ = [
     "EVENTS_KEPT",
@@ -33,6 +33,7 @@ __all__ = [
     "TERMINAL_STATUSES",
     "TRANSITIONS",
     "check_fence",
+    "check_room",
     "claim_record",
     "create_record",
     "finish_record",
@@ -88,6 +89,16 @@ def check_fence(record: TaskRecord, fence: Fence | None) -> None:
     """
     if fence is not None and (record.lease is None or record.lease.fence != fence):
         raise LeaseLostError(record.task_id)
+
+
+def check_room(live: int, most: int | None) -> None:
+    """Refuse one more live task of an owner that has as many as it may have (law L16). No limit passes.
+
+    Raises:
+        LimitExceededError: It has.
+    """
+    if most is not None and live >= most:
+        raise LimitExceededError("tasks at once", most)
 
 
 def create_record(new: NewTask, *, now: datetime) -> TaskRecord:

@@ -346,6 +346,7 @@ class NewTask:
             that no process holds yet, `None` for no lease. A store without `TaskLeases` only records it.
         lease_ms: How long that lease lasts, in milliseconds.
         status_message: The first status message.
+        max_live: Live tasks that the owner may have, this one included. A store with `TaskQuotas` refuses one more.
     """
 
     ttl_ms: int | None
@@ -358,6 +359,7 @@ class NewTask:
     worker: str | None = None
     lease_ms: int = 30_000
     status_message: str | None = None
+    max_live: int | None = None
 
     @classmethod
     def of(cls, new: NewTask | None, fields: NewTaskFields) -> NewTask:
@@ -386,6 +388,7 @@ class NewTaskFields(TypedDict, total=False):
     worker: str | None
     lease_ms: int
     status_message: str | None
+    max_live: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -113,6 +113,8 @@ def check_new_task(new: NewTask) -> None:
     check_duration("retention_ms", new.retention_ms)
     check_duration("lease_ms", new.lease_ms)
     check_integer("poll_interval_ms", new.poll_interval_ms)
+    if new.max_live is not None:
+        check_integer("max_live", new.max_live)
     check_integer("max_attempts", request.max_attempts)
     check_text("method", request.method)
     check_text("name", request.name)

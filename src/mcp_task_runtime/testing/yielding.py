@@ -22,6 +22,7 @@ from mcp_task_runtime.core.store import (
     TaskJournal,
     TaskLeases,
     TaskQuestions,
+    TaskQuotas,
     TaskSearch,
     TaskSharing,
     TaskStore,
@@ -217,7 +218,7 @@ class YieldingQuestionStore(YieldingTaskStore):
         return await _then_checkpoint(self._asks.get_view(task_id))
 
 
-class _BundledStore(_QuestionStore, TaskLeases, TaskJoins, TaskJournal, TaskSearch, Protocol): ...
+class _BundledStore(_QuestionStore, TaskLeases, TaskJoins, TaskJournal, TaskQuotas, TaskSearch, Protocol): ...
 
 
 class YieldingBundledStore(YieldingQuestionStore):
@@ -252,6 +253,11 @@ class YieldingBundledStore(YieldingQuestionStore):
         """Return the task that a call joins, or create one; see `TaskJoins.join_task`."""
         await checkpoint()
         return await _then_checkpoint(self._bundled.join_task(new, key=key, ended_ms=ended_ms))
+
+    async def count_live_tasks(self, owner: str | None) -> int:
+        """Return how many live tasks an owner has; see `TaskQuotas.count_live_tasks`."""
+        await checkpoint()
+        return await _then_checkpoint(self._bundled.count_live_tasks(owner))
 
     async def record_step(self, task_id: str, key: str, value_json: str, *, fence: Fence) -> str:
         """Record the result of a step, once; see `TaskJournal.record_step`."""

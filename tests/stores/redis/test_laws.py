@@ -15,7 +15,19 @@ from tests.stores.profile import PROFILE
 from tests.stores.redis.parts import Opener
 
 CAPABILITIES: tuple[Capability, ...] = (
-    *("durable", "fences", "joins", "journal", "leases", "listing", "mailbox", "questions", "search", "shared"),
+    *(
+        "durable",
+        "fences",
+        "joins",
+        "journal",
+        "leases",
+        "listing",
+        "mailbox",
+        "questions",
+        "quotas",
+        "search",
+        "shared",
+    ),
 )
 
 

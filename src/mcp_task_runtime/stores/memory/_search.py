@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
 from heapq import merge
@@ -10,6 +11,7 @@ from math import isqrt
 from typing import Final
 
 from mcp_task_runtime.core.text import ascii_lower
+from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.core.types import LOOKED_AT_MOST, TaskCounts, TaskFilter, TaskRecord, TaskStatus
 from mcp_task_runtime.stores.memory._entry import Entry
 from mcp_task_runtime.stores.memory._index import Group, IdIndex, Index
@@ -26,7 +28,7 @@ _SLACK: Final = timedelta(seconds=5)
 class Search:
     """Which entries there are, indexed by owner, by status and tool, and by identifier."""
 
-    __slots__ = ("_entries", "_errors", "_groups", "_ids", "_owners")
+    __slots__ = ("_entries", "_errors", "_groups", "_ids", "_live", "_owners")
 
     def __init__(self, entries: dict[str, Entry]) -> None:
         """Watch the entries of a store by their identifiers."""
@@ -35,6 +37,7 @@ class Search:
         self._groups: dict[tuple[TaskStatus, str], Group] = {}
         self._errors: dict[tuple[TaskStatus, str], Group] = {}
         self._ids = IdIndex()
+        self._live: Counter[str | None] = Counter()
 
     @property
     def owners(self) -> int:
@@ -89,6 +92,10 @@ class Search:
                 return found, entry.sequence
         return found, None
 
+    def live(self, owner: str | None) -> int:
+        """Return how many live tasks an owner has."""
+        return self._live[owner]
+
     def counts(self) -> TaskCounts:
         """Return how many entries there are; linear in the number of tools, not of tasks."""
         by_status_and_name = {key: group.live for key, group in self._groups.items()}
@@ -99,12 +106,19 @@ class Search:
         record = entry.record
         key = (record.task.status, record.request.name)
         entry.group = _join(self._groups, key, entry)
+        if not is_terminal(record.task.status):
+            self._live[record.owner] += 1
         if record.outcome is not None and record.outcome.is_error:
             entry.failing = _join(self._errors, key, entry)
 
     def _leave(self, entry: Entry) -> None:
         group, entry.group = entry.group, None
         _part(self._groups, group)
+        if group is not None and not is_terminal(group.key[0]):
+            owner = entry.record.owner
+            self._live[owner] -= 1
+            if not self._live[owner]:
+                del self._live[owner]
         if entry.failing is not None:
             group, entry.failing = entry.failing, None
             _part(self._errors, group)

@@ -17,6 +17,7 @@ from mcp_task_runtime.core.deadlines import DeadlineHeap
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
 from mcp_task_runtime.core.transitions import (
     check_fence,
+    check_room,
     claim_record,
     create_record,
     finish_record,
@@ -170,6 +171,7 @@ class InMemoryTaskStore:
         task_id, expires_at = record.task_id, record.task.expires_at
         if task_id in self._entries:
             raise TaskExistsError(task_id)
+        check_room(self._search.live(new.owner), new.max_live)
         self._sequence += 1
         entry = self._entries[task_id] = Entry(record, self._sequence)
         self._search.add(entry)
@@ -178,6 +180,13 @@ class InMemoryTaskStore:
             self._lapses.set(task_id, record.lease.expires_at)
             self._tell_workers(record.lease)
         return record
+
+    # --- TaskQuotas ---
+
+    async def count_live_tasks(self, owner: str | None) -> int:
+        """Return how many live tasks an owner has; see `TaskQuotas.count_live_tasks`."""
+        self._purge()
+        return self._search.live(owner)
 
     # --- TaskJoins ---
 

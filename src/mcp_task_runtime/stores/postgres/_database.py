@@ -71,6 +71,8 @@ _RELATIONS: Final = (
     "drop_belongings",
     "has_questions",
     "find_joinable",
+    "count_live",
+    "has_room",
     "tasks_by_status",
     "tasks_by_name",
 )

@@ -232,6 +232,7 @@ def create_parameters(new: NewTask, *, now: datetime) -> dict[str, Any]:
         "client_capabilities": to_object("client_capabilities_json", record.client_capabilities_json),
         "lease_worker": None if lease is None else to_stored("worker", lease.worker),
         "lease_ms": None if lease is None else new.lease_ms,
+        "max_live": None if new.max_live is None else to_bigint(new.max_live),
         "lease_attempt": None if lease is None else lease.attempt,
     }
 

@@ -50,6 +50,10 @@ asked while that statement waited for the task; the statement itself does not.
 `find_joinable`: a function that returns the task a repeated call joins, holding the key of the call until its statement
 ends: it sees what was made while it waited for that.
 
+`has_room`, from version 3 on: a function that says whether an owner has fewer live tasks than some number. Close to it,
+the function holds the owner until its statement ends, and sees what was made while it waited for that. `count_live`
+returns how many those are, up to a bound.
+
 `steps`, one row for each recorded step of a task: `position`, `task_id`, `key` and `value` (JSON).
 
 JSON is kept as text that PostgreSQL has checked (`json`, not `jsonb`): it is returned as it was given, and may
@@ -68,6 +72,9 @@ KEY_BYTES: Final = 1024
 
 NAME_LENGTH: Final = 200
 """Characters of a tool's name that are indexed."""
+
+_CLOSE: Final = 256
+"""How close to its limit an owner's tasks are counted one after the other: more calls than overlap at a time."""
 
 MIGRATIONS: Final = (
     """
@@ -165,6 +172,23 @@ MIGRATIONS: Final = (
     CREATE INDEX tasks_by_kind ON {{tasks}} (status, tool, position) INCLUDE (expires_at);
     CREATE INDEX tasks_by_error ON {{tasks}} (tool, position) INCLUDE (expires_at) WHERE is_error;
     CREATE INDEX tasks_waiting ON {{tasks}} (tool, lease_expires_at, position) WHERE lease_worker = '';
+    CREATE INDEX tasks_live ON {{tasks}} ((coalesce('+' || owner, '')), expires_at)
+        WHERE status IN ('working', 'input_required');
+    CREATE FUNCTION {{count_live}}(text, timestamptz, bigint) RETURNS bigint LANGUAGE sql VOLATILE AS $count$
+        SELECT count(*) FROM (
+            SELECT FROM {{tasks}} WHERE coalesce('+' || owner, '') = coalesce('+' || $1, '')
+                AND status IN ('working', 'input_required') AND (expires_at IS NULL OR expires_at > $2) LIMIT $3
+        ) AS live
+    $count$;
+    CREATE FUNCTION {{has_room}}(text, timestamptz, bigint) RETURNS boolean LANGUAGE plpgsql VOLATILE AS $room$
+    BEGIN
+        IF $3 > {_CLOSE} AND {{count_live}}($1, $2, $3 - {_CLOSE}) < $3 - {_CLOSE} THEN
+            RETURN true;
+        END IF;
+        PERFORM pg_advisory_xact_lock(hashtextextended(coalesce('+' || $1, ''), 1));
+        RETURN {{count_live}}($1, $2, $3) < $3;
+    END
+    $room$;
     """,
 )
 """The statements that lead from each version to the next; the first from an empty schema to version 1."""

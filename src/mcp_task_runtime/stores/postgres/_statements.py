@@ -124,6 +124,19 @@ JOIN: Final = CREATE.replace(_VALUES, ", join_key) SELECT").replace(
 )
 """Creates a task unless there is one to join."""
 
+_HAS_ROOM: Final = "{has_room}(%(owner)s::text, {now}, %(max_live)s::bigint)"
+CREATE_WITHIN: Final = CREATE.replace(_VALUES, ") SELECT").replace(
+    _END, " WHERE " + _HAS_ROOM + " ON CONFLICT (task_id)"
+)
+"""Creates a task unless its owner has as many live ones as it may have."""
+
+JOIN_WITHIN: Final = JOIN.replace(" ON CONFLICT (task_id)", " AND " + _HAS_ROOM + " ON CONFLICT (task_id)")
+"""Does both."""
+
+HAS_ROOM: Final = "SELECT " + _HAS_ROOM
+
+COUNT_LIVE: Final = "SELECT {count_live}(%(owner)s::text, {now}, NULL)"
+
 JOINED: Final = (
     "SELECT " + COLUMNS + " FROM {tasks} WHERE task_id ="
     " {find_joinable}(%(join_key)s::text, {now}, %(ended_ms)s::bigint)"

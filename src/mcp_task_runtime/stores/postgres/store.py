@@ -15,7 +15,7 @@ from typing_extensions import Unpack
 from mcp_task_runtime.core.clock import Clock
 from mcp_task_runtime.core.ids import new_task_id
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
-from mcp_task_runtime.core.transitions import TERMINAL_STATUSES, create_record, finish_record, update_record
+from mcp_task_runtime.core.transitions import TERMINAL_STATUSES, check_room, create_record, finish_record, update_record
 from mcp_task_runtime.core.types import (
     Fence,
     Finding,
@@ -135,15 +135,19 @@ class PostgresTaskStore(DatabaseUser):
         """
         new, parameters = self._creation(NewTask.of(new, fields))
         purges = self._purges()
+        statement = statements.CREATE if new.max_live is None else statements.CREATE_WITHIN
 
         def create(attempt: Attempt) -> TaskRecord:
             if purges:
                 attempt.execute(statements.PURGE, {"limit": _PURGE_MOST})
-            while (row := attempt.fetch(statements.CREATE, parameters)) is None:
+            while (row := attempt.fetch(statement, parameters)) is None:
                 if attempt.is_repeated and (row := attempt.fetch(statements.CREATED, parameters)) is not None:
                     break
-                if not attempt.execute(statements.DELETE_EXPIRED, parameters).rowcount:
+                if attempt.execute(statements.DELETE_EXPIRED, parameters).rowcount:
+                    continue
+                if new.max_live is None or attempt.fetch(statements.TAKEN, parameters) is not None:
                     raise TaskExistsError(new.task_id or "")
+                _check_room(attempt, new, parameters)
             return create_record(new, now=utc(row[0]))
 
         return await self._database.write(create)
@@ -160,6 +164,17 @@ class PostgresTaskStore(DatabaseUser):
         self._created += 1
         return (self._created - 1) % _PURGE_EVERY == 0
 
+    # --- TaskQuotas ---
+
+    async def count_live_tasks(self, owner: str | None) -> int:
+        """Return how many live tasks an owner has; see `TaskQuotas.count_live_tasks`. It costs O(those)."""
+
+        def count(attempt: Attempt) -> int:
+            row = attempt.fetch(statements.COUNT_LIVE, {"owner": to_text(owner)})
+            return 0 if row is None else int(row[0])
+
+        return await self._database.read(count)
+
     # --- TaskJoins ---
 
     async def join_task(self, new: NewTask, *, key: str, ended_ms: int) -> tuple[TaskRecord, bool]:
@@ -168,18 +183,20 @@ class PostgresTaskStore(DatabaseUser):
         check_duration("ended_ms", ended_ms)
         parameters |= {"join_key": to_key("key", key), "ended_ms": ended_ms}
         purges = self._purges()
+        statement = statements.JOIN if new.max_live is None else statements.JOIN_WITHIN
 
         def join(attempt: Attempt) -> tuple[TaskRecord, bool]:
             if purges:
                 attempt.execute(statements.PURGE, {"limit": _PURGE_MOST})
-            while (row := attempt.fetch(statements.JOIN, parameters)) is None:
+            while (row := attempt.fetch(statement, parameters)) is None:
                 if attempt.is_repeated and (row := attempt.fetch(statements.CREATED, parameters)) is not None:
                     break
                 if (joined := attempt.fetch(statements.JOINED, parameters)) is not None:
                     return record_of(joined), False
                 if attempt.fetch(statements.TAKEN, parameters) is not None:
                     raise TaskExistsError(new.task_id or "")
-                attempt.execute(statements.DELETE_EXPIRED, parameters)  # and what was to be joined has gone
+                if not attempt.execute(statements.DELETE_EXPIRED, parameters).rowcount:
+                    _check_room(attempt, new, parameters)  # or what was to be joined has gone
             return create_record(new, now=utc(row[0])), True
 
         return await self._database.write(join)
@@ -616,6 +633,17 @@ def _changed_row(attempt: Attempt, statement: str, parameters: dict[str, Any]) -
     if row is None:
         row = attempt.fetch(statement, parameters)
     return attempt.fetch(statements.BY_OPERATION, parameters) if row is None else row
+
+
+def _check_room(attempt: Attempt, new: NewTask, parameters: dict[str, Any]) -> None:
+    """Check, where it could not be created, that the owner of a task may have one more.
+
+    Raises:
+        LimitExceededError: It may not.
+    """
+    if new.max_live is not None:
+        row = attempt.fetch(statements.HAS_ROOM, parameters)
+        check_room(0 if row is not None and row[0] else new.max_live, new.max_live)
 
 
 def _get(task_id: str, attempt: Attempt) -> TaskRecord | None:

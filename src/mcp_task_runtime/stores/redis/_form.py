@@ -22,6 +22,7 @@ the task's tag: its identifier, or a digest of it when that contains anything bu
 | `P:{search:}:S:N` | sorted set | those in status `S` of the tool whose tag is `N`, by the same places |
 | `P:{search:}:error:N` | sorted set | those of the tool whose tag is `N` that completed with an error |
 | `P:{search:}:owner:O` | sorted set | those of the owner whose tag is `O`, by the same places |
+| `P:{search:}:live:O` | sorted set | those of them that have not ended, by the time at which they expire or `inf` |
 | `P:{search:}:expiry` | sorted set | entries by the latest time at which the task can expire |
 | `P:{search:}:ids` | sorted set | identifier (of another tag: 128 bytes of it) + NUL + entry, all with score 0 |
 | `P:{search:}:names` | hash | `N` -> name of the tool |

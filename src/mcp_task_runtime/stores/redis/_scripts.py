@@ -92,7 +92,7 @@ SCRIPTS: Final[Mapping[str, Script]] = {
     **{name: _script(*_TASK, "box", name) for name in ("enqueue", "dequeue", "answer", "look")},
     **{name: _script("time", "indexes", name) for name in ("index", "lease", "unindex", "extend")},
     **{name: _script("time", "filing", name) for name in ("file", "unfile", "search", "count")},
-    **{name: _script("time", name) for name in ("page", "now", "join")},
+    **{name: _script("time", name) for name in ("page", "now", "join", "live")},
     **{name: _script(name) for name in ("clear", "correct")},
 }
 """All scripts, by name."""

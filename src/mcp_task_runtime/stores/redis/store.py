@@ -31,7 +31,7 @@ from typing_extensions import Self, Unpack
 from mcp_task_runtime.core.clock import Clock
 from mcp_task_runtime.core.ids import new_task_id
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
-from mcp_task_runtime.core.transitions import create_record, may_join
+from mcp_task_runtime.core.transitions import check_room, create_record, may_join
 from mcp_task_runtime.core.types import (
     Fence,
     Finding,
@@ -185,9 +185,13 @@ class RedisTaskStore:
         task_id = new_task_id() if new.task_id is None else new.task_id
         draft = create_record(replace(new, task_id=task_id), now=self.clock.now())
         tag, mark = self._keys.tag(task_id), self._backend.new_operation()
-        (reply,) = await self._backend.send(self._creation(draft, new.lease_ms, tag, mark))
+        if self._backend.is_cluster and new.max_live is not None:  # the index is in another slot
+            check_room(await self.count_live_tasks(new.owner), new.max_live)
+        (reply,) = await self._backend.send(self._creation(draft, new, tag, mark))
         if reply[0] == b"schema":
             raise schema_error(reply[1])
+        if reply[0] == b"full":
+            check_room(new.max_live or 0, new.max_live)
         if reply[0] != b"ok":
             raise TaskExistsError(task_id)
         record = create_record(replace(new, task_id=task_id), now=from_micros(reply[1]))
@@ -196,6 +200,18 @@ class RedisTaskStore:
         if self._backend.is_cluster:
             await self._index(record, tag, mark, new.lease_ms)
         return record
+
+    # --- TaskQuotas ---
+
+    async def count_live_tasks(self, owner: str | None) -> int:
+        """Return how many live tasks an owner has; see `TaskQuotas.count_live_tasks`.
+
+        On a cluster `create_task` asks this before it creates a task: calls that overlap may make more than
+        `NewTask.max_live`. Tasks of earlier versions count from the next change of their status on.
+        """
+        index = self._keys.search + b"live:" + self._keys.search_owner(owner)
+        (reply,) = await self._backend.send(script_call("live", (index,), self._backend.now()))
+        return int(reply)
 
     # --- TaskJoins ---
 
@@ -231,14 +247,15 @@ class RedisTaskStore:
         identifier: bytes = reply
         return identifier
 
-    def _creation(self, record: TaskRecord, lease_ms: int, tag: bytes, mark: str) -> Call:
+    def _creation(self, record: TaskRecord, new: NewTask, tag: bytes, mark: str) -> Call:
         """Return the call that stores a task, on a single server with its entries in the indexes."""
         ttl_ms = record.task.ttl_ms
         create = self._backend.task_call(
             *("create", tag, mark, _member(mark, tag), pack(record.request.name)),
             "" if ttl_ms is None else max(ttl_ms, 0) + self._backend.margin_ms,
             _at_most(record),
-            "" if record.lease is None else lease_ms,
+            "" if record.lease is None else new.lease_ms,
+            "" if new.max_live is None else max(0, int(new.max_live)),
             *dump_record(record, mark),
         )
         if self._backend.is_cluster:

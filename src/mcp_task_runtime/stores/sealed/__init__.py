@@ -18,7 +18,7 @@ put an older one, or one without a seal, in its place.
 
 **Rotated.** The first key seals, every one opens. Put a new key at the end in all processes, then at the front, and
 drop the old one when its tasks are gone. While processes disagree about the first key, a repeated call may not find
-its task (`join`).
+its task (`join`), and the live tasks of an owner are counted for each key apart.
 
 **In place.** Tasks from before are read as they are, and sealed by and by. A process without keys refuses sealed tasks;
 so give the keys to all of them. A task whose key is missing shows in lists with a sentence instead of its values;

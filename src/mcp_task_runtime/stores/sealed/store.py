@@ -19,6 +19,7 @@ from mcp_task_runtime.core.store import (
     TaskJournal,
     TaskLeases,
     TaskQuestions,
+    TaskQuotas,
     TaskSearch,
     TaskStore,
     TaskWatching,
@@ -90,6 +91,7 @@ class _AbleStore(
     TaskQuestions,
     TaskJournal,
     TaskJoins,
+    TaskQuotas,
     TaskSearch,
     TaskWatching,
     TaskDiagnosis,
@@ -178,6 +180,14 @@ class _SealedStore:
 
     async def wait_for_update(self, task_id: str, *, after: int) -> TaskRecord:
         return self._open(await self._store.wait_for_update(task_id, after=after))
+
+    # --- TaskQuotas ---
+
+    async def count_live_tasks(self, owner: str | None) -> int:
+        """Return how many live tasks an owner has under any of its stored names; a new task is held to the last."""
+        if owner is None:
+            return await self._store.count_live_tasks(None)
+        return sum([await self._store.count_live_tasks(stored) for _, stored in self._seal.stored_owners(owner)])
 
     # --- TaskJoins ---
 

@@ -43,6 +43,11 @@ From version 2 on:
 - `clock`: one row, or none: the time of the file, see `_clock`. `ahead` is added to the machine's uptime, `uptime`
   and `asleep` are what the machine said when the row was written, `boot` which boot that was
 - `secrets`: `cursor` encrypts the positions in list cursors
+
+From version 3 on:
+
+- `owners`: how many live tasks each owner has, expired ones that are still there included; an empty blob stands for
+  tasks without an owner
 """
 
 from __future__ import annotations
@@ -148,6 +153,9 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         "CREATE INDEX tasks_by_error ON tasks (name, sequence) WHERE is_error = 1",
         "ALTER TABLE tasks ADD COLUMN lease_handovers INTEGER NOT NULL DEFAULT 0",
         "CREATE INDEX tasks_waiting ON tasks (name, lease_expires_at) WHERE lease_worker = ''",
+        "CREATE TABLE owners (owner PRIMARY KEY NOT NULL, live INTEGER NOT NULL) WITHOUT ROWID",
+        "INSERT INTO owners (owner, live) SELECT ifnull(owner, x''), count(*) FROM tasks"
+        " WHERE status IN ('working', 'input_required') GROUP BY 1",
     ),
 )
 """The statements that lead from each version to the next; the first from an empty file to version 1."""

@@ -10,8 +10,8 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from mcp_task_runtime.core.clock import Clock
 from mcp_task_runtime.core.sealed import event_excerpt
 from mcp_task_runtime.core.text import clean_text
-from mcp_task_runtime.core.transitions import EVENTS_KEPT
-from mcp_task_runtime.core.types import TaskEventKind, TaskRecord
+from mcp_task_runtime.core.transitions import EVENTS_KEPT, TERMINAL_STATUSES, check_room, is_terminal
+from mcp_task_runtime.core.types import NewTask, TaskEventKind, TaskRecord
 from mcp_task_runtime.errors import TaskExistsError, TaskNotFoundError
 from mcp_task_runtime.stores.sqlite._engine import Engine
 from mcp_task_runtime.stores.sqlite._records import (
@@ -67,12 +67,22 @@ WORK_TOPIC: Final = "\0work"
 _SELECT: Final = f"SELECT {RECORD_COLUMNS} FROM tasks WHERE task_id = ? AND {ALIVE}"
 _FIND: Final = f"SELECT {RECORD_COLUMNS}, events, sequence FROM tasks WHERE task_id = ? AND {ALIVE}"
 _EXISTS: Final = f"SELECT 1 FROM tasks WHERE task_id = ? AND {ALIVE}"
-_KIND: Final = "SELECT status, name FROM tasks WHERE task_id = ?"
+_KIND: Final = "SELECT status, name, owner FROM tasks WHERE task_id = ?"
 _COUNT: Final = (
     "INSERT INTO counts (status, name, number) VALUES (?, ?, ?)"
     " ON CONFLICT (status, name) DO UPDATE SET number = number + excluded.number"
 )
 _DROP_COUNTS: Final = "DELETE FROM counts WHERE number <= 0"
+_COUNT_LIVE: Final = (
+    "INSERT INTO owners (owner, live) VALUES (?, ?) ON CONFLICT (owner) DO UPDATE SET live = live + excluded.live"
+)
+_DROP_OWNER: Final = "DELETE FROM owners WHERE owner = ? AND live <= 0"
+_LIVE: Final = "SELECT live FROM owners WHERE owner = ?"
+_EXPIRED_LIVE: Final = (
+    "SELECT count(*) FROM tasks INDEXED BY tasks_by_expiry"
+    " WHERE expires_at <= ? AND status IN ('working', 'input_required') AND owner IS ?"
+)
+_NO_OWNER: Final = b""
 _ADD_EVENTS: Final = "UPDATE tasks SET events = ? WHERE task_id = ?"
 # A sequence is used once, a revision too; of the rest only the time of the lease changes.
 _IS_UNCHANGED: Final = (
@@ -109,6 +119,9 @@ STATEMENTS: Final = (
     _FIND,
     _EXISTS,
     _KIND,
+    _LIVE,
+    _EXPIRED_LIVE,
+    _DROP_OWNER,
     _IS_UNCHANGED,
     _UPDATE,
     _FINISH,
@@ -218,6 +231,7 @@ def insert(transaction: Transaction, record: TaskRecord) -> None:
         inserted = transaction.execute(_INSERT, values)
     assert inserted.lastrowid is not None
     transaction.count(record.status, to_sql(record.request.name), 1)
+    transaction.count_live(_owner_key(to_sql(record.owner)), 1)
     _keep(transaction, Found(record, (), inserted.lastrowid))
     transaction.tell(record.task_id, record)
     if record.lease is not None and not record.lease.worker:
@@ -269,8 +283,10 @@ def finish(transaction: Transaction, found: Found, record: TaskRecord) -> None:
 def remove(transaction: Transaction, task_id: str) -> None:
     """Delete a task and all that belongs to it, whether it has expired or not."""
     stored = (to_sql(task_id),)
-    for status, name in transaction.execute(_KIND, stored).fetchall():
+    for status, name, owner in transaction.execute(_KIND, stored).fetchall():
         transaction.count(status, name, -1)
+        if status not in TERMINAL_STATUSES:
+            transaction.count_live(_owner_key(owner), -1)
     for statement in (_DELETE, _DELETE_MESSAGES, _DELETE_STEPS):
         transaction.execute(statement, stored)
     transaction.known.pop(task_id, None)
@@ -291,6 +307,45 @@ def write_counts(transaction: Transaction) -> None:
     for (status, name), difference in transaction.counted.items():
         if difference:
             transaction.execute(_COUNT, (status, name, difference))
+    for owner, difference in transaction.counted_live.items():
+        if difference:
+            transaction.execute(_COUNT_LIVE, (owner, difference))
+        if difference < 0:
+            transaction.execute(_DROP_OWNER, (owner,))
+
+
+def count_live(transaction: Transaction, owner: str | None, *, at_least: int = 0) -> int:
+    """Return how many live tasks an owner has, or `at_least` or fewer.
+
+    Expired tasks that are still there are counted apart, if the number depends on them.
+
+    Args:
+        transaction: What the count is part of.
+        owner: Whose tasks.
+        at_least: Fewer need not be exact.
+    """
+    stored = to_sql(owner)
+    key = _owner_key(stored)
+    row = transaction.execute(_LIVE, (key,)).fetchone()
+    live: int = transaction.counted_live.get(key, 0) + (0 if row is None else row[0])
+    if live < at_least or not live:
+        return live
+    (expired,) = transaction.execute(_EXPIRED_LIVE, (transaction.stamp, stored)).fetchone()
+    return live - int(expired)
+
+
+def check_room_for(transaction: Transaction, new: NewTask) -> None:
+    """Check that the owner of a new task may have one more.
+
+    Raises:
+        LimitExceededError: It may not.
+    """
+    if new.max_live is not None:
+        check_room(count_live(transaction, new.owner, at_least=new.max_live), new.max_live)
+
+
+def _owner_key(stored: object) -> object:
+    return _NO_OWNER if stored is None else stored
 
 
 def add_event(transaction: Transaction, found: Found, event: Event) -> None:
@@ -337,6 +392,8 @@ def _move(transaction: Transaction, found: TaskRecord, record: TaskRecord) -> No
         name = to_sql(record.request.name)
         transaction.count(found.task.status, name, -1)
         transaction.count(task.status, name, 1)
+        if is_terminal(task.status):
+            transaction.count_live(_owner_key(to_sql(record.owner)), -1)
     if task.ttl_ms != found.task.ttl_ms:
         expires_at = None if task.expires_at is None else to_stamp(task.expires_at)
         transaction.execute(_EXTEND, (task.ttl_ms, expires_at, to_sql(task.task_id)))

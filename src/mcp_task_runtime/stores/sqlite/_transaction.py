@@ -27,9 +27,10 @@ class Transaction:
         known: What operations keep for later ones on the same connection. A rollback empties it.
         news: What the waiters are told after the commit; see `tell`.
         counted: How many tasks more there are of a status and a name; see `count`.
+        counted_live: How many live tasks more an owner has; see `count_live`.
     """
 
-    __slots__ = ("counted", "execute", "known", "news", "now", "stamp")
+    __slots__ = ("counted", "counted_live", "execute", "known", "news", "now", "stamp")
 
     def __init__(self, execute: Execute, known: dict[str, Any], now: datetime) -> None:
         self.execute: Execute = execute
@@ -38,6 +39,7 @@ class Transaction:
         self.stamp: int = to_stamp(now)
         self.news: list[tuple[str, object]] = []
         self.counted: dict[tuple[Any, Any], int] = {}
+        self.counted_live: dict[object, int] = {}
 
     def tell(self, task_id: str, change: object = None) -> None:
         """Wake the waiters of a task after the commit.
@@ -52,6 +54,10 @@ class Transaction:
         """Note that there are more or fewer tasks of a status and a name, in their stored forms."""
         kind = (status, name)
         self.counted[kind] = self.counted.get(kind, 0) + difference
+
+    def count_live(self, owner: object, difference: int) -> None:
+        """Note that an owner, in its stored form, has more or fewer live tasks."""
+        self.counted_live[owner] = self.counted_live.get(owner, 0) + difference
 
 
 Operation: TypeAlias = Callable[[Transaction], T]

@@ -232,11 +232,18 @@ class SQLiteTaskStore:
             new = replace(new, task_id=new_task_id())
 
         def create(transaction: Transaction) -> TaskRecord:
+            _tasks.check_room_for(transaction, new)
             record = create_record(new, now=transaction.now)
             _tasks.insert(transaction, record)
             return record
 
         return await self._engine.write(create)
+
+    # --- TaskQuotas ---
+
+    async def count_live_tasks(self, owner: str | None) -> int:
+        """Return how many live tasks an owner has; see `TaskQuotas.count_live_tasks`."""
+        return await self._engine.read(partial(_tasks.count_live, owner=owner))
 
     # --- TaskJoins ---
 
@@ -253,6 +260,7 @@ class SQLiteTaskStore:
             for record in self._damage.records_of(rows):
                 if may_join(record, now=transaction.now, ended_ms=ended_ms):
                     return record, False
+            _tasks.check_room_for(transaction, new)
             record = create_record(new, now=transaction.now)
             _tasks.insert(transaction, record)
             transaction.execute(_SET_JOIN_KEY, (stored_key, to_sql(record.task_id)))

@@ -5,14 +5,22 @@ from __future__ import annotations
 from typing import Any, Protocol, cast
 
 from mcp_task_runtime.core.message_queue import QueuedMessage
-from mcp_task_runtime.core.store import TaskJoins, TaskJournal, TaskLeases, TaskQuestions, TaskSearch, TaskStore
+from mcp_task_runtime.core.store import (
+    TaskJoins,
+    TaskJournal,
+    TaskLeases,
+    TaskQuestions,
+    TaskQuotas,
+    TaskSearch,
+    TaskStore,
+)
 from mcp_task_runtime.core.types import Fence, NewTask, TaskRecord
 from mcp_task_runtime.testing.checks.bench import require
 
 __all__ = ["AbleStore", "able", "fence_of", "leased_task", "question", "require_unchanged"]
 
 
-class AbleStore(TaskStore, TaskLeases, TaskQuestions, TaskJournal, TaskJoins, TaskSearch, Protocol):
+class AbleStore(TaskStore, TaskLeases, TaskQuestions, TaskJournal, TaskJoins, TaskQuotas, TaskSearch, Protocol):
     """A store with every ability; a check uses those that it needs."""
 
 

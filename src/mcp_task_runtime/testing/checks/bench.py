@@ -46,7 +46,7 @@ BACKENDS = ("asyncio", "trio")
 """The event loops that checks run on, by their anyio names."""
 
 Capability: TypeAlias = Literal[
-    "durable", "fences", "joins", "journal", "leases", "listing", "mailbox", "questions", "search", "shared"
+    "durable", "fences", "joins", "journal", "leases", "listing", "mailbox", "questions", "quotas", "search", "shared"
 ]
 """What a backend may or may not be able to do; its author declares it.
 
@@ -58,6 +58,7 @@ Capability: TypeAlias = Literal[
 - `fences`: a write with a `fence` is refused once the run has lost its lease; needs `leases`.
 - `questions`: it implements `TaskQuestions`: a task and its mailbox change in one write.
 - `joins`: it implements `TaskJoins`.
+- `quotas`: it implements `TaskQuotas`.
 - `journal`: it implements `TaskJournal`; needs `leases`.
 - `search`: it implements `TaskSearch`.
 """

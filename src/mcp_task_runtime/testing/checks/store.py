@@ -20,6 +20,7 @@ from mcp_task_runtime.testing.checks.fences import FENCE_CHECKS
 from mcp_task_runtime.testing.checks.joins import JOIN_CHECKS
 from mcp_task_runtime.testing.checks.journal import JOURNAL_CHECKS
 from mcp_task_runtime.testing.checks.leases import LEASE_CHECKS
+from mcp_task_runtime.testing.checks.quotas import QUOTA_CHECKS
 from mcp_task_runtime.testing.checks.search import SEARCH_CHECKS
 from mcp_task_runtime.testing.checks.store_cost import STORE_COST_CHECKS
 from mcp_task_runtime.testing.checks.store_life import STORE_LIFE_CHECKS
@@ -50,6 +51,7 @@ ABILITY_CHECKS: Final[list[Check[TaskStore]]] = [
     *FENCE_CHECKS,
     *QUESTION_STORE_CHECKS,
     *JOIN_CHECKS,
+    *QUOTA_CHECKS,
     *JOURNAL_CHECKS,
     *SEARCH_CHECKS,
 ]

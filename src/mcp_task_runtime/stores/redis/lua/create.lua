@@ -1,18 +1,28 @@
 -- Store a task; on a single server also its entries in the indexes, in the same step.
 -- ARGV 5-: member of the owner's index; name of the tool; milliseconds to keep it, or empty; milliseconds until it
--- can expire at the latest, or empty; milliseconds that its lease lasts, or empty; fields and values.
+-- can expire at the latest, or empty; milliseconds that its lease lasts, or empty; on a single server live tasks that
+-- its owner may have, or empty; fields and values.
 if head.v and not expired then
     if head.mark == op then return {'ok', head.created_at} end
     return {'taken'}
 end
 local member, name, left, at_most, lasts = ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+if ARGV[10] ~= '' and KEYS[9] then
+    local owner
+    for number = 11, #ARGV, 2 do
+        if ARGV[number] == 'owner' then owner = ARGV[number + 1] end
+    end
+    local live = opening .. 'search:}:live:' .. owner_in_search(owner)
+    redis.call('ZREMRANGEBYSCORE', live, '-inf', now)
+    if redis.call('ZCARD', live) >= tonumber(ARGV[10]) then return {'full'} end
+end
 local latest, lapses = '', ''
 if at_most ~= '' then latest = digits(now + 1000 * at_most) end
 if lasts ~= '' then
     lapses = digits(now + 1000 * lasts)
     redis.call('HSET', KEYS[1], 'lease_expires_at', lapses)
 end
-redis.call('HSET', KEYS[1], 'created_at', now, 'last_updated_at', now, unpack(ARGV, 10))
+redis.call('HSET', KEYS[1], 'created_at', now, 'last_updated_at', now, unpack(ARGV, 11))
 if redis.call('EXISTS', KEYS[2], KEYS[3], KEYS[4]) > 0 then
     for number = 1, 8 do redis.call('PERSIST', KEYS[number]) end
     if left ~= '' then keep(left) end

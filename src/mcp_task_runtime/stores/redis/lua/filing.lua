@@ -1,9 +1,11 @@
 -- The search index of all owners' tasks; its keys begin with `search`. An entry is the tag of a task, its tool's and
 -- its owner's, and where the first is a digest also the beginning of the identifier, in hexadecimal digits.
+local function owner_in_search(owner) return owner and string.sub(redis.sha1hex(owner), 1, 12) or '-' end
+
 local function entry_for(tag, name, owner, id)
     local name_tag = name
     if #name > 64 or not string.match(name, '^[%w_-]+$') then name_tag = '~' .. redis.sha1hex(name) end
-    local entry = tag .. ' ' .. name_tag .. ' ' .. (owner and string.sub(redis.sha1hex(owner), 1, 12) or '-')
+    local entry = tag .. ' ' .. name_tag .. ' ' .. owner_in_search(owner)
     if id then
         local digits_of = function(byte) return string.format('%02x', string.byte(byte)) end
         entry = entry .. ' ' .. string.gsub(string.sub(id, 1, 128), '.', digits_of)
@@ -38,6 +40,7 @@ local function unfile(search, entry)
     redis.call('ZREM', search .. 'ids', id_member(entry))
     local name_tag, owner_tag = string.match(entry, '^%S+ (%S+) (%S+)')
     redis.call('ZREM', search .. 'owner:' .. owner_tag, entry)
+    redis.call('ZREM', search .. 'live:' .. owner_tag, entry)
     local left = 0
     for _, status in ipairs(STATUSES) do
         local key = search .. status .. ':' .. name_tag
@@ -69,7 +72,15 @@ local function file(search, entry, name_tag, name, status, is_error, now, task, 
     end
     put(search .. 'all', place, entry, now, latest, margin)
     put(search .. 'ids', 0, id_member(entry), now, latest, margin)
-    put(search .. 'owner:' .. string.match(entry, '^%S+ %S+ (%S+)'), place, entry, now, latest, margin)
+    local owner_tag = string.match(entry, '^%S+ %S+ (%S+)')
+    put(search .. 'owner:' .. owner_tag, place, entry, now, latest, margin)
+    if status == 'working' or status == 'input_required' then
+        local ends = 'inf'
+        if task.ttl_ms then ends = digits(task.created_at + 1000 * task.ttl_ms) end
+        put(search .. 'live:' .. owner_tag, ends, entry, now, latest, margin)
+    else
+        redis.call('ZREM', search .. 'live:' .. owner_tag, entry)
+    end
     for _, other in ipairs(STATUSES) do
         if other ~= status then redis.call('ZREM', search .. other .. ':' .. name_tag, entry) end
     end
