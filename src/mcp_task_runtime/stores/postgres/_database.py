@@ -24,7 +24,6 @@ from datetime import datetime
 from functools import partial
 from threading import Lock
 from time import monotonic
-from types import TracebackType
 from typing import Any, Final, TypeVar
 
 import anyio
@@ -34,7 +33,6 @@ from psycopg import Connection, Cursor, sql
 from psycopg.errors import DeadlockDetected, ReadOnlySqlTransaction, SerializationFailure
 from psycopg.rows import TupleRow, tuple_row
 from psycopg_pool import ConnectionPool
-from typing_extensions import Self
 
 from mcp_task_runtime.core.clock import Clock
 from mcp_task_runtime.errors import (
@@ -45,6 +43,7 @@ from mcp_task_runtime.errors import (
     TaskRuntimeError,
 )
 from mcp_task_runtime.stores._cursor import CursorKey
+from mcp_task_runtime.stores._opened import Opened
 from mcp_task_runtime.stores._outage import Outage
 from mcp_task_runtime.stores._server_clock import ServerClock
 from mcp_task_runtime.stores._threads import FORKED, Threads, event_loop
@@ -574,7 +573,7 @@ class Database:
         clock.observe(row[0], sent=sent, received=clock.monotonic())
 
 
-class DatabaseUser:
+class DatabaseUser(Opened):
     """What is opened and closed: a store or a queue, with its database."""
 
     def __init__(self, database: Database) -> None:
@@ -593,11 +592,6 @@ class DatabaseUser:
         """Return what the store and its queue do in this process. Call it on the event loop that uses them."""
         return self._database.statistics()
 
-    async def __aenter__(self) -> Self:
-        """Connect; see `connect`."""
-        await self.connect()
-        return self
-
     async def connect(self) -> None:
         """Connect, and bring the schema up to date, unless that was done.
 
@@ -607,11 +601,6 @@ class DatabaseUser:
             StoreError: The schema is another application's, or cannot be read.
         """
         await self._database.open()
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
     async def aclose(self) -> None:
         """Close the store and its queue, which are one: waiters wake with `StoreClosedError`.

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from functools import partial
-from types import TracebackType
 from typing import Any, Final
 
 import anyio
-from typing_extensions import Self
 
 from mcp_task_runtime.core.clock import Clock
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
 from mcp_task_runtime.errors import StoreClosedError, TaskNotFoundError
 from mcp_task_runtime.stores import _storable
+from mcp_task_runtime.stores._opened import Opened
 from mcp_task_runtime.stores.redis._backend import Backend, Source
 from mcp_task_runtime.stores.redis._connections import Call
 from mcp_task_runtime.stores.redis._form import (
@@ -36,7 +35,7 @@ _UNOWNED_MS: Final = 30 * 24 * 3_600_000
 """Milliseconds that a mailbox is kept after its last message when Redis does not hold its task."""
 
 
-class RedisTaskMessageQueue:
+class RedisTaskMessageQueue(Opened):
     """A `TaskMessageQueue` in Redis.
 
     Get it from a `RedisTaskStore`: then a task's mailbox is deleted with the task. Used without one, it keeps a
@@ -64,18 +63,9 @@ class RedisTaskMessageQueue:
         self._owns_backend = owns
         self._closed = False
 
-    async def __aenter__(self) -> Self:
-        await self.connect()
-        return self
-
     async def connect(self) -> None:
         """Connect, or fail at once; see `TaskConnecting.connect`."""
         await self._backend.connect()
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
     async def aclose(self) -> None:
         """Close the queue: waiters wake with `StoreClosedError`. A store it came from stays open."""

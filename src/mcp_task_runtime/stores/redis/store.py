@@ -22,11 +22,10 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from types import TracebackType
 from typing import Any, Final
 
 import anyio
-from typing_extensions import Self, Unpack
+from typing_extensions import Unpack
 
 from mcp_task_runtime.core.clock import Clock
 from mcp_task_runtime.core.ids import new_task_id
@@ -57,6 +56,7 @@ from mcp_task_runtime.errors import (
 )
 from mcp_task_runtime.stores import _storable
 from mcp_task_runtime.stores._cursor import decode_cursor, encode_cursor
+from mcp_task_runtime.stores._opened import Opened
 from mcp_task_runtime.stores._work import waiting_in
 from mcp_task_runtime.stores.redis._backend import Backend, Source
 from mcp_task_runtime.stores.redis._connections import Call, script_call
@@ -100,7 +100,7 @@ _CLOCK_SECONDS: Final = 0.005
 """Seconds by which this process's idea of the server's time may be early."""
 
 
-class RedisTaskStore:
+class RedisTaskStore(Opened):
     """A `TaskStore` in Redis, shared by all processes that use the same Redis and prefix, with all abilities.
 
     Open it with `async with`, which fails at once when the server cannot be reached; or just use it: it connects
@@ -155,11 +155,6 @@ class RedisTaskStore:
         """Whether other runtimes or processes may change its tasks: always."""
         return True
 
-    async def __aenter__(self) -> Self:
-        """Connect; see `connect`."""
-        await self.connect()
-        return self
-
     async def connect(self) -> None:
         """Connect, or fail at once; see `TaskConnecting.connect`.
 
@@ -168,11 +163,6 @@ class RedisTaskStore:
             StoreError: It refused the connection.
         """
         await self._backend.connect()
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
     async def aclose(self) -> None:
         """Close the store and its queue: waiters wake with `StoreClosedError`."""

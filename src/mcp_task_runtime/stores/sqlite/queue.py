@@ -6,15 +6,13 @@ import os
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
-from types import TracebackType
 from typing import Any, Generic, TypeVar
-
-from typing_extensions import Self
 
 from mcp_task_runtime.core.clock import Clock
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
 from mcp_task_runtime.errors import StoreClosedError
 from mcp_task_runtime.stores import _storable
+from mcp_task_runtime.stores._opened import Opened
 from mcp_task_runtime.stores.sqlite import _mailbox, _tasks
 from mcp_task_runtime.stores.sqlite._engine import Engine
 from mcp_task_runtime.stores.sqlite._schema import Synchronous
@@ -27,7 +25,7 @@ __all__ = ["SQLiteTaskMessageQueue"]
 T = TypeVar("T")
 
 
-class SQLiteTaskMessageQueue:
+class SQLiteTaskMessageQueue(Opened):
     """A `TaskMessageQueue` in a SQLite file.
 
     The queue of a store shares the store's file and threads, and a task's mailbox goes when the task ends or goes. A
@@ -63,19 +61,9 @@ class SQLiteTaskMessageQueue:
         )
         self._is_closed = False
 
-    async def __aenter__(self) -> Self:
-        """Open the file; see `SQLiteTaskStore.connect`."""
-        await self.connect()
-        return self
-
     async def connect(self) -> None:
         """Open the file; see `SQLiteTaskStore.connect`."""
         await self._engine.open()
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
     async def aclose(self) -> None:
         """Close the queue: waiters wake with `StoreClosedError`. A store stays open."""

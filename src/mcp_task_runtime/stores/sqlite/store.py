@@ -14,10 +14,9 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
-from types import TracebackType
 from typing import Any, Final
 
-from typing_extensions import Self, Unpack
+from typing_extensions import Unpack
 
 from mcp_task_runtime.core.clock import Clock
 from mcp_task_runtime.core.ids import new_task_id
@@ -49,6 +48,7 @@ from mcp_task_runtime.core.views import TaskView
 from mcp_task_runtime.errors import InvalidCursorError, StoreError, TaskNotFoundError
 from mcp_task_runtime.stores import _storable
 from mcp_task_runtime.stores._cursor import CursorKey, owner_scope, search_scope
+from mcp_task_runtime.stores._opened import Opened
 from mcp_task_runtime.stores.sqlite import _mailbox, _search, _tasks
 from mcp_task_runtime.stores.sqlite._records import (
     MESSAGE_COLUMNS,
@@ -126,7 +126,7 @@ STATEMENTS: Final = (
 """All statements of this module that read or change rows which are there."""
 
 
-class SQLiteTaskStore:
+class SQLiteTaskStore(Opened):
     """A `TaskStore` in a SQLite file, with all abilities: leases, questions, journal, search.
 
     It opens at its first use, on any event loop; `async with` opens it at once, and closes it. Processes, and
@@ -178,11 +178,6 @@ class SQLiteTaskStore:
         """Whether other processes may change the tasks: always."""
         return True
 
-    async def __aenter__(self) -> Self:
-        """Open the file; see `connect`."""
-        await self.connect()
-        return self
-
     async def connect(self) -> None:
         """Open the file. A lock is waited for; everything else that prevents it is raised at once.
 
@@ -192,11 +187,6 @@ class SQLiteTaskStore:
             StoreError: It is not a database, or belongs to another application.
         """
         await self._engine.open()
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
     async def aclose(self) -> None:
         """Close the file, and the queue with it: waiters wake with `StoreClosedError`."""
