@@ -265,7 +265,7 @@ async def answered_by_its_own_principal_only(url: str, mine: dict[str, str], the
         task_id = await client.start("ask")
         waiting = await client.start_request("tasks/result", {"taskId": task_id})
         question = await client.asked()
-        async with httpx.AsyncClient(headers=theirs) as other:  # it knows the session of the first
+        async with httpx.AsyncClient(headers=theirs, timeout=PATIENCE) as other:  # it knows the session of the first
             message = {"jsonrpc": "2.0", "id": question["id"], **accept(ok=False)}
             await other.post(url, json=message, headers=client.headers())
         await anyio.sleep(0.05)

@@ -298,7 +298,7 @@ def cluster_with_sessions(tmp_path_factory: pytest.TempPathFactory) -> Generator
 
 async def test_a_legacy_clients_session_is_unknown_to_the_other_server(cluster_with_sessions: Cluster) -> None:
     """A session lives in its process, and the SDK says so: HTTP 404, after which a client begins anew."""
-    async with legacy.http_client(cluster_with_sessions.w.url) as client, httpx.AsyncClient() as http:
+    async with legacy.http_client(cluster_with_sessions.w.url) as client, httpx.AsyncClient(timeout=PATIENCE) as http:
         task_id = await client.start("double", {"x": 2})
         message = {"jsonrpc": "2.0", "id": 1, "method": "tasks/get", "params": {"taskId": task_id}}
         response = await http.post(cluster_with_sessions.s.url, json=message, headers=client.headers())

@@ -103,7 +103,7 @@ async def test_the_starlette_example_runs_with_one_worker_in_memory(anyio_backen
 async def test_the_starlette_example_runs_with_two_workers_on_one_store(tmp_path: Path, anyio_backend: str) -> None:
     file = tmp_path / "tasks.db"
     with example("mounted_app.py", "--workers", "2", "--store", f"sqlite:///{file}") as server:
-        async with AsyncExitStack() as stack, httpx.AsyncClient() as http:
+        async with AsyncExitStack() as stack, httpx.AsyncClient(timeout=PATIENCE) as http:
             stack.enter_context(anyio.fail_after(2 * PATIENCE))
             store = await stack.enter_async_context(SQLiteTaskStore(file))
             (one, task), (other, cancelled) = await two_workers(
@@ -125,7 +125,7 @@ async def test_the_fastapi_example_runs_with_one_worker_in_memory(anyio_backend:
     with example("fastapi_app.py") as server, anyio.fail_after(PATIENCE):
         async with (
             Client(server.url, extensions=[tasks], elicitation_callback=confirm) as client,
-            httpx.AsyncClient() as http,
+            httpx.AsyncClient(timeout=PATIENCE) as http,
         ):
             task = await tasks.start(client, "order", {"item": "bread"})
             assert isinstance(task, ClientTask)
@@ -159,7 +159,9 @@ async def test_the_fastapi_example_runs_with_two_workers_on_one_store(tmp_path: 
             assert (await other.get(cancelled))["status"] == "cancelled"
             statuses = []
             for task_id in (task, task, cancelled, "none"):
-                async with httpx.AsyncClient() as http:  # each time another connection: to whichever worker
+                async with httpx.AsyncClient(
+                    timeout=PATIENCE
+                ) as http:  # each time another connection: to whichever worker
                     url = f"{server.address}/deliveries/{task_id}"
                     statuses.append((await http.post(url, json={"message": "at your door"})).status_code)
             assert statuses == [204, 409, 409, 404]

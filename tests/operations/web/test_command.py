@@ -40,7 +40,7 @@ async def test_the_command_serves_the_page_until_it_is_interrupted(url: str, sto
         line = process.stdout.readline()
         assert "The tasks are at http://127.0.0.1:" in line
         address = line.split("are at ")[1].split(" ")[0]
-        async with httpx.AsyncClient(base_url=address, trust_env=False) as browser:
+        async with httpx.AsyncClient(base_url=address, trust_env=False, timeout=PATIENCE) as browser:
             assert "ddd-broken" in (await browser.get("/")).text
             async with browser.stream("GET", "/events/task?id=aaa") as live:
                 lines = live.aiter_lines()
