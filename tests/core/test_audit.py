@@ -56,7 +56,7 @@ async def test_l10_who_asks_for_the_task_of_another_is_logged_and_told_nothing(
         record = await world.store.create_task(NewTask(ttl_ms=None, owner="ada"))
         with pytest.raises(TaskNotFoundError):
             await world.runtime.get(record.task_id, owner="bob", rate_limited=True)
-    assert f"Task {record.task_id} of ada was refused to bob" in caplog.messages
+    assert f"Task {record.task_id!r} was refused to bob" in caplog.messages
 
 
 async def test_no_id_is_in_a_log_at_info_level(caplog: pytest.LogCaptureFixture) -> None:

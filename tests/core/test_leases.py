@@ -181,7 +181,7 @@ async def test_get_reads_a_live_task_with_its_questions_in_one_call_to_the_store
             b.link.calls.clear()
             view = await b.runtime.get(task_id, owner=None)
             assert (view.task.status, len(view.questions)) == (status, questions)
-            assert b.link.calls == ["get_view"]
+            assert b.link.calls == ["get_owned"]
 
 
 # --- lost work that may not run again ------------------------------------------------------------------------------

@@ -267,12 +267,12 @@ async def test_calls_of_the_store_are_reported_and_refusals_are_no_failures() ->
     async with TaskRuntime(cast(TaskStore, link), settings=NO_GRACE, observer=recorder) as runtime:
         with pytest.raises(TaskNotFoundError):
             await runtime.finish("unknown", Outcome.cancelled())
-        link.fails = {"get_view"}
+        link.fails = {"get_owned"}
         with pytest.raises(StoreUnavailableError):
             await runtime.get("unknown", owner=None)
     calls = {call.operation: call for call in recorder.of(StoreCalled)}
     assert calls["finish_task"].error is None
-    assert isinstance(calls["get_view"].error, StoreUnavailableError)
+    assert isinstance(calls["get_owned"].error, StoreUnavailableError)
     assert not any(name.startswith("wait") for name in calls)
 
 

@@ -96,7 +96,7 @@ class WatchedStore(InMemoryTaskStore):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.waiting = 0
-        self.calls = {"get_task": 0, "get_view": 0, "wait_for_update": 0}
+        self.calls = {"get_task": 0, "get_owned": 0, "get_view": 0, "wait_for_update": 0}
         self.history: dict[str, list[TaskRecord]] = {}
         self.unavailable = False
         self._changed = anyio.Event()
@@ -123,6 +123,13 @@ class WatchedStore(InMemoryTaskStore):
         self.calls["get_view"] += 1
         self._change()
         return await super().get_view(task_id)
+
+    async def get_owned(self, task_id: str, *, owner: str | None) -> TaskView | None:
+        if self.unavailable:
+            raise StoreUnavailableError("gone")
+        self.calls["get_owned"] += 1
+        self._change()
+        return await super().get_owned(task_id, owner=owner)
 
     async def create_task(self, new: NewTask | None = None, **fields: Unpack[NewTaskFields]) -> TaskRecord:
         new = NewTask.of(new, fields)
@@ -567,7 +574,7 @@ async def test_c11_tasks_without_a_listener_cost_no_push_work() -> None:
     """Law L8: a change costs one wait where a stream listens to that task, and nothing elsewhere."""
     async with watched() as (store, tasks, connection):
         quiet = [await connection.client.start("work") for _ in range(200)]
-        assert store.calls == {"get_task": 0, "get_view": 0, "wait_for_update": 0}
+        assert store.calls == {"get_task": 0, "get_owned": 0, "get_view": 0, "wait_for_update": 0}
         heard = await connection.client.start("work")
         async with connection.listen(heard) as stream:
             await stream.acknowledged()

@@ -237,8 +237,9 @@ async def one_fault(chaos: Chaos, crew: Crew, observer: Observer, random: Random
         records = {}
         for task_id in started:
             records[task_id] = await observer.until_ended(task_id)
-    # While the store is away no lease can be renewed; whoever takes tasks over waits for a lease after that.
-    patience = LEASE_MS / 1000 + (took if fault in (outage, full_disk) else 0)
+    # While the store is away no lease can be renewed; who takes tasks over waits for a lease after that. A process that
+    # is paused may hold the lock of a file all the while.
+    patience = LEASE_MS / 1000 + (took if fault in (outage, full_disk, pause) else 0)
     silences = [await worker.do("silences", task_ids=list(started)) for worker in crew.workers]
     for task_id, (number, work) in started.items():
         is_victims = fault in HARMFUL and number == victim
@@ -252,6 +253,7 @@ async def one_fault(chaos: Chaos, crew: Crew, observer: Observer, random: Random
             assert runs <= 1, f"{runs} runs of {task_id} after {name_of(fault)}"
         seen[f"tasks {end}"] += 1
         seen["leases not renewed in time"] += is_starved
+        seen["lost because of that"] += is_starved and (end == "lost" or runs > 1)
     return seen
 
 

@@ -130,9 +130,9 @@ def retrieved(task_id: str, owner: str | None) -> None:
     logger.debug("The outcome of task %s was given to %s", task_id, owner)
 
 
-def refused(record: TaskRecord, owner: str | None) -> None:
-    """Log that a task was refused to a principal that does not own it."""
-    logger.debug("Task %s of %s was refused to %s", record.task_id, record.owner, owner)
+def refused(task_id: str, owner: str | None) -> None:
+    """Log that a principal asked for a task that it does not have: an unknown one, or one of another owner."""
+    logger.debug("Task %r was refused to %s", task_id, owner)
 
 
 def _label(record: TaskRecord) -> str:

@@ -29,10 +29,10 @@ class OwnedTasks:
             TaskNotFoundError: The task is unknown, or belongs to another owner.
             StoreError: The store failed.
         """
-        record = await self._reader.get(task_id)
+        record = await self._reader.find(task_id, owner)
         if record is None:
+            audit.refused(task_id, owner)
             raise TaskNotFoundError(task_id)
-        _check_owner(record, owner)
         return record
 
     async def view(self, task_id: str, owner: str | None) -> TaskView:
@@ -42,14 +42,8 @@ class OwnedTasks:
             TaskNotFoundError: The task is unknown, or belongs to another owner.
             StoreError: The store failed.
         """
-        view = await self._reader.look_up(task_id)
+        view = await self._reader.find_view(task_id, owner)
         if view is None:
+            audit.refused(task_id, owner)
             raise TaskNotFoundError(task_id)
-        _check_owner(view.record, owner)
         return view
-
-
-def _check_owner(record: TaskRecord, owner: str | None) -> None:
-    if record.owner != owner:
-        audit.refused(record, owner)
-        raise TaskNotFoundError(record.task_id)

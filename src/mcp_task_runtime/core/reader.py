@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from mcp_task_runtime.core.message_queue import TaskMessageQueue
 from mcp_task_runtime.core.sealed import is_sealed
-from mcp_task_runtime.core.store import TaskQuestions, TaskStore
+from mcp_task_runtime.core.store import TaskOwners, TaskQuestions, TaskStore
 from mcp_task_runtime.core.text import clean_text
 from mcp_task_runtime.core.types import TaskRecord
 from mcp_task_runtime.core.views import TaskView, as_client_sees
@@ -52,6 +52,7 @@ class TaskReader:
         self._store = store
         self._queue = queue
         self._views = store if is_own_queue and isinstance(store, TaskQuestions) else None
+        self._owners = store if isinstance(store, TaskOwners) else None
 
     async def get(self, task_id: str) -> TaskRecord | None:
         """Return the task, or `None` when there is none.
@@ -65,23 +66,43 @@ class TaskReader:
             record = await self._store.get_task(task_id)
         return None if record is None else _unsealed(record)
 
-    async def look_up(self, task_id: str) -> TaskView | None:
-        """Return the task with its open questions, or `None` when there is none.
+    async def find(self, task_id: str, owner: str | None) -> TaskRecord | None:
+        """Return an owner's task, or `None`: nothing more is read of a task of another owner (law L10).
 
         Raises:
             StoreError: The store failed, or the task is sealed and this process has no keys.
         """
-        if self._views is None:
-            record = await self.get(task_id)
-            return None if record is None else await self.view(record)
-        if clean_text(task_id) != task_id:
+        if self._owners is not None:
+            view = await self._find_owned(self._owners, task_id, owner)
+            record = None if view is None else view.record
+        elif clean_text(task_id) != task_id:
             return None
-        with store_errors():
-            view = await self._views.get_view(task_id)
-        if view is None:
+        else:
+            with store_errors():
+                record = await self._store.get_task(task_id)
+        return None if record is None or record.owner != owner else _unsealed(record)
+
+    async def find_view(self, task_id: str, owner: str | None) -> TaskView | None:
+        """Return an owner's task with its open questions, or `None`, as `find`.
+
+        Raises:
+            StoreError: The store failed, or the task is sealed and this process has no keys.
+        """
+        if self._owners is None or self._views is None:
+            record = await self.find(task_id, owner)
+            return None if record is None else await self.view(record)
+        view = await self._find_owned(self._owners, task_id, owner)
+        if view is None or view.record.owner != owner:
             return None
         _unsealed(view.record)
         return as_client_sees(view)
+
+    @staticmethod
+    async def _find_owned(owners: TaskOwners, task_id: str, owner: str | None) -> TaskView | None:
+        if clean_text(task_id) != task_id:
+            return None
+        with store_errors():
+            return await owners.get_owned(task_id, owner=owner)
 
     async def view(self, record: TaskRecord) -> TaskView | None:
         """Return the task with its open questions, from this record or a later one; `None` when it is gone.

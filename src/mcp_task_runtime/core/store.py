@@ -1,9 +1,10 @@
 """`TaskStore`: what a backend promises about the state of tasks, and the further abilities it may have.
 
 A custom store implements `TaskStore` and no more. Abilities are protocols of their own, declared by
-implementing them: `TaskLeases`, `TaskWork`, `TaskQuestions`, `TaskQuotas`, `TaskJournal`, `TaskSearch`, `TaskSharing`,
-`TaskWatching`, `TaskConnecting`, `TaskDiagnosis`. All bundled stores have all of them but `TaskWatching`; the last two
-where there is a backend. `TaskSealing` says that a store seals what it keeps, as `stores.sealed` has any store do.
+implementing them: `TaskLeases`, `TaskWork`, `TaskQuestions`, `TaskOwners`, `TaskQuotas`, `TaskJournal`, `TaskSearch`,
+`TaskSharing`, `TaskWatching`, `TaskConnecting`, `TaskDiagnosis`. All bundled stores have all of them but
+`TaskWatching`; the last two where there is a backend. `TaskSealing` says that a store seals what it keeps, as
+`stores.sealed` has any store do.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ __all__ = [
     "TaskJoins",
     "TaskJournal",
     "TaskLeases",
+    "TaskOwners",
     "TaskQuestions",
     "TaskQuotas",
     "TaskSealing",
@@ -57,7 +59,7 @@ class TaskStore(Protocol):
       effect (L4).
     - **Time.** A task past `Task.expires_at` by `clock` does not exist any more: not for reading,
       changing, listing or waiting (L7), and nothing of it is kept for long (L8).
-    - **Owners.** A store does not check who asks; `TaskRuntime` does (L10).
+    - **Owners.** A store does not check who asks; `TaskRuntime` does (L10), and `TaskOwners`.
 
     Not promised: any order between calls that overlap, and a checkpoint in a call that need not wait.
     """
@@ -323,6 +325,26 @@ class TaskQuestions(Protocol):
 
     async def get_view(self, task_id: str) -> TaskView | None:
         """Return the task with its open questions, in the order they were asked, in one read."""
+        ...
+
+
+@runtime_checkable
+class TaskOwners(Protocol):
+    """Ability of a store that compares the owner of a task before it reads anything else of it (law L10).
+
+    Without it a task of another owner is read first: one that is large is answered later than an unknown one, and one
+    that is damaged with an error.
+    """
+
+    async def get_owned(self, task_id: str, *, owner: str | None) -> TaskView | None:
+        """Return the task with its open questions, or `None` when this owner has no task with that identifier.
+
+        A task of another owner costs what an unknown one does.
+
+        Args:
+            task_id: The task.
+            owner: Whose task it must be; `None` for one without an owner.
+        """
         ...
 
 

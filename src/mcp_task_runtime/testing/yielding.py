@@ -21,6 +21,7 @@ from mcp_task_runtime.core.store import (
     TaskJoins,
     TaskJournal,
     TaskLeases,
+    TaskOwners,
     TaskQuestions,
     TaskQuotas,
     TaskSearch,
@@ -218,7 +219,9 @@ class YieldingQuestionStore(YieldingTaskStore):
         return await _then_checkpoint(self._asks.get_view(task_id))
 
 
-class _BundledStore(_QuestionStore, TaskLeases, TaskJoins, TaskJournal, TaskQuotas, TaskSearch, Protocol): ...
+class _BundledStore(
+    _QuestionStore, TaskOwners, TaskLeases, TaskJoins, TaskJournal, TaskQuotas, TaskSearch, Protocol
+): ...
 
 
 class YieldingBundledStore(YieldingQuestionStore):
@@ -228,6 +231,11 @@ class YieldingBundledStore(YieldingQuestionStore):
         """Wrap a store and its queue, which stay the caller's to close."""
         super().__init__(store)
         self._bundled = store
+
+    async def get_owned(self, task_id: str, *, owner: str | None) -> TaskView | None:
+        """Return an owner's task with its open questions; see `TaskOwners.get_owned`."""
+        await checkpoint()
+        return await _then_checkpoint(self._bundled.get_owned(task_id, owner=owner))
 
     async def renew_leases(self, worker: str, task_ids: Collection[str], *, lease_ms: int) -> frozenset[str]:
         """Reset the expiry of a worker's leases; see `TaskLeases.renew_leases`."""

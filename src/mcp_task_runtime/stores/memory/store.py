@@ -410,6 +410,17 @@ class InMemoryTaskStore:
             return None
         return TaskView(entry.record, () if is_terminal(entry.record.status) else self._queue.questions(task_id))
 
+    # --- TaskOwners ---
+
+    @never_waits
+    async def get_owned(self, task_id: str, *, owner: str | None) -> TaskView | None:
+        """Return an owner's task with its open questions; see `TaskOwners.get_owned`."""
+        self._purge()
+        entry = self._entries.get(task_id)
+        if entry is None or entry.record.owner != owner:
+            return None
+        return TaskView(entry.record, () if is_terminal(entry.record.status) else self._queue.questions(task_id))
+
     # --- TaskJournal ---
 
     async def record_step(self, task_id: str, key: str, value_json: str, *, fence: Fence) -> str:

@@ -32,6 +32,7 @@ __all__ = [
     "ENQUEUE",
     "FINISH",
     "GET",
+    "GET_OWNED",
     "GET_VIEW",
     "HISTORY",
     "JOIN",
@@ -173,6 +174,8 @@ GET_VIEW: Final = (
     + " ORDER BY m.position) FROM {tasks} WHERE task_id = %(task_id)s AND "
     + ALIVE
 )
+
+GET_OWNED: Final = GET_VIEW + " AND owner IS NOT DISTINCT FROM %(owner)s::text"
 
 BY_OPERATION: Final = (
     "SELECT " + COLUMNS + " FROM {tasks} WHERE task_id = %(task_id)s AND operation = %(operation)s AND " + ALIVE

@@ -465,6 +465,18 @@ class PostgresTaskStore(DatabaseUser):
 
         return await self._database.read(read)
 
+    # --- TaskOwners ---
+
+    async def get_owned(self, task_id: str, *, owner: str | None) -> TaskView | None:
+        """Return an owner's task with its open questions; see `TaskOwners.get_owned`."""
+        parameters = {"task_id": to_text(task_id), "owner": None if owner is None else to_text(owner)}
+
+        def read(attempt: Attempt) -> TaskView | None:
+            row = attempt.fetch(statements.GET_OWNED, parameters)
+            return None if row is None else TaskView(record_of(row), tuple(map(message_of, row[COLUMNS])))
+
+        return await self._database.read(read)
+
     # --- TaskJournal ---
 
     async def record_step(self, task_id: str, key: str, value_json: str, *, fence: Fence) -> str:

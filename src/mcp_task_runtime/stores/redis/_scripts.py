@@ -86,6 +86,7 @@ _FILED: Final = ("time", "indexes", "filing", "task", "refiling", "existing")
 SCRIPTS: Final[Mapping[str, Script]] = {
     "create": _script("time", "indexes", "filing", "task", "create"),
     **{name: _script("time", "read", "found", name) for name in ("get", "view", "history", "steps")},
+    "own": _script("time", "read", "owned", "found", "view"),
     **{name: _script(*_FILED, name) for name in ("update", "finish", "delete", "ask", "answer_all")},
     **{name: _script(*_EXISTING, name) for name in ("purge", "renew", "drop", "claim", "record_step")},
     **{name: _script("time", "read", "in_box", name) for name in ("peek", "outstanding", "answer_of", "length")},

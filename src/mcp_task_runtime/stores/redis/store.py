@@ -288,11 +288,17 @@ class RedisTaskStore(Opened):
 
     async def get_view(self, task_id: str) -> TaskView | None:
         """Return the task with its open questions; see `TaskQuestions.get_view`."""
-        reply = await self._read(task_id, "view", ASKED)
-        record = None if reply is None else load_record(reply[0])
-        if reply is None or record is None:
+        return _view_of(await self._read(task_id, "view", ASKED))
+
+    # --- TaskOwners ---
+
+    async def get_owned(self, task_id: str, *, owner: str | None) -> TaskView | None:
+        """Return an owner's task with its open questions; see `TaskOwners.get_owned`."""
+        try:
+            owners = () if owner is None else (pack(owner),)
+        except ValueError:
             return None
-        return TaskView(record, tuple(load_message(question) for question in reply[1]))
+        return _view_of(await self._read(task_id, "own", ASKED, *owners))
 
     async def update_task(
         self,
@@ -586,15 +592,15 @@ class RedisTaskStore(Opened):
 
     # --- scripts
 
-    async def _read(self, task_id: str, script: str, kind: int) -> list[Any] | None:
+    async def _read(self, task_id: str, script: str, kind: int, *arguments: bytes) -> list[Any] | None:
         """Return what a script reads of a task, or `None` if there is none."""
         tag = self._keys.tag(task_id)
-        ((reply, *rest),) = await self._backend.send(self._backend.read_call(script, tag, kind))
+        ((reply, *rest),) = await self._backend.send(self._backend.read_call(script, tag, kind, *arguments))
         if reply == b"schema":
             raise schema_error(rest[0])
         if reply == b"expired":
             self._backend.purge(tag, *rest)
-        if reply == b"absent":
+        if reply == b"absent" and rest:
             load_nothing()
         return rest if reply == b"ok" else None
 
@@ -706,3 +712,10 @@ def _loaded(values: list[bytes | None]) -> TaskRecord:
 
 def _lapsed_at(record: TaskRecord) -> float:
     return 0.0 if record.lease is None else record.lease.expires_at.timestamp()
+
+
+def _view_of(reply: list[Any] | None) -> TaskView | None:
+    record = None if reply is None else load_record(reply[0])
+    if reply is None or record is None:
+        return None
+    return TaskView(record, tuple(load_message(question) for question in reply[1]))

@@ -18,6 +18,7 @@ from mcp_task_runtime.core.store import (
     TaskJoins,
     TaskJournal,
     TaskLeases,
+    TaskOwners,
     TaskQuestions,
     TaskQuotas,
     TaskSearch,
@@ -89,6 +90,7 @@ class _AbleStore(
     TaskLeases,
     TaskWork,
     TaskQuestions,
+    TaskOwners,
     TaskJournal,
     TaskJoins,
     TaskQuotas,
@@ -271,10 +273,17 @@ class _SealedStore:
         )
 
     async def get_view(self, task_id: str) -> TaskView | None:
-        view = await self._store.get_view(task_id)
+        return self._opened(await self._store.get_view(task_id))
+
+    # --- TaskOwners ---
+
+    async def get_owned(self, task_id: str, *, owner: str | None) -> TaskView | None:
+        return self._opened(await self._store.get_owned(task_id, owner=owner))
+
+    def _opened(self, view: TaskView | None) -> TaskView | None:
         if view is None:
             return None
-        seal = self._seal.of(task_id)
+        seal = self._seal.of(view.record.task_id)
         return TaskView(self._open(view.record), tuple([open_question(seal, question) for question in view.questions]))
 
     # --- TaskJournal ---

@@ -86,6 +86,11 @@ _VIEW: Final = (
     f" UNION ALL SELECT position, {MESSAGE_COLUMNS}, {_NO_MESSAGE} FROM messages INDEXED BY messages_open"
     " WHERE task_id = ?1 AND key IS NOT NULL AND answer_type IS NULL"
 )
+_OWNED: Final = f"SELECT {RECORD_COLUMNS} FROM tasks WHERE task_id = ? AND owner IS ? AND {ALIVE}"
+_OPEN: Final = (
+    f"SELECT {MESSAGE_COLUMNS} FROM messages INDEXED BY messages_open"
+    " WHERE task_id = ? AND key IS NOT NULL AND answer_type IS NULL ORDER BY position"
+)
 _HISTORY: Final = f"SELECT created_at, events FROM tasks WHERE task_id = ? AND {ALIVE}"
 _RENEW: Final = f"UPDATE tasks SET lease_expires_at = ? WHERE task_id = ? AND lease_worker = ? AND {ALIVE}"
 _LAPSE: Final = "UPDATE tasks SET lease_expires_at = ?, lease_handovers = ? WHERE task_id = ?"
@@ -113,6 +118,8 @@ STATEMENTS: Final = (
     _PAGE,
     _BY_SEQUENCE,
     _VIEW,
+    _OWNED,
+    _OPEN,
     _HISTORY,
     _RENEW,
     _LAPSE,
@@ -487,6 +494,22 @@ class SQLiteTaskStore(Opened):
             return TaskView(record, tuple([message_of(row[1:5]) for row in rows[1:]]))
 
         return await self._engine.read(view)
+
+    # --- TaskOwners ---
+
+    async def get_owned(self, task_id: str, *, owner: str | None) -> TaskView | None:
+        """Return an owner's task with its open questions; see `TaskOwners.get_owned`."""
+
+        def find(transaction: Transaction) -> TaskView | None:
+            row = transaction.execute(_OWNED, (to_sql(task_id), to_sql(owner), transaction.stamp)).fetchone()
+            if row is None:
+                return None
+            record = record_of(row)
+            if record.status != "input_required":
+                return TaskView(record)
+            return TaskView(record, tuple(map(message_of, transaction.execute(_OPEN, (to_sql(task_id),)).fetchall())))
+
+        return await self._engine.read(find)
 
     # --- TaskJournal ---
 
