@@ -337,7 +337,8 @@ async def test_prune_deletes_ended_tasks_alone(url: str, store: BundledTaskStore
 async def test_workers_and_stats_and_doctor_tell_who_runs_what(url: str, store: BundledTaskStore) -> None:
     request = TaskRequest(name="build")
     await store.create_task(NewTask(ttl_ms=60_000, request=request, worker="w1", lease_ms=30_000))
-    await store.create_task(NewTask(ttl_ms=60_000, request=request, worker="w1", lease_ms=30_000))
+    queued = NewTask(ttl_ms=60_000, request=request, worker="w1", lease_ms=30_000, status_message="Queued")
+    await store.create_task(queued)
     healthy = await mcp_tasks(url, "doctor", "--json")
     levels = {row["subject"]: row["level"] for row in rows(healthy.out)}
     persistence = levels.pop("persistence", None)
@@ -357,7 +358,7 @@ async def test_workers_and_stats_and_doctor_tell_who_runs_what(url: str, store: 
     assert "(waiting for one)" in (await mcp_tasks(url, "workers")).out
     (row,) = rows((await mcp_tasks(url, "stats", "--json")).out)
     assert row["counts"] == [{"status": "working", "tool": "build", "count": 4}]
-    assert (row["waitingForWorker"], row["waitingIsComplete"]) == (1, True)
+    assert (row["waitingForWorker"], row["waitingForSlot"], row["waitingIsComplete"]) == (1, 1, True)
     assert "waiting for a worker: 1, the oldest made " in (await mcp_tasks(url, "stats")).out
     ill = await mcp_tasks(url, "doctor")
     assert ill.code == 4

@@ -12,6 +12,7 @@ import anyio
 import pytest
 
 from mcp_task_runtime import Execution, InMemoryTaskStore, Outcome, TaskRequest, TaskRuntime, TaskSettings, TaskSpec
+from mcp_task_runtime.core.observer import WorkWaiting
 from mcp_task_runtime.core.types import NewTask
 from mcp_task_runtime.errors import LimitExceededError
 from mcp_task_runtime.testing.clock import FakeClock
@@ -73,6 +74,17 @@ class Recorded:
                         for point in metric.data.data_points
                     }
         return found
+
+
+def test_what_waits_for_a_worker_is_a_gauge_of_the_whole_store() -> None:
+    recorded = Recorded()
+    tools = {name: (("gen_ai.tool.name", name),) for name in ("build", "index")}
+    recorded.telemetry.observe(WorkWaiting({"build": 3, "index": 1}, 12.5, is_complete=True))
+    metrics = recorded.metrics()
+    assert metrics["worker.awaited"] == {tools["build"]: 3, tools["index"]: 1}
+    assert metrics["worker.awaited.age"] == {(): 12.5}
+    recorded.telemetry.observe(WorkWaiting({"index": 2}, 1.0, is_complete=True))
+    assert recorded.metrics()["worker.awaited"] == {tools["build"]: 0, tools["index"]: 2}
 
 
 def attributes_of(span: ReadableSpan) -> Mapping[str, Any]:

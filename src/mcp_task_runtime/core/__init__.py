@@ -41,8 +41,8 @@ does so for their owners, and `polls` bounds how often. `questions` asks and ans
 a `group` that nothing breaks, and `open_tasks` are those whose work does not run here. `live_tasks`, `stored_tasks`,
 `slots`, `run_slots`, `work_queue` and `rate_limit` bound it. `worker_leases`, `lease_keeper`, `resumption` and
 `postponed` look after work that runs again; `dispatch` has tasks run elsewhere, `claims` takes those that no process
-runs, and `work_loop` looks for them. `observer` hears of all that, through `run_observer` and `observed_store`, and
-`change_hook` tells a callback.
+runs, and `work_loop` looks for them. `observer` hears of all that, through `run_observer`,
+`observed_store` and `backlog`, and `change_hook` tells a callback.
 
 `runtime` puts these together. `context` is what the work sees of its task; `steps` records results of parts of the work
 for its reruns.

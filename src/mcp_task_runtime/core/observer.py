@@ -7,6 +7,7 @@ A runtime without an observer pays nothing for it. One with an observer reports:
 | `TaskChange` | a task was made, asks, was answered, or ended, in this process |
 | `WorkStarted`, `WorkStopped` | a run of a task's work began, or is over |
 | `SlotAwaited`, `SlotAcquired` | work waits for one of the `max_running` slots, or has got it |
+| `WorkWaiting` | three times a lease, where a dispatcher has other processes run work: what waits for a worker |
 | `QuestionAsked`, `QuestionClosed` | the work put a question to the client, or waits for its answer no longer |
 | `LeaseLost` | a run was stopped because another process may run the work |
 | `PollRefused` | a client polled too often |
@@ -39,6 +40,7 @@ __all__ = [
     "TaskObserver",
     "WorkStarted",
     "WorkStopped",
+    "WorkWaiting",
     "error_type_of",
 ]
 
@@ -144,6 +146,21 @@ class SlotAcquired:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkWaiting:
+    """How much work waits for a worker in the whole store, as far as its 500 oldest tasks that work say.
+
+    Attributes:
+        by_name: Number of tasks for each tool that has any.
+        oldest: Seconds since the oldest of them was made; 0 where none waits.
+        is_complete: Whether there are no more tasks than were read.
+    """
+
+    by_name: Mapping[str, int]
+    oldest: float
+    is_complete: bool
+
+
+@dataclass(frozen=True, slots=True)
 class QuestionAsked:
     """The work asks the client, or asks again in a rerun and finds the question open. `QuestionClosed` follows.
 
@@ -218,6 +235,7 @@ Observation: TypeAlias = (
     | WorkStopped
     | SlotAwaited
     | SlotAcquired
+    | WorkWaiting
     | QuestionAsked
     | QuestionClosed
     | LeaseLost

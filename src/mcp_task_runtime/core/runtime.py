@@ -13,6 +13,7 @@ import anyio
 from typing_extensions import Self
 
 from mcp_task_runtime.core.abilities import implements, is_queue, is_store, queue_of
+from mcp_task_runtime.core.backlog import Backlog
 from mcp_task_runtime.core.change_hook import ChangeCallback, ChangeHook
 from mcp_task_runtime.core.claims import TaskClaims
 from mcp_task_runtime.core.dispatch import Outbox, TaskDispatcher
@@ -37,7 +38,7 @@ from mcp_task_runtime.core.run_slots import RunSlots
 from mcp_task_runtime.core.settings import TaskSettings
 from mcp_task_runtime.core.slots import WorkSlots
 from mcp_task_runtime.core.statistics import RuntimeStatistics
-from mcp_task_runtime.core.store import TaskConnecting, TaskLeases, TaskSharing, TaskStore
+from mcp_task_runtime.core.store import TaskConnecting, TaskLeases, TaskSearch, TaskSharing, TaskStore
 from mcp_task_runtime.core.stored_tasks import StoredTasks
 from mcp_task_runtime.core.task_maker import TaskMaker
 from mcp_task_runtime.core.types import Outcome, TaskPage, TaskRecord, TaskSpec
@@ -146,6 +147,10 @@ class TaskRuntime:
             is_shared=is_shared,
             observer=run_observer,
         )
+        self._backlog: Backlog | None = None
+        if observer is not None and self._outbox is not None and isinstance(store, TaskSearch):
+            assert self._observer is not None
+            self._backlog = Backlog(store, clock, self._observer, lease_ms=settings.lease_ms)
         self._resumption = Resumption(self._workers, self._outbox)
         if leases is not None:
             run_again = partial(self._resumption.run_again, claim=leases.claim)
@@ -192,6 +197,8 @@ class TaskRuntime:
                 duties.append(self._keeper.run)
             if self._hook is not None:
                 duties.append(partial(self._hook.run, self._group))
+            if self._backlog is not None:
+                duties.append(self._backlog.run)
             for duty in duties:
                 scope = anyio.CancelScope()
                 stack.callback(scope.cancel)

@@ -493,6 +493,7 @@ async def stats(inspector: TaskInspector, as_json: bool) -> None:
                 else counts.oldest_input_required.isoformat(),
                 "waitingForWorker": 0 if waiting is None else sum(waiting.tasks.values()),
                 "oldestWaitingForWorker": None if waiting is None else waiting.since.isoformat(),
+                "waitingForSlot": survey.queued,
                 "waitingIsComplete": survey.is_complete,
             }
         )
@@ -510,8 +511,11 @@ async def stats(inspector: TaskInspector, as_json: bool) -> None:
     for status, oldest in (("working", counts.oldest_working), ("input_required", counts.oldest_input_required)):
         if oldest is not None:
             click.echo(f"oldest {status}: {age(oldest, now)}")
+    more = "" if survey.is_complete else "+"
+    if survey.queued:
+        click.echo(f"waiting for a slot of its process: {survey.queued:,}{more}")
     if waiting is not None:
-        number = f"{sum(waiting.tasks.values()):,}{'' if survey.is_complete else '+'}"
+        number = f"{sum(waiting.tasks.values()):,}{more}"
         click.echo(f"waiting for a worker: {number}, the oldest made {age(waiting.since, now)} ago")
 
 

@@ -24,6 +24,7 @@ from mcp_task_runtime.core.store import (
     TaskSharing,
     TaskStore,
 )
+from mcp_task_runtime.core.task_maker import QUEUED
 from mcp_task_runtime.core.transitions import TERMINAL_STATUSES, is_terminal
 from mcp_task_runtime.core.types import (
     Finding,
@@ -115,10 +116,12 @@ class WorkerSurvey:
         workers: The processes that hold leases, the one with the most tasks first; one without a name stands for the
             tasks that wait for a worker.
         is_complete: Whether all live tasks were read; otherwise there may be more of everything.
+        queued: Number of tasks whose process has them wait for one of its slots (`max_running`, or that of a queue).
     """
 
     workers: tuple[WorkerSummary, ...]
     is_complete: bool
+    queued: int = 0
 
     @property
     def waiting(self) -> WorkerSummary | None:
@@ -336,8 +339,10 @@ class TaskInspector:
         tasks: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
         since: dict[str, datetime] = {}
         until: dict[str, datetime] = {}
+        queued = 0
         for record in page.records:
             if record.lease is not None:
+                queued += bool(record.lease.worker) and record.task.status_message == QUEUED
                 name = record.lease.worker
                 tasks[name][record.request.name] += 1
                 since[name] = min(since.get(name, record.task.created_at), record.task.created_at)
@@ -347,7 +352,7 @@ class TaskInspector:
             for name, by_tool in tasks.items()
         ]
         found.sort(key=lambda worker: (-sum(worker.tasks.values()), worker.name))
-        return WorkerSurvey(tuple(found), page.next_cursor is None)
+        return WorkerSurvey(tuple(found), page.next_cursor is None, queued)
 
     async def diagnose(self) -> tuple[Finding, ...]:
         """Check what usually goes wrong: the store and its backend, clocks, lapsed leases, work that waits too long.

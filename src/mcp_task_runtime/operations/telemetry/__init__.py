@@ -29,12 +29,15 @@ an owner, whose identifier is its secret, the first characters are: `mcp-tasks s
 | `mcp_task_runtime.task.rerun` | runs after the first of their task | |
 | `mcp_task_runtime.slot.awaited` | work that waits for a slot of `max_running` now | |
 | `mcp_task_runtime.slot.delay` | waits for a slot | |
+| `mcp_task_runtime.worker.awaited` | tasks in the store that wait for a worker, up to 500 | |
+| `mcp_task_runtime.worker.awaited.age` | age of the oldest of them | no tool |
 | `mcp_task_runtime.question.duration` | from a question to its answer | `rpc.method`, `.question.result` |
 | `mcp_task_runtime.lease.lost` | runs stopped because another process may run the work | |
 | `mcp_task_runtime.poll.refused` | polls refused for coming too often | no tool |
 | `mcp_task_runtime.store.operation.duration` | calls of the store | `.store.operation`, `error.type`; no tool |
 
-Each process reports what it does itself; add them up. How many tasks a whole store has, by status and tool, say
+Each process reports what it does itself; add them up. `worker.awaited` alone is of the whole store, and the same in
+each process that has a dispatcher; take the largest. How many tasks a whole store has, by status and tool, say
 `mcp-tasks stats` and `TaskInspector.counts`.
 
 The SDK makes a span for each request on `mcp` 2.x. Clients that poll make many of `tasks/get`: drop them with a sampler

@@ -20,6 +20,7 @@ from mcp_task_runtime.core.observer import (
     TaskChange,
     WorkStarted,
     WorkStopped,
+    WorkWaiting,
 )
 from mcp_task_runtime.core.transitions import is_terminal
 
@@ -55,6 +56,15 @@ class TaskMetrics:
             f"{prefix}slot.awaited", "{run}", "Work that waits for a slot of max_running now"
         )
         self._slot_delay = seconds("slot.delay", "Waits for a slot of max_running", _SHORT_SECONDS)
+        self._waiting = meter.create_gauge(
+            f"{prefix}worker.awaited", "{task}", "Tasks in the store that wait for a worker, the same in each process"
+        )
+        self._waiting_age = meter.create_gauge(
+            f"{prefix}worker.awaited.age",
+            "s",
+            "Age of the oldest task in the store that waits for a worker",
+        )
+        self._waited_for: set[str] = set()
         self._answer = seconds("question.duration", "From a question to its answer")
         self._leases = meter.create_counter(
             f"{prefix}lease.lost", "{run}", "Runs stopped because another process may run the work"
@@ -67,6 +77,7 @@ class TaskMetrics:
             WorkStopped: self._record_stop,
             SlotAwaited: self._record_wait_for_slot,
             SlotAcquired: self._record_slot,
+            WorkWaiting: self._record_waiting,
             QuestionAsked: self._record_question,
             QuestionClosed: self._record_answer,
             LeaseLost: self._record_lost_lease,
@@ -108,6 +119,14 @@ class TaskMetrics:
         tool = _of_tool(wait.record.request.name)
         self._slots.add(-1, tool)
         self._slot_delay.record(wait.waited, tool)
+
+    def _record_waiting(self, waiting: WorkWaiting) -> None:
+        self._waiting_age.set(waiting.oldest)
+        for name in self._waited_for - waiting.by_name.keys():
+            self._waiting.set(0, _of_tool(name))
+        for name, number in waiting.by_name.items():
+            self._waiting.set(number, _of_tool(name))
+        self._waited_for = set(waiting.by_name)
 
     def _record_question(self, asked: QuestionAsked) -> None:
         self._questions.add(1, _of_tool(asked.name))

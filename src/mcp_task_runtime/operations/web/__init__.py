@@ -27,8 +27,8 @@ user open an address, gets that of a page for the one question that its task ask
     tasks = Tasks(store, inbox=Inbox(3600, url="https://ops.example/tasks", secret=secret))
     app.mount("/tasks", dashboard(store, behind_auth=True, inbox_secret=secret))
 
-That page, `/question`, needs no sign-in: anyone who has the address may answer, until the question is answered or its time
-has passed. The page shows nothing else. The authentication of your application has to let it pass.
+That page, `/question`, needs no sign-in: anyone who has the address may answer, until the question is answered or its
+time has passed. The page shows nothing else. The authentication of your application has to let it pass.
 
 Without JavaScript everything works but the live part.
 """
