@@ -20,6 +20,8 @@ ABILITIES: tuple[Capability, ...] = (
     "questions",
     "quotas",
     "search",
+    "watching",
+    "work",
 )
 """What the in-memory backend is able to do."""
 

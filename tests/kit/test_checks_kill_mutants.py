@@ -38,7 +38,7 @@ def test_each_law_is_named_by_a_check_that_kills_a_mutant(law: str) -> None:
     assert killers.intersection(check.name for check in checks)
 
 
-ABILITIES = {"fences", "joins", "journal", "leases", "questions", "quotas", "search"}
+ABILITIES = {"diagnosis", "watching", "work", "fences", "joins", "journal", "leases", "questions", "quotas", "search"}
 
 
 def test_each_check_of_an_unconditional_law_or_of_an_ability_kills_a_mutant() -> None:

@@ -166,7 +166,7 @@ def test_the_whole_contract_is_one_call_that_reports_what_it_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    "check", [check for check in ABILITY_CHECKS if not check.needs & {"durable", "shared"}], ids=str
+    "check", [check for check in ABILITY_CHECKS if not check.needs & {"diagnosis", "durable", "shared"}], ids=str
 )
 async def test_the_store_has_the_abilities_that_it_declares(check: Check[TaskStore]) -> None:
     await check.run(memory_store)
@@ -178,9 +178,10 @@ async def yielding_bundled_store(clock: FakeClock, location: str) -> AsyncIterat
         yield YieldingBundledStore(store)
 
 
-@pytest.mark.parametrize(
-    "check", [check for check in ABILITY_CHECKS if not check.needs & {"durable", "shared"}], ids=str
-)
+NOT_YIELDING = {"diagnosis", "durable", "shared", "watching", "work"}
+
+
+@pytest.mark.parametrize("check", [check for check in ABILITY_CHECKS if not check.needs & NOT_YIELDING], ids=str)
 async def test_the_checks_do_not_mind_abilities_that_yield(check: Check[TaskStore]) -> None:
     await check.run(yielding_bundled_store, footprint=count_nothing)
 

@@ -106,7 +106,7 @@ def possible(checks: Iterable[Check[Any]], *missing: str) -> list[Check[Any]]:
     return [check for check in checks if not check.needs & set(missing)]
 
 
-@pytest.mark.parametrize("check", possible([*STORE_CHECKS, *ABILITY_CHECKS], "durable", "shared"), ids=str)
+@pytest.mark.parametrize("check", possible([*STORE_CHECKS, *ABILITY_CHECKS], "diagnosis", "durable", "shared"), ids=str)
 async def test_a_sealed_store_keeps_the_law(check: Check[TaskStore]) -> None:
     await check.run(memory, footprint=count_nothing)
 

@@ -19,6 +19,7 @@ from tests.kit.mutants import (
     store_questions,
     store_time,
     values,
+    work,
 )
 from tests.kit.mutants.registry import MUTANTS, Mutant
 
@@ -37,4 +38,5 @@ __all__ = [
     "store_questions",
     "store_time",
     "values",
+    "work",
 ]

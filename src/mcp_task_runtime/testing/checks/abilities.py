@@ -13,6 +13,7 @@ from mcp_task_runtime.core.store import (
     TaskQuotas,
     TaskSearch,
     TaskStore,
+    TaskWork,
 )
 from mcp_task_runtime.core.types import Fence, NewTask, TaskRecord
 from mcp_task_runtime.testing.checks.bench import require
@@ -20,7 +21,9 @@ from mcp_task_runtime.testing.checks.bench import require
 __all__ = ["AbleStore", "able", "fence_of", "leased_task", "question", "require_unchanged"]
 
 
-class AbleStore(TaskStore, TaskLeases, TaskQuestions, TaskJournal, TaskJoins, TaskQuotas, TaskSearch, Protocol):
+class AbleStore(
+    TaskStore, TaskLeases, TaskQuestions, TaskJournal, TaskJoins, TaskQuotas, TaskSearch, TaskWork, Protocol
+):
     """A store with every ability; a check uses those that it needs."""
 
 

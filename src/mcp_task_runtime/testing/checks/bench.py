@@ -46,7 +46,20 @@ BACKENDS = ("asyncio", "trio")
 """The event loops that checks run on, by their anyio names."""
 
 Capability: TypeAlias = Literal[
-    "durable", "fences", "joins", "journal", "leases", "listing", "mailbox", "questions", "quotas", "search", "shared"
+    "diagnosis",
+    "durable",
+    "fences",
+    "joins",
+    "journal",
+    "leases",
+    "listing",
+    "mailbox",
+    "questions",
+    "quotas",
+    "search",
+    "shared",
+    "watching",
+    "work",
 ]
 """What a backend may or may not be able to do; its author declares it.
 
@@ -61,6 +74,9 @@ Capability: TypeAlias = Literal[
 - `quotas`: it implements `TaskQuotas`.
 - `journal`: it implements `TaskJournal`; needs `leases`.
 - `search`: it implements `TaskSearch`.
+- `work`: it implements `TaskWork`; needs `leases`.
+- `watching`: it implements `TaskWatching`.
+- `diagnosis`: it implements `TaskDiagnosis`.
 """
 
 LISTING: Final[tuple[Capability, ...]] = ("listing",)
