@@ -131,9 +131,18 @@ async def test_what_the_work_of_a_plain_call_says_is_its_progress_and_always_gro
 
 async def test_a_client_without_a_token_gets_log_messages_if_it_asked_for_them() -> None:
     session = ScriptedSession()
-    await say_all(CallNotifier(session, None, wants_log=True))
+    await say_all(CallNotifier(session, None, log_levels=["info"]))
     assert session.notifications == [
         ("notifications/message", {"level": "info", "data": text}) for text in ("Collecting", "Reading", "Sorting", "2")
+    ]
+
+
+async def test_a_session_with_a_way_for_progress_without_a_token_gets_that_and_the_log_messages() -> None:
+    session = ScriptedSession()
+    await say_all(CallNotifier(session, None, log_levels=["info"], may_lack_token=True))
+    assert session.notifications[:2] == [
+        ("notifications/progress", {"progressToken": "", "progress": 0, "message": "Collecting"}),
+        ("notifications/message", {"level": "info", "data": "Collecting"}),
     ]
 
 
@@ -151,9 +160,9 @@ async def test_a_detached_session_tells_nothing() -> None:
 async def test_the_end_of_a_plain_call_is_its_result_and_no_message(outcome: Outcome) -> None:
     async with open_desk(delivering=False) as desk:
         session = ScriptedSession()
-        context = desk.another_context(session=CallNotifier(session, None, wants_log=True))
+        context = desk.another_context(session=CallNotifier(session, None, log_levels=["info"]))
         await context.update_status("half")
         assert context.task.status_message == "half"
         said = len(session.notifications)
-        await CallNotifier(session, None, wants_log=True).notify_status(context.task, outcome)
+        await CallNotifier(session, None, log_levels=["info"]).notify_status(context.task, outcome)
         assert len(session.notifications) == said

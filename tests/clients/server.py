@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from mcp_task_runtime import ServerTaskContext
 from mcp_task_runtime.server import Tasks
 
-stopped = 0
+started = stopped = 0
 
 
 class Name(BaseModel):
@@ -40,16 +40,17 @@ async def write(task: ServerTaskContext) -> str:
 
 async def wait(task: ServerTaskContext) -> None:
     """Work until it is cancelled."""
-    global stopped
+    global started, stopped
+    started += 1
     try:
         await anyio.sleep_forever()
     finally:
         stopped += 1
 
 
-def count_stopped() -> str:
-    """Return how many calls of `wait` were stopped."""
-    return f"stopped {stopped}"
+def count() -> str:
+    """Return how many calls of `wait` were started and stopped."""
+    return f"started {started}, stopped {stopped}"
 
 
 def main() -> None:
@@ -67,7 +68,7 @@ def main() -> None:
     tasks.install(mcp)
     for function in (add, ask, write, wait):
         tasks.tool(advertise="--hide" not in sys.argv)(function)
-    mcp.tool()(count_stopped)
+    mcp.tool()(count)
     mcp.run("streamable-http", **where)
 
 

@@ -27,14 +27,14 @@ class _MemoryExchange:
     def __init__(self, send: Callable[[SessionMessage], Any]) -> None:
         self._send = send
         self._replies: dict[str, Wire] = {}
-        self._notifications: dict[str, list[Wire]] = {}
+        self._notifications: dict[str | None, list[Wire]] = {}  # by their token; log messages have none
         self._arrived = anyio.Event()
 
     def receive(self, message: Wire) -> None:
         if "id" in message:
             self._replies[message["id"]] = message
         else:
-            self._notifications.setdefault(message["params"]["progressToken"], []).append(message)
+            self._notifications.setdefault(message["params"].get("progressToken"), []).append(message)
         arrived, self._arrived = self._arrived, anyio.Event()
         arrived.set()
 
@@ -43,7 +43,8 @@ class _MemoryExchange:
         while message["id"] not in self._replies:
             await self._arrived.wait()
         token = message["params"]["_meta"].get("progressToken")
-        return Reply(self._replies.pop(message["id"]), self._notifications.pop(token, []))
+        told = [self._notifications.pop(key, []) for key in dict.fromkeys((None, token))]
+        return Reply(self._replies.pop(message["id"]), [each for messages in told for each in messages])
 
 
 @asynccontextmanager

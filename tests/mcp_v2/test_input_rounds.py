@@ -38,6 +38,7 @@ from mcp_task_runtime.adapters.mcp_v2 import Tasks
 from mcp_task_runtime.stores.memory import InMemoryTaskStore
 from mcp_task_runtime.stores.sqlite import SQLiteTaskStore
 from mcp_task_runtime.testing import FakeClock
+from mcp_task_runtime.testing.yielding import YieldingBundledStore
 from tests.mcp_v2.guarded import Guarded, as_user
 from tests.mcp_v2.in_process import memory_client, served_over_http
 from tests.mcp_v2.raw_client import DECLARED, RawClient, accept
@@ -765,6 +766,93 @@ async def test_progress_after_a_question_goes_to_the_request_that_waits_then(wor
         assert (said["progressToken"], said["message"]) == (token, message)
 
 
+@pytest.mark.filterwarnings("ignore::mcp.shared.exceptions.MCPDeprecationWarning")
+@pytest.mark.parametrize("blocking", [False, True])
+async def test_what_an_existing_tool_says_after_a_question_goes_to_the_request_that_waits_then(blocking: bool) -> None:
+    async def tells(ctx: Context) -> str:
+        await ctx.info("first")
+        await ctx.elicit("Who?", Name)
+        await ctx.debug("too low")
+        await ctx.warning({"second": 2}, logger_name="tool")
+        said = types.LoggingMessageNotificationParams(level="error", data="third")
+        await ctx.session.send_notification(types.LoggingMessageNotification(params=said))
+        reached = types.ProgressNotificationParams(progress_token="of the first request", progress=2, total=4)
+        await ctx.session.send_notification(types.ProgressNotification(params=reached))
+        await ctx.report_progress(3, 4)
+        await ctx.session.send_tool_list_changed()  # which no request carries
+        return "done"
+
+    async with open_world() as world:
+        world.mcp.tool()(tells)
+        world.tasks.adopt("tells", blocking=blocking)
+        first = await world.client.call("tells", meta={LOG_LEVEL: "info"})
+        questions, state = round_of(first.result)
+        extra = {"requestState": state, "inputResponses": {key: accept(name="Ada") for key in questions}}
+        second = await world.client.call("tells", extra=extra, meta={LOG_LEVEL: "warning", "progressToken": "two"})
+    assert heard(first) == [{"level": "info", "data": "first"}]
+    assert heard(second) == [
+        {"level": "warning", "data": {"second": 2}, "logger": "tool"},
+        {"level": "error", "data": "third"},
+        {"progressToken": "two", "progress": 2, "total": 4},
+        {"progressToken": "two", "progress": 3, "total": 4},
+    ]
+
+
+LOG_LEVEL = "io.modelcontextprotocol/logLevel"
+
+
+def heard(reply: Any) -> list[Wire]:
+    return [{key: value for key, value in each["params"].items() if key != "_meta"} for each in reply.notifications]
+
+
+async def test_what_the_work_says_as_soon_as_it_is_answered_reaches_the_request_that_brought_the_answer() -> None:
+    """The work may go on before the call that answers it has returned."""
+
+    class Slow(YieldingBundledStore):
+        async def answer_all(self, *args: Any, **kwargs: Any) -> Any:
+            done = await super().answer_all(*args, **kwargs)
+            await spoken.wait()
+            return done
+
+    async def tells(task: ServerTaskContext) -> str:
+        await task.elicit("Who?", Name)
+        await task.report_progress(1, 2, "at once")
+        spoken.set()
+        return "done"
+
+    spoken = anyio.Event()
+    async with InMemoryTaskStore() as inner:
+        mcp: MCPServer[Any] = MCPServer("rounds")
+        tasks = Tasks(Slow(inner), settings=TaskSettings(shutdown_grace=0))
+        tasks.install(mcp)
+        tasks.tool()(tells)
+        with anyio.fail_after(PATIENCE):
+            async with tasks, memory_client(mcp) as client:
+                client.capabilities = CAPABILITIES
+                questions, state = round_of((await client.call("tells")).result)
+                extra = {"requestState": state, "inputResponses": {key: accept(name="Ada") for key in questions}}
+                reply = await client.call("tells", extra=extra, meta={"progressToken": "p"})
+    assert [each["message"] for each in heard(reply)] == ["at once"]
+
+
+async def test_the_sdks_client_in_process_hears_of_every_round_without_a_token() -> None:
+    async def tells(task: ServerTaskContext) -> str:
+        await task.report_progress(1, 4, "first")
+        await task.elicit("Ada", Name)
+        await task.report_progress(2, 4, "second")
+        return "done"
+
+    async def note(progress: float, total: float | None, message: str | None) -> None:
+        told.append((progress, message))
+
+    told: list[Any] = []
+    async with open_world() as world:
+        world.tasks.tool()(tells)
+        async with Client(world.mcp, elicitation_callback=answer_form) as client:
+            assert text_of(await client.call_tool("tells", progress_callback=note)) == "done"
+    assert told == [(1, "first"), (2, "second")]
+
+
 async def test_l16_an_owner_with_too_many_open_calls_is_refused_where_it_asks() -> None:
     async with open_world(max_tasks_per_owner=1) as world:
 
@@ -820,6 +908,50 @@ async def test_another_server_on_the_same_store_takes_the_call_over(
                 else:
                     assert (await other.call("greet", extra=extra)).result["content"][0]["text"] == "Hello, Ada"
                 assert (await client.call("greet", extra=extra)).result["content"][0]["text"] == "Hello, Ada"
+
+
+async def test_a_request_in_another_process_hears_how_far_the_work_is(tmp_path: Path) -> None:
+    go_on = anyio.Event()
+
+    async def tells(task: ServerTaskContext) -> str:
+        await task.elicit("Who?", Name)
+        await task.report_progress(1, 2, "half")
+        await go_on.wait()
+        await task.update_status("said to nobody", notify=False)
+        return "done"
+
+    heard: list[Any] = []
+
+    async def note(progress: float, total: float | None, message: str | None) -> None:
+        heard.append((progress, total, message))
+        go_on.set()
+
+    path = tmp_path / "tasks.db"
+    with anyio.fail_after(PATIENCE):
+        async with SQLiteTaskStore(path) as one, SQLiteTaskStore(path) as two:
+            servers = []
+            for store in (one, two):
+                tasks = Tasks(store, settings=TaskSettings(shutdown_grace=0))
+                mcp: MCPServer[Any] = MCPServer("shared")
+                tasks.install(mcp)
+                tasks.tool()(tells)
+                servers.append((tasks, mcp))
+            (tasks_one, mcp_one), (tasks_two, mcp_two) = servers
+            one_client = Client(mcp_one, elicitation_callback=answer_form)
+            other_client = Client(mcp_two, elicitation_callback=answer_form)
+            async with tasks_one, tasks_two, one_client as client, other_client as other:
+                questions = await client.session.call_tool("tells", {}, allow_input_required=True)
+                assert isinstance(questions, types.InputRequiredResult)
+                answer = ElicitResult(action="accept", content={"name": "Ada"})
+                result = await other.session.call_tool(
+                    "tells",
+                    {},
+                    input_responses=dict.fromkeys(questions.input_requests or {}, answer),
+                    request_state=questions.request_state,
+                    progress_callback=note,
+                )
+    assert text_of(result) == "done"
+    assert heard == [(1, 2, "half")]
 
 
 async def test_without_an_open_runtime_a_plain_call_stays_one_and_says_what_is_missing() -> None:

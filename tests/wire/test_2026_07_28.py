@@ -243,20 +243,22 @@ def test_c2_a_missing_capability_names_what_is_required() -> None:
 
 
 @pytest.mark.parametrize(
-    ("meta", "wanted"),
+    ("meta", "lowest"),
     [
-        (None, False),
-        ([], False),
-        ({}, False),
-        ({"io.modelcontextprotocol/logLevel": "debug"}, True),
-        ({"io.modelcontextprotocol/logLevel": "info"}, True),
-        ({"io.modelcontextprotocol/logLevel": "warning"}, False),
-        ({"io.modelcontextprotocol/logLevel": ["info"]}, False),
-        ({"logLevel": "info"}, False),
+        (None, None),
+        ([], None),
+        ({}, None),
+        ({"io.modelcontextprotocol/logLevel": "debug"}, "debug"),
+        ({"io.modelcontextprotocol/logLevel": "info"}, "info"),
+        ({"io.modelcontextprotocol/logLevel": "emergency"}, "emergency"),
+        ({"io.modelcontextprotocol/logLevel": ["info"]}, None),
+        ({"logLevel": "info"}, None),
     ],
 )
-def test_a_request_asks_for_log_messages_by_their_level(meta: Any, wanted: bool) -> None:
-    assert wire.wants_log(meta) is wanted
+def test_a_request_asks_for_log_messages_by_their_level(meta: Any, lowest: str | None) -> None:
+    levels = wire.log_levels(meta)
+    assert (levels[0] if levels else None) == lowest
+    assert not levels or levels[-1] == "emergency"
 
 
 def test_a_call_that_asks_by_multi_round_trip_input_is_rendered_with_its_state() -> None:

@@ -30,10 +30,24 @@ T = TypeVar("T")
 
 
 class HeldRequests:
-    """The requests of this process whose clients wait for a call, by the call's task."""
+    """The requests of this process whose clients wait for a call, by the call's task, and whose work runs here."""
 
     def __init__(self) -> None:
         self._held: dict[str, list[CallNotifier]] = {}
+        self._running: set[str] = set()
+
+    def is_running(self, task_id: str) -> bool:
+        """Return whether the work of a call runs here, and tells the newest request itself how far it is."""
+        return task_id in self._running
+
+    @contextmanager
+    def running(self, task_id: str) -> Generator[None, None, None]:
+        """Context manager for the time that the work of a call runs here."""
+        self._running.add(task_id)
+        try:
+            yield
+        finally:
+            self._running.discard(task_id)
 
     def newest(self, task_id: str) -> CallNotifier | None:
         """Return the newest request that waits for a call, or `None`."""

@@ -7,7 +7,7 @@ that does not read misses what became stale meanwhile.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
 
@@ -144,18 +144,27 @@ class CallNotifier:
     A client that gave no token for progress gets log messages on the stream of the call, if it asked for them.
     """
 
-    def __init__(self, session: TaskSession, progress_token: str | int | None, *, wants_log: bool = False) -> None:
+    def __init__(
+        self,
+        session: TaskSession,
+        progress_token: str | int | None,
+        *,
+        log_levels: Sequence[str] = (),
+        may_lack_token: bool = False,
+    ) -> None:
         """Wrap a session.
 
         Args:
             session: The connection, as far as the request of the call reaches.
             progress_token: The token the client gave for progress, if it did.
-            wants_log: Whether the client asked for log messages of level `info`.
+            log_levels: The levels of log messages that the client asked for.
+            may_lack_token: Whether the session may have a way for progress without a token, and drops it otherwise.
         """
         self._session = session
         self._sender = LatestSender(session)
         self._progress_token = progress_token
-        self._wants_log = wants_log
+        self._log_levels = log_levels
+        self._may_lack_token = may_lack_token
         self._progress: float | None = None
 
     @property
@@ -185,13 +194,19 @@ class CallNotifier:
         """Send progress."""
         await self._say(progress)
 
+    async def log(self, params: JSONObject) -> None:
+        """Send a log message, if the client asked for its level."""
+        if params["level"] in self._log_levels:
+            await self._sender.send("notifications/message", params)
+
     async def _say(self, said: Progress) -> None:
-        if self._progress_token is not None:
+        token = self._progress_token
+        if token is not None or self._may_lack_token:
             last = self._progress
             # It must increase with each notification; a status message says nothing of how far the work is.
             self._progress = said.progress if last is None or said.progress > last else last + _STEP
             increasing = replace(said, progress=self._progress)
-            await self._sender.send(*wire_2025.render_progress(increasing, self._progress_token))
-        elif self._wants_log:
+            await self._sender.send(*wire_2025.render_progress(increasing, "" if token is None else token))
+        if token is None:
             text = said.message or f"{said.progress:g}" + ("" if said.total is None else f"/{said.total:g}")
-            await self._sender.send("notifications/message", {"level": "info", "data": text})
+            await self.log({"level": "info", "data": text})

@@ -20,12 +20,12 @@ __all__ = [
     "PROTOCOL_VERSION",
     "acknowledge",
     "declares_tasks",
+    "log_levels",
     "missing_capability",
     "parse_related_task_ids",
     "render_handle",
     "render_input_required",
     "render_view",
-    "wants_log",
 ]
 
 PROTOCOL_VERSION: Final = "2026-07-28"
@@ -34,6 +34,7 @@ MISSING_CLIENT_CAPABILITY: Final = -32021
 HEADER_MISMATCH: Final = -32020
 NOTIFICATION: Final = "notifications/tasks"
 _LOG_LEVEL_META_KEY: Final = "io.modelcontextprotocol/logLevel"
+_LOG_LEVELS: Final = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
 _RELATED_META_KEY: Final = "io.modelcontextprotocol/relatedTaskIds"
 _MOST_RELATED: Final = 100
 _LONGEST_ID: Final = 256
@@ -45,10 +46,10 @@ def declares_tasks(capabilities: Mapping[str, JSONValue]) -> bool:
     return isinstance(extensions, Mapping) and EXTENSION_ID in extensions
 
 
-def wants_log(meta: JSONValue) -> bool:
-    """Whether a request with this `_meta` asked for log messages of level `info`."""
+def log_levels(meta: JSONValue) -> Sequence[str]:
+    """Return the levels of log messages that a request with this `_meta` asked for."""
     level = meta.get(_LOG_LEVEL_META_KEY) if isinstance(meta, Mapping) else None
-    return level in ("debug", "info")
+    return _LOG_LEVELS[_LOG_LEVELS.index(level) :] if level in _LOG_LEVELS else ()
 
 
 def parse_related_task_ids(meta: JSONValue) -> list[str]:

@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from agent_framework import MCPStreamableHTTPTool
-from cells import fill
+from cells import Until, fill
 
 
 async def main(url: str) -> None:
@@ -17,9 +17,9 @@ async def main(url: str) -> None:
         async def call(name: str, arguments: dict[str, Any]) -> object:
             return [content.text for content in await functions[name].invoke(arguments=arguments)]
 
-        async def cancel() -> None:
+        async def cancel(begun: Until) -> None:
             running = asyncio.create_task(call("wait", {}))
-            await asyncio.sleep(0.5)
+            await begun()
             running.cancel()
 
         none, mute = "has no tasks; the call is plain", "has no callback for it"

@@ -1,6 +1,6 @@
 // What the TypeScript drivers share; see cells.py.
 
-const SECONDS = 30;
+const SECONDS = 60;
 
 function check(found, wanted) {
   const text = JSON.stringify(found);
@@ -17,10 +17,17 @@ export async function fill({ call, task, cancel, progress, limits = {} }) {
     cancel:
       cancel &&
       (async () => {
-        const count = async () => JSON.stringify(await call("count_stopped", {}));
-        const before = await count();
-        await cancel();
-        while ((await count()) === before) await new Promise((resolve) => setTimeout(resolve, 50));
+        const read = async () => JSON.stringify(await call("count", {}));
+        let count = await read();
+        const changed = async () => {
+          const before = count;
+          while (count === before) {
+            await new Promise((resolve) => setTimeout(resolve, 50));
+            count = await read();
+          }
+        };
+        await cancel(changed); // which waits for a change until its call has begun
+        await changed();
       }),
     progress:
       progress &&

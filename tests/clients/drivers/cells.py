@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 Call = Callable[[str, dict[str, Any]], Awaitable[object]]
-SECONDS = 30  # a cell that takes longer has hung
+Until = Callable[[], Awaitable[None]]
+SECONDS = 60  # a cell that takes longer has hung
 
 
 def check(found: object, wanted: str) -> None:
@@ -23,7 +24,8 @@ async def fill(
     call: Call,
     *,
     task: Call | None = None,
-    cancel: Callable[[], Awaitable[object]] | None = None,
+    watch: Call | None = None,
+    cancel: Callable[[Until], Awaitable[object]] | None = None,
     progress: list[Any] | None = None,
     limits: Mapping[str, str] | None = None,
 ) -> None:
@@ -32,7 +34,9 @@ async def fill(
     Args:
         call: Calls a tool, and returns what the user sees of its result.
         task: The same as a task, where the client can be told to.
-        cancel: Calls the tool `wait`, and cancels the call or the task.
+        watch: Calls a tool while another call runs; `call` unless that waits for the other.
+        cancel: Calls the tool `wait`, awaits the function it is given, which waits until that has begun, and cancels
+            the call or the task.
         progress: What the client was told of progress so far.
         limits: Cells that this client cannot do, with the reason.
     """
@@ -42,12 +46,18 @@ async def fill(
 
     async def stops() -> None:
         assert cancel is not None
-        before = await call("count_stopped", {})
-        await cancel()
-        while True:
-            await asyncio.sleep(0.05)
-            if await call("count_stopped", {}) != before:
-                return
+        look = watch or call
+        count = str(await look("count", {}))
+
+        async def changed() -> None:
+            nonlocal count
+            before = count
+            while count == before:
+                await asyncio.sleep(0.05)
+                count = str(await look("count", {}))
+
+        await cancel(changed)
+        await changed()
 
     async def reports() -> None:
         assert progress is not None

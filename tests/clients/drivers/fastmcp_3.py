@@ -6,7 +6,7 @@ import asyncio
 import sys
 from typing import Any
 
-from cells import fill
+from cells import Until, fill
 from fastmcp import Client
 
 progress: list[Any] = []
@@ -33,8 +33,10 @@ async def main(url: str) -> None:
     async def task(tool: str, arguments: dict[str, Any]) -> Any:
         return (await (await client.call_tool(tool, arguments, task=True)).result()).data
 
-    async def cancel() -> None:
-        await (await client.call_tool("wait", {}, task=True)).cancel()
+    async def cancel(begun: Until) -> None:
+        running = await client.call_tool("wait", {}, task=True)
+        await begun()
+        await running.cancel()
 
     async with client:
         await fill(call, task=task, cancel=cancel, progress=progress)

@@ -6,7 +6,7 @@ import asyncio
 import sys
 from typing import Any
 
-from cells import fill
+from cells import Until, fill
 from langchain_mcp_adapters.callbacks import Callbacks
 from langchain_mcp_adapters.client import MultiServerMCPClient
 from mcp.types import ElicitResult
@@ -32,9 +32,9 @@ async def main(url: str) -> None:
     async def call(tool: str, arguments: dict[str, Any]) -> object:
         return [part["text"] for part in await tools[tool].ainvoke(arguments)]
 
-    async def cancel() -> None:
+    async def cancel(begun: Until) -> None:
         running = asyncio.create_task(call("wait", {}))
-        await asyncio.sleep(0.5)
+        await begun()
         running.cancel()
 
     none = "has no tasks; the call is plain"

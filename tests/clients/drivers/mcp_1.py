@@ -7,7 +7,7 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-from cells import fill
+from cells import Until, fill
 from mcp import ClientSession, types
 from mcp.client.streamable_http import streamablehttp_client
 
@@ -42,8 +42,9 @@ async def main(url: str) -> None:
                         break
                 return (await session.experimental.get_task_result(task_id, types.CallToolResult)).content
 
-            async def cancel() -> None:
+            async def cancel(begun: Until) -> None:
                 handle = await session.experimental.call_tool_as_task("wait", {})
+                await begun()
                 await session.experimental.cancel_task(handle.task.taskId)
 
             await fill(call, task=task, cancel=cancel, progress=progress)

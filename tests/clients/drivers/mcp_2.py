@@ -6,7 +6,7 @@ import asyncio
 import sys
 from typing import Any
 
-from cells import fill
+from cells import Until, fill
 from mcp import Client
 from mcp_types import CreateMessageResult, ElicitResult, TextContent
 
@@ -31,9 +31,9 @@ async def main(url: str) -> None:
         async def call(tool: str, arguments: dict[str, Any]) -> object:
             return (await client.call_tool(tool, arguments, progress_callback=note)).content
 
-        async def cancel() -> None:
+        async def cancel(begun: Until) -> None:
             running = asyncio.create_task(call("wait", {}))
-            await asyncio.sleep(0.5)
+            await begun()
             running.cancel()
 
         none = "has no tasks; the call is plain"

@@ -7,18 +7,25 @@ import sys
 from typing import Any
 
 from agents.mcp import MCPServerStreamableHttp
-from cells import fill
+from cells import Until, fill
+
+
+def connect(url: str) -> MCPServerStreamableHttp:
+    return MCPServerStreamableHttp({"url": url}, client_session_timeout_seconds=30)
 
 
 async def main(url: str) -> None:
-    async with MCPServerStreamableHttp({"url": url}, client_session_timeout_seconds=30) as server:
+    async with connect(url) as server, connect(url) as other:
 
         async def call(tool: str, arguments: dict[str, Any]) -> object:
             return (await server.call_tool(tool, arguments)).content
 
-        async def cancel() -> None:
+        async def watch(tool: str, arguments: dict[str, Any]) -> object:
+            return (await other.call_tool(tool, arguments)).content
+
+        async def cancel(begun: Until) -> None:
             running = asyncio.create_task(call("wait", {}))
-            await asyncio.sleep(0.5)
+            await begun()
             running.cancel()
 
         none, mute = "has no tasks; the call is plain", "has no callback for it"
@@ -29,7 +36,7 @@ async def main(url: str) -> None:
             "sampling": mute,
             "progress": mute,
         }
-        await fill(call, cancel=cancel, limits=limits)
+        await fill(call, watch=watch, cancel=cancel, limits=limits)
 
 
 asyncio.run(main(sys.argv[1]))

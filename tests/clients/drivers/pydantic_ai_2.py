@@ -6,7 +6,7 @@ import asyncio
 import sys
 from typing import Any
 
-from cells import fill
+from cells import Until, fill
 from pydantic_ai.mcp import MCPToolset
 
 progress: list[Any] = []
@@ -30,9 +30,9 @@ async def main(url: str) -> None:
     async def call(tool: str, arguments: dict[str, Any]) -> object:
         return await toolset.direct_call_tool(tool, arguments)
 
-    async def cancel() -> None:
+    async def cancel(begun: Until) -> None:
         running = asyncio.create_task(call("wait", {}))
-        await asyncio.sleep(0.5)
+        await begun()
         running.cancel()
 
     none = "has no tasks; the call is plain"

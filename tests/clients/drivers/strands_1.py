@@ -8,7 +8,7 @@ import threading
 from datetime import timedelta
 from typing import Any
 
-from cells import fill
+from cells import Until, fill
 from mcp.types import ElicitResult
 from strands.tools.mcp import MCPClient
 
@@ -35,10 +35,10 @@ async def main(url: str) -> None:
         async def task(tool: str, arguments: dict[str, Any]) -> object:
             return (await tasks.call_tool_async("use", tool, arguments))["content"]
 
-        async def cancel() -> None:
+        async def cancel(begun: Until) -> None:
             leave = threading.Event()
             running = asyncio.create_task(tasks.call_tool_async("use", "wait", {}, cancel_signal=leave))
-            await asyncio.sleep(0.5)
+            await begun()
             leave.set()
             await running
 

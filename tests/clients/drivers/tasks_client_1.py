@@ -6,7 +6,7 @@ import asyncio
 import sys
 from typing import Any
 
-from cells import fill
+from cells import Until, fill
 from mcp import ClientSession, types
 from mcp.client.streamable_http import streamablehttp_client
 
@@ -40,9 +40,10 @@ async def main(url: str) -> None:
             async def task(tool: str, arguments: dict[str, Any]) -> object:
                 return (await tasks.call_tool(session, tool, arguments)).content
 
-            async def cancel() -> None:
+            async def cancel(begun: Until) -> None:
                 started = await tasks.start(session, "wait", {})
                 assert isinstance(started, ClientTask)
+                await begun()
                 await started.cancel()
 
             await fill(call, task=task, cancel=cancel, progress=progress)

@@ -6,7 +6,7 @@ import asyncio
 import sys
 from typing import Any
 
-from cells import fill
+from cells import Until, fill
 from mcp import Client
 from mcp_types import CreateMessageResult, ElicitResult, TextContent
 
@@ -38,9 +38,10 @@ async def main(url: str) -> None:
             started = await tasks.start(client, tool, arguments)
             return (await started.wait()).content if isinstance(started, ClientTask) else started.content
 
-        async def cancel() -> None:
+        async def cancel(begun: Until) -> None:
             started = await tasks.start(client, "wait", {})
             assert isinstance(started, ClientTask)
+            await begun()
             await started.cancel()
 
         limits = {}

@@ -36,9 +36,10 @@ await fill({
       if (message.type === "error") throw message.error;
     }
   },
-  cancel: async () => {
+  cancel: async (begun) => {
     for await (const message of stream("wait", {})) {
       if (message.type === "taskCreated") {
+        await begun();
         await tasks.cancelTask(message.task.taskId);
         return;
       }

@@ -21,10 +21,11 @@ const progress = [];
 const abort = new AbortController();
 const limits = {};
 let task;
-let cancel = async () => {
+const cancel = async (begun) => {
   const call = client.callTool({ name: "wait", arguments: {} }, { signal: abort.signal });
   call.catch(() => {});
-  setTimeout(() => abort.abort("leave"), 500);
+  await begun();
+  abort.abort("leave");
 };
 
 let session;

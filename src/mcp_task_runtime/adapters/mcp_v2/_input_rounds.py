@@ -10,6 +10,10 @@ SDK's request-state boundary, whose key each process makes for itself: other pro
 sealed. In a server that has these tasks by its constructor, the boundary seals it with everything else, and servers
 in several processes need `MCPServer(request_state_security=RequestStateSecurity(keys=[...]))`.
 
+What the work says goes to the request that waits for it: progress to its token, log messages of the level it asked
+for. While no request waits, this is dropped; so are log messages where the request came to another process than the
+one that runs the work, which shares the progress of its task alone.
+
 The task belongs to an owner of its own, so that no method of either task protocol shows it. It lives as long as a
 request waits for it, and `TaskSettings.input_ttl_ms` longer.
 """
@@ -47,6 +51,7 @@ from mcp_task_runtime.adapters.mcp_v2._requests import (
     capabilities,
     is_modern,
 )
+from mcp_task_runtime.adapters.notifications import CallNotifier
 from mcp_task_runtime.adapters.result_handler import TaskResultHandler
 from mcp_task_runtime.core.context import TaskContext
 from mcp_task_runtime.core.execution import Execution
@@ -180,8 +185,8 @@ class InputRounds:
                 check=partial(_check_question, declared),
                 refusal=wire.missing_capability,
             )
-            session: Any = PromotingSession(ctx, call)
-            with calling(call):
+            session: Any = PromotingSession(ctx, call, partial(self._requests.newest, task_id))
+            with calling(call), self._requests.running(task_id):
                 try:
                     return await answer_through_task(params, call, partial(call_next, replace(ctx, session=session)))
                 except Exception as error:
@@ -211,25 +216,31 @@ class InputRounds:
                 record = (await self._runtime.get(task_id, owner=owner)).record
                 if not _is_call_of(record.request, params):
                     raise TaskNotFoundError(task_id)
-                answers = (ctx.params or {}).get("inputResponses")
-                if isinstance(answers, Mapping):
-                    check = partial(check_answer, max_bytes=self._runtime.settings.max_answer_bytes)
-                    await self._runtime.answer(task_id, answers, owner=owner, check=check)
-                with self._requests.holding(task_id, call_notifier(ctx)):
+                request = call_notifier(ctx)
+                listener = None if self._requests.is_running(task_id) else request
+                with self._requests.holding(task_id, request):  # the work goes on with the answers, and speaks
+                    answers = (ctx.params or {}).get("inputResponses")
+                    if isinstance(answers, Mapping):
+                        check = partial(check_answer, max_bytes=self._runtime.settings.max_answer_bytes)
+                        await self._runtime.answer(task_id, answers, owner=owner, check=check)
                     await self._extend(record)
-                    return await self._answer(record)
+                    return await self._answer(record, listener)
             except TaskNotFoundError:  # in the words of the SDK, for a state that it refuses itself
                 data = {"reason": "invalid_request_state"}
                 raise MCPError(INVALID_PARAMS, "Invalid or expired requestState", data) from None
 
-    async def _answer(self, record: TaskRecord) -> JSONObject:
+    async def _answer(self, record: TaskRecord, listener: CallNotifier | None = None) -> JSONObject:
         """Wait until the work asks or has ended, and return what that answers the request with.
 
         Cancelled, it cancels the work, unless another request of this process waits for it, too.
+
+        Args:
+            record: The call's task.
+            listener: The request, if it is to be told how far the work is: work that runs here says so itself.
         """
         try:
             with self._host.until_stopped():
-                view = await self._next_round(record)
+                view = await self._next_round(record, listener)
                 outcome = view.record.outcome
                 if outcome is not None:
                     return _result(outcome)
@@ -254,11 +265,16 @@ class InputRounds:
         carried = _carried.get()
         return carried if carried is not None and carried.server is self else None
 
-    async def _next_round(self, record: TaskRecord) -> TaskView:
-        """Return the task when it has open questions or has ended."""
+    async def _next_round(self, record: TaskRecord, listener: CallNotifier | None) -> TaskView:
+        """Return the task when it has open questions or has ended; tell a listener meanwhile how far the work is."""
+        told = record.progress
         with self._runtime.followers.follow(record.task_id) as follower:
             while True:
                 view = await self._changed(follower, record)
+                progress = view.record.progress
+                if listener is not None and progress is not None and progress != told:
+                    await listener.notify_progress(view.task, progress)
+                told = progress
                 if view.questions:
                     await anyio.sleep(_ROUND_SECONDS)
                     view = await self._runtime.get(record.task_id, owner=record.owner)

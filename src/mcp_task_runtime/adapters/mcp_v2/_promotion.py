@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -11,13 +11,21 @@ from typing import Any, TypeVar
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.session import ServerSession
 from mcp.shared.exceptions import MCPError
-from mcp_types import REQUEST_TIMEOUT, ClientCapabilities, RequestId
+from mcp_types import (
+    REQUEST_TIMEOUT,
+    ClientCapabilities,
+    LoggingMessageNotification,
+    LoggingMessageNotificationParams,
+    ProgressNotification,
+    RequestId,
+)
 from pydantic import BaseModel
 
 from mcp_task_runtime.adapters._own_loop import HomeLoop, run_in_own_loop
 from mcp_task_runtime.adapters._session_proxy import SessionProxy
 from mcp_task_runtime.adapters._tool_calls import PromotedCall, TaskCall
 from mcp_task_runtime.adapters.mcp_v2._requests import Context, KeptRequest, as_mcp_errors, capabilities, is_modern
+from mcp_task_runtime.adapters.notifications import CallNotifier
 from mcp_task_runtime.core.json import JSONObject
 from mcp_task_runtime.wire.v2025_11_25 import PROTOCOL_VERSION
 
@@ -86,12 +94,22 @@ async def call_in_own_loop(call_next: CallNext, ctx: Context) -> HandlerResult:
 class PromotingSession(SessionProxy):
     """A `ServerSession` for one call: as before while it is a call, through the task once it is one."""
 
-    __slots__ = ("_dropped", "_has_connection")
+    __slots__ = ("_dropped", "_has_connection", "_later")
 
-    def __init__(self, ctx: Context, call: PromotedCall) -> None:
-        """Make the session of a call, in place of the one of its request."""
+    def __init__(
+        self, ctx: Context, call: PromotedCall, later: Callable[[], CallNotifier | None] | None = None
+    ) -> None:
+        """Make the session of a call, in place of the one of its request.
+
+        Args:
+            ctx: The request.
+            call: The call.
+            later: Returns the request that the client waits for once the call is a task, if it does; `None` where a
+                task has none.
+        """
         super().__init__(ctx.session, ServerSession, call, partial(capabilities, ctx))
         self._has_connection = not is_modern(ctx)
+        self._later = later
         self._dropped: set[str] = set()
 
     async def send_request(
@@ -135,6 +153,11 @@ class PromotingSession(SessionProxy):
             await self._session.send_notification(notification, related_request_id)
         elif self._has_connection:
             await self._session.send_notification(notification)
+        elif isinstance(notification, ProgressNotification):
+            said = notification.params
+            await self.report_progress(said.progress, said.total, said.message)
+        elif isinstance(notification, LoggingMessageNotification):
+            await self._log_later(notification.params)
         else:
             self._log_dropped("A notification")
 
@@ -147,7 +170,14 @@ class PromotingSession(SessionProxy):
         elif self._has_connection:
             await self._session.send_log_message(level, data, logger)
         else:
+            await self._log_later(LoggingMessageNotificationParams(level=level, data=data, logger=logger))
+
+    async def _log_later(self, params: LoggingMessageNotificationParams) -> None:
+        """Send a log message to the request that the client waits for now; while it waits for none, drop it."""
+        if self._later is None:
             self._log_dropped("A log message")
+        elif (request := self._later()) is not None:
+            await request.log(params.model_dump(by_alias=True, mode="json", exclude_none=True))
 
     def _log_dropped(self, what: str) -> None:
         """Log once a call what its protocol has no way to send (wire rule C11)."""

@@ -143,6 +143,14 @@ def is_modern(ctx: Context) -> bool:
     return ctx.protocol_version in MODERN_PROTOCOL_VERSIONS
 
 
+@contextmanager
+def _client_may_leave() -> Iterator[None]:
+    try:
+        yield
+    except (anyio.ClosedResourceError, anyio.BrokenResourceError):
+        logger.debug("A notification was dropped: the client has left")
+
+
 class ConnectionSession:
     """The `TaskSession` of a whole connection: what is sent here belongs to no request."""
 
@@ -164,10 +172,8 @@ class ConnectionSession:
         await self._send(method, params, None)
 
     async def _send(self, method: str, params: JSONObject, related_request_id: Any) -> None:
-        try:
+        with _client_may_leave():
             await self._session.send_notification(cast(Any, RawMessage(method, params)), related_request_id)
-        except (anyio.ClosedResourceError, anyio.BrokenResourceError):
-            logger.debug("A notification was dropped: the client has left")
 
     @property
     def can_send_request(self) -> bool:
@@ -208,8 +214,12 @@ class RequestSession(ConnectionSession):
         return self._session.can_send_request
 
     async def send_notification(self, method: str, params: JSONObject) -> None:
-        """Send a notification on the stream of the request."""
-        await self._send(method, params, self._request_id)
+        """Send a notification on the stream of the request; progress is that of the request."""
+        if method != "notifications/progress":
+            await self._send(method, params, self._request_id)
+            return
+        with _client_may_leave():  # in process, the SDK's client takes progress without a token
+            await self._session.report_progress(params["progress"], params.get("total"), params.get("message"))
 
     @property
     def _metadata(self) -> ServerMessageMetadata | None:
@@ -221,7 +231,8 @@ def call_notifier(ctx: Context) -> CallNotifier:
     return CallNotifier(
         RequestSession(ctx),
         None if ctx.meta is None else ctx.meta.get("progress_token"),
-        wants_log=is_modern(ctx) and wire.wants_log((ctx.params or {}).get("_meta")),
+        log_levels=wire.log_levels((ctx.params or {}).get("_meta")) if is_modern(ctx) else (),
+        may_lack_token=True,
     )
 
 
