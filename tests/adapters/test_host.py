@@ -24,7 +24,10 @@ from mcp_task_runtime import (
 from mcp_task_runtime.adapters.host import RuntimeHost
 from mcp_task_runtime.core.group import IsolatedGroup
 from mcp_task_runtime.testing.clock import FakeClock
+from tests.support.event_loops import virtual_time
 from tests.support.patience import PATIENCE
+
+__all__ = ["virtual_time"]  # a fixture
 
 JSON = dict[str, Any]
 

@@ -39,7 +39,10 @@ from tests.adapters.scripted import (
     open_desk,
     raises,
 )
+from tests.support.event_loops import virtual_time
 from tests.support.patience import PATIENCE
+
+__all__ = ["virtual_time"]  # a fixture
 
 RELATED = "io.modelcontextprotocol/related-task"
 

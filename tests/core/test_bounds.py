@@ -24,7 +24,10 @@ from mcp_task_runtime.core.slots import WorkSlots
 from mcp_task_runtime.core.types import NewTask, TaskRequest
 from tests.core.leased_store import Client
 from tests.core.worlds import open_world
+from tests.support.event_loops import virtual_time
 from tests.support.patience import PATIENCE
+
+__all__ = ["virtual_time"]  # a fixture
 
 JSON = dict[str, Any]
 

@@ -30,7 +30,10 @@ from mcp_task_runtime.errors import LeaseLostError, StoreClosedError
 from mcp_task_runtime.testing.clock import FakeClock
 from mcp_task_runtime.testing.yielding import YieldingTaskStore
 from tests.core.worlds import ask
+from tests.support.event_loops import virtual_time
 from tests.support.patience import PATIENCE
+
+__all__ = ["virtual_time"]  # a fixture
 
 NEW = NewTask(ttl_ms=60_000, request=TaskRequest(name="report"))
 

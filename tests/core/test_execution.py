@@ -23,6 +23,9 @@ from mcp_task_runtime import (
 from mcp_task_runtime.adapters.result_handler import TaskResultHandler
 from tests.core.leased_store import Client
 from tests.core.worlds import NOTHING, World, open_world
+from tests.support.event_loops import virtual_time
+
+__all__ = ["virtual_time"]  # a fixture
 
 Result = dict[str, Any]
 

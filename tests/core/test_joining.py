@@ -14,6 +14,9 @@ from mcp_task_runtime.adapters._tool_calls import with_options
 from mcp_task_runtime.core.types import TaskRequest
 from tests.core.leased_store import open_cluster
 from tests.core.worlds import NOTHING, open_world
+from tests.support.event_loops import virtual_time
+
+__all__ = ["virtual_time"]  # a fixture
 
 
 def spec(key: str | None, **options: Any) -> TaskSpec:

@@ -32,7 +32,10 @@ from mcp_task_runtime.testing.concurrency.interleaving import Race, explore_inte
 from mcp_task_runtime.testing.yielding import YieldingTaskMessageQueue, YieldingTaskStore
 from mcp_task_runtime.wire.answers import check_answer
 from tests.core.worlds import ACCEPT, NOTHING, World, ask, open_world
+from tests.support.event_loops import virtual_time
 from tests.support.patience import PATIENCE
+
+__all__ = ["virtual_time"]  # a fixture
 
 Result = dict[str, Any]
 YES = Answer.result(ACCEPT)

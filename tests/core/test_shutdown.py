@@ -12,7 +12,10 @@ import pytest
 from mcp_task_runtime import Execution, Outcome, ProtocolError, TaskNotFoundError, TaskSettings, TaskSpec
 from mcp_task_runtime.core import workers
 from tests.core.worlds import NOTHING, World, make_world
+from tests.support.event_loops import virtual_time
 from tests.support.patience import PATIENCE
+
+__all__ = ["virtual_time"]  # a fixture
 
 Result = dict[str, Any]
 

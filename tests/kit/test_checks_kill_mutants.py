@@ -9,6 +9,9 @@ from mcp_task_runtime.testing.checks.questions import QUESTION_CHECKS
 from mcp_task_runtime.testing.checks.queue import QUEUE_CHECKS
 from mcp_task_runtime.testing.checks.store import ABILITY_CHECKS, STORE_CHECKS
 from tests.kit.mutants import MUTANTS, Mutant
+from tests.support.event_loops import virtual_time
+
+__all__ = ["virtual_time"]  # a fixture
 
 CHECKS: dict[str, dict[str, Check[Any]]] = {
     kind: {check.name: check for check in checks}

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from functools import partial
+from itertools import product
 from types import FrameType
 from typing import Any
 
@@ -285,7 +286,7 @@ async def test_an_unknown_task_costs_what_a_foreign_one_does(server: RedisServer
     """L10: in commands of the server, and in the calls of Python functions."""
 
     async with RedisTaskStore(server.url, prefix=prefix) as store:
-        await store.create_task(NewTask(ttl_ms=60_000, task_id="foreign", owner="eve", worker="w"))
+        await store.create_task(NewTask(ttl_ms=None, task_id="foreign", owner="eve", worker="w"))
         commands: dict[str, int] = {}
         calls: dict[str, int] = {}
 
@@ -305,15 +306,20 @@ async def test_an_unknown_task_costs_what_a_foreign_one_does(server: RedisServer
             stats: dict[str, Any] = server.client.info("commandstats")
             return sum(entry["calls"] for entry in stats.values()), counted
 
-        for read in (store.get_task, store.get_view):
-            for task_id in ("foreign", "unknown"):
-                await read(task_id)
-                # What else runs on the event loop meanwhile only adds to a measurement.
-                least = [await measure(read, task_id) for _ in range(50)]
+        async def measure_all() -> bool:
+            """Take the least of all measurements: what else runs meanwhile only adds. Return whether they agree."""
+            for read, task_id in product((store.get_task, store.get_view), ("foreign", "unknown")):
                 name = f"{read.__name__} of the {task_id} one"
-                commands[name], calls[name] = (min(values) for values in zip(*least, strict=True))
-    assert max(commands.values()) - min(commands.values()) <= 1, commands
-    assert max(calls.values()) <= 1.2 * min(calls.values()), calls
+                measured = await measure(read, task_id)
+                least = zip(measured, (commands.get(name, 1_000_000), calls.get(name, 1_000_000)), strict=True)
+                commands[name], calls[name] = map(min, least)
+            same_commands = max(commands.values()) - min(commands.values()) <= 1
+            return same_commands and max(calls.values()) <= 1.2 * min(calls.values())
+
+        for number in range(200):
+            if await measure_all() and number > 10:
+                return
+    raise AssertionError(f"they differ, however often they are measured: {commands}, {calls}")
 
 
 async def test_a_cursor_shows_nothing_of_other_owners(server: RedisServer, prefix: str, clock: FakeClock) -> None:
