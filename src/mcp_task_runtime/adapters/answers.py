@@ -29,7 +29,9 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 class _Message(BaseModel):
     """Fields are snake_case here and camelCase on the wire; unknown ones are kept."""
 
-    model_config: ClassVar[ConfigDict] = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="allow")
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, extra="allow", defer_build=True
+    )
 
 
 class ElicitResult(_Message):

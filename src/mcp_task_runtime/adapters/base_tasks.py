@@ -42,7 +42,6 @@ from mcp_task_runtime.core.store import TaskJoins, TaskStore
 from mcp_task_runtime.core.types import Outcome, TaskSpec
 from mcp_task_runtime.errors import TaskRuntimeError
 from mcp_task_runtime.stores.memory import InMemoryTaskStore
-from mcp_task_runtime.stores.sealed import seal_queue, seal_store
 
 __all__ = ["BaseTasks", "fastmcp_version", "to_call_result"]
 
@@ -93,6 +92,8 @@ class BaseTasks(ABC):
             raise ValueError("credentials must be Credentials")
         store = InMemoryTaskStore() if store is None else store
         if seal is not None:
+            from mcp_task_runtime.stores.sealed import seal_queue, seal_store  # most servers start without
+
             queue = None if queue is None or queue is queue_of(store) else seal_queue(queue, seal)
             store = seal_store(store, seal)
         self.runtime: TaskRuntime = TaskRuntime(
