@@ -78,7 +78,7 @@ def polls_of(life: float) -> float:
     return polls
 
 
-async def measured(tasks: int) -> tuple[Costs, float]:
+async def measured(tasks: int, polls: int = POLLS) -> tuple[Costs, float]:
     """Run so many tasks from call to end, all of them alive at once; return the costs of one and the seconds of all.
 
     The client runs in the same process, so that a server alone needs less.
@@ -101,7 +101,7 @@ async def measured(tasks: int) -> tuple[Costs, float]:
         called = time.process_time()
         kib = (resident_kib() - before) / tasks
         keys: dict[str, str] = {}
-        for _ in range(POLLS):
+        for _ in range(polls):
             for task_id in ids:
                 shown = (await client.request("tasks/get", {"taskId": task_id}, check=False)).result
                 (keys[task_id],) = shown["inputRequests"]
@@ -111,7 +111,7 @@ async def measured(tasks: int) -> tuple[Costs, float]:
             await client.request("tasks/update", {"taskId": task_id, "inputResponses": answers}, check=False)
         await anyio.wait_all_tasks_blocked()
         ended = time.process_time()
-    costs = Costs((called - began) / tasks, (polled - called) / (POLLS * tasks), (ended - polled) / tasks, kib)
+    costs = Costs((called - began) / tasks, (polled - called) / (polls * tasks), (ended - polled) / tasks, kib)
     return costs, ended - began
 
 

@@ -27,12 +27,16 @@ BENCHMARKS = {
     "bench_memory_store.py": "mcp1",
     "bench_runtime.py": "mcp1",
     "bench_v1_tasks.py": "mcp1",
+    "bench_pollers.py": "mcp1",
+    "bench_start.py": "mcp2",
     "bench_calls.py": "mcp2",
     "bench_client.py": "mcp2",
     "bench_push.py": "mcp2",
     "bench_waiting_tasks.py": "mcp2",
+    "bench_scale.py": "mcp2",
     "bench_durable_stores.py": "mcp2",
     "bench_operators.py": "mcp2",
+    "bench_processes.py": "mcp2",
     "capacity.py": "mcp2",
 }
 
