@@ -27,6 +27,8 @@ LIVES = {"10 ms": 0.01, "1 s": 1.0, "30 s": 30.0, "10 minutes": 600.0}
 BOUNDS = {"10 ms": "≤ 40 ms"}
 TTL_MS = 3_600_000
 
+poller: Any = polling  # its `sleep` is replaced
+
 
 async def start(client: ClientSession, life: float) -> types.Task:
     params = types.CallToolRequestParams(name="wait", arguments={"seconds": life}, task=types.TaskMetadata(ttl=TTL_MS))
@@ -41,7 +43,7 @@ async def keeping(client: ClientSession, task: types.Task) -> AsyncIterator[type
         yield polled
         if polled.status in ("completed", "failed", "cancelled"):
             return
-        await polling.anyio.sleep((task.pollInterval or 500) / 1_000)
+        await poller.anyio.sleep((task.pollInterval or 500) / 1_000)
 
 
 def following(client: ClientSession, task: types.Task) -> AsyncIterator[types.GetTaskResult]:
@@ -82,7 +84,7 @@ async def main() -> None:
         clock.advance(seconds)
         await anyio.wait_all_tasks_blocked()
 
-    polling.anyio = SimpleNamespace(sleep=sleep)  # type: ignore[assignment, unused-ignore]
+    poller.anyio = SimpleNamespace(sleep=sleep)
     async with tasks, create_connected_server_and_client_session(mcp) as client:
         for name, life in LIVES.items():
             after, polls = await seen(client, clock, life, following)

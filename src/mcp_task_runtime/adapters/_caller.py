@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from sys import intern
 from typing import Final
 
 from mcp_task_runtime.core.json import JSONObject, JSONValue, dump_json
@@ -53,7 +54,7 @@ def caller_of(meta: JSONValue, protocol_version: object = None, undeliverable: s
         kept[_PROTOCOL] = protocol_version
     if undeliverable is not None:
         kept[_UNDELIVERABLE] = undeliverable
-    return dump_json(kept)
+    return intern(dump_json(kept))  # most calls of a server say the same
 
 
 def caller_in(record: TaskRecord | None) -> TaskCaller:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import datetime, timedelta
 from hashlib import blake2b
@@ -181,7 +181,6 @@ class ClientQuestions:
         *,
         within: float | None,
         is_for_person: bool,
-        on_timeout: Callable[[], None],
     ) -> JSONObject:
         """Put a request to the client and return its result; see `ServerTaskContext.ask`.
 
@@ -190,7 +189,6 @@ class ClientQuestions:
             params: Its params.
             within: Seconds to wait for the answer; `None` for as long as the task lives.
             is_for_person: Whether a person at the operators' inbox answers.
-            on_timeout: Called when the time has passed.
         """
         if within is not None and not within >= 0:  # true for NaN, too
             raise ValueError("timeout must not be negative, in seconds")
@@ -214,7 +212,7 @@ class ClientQuestions:
             try:
                 if within is None and not self._has_general_stream():
                     return await self._put_until_answered(method, params_json)
-                return await self._deliver(method, params_json, within, on_timeout, is_for_person=is_for_person)
+                return await self._deliver(method, params_json, within, is_for_person=is_for_person)
             finally:
                 self._open -= 1
         except (InvalidTransitionError, TaskNotFoundError):
@@ -233,15 +231,7 @@ class ClientQuestions:
             raise LimitExceededError("open questions of a task", limit)
         self._open += 1
 
-    async def _deliver(
-        self,
-        method: str,
-        params_json: str,
-        within: float | None,
-        on_timeout: Callable[[], None],
-        *,
-        is_for_person: bool,
-    ) -> JSONObject:
+    async def _deliver(self, method: str, params_json: str, within: float | None, *, is_for_person: bool) -> JSONObject:
         clock = self._store.clock
         deadline = None if within is None else clock.now() + timedelta(seconds=min(within, LONGEST_SECONDS))
         with clock.move_on_at(deadline) as scope:
@@ -251,7 +241,6 @@ class ClientQuestions:
                 return await self._put_until_answered(method, params_json, is_for_person=is_for_person)
         assert scope.cancelled_caught
         assert within is not None
-        on_timeout()
         raise QuestionTimeoutError(within)
 
     def _can_open_page(self) -> bool:

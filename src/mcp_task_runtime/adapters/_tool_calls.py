@@ -75,6 +75,8 @@ class ToolCall(ABC):
         raises_as_is: Whether what `run` raises is an error of the SDK, and the same to every client.
     """
 
+    __slots__ = ("error", "name", "runtime")
+
     raises_as_is: ClassVar[bool] = False
 
     def __init__(self, runtime: TaskRuntime, name: str) -> None:
@@ -157,6 +159,8 @@ class UnwindingCall(ToolCall):
     Attributes:
         has_begun: Whether the work has begun.
     """
+
+    __slots__ = ("_context", "_has_inbox", "_work", "has_begun")
 
     def __init__(self, runtime: TaskRuntime, name: str) -> None:
         """Make a call."""

@@ -32,7 +32,13 @@ from mcp_task_runtime.core.steps import AtHome, Retries, TaskSteps, current_task
 from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.core.text import check_size, clean_text
 from mcp_task_runtime.core.types import Outcome, Progress, Task, TaskRecord
-from mcp_task_runtime.errors import InvalidTransitionError, LeaseLostError, StoreUnavailableError, TaskNotFoundError
+from mcp_task_runtime.errors import (
+    InvalidTransitionError,
+    LeaseLostError,
+    QuestionTimeoutError,
+    StoreUnavailableError,
+    TaskNotFoundError,
+)
 
 __all__ = ["ServerTaskContext"]
 
@@ -620,13 +626,12 @@ class ServerTaskContext:
             params: Its params.
             timeout: Seconds to wait for the answer; `None` for as long as the task lives.
         """
-        return await self._questions.ask(
-            method,
-            params,
-            within=timeout,
-            is_for_person=self.asks_person(method, params),
-            on_timeout=self._leave_order,
-        )
+        is_for_person = self.asks_person(method, params)
+        try:
+            return await self._questions.ask(method, params, within=timeout, is_for_person=is_for_person)
+        except QuestionTimeoutError:
+            self._leave_order()
+            raise
 
     def asks_person(self, method: str, params: JSONObject) -> bool:
         """Return whether a request waits for a person at the operators' inbox: the client cannot be asked (law L15).

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Hashable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
+from sys import intern
 from typing import Final, Protocol
 
 from mcp_task_runtime.adapters._caller import caller_of
@@ -121,7 +122,7 @@ class TaskMethods:
                 progress_token=token if isinstance(token, str | int) else None,
                 caller_json=caller_of(meta, protocol_version, undeliverable),
             ),
-            client_capabilities_json=dump_json(connection.client_capabilities),
+            client_capabilities_json=intern(dump_json(connection.client_capabilities)),
         )
         if seal is not None:
             new = seal(new)

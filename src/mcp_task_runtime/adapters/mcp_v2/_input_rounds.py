@@ -49,6 +49,7 @@ from mcp_task_runtime.adapters.mcp_v2._requests import (
     as_shown,
     call_notifier,
     capabilities,
+    declares_tasks,
     is_modern,
 )
 from mcp_task_runtime.adapters.notifications import CallNotifier
@@ -141,8 +142,11 @@ class InputRounds:
             return await call_next(ctx)
         params = ctx.params or {}
         state = params.get("requestState")
-        carried = _Carried(self, state if isinstance(state, str) and state.startswith(_STATE_PREFIX) else "")
-        if carried.received:
+        received = state if isinstance(state, str) and state.startswith(_STATE_PREFIX) else ""
+        if not received and declares_tasks(ctx) and _carried.get() is None:
+            return await call_next(ctx)  # such a client has the handles of its tasks, and gets no state
+        carried = _Carried(self, received)
+        if received:
             ctx = replace(ctx, params={name: value for name, value in params.items() if name != "requestState"})
         token = _carried.set(carried)
         try:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from sys import intern
 from typing import Any
 
 import anyio
@@ -68,6 +69,8 @@ class _UpdateParams(_TaskIdParams):
 
 class _UnwindingCall(UnwindingCall):
     """A call that ends with an error of the SDK, which its tool layer raises as it is."""
+
+    __slots__ = ()
 
     raises_as_is = True
 
@@ -167,7 +170,7 @@ class Methods2026:
                 arguments_json=dump_json(params.arguments or {}),
                 caller_json=caller_of((ctx.params or {}).get("_meta"), ctx.protocol_version),
             ),
-            client_capabilities_json=dump_json(ctx.session.client_capabilities or {}),
+            client_capabilities_json=intern(dump_json(ctx.session.client_capabilities or {})),
         )
         return self._seal(spec, ctx)
 
