@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import statistics
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import closing
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, closing
 from datetime import timedelta
 from functools import partial
+from math import inf
 from pathlib import Path
 from secrets import token_hex
 
@@ -132,49 +132,55 @@ def searches(store: Store) -> dict[str, TaskFilter]:
     }
 
 
-async def median(call: Callable[[], Awaitable[object]]) -> float:
-    """Return the median of the seconds that a call takes."""
-    taken = []
-    await call()
+async def shortest(calls: Sequence[Callable[[], Awaitable[object]]]) -> list[float]:
+    """Run calls in turns; return the shortest time of each, in seconds: what else runs here makes only some longer."""
+    times = [inf] * len(calls)
     for _ in range(ROUNDS):
-        began = time.perf_counter()
-        await call()
-        taken.append(time.perf_counter() - began)
-    return statistics.median(taken)
-
-
-async def measure(store: Store) -> dict[str, float]:
-    """Return how long each look takes, in seconds."""
-    assert isinstance(store, TaskSearch)
-    times: dict[str, float] = {}
-    for name, wanted in searches(store).items():
-        for newest_first in (True, False):
-            seconds = await median(partial(store.search_tasks, wanted, newest_first=newest_first))
-            times[name] = max(times.get(name, 0), seconds)
-    inspector = TaskInspector(store)
-    times["counts"] = await median(inspector.counts)
-    times["workers"] = await median(inspector.survey_workers)
-    transport = httpx.ASGITransport(dashboard(store), client=("127.0.0.1", 1))
-    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8321") as browser:
-        times["the web page"] = await median(partial(browser.get, "/"))
-        times["the web page with a text that none has"] = await median(partial(browser.get, "/?text=nowhere"))
+        for number, call in enumerate(calls):
+            began = time.perf_counter()
+            await call()
+            times[number] = min(times[number], time.perf_counter() - began)
     return times
+
+
+def looks(store: Store, browser: httpx.AsyncClient) -> dict[str, Callable[[], Awaitable[object]]]:
+    """Return what an operator looks at, by name."""
+    assert isinstance(store, TaskSearch)
+    inspector = TaskInspector(store)
+
+    async def open_page(address: str) -> None:
+        assert (await browser.get(address)).status_code == 200
+
+    return {
+        **{
+            f"{name}, {order} first": partial(store.search_tasks, wanted, newest_first=order == "newest")
+            for name, wanted in searches(store).items()
+            for order in ("newest", "oldest")
+        },
+        "counts": inspector.counts,
+        "workers": inspector.survey_workers,
+        "the web page": partial(open_page, "/"),
+        "the web page with a text that none has": partial(open_page, "/?text=nowhere"),
+    }
 
 
 async def compare(name: str, few: Place, many: Place, fill: Fill) -> None:
     """Print how much longer each look takes with many tasks than a page takes with few."""
-    measured = []
-    for place, number in ((few, FEW), (many, STORED)):
-        async with place.store() as store:
-            await store.create_task(NewTask(ttl_ms=1, task_id="first"))
+    async with AsyncExitStack() as stack:
+        both = []
+        for place, number in ((few, FEW), (many, STORED)):
+            store = place.store()
+            await stack.enter_async_context(store)
+            await store.create_task(NewTask(ttl_ms=None, task_id="first"))
             await store.delete_task("first")
             fill(place, number)
-            measured.append(await measure(store))
-    of_few, of_many = measured
-    page = of_few["no filter"] + of_few["counts"]
-    slowest = max(
-        (key for key in of_many if key not in ("workers", "counts") and "web" not in key), key=of_many.__getitem__
-    )
+            transport = httpx.ASGITransport(dashboard(store), client=("127.0.0.1", 1))
+            browser = httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8321")
+            both.append(looks(store, await stack.enter_async_context(browser)))
+        times = {name: await shortest([each[name] for each in both]) for name in both[0]}
+    of_few, of_many = ({name: pair[number] for name, pair in times.items()} for number in (0, 1))
+    page = of_few["no filter, newest first"] + of_few["counts"]
+    slowest = max((key for key in of_many if " first" in key), key=of_many.__getitem__)
     what = f"{name} with {STORED:,} stored tasks"
     ratio = (of_many[slowest] + of_many["counts"]) / page
     row(

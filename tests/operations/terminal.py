@@ -52,14 +52,20 @@ async def mcp_tasks(url: str | None, *arguments: str, stdin: str = "") -> Ended:
     return Ended(done.exit_code, done.stdout, done.stderr)
 
 
+def open_command(url: str, *arguments: str) -> subprocess.Popen[str]:
+    """Start the command in a process with pipes."""
+    pipe = subprocess.PIPE
+    return subprocess.Popen(_command(arguments), stdout=pipe, stderr=pipe, text=True, env=_environment(url))
+
+
 class Terminal:
     """The command on a terminal: what it shows, and keys to press."""
 
-    def __init__(self, url: str, *arguments: str) -> None:
+    def __init__(self, url: str, *arguments: str, columns: int = 120) -> None:
         self.shown = ""
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._master, slave = pty.openpty()
-        environment = {**_environment(url), "TERM": "xterm-256color", "COLUMNS": "120"}
+        environment = {**_environment(url), "TERM": "xterm-256color", "COLUMNS": str(columns)}
         self._process = subprocess.Popen(
             _command(arguments), stdin=slave, stdout=slave, stderr=slave, env=environment, start_new_session=True
         )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from mcp_task_runtime import (
@@ -26,7 +28,7 @@ from mcp_task_runtime.core.types import NewTask, Progress
 from mcp_task_runtime.operations import RetryError, TaskInspector
 from mcp_task_runtime.stores.sqlite import _search as sqlite_search
 from mcp_task_runtime.stores.url import BundledTaskStore
-from tests.operations.terminal import Terminal, mcp_tasks
+from tests.operations.terminal import Terminal, mcp_tasks, open_command
 from tests.support.patience import PATIENCE
 
 
@@ -324,6 +326,36 @@ async def test_watch_without_an_id_shows_changes_as_the_store_tells_them(url: st
     assert await terminal.end() == 130
 
 
+async def test_watch_ends_with_a_line_where_a_task_is_unknown_or_goes_away(url: str, store: BundledTaskStore) -> None:
+    await make(store, "one", "build")
+    await make(store, "two", "build")
+    unknown = await mcp_tasks(url, "watch", "one", "nothing")
+    assert (unknown.code, unknown.err) == (1, "Error: Task not found\n")
+    terminal = Terminal(url, "watch", "one", "two")
+    await terminal.until("two")
+    await terminal.until("one")
+    await store.delete_task("one")
+    assert await terminal.end() == 1
+    assert "Error: Task not found" in terminal.shown
+    assert "Traceback" not in terminal.shown
+
+
+async def test_watch_into_a_pipe_that_breaks_ends_without_a_traceback(url: str, store: BundledTaskStore) -> None:
+    await make(store, "task", "build")
+    with open_command(url, "watch", "--json") as process:
+        assert process.stdout is not None
+        try:
+            with anyio.fail_after(PATIENCE):
+                assert '"task"' in await anyio.to_thread.run_sync(process.stdout.readline, abandon_on_cancel=True)
+                process.stdout.close()
+                await store.update_task("task", status_message="more")
+                code = await anyio.to_thread.run_sync(process.wait, abandon_on_cancel=True)
+        finally:
+            process.kill()
+        assert process.stderr is not None
+        assert (code, process.stderr.read()) == (1, "")
+
+
 async def test_prune_deletes_ended_tasks_alone(url: str, store: BundledTaskStore) -> None:
     await some_tasks(store)
     assert (await mcp_tasks(url, "prune", "--tool", "build", stdin="n\n")).code == 1
@@ -364,6 +396,18 @@ async def test_workers_and_stats_and_doctor_tell_who_runs_what(url: str, store: 
     assert ill.code == 4
     assert "1 task of lost workers" in ill.out
     assert "1 task wait" in ill.out
+
+
+async def test_a_narrow_terminal_cuts_what_is_long_and_nothing_else(url: str, store: BundledTaskStore) -> None:
+    await make(store, "f" * 48, "a tool with a long name " * 4)
+    await store.update_task("f" * 48, status_message="a long message " * 9)
+    await store.finish_task("f" * 48, Outcome.completed({"isError": True}, status_message="it went wrong " * 9))
+    terminal = Terminal(url, "list", columns=80)
+    assert await terminal.end() == 0
+    heads, row = (re.sub("\x1b\\[[0-9;]*m", "", line) for line in terminal.shown.strip().splitlines())
+    assert heads.split() == ["ID", "STATUS", "TOOL", "AGE", "PROGRESS", "MESSAGE"]
+    assert row.startswith("ffffffffffff  completed (error)  a tool")
+    assert re.search(r"…  \d+s ", row)
 
 
 async def test_what_a_client_put_into_a_task_is_shown_and_not_obeyed(url: str, store: BundledTaskStore) -> None:

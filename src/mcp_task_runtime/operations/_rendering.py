@@ -88,20 +88,24 @@ def print_json(value: JSONValue) -> None:
 def table_of(records: list[TaskRecord], now: datetime) -> Table:
     """Return a row for each task."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column, least in (("ID", 12), ("STATUS", 14), ("TOOL", 4), ("AGE", 3), ("PROGRESS", 8), ("MESSAGE", 7)):
-        table.add_column(column, overflow="ellipsis", no_wrap=True, min_width=least)
+    for column in ("ID", "STATUS", "TOOL", "AGE", "PROGRESS", "MESSAGE"):
+        table.add_column(column, no_wrap=column not in ("TOOL", "MESSAGE"))  # these two are cut where there is no room
     for record in records:
         task = record.task
         is_error = record.outcome is not None and record.outcome.is_error
         table.add_row(
             plain(task.task_id)[: _SHORT_ID if sys.stdout.isatty() else None],
             Text("completed (error)", style="red") if is_error else Text(task.status, style=_COLOURS[task.status]),
-            plain(record.request.name),
+            _cut(record.request.name),
             age(task.created_at, now),
             _progress(record),
-            plain(task.status_message or ""),
+            _cut(task.status_message or ""),
         )
     return table
+
+
+def _cut(text: str) -> Text:
+    return Text(plain(text), no_wrap=True, overflow="ellipsis")
 
 
 def _progress(record: TaskRecord) -> str | ProgressBar:

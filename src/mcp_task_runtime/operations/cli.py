@@ -1,8 +1,8 @@
 """The command `mcp-tasks`: find, see and end tasks from a terminal or a script.
 
 Exit codes: 0 done; 1 no such task, or it could not be done; 2 wrong usage; 3 the store cannot be used; 4 `doctor`
-found an error or a warning. With `--json` each command prints JSON alone, one object a line where there are
-several. Arguments, results, questions and answers are masked unless `--values` is given.
+found an error or a warning; 130 interrupted. With `--json` each command prints JSON alone, one object a line where
+there are several. Arguments, results, questions and answers are masked unless `--values` is given.
 """
 
 from __future__ import annotations
@@ -52,6 +52,10 @@ __all__ = ["main"]
 _STATUSES: Final[tuple[TaskStatus, ...]] = ("working", "input_required", "completed", "failed", "cancelled")
 _LIVE: Final = TaskFilter(statuses=frozenset({"working", "input_required"}))
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_EXIT_CODES: Final = (
+    "Exit codes: 0 done; 1 no such task, or it could not be done, or the answer to a question was no; 2 wrong usage; "
+    "3 the store cannot be used; 4 doctor found an error or a warning; 130 interrupted."
+)
 _MASK: Final = "•••"
 _LOOK_SECONDS: Final = 1.0
 """How often `watch` looks for new tasks: a store tells of changes of one task, not of all."""
@@ -97,8 +101,11 @@ def _command(body: Callable[..., Awaitable[int | None]]) -> Callable[..., None]:
     """Run a coroutine function with an inspector; turn errors into a line and an exit code."""
 
     async def run(ctx: click.Context, options: dict[str, Any]) -> int | None:
-        async with _inspector(ctx) as inspector:
-            return await body(inspector, **options)
+        try:
+            async with _inspector(ctx) as inspector:
+                return await body(inspector, **options)
+        except Exception as error:
+            raise _leaf_of(error) from error
 
     @wraps(body)
     def command(**options: Any) -> None:
@@ -116,6 +123,13 @@ def _command(body: Callable[..., Awaitable[int | None]]) -> Callable[..., None]:
         ctx.exit(code or 0)
 
     return command
+
+
+def _leaf_of(error: BaseException) -> BaseException:
+    """Return the first exception of a group: `watch` raises one where tasks or the store go away, or a pipe breaks."""
+    while isinstance(inner := getattr(error, "exceptions", None), tuple):
+        error = inner[0]
+    return error
 
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
@@ -162,7 +176,7 @@ def _filter(
 # -- commands
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXIT_CODES)
 @click.option("--store", envvar="MCP_TASKS_STORE", metavar="URL", help="sqlite:///FILE, redis://… or postgresql://…")
 @click.option(
     "--seal-key",
@@ -258,13 +272,14 @@ async def show(inspector: TaskInspector, task_id: str, values: bool, as_json: bo
 @_command
 async def watch(inspector: TaskInspector, task_ids: tuple[str, ...], as_json: bool) -> None:
     """Follow tasks until they have ended; without an ID, follow all live tasks until interrupted."""
+    named = dict.fromkeys([await inspector.resolve(prefix) for prefix in task_ids])
     terminal = console()
     with Live(console=terminal, auto_refresh=False, transient=False) as live:
         view = _Watch(inspector, live if terminal.is_terminal and not as_json else None, as_json=as_json)
         async with anyio.create_task_group() as group:
-            if task_ids:
-                for prefix in task_ids:
-                    group.start_soon(view.follow, await inspector.resolve(prefix))
+            if named:
+                for task_id in named:
+                    group.start_soon(view.follow, task_id)
                 return
             while True:
                 for record in (await inspector.page(_LIVE, limit=_WATCHED)).records[::-1]:

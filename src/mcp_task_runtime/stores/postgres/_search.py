@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 _STATUSES: Final = ", ".join(f"'{status}'" for status in TRANSITIONS)
-FEW: Final = 5_000
+FEW: Final = 2_000
 """Tasks that are sorted rather than looked for."""
 
 _AT_ONCE: Final = 500
@@ -62,7 +62,9 @@ _OF_NO_OWNER: Final = "s.owner IS NULL AND t.owner IS NULL"  # `IS NOT DISTINCT 
 
 def _number_of(condition: str, columns: str) -> str:
     """Return a query for the numbers of tasks of sets: by tool, or by name where a tool has only its beginning."""
-    return f""", most AS MATERIALIZED (SELECT {COUNTED_AT_MOST} / greatest(count(*), 1) + 1 AS number FROM sets)
+    return f""", most AS MATERIALIZED (
+        SELECT greatest({COUNTED_AT_MOST} / greatest(count(*), 1) / 1000, 1) * 1000 AS number FROM sets
+    )
     SELECT {columns}, s.tool, n.number, (SELECT number FROM most) FROM sets AS s, LATERAL (
         SELECT count(*) AS number FROM (
             SELECT expires_at FROM {{tasks}} AS t WHERE {condition} LIMIT (SELECT number FROM most)

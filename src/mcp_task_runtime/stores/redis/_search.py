@@ -85,6 +85,7 @@ class Search:
             (wanted.id_prefix or "").encode("utf-8", "surrogatepass")[:128],
             *self._pages.record_ends,
             1 if wanted.errors_only else 0,
+            _lower(wanted.text or "").encode("utf-8", "surrogatepass"),
         )
         (reply,) = await self._backend.send(self._backend.call_search("search", *arguments))
         page: list[tuple[bytes, Any, Any]] = reply[1]

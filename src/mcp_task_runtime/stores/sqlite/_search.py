@@ -111,7 +111,7 @@ def count(transaction: Transaction) -> TaskCounts:
     times = {status: from_stamp(created_at) for status, created_at in oldest.items()}
     errors: dict[str, int] = {}
     completed = [name for status, name, _ in pairs if status == "completed"]
-    most = COUNTED_AT_MOST // max(1, len(completed)) + 1
+    most = max(COUNTED_AT_MOST // max(1, len(completed)) // 1_000, 1) * 1_000
     for name in completed:
         (number,) = transaction.execute(_COUNT_ERRORS, (to_sql(name), transaction.stamp, most)).fetchone()
         if number:

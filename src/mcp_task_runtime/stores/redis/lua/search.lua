@@ -3,7 +3,7 @@
 -- ARGV: now; beginning of the index's keys; tags of owners, or empty; statuses, or empty; tags of tools, or empty, each
 -- list separated by spaces; place and entry that the page begins behind, or empty; lowest and highest place; 1 for the
 -- newest first; most entries to look at; prefix of the identifier, or empty; how a record's key begins and ends, or empty;
--- 1 for those alone that completed with an error.
+-- 1 for those alone that completed with an error; what the status message contains, in lower case, or empty.
 local search, owners, statuses, names = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local from, behind, lowest, highest = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 local newest, limit, prefix = ARGV[10] == '1', tonumber(ARGV[11]), ARGV[12]
@@ -71,16 +71,23 @@ local function may_match(entry) -- as far as the entry itself says
     if prefix ~= '' and string.sub(id_member(entry), 1, #prefix) ~= prefix then return false end
     return names == '' or string.find(wanted_names, ' ' .. string.match(entry, '^%S+ (%S+)') .. ' ', 1, true)
 end
+local function says(key) -- looked at here, so that most records need not be read
+    if ARGV[16] == '' then return true end
+    local message = redis.pcall('HGET', key, 'status_message')
+    return type(message) ~= 'string' and message or message and string.find(string.lower(message), ARGV[16], 1, true)
+end
 local page, count = {}, math.min(limit, #found)
 for number = 1, count do
     local place, entry = digits(found[number][1]), found[number][2]
     if may_match(entry) then
-        local record = false
-        if ARGV[13] ~= '' then
-            record = redis.pcall('HMGET', ARGV[13] .. string.match(entry, '^%S+') .. ARGV[14], unpack(FIELDS))
-            if record.err then record = false end
+        local record, key = false, ARGV[13] .. string.match(entry, '^%S+') .. ARGV[14]
+        if ARGV[13] == '' or says(key) then
+            if ARGV[13] ~= '' then
+                record = redis.pcall('HMGET', key, unpack(FIELDS))
+                if record.err then record = false end
+            end
+            page[#page + 1] = {entry, place, record}
         end
-        page[#page + 1] = {entry, place, record}
     end
 end
 local end_of_page = found[count] and {digits(found[count][1]), found[count][2]}
