@@ -26,6 +26,7 @@ ONCE = (
     "clients/test_agents.py",
     "clients/test_clients.py",
     "clients/test_published_servers.py",
+    "faults/test_faults.py",
     "kit/test_checks_kill_mutants.py",
     "kit/test_machine.py",
     "kit/test_runtime_mutants.py",

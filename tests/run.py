@@ -61,7 +61,13 @@ SUITES = {
         ("--editable", f"{ROOT}[testing]", *GROUPS, *OLDEST_V1), path=TESTS / "mcp_v1", on_demand=True
     ),
     "engines": Suite(
-        ("--editable", f"{ROOT}[testing,cli,redis,postgres,docket,procrastinate,celery]", *GROUPS, "mcp>=2,<3"),
+        (
+            "--editable",
+            f"{ROOT}[testing,cli,redis,postgres,docket,procrastinate,celery]",
+            *GROUPS,
+            "mcp>=2,<3",
+            "dbos>=3.4",
+        ),
         path=TESTS / "engines",
         on_demand=True,
     ),

@@ -16,6 +16,7 @@ from typing import Any
 
 import anyio
 import anyio.abc
+import anyio.to_thread
 import pytest
 
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
@@ -99,6 +100,7 @@ class Site:
     broker: Broker
     tasks: Tasks
     client: RawClient
+    dispatcher: Any
 
     @asynccontextmanager
     async def worker(self, *options: str) -> AsyncIterator[anyio.abc.Process]:
@@ -168,7 +170,7 @@ async def a_site(folder: Path, broker: Broker) -> AsyncIterator[Site]:
     with anyio.fail_after(PATIENCE):
         try:
             async with store, tasks, memory_connection(mcp) as connection:
-                yield Site(folder, broker, tasks, connection.client)
+                yield Site(folder, broker, tasks, connection.client, dispatcher)
         finally:
             if hasattr(dispatcher, "aclose"):
                 await dispatcher.aclose()
@@ -210,6 +212,50 @@ async def test_a_worker_that_is_terminated_gives_its_work_to_another_one(broker:
             await site.until_runs(*started, times=2)
             (tmp_path / "gate").touch()
             await site.end(started)
+
+
+async def test_a_cancelled_task_is_taken_out_of_the_engine(broker: Broker, tmp_path: Path) -> None:
+    """The job of a task that waits for a worker; for Celery, whose messages stay, the workers know that it is void."""
+    async with a_site(tmp_path, broker) as site:
+        dispatcher: Any = site.dispatcher
+        if broker.engine == "celery":
+            async with site.worker():
+                started = await site.start("ask", 1)
+                await site.until_runs(*started)
+                (task_id,) = started.values()
+                await site.client.cancel(task_id)
+                while f"{task_id}.1" not in await anyio.to_thread.run_sync(revoked, dispatcher.app):  # noqa: ASYNC110 - of an engine
+                    await anyio.sleep(0.05)
+            return
+        started = await site.start("ask", 1, 2)
+        while len(await waiting(dispatcher, broker.url)) < 2:  # noqa: ASYNC110 - of an engine
+            await anyio.sleep(0.05)
+        cancelled, kept = started.values()
+        await site.client.cancel(cancelled)
+        while await waiting(dispatcher, broker.url) != {f"{kept}.1"}:  # noqa: ASYNC110 - of an engine
+            await anyio.sleep(0.05)
+
+
+def revoked(app: Any) -> list[str]:
+    found: dict[str, list[str]] = app.control.inspect(timeout=5).revoked() or {}
+    return [key for keys in found.values() for key in keys]
+
+
+async def stand_in(task_id: str) -> None:
+    """In place of what workers run."""
+
+
+async def waiting(dispatcher: Any, url: str) -> set[str]:
+    """Return the keys of what waits in the engine."""
+    if hasattr(dispatcher, "app"):
+        jobs = await dispatcher.app.job_manager.list_jobs_async(status="todo")
+        return {job.queueing_lock for job in jobs}
+    from docket import Docket
+
+    async with Docket(name="mcp-tasks", url=url) as docket:
+        docket.register(stand_in, names=["execute_mcp_task"])
+        snapshot = await docket.snapshot()
+        return {execution.key for execution in (*snapshot.future, *snapshot.running)}
 
 
 async def test_a_worker_of_celery_with_processes_is_refused(tmp_path: Path) -> None:

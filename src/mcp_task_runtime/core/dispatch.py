@@ -49,6 +49,11 @@ class Dispatch:
         """A name for this run, for engines that drop what was submitted before."""
         return f"{self.task_id}.{self.attempt}"
 
+    @staticmethod
+    def first_key(task_id: str) -> str:
+        """Return the key of the first run of a task."""
+        return f"{task_id}.1"
+
 
 @runtime_checkable
 class TaskDispatcher(Protocol):
@@ -68,7 +73,10 @@ class TaskDispatcher(Protocol):
         ...
 
     async def revoke(self, task_id: str) -> None:
-        """Drop what was submitted of a task that has ended, where that is possible; a worker would find nothing."""
+        """Drop what was submitted of a task that has ended, where that is possible; a worker would find nothing.
+
+        It is called once, in the process that ends the task. `first_key` names what was submitted for the first run.
+        """
         ...
 
 

@@ -37,6 +37,29 @@ Any other engine takes ten lines. `submit` has a worker call `tasks.execute(task
         async with tasks.worker():
             await engine.run({"run_task": tasks.execute})
 
+With DBOS, for one, which takes a workflow of one identifier once:
+
+    class DBOSDispatcher:
+        start_grace_ms = 15_000
+
+        def __init__(self, url: str) -> None:
+            self._client = DBOSClient(system_database_url=url)
+
+        async def submit(self, dispatch: Dispatch) -> None:
+            options = {"queue_name": "mcp-tasks", "workflow_name": "run_mcp_task", "workflow_id": dispatch.key}
+            await self._client.enqueue_async(options, dispatch.task_id)
+
+        async def revoke(self, task_id: str) -> None:
+            await self._client.cancel_workflow_async(Dispatch.first_key(task_id))
+
+    @DBOS.workflow(name="run_mcp_task")
+    async def run_mcp_task(task_id: str) -> None:
+        await tasks.execute(task_id)
+
+Its worker calls `DBOS.launch()` inside `async with tasks.worker()`, registers the queue
+(`DBOS.register_queue_async`), and awaits `tasks.wind_down()` before `DBOS.destroy()`. DBOS polls its queues, once a
+second unless you say otherwise.
+
 Acknowledge a message after `execute`, and do not cancel what runs when the worker stops: call `tasks.wind_down()`,
 which gives it the grace period and hands over the rest.
 """

@@ -14,7 +14,7 @@ question to a client would hold a process, and a process that Celery ends by for
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, ExitStack
 from functools import partial
 from typing import Any, Final, Protocol
@@ -88,12 +88,16 @@ class CeleryDispatcher:
             ignore_result=True,
             retry=False,
         )
+        await self._in_thread(send)
+
+    async def revoke(self, task_id: str) -> None:
+        """Tell the workers that are there to drop the message for the first run of a task."""
+        await self._in_thread(partial(self.app.control.revoke, Dispatch.first_key(task_id)))
+
+    async def _in_thread(self, send: Callable[[], object]) -> None:
         if self._limiter is None:
             self._limiter = anyio.CapacityLimiter(_THREADS)
         await anyio.to_thread.run_sync(send, abandon_on_cancel=True, limiter=self._limiter)
-
-    async def revoke(self, task_id: str) -> None:
-        """Do nothing: a worker finds nothing to run."""
 
     def serve(self, tasks: Worker) -> None:
         """Let the worker processes of the application run tasks of a server."""

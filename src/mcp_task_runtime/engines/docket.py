@@ -86,7 +86,9 @@ class DocketDispatcher:
             raise
 
     async def revoke(self, task_id: str) -> None:
-        """Do nothing: a worker finds nothing to run."""
+        """Take what waits for the first run of a task out of the dockets; a worker that has it stops its work."""
+        for name in sorted({self._name, *map(self._name_of, self._queues)}):
+            await (await self._docket(name)).cancel(Dispatch.first_key(task_id))
 
     async def work(self, tasks: TaskExecutor, *, concurrency: int, names: Collection[str] | None) -> None:
         """Run tasks until cancelled; see `EngineDispatcher.work`."""

@@ -91,7 +91,11 @@ class ProcrastinateDispatcher:
             )
 
     async def revoke(self, task_id: str) -> None:
-        """Do nothing: a worker finds nothing to run."""
+        """Cancel the job that waits for the first run of a task."""
+        await self._open()
+        manager = self.app.job_manager
+        for job in await manager.list_jobs_async(queueing_lock=Dispatch.first_key(task_id), status=Status.TODO.value):
+            await manager.cancel_job_by_id_async(job.id)
 
     async def work(self, tasks: TaskExecutor, *, concurrency: int, names: Collection[str] | None) -> None:
         """Run tasks until cancelled; see `EngineDispatcher.work`. It comes back when the database was away."""
