@@ -23,6 +23,7 @@ from mcp_task_runtime.core.store import (
     TaskJoins,
     TaskJournal,
     TaskLeases,
+    TaskOwners,
     TaskQuestions,
     TaskSealing,
     TaskSearch,
@@ -341,6 +342,26 @@ async def test_keys_rotate() -> None:
         assert {record.task_id for record in found.records} == set(listed)
         for task_id in new:
             assert await after.get_task(task_id) == await during.get_task(task_id)
+
+
+async def test_a_task_is_found_for_its_owner_alone_with_each_key_and_without_one() -> None:
+    async with InMemoryTaskStore() as plain:
+        stores = [plain, sealed(plain, KEY), sealed(plain, OTHER, KEY)]
+        made = [await store.create_task(NewTask(ttl_ms=None, owner="ada")) for store in stores]
+        nobodys = await stores[1].create_task(NewTask(ttl_ms=None))
+        last = cast(TaskOwners, stores[2])
+        for task in made:
+            view = await last.get_owned(task.task_id, owner="ada")
+            assert view is not None
+            assert view.record == task
+            stored = await plain.get_task(task.task_id)
+            assert stored is not None
+            for other in ("eve", None, stored.owner if stored.owner != "ada" else ""):
+                assert await last.get_owned(task.task_id, owner=other) is None
+        view = await last.get_owned(nobodys.task_id, owner=None)
+        assert view is not None
+        assert view.record == nobodys
+        assert await last.get_owned(nobodys.task_id, owner="ada") is None
 
 
 async def test_a_task_whose_key_is_missing_fails_alone() -> None:

@@ -278,7 +278,14 @@ class _SealedStore:
     # --- TaskOwners ---
 
     async def get_owned(self, task_id: str, *, owner: str | None) -> TaskView | None:
-        return self._opened(await self._store.get_owned(task_id, owner=owner))
+        """Return an owner's task, which is stored under one of the owner's names, most likely under the last."""
+        if owner is None:
+            return self._opened(await self._store.get_owned(task_id, owner=None))
+        for _, stored in reversed(self._seal.stored_owners(owner)):
+            view = self._opened(await self._store.get_owned(task_id, owner=stored))
+            if view is not None:
+                return view if view.record.owner == owner else None
+        return None
 
     def _opened(self, view: TaskView | None) -> TaskView | None:
         if view is None:
