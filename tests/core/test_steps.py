@@ -6,7 +6,7 @@ import functools
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
+from typing import Annotated, Any
 
 import anyio
 import anyio.lowlevel
@@ -28,6 +28,7 @@ from mcp_task_runtime.testing.concurrency.stepping import Stepper
 from tests.core.leased_store import Cluster, Process, open_cluster
 from tests.core.worlds import open_world
 
+Short = Annotated[str, Field(max_length=3)]
 Program = Callable[[ServerTaskContext], Awaitable[Any]]
 
 RERUNNABLE = TaskSpec(ttl_ms=600_000, request=TaskRequest(name="tool", rerunnable=True, max_attempts=9))
@@ -402,6 +403,21 @@ async def test_a_rerun_whose_result_has_another_type_is_told() -> None:
         runs = Runs(cluster, a, b)
         await runs.first(first)
         await runs.raises(again, "its result is of another type")
+
+
+async def short() -> Short:
+    return "longer than it may be"
+
+
+async def test_what_an_annotation_says_of_a_result_beyond_its_type_holds() -> None:
+    async def program(task: ServerTaskContext) -> None:
+        await task.step("a", short)
+
+    async with open_cluster() as (_, (a, _)):
+        a.runtime.register("tool", as_work(a, program))
+        record = await a.runtime.submit(RERUNNABLE)
+        outcome = await a.runtime.result(record.task_id, owner=None)
+        assert outcome.status == "failed"
 
 
 @pytest.mark.parametrize("how", ["raises", "is cancelled", "question"])

@@ -15,15 +15,15 @@ from mcp_types import jsonrpc_message_adapter
 
 from mcp_task_runtime import TaskSettings
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
-from tests.mcp_v1.raw_client import Answer, RawClient, never, stream_client
-from tests.mcp_v1.scenarios import SCENARIOS, World, add_tools, greet
+from tests.mcp_v1.raw_client import Answer, RawClient, accept, never, stream_client
+from tests.mcp_v1.scenarios import SCENARIOS, World, add_tools, answering, greet
 from tests.mcp_v1.schemas import Wire
 
 
-def make_world() -> World:
+def make_world(**options: Any) -> World:
     """Return a server with all the tools, to connect to in memory."""
     mcp = MCPServer("world")
-    tasks = Tasks(settings=TaskSettings(shutdown_grace=0.05))
+    tasks = Tasks(settings=TaskSettings(shutdown_grace=0.05), **options)
     tasks.install(mcp)
     mcp.tool()(greet)
     low_level = mcp._lowlevel_server
@@ -60,3 +60,10 @@ async def test_it_holds_that(scenario: Callable[[World], Awaitable[None]]) -> No
     world = make_world()
     async with cast(Tasks, world.tasks):
         await scenario(world)
+
+
+async def test_a_client_of_a_server_with_principals_of_its_own_is_asked_where_none_else_can_answer() -> None:
+    """L10, L15: its connection is a pipe, which no other client can post an answer to."""
+    world = make_world(principal=lambda ctx: "ada")
+    async with cast(Tasks, world.tasks), world.connect(answer=answering(accept(ok=True))) as client:
+        assert await client.text(await client.start("ask")) == "Sure? accept True"

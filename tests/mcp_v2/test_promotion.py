@@ -608,6 +608,25 @@ async def test_log_calls_do_no_harm_before_and_after_the_promotion(caplog: pytes
         assert caplog.text.count("A log message of a tool was dropped") == 1, "said once a call"
 
 
+async def test_a_notification_of_the_connection_has_no_way_to_a_client_that_holds_a_task(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with open_world(**BY_SERVER) as world:
+
+        async def notifies(ctx: Context) -> str:
+            world.entered.set()
+            await world.go.wait()
+            await ctx.session.send_tool_list_changed()
+            return "done"
+
+        world.add(notifies)
+        task_id = await world.call_until_promoted("notifies")
+        with caplog.at_level(logging.DEBUG):
+            world.go.set()
+            await world.client.until(task_id, "completed")
+        assert caplog.text.count("A notification of a tool was dropped") == 1
+
+
 # --- cancelled, raced and shut down ---------------------------------------------------------------------------------
 
 
