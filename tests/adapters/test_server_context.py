@@ -124,6 +124,27 @@ async def test_a_client_is_not_asked_for_what_it_did_not_declare(method: str, ca
 
 
 @pytest.mark.parametrize(
+    ("method", "params", "asks"),
+    [
+        ("elicitation/create", {}, True),
+        ("elicitation/create", {"mode": "form"}, True),
+        ("elicitation/create", {"mode": "url"}, False),
+        ("elicitation/create", {"task": {"ttl": 1_000}}, False),
+        ("sampling/createMessage", {}, False),
+    ],
+)
+@pytest.mark.parametrize(("inbox", "capabilities"), [(60, {}), (None, {}), (60, {"elicitation": {}})])
+async def test_only_a_form_for_a_client_that_cannot_be_asked_waits_for_a_person(
+    method: str, params: JSON, asks: bool, inbox: float | None, capabilities: JSON
+) -> None:
+    """L15."""
+    desk = Desk(ScriptedSession(capabilities=capabilities))
+    desk.handler = TaskResultHandler(desk.store, desk.queue, inbox=inbox)
+    await desk.open()
+    assert desk.context.asks_person(method, params) is (asks and inbox is not None and not capabilities)
+
+
+@pytest.mark.parametrize(
     ("method", "capabilities"),
     [
         ("elicit", {"elicitation": {}}),

@@ -217,6 +217,9 @@ async def test_input_that_a_resolver_needs_is_asked_through_the_task() -> None:
     with anyio.fail_after(PATIENCE):
         async with Client(mcp, extensions=[tasks_client], elicitation_callback=accept) as client:
             task = await start(client, tasks_client, "greet", {"greeting": "Hello"})
+            while not (questions := (await tasks.runtime.get(task.task_id, owner=None)).questions):
+                await anyio.lowlevel.checkpoint()
+            assert None not in questions[0].params.values(), "what is absent is not sent as null"
             assert text_of(await task.wait()) == "Hello, Ada!"
 
 
