@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import logging
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -22,6 +24,7 @@ from mcp_task_runtime import (
     TaskSpec,
 )
 from mcp_task_runtime.core import followers as followers_module
+from mcp_task_runtime.core.reader import store_errors
 from mcp_task_runtime.core.types import NewTask, NewTaskFields, TaskRecord, TaskRequest
 from tests.core.worlds import open_world
 from tests.support.patience import PATIENCE
@@ -165,6 +168,57 @@ async def test_what_a_foreign_store_raises_for_one_task_touches_no_other(
             assert len(runtime.statistics().running) == 2
 
 
+class Unheard(BaseException):
+    """What a driver in C may raise."""
+
+
+@pytest.mark.parametrize("kind", ["class", "group", "cancellation"])
+async def test_what_a_foreign_store_raises_to_a_request_is_an_error_of_the_store_whatever_its_class(
+    kind: str, anyio_backend_name: str
+) -> None:
+    """L13: what is no `Exception` would end the connection that asks."""
+    store = InMemoryTaskStore()
+
+    async def get_owned(task_id: str, *, owner: str | None) -> Any:
+        if kind == "cancellation":
+            future = asyncio.get_running_loop().create_future()
+            future.cancel()
+            await future
+        raise _group() if kind == "group" else Unheard("secret")
+
+    if kind == "cancellation" and (anyio_backend_name == "trio" or sys.version_info < (3, 11)):
+        pytest.skip("a task of asyncio says since Python 3.11 whether it was cancelled")
+    async with TaskRuntime(store, settings=TaskSettings(shutdown_grace=0)) as runtime:
+        record = await runtime.submit(TaskSpec(), forever)
+        store.get_owned = get_owned  # type: ignore[method-assign]
+        for read in (runtime.get, runtime.result, runtime.cancel):
+            with pytest.raises(StoreError, match="Internal error"):
+                await read(record.task_id, owner=None)
+        assert runtime.statistics().running == {record.task_id}
+
+
+def _group() -> BaseException:
+    group: Any = getattr(builtins, "BaseExceptionGroup", None)
+    return Unheard("no groups before Python 3.11") if group is None else group("g", [GeneratorExit(), Unheard()])
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
+def test_what_ends_the_program_or_the_coroutine_passes(error: type[BaseException]) -> None:
+    async def main() -> None:
+        with store_errors():
+            raise error
+
+    coroutine = main()
+    with pytest.raises(error):
+        coroutine.send(None)
+
+
+async def test_a_cancellation_passes_and_is_no_error_of_the_store() -> None:
+    with anyio.move_on_after(0) as scope, store_errors():
+        await anyio.sleep_forever()
+    assert scope.cancelled_caught
+
+
 async def test_a_task_that_cannot_be_created_is_an_error_without_the_text_of_the_backend() -> None:
     class Broken(InMemoryTaskStore):
         async def create_task(self, new: NewTask | None = None, **fields: Unpack[NewTaskFields]) -> TaskRecord:
@@ -219,6 +273,68 @@ async def test_an_owner_or_a_name_that_is_no_text_is_refused(spec: TaskSpec) -> 
         with pytest.raises(ValueError, match="is not Unicode text"):
             await world.runtime.submit(spec, forever)
         assert world.runtime.statistics().live_tasks == 0
+
+
+class Looping(Exception):
+    """A class of the author's whose attribute holds the exception itself."""
+
+    def __init__(self) -> None:
+        super().__init__("loops")
+        self.exceptions = (self,)
+
+
+class Touchy(Exception):
+    """A class of the author's that cannot be looked at."""
+
+    @property
+    def exceptions(self) -> Any:
+        raise RuntimeError("do not look")
+
+    def __str__(self) -> str:
+        raise RuntimeError("do not read")
+
+
+def deeply_grouped() -> BaseException:
+    """An exception in so many groups that no recursion reaches it."""
+    error: BaseException = ValueError("deep")
+    for _ in range(3_000):
+        outer = Looping()
+        outer.exceptions = (error,)  # type: ignore[assignment]
+        error = outer
+    return error
+
+
+def caused_in_a_circle() -> BaseException:
+    error, cause = ValueError("a"), KeyError("b")
+    error.__cause__, cause.__cause__ = cause, error
+    return error
+
+
+@pytest.mark.parametrize("stops", [False, True])
+@pytest.mark.parametrize("odd", [Looping, Touchy, deeply_grouped, caused_in_a_circle], ids=lambda make: make.__name__)
+async def test_whatever_exception_work_raises_ends_its_task_alone(
+    odd: Callable[[], BaseException], stops: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """L13: also where it is raised by work that is stopped."""
+    caplog.set_level(logging.CRITICAL)
+
+    async def work(execution: Execution[JSON]) -> JSON:
+        try:
+            if stops:
+                await anyio.sleep_forever()
+        finally:
+            raise odd()
+
+    async with open_world() as world:
+        other = await world.runtime.submit(TaskSpec(), forever)
+        record = await world.runtime.submit(TaskSpec(), work)
+        await anyio.wait_all_tasks_blocked()
+        if stops:
+            await world.runtime.cancel(record.task_id, owner=None)
+        await world.until(record.task_id, "cancelled" if stops else "failed")
+        while record.task_id in world.runtime.statistics().running:
+            await anyio.lowlevel.checkpoint()
+        assert world.runtime.statistics().running == {other.task_id}
 
 
 # --- the log --------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Generator
 from contextlib import contextmanager
 
+from mcp_task_runtime.core.causes import is_stray
 from mcp_task_runtime.core.message_queue import TaskMessageQueue
 from mcp_task_runtime.core.sealed import is_sealed
 from mcp_task_runtime.core.store import TaskOwners, TaskQuestions, TaskStore
@@ -30,7 +31,9 @@ def store_errors() -> Generator[None, None, None]:
         yield
     except (TaskRuntimeError, TimeoutError):  # a time limit around the store is the caller's own
         raise
-    except Exception as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and not is_stray(error):
+            raise
         logger.exception("A store raised an exception that is not a StoreError")
         raise StoreError("Internal error") from error
 
