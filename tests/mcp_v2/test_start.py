@@ -9,7 +9,7 @@ import pytest
 from mcp.server import MCPServer
 from mcp_types import INTERNAL_ERROR
 
-from mcp_task_runtime import InMemoryTaskStore, StoreError, StoreUnavailableError, TaskRecord
+from mcp_task_runtime import InMemoryTaskStore, StoreError, StoreUnavailableError
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
 from mcp_task_runtime.core.views import TaskView
 from tests.mcp_v2.in_process import memory_client
@@ -34,14 +34,10 @@ class _Away(InMemoryTaskStore):
 
     error: StoreError | None = None
 
-    async def get_task(self, task_id: str) -> TaskRecord | None:
+    async def get_owned(self, task_id: str, *, owner: str | None) -> TaskView | None:
         if self.error is not None:
             raise self.error
-        return await super().get_task(task_id)
-
-    async def get_view(self, task_id: str) -> TaskView | None:
-        await self.get_task(task_id)
-        return await super().get_view(task_id)
+        return await super().get_owned(task_id, owner=owner)
 
 
 @pytest.mark.parametrize("error", [StoreUnavailableError("away"), StoreError("damaged")])
