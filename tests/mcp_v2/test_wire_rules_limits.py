@@ -55,9 +55,9 @@ TRANSPORTS: dict[str, Serve] = {
 }
 
 
-@pytest.fixture(params=TRANSPORTS)
+@pytest.fixture(params=["memory", "http"])
 def serve(request: pytest.FixtureRequest) -> Serve:
-    """Serves the server with the given settings over one of the transports."""
+    """Serves the server with the given settings over one of the transports, of which memory is what stdio sends."""
     return TRANSPORTS[request.param]
 
 
@@ -81,8 +81,9 @@ def text_of(task: Wire) -> str:
     return text
 
 
-async def test_a6_a_task_too_many_is_refused_with_the_limit_and_an_ended_one_makes_room(serve: Serve) -> None:
-    async with serve({"max_tasks_per_owner": 2}) as client:
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_a6_a_task_too_many_is_refused_with_the_limit_and_an_ended_one_makes_room(transport: str) -> None:
+    async with TRANSPORTS[transport]({"max_tasks_per_owner": 2}) as client:
         first, second = [await client.start("ask") for _ in range(2)]
         for tool in ("ask", "quick"):
             error = (await client.call(tool)).error
