@@ -293,6 +293,14 @@ def speaking(sdk: SDK) -> list[Body]:
         answer = await ctx.elicit("Sure?", Choice)
         return f"{answer.action} {getattr(answer, 'data', None)}"
 
+    async def speaks_around_a_question(ctx: Any) -> str:
+        await ctx.info("first")
+        await ctx.report_progress(1)
+        answer = await ctx.elicit("Sure?", Choice)
+        await ctx.report_progress(2, 5, "more")
+        await ctx.info("second")
+        return str(answer.action)
+
     async def elicits_twice(ctx: Any) -> str:
         first = await ctx.elicit("Sure?", Choice)
         second = await ctx.elicit("Sure?", Choice)
@@ -329,7 +337,15 @@ def bodies(sdk: SDK) -> dict[str, Body]:
     return {body.__name__: body for body in (*returning(), *whole(sdk), *raising(sdk), *speaking(sdk))}
 
 
-ASKING = ("elicits", "elicits_twice", "elicits_in_a_group", "elicits_url", "samples", "roots")
+ASKING = (
+    "elicits",
+    "speaks_around_a_question",
+    "elicits_twice",
+    "elicits_in_a_group",
+    "elicits_url",
+    "samples",
+    "roots",
+)
 """Bodies that ask the client."""
 
 ARGUMENTS: tuple[dict[str, Any], ...] = ({}, {"a": 1}, {"a": "no number"}, {"a": 1, "point": {"x": 2}, "unknown": True})

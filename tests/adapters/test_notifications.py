@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from mcp_task_runtime import Outcome
-from mcp_task_runtime.adapters.notifications import CallNotifier, LatestSender
+from mcp_task_runtime.adapters.notifications import NO_TOKEN, CallNotifier, LatestSender
 from mcp_task_runtime.adapters.session import DetachedSession
 from tests.adapters.scripted import JSON, ScriptedSession, open_desk
 from tests.support.patience import PATIENCE
@@ -141,7 +141,7 @@ async def test_a_session_with_a_way_for_progress_without_a_token_gets_that_and_t
     session = ScriptedSession()
     await say_all(CallNotifier(session, None, log_levels=["info"], may_lack_token=True))
     assert session.notifications[:2] == [
-        ("notifications/progress", {"progressToken": "", "progress": 0, "message": "Collecting"}),
+        ("notifications/progress", {"progressToken": NO_TOKEN, "progress": 0, "message": "Collecting"}),
         ("notifications/message", {"level": "info", "data": "Collecting"}),
     ]
 

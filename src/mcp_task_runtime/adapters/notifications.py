@@ -18,9 +18,12 @@ from mcp_task_runtime.core.json import JSONObject
 from mcp_task_runtime.core.types import Outcome, Progress, Task
 from mcp_task_runtime.wire import v2025_11_25 as wire_2025
 
-__all__ = ["CallNotifier", "LatestSender", "StartSoon", "StatusNotifier", "TaskNotifier"]
+__all__ = ["NO_TOKEN", "CallNotifier", "LatestSender", "StartSoon", "StatusNotifier", "TaskNotifier"]
 
 logger: logging.Logger = logging.getLogger(__name__)
+
+NO_TOKEN: Final = "mcp-task-runtime:none"
+"""In place of a progress token, for a session that may have a way for progress without one."""
 
 _MISS_SECONDS: Final = 0.5
 """How long the work waits for a client to read one notification, before the client counts as stalled."""
@@ -206,7 +209,7 @@ class CallNotifier:
             # It must increase with each notification; a status message says nothing of how far the work is.
             self._progress = said.progress if last is None or said.progress > last else last + _STEP
             increasing = replace(said, progress=self._progress)
-            await self._sender.send(*wire_2025.render_progress(increasing, "" if token is None else token))
+            await self._sender.send(*wire_2025.render_progress(increasing, NO_TOKEN if token is None else token))
         if token is None:
             text = said.message or f"{said.progress:g}" + ("" if said.total is None else f"/{said.total:g}")
             await self.log({"level": "info", "data": text})

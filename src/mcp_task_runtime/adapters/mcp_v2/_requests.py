@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from starlette.datastructures import Headers
 
 from mcp_task_runtime.adapters._tool_calls import ToolCall
-from mcp_task_runtime.adapters.notifications import CallNotifier
+from mcp_task_runtime.adapters.notifications import NO_TOKEN, CallNotifier
 from mcp_task_runtime.adapters.sdk_session import is_open
 from mcp_task_runtime.core.causes import UnexpectedError, sole_cause
 from mcp_task_runtime.core.json import JSONObject, to_json_value
@@ -214,11 +214,11 @@ class RequestSession(ConnectionSession):
         return self._session.can_send_request
 
     async def send_notification(self, method: str, params: JSONObject) -> None:
-        """Send a notification on the stream of the request; progress is that of the request."""
-        if method != "notifications/progress":
+        """Send a notification on the stream of the request; progress without a token is that of the request."""
+        if params.get("progressToken") != NO_TOKEN:
             await self._send(method, params, self._request_id)
             return
-        with _client_may_leave():  # in process, the SDK's client takes progress without a token
+        with _client_may_leave():  # in process, the SDK's client has a way for that
             await self._session.report_progress(params["progress"], params.get("total"), params.get("message"))
 
     @property
