@@ -20,9 +20,9 @@ ROOT = Path(__file__).resolve().parent.parent
 TESTS = ROOT / "tests"
 NO_TESTS_COLLECTED = 5  # pytest's exit code
 
-# How a whole suite runs: its tests wait as much as they compute, so there is one process more than there are cores.
+# How a whole suite runs: its tests wait longer than they compute, so there are more processes than cores.
 # The last option that pytest gets counts: `-n 0` runs them in one process, as a debugger needs it.
-PARALLEL = ("--numprocesses", str((os.cpu_count() or 1) + 1), "--dist", "worksteal")
+PARALLEL = ("--numprocesses", str((os.cpu_count() or 1) + 2), "--dist", "worksteal")
 
 
 # Variables that would have each process compile the tests again, or change what commands print.
