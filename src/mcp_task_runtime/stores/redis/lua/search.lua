@@ -71,7 +71,14 @@ local function may_match(entry) -- as far as the entry itself says
     if prefix ~= '' and string.sub(id_member(entry), 1, #prefix) ~= prefix then return false end
     return names == '' or string.find(wanted_names, ' ' .. string.match(entry, '^%S+ (%S+)') .. ' ', 1, true)
 end
+local is_of_any_status = statuses == '' or owners == '' and prefix == ''
 local function says(key) -- looked at here, so that most records need not be read
+    if not is_of_any_status then
+        local status = redis.pcall('HGET', key, 'status')
+        if type(status) == 'string' and not string.find(' ' .. statuses .. ' ', ' ' .. status .. ' ', 1, true) then
+            return false
+        end
+    end
     if ARGV[16] == '' then return true end
     local message = redis.pcall('HGET', key, 'status_message')
     return type(message) ~= 'string' and message or message and string.find(string.lower(message), ARGV[16], 1, true)
