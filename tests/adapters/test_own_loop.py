@@ -201,6 +201,39 @@ async def test_a_question_that_it_waits_for_is_withdrawn_with_it() -> None:
         assert await desk.open_keys() == []
 
 
+async def test_a_question_that_the_work_gives_up_is_withdrawn() -> None:
+    async def work(task: ServerTaskContext) -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(task.elicit, "?", FORM)
+            await anyio.to_thread.run_sync(asked.wait)
+            group.cancel_scope.cancel()
+        given_up.set()
+        await anyio.to_thread.run_sync(seen.wait)
+
+    desk = await new_desk()
+    asked, given_up, seen = threading.Event(), threading.Event(), threading.Event()
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as group:
+            group.start_soon(in_own_loop, work, desk.context)
+            await desk.until_asked()
+            asked.set()
+            await anyio.to_thread.run_sync(given_up.wait)
+            while await desk.open_keys():
+                await anyio.lowlevel.checkpoint()
+            seen.set()
+
+
+async def test_what_it_calls_without_waiting_happens_in_the_loop_of_the_task() -> None:
+    async def work(task: ServerTaskContext) -> bool:
+        task.request_cancellation()
+        await task.update_status("after it")
+        return task.is_cancelled
+
+    desk = await new_desk()
+    with anyio.fail_after(PATIENCE):
+        assert await in_own_loop(work, desk.context)
+
+
 async def test_what_it_asks_after_it_was_abandoned_is_an_error_and_breaks_nothing() -> None:
     desk = await new_desk()
     entered, release, ended = threading.Event(), threading.Event(), threading.Event()

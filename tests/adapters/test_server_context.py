@@ -477,6 +477,13 @@ def test_tool_messages_are_refused_exactly_as_the_reference_refuses_them(message
     assert refusal(check_tool_messages, messages) == refusal(validate_tool_use_result_messages, theirs)
 
 
+@pytest.mark.parametrize("ids", [["a"], ["a", "b"]])
+def test_tool_results_that_answer_all_tool_uses_are_accepted(ids: list[str]) -> None:
+    uses = [{"type": "tool_use", "id": one, "name": "look", "input": {}} for one in ids]
+    results = [{"type": "tool_result", "toolUseId": one, "content": []} for one in reversed(ids)]
+    check_tool_messages([{"role": "assistant", "content": uses}, {"role": "user", "content": results}])
+
+
 @pytest.mark.parametrize("method", ["create_message", "create_message_as_task"])
 @pytest.mark.parametrize("messages", ["hi", ["hi"], [None]])
 async def test_what_is_no_message_is_refused_before_anything_is_asked(method: str, messages: Any) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 import anyio
 import pytest
 
-from mcp_task_runtime import Backoff, Execution, Outcome, Rerun, TaskSpec
+from mcp_task_runtime import Backoff, Execution, Outcome, Rerun, TaskSettings, TaskSpec
 from mcp_task_runtime.core.types import TaskRequest
 from tests.core.leased_store import LEASE_SECONDS, open_cluster
-from tests.core.worlds import World, open_world
+from tests.core.worlds import World, make_world, open_world
 
 
 def spec(attempts: int = 3, *, ttl_ms: int = 600_000, rerunnable: bool = True) -> TaskSpec:
@@ -226,6 +226,49 @@ async def pass_time(world: World, seconds: float) -> None:
         world.clock.advance(1)
         for _ in range(40):
             await anyio.lowlevel.checkpoint()
+
+
+async def test_work_that_asks_to_run_again_while_its_only_process_closes_ends_its_task() -> None:
+    """L12: no process would run it again, and the task would never end."""
+    world = make_world(settings=TaskSettings(shutdown_grace=60))
+    release = anyio.Event()
+
+    async def work(execution: Execution[Outcome]) -> Outcome:
+        await release.wait()
+        assert execution.run_again(timedelta(seconds=1))
+        raise ConnectionError
+
+    async def live() -> None:
+        async with world.runtime:
+            world.runtime.register("tool", work)
+            task_ids.append((await world.runtime.submit(spec())).task_id)
+
+    task_ids: list[str] = []
+    async with anyio.create_task_group() as group:
+        group.start_soon(live)
+        await anyio.wait_all_tasks_blocked()
+        assert not world.runtime.is_open, "it waits for the work"
+        release.set()
+    record = await world.memory.get_task(task_ids[0])
+    assert record is not None
+    assert record.status == "failed"
+
+
+async def test_a_delay_that_cannot_be_written_because_the_lease_is_lost_leaves_nothing_to_wait() -> None:
+    async with open_cluster(1) as (cluster, (a,)):
+
+        async def work(execution: Execution[Outcome]) -> Outcome:
+            assert execution.record is not None
+            execution.run_again(timedelta(seconds=1))
+            cluster.clock.advance(LEASE_SECONDS + 1)
+            assert await cluster.store.claim_task(execution.record.task_id, worker="other", lease_ms=60_000)
+            raise ConnectionError
+
+        a.runtime.register("tool", work)
+        await a.runtime.submit(spec())
+        await cluster.settle()
+        statistics = a.runtime.statistics()
+        assert (statistics.postponed, statistics.running, statistics.calls) == (0, frozenset(), 0)
 
 
 async def test_work_runs_again_in_a_store_of_one_process_too() -> None:

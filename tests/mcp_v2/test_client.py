@@ -33,6 +33,7 @@ from pydantic import ValidationError
 
 from mcp_task_runtime.adapters.task_client import remote_task
 from mcp_task_runtime.adapters.task_client.polling import PollSettings
+from mcp_task_runtime.adapters.task_client.unfinished import UnfinishedTasks
 from mcp_task_runtime.client import (
     ClientTask,
     InvalidTaskResponseError,
@@ -203,6 +204,13 @@ async def test_the_result_of_a_task_is_checked_against_the_output_schema() -> No
     async with connected(scripted) as client:
         with pytest.raises(RuntimeError, match="Invalid structured content"):
             await client.call_tool("work")
+
+
+def test_the_newest_thousand_unfinished_tasks_are_kept() -> None:
+    unfinished = UnfinishedTasks()
+    for number in range(1_001):
+        unfinished.add(str(number))
+    assert unfinished.ids == tuple(map(str, range(1, 1_001)))
 
 
 # How often it polls
