@@ -41,6 +41,7 @@ DEPENDENCIES = {"anyio", "pydantic", "pydantic_core", "typing_extensions"}
 
 # Modules -> what they may import beyond our dependencies.
 EXTRAS = {
+    "core/causes.py": {"asyncio"},  # its class of cancellations, which the work of any task may raise
     "core/group.py": {"asyncio"},  # a task of its own costs a third of one in a task group
     "stores/_event_loop.py": {"asyncio", "trio"},  # starts the one task that no task group of ours can hold
     "stores/_signal.py": {"asyncio"},  # a future where an event costs ten times as much
