@@ -82,7 +82,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
 async def test_a_tool_that_fails_as_a_task_is_one_line_with_its_id(
     tool: str, level: str, reason: str, masks: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    mcp, tasks = make_server(mask_errors=masks)
+    mcp, tasks = make_server(mask_errors=masks and tool != "adopted")  # before mcp 2.1, its text is all there is
     with anyio.fail_after(PATIENCE):
         async with tasks, memory_connection(mcp) as connection:
             task_id = await connection.client.start(tool)

@@ -20,8 +20,8 @@ from mcp_task_runtime.errors import ProtocolError
 
 __all__ = ["Conversions"]
 
-_UNEXPECTED_TOOL_ERROR: Final[type[Exception]] = getattr(sdk_exceptions, "UnexpectedToolError", ToolError)
-"""What the SDK makes of an exception that is no `ToolError`, since `mcp` 2.1."""
+_UNEXPECTED_TOOL_ERROR: Final[type[Exception] | tuple[()]] = getattr(sdk_exceptions, "UnexpectedToolError", ())
+"""What the SDK makes of an exception that is no `ToolError`, since `mcp` 2.1; before, a `ToolError` from it."""
 
 
 class Conversions:
@@ -66,7 +66,7 @@ class Conversions:
             except MCPError as error:
                 raise ProtocolError(error.code, error.message, error.data) from error
             except Exception as error:
-                if not isinstance(error, ToolError) or isinstance(error, _UNEXPECTED_TOOL_ERROR):
+                if not isinstance(error.__cause__ or error, ToolError) or isinstance(error, _UNEXPECTED_TOOL_ERROR):
                     note(error)
                 return CallToolResult(content=[TextContent(text=str(error))], is_error=True)
         return result
