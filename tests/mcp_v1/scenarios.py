@@ -879,13 +879,20 @@ async def fault_12_nothing_is_kept_of_connections_that_are_gone(world: World) ->
         async with world.connect(answer=answering(accept(ok=True))) as client:
             assert await client.text(await client.start("ask")) == "Sure? accept True"
 
+    async def growth() -> int:
+        gc.collect()
+        before = len(gc.get_objects())
+        for _ in range(10):
+            await visit()
+        gc.collect()
+        return len(gc.get_objects()) - before
+
     await visit()
-    gc.collect()
-    before = len(gc.get_objects())
-    for _ in range(10):
-        await visit()
-    gc.collect()
-    assert len(gc.get_objects()) - before < 10 * 400, "the ten tasks themselves are kept until their TTL"
+    # Caches of others grow once, what is kept of a connection each time; the ten tasks are kept until their TTL.
+    for _ in range(3):
+        if await growth() < 10 * 400:
+            return
+    raise AssertionError("connections that are gone are kept")
 
 
 SCENARIOS: dict[str, Callable[[World], Awaitable[None]]] = {
