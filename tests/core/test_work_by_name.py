@@ -78,6 +78,16 @@ async def test_execute_claims_runs_and_finishes_a_task_that_waits_for_a_worker()
         assert not await b.runtime.execute("unknown")
 
 
+async def test_a_task_that_has_ended_is_followed_no_more() -> None:
+    """L8."""
+    async with open_cluster(1) as (cluster, (a,)):
+        a.runtime.register("tool", double)
+        task_id = (await a.runtime.submit(NAMED)).task_id
+        await cluster.until_ended(task_id)
+        await cluster.settle()
+        assert a.runtime.statistics().followed == 0
+
+
 async def test_the_failure_of_a_tool_is_an_outcome_and_raises_nothing_in_execute() -> None:
     async def breaks(execution: Execution[Outcome]) -> Outcome:
         raise LookupError
