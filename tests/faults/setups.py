@@ -97,6 +97,12 @@ def _faults_of_postgres(server: Any) -> dict[str, Any]:
     return {"broker killed": partial(_crash_postgres, server), "broker paused": partial(_pause_postgres, server)}
 
 
+def _keep_commits(server: Any) -> None:
+    """Have a crash of the server lose nothing that it has acknowledged; other tests do without."""
+    server.execute("ALTER SYSTEM SET synchronous_commit = on")
+    server.execute("SELECT pg_reload_conf()")
+
+
 @contextmanager
 def _sqlite(folder: Path) -> Iterator[Setup]:
     yield Setup(f"sqlite:///{folder}/tasks.db")
@@ -115,6 +121,7 @@ def _postgres(folder: Path) -> Iterator[Setup]:
     from tests.stores import postgres_server
 
     with postgres_server.running_server() as server:
+        _keep_commits(server)
         yield Setup(server.url, broker_faults=_faults_of_postgres(server))
 
 
@@ -134,6 +141,7 @@ def _procrastinate(folder: Path) -> Iterator[Setup]:
     from tests.stores import postgres_server
 
     with postgres_server.running_server() as server:
+        _keep_commits(server)
         dispatcher: Any = reports.make_dispatcher("procrastinate", server.url)
 
         async def prepare() -> None:
