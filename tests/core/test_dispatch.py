@@ -204,6 +204,25 @@ async def test_a_dispatcher_needs_a_store_that_others_share() -> None:
 # --- what a broker may lose ---------------------------------------------------------------------------------------
 
 
+async def test_an_outage_of_a_broker_is_logged_once_and_its_end(caplog: pytest.LogCaptureFixture) -> None:
+    broker = Broker()
+    broker.is_down = True
+    async with open_cluster(dispatcher=broker) as (cluster, (server, other)):
+        Tool().register(server, other)
+        for _ in range(3):
+            await server.runtime.dispatch(SPEC)
+            await cluster.settle()
+        broker.is_down = False
+        for _ in range(3):
+            await server.runtime.dispatch(SPEC)
+            await cluster.settle()
+    said = [record.getMessage() for record in caplog.records if "submitted" in record.getMessage()]
+    assert said == [
+        "Tasks could not be submitted to their workers; they will be again",
+        "Tasks are submitted to their workers again",
+    ]
+
+
 @pytest.mark.parametrize("fault", ["down", "hangs", "loses"])
 async def test_a_broker_that_is_down_or_loses_all_costs_time_and_no_task(
     fault: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch

@@ -136,6 +136,7 @@ class Outbox:
         self._leases = leases
         self._group = group
         self._names: set[str] = set()
+        self._is_failing = False
 
     @property
     def grace_ms(self) -> int:
@@ -155,14 +156,20 @@ class Outbox:
         self._group.start(partial(self.submit, record), anyio.CancelScope())
 
     async def submit(self, record: TaskRecord) -> None:
-        """Submit a task; a failure is logged, and the task is submitted again later."""
+        """Submit a task; it is submitted again later if this fails. An outage is logged once, and its end."""
         attempt = 1 if record.lease is None else record.lease.attempt + 1
         dispatch = Dispatch(record.task_id, record.request.name, attempt, record.task.expires_at)
         try:
             with anyio.fail_after(SUBMIT_SECONDS):
                 await self._dispatcher.submit(dispatch)
         except Exception:
-            logger.warning("A task could not be submitted to its workers; it will be again", exc_info=True)
+            if not self._is_failing:
+                self._is_failing = True
+                logger.warning("Tasks could not be submitted to their workers; they will be again", exc_info=True)
+            return
+        if self._is_failing:
+            self._is_failing = False
+            logger.warning("Tasks are submitted to their workers again")
 
     def revoke(self, task_id: str) -> None:
         """Revoke a task that has ended, without waiting for it. A failure is not worth a warning: nothing runs."""

@@ -314,7 +314,7 @@ class TaskBackendMachine(Comparison):
         if not left and asking:  # the asker may have gone on; what became of the task itself says which order it was
             left = [model for model in alike if model.state(task)[0] == state[0]] or alike
         require(left, f"{racing} raced on {task} and ended as {endings}, leaving {state}: no order gives that")
-        self.model = left[0]
+        self.model: Model = left[0]
 
     # --- questions ---
 
@@ -531,4 +531,4 @@ class TaskBackendMachine(Comparison):
     @rule()
     def go_to_the_other_process(self) -> None:
         """From now on the other process is used."""
-        self.process = 1 - self.process
+        self.process: int = 1 - self.process
