@@ -120,10 +120,10 @@ def run(name: str, arguments: list[str]) -> int:
         mine = [*PARALLEL, str(suite.path), *mine]
     ignores = [f"--ignore={path}" for path in suite.ignore]
     environment = dict(os.environ)
-    for name in UNWANTED:
-        environment.pop(name, None)
-    for name in ("NO_PROXY", "no_proxy"):  # servers of the tests are on this machine
-        environment[name] = ",".join(filter(None, [environment.get(name), "127.0.0.1", "localhost"]))
+    for variable in UNWANTED:
+        environment.pop(variable, None)
+    for variable in ("NO_PROXY", "no_proxy"):  # servers of the tests are on this machine
+        environment[variable] = ",".join(filter(None, [environment.get(variable), "127.0.0.1", "localhost"]))
     command: list[str | Path] = [prepare(name), "-m", "pytest", *ignores, *mine]
     return subprocess.run(command, cwd=ROOT, env=environment).returncode
 
