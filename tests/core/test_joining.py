@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import anyio
 import anyio.lowlevel
 import pytest
 
-from mcp_task_runtime import Execution, LimitExceededError, Outcome, TaskRecord, TaskSettings, TaskSpec, WorkQueue
+from mcp_task_runtime import (
+    Execution,
+    InMemoryTaskStore,
+    LimitExceededError,
+    Outcome,
+    TaskRecord,
+    TaskRuntime,
+    TaskSettings,
+    TaskSpec,
+    WorkQueue,
+)
 from mcp_task_runtime.adapters._options import TaskOptions
 from mcp_task_runtime.adapters._tool_calls import with_options
 from mcp_task_runtime.core.types import TaskRequest
-from tests.core.leased_store import open_cluster
+from tests.core.leased_store import SETTINGS, open_cluster
 from tests.core.worlds import NOTHING, open_world
 from tests.support.event_loops import virtual_time
 
@@ -128,6 +139,96 @@ async def test_a_joined_call_takes_no_place_in_a_queue() -> None:
         work.go_on.set()
         await world.until_idle()
         assert world.kept() == NOTHING
+
+
+async def test_a_repeated_call_joins_where_the_queue_is_full() -> None:
+    async with open_world() as world:
+        work, queue = Work(), WorkQueue("reports", 1, max_queued=0)
+        world.runtime.register("tool", work, queue=queue)
+        first = await world.runtime.submit(spec("key", queue=queue))
+        await anyio.wait_all_tasks_blocked()
+
+        async def call(execution: Execution[Any]) -> None:
+            await execution.begin(spec("key", queue=queue))
+
+        assert (await world.runtime.submit(spec("key", queue=queue))).task_id == first.task_id
+        joined = await world.runtime.run(call)
+        assert isinstance(joined, TaskRecord)
+        assert joined.task_id == first.task_id
+        for key in ("other", None):
+            with pytest.raises(LimitExceededError, match="tasks queued for 'reports'"):
+                await world.runtime.submit(spec(key, queue=queue))
+        assert world.runtime.statistics().queued == 0
+        assert (world.live_tasks(), work.runs) == (1, 1)
+        work.go_on.set()
+        await world.until_idle()
+        other = await world.runtime.submit(spec("other", queue=queue))
+        assert other.task_id != first.task_id, "it was refused before, and nothing is left of that"
+        await world.until_idle()
+        assert work.runs == 2
+        assert world.kept() == NOTHING
+
+
+@pytest.mark.parametrize(
+    ("limits", "named"),
+    [
+        ({"max_tasks_per_owner": 1}, "tasks at once"),
+        ({"max_stored_tasks_per_owner": 1}, "stored tasks"),
+        ({"max_stored_bytes_per_owner": 10}, "bytes of stored tasks"),
+    ],
+    ids=["live", "stored", "bytes"],
+)
+async def test_a_repeated_call_joins_at_its_owners_limit(limits: dict[str, Any], named: str) -> None:
+    async with open_world(settings=TaskSettings(shutdown_grace=0, **limits)) as world:
+        work = Work()
+        request = TaskRequest(name="tool", arguments_json='{"a":1}')
+        world.runtime.register("tool", work)
+        first = await world.runtime.submit(TaskSpec(owner="ada", request=request, join_key="key"))
+        again = await world.runtime.submit(TaskSpec(owner="ada", request=request, join_key="key"))
+        assert again.task_id == first.task_id
+        for key in ("other", None):
+            with pytest.raises(LimitExceededError, match=named) as refused:
+                await world.runtime.submit(TaskSpec(owner="ada", request=request, join_key=key))
+            assert refused.value.maximum == next(iter(limits.values()))
+        assert world.live_tasks() == 1
+        bob = await world.runtime.submit(TaskSpec(owner="bob", request=request, join_key="key of bob"))
+        assert bob.task_id != first.task_id
+        work.go_on.set()
+        await world.until_idle()
+        assert work.runs == 2
+
+
+async def test_a_repeated_call_joins_at_the_limit_of_all_processes() -> None:
+    limited = replace(SETTINGS, max_tasks_per_owner=1)
+    async with open_cluster(settings=limited) as (cluster, (a, b)):
+        work = Work()
+        for process in (a, b):
+            process.runtime.register("tool", work)
+        first = await a.runtime.submit(spec("key"))
+        for process in (a, b):
+            assert (await process.runtime.submit(spec("key"))).task_id == first.task_id
+            with pytest.raises(LimitExceededError, match="tasks at once"):
+                await process.runtime.submit(spec("other"))
+        work.go_on.set()
+        assert (await cluster.until_ended(first.task_id)).status == "completed"
+        assert work.runs == 1
+
+
+async def test_a_store_without_quotas_is_not_asked_at_a_limit() -> None:
+    """It could only create the task."""
+    store = _WithoutQuotas()
+    runtime = TaskRuntime(store, settings=TaskSettings(shutdown_grace=0, max_tasks_per_owner=1))
+    async with runtime:
+        runtime.register("tool", Work())
+        await runtime.submit(spec("key"))
+        for key in ("key", "other"):
+            with pytest.raises(LimitExceededError, match="tasks at once"):
+                await runtime.submit(spec(key))
+        assert store.statistics().live == 1
+
+
+class _WithoutQuotas(InMemoryTaskStore):
+    count_live_tasks: Any = None
 
 
 async def test_how_long_an_ended_task_is_joined_is_a_setting() -> None:

@@ -16,7 +16,13 @@ from mcp_task_runtime.core.run_observer import RunObserver
 from mcp_task_runtime.core.slots import WorkSlots
 from mcp_task_runtime.core.task_maker import TaskMaker
 from mcp_task_runtime.core.types import TaskRecord, TaskSpec
-from mcp_task_runtime.errors import InvalidTransitionError, RevisionConflictError, StoreError, TaskNotFoundError
+from mcp_task_runtime.errors import (
+    InvalidTransitionError,
+    LimitExceededError,
+    RevisionConflictError,
+    StoreError,
+    TaskNotFoundError,
+)
 
 __all__ = ["RunSlots"]
 
@@ -51,6 +57,8 @@ class RunSlots:
     ) -> tuple[TaskRecord, bool]:
         """Create the task of a run, which waits for a slot in its queue afterwards, or return the one it joins.
 
+        One that joins needs no place in the queue.
+
         Args:
             spec: What the task is made with.
             execution: The run.
@@ -64,7 +72,13 @@ class RunSlots:
             StoreError: The store could not create it.
             ValueError: There is another queue of this name, or as for `TaskMaker.make`.
         """
-        begins_at_once = self._slots.admit(spec.queue)
+        try:
+            begins_at_once = self._slots.admit(spec.queue)
+        except LimitExceededError:
+            joined = await self._maker.join(spec, shield=shield)
+            if joined is None:
+                raise
+            return joined, False
         is_new = False
         try:
             record, is_new = await self._maker.make(spec, is_queued=not begins_at_once, shield=shield)

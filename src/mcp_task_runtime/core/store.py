@@ -410,7 +410,8 @@ class TaskQuotas(Protocol):
 
     `TaskStore.create_task` and `TaskJoins.join_task` raise `LimitExceededError`, and write nothing, where the owner of
     a new task has `NewTask.max_live` live tasks. That is decided in the step that would create it, whoever made the
-    others. A task counts until it ends, expires or is deleted: a lost process leaves no count behind.
+    others; a call that joins needs no room. A task counts until it ends, expires or is deleted: a lost process leaves
+    no count behind.
     """
 
     async def count_live_tasks(self, owner: str | None) -> int:

@@ -17,7 +17,7 @@ from mcp_task_runtime.core.stored_tasks import StoredTasks
 from mcp_task_runtime.core.text import check_size, check_text
 from mcp_task_runtime.core.types import DEFAULT_POLL_INTERVAL_MS, NewTask, TaskRecord, TaskRequest, TaskSpec
 from mcp_task_runtime.core.worker_leases import WorkerLeases
-from mcp_task_runtime.errors import StoreUnavailableError
+from mcp_task_runtime.errors import LimitExceededError, StoreUnavailableError
 
 __all__ = ["QUEUED", "TaskMaker"]
 
@@ -60,7 +60,8 @@ class TaskMaker:
         self._leases = leases
         self._observer = observer
         self._is_shared = is_shared
-        self._max_live = settings.max_tasks_per_owner if is_shared and isinstance(store, TaskQuotas) else None
+        self._has_quotas = isinstance(store, TaskQuotas)
+        self._max_live = settings.max_tasks_per_owner if is_shared and self._has_quotas else None
         self._is_sealed = isinstance(store, TaskSealing) and store.is_sealed
 
     async def make(
@@ -70,7 +71,8 @@ class TaskMaker:
 
         Cancelled, the task may exist; with `shield`, a cancellation waits until it exists or could not be made.
 
-        With `TaskSpec.join_key`, the task that was made with this key is returned instead where it may be joined.
+        With `TaskSpec.join_key`, the task that was made with this key is returned instead where it may be joined,
+        also where there is no room for a new one.
 
         Args:
             spec: What it is made with.
@@ -87,33 +89,70 @@ class TaskMaker:
             StoreError: The store could not create it.
             ValueError: Owner or name are not Unicode text.
         """
-        check_text("name", spec.request.name)
-        if spec.owner is not None:
-            check_text("owner", spec.owner)
-        check_size("arguments", spec.request.arguments_json, self._settings.max_payload_bytes)
-        self._stored.check(spec)
-        self._live.reserve(spec.owner)  # before the store is asked: others may be on their way too
+        self._check(spec)
         try:
-            made = None
-            new = self._bounded(spec, waits_ms, is_queued)
-            operation = self._store.create_task if spec.join_key is None else cast(TaskJoins, self._store).join_task
-            with store_errors(), time_limit(operation, _CREATE_SECONDS, shield=shield):
-                made = await self._create(new, spec.join_key)
-            if made is None:
-                raise StoreUnavailableError("The store did not answer in time")
-            record, is_new = made
+            self._stored.check(spec)
+            self._live.reserve(spec.owner)  # before the store is asked: others may be on their way too
+        except LimitExceededError:
+            joined = await self.join(spec, shield=shield)
+            if joined is None:
+                raise
+            return joined, False
+        try:
+            record, is_new = await self._create(self._bounded(spec, waits_ms, is_queued), spec.join_key, shield)
             if not is_new:
                 return record, False
             self._live.add(record)
             self._stored.set(record)
-        except TimeoutError as error:
-            raise StoreUnavailableError("The store did not answer in time") from error
         finally:
             self._live.unreserve(spec.owner)
         audit.created(record)
         return record, True
 
-    async def _create(self, new: NewTask, join_key: str | None) -> tuple[TaskRecord, bool]:
+    async def join(self, spec: TaskSpec, *, shield: bool = False) -> TaskRecord | None:
+        """Return the task that a call joins, or `None`; no task is created.
+
+        Only a store with `TaskQuotas` can be asked for that alone; with others a call joins none here.
+
+        Args:
+            spec: What a task would have been made with.
+            shield: Whether a cancellation waits for the answer; not for longer than a minute.
+
+        Raises:
+            LimitExceededError: The arguments are too large.
+            StoreError: The store could not be asked.
+            ValueError: Owner or name are not Unicode text.
+        """
+        if spec.join_key is None or not self._has_quotas:
+            return None
+        self._check(spec)
+        new = replace(self._bounded(spec, None, is_queued=False), max_live=0)
+        try:
+            record, _ = await self._create(new, spec.join_key, shield)
+        except LimitExceededError:
+            return None
+        return record
+
+    def _check(self, spec: TaskSpec) -> None:
+        check_text("name", spec.request.name)
+        if spec.owner is not None:
+            check_text("owner", spec.owner)
+        check_size("arguments", spec.request.arguments_json, self._settings.max_payload_bytes)
+
+    async def _create(self, new: NewTask, join_key: str | None, shield: bool) -> tuple[TaskRecord, bool]:
+        """Have the store create a task, or join one, within a time limit."""
+        made = None
+        operation = self._store.create_task if join_key is None else cast(TaskJoins, self._store).join_task
+        try:
+            with store_errors(), time_limit(operation, _CREATE_SECONDS, shield=shield):
+                made = await self._created(new, join_key)
+        except TimeoutError as error:
+            raise StoreUnavailableError("The store did not answer in time") from error
+        if made is None:
+            raise StoreUnavailableError("The store did not answer in time")
+        return made
+
+    async def _created(self, new: NewTask, join_key: str | None) -> tuple[TaskRecord, bool]:
         if join_key is None:
             return await self._store.create_task(new), True
         store = cast(TaskJoins, self._store)

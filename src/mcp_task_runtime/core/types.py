@@ -347,6 +347,7 @@ class NewTask:
         lease_ms: How long that lease lasts, in milliseconds.
         status_message: The first status message.
         max_live: Live tasks that the owner may have, this one included. A store with `TaskQuotas` refuses one more.
+            With 0 it creates none: `TaskJoins.join_task` joins a task then, or is refused.
     """
 
     ttl_ms: int | None

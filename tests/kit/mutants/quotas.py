@@ -42,6 +42,12 @@ class CallsThatJoinNeedRoom(LeasedTaskStore):
         return await super().join_task(new, key=key, ended_ms=ended_ms)
 
 
+@store_mutant("a_call_that_may_only_join_creates_no_task")
+class NoLimitOfNoneIsKnown(LeasedTaskStore):
+    async def join_task(self, new: NewTask, *, key: str, ended_ms: int) -> tuple[TaskRecord, bool]:
+        return await super().join_task(replace(new, max_live=new.max_live or None), key=key, ended_ms=ended_ms)
+
+
 class _CountsItsOwn(Link):
     """A process's connection."""
 

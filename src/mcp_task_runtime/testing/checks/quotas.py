@@ -110,6 +110,26 @@ async def a_call_that_joins_needs_no_room(bench: StoreBench) -> None:
     await _require_full(store)
 
 
+@_check("L16", needs=["quotas", "joins"])
+async def a_call_that_may_only_join_creates_no_task(bench: StoreBench) -> None:
+    store = able(bench.subject, TaskQuotas, TaskJoins)
+    for owner in ("ada", None):
+        key = f"call of {owner}"
+        only = partial(store.join_task, _new(owner, most=0), key=key, ended_ms=1_000)
+        await require_raises(LimitExceededError, only(), "joining alone, without a task to join,")
+        require(await store.count_live_tasks(owner) == 0, "a call that may only join has created a task")
+        first, is_new = await store.join_task(_new(owner), key=key, ended_ms=1_000)
+        require(is_new, "a call whose repetition was refused before joined a task")
+        joined = await only()
+        require(joined == (first, False), f"a call that may only join got {joined}")
+        ended = await store.finish_task(first.task_id, Outcome.completed({}))
+        joined = await only()
+        require(joined == (ended, False), f"a call that may only join a task that has just ended got {joined}")
+        bench.clock.advance(1)
+        await require_raises(LimitExceededError, only(), "joining alone, long after the end of the task,")
+        require(await store.count_live_tasks(owner) == 0, "a call that may only join has created a second task")
+
+
 @_check("L16", "L12", needs=["quotas", "durable"])
 async def a_reopened_store_knows_the_live_tasks(bench: StoreBench) -> None:
     async with bench.open_again() as opened:
