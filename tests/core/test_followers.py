@@ -272,6 +272,27 @@ async def test_what_a_store_raises_reaches_its_readers_and_nobody_else(
     assert len([each for each in caplog.records if each.levelname == "ERROR"]) == 1, "one line for a row of failures"
 
 
+@in_virtual_time
+async def test_a_reader_that_goes_on_hears_of_every_failure(caplog: pytest.LogCaptureFixture) -> None:
+    """L13: one that waits again after an error does not wait for a store that only fails."""
+
+    class Faulty(CountingStore):
+        async def wait_for_update(self, task_id: str, *, after: int) -> TaskRecord:
+            await anyio.lowlevel.checkpoint()
+            raise LookupError("secret")
+
+    world = World(Faulty())
+    record = await world.store.create_task(NEW)
+    with anyio.fail_after(PATIENCE):
+        async with world.group:
+            with world.followers.follow(record.task_id, after=1) as follower:
+                for _ in range(3):
+                    with pytest.raises(StoreError, match="Internal error") as caught:
+                        await follower.changed()
+                    assert isinstance(caught.value.__cause__, LookupError)
+    assert len([each for each in caplog.records if each.levelname == "ERROR"]) == 1, "one line for a row of failures"
+
+
 async def test_a_wait_that_other_code_cancelled_is_tried_again() -> None:
     """L13."""
     if anyio.get_cancelled_exc_class().__module__.startswith("trio"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -409,3 +410,29 @@ def test_the_list_of_observations_is_complete() -> None:
     kinds = {name for name in observations.__all__ if name not in others}
     assert {kind.__name__ for kind in Observation.__args__} == kinds
     assert all(f"`{kind}`" in (observations.__doc__ or "") for kind in kinds)
+
+
+async def test_an_observer_keeps_no_run_that_has_ended() -> None:
+    """L8."""
+    recorder = Recorder()
+    ended: set[str] = set()
+
+    async def work(execution: Execution[Any]) -> dict[str, Any]:
+        return RESULT
+
+    def kept() -> int:
+        gc.collect()
+        runs = [each for each in gc.get_objects() if type(each) is Execution]
+        return len([run for run in runs if run.record is not None and run.record.task_id in ended])
+
+    async with TaskRuntime(InMemoryTaskStore(), settings=NO_GRACE, observer=recorder) as runtime:
+        with anyio.fail_after(PATIENCE):
+            for _ in range(3):
+                record = await runtime.submit(SPEC, work)
+                await runtime.result(record.task_id, owner=None)
+                ended.add(record.task_id)
+            while runtime.statistics().calls:
+                await anyio.lowlevel.checkpoint()
+        await anyio.wait_all_tasks_blocked()
+        assert kept() == 0
+    assert len(recorder.of(WorkStarted)) == len(recorder.of(WorkStopped)) == len(ended) == 3

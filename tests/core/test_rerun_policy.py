@@ -189,6 +189,30 @@ async def test_work_that_was_stopped_does_not_run_again() -> None:
         assert a.runtime.statistics().postponed == 0
 
 
+async def test_work_that_has_ended_its_own_task_does_not_run_again() -> None:
+    async with open_cluster(1) as (cluster, (a,)):
+        granted: list[bool] = []
+        runs: list[Execution[Outcome]] = []
+
+        async def work(execution: Execution[Outcome]) -> Outcome:
+            assert execution.record is not None
+            runs.append(execution)
+            with execution.finishing():
+                await a.runtime.finish(execution.record.task_id, Outcome.completed({"by": "the work"}))
+            granted.append(execution.run_again(timedelta(seconds=10)))
+            raise ConnectionError
+
+        a.runtime.register("tool", work)
+        task_id = (await a.runtime.submit(spec())).task_id
+        await cluster.settle()
+        assert granted == [False]
+        assert not runs[0].run_again(timedelta(seconds=10)), "its run is over"
+        assert a.runtime.statistics().postponed == 0
+        await cluster.pass_time(11)
+        assert len(runs) == 1
+        assert cluster.store.record(task_id).status == "completed"
+
+
 async def test_attempts_count_those_that_were_lost_too() -> None:
     async with open_cluster() as (cluster, (a, b)):
 

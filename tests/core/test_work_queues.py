@@ -11,7 +11,7 @@ import anyio.lowlevel
 import pytest
 
 from mcp_task_runtime import Execution, LimitExceededError, Outcome, TaskSettings, TaskSpec, WorkQueue
-from mcp_task_runtime.core.slots import Slots
+from mcp_task_runtime.core.slots import Slots, WorkSlots
 from mcp_task_runtime.core.types import TaskRequest
 from mcp_task_runtime.errors import StoreUnavailableError
 from mcp_task_runtime.testing.concurrency.cancellation import Trial, check_cancellation
@@ -299,6 +299,23 @@ async def test_coroutines_of_one_work_share_a_wait(cancelled: str, late: bool) -
             slots.release("other")
     held = slots.has_room("work") and not slots.has_room("another")
     assert held == bool(got)
+
+
+async def test_a_runtime_that_opens_again_has_every_slot_of_its_queues() -> None:
+    queue = WorkQueue("reports", concurrency=1, max_queued=1)
+    slots = WorkSlots(1)
+    for key in ("lost with its loop", "queued"):
+        slots.admit(queue)
+        slots.enter(key, queue)
+    await slots.acquire("lost with its loop", queue)
+    assert slots.queued == 1
+    assert not slots.has_room("another", queue)
+    slots.reset()
+    assert (len(slots), slots.queued) == (0, 0)
+    assert slots.has_room("another", queue)
+    slots.close("queued", queue)
+    assert slots.admit(queue), "it begins at once"
+    assert slots.queued == 1
 
 
 async def test_turns_cost_no_search() -> None:

@@ -242,8 +242,8 @@ async def test_a_task_that_comes_back_to_a_status_has_its_old_place_in_a_search(
             assert found == [record.task_id for record in (reversed(records) if newest_first else records)]
 
 
-@pytest.mark.parametrize("what", ["answer", "message"])
-async def test_a_store_that_is_closed_wakes_who_waits_in_its_queue(what: str) -> None:
+@pytest.mark.parametrize("what", ["answer", "message", "update", "work"])
+async def test_a_store_that_is_closed_wakes_those_that_wait(what: str) -> None:
     """L3."""
     store = InMemoryTaskStore()
     record = await store.create_task(ttl_ms=None)
@@ -256,6 +256,10 @@ async def test_a_store_that_is_closed_wakes_who_waits_in_its_queue(what: str) ->
         try:
             if what == "answer":
                 await queue.wait_for_answer(record.task_id, "k")
+            elif what == "update":
+                await store.wait_for_update(record.task_id, after=1_000)
+            elif what == "work":
+                await store.wait_for_work(["tool"], limit=1)
             else:
                 await queue.wait_for_message(record.task_id)
         except StoreClosedError as error:
