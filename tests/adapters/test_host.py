@@ -23,6 +23,7 @@ from mcp_task_runtime import (
 )
 from mcp_task_runtime.adapters.host import RuntimeHost
 from mcp_task_runtime.core.group import IsolatedGroup
+from mcp_task_runtime.core.web_server import until_web_server_stops
 from mcp_task_runtime.testing.clock import FakeClock
 from tests.support.event_loops import virtual_time
 from tests.support.patience import PATIENCE
@@ -347,3 +348,39 @@ async def test_several_processes_that_keep_tasks_in_memory_are_warned_of_once(
     warnings = [record.message for record in caplog.records if "TASKS WILL BE LOST" in record.message]
     assert len(warnings) == warns
     assert all("runs in 4 processes" in warning and "open_store" in warning for warning in warnings)
+
+
+async def test_a_wait_for_uvicorn_ends_when_it_is_to_stop(
+    handled: Callable[[signal.Signals, WebServer], None],
+) -> None:
+    server = WebServer()
+    handled(signal.SIGTERM, server)
+    stopped = anyio.Event()
+
+    async def wait() -> None:
+        await until_web_server_stops()
+        stopped.set()
+
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as group:
+            group.start_soon(wait)
+            await anyio.sleep(30)
+            assert not stopped.is_set()
+            server.should_exit = True
+            await anyio.sleep(1)
+            assert stopped.is_set()
+
+
+@pytest.mark.parametrize("has_server", [False, True])
+async def test_without_uvicorn_no_web_server_is_seen_to_stop(has_server: bool) -> None:
+    class Other:
+        def handle(self, *_: Any) -> None:
+            """Handle a signal."""
+
+    former = signal.signal(signal.SIGTERM, Other().handle if has_server else signal.SIG_DFL)
+    try:
+        with anyio.move_on_after(PATIENCE) as scope:
+            await until_web_server_stops()
+    finally:
+        signal.signal(signal.SIGTERM, former)
+    assert scope.cancelled_caught

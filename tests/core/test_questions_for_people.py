@@ -22,6 +22,7 @@ async def test_a_client_sees_and_answers_its_own_questions_alone(has_own_queue: 
     for_client = QueuedMessage.request("q", "elicitation/create", FORM)
     assert for_person.is_for_person
     assert not for_client.is_for_person
+    assert not QueuedMessage.notification("notifications/message", {}).is_for_person
     answers: dict[str, Answer | None] = {}
     with anyio.fail_after(PATIENCE):
         async with TaskRuntime(store, queue) as runtime, anyio.create_task_group() as group:

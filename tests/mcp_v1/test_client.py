@@ -370,6 +370,7 @@ async def test_a_broken_result_is_an_invalid_response(broken: Wire) -> None:
     async with connected(scripted) as session:
         with pytest.raises(InvalidTaskResponseError, match="result"):
             await tasks.call_tool(session, "work")
+    assert scripted.of("tasks/cancel") == [], "the task has ended"
 
 
 async def test_fields_of_later_revisions_are_ignored() -> None:

@@ -32,16 +32,22 @@ async def asks_by_itself(ctx: Context) -> str:  # type: ignore[type-arg]
     return f"{answer.action} {answer.data.ok if answer.action == 'accept' else None}"
 
 
+async def asks_with_context(ctx: Context, task: ServerTaskContext) -> str:  # type: ignore[type-arg]
+    """A tool that asks as the SDK does, although it has a task."""
+    return await asks_by_itself(ctx)
+
+
 def make_server(store: InMemoryTaskStore, **options: Any) -> tuple[FastMCP[Any], Tasks]:
     mcp: FastMCP[Any] = FastMCP("office", log_level="CRITICAL")
     tasks = Tasks(store, settings=TaskSettings(shutdown_grace=0), **options)
     tasks.install(mcp, tools=["asks_by_itself"])
     tasks.tool()(asks)
+    tasks.tool()(asks_with_context)
     mcp.tool()(asks_by_itself)
     return mcp, tasks
 
 
-@pytest.mark.parametrize("tool", ["asks", "asks_by_itself"])
+@pytest.mark.parametrize("tool", ["asks", "asks_by_itself", "asks_with_context"])
 async def test_a_form_waits_for_a_person_where_the_client_cannot_be_asked(tool: str) -> None:
     async with InMemoryTaskStore() as store:
         person = TaskInspector(store)

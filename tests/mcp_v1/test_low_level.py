@@ -9,16 +9,19 @@ from contextlib import asynccontextmanager
 from typing import Any, Literal
 
 import anyio
+import anyio.lowlevel
 import pytest
 from mcp import types
 from mcp.server.fastmcp import FastMCP
 from mcp.server.lowlevel import Server
+from mcp.shared.exceptions import McpError
 from mcp.shared.memory import create_client_server_memory_streams
 from mcp.shared.message import SessionMessage
 
 from mcp_task_runtime import CapabilityError, InMemoryTaskStore, ServerTaskContext, TaskSettings
 from mcp_task_runtime.adapters import base_tasks
 from mcp_task_runtime.adapters.mcp_v1 import Tasks
+from mcp_task_runtime.adapters.mcp_v1._connection import Connection, is_connected, serving
 from tests.mcp_v1.raw_client import Answer, RawClient, accept, never, stream_client
 from tests.mcp_v1.schemas import Wire
 from tests.support.patience import PATIENCE
@@ -172,6 +175,93 @@ async def test_a_handler_may_catch_what_its_work_raised() -> None:
 
     async with tasks, connect(make_server(tasks, {"careful": ("optional", handler)})) as client:
         assert await client.text(await client.start("careful")) == "caught: not today"
+
+
+async def test_a_client_that_asks_for_a_task_gets_it_at_once_whatever_promote_after_says() -> None:
+    tasks = quick()
+    go_on = anyio.Event()
+
+    async def work(task: ServerTaskContext) -> list[types.TextContent]:
+        await go_on.wait()
+        return text("slow")
+
+    async def handler() -> Any:
+        return await tasks.run(work, promote_after=3600)
+
+    with anyio.fail_after(PATIENCE):
+        async with tasks, connect(make_server(tasks, {"slow": ("optional", handler)})) as client:
+            task_id = await client.start("slow")
+            assert (await client.task(task_id))["status"] == "working"
+            go_on.set()
+            assert await client.text(task_id) == "slow"
+
+
+class EndingStream:
+    """A stream of messages without any, which ends when it is told to."""
+
+    def __init__(self) -> None:
+        self.end = anyio.Event()
+
+    async def __anext__(self) -> Any:
+        await self.end.wait()
+        raise StopAsyncIteration
+
+
+async def test_the_end_of_a_connection_ends_the_requests_that_wait_and_is_known_then() -> None:
+    stream = EndingStream()
+    connection = Connection(stream)
+    ended: list[str] = []
+
+    async def serve() -> None:
+        with serving():
+            try:
+                await anyio.sleep_forever()
+            finally:
+                with anyio.CancelScope(shield=True):
+                    for _ in range(5):
+                        await anyio.lowlevel.checkpoint()
+                ended.append("cleaned up")
+
+    async def request() -> None:
+        with pytest.raises(McpError, match="Connection closed"):
+            await serve()
+
+    with anyio.fail_after(PATIENCE), connection.current():
+        async with anyio.create_task_group() as group:
+            group.start_soon(request)
+            group.start_soon(request)
+            await anyio.wait_all_tasks_blocked()
+            assert is_connected()
+            stream.end.set()
+            with pytest.raises(StopAsyncIteration):
+                await connection.__anext__()
+            assert ended == ["cleaned up", "cleaned up"]
+            assert not is_connected()
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [[], ["not today"], ["It failed: ", "not today"], ["not today", "but tomorrow"], ["Come back tomorrow"]],
+    ids=["nothing", "as the SDK", "two blocks", "more", "other words"],
+)
+async def test_a_handler_may_show_an_error_of_its_work_in_its_own_way(shown: list[str]) -> None:
+    tasks = quick()
+
+    async def work(task: ServerTaskContext) -> Any:
+        raise CapabilityError("not today")
+
+    async def handler() -> Any:
+        try:
+            return await tasks.run(work)
+        except CapabilityError:
+            return types.CallToolResult(isError=True, content=[block for each in shown for block in text(each)])
+
+    async with tasks, connect(make_server(tasks, {"careful": ("optional", handler)})) as client:
+        outcome = await client.outcome(await client.start("careful"))
+    if shown == ["not today"]:  # it looks like what the SDK makes of the error itself
+        assert outcome["error"]["message"] == "not today"
+    else:
+        assert [block["text"] for block in outcome["result"]["content"]] == shown
 
 
 async def test_a_task_lives_on_when_its_connection_ends_and_nothing_holds_the_runtime() -> None:

@@ -40,6 +40,11 @@ async def asks_by_itself(ctx: Context) -> str:
     return f"{answer.action} {answer.data.ok if answer.action == 'accept' else None}"
 
 
+async def asks_with_context(ctx: Context, task: ServerTaskContext) -> str:
+    """A tool that asks as the SDK does, although it has a task."""
+    return await asks_by_itself(ctx)
+
+
 async def writes(task: ServerTaskContext) -> str:
     return (await task.create_message([], max_tokens=1)).text
 
@@ -52,7 +57,7 @@ class Office:
         self.mcp: MCPServer[Any] = MCPServer("office")
         self.tasks = Tasks(self.store, settings=TaskSettings(shutdown_grace=0), **options)
         self.tasks.install(self.mcp, tools=["asks_by_itself"])
-        for tool in (asks, writes):
+        for tool in (asks, asks_with_context, writes):
             self.tasks.tool()(tool)
         self.mcp.tool()(asks_by_itself)
         self.person = TaskInspector(self.store)
@@ -68,7 +73,7 @@ class Office:
         return question
 
 
-@pytest.mark.parametrize("tool", ["asks", "asks_by_itself"])
+@pytest.mark.parametrize("tool", ["asks", "asks_by_itself", "asks_with_context"])
 async def test_a_form_waits_for_a_person_where_the_client_cannot_be_asked(tool: str) -> None:
     office = Office(inbox=3600)
     async with memory_client(office.mcp) as client:
@@ -93,7 +98,7 @@ async def text_of(client: RawClient, task_id: str) -> Any:
     return task["result"]["content"][0]["text"] if "result" in task else task["error"]["message"]
 
 
-@pytest.mark.parametrize("tool", ["asks", "asks_by_itself"])
+@pytest.mark.parametrize("tool", ["asks", "asks_by_itself", "asks_with_context"])
 async def test_a_client_that_can_be_asked_is_asked(tool: str) -> None:
     office = Office(inbox=3600)
     async with memory_client(office.mcp) as client:
@@ -112,7 +117,10 @@ async def test_a_person_has_a_time_limit() -> None:
         assert await office.person.questions(task_id) == ()
 
 
-@pytest.mark.parametrize(("options", "tool"), [({}, "asks"), ({}, "asks_by_itself"), ({"inbox": 3600}, "writes")])
+@pytest.mark.parametrize(
+    ("options", "tool"),
+    [({}, "asks"), ({}, "asks_by_itself"), ({}, "asks_with_context"), ({"inbox": 3600}, "writes")],
+)
 async def test_without_an_inbox_and_for_a_model_it_is_an_error(options: Any, tool: str) -> None:
     office = Office(**options)
     async with memory_client(office.mcp) as client:

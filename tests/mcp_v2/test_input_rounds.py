@@ -32,6 +32,8 @@ from mcp_task_runtime import (
     ProtocolError,
     QuestionTimeoutError,
     ServerTaskContext,
+    StoreUnavailableError,
+    TaskRecord,
     TaskSettings,
 )
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
@@ -147,9 +149,9 @@ def text(message: Wire) -> str:
 
 
 @asynccontextmanager
-async def open_world(**settings: Any) -> AsyncGenerator[World, None]:
+async def open_world(kind: type[InMemoryTaskStore] = InMemoryTaskStore, **settings: Any) -> AsyncGenerator[World, None]:
     clock = FakeClock()
-    async with InMemoryTaskStore(clock=clock) as store:
+    async with kind(clock=clock) as store:
         mcp: MCPServer[Any] = MCPServer("rounds")
         tasks = Tasks(store, settings=TaskSettings(shutdown_grace=0, **settings))
         tasks.install(mcp)
@@ -576,6 +578,52 @@ async def test_work_lives_as_long_as_a_request_waits_for_it(world: World) -> Non
             await anyio.wait_all_tasks_blocked()
             world.clock.advance(190)
         go.set()
+
+
+async def test_a_call_lives_no_longer_than_a_task_may() -> None:
+    """L7: however often its client returns."""
+    async with open_world(input_ttl_ms=60_000, max_ttl_ms=90_000) as world:
+
+        @world.tasks.tool()
+        async def forlorn(task: ServerTaskContext) -> str:
+            return await world.record(lambda: greet(task))
+
+        questions, state = await world.asked("forlorn")
+        world.clock.advance(50)
+        again = (await world.retry("forlorn", state, None))["result"]
+        assert round_of(again) == (questions, state)
+        world.clock.advance(20)  # it would have been gone by now
+        await anyio.wait_all_tasks_blocked()
+        assert world.ended == []
+        world.clock.advance(19.9)
+        await world.until_ended()
+        assert await world.statuses() == ["failed"]
+
+
+class UnextendableStore(InMemoryTaskStore):
+    """A store that is unavailable whenever a task is to live longer."""
+
+    refusals = 0
+
+    async def update_task(self, task_id: str, **changes: Any) -> TaskRecord:
+        if changes.get("ttl_ms") is not None:
+            self.refusals += 1
+            raise StoreUnavailableError("the store is unavailable")
+        return await super().update_task(task_id, **changes)
+
+
+async def test_a_store_that_is_unavailable_when_a_call_is_to_live_longer_ends_no_call() -> None:
+    """L12."""
+    async with open_world(UnextendableStore) as world:
+        questions, state = await world.asked("greet")
+        world.clock.advance(100)
+        again = (await world.retry("greet", state, None))["result"]
+        assert round_of(again) == (questions, state)
+        message = await world.retry("greet", state, {key: accept(name="Ada") for key in questions})
+        assert text(message) == "Hello, Ada"
+        store = world.tasks.runtime.store
+        assert isinstance(store, UnextendableStore)
+        assert store.refusals > 0
 
 
 async def test_the_time_for_a_client_to_return_is_a_setting() -> None:

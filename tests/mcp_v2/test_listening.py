@@ -163,6 +163,18 @@ async def test_the_smallest_stream_makes_room() -> None:
         assert world.hub.open_streams == 2
 
 
+async def test_a_task_beyond_all_streams_opens_none() -> None:
+    async with hub_of(max_tasks=1) as world:
+        await world.follow("a")
+        await world.follow("b")
+        beyond = world.watch("c")
+        world.watches.append(beyond)
+        world.hub.follow(beyond)
+        assert (world.hub.followed, world.hub.open_streams) == (3, 2)
+        await settled()
+        assert world.opened == [["a"], ["b"]]
+
+
 async def test_tasks_beyond_all_streams_are_left_to_polls_until_there_is_room() -> None:
     async with hub_of(max_tasks=2) as world:
         await world.follow("a", "b", "c")
