@@ -349,6 +349,29 @@ async def test_a_connection_that_is_lost_raises_that_it_was_and_another_session_
         assert text_of(await tasks.resume(session, lost[0].task_id).wait()) == "done"
 
 
+async def test_a_transport_that_ends_the_whole_session_leaves_the_task_named() -> None:
+    """The SDK's streamable HTTP does when it cannot connect: the call is cancelled and can raise nothing."""
+    scripted = script()
+
+    async def refuse() -> None:
+        await scripted.hang_up()
+        raise ConnectionRefusedError
+
+    async def stop(snapshot: TaskSnapshot) -> None:
+        transport.start_soon(refuse)
+        await anyio.sleep_forever()
+
+    tasks = quick_client(on_update=stop)
+    with pytest.RaisesGroup(ConnectionRefusedError, flatten_subgroups=True):
+        async with anyio.create_task_group() as transport, connected(scripted) as session:
+            await tasks.call_tool(session, "work")
+    assert tasks.unfinished == (TASK_ID,)
+    scripted.show(task("completed"))
+    follower = quick_client()
+    async with connected(scripted) as session:
+        assert text_of(await follower.resume(session, TASK_ID).wait()) == "done"
+
+
 @pytest.mark.parametrize(
     "broken", [{}, task("resting"), task(taskId="task-2"), task(createdAt="yesterday"), task(pollInterval="often")]
 )

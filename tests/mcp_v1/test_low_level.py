@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Literal
@@ -12,19 +14,32 @@ import anyio
 import anyio.lowlevel
 import pytest
 from mcp import types
+from mcp.server.experimental.request_context import Experimental
+from mcp.server.experimental.task_context import ServerTaskContext as SDKTaskContext
 from mcp.server.fastmcp import FastMCP
 from mcp.server.lowlevel import Server
 from mcp.shared.exceptions import McpError
 from mcp.shared.memory import create_client_server_memory_streams
 from mcp.shared.message import SessionMessage
 
-from mcp_task_runtime import CapabilityError, InMemoryTaskStore, ServerTaskContext, TaskSettings
-from mcp_task_runtime.adapters import base_tasks
+from mcp_task_runtime import (
+    CapabilityError,
+    InMemoryTaskStore,
+    ProtocolError,
+    ServerTaskContext,
+    TaskResultHandler,
+    TaskSettings,
+)
+from mcp_task_runtime.adapters import base_tasks, mcp_v1
 from mcp_task_runtime.adapters.mcp_v1 import Tasks
 from mcp_task_runtime.adapters.mcp_v1._connection import Connection, is_connected, serving
+from mcp_task_runtime.core.types import NewTask
 from tests.mcp_v1.raw_client import Answer, RawClient, accept, never, stream_client
 from tests.mcp_v1.schemas import Wire
 from tests.support.patience import PATIENCE
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import ExceptionGroup
 
 FORM = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
 
@@ -498,3 +513,103 @@ async def test_b1_without_sessions_a_server_that_knows_principals_declares_and_s
 
 async def nothing(task: ServerTaskContext) -> list[types.TextContent]:
     return text("")
+
+
+async def test_l16_without_authentication_each_session_has_a_limit_of_its_own() -> None:
+    tasks = Tasks(settings=TaskSettings(shutdown_grace=0.05, max_tasks_per_owner=1))
+
+    async def work(task: ServerTaskContext) -> Any:
+        await anyio.sleep_forever()
+
+    server = make_server(tasks, {"work": ("required", lambda: tasks.run(work))})
+    async with tasks, connect(server) as one, connect(server) as other:
+        for client in (one, other):
+            await client.start("work")
+            error = await client.error("tools/call", {"name": "work", "arguments": {}, "task": {}})
+            assert "tasks at once (at most 1)" in error["message"]
+
+
+async def test_a_context_over_the_sdks_own_session_tells_and_asks_the_client() -> None:
+    """As the reference makes one: without `Tasks`, with the session of the request."""
+    store = InMemoryTaskStore()
+    handler = TaskResultHandler(store, store.message_queue)
+    server: Server[Any, Any] = Server("by hand")
+
+    @server.list_tools()  # type: ignore[no-untyped-call,untyped-decorator]
+    async def list_tools() -> list[types.Tool]:
+        return [types.Tool(name="ask", inputSchema={"type": "object"})]
+
+    @server.call_tool()  # type: ignore[untyped-decorator]
+    async def call_tool(name: str, arguments: dict[str, Any]) -> Any:
+        record = await store.create_task(NewTask(ttl_ms=None))
+        session = server.request_context.session
+        task = ServerTaskContext(
+            task=record.task, store=store, session=session, queue=store.message_queue, handler=handler
+        )
+        await task.update_status("Asking")
+        answer = await task.elicit("Sure?", FORM)
+        await task.complete({"content": []})
+        return text(f"{answer.action} {answer.content}")
+
+    async def yes(question: Wire) -> Wire | None:
+        assert question["params"]["message"] == "Sure?"
+        return accept(ok=True)
+
+    async with connect(server, yes) as client:
+        result = await client.result("tools/call", {"name": "ask", "arguments": {}})
+        assert result["content"][0]["text"] == "accept {'ok': True}"
+        await client.notified("notifications/tasks/status", statusMessage="Asking")
+        await client.notified("notifications/tasks/status", status="completed")
+
+
+async def test_a_protocol_error_in_groups_reaches_the_client_verbatim() -> None:
+    """What a task group of the work makes of it is no reason to mask it, in a task as in a plain call."""
+    mcp: FastMCP[Any] = FastMCP("groups")
+    tasks = quick()
+    tasks.install(mcp)
+
+    @tasks.tool()
+    async def refuse(task: ServerTaskContext) -> str:
+        raise ExceptionGroup("outer", [ExceptionGroup("inner", [ProtocolError(-32050, "used up", {"retryAfter": 30})])])
+
+    expected = {"code": -32050, "message": "used up", "data": {"retryAfter": 30}}
+    async with tasks, connect(mcp._mcp_server) as client:
+        task_id = await client.start("refuse")
+        assert await client.error("tasks/result", {"taskId": task_id}) == expected
+        assert await client.error("tools/call", {"name": "refuse", "arguments": {}}) == expected
+
+
+@pytest.mark.parametrize("data", [None, {"file": "\udcff"}], ids=["message", "data"])
+async def test_a_protocol_error_that_no_transport_can_send_is_the_same_in_a_plain_call_and_in_a_task(data: Any) -> None:
+    """The SDK's stdio server ends when it sends a lone surrogate."""
+    mcp: FastMCP[Any] = FastMCP("files")
+    tasks = quick()
+    tasks.install(mcp)
+
+    @tasks.tool()
+    async def read(task: ServerTaskContext) -> str:
+        raise ProtocolError(-32050, "No report" if data else "No report-\udcff.txt", data)  # logs need printable text
+
+    expected = {"code": -32050, "message": "No report-\ufffd.txt"}
+    if data is not None:
+        expected = {"code": -32603, "message": "Internal error"}
+    async with tasks, connect(mcp._mcp_server) as client:
+        task_id = await client.start("read")
+        assert await client.error("tasks/result", {"taskId": task_id}) == expected
+        assert await client.error("tools/call", {"name": "read", "arguments": {}}) == expected
+
+
+@pytest.mark.parametrize("name", [name for name in vars(SDKTaskContext) if not name.startswith("_")] + ["__init__"])
+def test_what_the_sdks_context_has_is_here_by_the_same_name_or_in_the_table(name: str) -> None:
+    table = mcp_v1.__doc__ or ""
+    assert hasattr(ServerTaskContext, name) or f"`{name}" in table
+    if callable(theirs := getattr(SDKTaskContext, name)):
+        ours = inspect.signature(getattr(ServerTaskContext, name)).parameters
+        for parameter in inspect.signature(theirs).parameters:
+            assert parameter in ours or f"{parameter}=" in table
+
+
+def test_what_run_task_of_the_sdk_takes_is_in_the_table() -> None:
+    names = [*inspect.signature(Experimental.run_task).parameters][2:]
+    assert "task_id" in names
+    assert all(f"{name}=" in (mcp_v1.__doc__ or "") for name in names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -22,7 +23,13 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolRequestParams, CallToolResult, CreateMessageResult, ElicitResult, TextContent
 from pydantic import BaseModel
 
-from mcp_task_runtime import InMemoryTaskStore, InvalidTransitionError, ServerTaskContext, TaskSettings
+from mcp_task_runtime import (
+    InMemoryTaskStore,
+    InvalidTransitionError,
+    ServerTaskContext,
+    TaskResultHandler,
+    TaskSettings,
+)
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
 from mcp_task_runtime.client import (
     ClientTask,
@@ -32,11 +39,15 @@ from mcp_task_runtime.client import (
     TaskSnapshot,
     UnknownTaskError,
 )
+from mcp_task_runtime.core.types import NewTask
 from mcp_task_runtime.errors import CapabilityError, ProtocolError, TaskNotFoundError
 from mcp_task_runtime.testing.clock import FakeClock
 from tests.mcp_v2.in_process import memory_client
 from tests.mcp_v2.raw_client import EXTENSION_ID
 from tests.support.patience import IS_LONG, PATIENCE
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import ExceptionGroup
 
 pytestmark = pytest.mark.anyio
 
@@ -451,7 +462,93 @@ async def test_a_protocol_error_of_the_work_reaches_the_client_verbatim() -> Non
     assert inline.value.error == caught.value.error
 
 
+async def test_a_protocol_error_in_groups_reaches_the_client_verbatim() -> None:
+    """What a task group of the work makes of it is no reason to mask it, in a task as in a plain call."""
+
+    async def refuse(task: ServerTaskContext) -> str:
+        raise ExceptionGroup("outer", [ExceptionGroup("inner", [ProtocolError(-32050, "used up", {"retryAfter": 30})])])
+
+    mcp, _ = server_with(refuse)
+    async with connected(mcp) as client:
+        with pytest.raises(TaskFailedError) as caught:
+            await client.call_tool("refuse")
+    with anyio.fail_after(PATIENCE):
+        async with Client(mcp) as client:
+            with pytest.raises(MCPError) as inline:
+                await client.call_tool("refuse")
+    for error in (caught.value, inline.value):
+        assert (error.code, error.message, error.data) == (-32050, "used up", {"retryAfter": 30})
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+@pytest.mark.parametrize("data", [None, {"file": "\udcff"}], ids=["message", "data"])
+async def test_a_protocol_error_that_no_transport_can_send_is_the_same_in_a_plain_call_and_in_a_task(
+    data: Any, mode: Any
+) -> None:
+    """The SDK's stdio server ends when it sends a lone surrogate."""
+
+    async def read(task: ServerTaskContext) -> str:
+        raise ProtocolError(-32050, "No report" if data else "No report-\udcff.txt", data)  # logs need printable text
+
+    mcp, _ = server_with(read)
+    tasks = TasksClient()
+    async with connected(mcp, tasks, mode=mode) as client:
+        with pytest.raises(TaskFailedError) as caught:
+            await (await start(tasks, client, "read")).wait()
+    with anyio.fail_after(PATIENCE):
+        async with Client(mcp, mode=mode) as client:
+            with pytest.raises(MCPError) as inline:
+                await client.call_tool("read")
+    expected = (-32050, "No report-\ufffd.txt") if data is None else (-32603, "Internal error")
+    for error in (caught.value, inline.value):
+        assert (error.code, error.message, error.data) == (*expected, None)
+
+
+async def test_l16_without_authentication_clients_of_2026_share_one_limit() -> None:
+    gate = Gate()
+
+    async def work(task: ServerTaskContext) -> str:
+        return await gate.work()
+
+    mcp, _ = server_with(work, settings=TaskSettings(shutdown_grace=0, max_tasks_per_owner=1))
+    first, second = TasksClient(), TasksClient()
+    async with connected(mcp, first) as one, connected(mcp, second) as other:
+        task = await start(first, one, "work")
+        with pytest.raises(MCPError, match=r"tasks at once \(at most 1\)"):
+            await start(second, other, "work")
+        gate.open.set()
+        await task.wait()
+        await (await start(second, other, "work")).wait()
+
+
 # Low-level servers
+
+
+async def test_a_context_over_the_sdks_own_session_tells_and_asks_the_client() -> None:
+    """As the reference makes one: without `Tasks`, with the session of the request."""
+    store = InMemoryTaskStore()
+    handler = TaskResultHandler(store, store.message_queue)
+
+    async def call_tool(ctx: ServerRequestContext[Any, Any], params: CallToolRequestParams) -> CallToolResult:
+        record = await store.create_task(NewTask(ttl_ms=None))
+        task = ServerTaskContext(
+            task=record.task, store=store, session=ctx.session, queue=store.message_queue, handler=handler
+        )
+        await task.update_status("Asking")
+        answer = await task.elicit("Publish it?", Publish)
+        assert answer.action == "accept"
+        await task.complete({"content": []})
+        ended = await store.get_task(record.task_id)
+        assert ended is not None
+        return CallToolResult(content=[TextContent(text=f"{answer.data.ok} {ended.status}")])
+
+    async def list_tools(ctx: Any, params: Any) -> types.ListToolsResult:
+        return types.ListToolsResult(tools=[types.Tool(name="ask", input_schema={"type": "object"})])
+
+    server: Server[Any] = Server("by hand", on_call_tool=call_tool, on_list_tools=list_tools)
+    with anyio.fail_after(PATIENCE):
+        async with Client(server, mode="legacy", elicitation_callback=publish) as client:
+            assert text_of(await client.call_tool("ask")) == "True completed"
 
 
 def low_level_server(tasks: Tasks, work: Callable[[ServerTaskContext], Any], **options: Any) -> Server[Any]:

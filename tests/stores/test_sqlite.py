@@ -1261,6 +1261,23 @@ async def test_a_task_with_a_status_a_question_and_three_polls_costs_five_writes
     assert after.reads - before.reads <= 12
 
 
+async def test_many_answers_are_one_write_and_one_revision(path: Path) -> None:
+    async with SQLiteTaskStore(path) as store:
+        created = await store.create_task(NewTask(ttl_ms=60_000))
+        keys = {f"{number}" for number in range(300)}
+        async with anyio.create_task_group() as group:
+            for key in keys:
+                question = QueuedMessage.request(key, "elicitation/create", {"message": "Sure?"})
+                group.start_soon(partial(store.ask, created.task_id, question))
+        writes = store.statistics().writes
+        answers = dict.fromkeys([*keys, *(f"unknown {number}" for number in range(700))], Answer.result({}))
+        assert await store.answer_all(created.task_id, answers) == keys
+        assert store.statistics().writes == writes + 1
+        record = await store.get_task(created.task_id)
+        assert record is not None
+        assert (record.revision, record.status) == (302, "working")
+
+
 async def test_a_waiter_gets_what_was_written_without_another_read(path: Path) -> None:
     async with SQLiteTaskStore(path) as store:
         created = await store.create_task(NewTask(ttl_ms=60_000))

@@ -14,6 +14,7 @@ import anyio
 from mcp_task_runtime.core.abilities import is_queue, is_store
 from mcp_task_runtime.core.causes import UnexpectedError, sole_cause
 from mcp_task_runtime.core.endings import TaskEndings
+from mcp_task_runtime.core.json import JSONObject
 from mcp_task_runtime.core.message_queue import TaskMessageQueue
 from mcp_task_runtime.core.questions import CLEANUP_SECONDS
 from mcp_task_runtime.core.settings import TaskSettings
@@ -30,7 +31,7 @@ from mcp_task_runtime.errors import (
     TaskNotFoundError,
 )
 
-__all__ = ["TaskContext", "outcome_of_exception", "task_execution"]
+__all__ = ["TaskContext", "client_error", "outcome_of_exception", "task_execution"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -52,6 +53,17 @@ def outcome_of_exception(error: BaseException) -> tuple[Outcome, BaseException |
         except (ValueError, TypeError, AttributeError):
             pass  # it has no JSON form
     return Outcome.failed("Internal error", code=INTERNAL_ERROR), error
+
+
+def client_error(error: ProtocolError | CapabilityError) -> JSONObject:
+    """Return the code, message and data of an error as a client may get them; the same for a task and a plain call.
+
+    Lone surrogates in the message are replaced. An error whose data has no JSON form is logged and becomes -32603.
+    """
+    outcome, unexpected = outcome_of_exception(error)
+    if unexpected is error:
+        logger.error("An error that has no JSON form reaches the client as an internal error", exc_info=error)
+    return outcome.error or {}
 
 
 class TaskContext:

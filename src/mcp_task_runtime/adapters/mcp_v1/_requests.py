@@ -30,6 +30,7 @@ from mcp_task_runtime.adapters.mcp_v1._connection import (
 from mcp_task_runtime.adapters.requestor import JSON_RESPONSES, NO_SESSION, http_manager
 from mcp_task_runtime.adapters.session import TaskSession
 from mcp_task_runtime.core.causes import UnexpectedError
+from mcp_task_runtime.core.context import client_error
 from mcp_task_runtime.core.json import JSONObject, JSONValue, to_json_value
 from mcp_task_runtime.core.store_log import log_store_error
 from mcp_task_runtime.errors import INTERNAL_ERROR, CapabilityError, ProtocolError, StoreError, TaskRuntimeError
@@ -70,7 +71,8 @@ def as_mcp_errors() -> Generator[None, None, None]:
     try:
         yield
     except (ProtocolError, CapabilityError) as error:
-        raise mcp_error(error.code, error.message, error.data) from error
+        shown = client_error(error)  # sending what has no JSON form would end a stdio server
+        raise mcp_error(shown["code"], shown["message"], shown.get("data")) from error
     except StoreError as error:
         log_store_error(logger, "The task store failed", error)
         raise mcp_error(INTERNAL_ERROR, "The task store failed") from error

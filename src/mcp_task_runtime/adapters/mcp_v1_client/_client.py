@@ -61,7 +61,8 @@ class TasksClient:
     - `UnknownTaskError` where the task has vanished, and any other `TaskError` where a request failed:
       then the task lives on, and `resume` takes its `task_id`.
 
-    A `call_tool` that is cancelled cancels its task on the server. `unfinished` names the tasks for which that failed.
+    A `call_tool` that is cancelled cancels its task on the server. `unfinished` names the tasks for which that
+    failed, also because the SDK ended the whole session when it could not connect to a server that has stopped.
 
     One instance serves any number of sessions and calls at once.
 

@@ -24,6 +24,7 @@ from mcp_task_runtime.adapters._tool_calls import ToolCall
 from mcp_task_runtime.adapters.notifications import NO_TOKEN, CallNotifier
 from mcp_task_runtime.adapters.sdk_session import is_open
 from mcp_task_runtime.core.causes import UnexpectedError, sole_cause
+from mcp_task_runtime.core.context import client_error
 from mcp_task_runtime.core.json import JSONObject, to_json_value
 from mcp_task_runtime.core.store_log import log_store_error
 from mcp_task_runtime.errors import (
@@ -64,7 +65,7 @@ def as_mcp_errors() -> Iterator[None]:
     try:
         yield
     except (ProtocolError, CapabilityError) as error:
-        raise MCPError(error.code, error.message, error.data) from error
+        raise _sendable(error) from error
     except StoreError as error:
         log_store_error(logger, "The task store failed", error)
         raise MCPError(INTERNAL_ERROR, "The task store failed") from error
@@ -74,7 +75,13 @@ def as_mcp_errors() -> Iterator[None]:
         cause = sole_cause(error)
         if not isinstance(cause, ProtocolError | CapabilityError):
             raise
-        raise MCPError(cause.code, cause.message, cause.data) from error
+        raise _sendable(cause) from error
+
+
+def _sendable(error: ProtocolError | CapabilityError) -> MCPError:
+    """Return the SDK's error: sending what has no JSON form would end a stdio server (L13)."""
+    shown = client_error(error)
+    return MCPError(shown["code"], shown["message"], shown.get("data"))
 
 
 @contextmanager
