@@ -66,7 +66,7 @@ class TaskRuntimeError(Exception):
     """Base of all errors of this library.
 
     Attributes:
-        data: What goes to the client beside the message, as JSON; `None` for nothing.
+        data: What goes to the client with the message, as JSON; `None` for nothing.
     """
 
     jsonrpc_code: ClassVar[int] = INTERNAL_ERROR
