@@ -409,8 +409,8 @@ class TaskQuotas(Protocol):
     """Ability of a store to hold an owner to a number of live tasks, over all processes that use it (law L16).
 
     `TaskStore.create_task` and `TaskJoins.join_task` raise `LimitExceededError`, and write nothing, where the owner of
-    a new task has `NewTask.max_live` live tasks. That is decided in the step that would create it, whoever made the
-    others; a call that joins needs no room. A task counts until it ends, expires or is deleted: a lost process leaves
+    a new task has `NewTask.max_live` live tasks. That is decided in the step that would create it, for all processes;
+    a call that joins needs no room. A task counts until it ends, expires or is deleted: a lost process leaves
     no count behind.
     """
 

@@ -240,7 +240,7 @@ class InputRounds:
 
         Args:
             record: The call's task.
-            listener: The request, if it is to be told how far the work is: work that runs here says so itself.
+            listener: The request, where progress goes to it; `None` where the work runs here, which says so itself.
         """
         try:
             with self._host.until_stopped():
