@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import inspect
 import re
@@ -12,6 +13,7 @@ from typing import Any
 import click
 import pytest
 
+import mcp_task_runtime
 from mcp_task_runtime import TaskSettings
 from mcp_task_runtime.adapters._options import TaskOptions, TaskOptionsDict
 from mcp_task_runtime.core.reruns import Rerun
@@ -20,6 +22,7 @@ from mcp_task_runtime.operations.cli import main as mcp_tasks
 from mcp_task_runtime.server import Tasks
 
 README = Path(__file__).resolve().parents[1] / "README.md"
+SOURCE = README.parent / "src" / "mcp_task_runtime"
 
 EXPLAINED: list[Callable[..., Any]] = [TaskOptions, TaskSettings, Rerun, WorkQueue, Tasks.__init__]
 
@@ -27,11 +30,10 @@ EXPLAINED: list[Callable[..., Any]] = [TaskOptions, TaskSettings, Rerun, WorkQue
 SECONDS = {"promote_after", "shutdown_grace", "inbox", "backoff", "max_backoff"}
 
 
-def explanations(of: Callable[..., Any]) -> dict[str, str]:
+def explanations(docstring: str | None) -> dict[str, str]:
     """Return what a Google docstring says of each argument or attribute."""
-    section = re.search(r"^(Attributes|Args):\n((?:[ ]{4}.*\n|\n)+)", inspect.getdoc(of) or "", re.MULTILINE)
-    assert section is not None
-    entries = re.findall(r"^    (\w+): ((?:.*\n)(?:[ ]{8}.*\n)*)", section[2], re.MULTILINE)
+    section = re.search(r"^(Attributes|Args):\n((?:[ ]{4}.*\n|\n)+)", f"{docstring}\n", re.MULTILINE)
+    entries = re.findall(r"^    (\w+): ((?:.*\n)(?:[ ]{8}.*\n)*)", section[2] if section else "", re.MULTILINE)
     return {name: " ".join(text.split()) for name, text in entries}
 
 
@@ -44,7 +46,7 @@ def options() -> Iterator[Any]:
 
 @pytest.mark.parametrize(("explained", "name"), list(options()))
 def test_an_option_is_explained_with_its_unit(explained: Callable[..., Any], name: str) -> None:
-    explanation = explanations(explained)[name]
+    explanation = explanations(inspect.getdoc(explained))[name]
     if name.endswith("_ms"):
         assert re.search(r"\bmilliseconds\b", explanation, re.IGNORECASE)
     elif name in SECONDS:
@@ -55,13 +57,13 @@ def test_an_option_is_explained_with_its_unit(explained: Callable[..., Any], nam
 
 @pytest.mark.parametrize("explained", EXPLAINED, ids=lambda explained: explained.__qualname__)
 def test_nothing_is_explained_that_is_no_option(explained: Callable[..., Any]) -> None:
-    assert set(explanations(explained)) <= set(inspect.signature(explained).parameters)
+    assert set(explanations(inspect.getdoc(explained))) <= set(inspect.signature(explained).parameters)
 
 
 @pytest.mark.parametrize("setting", dataclasses.fields(TaskSettings), ids=lambda setting: setting.name)
 def test_a_setting_is_explained_with_its_default(setting: dataclasses.Field[int | float | None]) -> None:
     default = "`None`" if setting.default is None else f"{setting.default:,}"
-    said = re.search(r"Default: (\S+?)\.?( \(.*\)\.)?$", explanations(TaskSettings)[setting.name])
+    said = re.search(r"Default: (\S+?)\.?( \(.*\)\.)?$", explanations(inspect.getdoc(TaskSettings))[setting.name])
     assert said is not None
     assert said[1] == default
 
@@ -102,3 +104,62 @@ def commands() -> Iterator[Any]:
 def test_an_option_of_a_command_says_what_it_does(option: click.Option) -> None:
     assert option.help
     assert option.help.endswith(".")
+
+
+# What the SDK has named: the rule of durations in the docstring of the package names both.
+OF_THE_SDK = {"read_timeout_seconds", "request_read_timeout_seconds", "ttl"}
+
+UNIT = re.compile(r"(?<!per)_(ns|us|millis|milliseconds|s|secs?|seconds?|mins?|minutes?|hours?|days?)$")
+
+
+def public_names(source: str) -> Iterator[tuple[str, str]]:
+    """Yield each public function, argument and attribute of a module, with what a docstring says of it."""
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.FunctionDef(name=name, args=args) | ast.AsyncFunctionDef(name=name, args=args):
+                if name == "__init__" or not name.startswith("_"):
+                    said = explanations(ast.get_docstring(node))
+                    names = [argument.arg for argument in (*args.posonlyargs, *args.args, *args.kwonlyargs)]
+                    yield from ((each, said.get(each, "")) for each in (name, *names))
+            case ast.ClassDef(body=body):
+                said = explanations(ast.get_docstring(node))
+                targets = [each.target for each in body if isinstance(each, ast.AnnAssign)]
+                yield from ((each.id, said.get(each.id, "")) for each in targets if isinstance(each, ast.Name))
+
+
+def breaks_the_rule_of_durations(name: str, said: str) -> bool:
+    """Whether the name has another unit than `_ms`, or its explanation another one than its name."""
+    units = set(re.findall(r"\b(milliseconds|seconds)\b", said.split(". ")[0].lower()))
+    return bool(UNIT.search(name) or (units and ("milliseconds" in units) != name.endswith("_ms")))
+
+
+def breaches(source: str) -> set[str]:
+    """Return the public names of a module that break the rule of durations."""
+    names = [(name, said) for name, said in public_names(source) if not name.startswith("_")]
+    return {name for name, said in names if name not in OF_THE_SDK and breaks_the_rule_of_durations(name, said)}
+
+
+@pytest.mark.parametrize("module", sorted(path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*.py")))
+def test_a_duration_is_in_seconds_or_its_name_ends_in_ms(module: str) -> None:
+    assert breaches((SOURCE / module).read_text()) == set()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def wait(pause_seconds: float): ...",
+        "class Settings:\n    longest_s: float = 1",
+        "class Settings:\n    def rest_minutes(self): ...",
+        'def wait(pause: float):\n    """Wait.\n\n    Args:\n        pause: How long, in milliseconds.\n    """',
+        'class Settings:\n    """Some.\n\n    Attributes:\n        rest_ms: Seconds.\n    """\n    rest_ms: int',
+    ],
+)
+def test_a_duration_against_the_rule_is_found(source: str) -> None:
+    assert len(breaches(source)) == 1
+
+
+def test_the_rule_of_durations_is_in_the_docstring_of_the_package() -> None:
+    rule = " ".join((mcp_task_runtime.__doc__ or "").split())
+    assert "a name that ends in `_ms` holds milliseconds" in rule
+    assert "any other number is in seconds" in rule
+    assert all(f"`{name}`" in rule for name in OF_THE_SDK if not name.startswith("request_"))

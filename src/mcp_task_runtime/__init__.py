@@ -4,6 +4,10 @@ What belongs to one line of the SDK is imported by name: `mcp_task_runtime.adapt
 `mcp` 2.x, `mcp_task_runtime.adapters.mcp_v1` for servers on `mcp` 1.x, and
 `mcp_task_runtime.adapters.mcp_v2_client` for clients. So is each durable store, unless `open_store` makes it,
 such as `mcp_task_runtime.stores.sqlite`. Importing this package imports no SDK and no driver.
+
+Durations: a name that ends in `_ms` holds milliseconds, as the protocol has them; any other number is in seconds, as
+in the standard library. Two arguments keep the names and units that the SDK has given them: `read_timeout_seconds` of
+a client, and `ttl` of `elicit_as_task` and `create_message_as_task`, in milliseconds.
 """
 
 from __future__ import annotations

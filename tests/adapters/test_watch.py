@@ -284,8 +284,8 @@ def test_how_long_until_the_next_poll(wanted: float | None, is_pushed: bool, sec
 
 @pytest.mark.parametrize(("failures", "seconds"), [(1, 0.5), (2, 1.0), (3, 2.0)])
 def test_pauses_between_failures_double(failures: int, seconds: float) -> None:
-    assert PollSettings().pause_seconds(Failure(-32603), failures) == seconds
-    assert PollSettings().pause_seconds(Failure(-32600, {"retryAfterMs": 250}), failures) == 0.25
+    assert PollSettings().pause_after(Failure(-32603), failures) == seconds
+    assert PollSettings().pause_after(Failure(-32600, {"retryAfterMs": 250}), failures) == 0.25
 
 
 @pytest.mark.parametrize(
@@ -306,4 +306,4 @@ def test_a_nonsensical_setting_is_refused_by_the_name_of_its_argument(name: str,
 
 
 def test_no_pause_between_attempts_is_a_pause() -> None:
-    assert PollSettings(retry_pause=0).pause_seconds(Failure(-32603), 1) == 0
+    assert PollSettings(retry_pause=0).pause_after(Failure(-32603), 1) == 0

@@ -869,7 +869,7 @@ async def test_a_look_that_the_server_wanted_later_does_not_wait_for_the_next_po
 )
 def test_how_much_later_is_kept_within_bounds(wanted: Any, seconds: float) -> None:
     refused = TaskError(types.INVALID_REQUEST, "Limit reached", {"retryAfterMs": wanted})
-    assert PollSettings().rest_seconds(refused) == seconds
+    assert PollSettings().rest_after(refused) == seconds
 
 
 @pytest.mark.parametrize(

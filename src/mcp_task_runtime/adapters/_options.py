@@ -11,7 +11,7 @@ from mcp_task_runtime.core.json import JSONObject
 from mcp_task_runtime.core.reruns import Rerun
 from mcp_task_runtime.core.work_queue import WorkQueue
 
-__all__ = ["DEFAULT_OPTIONS", "TaskOptions", "TaskOptionsDict", "check_seconds"]
+__all__ = ["DEFAULT_OPTIONS", "TaskOptions", "TaskOptionsDict", "check_duration"]
 
 _USUAL_RERUN = Rerun()
 _LONGEST_SECONDS = 100 * 365 * 24 * 60 * 60
@@ -89,7 +89,7 @@ class TaskOptions:
             raise ValueError("ttl_ms must be at least 1")
         if self.poll_interval_ms is not None and self.poll_interval_ms < 1:
             raise ValueError("poll_interval_ms must be at least 1")
-        check_seconds("promote_after", self.promote_after)
+        check_duration("promote_after", self.promote_after)
         if not isinstance(self.rerunnable, bool | Rerun):
             raise ValueError("rerunnable must be True, False or a Rerun")
         if self.queue is not None and not isinstance(self.queue, WorkQueue):
@@ -107,7 +107,7 @@ class TaskOptions:
         return _USUAL_RERUN if self.rerunnable else None
 
 
-def check_seconds(name: str, seconds: float | None) -> None:
+def check_duration(name: str, seconds: float | None) -> None:
     """Check a number of seconds.
 
     Raises:

@@ -250,7 +250,7 @@ class _Following:
             count = 1 if earlier is None else earlier.count + 1
             self._failures[key] = _Failure(error, self._watch.begun, count)
             if is_passing(error):
-                self._watch.look_within(self._polling.pause_seconds(error, count))
+                self._watch.look_within(self._polling.pause_after(error, count))
             else:
                 self._watch.wake()
         finally:
@@ -261,7 +261,7 @@ class _Following:
             try:
                 return await self._task.update({key: answer})
             except TaskError as error:
-                rest = self._polling.rest_seconds(error)
+                rest = self._polling.rest_after(error)
                 if rest is None:
                     raise
                 await anyio.sleep(rest)

@@ -66,14 +66,14 @@ class PollSettings:
             interval = max(interval, self.pushed_interval_ms)
         return min(max(interval, shortest), longest) / 1000
 
-    def rest_seconds(self, error: Exception) -> float | None:
+    def rest_after(self, error: Exception) -> float | None:
         """Return when a server that was asked too often wants to be asked again; `None` if it does not say."""
         wanted = retry_after_ms(error)
         return None if wanted is None else self.seconds(wanted)
 
-    def pause_seconds(self, error: Exception, failures: int) -> float:
+    def pause_after(self, error: Exception, failures: int) -> float:
         """Return the seconds until a request that failed is tried again, after so many failures in a row."""
-        rest = self.rest_seconds(error)
+        rest = self.rest_after(error)
         return self.retry_pause * 2 ** (failures - 1) if rest is None else rest
 
 
@@ -170,7 +170,7 @@ class Watch:
             try:
                 snapshot = await self._get()
             except BaseTaskError as error:
-                rest = self._settings.rest_seconds(error)
+                rest = self._settings.rest_after(error)
                 if rest is not None:  # no failure, and no push makes it sooner
                     self._due = self._not_before = anyio.current_time() + rest
                     continue

@@ -222,7 +222,7 @@ class RemoteTask(ABC, Generic[ResultT]):
                     await self.cancel()
                     self._was_given_up = True
                 except Exception as error:  # it must not hide why the task was given up
-                    rest = limits.polling.rest_seconds(error)
+                    rest = limits.polling.rest_after(error)
                     if rest is None:
                         logger.debug("A task that was given up could not be cancelled", exc_info=True)
                         break

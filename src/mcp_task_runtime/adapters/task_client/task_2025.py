@@ -225,7 +225,7 @@ class _Following(Generic[ResultT]):
                 failures += 1
                 if not is_passing(error) or failures == self._max_failures:
                     raise
-                await anyio.sleep(self._task.connection.limits.polling.pause_seconds(error, failures))
+                await anyio.sleep(self._task.connection.limits.polling.pause_after(error, failures))
 
     async def _fetch(self, final: TaskSnapshot, *, is_certain: bool) -> ResultT:
         """Fetch the result of a task that ended.

@@ -67,10 +67,10 @@ _AWAY: Final = ("READONLY", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "O
 class _Opening:
     """One time the backend is open, on one event loop."""
 
-    def __init__(self, *, look_again_seconds: float | None) -> None:
+    def __init__(self, *, look_again_after: float | None) -> None:
         self.loop = anyio.lowlevel.current_token()
         self.link: Link | None = None
-        self.signals = Signals(look_again_seconds=look_again_seconds)
+        self.signals = Signals(look_again_after=look_again_after)
         self.in_flight = 0
         self.landed: anyio.Event | None = None
         self.opened = anyio.Event()
@@ -121,7 +121,7 @@ class Backend:
             raise StoreClosedError
         opening = self._opening
         if opening is None or opening.loop != anyio.lowlevel.current_token():
-            opening = self._opening = _Opening(look_again_seconds=_CLUSTER_SECONDS if self.is_cluster else None)
+            opening = self._opening = _Opening(look_again_after=_CLUSTER_SECONDS if self.is_cluster else None)
             start_background_task(partial(self._host, opening))
         if opening.link is None:
             await opening.opened.wait()

@@ -48,7 +48,7 @@ class Listener:
         if not self.is_subscribed:
             self.is_subscribed = True
             self._signals.subscribe(self)
-        with anyio.move_on_after(self._signals.look_again_seconds):
+        with anyio.move_on_after(self._signals.look_again_after):
             await self.event.wait()
         self.event = anyio.Event()
 
@@ -77,14 +77,14 @@ NO_SIGNALS: Final = SignalStatistics(0, 0, False)
 class Signals:
     """The waiters of one event loop, and the channels that are subscribed to for them."""
 
-    def __init__(self, *, look_again_seconds: float | None = None) -> None:
+    def __init__(self, *, look_again_after: float | None = None) -> None:
         """Make the waiters of an event loop.
 
         Args:
-            look_again_seconds: Longest time that a waiter waits for an event before it looks again; `None` for as
+            look_again_after: Longest time that a waiter waits for an event before it looks again; `None` for as
                 long as it takes, where no event can be lost.
         """
-        self.look_again_seconds = look_again_seconds
+        self.look_again_after = look_again_after
         self._listeners: dict[bytes, set[Listener]] = {}
         self._subscribers: dict[bytes, int] = {}
         self._lingering: dict[bytes, float] = {}
