@@ -945,6 +945,16 @@ def test_a_nonsensical_option_is_refused_by_name(option: str, value: Any) -> Non
         tasks.task(**{option: value})
 
 
+@pytest.mark.parametrize(
+    "option",
+    [{"principal": "alice"}, {"principal": ""}, {"credentials": "secret"}, {"inbox": -1}, {"promote_after": -1}],
+    ids=str,
+)
+def test_a_nonsensical_option_of_a_server_is_refused_by_name(option: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(option))):
+        Tasks(**option)
+
+
 async def test_a_nonsensical_option_of_run_is_refused_by_name() -> None:
     tasks = Tasks()
     async with connected(low_level_server(tasks, quick, ttl_ms=0)) as client:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Gene
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
 from importlib.metadata import version
 from types import TracebackType
-from typing import Any, ClassVar, Literal, TypeVar, cast
+from typing import Any, ClassVar, Generic, Literal, TypeVar, cast
 
 import anyio
 import anyio.lowlevel
@@ -51,14 +51,15 @@ _MOST_REMEMBERED = 1_000
 """Tools that were not declared by their name, and whose work this process knows because they were called."""
 
 T = TypeVar("T")
+ContextT = TypeVar("ContextT")
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 
-class BaseTasks(ABC):
+class BaseTasks(ABC, Generic[ContextT]):
     """The part of `Tasks` that knows no SDK.
 
-    A class of one SDK line says how tools are added to a server (`_add_tool`), how one is run by its name
-    (`_invoke`), and how errors of this library become the SDK's (`_raising`).
+    A class of one SDK line makes what serves its requests (`_set_up`), and says how tools are added to a server
+    (`_add_tool`), how one is run by its name (`_invoke`), and how errors of this library become the SDK's (`_raising`).
 
     Attributes:
         runtime: Runs the tasks, and serves them to the server itself.
@@ -75,19 +76,67 @@ class BaseTasks(ABC):
 
     def __init__(
         self,
-        store: TaskStore | None,
-        queue: TaskMessageQueue | None,
-        settings: TaskSettings | None,
+        store: TaskStore | None = None,
+        queue: TaskMessageQueue | None = None,
         *,
-        promote_after: float | None,
-        mask_errors: bool,
-        observer: TaskObserver | None,
-        on_change: ChangeCallback | None,
-        dispatcher: TaskDispatcher | None,
-        inbox: float | Inbox | None,
-        credentials: Credentials | None,
-        seal: Sequence[str | bytes] | None,
+        settings: TaskSettings | None = None,
+        promote_after: float | None = None,
+        principal: Callable[[ContextT], str | None] | None = None,
+        mask_errors: bool = False,
+        observer: TaskObserver | None = None,
+        on_change: ChangeCallback | None = None,
+        dispatcher: TaskDispatcher | None = None,
+        inbox: float | Inbox | None = None,
+        credentials: Credentials | None = None,
+        seal: Sequence[str | bytes] | None = None,
     ) -> None:
+        """Make the tasks of one server.
+
+        Args:
+            store: Where tasks are kept; in memory when `None`. It stays yours to close.
+            queue: Where questions are kept; the store's own when `None`.
+            settings: Limits and defaults.
+            promote_after: Seconds after which any tool call becomes a task, if its client takes tasks; `None` for
+                never. Such a call becomes a task at once when its tool asks the client. A client of protocol
+                2025-11-25 decides itself: it sees that any tool may be called as a task. On `mcp` 1.x, where all
+                clients do, the number has no other effect.
+            principal: Returns the principal that makes a request: its tasks belong to that principal, and are
+                hidden from all others (law L10). `None` from it means that the caller is unknown: a task's id is its
+                secret then, and on `mcp` 1.x the task belongs to the session, if there is one. `None` in its place
+                takes the principal from the SDK's authentication. With a function of your own, a response that another
+                principal posts answers no question on `mcp` 1.x. `mcp` 2.x does not show who posts an answer: there,
+                tasks do not ask clients of protocol 2025-11-25 over HTTP, and their asking methods raise
+                `CapabilityError`. Where the SDK's authentication opened the session too, it checks that itself, and
+                they are asked.
+            mask_errors: Whether clients read "internal error" instead of the text of an exception that the work of a
+                tool raises, other than the errors that are meant for them. By default they read what the SDK shows
+                of a plain call. Of an adopted tool, they do not read the text of a `ToolError` either on `mcp` 1.x and
+                2.0, which do not say what they have made results of; on a low-level server of 1.x, no error that is a
+                text alone.
+            observer: Hears what happens to tasks, such as `mcp_task_runtime.operations.telemetry.Telemetry`.
+            on_change: Called with a `TaskChange` for each new status that this process gives a task: in the order of
+                the changes, each at most once. A coroutine function, or a function, which runs in a thread. See
+                `mcp_task_runtime.core.change_hook`.
+            dispatcher: Has worker processes run the tools that were declared by name: `StoreDispatcher()` for those
+                that call `work`, or one of `mcp_task_runtime.engines`. `None`: their work runs here.
+            inbox: Seconds that a form of a task (`elicit`) waits for a person where its client cannot be asked: at the
+                page of `mcp-tasks web`, or by `mcp-tasks answer`. To the client the task works meanwhile, and its
+                answers do not count. Then the question is withdrawn, and asking raises `QuestionTimeoutError`. `None`
+                for no inbox: asking raises `CapabilityError`. With an `Inbox` that has the address of the dashboard, a
+                client that can have its user open addresses gets that of a page for this question alone.
+            credentials: What is kept of a caller's access token and headers, sealed, for work that runs in a worker or
+                runs again. `None`: nothing, and there `get_access_token()` returns `None`.
+            seal: Keys that seal what clients and tools put into the store; the first one seals, every one opens. See
+                `mcp_task_runtime.stores.sealed`. `None`: it is kept as plain text.
+
+        Raises:
+            ValueError: `queue` is `None` and the store brings none; or a number of seconds is out of range; or there is
+                a dispatcher, and the store is not shared.
+        """
+        if principal is None:
+            principal = self._authenticated_principal
+        elif not callable(principal):
+            raise ValueError("principal must be a function of a request's context")
         if credentials is not None and not isinstance(credentials, Credentials):
             raise ValueError("credentials must be Credentials")
         store = InMemoryTaskStore() if store is None else store
@@ -116,6 +165,17 @@ class BaseTasks(ABC):
         self._mask_errors = mask_errors
         if promote_after is not None:
             self._tools.declare_rest(DeclaredTool(TaskOptions(promote_after=promote_after), is_adopted=True))
+        self._principal: Callable[[ContextT], str | None] = principal
+        self._set_up()
+
+    @abstractmethod
+    def _set_up(self) -> None:
+        """Make what serves the requests of the SDK line."""
+
+    @staticmethod
+    @abstractmethod
+    def _authenticated_principal(ctx: Any, /) -> str | None:
+        """Return the principal that the SDK's authentication names for a request."""
 
     async def __aenter__(self) -> Self:
         """Hold the runtime open while lifespans and connections come and go."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Any, Literal, TypeAlias, cast
@@ -40,7 +40,7 @@ from mcp_task_runtime.adapters._tool_calls import (
     current_call,
 )
 from mcp_task_runtime.adapters.base_tasks import BaseTasks, fastmcp_version
-from mcp_task_runtime.adapters.credentials import CallerCredentials, Credentials
+from mcp_task_runtime.adapters.credentials import CallerCredentials
 from mcp_task_runtime.adapters.mcp_v1._connection import Connection, has_list, is_about_lost_connection, serving
 from mcp_task_runtime.adapters.mcp_v1._conversions import Conversions
 from mcp_task_runtime.adapters.mcp_v1._promotion import call_in_own_loop, context_by_name, within_task
@@ -66,14 +66,7 @@ from mcp_task_runtime.adapters.requestor import ConnectionScopes, Requestor
 from mcp_task_runtime.adapters.task_methods import TaskMethods
 from mcp_task_runtime.adapters.tool_function import ToolFunction
 from mcp_task_runtime.core.causes import sole_cause
-from mcp_task_runtime.core.change_hook import ChangeCallback
-from mcp_task_runtime.core.dispatch import TaskDispatcher
-from mcp_task_runtime.core.inbox import Inbox
 from mcp_task_runtime.core.json import JSONObject, to_json_value
-from mcp_task_runtime.core.message_queue import TaskMessageQueue
-from mcp_task_runtime.core.observer import TaskObserver
-from mcp_task_runtime.core.settings import TaskSettings
-from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.core.types import Outcome
 from mcp_task_runtime.errors import TaskRuntimeError
 from mcp_task_runtime.wire import v2025_11_25 as wire
@@ -85,7 +78,7 @@ logger: logging.Logger = logging.getLogger(__name__)
 _Handler: TypeAlias = Callable[[Any], Awaitable[types.ServerResult]]
 
 
-class Tasks(BaseTasks):
+class Tasks(BaseTasks[Any]):  # a type checker beside mcp 2.x does not know the class of its context
     """Background tasks for one server on `mcp` 1.x.
 
         mcp = FastMCP("reports")
@@ -108,76 +101,10 @@ class Tasks(BaseTasks):
 
     _deliberate_errors = (ToolError, McpError)
     _sdk_context = SDKContext
+    _authenticated_principal = staticmethod(authenticated_principal)
 
-    def __init__(
-        self,
-        store: TaskStore | None = None,
-        queue: TaskMessageQueue | None = None,
-        *,
-        settings: TaskSettings | None = None,
-        promote_after: float | None = None,
-        principal: Callable[[Context], str | None] = authenticated_principal,
-        mask_errors: bool = False,
-        observer: TaskObserver | None = None,
-        on_change: ChangeCallback | None = None,
-        dispatcher: TaskDispatcher | None = None,
-        inbox: float | Inbox | None = None,
-        credentials: Credentials | None = None,
-        seal: Sequence[str | bytes] | None = None,
-    ) -> None:
-        """Make the tasks of one server.
-
-        Args:
-            store: Where tasks are kept; in memory when `None`. It stays yours to close.
-            queue: Where questions are kept; the store's own when `None`.
-            settings: Limits and defaults.
-            promote_after: A number: any tool may be called as a task. On this SDK line the client decides which calls
-                are tasks, and the number has no effect.
-            principal: Returns the principal that makes a request: its tasks belong to that principal, and are
-                hidden from all others (law L10). `None` from it means that the caller is unknown; then they belong
-                to the session. With a function of your own, a response that another principal posts answers no
-                question. The default takes the principal from the SDK's authentication.
-            mask_errors: Whether clients read "internal error" instead of the text of an exception that the work of a
-                tool raises, other than the errors that are meant for them. By default they read what the SDK shows
-                of a plain call. Of an adopted tool, they do not read the text of a `ToolError` either, and on a
-                low-level server no error that is a text alone: this SDK line does not say what it has made results of.
-            observer: Hears what happens to tasks, such as `mcp_task_runtime.operations.telemetry.Telemetry`.
-            on_change: Called with a `TaskChange` for each new status that this process gives a task: in the order of
-                the changes, each at most once. A coroutine function, or a function, which runs in a thread. See
-                `mcp_task_runtime.core.change_hook`.
-            dispatcher: Has worker processes run the tools that were declared by name: `StoreDispatcher()` for those
-                that call `work`, or one of `mcp_task_runtime.engines`. `None`: their work runs here.
-            inbox: Seconds that a form of a task (`elicit`) waits for a person where its client cannot be asked: at the
-                page of `mcp-tasks web`, or by `mcp-tasks answer`. To the client the task works meanwhile, and its
-                answers do not count. Then the question is withdrawn, and asking raises `QuestionTimeoutError`. `None`
-                for no inbox: asking raises `CapabilityError`. With an `Inbox` that has the address of the dashboard, a
-                client that can have its user open addresses gets that of a page for this question alone.
-            credentials: What is kept of a caller's access token and headers, sealed, for work that runs in a worker or
-                runs again. `None`: nothing, and there `get_access_token()` returns `None`.
-            seal: Keys that seal what clients and tools put into the store; the first one seals, every one opens. See
-                `mcp_task_runtime.stores.sealed`. `None`: it is kept as plain text.
-
-        Raises:
-            ValueError: `queue` is `None` and the store brings none; or a number of seconds is out of range; or there is
-                a dispatcher, and the store is not shared.
-        """
-        if not callable(principal):
-            raise ValueError("principal must be a function of a request's context")
-        super().__init__(
-            store,
-            queue,
-            settings,
-            promote_after=promote_after,
-            mask_errors=mask_errors,
-            observer=observer,
-            on_change=on_change,
-            dispatcher=dispatcher,
-            inbox=inbox,
-            credentials=credentials,
-            seal=seal,
-        )
-        self._principal = principal
-        self._methods = TaskMethods(self.runtime, self._host, inbox=inbox)
+    def _set_up(self) -> None:
+        self._methods = TaskMethods(self.runtime, self._host, inbox=self._inbox)
         self._scopes = ConnectionScopes()
         self._own_tools: set[str] = set()
         """Tools whose work is all that the SDK calls: nothing of the author's comes after it."""

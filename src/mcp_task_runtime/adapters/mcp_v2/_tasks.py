@@ -31,7 +31,7 @@ from mcp_types import INTERNAL_ERROR, CallToolRequestParams, CallToolResult, Tex
 from mcp_task_runtime.adapters._masking import masked_text
 from mcp_task_runtime.adapters._tool_calls import PlainCall, TaskCall, ToolCall, calling, current_call
 from mcp_task_runtime.adapters.base_tasks import BaseTasks, fastmcp_version
-from mcp_task_runtime.adapters.credentials import CallerCredentials, Credentials
+from mcp_task_runtime.adapters.credentials import CallerCredentials
 from mcp_task_runtime.adapters.mcp_v2._clients_2025 import Clients2025
 from mcp_task_runtime.adapters.mcp_v2._conversions import Conversions
 from mcp_task_runtime.adapters.mcp_v2._fastmcp import call_fastmcp
@@ -49,14 +49,7 @@ from mcp_task_runtime.adapters.mcp_v2._requests import (
     noting_errors,
 )
 from mcp_task_runtime.adapters.tool_function import ToolFunction
-from mcp_task_runtime.core.change_hook import ChangeCallback
-from mcp_task_runtime.core.dispatch import TaskDispatcher
-from mcp_task_runtime.core.inbox import Inbox
 from mcp_task_runtime.core.json import JSONObject, to_json_value
-from mcp_task_runtime.core.message_queue import TaskMessageQueue
-from mcp_task_runtime.core.observer import TaskObserver
-from mcp_task_runtime.core.settings import TaskSettings
-from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.core.types import Outcome
 from mcp_task_runtime.errors import TaskRuntimeError
 from mcp_task_runtime.wire import v2025_11_25 as wire_2025
@@ -78,7 +71,7 @@ _NOTHING_DECLARED: Final = (
 )
 
 
-class Tasks(BaseTasks, Extension):
+class Tasks(BaseTasks[Context], Extension):
     """Background tasks for one server on `mcp` 2.x.
 
     Install it in a server that exists (`install`), or hand it to a new one, with public API alone:
@@ -104,88 +97,19 @@ class Tasks(BaseTasks, Extension):
 
     _deliberate_errors = (ToolError, MCPError, ResourceError)
     _sdk_context = SDKContext
+    _authenticated_principal = staticmethod(authenticated_principal)
     _sdk_dependency = Resolve
 
-    def __init__(
-        self,
-        store: TaskStore | None = None,
-        queue: TaskMessageQueue | None = None,
-        *,
-        settings: TaskSettings | None = None,
-        promote_after: float | None = None,
-        principal: Callable[[Context], str | None] = authenticated_principal,
-        mask_errors: bool = False,
-        observer: TaskObserver | None = None,
-        on_change: ChangeCallback | None = None,
-        dispatcher: TaskDispatcher | None = None,
-        inbox: float | Inbox | None = None,
-        credentials: Credentials | None = None,
-        seal: Sequence[str | bytes] | None = None,
-    ) -> None:
-        """Make the tasks of one server.
-
-        Args:
-            store: Where tasks are kept; in memory when `None`. It stays yours to close.
-            queue: Where questions are kept; the store's own when `None`.
-            settings: Limits and defaults.
-            promote_after: Seconds after which any tool call becomes a task, if its client takes tasks; `None` for
-                never. Such a call becomes a task at once when its tool asks the client. A client of protocol
-                2025-11-25 decides itself: it sees that any tool may be called as a task.
-            principal: Returns the principal that makes a request: its tasks belong to that principal, and are
-                hidden from all others (law L10). `None` from it means that the caller is unknown, and that a task's
-                id is its secret. The default takes the principal from the SDK's authentication. With a function of
-                your own, tasks do not ask clients of protocol 2025-11-25 over HTTP, and their asking methods raise
-                `CapabilityError`: this SDK line does not show who posts an answer. Where the SDK's authentication
-                opened the session too, it checks that itself, and they are asked.
-            mask_errors: Whether clients read "internal error" instead of the text of an exception that the work of a
-                tool raises, other than the errors that are meant for them. By default they read what the SDK shows
-                of a plain call. Of an adopted tool, they do not read the text of a `ToolError` either on `mcp` 2.0,
-                which does not say what it has made a result of.
-            observer: Hears what happens to tasks, such as `mcp_task_runtime.operations.telemetry.Telemetry`.
-            on_change: Called with a `TaskChange` for each new status that this process gives a task: in the order of
-                the changes, each at most once. A coroutine function, or a function, which runs in a thread. See
-                `mcp_task_runtime.core.change_hook`.
-            dispatcher: Has worker processes run the tools that were declared by name: `StoreDispatcher()` for those
-                that call `work`, or one of `mcp_task_runtime.engines`. `None`: their work runs here.
-            inbox: Seconds that a form of a task (`elicit`) waits for a person where its client cannot be asked: at the
-                page of `mcp-tasks web`, or by `mcp-tasks answer`. To the client the task works meanwhile, and its
-                answers do not count. Then the question is withdrawn, and asking raises `QuestionTimeoutError`. `None`
-                for no inbox: asking raises `CapabilityError`. With an `Inbox` that has the address of the dashboard, a
-                client that can have its user open addresses gets that of a page for this question alone.
-            credentials: What is kept of a caller's access token and headers, sealed, for work that runs in a worker or
-                runs again. `None`: nothing, and there `get_access_token()` returns `None`.
-            seal: Keys that seal what clients and tools put into the store; the first one seals, every one opens. See
-                `mcp_task_runtime.stores.sealed`. `None`: it is kept as plain text.
-
-        Raises:
-            ValueError: `queue` is `None` and the store brings none; or a number of seconds is out of range; or there is
-                a dispatcher, and the store is not shared.
-        """
-        if not callable(principal):
-            raise ValueError("principal must be a function of a request's context")
-        super().__init__(
-            store,
-            queue,
-            settings,
-            promote_after=promote_after,
-            mask_errors=mask_errors,
-            observer=observer,
-            on_change=on_change,
-            dispatcher=dispatcher,
-            inbox=inbox,
-            credentials=credentials,
-            seal=seal,
-        )
-        self._principal = principal
+    def _set_up(self) -> None:
         self._conversions = Conversions(self.runtime)
         self._methods_2026 = Methods2026(
-            self.runtime, self._handler, self._tools, principal, self._sealed, self._conversions
+            self.runtime, self._handler, self._tools, self._principal, self._sealed, self._conversions
         )
         self._input_rounds = InputRounds(
-            self.runtime, self._host, self._handler, self._tools, self._methods_2026, principal
+            self.runtime, self._host, self._handler, self._tools, self._methods_2026, self._principal
         )
         self._clients_2025 = Clients2025(
-            self.runtime, self._host, self._tools, principal, self._conversions, self._sealed, inbox=inbox
+            self.runtime, self._host, self._tools, self._principal, self._conversions, self._sealed, inbox=self._inbox
         )
         self._listeners = Listeners(self.runtime, self._host)
         self._homes: Counter[int] = Counter()
