@@ -1,7 +1,7 @@
 """Run the tests: `python3 tests/run.py [--suite NAME] [pytest arguments]`.
 
 Needs nothing but Python 3.10 or newer with pip. It keeps an environment for each Python and suite under
-`.venvs`, and makes one anew whenever `pyproject.toml` or the table below has changed.
+`.venvs`, and makes a new one whenever `pyproject.toml` or the table below has changed.
 """
 
 from __future__ import annotations

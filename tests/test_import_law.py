@@ -65,7 +65,7 @@ EXTRAS = {
     "testing/*": {"hypothesis"},
 }
 
-# We run on every event loop that anyio knows: whoever names one needs a line in the table above.
+# We run on every event loop that anyio knows: a module that names one needs a line in the table above.
 EVENT_LOOPS = {"asyncio", "trio"}
 
 

@@ -1,4 +1,4 @@
-"""What we ship, and what stands beside it in the repository."""
+"""What we ship, and what else the repository holds."""
 
 from __future__ import annotations
 

@@ -355,7 +355,7 @@ CAPABILITIES: dict[str, Any] = {"elicitation": {"form": {}, "url": {}}, "samplin
 
 
 async def accept_all(question: dict[str, Any]) -> dict[str, Any]:
-    """Answer whatever the server asks."""
+    """Answer everything that the server asks."""
     if question["method"] == "roots/list":
         return {"result": {"roots": [{"uri": "file:///a"}]}}
     if question["method"] == "sampling/createMessage":
@@ -366,7 +366,7 @@ async def accept_all(question: dict[str, Any]) -> dict[str, Any]:
 
 
 async def refuse_all(question: dict[str, Any]) -> dict[str, Any]:
-    """Refuse whatever the server asks."""
+    """Refuse everything that the server asks."""
     return {"error": {"code": -1, "message": "user refused", "data": {"n": 1}}}
 
 

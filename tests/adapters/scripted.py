@@ -142,4 +142,4 @@ async def open_desk(
                 yield desk
         else:
             yield desk
-    assert desk.waiters() == 0, "somebody still waits"
+    assert desk.waiters() == 0, "something still waits"

@@ -1,4 +1,4 @@
-"""`TaskResultHandler`: questions reach whoever can answer, and survive whoever cannot."""
+"""`TaskResultHandler`: questions reach clients that can answer, and survive those that cannot."""
 
 from __future__ import annotations
 

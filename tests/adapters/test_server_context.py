@@ -371,7 +371,7 @@ async def test_two_questions_at_once_each_get_their_own_answer() -> None:
 
 @pytest.mark.parametrize("method", ["elicit", "create_message"])
 async def test_asking_cancelled_at_any_await_restores_the_status_and_withdraws_the_question(method: str) -> None:
-    """L5, L6, F7: whatever the store yields at."""
+    """L5, L6, F7: at each await of the store."""
 
     async def setup() -> Trial:
         desk = Desk(ScriptedSession(answers(ACCEPT if method == "elicit" else MESSAGE)), yielding=True)
@@ -651,7 +651,7 @@ async def test_is_cancelled_is_true_before_the_work_is_cancelled_and_its_questio
                 await session.until_requested()
                 await runtime.cancel(record.task_id, owner=None)
     assert seen == [(False, True)]
-    assert session.cancelled == 1, "the request that nobody waits for any more"
+    assert session.cancelled == 1, "the request without a waiter"
     assert store.message_queue.mailboxes == 0
     assert handler._streams == {}
 

@@ -132,7 +132,7 @@ async def test_a_watch_follows_once_it_waits_and_after_its_grace() -> None:
         (state("seen"), False, 1),
         (state("same time"), False, 2),
     ],
-    ids=["newer", "an end, whatever its time", "older", "the same", "of the same time"],
+    ids=["newer", "an end, of any time", "older", "the same", "of the same time"],
 )
 async def test_what_a_pushed_state_does(pushed: TaskSnapshot, is_shown: bool, looks: int) -> None:
     server = Server(state("seen"))

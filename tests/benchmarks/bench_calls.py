@@ -1,4 +1,4 @@
-"""A whole task call through the SDK in memory beside plain tool calls, and what nobody listening costs."""
+"""A whole task call through the SDK in memory against plain tool calls, and what the absence of listeners costs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The durable stores, each beside its bare driver: the cycle create, status, finish, get.
+"""The durable stores, each against its bare driver: the cycle create, status, finish, get.
 
 `MCP_TASK_RUNTIME_BENCH_TASKS` says how many stored tasks the flatness is measured with: 1,000,000 unless it is set.
 """

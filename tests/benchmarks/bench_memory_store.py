@@ -1,4 +1,4 @@
-"""The in-memory store beside the one of `mcp` 1.x: the cycle create, status message, finish, get."""
+"""The in-memory store against the one of `mcp` 1.x: the cycle create, status message, finish, get."""
 
 from __future__ import annotations
 

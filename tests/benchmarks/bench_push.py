@@ -1,4 +1,4 @@
-"""Push: what tasks cost that nobody listens to, and what a change costs that is listened to."""
+"""Push: what tasks cost without a listener, and what a change costs that is listened to."""
 
 from __future__ import annotations
 
@@ -53,26 +53,26 @@ async def received(stream: Stream) -> Wire:
 async def change(store: InMemoryTaskStore, task_ids: list[str]) -> None:
     for task_id in task_ids:
         await store.update_task(task_id, status_message="working on it")
-    for _ in range(10):  # whatever the changes have set in motion counts
+    for _ in range(10):  # all that the changes have set in motion counts
         await anyio.lowlevel.checkpoint()
 
 
 async def unheard() -> None:
-    """Compare changes that nobody listens to beside one who listens with the same beside none."""
+    """Compare changes without a listener while another task has one, with the same while none has."""
     async with AsyncExitStack() as stack:
         (quiet, _), (heard, connection) = await serve(stack), await serve(stack)
         (listened_to,) = await new_tasks(heard, 1)
         stream = await listen(stack, connection, listened_to)
-        unheard_of, beside = await new_tasks(quiet, LIVE), await new_tasks(heard, LIVE)
+        unheard_of, others = await new_tasks(quiet, LIVE), await new_tasks(heard, LIVE)
         both = await rates(
-            {"none": partial(change, quiet, unheard_of), "one": partial(change, heard, beside)},
+            {"none": partial(change, quiet, unheard_of), "one": partial(change, heard, others)},
             operations=LIVE,
             rounds=21,
         )
         await change(heard, [listened_to])
         await received(stream)
     row(
-        f"{LIVE:,} tasks that nobody listens to, while a client listens to another: rate of changes / that without it",
+        f"{LIVE:,} tasks without a listener, while a client listens to another: rate of changes / that without it",
         "≥ 0.95",
         f"{both['one'] / both['none']:.2f} ({both['one']:,.0f} a second)",
     )

@@ -5,7 +5,7 @@
 
 The model: each task is called, polled as often as `tasks/get` asks for, asks one question, is answered and ends. Time
 of the processor and of the store go with the rate of tasks and of polls; memory goes with the number of live tasks.
-Whatever fills its budget with the fewest tasks saturates first. A part is planned to be busy for `BUSY` of its time.
+What fills its budget with the fewest tasks saturates first. A part is planned to be busy for `BUSY` of its time.
 """
 
 from __future__ import annotations

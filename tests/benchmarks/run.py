@@ -6,7 +6,7 @@
 
 The chart, `.github/benchmarks.svg`, shows each figure that has a bound as a multiple of that bound.
 
-Each figure is a ratio of two rates, or a size, measured in one process in one run: the rivals run beside
+Each figure is a ratio of two rates, or a size, measured in one process in one run: the rivals run next to
 us on the same machine, in turns, and the medians count. Absolute rates are shown for orientation only.
 """
 

@@ -255,4 +255,4 @@ async def open_cluster(
         for process in processes:
             assert process.running == set()
             assert process.runtime.statistics().calls == 0
-    assert cluster.clock.waiting == 0, "somebody still waits"
+    assert cluster.clock.waiting == 0, "something still waits"

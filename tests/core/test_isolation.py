@@ -1,4 +1,4 @@
-"""No task's path leads to another: whatever work, stores and callbacks do, it ends one task at the most (L13)."""
+"""No task's path leads to another: what work, stores and callbacks do ends one task at the most (L13)."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ class Questions:
 
 
 async def lost_task(cluster: Cluster, new: TaskSpec = PLAIN, *, ttl_ms: int | None = None) -> str:
-    """Return a task whose process was killed: nobody renews its lease."""
+    """Return a task whose process was killed: its lease is not renewed."""
     record = await cluster.store.create_task(
         NewTask(ttl_ms=ttl_ms, request=new.request, owner=new.owner, worker="killed", lease_ms=LEASE_SECONDS * 1000)
     )
@@ -210,7 +210,7 @@ async def test_get_notices_a_lost_worker_before_the_next_turn_of_any_reaper() ->
         await cluster.pass_time(LEASE_SECONDS)
         assert cluster.store.record(task_id).status == "working", "no reaper had its turn yet"
         with pytest.raises(TaskNotFoundError):
-            await b.runtime.get(task_id, owner="somebody else")
+            await b.runtime.get(task_id, owner="another owner")
         assert cluster.store.record(task_id).status == "working"
         view = await b.runtime.get(task_id, owner="me")
         assert view.task.status == "failed"
@@ -310,7 +310,7 @@ async def test_work_is_left_to_a_process_that_knows_how_to_run_it() -> None:
 
 
 async def test_a_question_that_a_rerun_asks_again_gets_its_answer_and_an_open_one_stays_open() -> None:
-    """The client is asked each question once, whatever happens to the process."""
+    """The client is asked each question once, also when its process is lost."""
     async with open_cluster() as (cluster, (a, b)):
         questions = Questions("first?", "second?", "third?")
         questions.offer(a, b)
@@ -446,7 +446,7 @@ def impatient(process: Process, asked: list[str]) -> Work:
 
 
 async def test_a_question_that_was_withdrawn_is_asked_anew_under_a_new_key() -> None:
-    """Wire rule C7: the old key is used up for ever."""
+    """Wire rule C7: the old key is never used again."""
     async with open_cluster() as (cluster, (a, b)):
         asked: list[str] = []
         b.runtime.register("tool", impatient(b, asked))
@@ -472,7 +472,7 @@ async def test_a_question_that_was_withdrawn_is_asked_anew_under_a_new_key() -> 
 
 
 async def test_a_third_run_gets_the_answer_to_what_the_second_had_to_ask_anew() -> None:
-    """Laws L5 and L12: nobody is asked twice, and no question stays open that nobody waits for."""
+    """Laws L5 and L12: no question is asked twice, and none stays open without a waiter."""
     async with open_cluster(3) as (cluster, (a, b, c)):
         asked: list[str] = []
         b.runtime.register("tool", impatient(b, asked))
@@ -575,7 +575,7 @@ async def test_a_lease_that_cannot_be_released_at_a_shutdown_keeps_nobody_else_f
             plain = [await started(a) for _ in range(3)]
             a.link.fails = {"drop_leases"}
         assert [cluster.store.record(task_id).status for task_id in plain] == ["failed"] * 3
-        assert cluster.store.record(rerunnable).status == "working", "it lapses by itself"
+        assert cluster.store.record(rerunnable).status == "working", "it lapses"
         assert a.runtime.statistics().calls == 0
 
 
@@ -940,7 +940,7 @@ async def test_a_shutdown_leaves_a_detached_task_alone_even_while_its_work_still
         assert (record.status, record.lease) == ("working", None), record.outcome
 
 
-# --- a store that is away ------------------------------------------------------------------------------------------
+# --- a store that is unavailable -----------------------------------------------------------------------------------
 
 
 async def test_the_reaper_goes_on_after_a_store_was_away() -> None:
@@ -978,7 +978,7 @@ async def test_a_reaper_whose_store_waited_out_an_outage_claims_nothing_for_a_fu
 
 
 async def test_a_lost_task_whose_failure_cannot_be_written_is_written_later() -> None:
-    """Law L12: no task stays `working` for ever."""
+    """Law L12: each `working` task ends in time."""
     async with open_cluster() as (cluster, (a, b)):
         task_id = await lost_task(cluster)
         a.link.fails = {"finish_task"}

@@ -89,7 +89,7 @@ class Backend:
 async def asking(
     *asks: Callable[[], Awaitable[Answer]],
 ) -> AsyncIterator[tuple[list[Answer | Exception], anyio.CancelScope]]:
-    """Run askers beside a block, and wait for them to end; yields what they got, and their scope."""
+    """Run askers concurrently with a block, and wait for them to end; yields what they got, and their scope."""
     got: list[Answer | Exception] = []
 
     async def run(one: Callable[[], Awaitable[Answer]]) -> None:

@@ -91,7 +91,7 @@ async def test_a_client_that_polls_a_task_too_often_is_refused_and_loses_nothing
             await world.runtime.get(record.task_id, owner="a", rate_limited=True)
         await world.runtime.get(other.task_id, owner="a", rate_limited=True)
         assert (await world.runtime.get(record.task_id, owner="a")).task.status == "working", "the server itself"
-        with pytest.raises(TaskNotFoundError):  # law L10: whoever else asks learns nothing of it
+        with pytest.raises(TaskNotFoundError):  # law L10: any other owner learns nothing of it
             await world.runtime.get(record.task_id, owner="b", rate_limited=True)
         world.clock.advance(0.5)
         assert (await world.runtime.get(record.task_id, owner="a")).task.status == "working"

@@ -496,7 +496,7 @@ async def test_any_other_exception_is_logged_in_full_and_reaches_the_client_with
     ids=["data", "message"],
 )
 async def test_a_protocol_error_that_is_no_json_still_ends_the_task(error: ProtocolError) -> None:
-    """L12: no task stays `working` for ever."""
+    """L12: each `working` task ends in time."""
 
     async def work(execution: Execution[Result]) -> Result:
         raise error
@@ -770,7 +770,7 @@ async def test_detached_work_that_raises_fails_its_task() -> None:
 
 
 async def test_a_detached_task_still_ends_at_its_ttl() -> None:
-    """L7, L12: nobody may ever finish it."""
+    """L7, L12: perhaps it is never finished."""
     async with open_world() as world:
         record = await world.runtime.submit(TaskSpec(ttl_ms=10_000), hand_over)
         await world.until_idle()

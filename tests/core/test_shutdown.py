@@ -256,7 +256,7 @@ async def test_a_detached_task_outlives_the_runtime_even_if_its_work_still_ran()
 
 
 async def test_draining_one_home_leaves_the_work_of_others_alone() -> None:
-    """A connection's own resources go with it; nobody else's work does (L13, F17)."""
+    """A connection's own resources go with it; no other work does (L13, F17)."""
     world = make_world(settings=TaskSettings(shutdown_grace=0))
     with anyio.fail_after(PATIENCE):
         async with world.runtime:

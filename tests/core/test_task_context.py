@@ -151,7 +151,7 @@ async def test_a_block_that_raises_fails_the_task_and_the_exception_goes_no_furt
 
 
 async def test_a_block_that_raises_after_its_task_ended_changes_nothing() -> None:
-    """L2: whether the block itself or somebody else ended it."""
+    """L2: whether the block itself or other code ended it."""
     store = InMemoryTaskStore()
     mine, foreign = await store.create_task(NewTask(ttl_ms=None)), await store.create_task(NewTask(ttl_ms=None))
     async with task_execution(mine.task_id, store) as context:

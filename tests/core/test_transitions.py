@@ -103,7 +103,7 @@ def test_an_update_with_another_revision_is_refused_and_with_the_same_one_taken(
 
 
 def test_an_ended_task_answers_a_wrong_revision_with_invalid_transition() -> None:
-    """Whoever retries on a conflict must not retry for ever on an ended task."""
+    """A caller that retries on a conflict must not retry without end on an ended task."""
     with pytest.raises(InvalidTransitionError):
         update_record(record_in("completed"), now=START, if_revision=99)
 

@@ -1,4 +1,4 @@
-"""The values: frozen, JSON all the way down (law L4), and the errors beside them."""
+"""The values: frozen, JSON all the way down (law L4), and the errors."""
 
 from __future__ import annotations
 

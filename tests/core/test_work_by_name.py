@@ -151,7 +151,7 @@ async def test_a_lapsed_task_is_executed_once_the_store_has_worked_for_a_lease()
             record = await cluster.store.create_task(
                 NewTask(ttl_ms=None, request=request, worker="gone", lease_ms=1_000)
             )
-            cluster.clock.advance(1)  # and nobody has looked since
+            cluster.clock.advance(1)  # and no process has looked since
             return record.task_id
 
         assert not await a.runtime.execute(await lapsed())

@@ -128,4 +128,4 @@ async def open_world(
     if not forgets_deadlines:  # those of detached tasks, which the runtime may not see ending
         kept["deadlines"] = 0
     assert kept == NOTHING, f"kept after the runtime was closed: {kept}"
-    assert world.clock.waiting == 0, "somebody still waits"
+    assert world.clock.waiting == 0, "something still waits"

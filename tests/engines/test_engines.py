@@ -1,4 +1,4 @@
-"""Each engine itself, with two workers: one is killed, the broker is away, one is stopped (L5, L9, L12)."""
+"""Each engine itself, with two workers: one is killed, the broker is down, one is stopped (L5, L9, L12)."""
 
 from __future__ import annotations
 

@@ -163,7 +163,7 @@ class Ledger:
         }
 
     def check(self, count: int) -> None:
-        """Require what must hold, whatever has failed."""
+        """Require what must hold after any failure."""
         assert set(self.task_ids) == set(range(count)), "a call was not answered"
         assert set(self.ends) == set(self.task_ids.values()), "a task was lost"
         assert len(self.ends) == count, "two calls got one task"

@@ -63,7 +63,7 @@ async def slowly(script: JSON, method: str, params: JSON) -> JSON:
 
 @dataclass
 class Plan:
-    """An operation on a runtime, what happens beside it, and what is done before one looks."""
+    """An operation on a runtime, what happens at the same time, and what is done before the check."""
 
     operation: Operation
     meanwhile: Operation | None = None

@@ -67,7 +67,7 @@ async def yielding_queue(clock: FakeClock, location: str) -> AsyncIterator[TaskM
 
 
 async def count_nothing(kept: object) -> int:
-    """Stand for a count where what is kept is not the question: the wrapped store is checked by itself."""
+    """Stand for a count where what is kept is not the question: the wrapped store has its own check."""
     return 0
 
 
@@ -274,7 +274,7 @@ async def test_a_store_that_is_closed_wakes_those_that_wait(what: str) -> None:
 
 
 async def test_nothing_of_tasks_that_are_gone_is_kept_in_an_index() -> None:
-    """L8: though nobody lists or searches, and no task is made."""
+    """L8: even without a list, a search or a new task."""
 
     def entries() -> int:
         gc.collect()

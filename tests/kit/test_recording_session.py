@@ -116,7 +116,7 @@ async def test_a_client_that_leaves_answers_nothing_any_more() -> None:
             await session.until_requested()
             session.disconnect()
     assert not session.can_send_request
-    assert session.cancelled == 0, "the client left; nobody gave the request up"
+    assert session.cancelled == 0, "the client left; the request was not given up"
     with pytest.raises(anyio.BrokenResourceError):
         await session.send_request("b", {})
     await session.send_notification("c", {})

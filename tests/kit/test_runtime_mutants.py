@@ -92,7 +92,7 @@ def require(condition: object, otherwise: str) -> None:
 
 
 async def run_check(check: Check, parts: Parts) -> None:
-    """Run a check; whatever goes wrong is an `AssertionError` that says so."""
+    """Run a check; a failure of any kind is an `AssertionError` that says so."""
     try:
         with anyio.move_on_after(3 * PATIENCE) as scope:
             await check(parts)
@@ -211,7 +211,7 @@ async def a_late_result_is_dropped(parts: Parts) -> None:
             await anyio.wait_all_tasks_blocked()
             await server.runtime.cancel(record.task_id, owner=None)
             late.set()
-            with anyio.move_on_after(parts.patience, shield=True):  # a broken server cancels whoever opened it
+            with anyio.move_on_after(parts.patience, shield=True):  # a broken server cancels what opened it
                 await anyio.wait_all_tasks_blocked()
             require(not other.stopped.is_set(), "a late result stopped another's work (L13)")
             require(not errors, f"a late result is an error in the server: {errors} (L9)")
@@ -293,7 +293,7 @@ async def a_foreign_task_is_like_an_unknown_one(parts: Parts) -> None:
                 )
             page = await runtime.list(owner=owner)
             require(page.records == (), f"{owner} can list the tasks of alice (L10)")
-        require(await status_of(server, record.task_id) == "working", "somebody else ended the task (L10)")
+        require(await status_of(server, record.task_id) == "working", "another owner ended the task (L10)")
         require((await runtime.get(record.task_id, owner="alice")).record.owner == "alice", "alice lost her task")
 
 

@@ -205,7 +205,7 @@ class HTTPClient(RawClient):
         self._streams.pop(identifier).cancel()
 
     async def end_session(self) -> None:
-        """Tell the server that nobody will come back to this session."""
+        """Tell the server that no client will return to this session."""
         await self._http.delete(self._url, headers=self.headers())
 
     async def listen(self) -> None:

@@ -153,7 +153,7 @@ def add_tools(world: World) -> None:
     @tasks.tool(required=True)
     async def impatient(task: ServerTaskContext) -> str:
         await world.ask_patiently(lambda: task.elicit("Quick!", Choice))
-        return "nobody answered"
+        return "no answer"
 
     @tasks.tool(required=True)
     async def gives_up(task: ServerTaskContext) -> str:
@@ -354,7 +354,7 @@ async def b6_a_question_is_sent_on_the_result_stream_and_names_its_task(world: W
     async with world.connect() as client:
         task_id = await client.start("ask")
         await client.until(task_id, "input_required")
-        assert not client.questions, "nobody waits for the result yet"
+        assert not client.questions, "no request waits for the result yet"
 
         async def answer(question: Wire) -> Wire | None:
             return {"result": {**accept(ok=True)["result"], "_meta": {RELATED: {"taskId": task_id}}}}
@@ -487,7 +487,7 @@ async def b6_fault_15_a_late_answer_resolves_no_other_question(world: World) -> 
         waiting = await client.start_request("tasks/result", {"taskId": first})
         question = await client.asked()
         world.lose_patience()
-        assert (await client.response(waiting))["result"]["content"][0]["text"] == "nobody answered"
+        assert (await client.response(waiting))["result"]["content"][0]["text"] == "no answer"
         second = await client.start("ask")
         waiting = await client.start_request("tasks/result", {"taskId": second})
         await client.asked(2)
@@ -514,9 +514,9 @@ async def fault_17_an_answer_that_crosses_with_the_end_of_its_stream_ends_no_con
 
 
 async def b6_fault_3_an_error_answer_raises_in_the_asker_and_the_task_works_on(world: World) -> None:
-    error = {"error": {"code": -32042, "message": "The user is away"}}
+    error = {"error": {"code": -32042, "message": "The user is not there"}}
     async with world.connect(answer=answering(error)) as client:
-        assert await client.text(await client.start("what_went_wrong")) == "-32042 The user is away"
+        assert await client.text(await client.start("what_went_wrong")) == "-32042 The user is not there"
 
 
 async def b6_an_error_answer_that_reads_like_a_lost_connection_raises_in_the_asker(world: World) -> None:

@@ -1,6 +1,6 @@
 """The JSON Schema of protocol revision 2025-11-25, and which definition each message has to match.
 
-It is kept beside the project. Where it is missing, messages are not checked, and the tests that are about
+It is kept next to the project. Where it is missing, messages are not checked, and the tests that are about
 nothing else are skipped.
 """
 

@@ -57,7 +57,7 @@ def main() -> None:
     tasks = Tasks(principal=user_of) if options.gateway else Tasks()
     tasks.install(mcp)
     mcp.tool()(greet)
-    add_tools(World(tasks, None))  # type: ignore[arg-type]  # nobody connects from in here
+    add_tools(World(tasks, None))  # type: ignore[arg-type]  # no client connects here
 
     @tasks.tool()
     async def whoami(task: ServerTaskContext) -> str:

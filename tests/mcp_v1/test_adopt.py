@@ -31,7 +31,7 @@ async def say(question: Wire) -> Wire | None:
 
 
 async def fetch(url: str) -> str:
-    """Somebody else's tool."""
+    """A tool that exists already."""
     return f"page of {url}"
 
 
@@ -46,7 +46,7 @@ def new_tasks(**options: Any) -> Tasks:
 
 
 def new_server() -> FastMCP[Any]:
-    return FastMCP("somebody else's", log_level="CRITICAL")
+    return FastMCP("existing", log_level="CRITICAL")
 
 
 async def shown(client: RawClient) -> dict[str, str | None]:

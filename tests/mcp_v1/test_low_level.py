@@ -289,7 +289,7 @@ async def test_a_task_lives_on_when_its_connection_ends_and_nothing_holds_the_ru
     async def work(task: ServerTaskContext) -> Any:
         task_ids.append(task.task_id)
         await go_on.wait()
-        await task.update_status("nobody listens")
+        await task.update_status("without a listener")
         done.set()
         return text("done")
 

@@ -1,6 +1,6 @@
 """The SDK's own client for tasks (`ClientSession.experimental`) against our servers, on every transport.
 
-The servers on `mcp` 2.x need that SDK's environment, which `tests/run.py` keeps beside this one.
+The servers on `mcp` 2.x need that SDK's environment, which `tests/run.py` keeps next to this one.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ async def connect(
             tasks = Tasks()
             tasks.install(mcp)
             mcp.tool()(greet)
-            add_tools(World(tasks, None))  # type: ignore[arg-type]  # nobody connects by it
+            add_tools(World(tasks, None))  # type: ignore[arg-type]  # no client connects by it
             server = mcp._mcp_server
             await stack.enter_async_context(tasks)
             group = await stack.enter_async_context(anyio.create_task_group())
@@ -195,9 +195,9 @@ async def test_it_passes_through_every_tool_and_every_error(transport: str, requ
 
 async def test_an_error_of_the_users_callback_raises_in_the_asker(request: pytest.FixtureRequest) -> None:
     async def refuse(context: Any, params: types.ElicitRequestParams) -> types.ErrorData:
-        return types.ErrorData(code=-32042, message="The user is away")
+        return types.ErrorData(code=-32042, message="The user is not there")
 
     async with connect("memory", request, elicitation_callback=refuse) as (session, _):
         created = await session.experimental.call_tool_as_task("what_went_wrong", {})
         result = await session.experimental.get_task_result(created.task.taskId, types.CallToolResult)
-        assert result.content == [types.TextContent(type="text", text="-32042 The user is away")]
+        assert result.content == [types.TextContent(type="text", text="-32042 The user is not there")]

@@ -539,7 +539,7 @@ def leaves(error: BaseException) -> Iterator[BaseException]:
     """Yield what is in an exception group, and in the groups in it."""
     if hasattr(error, "exceptions"):
         for inner in error.exceptions:
-            yield from leaves(inner)  # the server may break down beside it, when it is stopped
+            yield from leaves(inner)  # the server may fail at the same time, when it is stopped
     else:
         yield error
 

@@ -1,6 +1,6 @@
 """A balancer for tests: one address, behind which each request goes to the next server in turn.
 
-Each method has turns of its own, so that two requests of one method go to two servers, whatever comes between.
+Each method has turns of its own, so that two requests of one method go to two servers, even if others come between.
 """
 
 from __future__ import annotations

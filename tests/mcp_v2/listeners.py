@@ -161,7 +161,7 @@ class Connection:
     def listen(
         self, *task_ids: str, capabilities: Wire | None = None, **core: Any
     ) -> AbstractAsyncContextManager[Stream]:
-        """Listen to tasks, with core filters beside them."""
+        """Listen to tasks, with core filters in addition."""
         return self.listen_raw({"taskIds": list(task_ids), **core}, capabilities=capabilities)
 
     def listen_raw(

@@ -63,7 +63,7 @@ def add_tools(mcp: MCPServer[Any], tasks: Tasks) -> None:
 
 
 def make_server(store: TaskStore | None = None, **settings: Any) -> tuple[MCPServer[Any], Tasks]:
-    """Return a server with all the tools, which waits for nobody when it stops."""
+    """Return a server with all the tools, which stops without waiting for its clients."""
     mcp: MCPServer[Any] = MCPServer("push")
     tasks = Tasks(store, settings=TaskSettings(shutdown_grace=0, **settings))
     tasks.install(mcp)

@@ -1,6 +1,6 @@
 """The JSON Schemas of the protocol, and which definition each message has to match.
 
-They are kept beside the project. Where they are missing, messages are not checked, and the tests that are about
+They are kept next to the project. Where they are missing, messages are not checked, and the tests that are about
 nothing else are skipped.
 """
 

@@ -49,7 +49,7 @@ async def accept(context: Any, params: Any) -> ElicitResult:
 
 
 async def fetch(url: str) -> str:
-    """Somebody else's tool."""
+    """A tool that exists already."""
     await anyio.lowlevel.checkpoint()
     return f"page of {url}"
 
@@ -88,7 +88,7 @@ def text_of(result: CallToolResult) -> str:
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("tools", [["fetch"], "all"])
 async def test_a_tool_runs_as_a_task_whenever_it_is_registered(mode: Any, when: str, tools: Any) -> None:
-    mcp: MCPServer[Any] = MCPServer("somebody else's")
+    mcp: MCPServer[Any] = MCPServer("existing")
     tasks, tasks_client = new_tasks(), TasksClient()
     if when == "before":
         mcp.tool()(fetch)
@@ -102,7 +102,7 @@ async def test_a_tool_runs_as_a_task_whenever_it_is_registered(mode: Any, when: 
 
 
 async def test_a_task_of_a_tool_that_was_never_named_can_be_retried() -> None:
-    mcp: MCPServer[Any] = MCPServer("somebody else's")
+    mcp: MCPServer[Any] = MCPServer("existing")
     mcp.tool()(fetch)
     store = LeasedTaskStore()
     tasks, tasks_client = new_tasks(store=store), TasksClient()
@@ -120,7 +120,7 @@ async def test_a_task_of_a_tool_that_was_never_named_can_be_retried() -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_a_tool_that_is_not_named_stays_plain(mode: Any) -> None:
-    mcp: MCPServer[Any] = MCPServer("somebody else's")
+    mcp: MCPServer[Any] = MCPServer("existing")
     mcp.tool()(fetch)
     mcp.tool(name="other")(fetch)
     tasks, tasks_client = new_tasks(), TasksClient()
@@ -134,7 +134,7 @@ async def test_a_tool_that_is_not_named_stays_plain(mode: Any) -> None:
 
 
 async def test_clients_of_2025_see_the_mode_and_clients_of_2026_do_not() -> None:
-    mcp: MCPServer[Any] = MCPServer("somebody else's")
+    mcp: MCPServer[Any] = MCPServer("existing")
     mcp.tool()(fetch)
     mcp.tool(name="must")(fetch)
     tasks = new_tasks()
@@ -153,7 +153,7 @@ async def test_clients_of_2025_see_the_mode_and_clients_of_2026_do_not() -> None
 
 @pytest.mark.parametrize("how", ["adopt", "tool", "task"])
 async def test_a_mode_that_is_not_advertised_is_accepted_all_the_same(how: str) -> None:
-    mcp: MCPServer[Any] = MCPServer("somebody else's")
+    mcp: MCPServer[Any] = MCPServer("existing")
     tasks = new_tasks()
     tasks.install(mcp)
     if how == "adopt":
@@ -172,7 +172,7 @@ async def test_a_mode_that_is_not_advertised_is_accepted_all_the_same(how: str) 
 
 
 async def test_its_options_hold_under_both_revisions() -> None:
-    mcp: MCPServer[Any] = MCPServer("somebody else's")
+    mcp: MCPServer[Any] = MCPServer("existing")
     mcp.tool()(fetch)
     tasks, tasks_client = new_tasks(), TasksClient()
     tasks.install(mcp)
@@ -192,7 +192,7 @@ async def test_its_options_hold_under_both_revisions() -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_its_own_context_asks_and_reports_through_the_task(mode: Any) -> None:
-    mcp: MCPServer[Any] = MCPServer("somebody else's")
+    mcp: MCPServer[Any] = MCPServer("existing")
     mcp.tool()(asks)
     seen: list[str | None] = []
 
@@ -210,7 +210,7 @@ async def test_its_own_context_asks_and_reports_through_the_task(mode: Any) -> N
 
 async def test_input_that_a_resolver_needs_is_asked_through_the_task() -> None:
     """Wire rule C5 is for tools that start their task themselves; an adopted one is a task before its resolvers run."""
-    mcp: MCPServer[Any] = MCPServer("somebody else's")
+    mcp: MCPServer[Any] = MCPServer("existing")
     mcp.tool()(greet)
     tasks, tasks_client = new_tasks(), TasksClient()
     tasks.install(mcp, tools=["greet"])
@@ -224,7 +224,7 @@ async def test_input_that_a_resolver_needs_is_asked_through_the_task() -> None:
 
 
 async def test_a_quick_call_stays_an_ordinary_one_with_promote_after() -> None:
-    mcp: MCPServer[Any] = MCPServer("somebody else's")
+    mcp: MCPServer[Any] = MCPServer("existing")
     mcp.tool()(fetch)
     tasks = new_tasks()
     tasks.install(mcp)
@@ -247,7 +247,7 @@ async def test_the_handle_comes_before_work_that_blocks_the_event_loop(mode: Any
         ran.append("blocks")
         return "done"
 
-    mcp: MCPServer[Any] = MCPServer("somebody else's")
+    mcp: MCPServer[Any] = MCPServer("existing")
     mcp.tool()(blocks)
     tasks, tasks_client = new_tasks(), TasksClient()
     tasks.install(mcp, tools=["blocks"])
@@ -271,7 +271,7 @@ async def test_one_that_blocks_runs_in_a_thread_and_its_context_reaches_the_clie
         return f"{answer.action} {threading.get_ident() == home}"
 
     home = threading.get_ident()
-    mcp: MCPServer[Any] = MCPServer("somebody else's")
+    mcp: MCPServer[Any] = MCPServer("existing")
     mcp.tool()(block)
     tasks, tasks_client = new_tasks(), TasksClient()
     tasks.install(mcp)
@@ -306,7 +306,7 @@ async def test_a_plain_call_of_one_that_blocks_is_what_the_sdk_alone_gives() -> 
 
     replies: list[tuple[Any, Any]] = []
     for has_tasks in (False, True):
-        mcp: MCPServer[Any] = MCPServer("somebody else's", lifespan=lifespan)
+        mcp: MCPServer[Any] = MCPServer("existing", lifespan=lifespan)
         tasks = new_tasks()
         if has_tasks:
             tasks.install(mcp)
@@ -343,7 +343,7 @@ async def test_cancelled_one_that_blocks_is_cancelled_at_its_next_await(mode: An
             ended.set()
         return "unreachable"
 
-    mcp: MCPServer[Any] = MCPServer("somebody else's")
+    mcp: MCPServer[Any] = MCPServer("existing")
     mcp.tool()(block)
     tasks, tasks_client = new_tasks(), TasksClient()
     tasks.install(mcp)
@@ -362,7 +362,7 @@ async def test_cancelled_one_that_blocks_is_cancelled_at_its_next_await(mode: An
 
 
 async def test_one_that_blocks_cannot_start_tasks_itself() -> None:
-    mcp: MCPServer[Any] = MCPServer("somebody else's")
+    mcp: MCPServer[Any] = MCPServer("existing")
     tasks = new_tasks()
     tasks.install(mcp)
 
@@ -435,7 +435,7 @@ async def test_mask_errors_holds_for_it_too(mode: Any, level: str, as_task: bool
     tasks, tasks_client = new_tasks(mask_errors=True), TasksClient()
     server: MCPServer[Any] | Server[Any]
     if level == "high":
-        mcp: MCPServer[Any] = MCPServer("somebody else's")
+        mcp: MCPServer[Any] = MCPServer("existing")
         mcp.tool()(fails)
         server = mcp
     else:

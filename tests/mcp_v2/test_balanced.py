@@ -41,7 +41,7 @@ pytestmark = [
 ]
 
 PROGRAM = str(Path(__file__).with_name("balanced_server.py"))
-# Nobody is lost, on however slow a machine; and no renewal of a lease stops work that a cancel should have stopped.
+# No task is lost, on however slow a machine; and no renewal of a lease stops work that a cancel should have stopped.
 LEASE_MS = 600_000
 SHORT_LEASE_MS = 6_000  # long enough that a process which lives renews it, on a machine that is busy
 
@@ -200,7 +200,7 @@ async def test_a3_neither_server_knows_a_task_that_there_is_not(cluster: Cluster
 
 
 async def test_tasks_need_not_know_who_serves_them(cluster: Cluster, tmp_path: Path) -> None:
-    """Each request of each task goes to whoever is next, so that one task's go to both."""
+    """Each request of each task goes to the next server, so that one task's go to both."""
     results: list[str] = []
     before = len(cluster.balancer.log)
 
@@ -297,7 +297,7 @@ def cluster_with_sessions(tmp_path_factory: pytest.TempPathFactory) -> Generator
 
 
 async def test_a_legacy_clients_session_is_unknown_to_the_other_server(cluster_with_sessions: Cluster) -> None:
-    """A session lives in its process, and the SDK says so: HTTP 404, after which a client begins anew."""
+    """A session lives in its process, and the SDK says so: HTTP 404, after which a client starts again."""
     async with legacy.http_client(cluster_with_sessions.w.url) as client, httpx.AsyncClient(timeout=PATIENCE) as http:
         task_id = await client.start("double", {"x": 2})
         message = {"jsonrpc": "2.0", "id": 1, "method": "tasks/get", "params": {"taskId": task_id}}

@@ -1081,7 +1081,7 @@ async def test_an_acknowledgement_of_another_type_is_an_invalid_response_c8_c9(a
 async def test_a_handle_that_answers_another_method_is_an_invalid_response_c14(
     method: str, request_: Callable[[Client], Awaitable[object]]
 ) -> None:
-    """The SDK says so by itself: only `tools/call` is claimed."""
+    """The SDK itself says so: only `tools/call` is claimed."""
     scripted = ScriptedServer()
 
     async def hand_out(context: Any, params: Any) -> Wire:
@@ -1095,7 +1095,7 @@ async def test_a_handle_that_answers_another_method_is_an_invalid_response_c14(
 
 
 async def test_a_server_that_restarts_in_mid_task_goes_on_where_it_was() -> None:
-    """It is away for a moment, and does not know that it has shown the question before."""
+    """It is disconnected for a moment, and does not know that it has shown the question before."""
     gone = error(types.INTERNAL_ERROR, "Bad Gateway")
     question = asking(consent=elicit())
     scripted = ScriptedServer(working(), question, gone, gone, question, gone, gone, question)

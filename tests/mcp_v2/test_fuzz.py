@@ -1,6 +1,6 @@
 """Requests for tasks with anything JSON can say in them: never an internal error, a hang, or another's task.
 
-A stranger sends them over HTTP to a server in this process, knowing the ids of somebody else's tasks.
+A stranger sends them over HTTP to a server in this process, knowing the ids of another owner's tasks.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ METHODS = ["tasks/get", "tasks/update", "tasks/cancel"]
 MINE = "{mine}"
 """Stands for the id of a task of the stranger's own, wherever it comes up."""
 THEIRS = "{theirs}"
-"""Stands for the id of somebody else's task."""
+"""Stands for the id of another owner's task."""
 ENDED = "{ended}"
 """Stands for the id of a task of the stranger's own that has ended."""
 KEY = "{key}"
@@ -105,10 +105,10 @@ fuzzing = settings(max_examples=40, suppress_health_check=[HealthCheck.function_
 
 
 class Stranger:
-    """Somebody who may use the server, and who has got hold of the ids of another's tasks.
+    """A user of the server who has got hold of the ids of another owner's tasks.
 
     Attributes:
-        theirs: A task of somebody else's that asks.
+        theirs: A task of another owner that asks.
         mine: A task of his own that asks.
         ended: A task of his own that has ended.
     """
@@ -127,7 +127,7 @@ class Stranger:
     @classmethod
     @asynccontextmanager
     async def arrives(cls, portal: anyio.from_thread.BlockingPortal) -> AsyncGenerator[Stranger, None]:
-        """Start a server, a task of somebody else's and his own; check in the end how the other is."""
+        """Start a server, a task of another owner and one of this user; check in the end how the other is."""
         guarded = Guarded()
         guarded.go_on.set()
         async with (
@@ -177,7 +177,7 @@ class Stranger:
         return reply
 
     def check(self, reply: Wire, status: int, headers: dict[str, str]) -> None:
-        """Check that a reply is no internal error, and shows nothing of the server's or of somebody else's."""
+        """Check that a reply is no internal error, and shows nothing of the server or of another owner."""
         if "error" not in reply:
             assert self.theirs not in json.dumps(reply)
             return
@@ -399,7 +399,7 @@ LISTEN = as_sent(
 def draw_message(data: st.DataObject, valid_ones: st.SearchStrategy[Wire], fault: bool) -> Wire:
     """Return one of the messages, with a fault if there is to be one.
 
-    It does not name somebody else's task where JSON-RPC gives back what it was sent: an echo looks like a leak.
+    It does not name another owner's task where JSON-RPC returns what it was sent: an echo looks like a leak.
     """
     message: Wire = data.draw(with_a_fault(valid_ones, values) if fault else valid_ones)
     assume(THEIRS not in (message.get("id"), message.get("method")))

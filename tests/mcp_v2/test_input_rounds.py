@@ -965,7 +965,7 @@ async def test_a_request_in_another_process_hears_how_far_the_work_is(tmp_path: 
         await task.elicit("Who?", Name)
         await task.report_progress(1, 2, "half")
         await go_on.wait()
-        await task.update_status("said to nobody", notify=False)
+        await task.update_status("not sent to the client", notify=False)
         return "done"
 
     heard: list[Any] = []

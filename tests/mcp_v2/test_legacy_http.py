@@ -1,4 +1,4 @@
-"""Clients of revision 2025-11-25 on `mcp` 2.x over HTTP, beside those of 2026-07-28 on the same endpoint."""
+"""Clients of revision 2025-11-25 on `mcp` 2.x over HTTP, together with those of 2026-07-28 on the same endpoint."""
 
 from __future__ import annotations
 

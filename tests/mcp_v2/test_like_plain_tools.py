@@ -372,11 +372,11 @@ async def test_work_that_exits_ends_its_task_and_not_the_server() -> None:
             assert isinstance(await called(client, "text", {"a": 1}), CallToolResult)
 
 
-# The same without an SDK: `tasks/get` gives back exactly what the call would have given
+# The same without an SDK: `tasks/get` returns exactly what the call would have returned
 
 
 async def as_called(client: RawClient, name: str, arguments: dict[str, Any], *, as_task: bool) -> Wire:
-    """Return the result or the error of a call as it came, by itself or through its task."""
+    """Return the result or the error of a call as it came, directly or through its task."""
     reply = (await client.call(name, arguments, capabilities=DECLARED if as_task else {})).message
     if "error" in reply:
         return {"error": reply["error"]}

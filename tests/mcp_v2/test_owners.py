@@ -263,7 +263,7 @@ async def test_work_sees_the_context_variables_of_its_call_and_never_another_one
     names = [f"caller {n}" for n in range(20)]
     results: dict[str, list[str]] = {}
     async with app.router.lifespan_context(app):
-        async with http_client(URL, app=naming, headers={"x-caller": "somebody else"}) as other:
+        async with http_client(URL, app=naming, headers={"x-caller": "another user"}) as other:
 
             async def call(name: str) -> None:
                 async with http_client(URL, app=naming, headers={"x-caller": name}) as client:

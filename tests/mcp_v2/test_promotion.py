@@ -54,7 +54,7 @@ class GatedStore(InMemoryTaskStore):
 
     Attributes:
         created: The tasks that were created.
-        entered: Set when somebody creates a task.
+        entered: Set when a task is being created.
         gate: What they wait for; set from the beginning.
         fails: Names of methods that fail.
     """
@@ -167,7 +167,7 @@ async def open_world(**options: Any) -> AsyncGenerator[World, None]:
                 yield world
                 await anyio.wait_all_tasks_blocked()
     assert world.left() == (0, 0, 0)
-    assert world.clock.waiting == 0, "somebody still waits"
+    assert world.clock.waiting == 0, "something still waits"
 
 
 BY_SERVER = {"of_server": SECONDS, "of_tool": None}
@@ -371,7 +371,7 @@ async def test_a_number_out_of_range_is_refused_by_its_name(number: float, anyio
         tasks.task(promote_after=number)
 
 
-# --- asking, and whatever else goes through the session -----------------------------------------------------------
+# --- asking, and what else goes through the session ---------------------------------------------------------------
 
 
 async def test_a_question_makes_the_call_a_task_at_once(world: World) -> None:
@@ -510,13 +510,13 @@ async def test_a_client_that_cannot_be_asked_is_not_asked() -> None:
                 await ctx.elicit("Who are you?", Name)
             except MCPError as error:
                 raised.append(error)
-            return "asked nobody"
+            return "did not ask"
 
         world.add(greet)
         only_tasks: Wire = {"extensions": {EXTENSION_ID: {}}}
         result = (await world.client.call("greet", capabilities=only_tasks)).result
         assert result["resultType"] == "complete", result
-        assert result["content"][0]["text"] == "asked nobody"
+        assert result["content"][0]["text"] == "did not ask"
         assert "elicitation" in str(raised[0])
         assert world.store.created == []
 
@@ -530,11 +530,11 @@ async def test_a_client_that_declared_nothing_cannot_be_asked_and_the_sdk_says_s
                 await ctx.elicit("Who are you?", Name)
             except NoBackChannelError as error:
                 raised.append(error)
-            return "asked nobody"
+            return "did not ask"
 
         world.add(greet)
         result = (await world.client.call("greet", capabilities={})).result
-        assert result["content"][0]["text"] == "asked nobody"
+        assert result["content"][0]["text"] == "did not ask"
         assert len(raised) == 1
 
 
@@ -736,7 +736,7 @@ async def test_a_caller_that_is_cancelled_while_its_task_is_created_leaves_none_
 
 
 async def test_a_task_that_cannot_be_created_leaves_the_call_an_ordinary_one(caplog: pytest.LogCaptureFixture) -> None:
-    """A store that is away makes no slow tool fail."""
+    """A store that is unavailable makes no slow tool fail."""
     async with open_world(**BY_SERVER) as world:
         world.store.fails = {"create_task"}
         results: list[Wire] = []

@@ -706,8 +706,8 @@ async def test_c11_what_the_streams_of_an_owner_listen_to_is_bounded() -> None:
             other = await connection.client.start("work")
             async with connection.listen(other, NO_SUCH_TASK, "unknown") as again:
                 assert await again.acknowledged() == [other], "there is room again"
-                async with connection.listen(other, NO_SUCH_TASK) as beside:
-                    assert await beside.acknowledged() == [other], "unknown ones count only until they are looked up"
+                async with connection.listen(other, NO_SUCH_TASK) as second:
+                    assert await second.acknowledged() == [other], "unknown ones count only until they are looked up"
 
 
 async def test_c11_a_listener_in_memory_that_reads_nothing_harms_nobody() -> None:
@@ -772,7 +772,7 @@ async def test_c11_a_stdio_server_stops_promptly_although_somebody_listens(anyio
             assert code == 0, errors
             assert "Traceback" not in errors
             for each in (stream, other):
-                each.response = {}  # nobody is there to be told that it was cancelled
+                each.response = {}  # no client is there to learn that it was cancelled
 
 
 # --- TasksClient -------------------------------------------------------------------------------------------------
@@ -1342,7 +1342,7 @@ async def test_c11_a_stream_that_pushed_and_then_dropped_is_opened_again_after_a
 
 
 async def test_c11_the_end_of_a_stream_makes_the_client_look_once_more() -> None:
-    """Law L3: the SDK delivers notifications beside responses, so that the last push may come after the end."""
+    """Law L3: the SDK delivers notifications and responses concurrently, so the last push may come after the end."""
     scripted = ScriptedServer(working(pollIntervalMs=AN_HOUR_MS))
     looked = anyio.Event()
 

@@ -156,7 +156,7 @@ async def two_servers() -> AsyncGenerator[tuple[Cluster, Server, Server], None]:
             finally:
                 for server in servers:
                     server.link.is_cut = False
-    assert cluster.clock.waiting == 0, "somebody still waits"
+    assert cluster.clock.waiting == 0, "something still waits"
 
 
 async def lose(cluster: Cluster, server: Server) -> None:

@@ -872,7 +872,7 @@ async def test_a_detached_task_is_ended_by_its_id() -> None:
     async def hand_over(task: ServerTaskContext) -> str:
         task.detach()
         ids.append(task.task_id)
-        return "nobody sees this"
+        return "not seen by any client"
 
     mcp, tasks = server_with(hand_over)
     client_tasks = TasksClient()
@@ -977,7 +977,7 @@ def test_installing_twice_is_refused() -> None:
 
 
 async def no_tool(ctx: Any, params: CallToolRequestParams) -> CallToolResult:
-    raise AssertionError("nobody calls this")
+    raise AssertionError("not called")
 
 
 def test_tool_before_install_says_what_to_do() -> None:

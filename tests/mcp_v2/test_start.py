@@ -1,4 +1,4 @@
-"""Servers on `mcp` 2.x whose store cannot be reached, and requests while it is away."""
+"""Servers on `mcp` 2.x whose store cannot be reached, and requests while it is unavailable."""
 
 from __future__ import annotations
 

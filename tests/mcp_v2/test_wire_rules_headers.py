@@ -48,7 +48,7 @@ class World:
     _url: str
 
     async def post(self, method: str, headers: list[tuple[str, Any]], *, task_id: str | None = None) -> Reply:
-        """Send a request with just these headers beside those of HTTP, in this order, also twice the same."""
+        """Send a request with just these headers and those of HTTP, in this order, also twice the same."""
         params: Wire = {
             "taskId": self.task_id if task_id is None else task_id,
             "_meta": {
@@ -63,7 +63,7 @@ class World:
         return await self.post_body(body, headers)
 
     async def post_body(self, body: Wire, headers: list[tuple[str, Any]]) -> Reply:
-        """Send this body with just these headers beside those of HTTP."""
+        """Send this body with just these headers and those of HTTP."""
         basic = [("accept", "application/json, text/event-stream"), ("content-type", "application/json")]
         raw = [(name.encode(), str(value).encode("latin-1")) for name, value in [*basic, *headers]]
         with anyio.fail_after(PATIENCE):

@@ -139,7 +139,7 @@ async def test_a6_work_beyond_what_may_run_at_once_waits_for_its_turn_and_then_r
 
 
 async def test_a6_work_that_waits_for_an_answer_lets_others_run(serve: Serve) -> None:
-    """Law L13: who never answers holds up nobody."""
+    """Law L13: a client that never answers delays no other."""
     async with serve({"max_running": 1}) as client:
         asking = [await client.start("ask") for _ in range(3)]
         keys = [next(iter(await client.asked(task_id))) for task_id in asking]

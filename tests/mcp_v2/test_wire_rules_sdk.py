@@ -153,11 +153,11 @@ class World:
         return result
 
     async def asks(self, task: ClientTask, questions: int = 1) -> dict[str, Wire]:
-        """Wait until a task has so many open questions, and return them; nobody answers."""
+        """Wait until a task has so many open questions, and return them, without an answer."""
         return (await self.shown(task, lambda snapshot: len(snapshot.input_requests) == questions)).input_requests
 
     async def shown(self, task: ClientTask, matches: Callable[[TaskSnapshot], bool]) -> TaskSnapshot:
-        """Wait until a task is as wanted, and return it so; nobody answers its questions."""
+        """Wait until a task is as wanted, and return it so, without answering its questions."""
         with anyio.fail_after(PATIENCE):
             async with aclosing(task.snapshots()) as snapshots:
                 async for snapshot in snapshots:

@@ -1,6 +1,6 @@
 """Laws L12 and L17 under everything that goes wrong at once: nothing is lost, changed, doubled or stuck.
 
-Two workers on one store run tasks of all kinds while one fault after the other happens: the store is away, the disk is
+Two workers on one store run tasks of all kinds while one fault after the other happens: the store is down, the disk is
 full, a wall clock jumps, a worker is paused for longer than its lease, or killed. After each fault every task must
 end as its work does. Only work of a paused or killed worker that must not run again may have failed as lost. A machine
 that gives a worker no time to renew a lease, for as long as the lease lasts, has paused it: workers tell how long each
@@ -38,7 +38,7 @@ FAULTS = int(os.environ.get("MCP_TASK_RUNTIME_FAULTS", 500 if IS_LONG else 5))
 
 LEASE_MS = 2000 if IS_LONG else 500
 FAULT_SECONDS = 1.5 * LEASE_MS / 1000
-"""Longer than a lease: all leases lapse when the store is away, or a worker is silent, for so long."""
+"""Longer than a lease: all leases lapse when the store is unavailable, or a worker is silent, for so long."""
 
 SETTLE_SECONDS = 60.0
 TASKS = 4
@@ -115,7 +115,7 @@ class Observer:
     given: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     async def serve(self, task_id: str) -> TaskRecord | None:
-        """Look at a task, and answer what it asks; `None` while the store is away."""
+        """Look at a task, and answer what it asks; `None` while the store is unavailable."""
         try:
             view = await self.runtime.get(task_id, owner=None)
             given = self.given.setdefault(task_id, {})
@@ -237,7 +237,7 @@ async def one_fault(chaos: Chaos, crew: Crew, observer: Observer, random: Random
         records = {}
         for task_id in started:
             records[task_id] = await observer.until_ended(task_id)
-    # While the store is away no lease can be renewed; who takes tasks over waits for a lease after that. A process that
+    # While the store is down no lease can be renewed; who takes tasks over waits for a lease after that. A process that
     # is paused may hold the lock of a file all the while.
     patience = LEASE_MS / 1000 + (took if fault in (outage, full_disk, pause) else 0)
     silences = [await worker.do("silences", task_ids=list(started)) for worker in crew.workers]

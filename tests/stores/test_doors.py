@@ -1,4 +1,4 @@
-"""Law L13 at every door of a task's life: whatever work says, asks, returns or raises, and whatever a client answers.
+"""Law L13 at every door of a task's life: what work says, asks, returns or raises, and what a client answers.
 
 Each value is taken and given back, or refused by an error; its task ends, and a second task that runs all the while is
 never touched. `test_values` has the doors of the stores themselves, on all four.

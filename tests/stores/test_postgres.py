@@ -158,7 +158,7 @@ def make(server: PostgresServer, schema: str, clock: FakeClock) -> Open:
 
 @asynccontextmanager
 async def in_background(operation: Callable[[], Awaitable[Any]]) -> AsyncIterator[Callable[[], Awaitable[Any]]]:
-    """Run an operation beside a block; what it yields waits for the end and returns what came of it."""
+    """Run an operation concurrently with a block; what it yields waits for the end and returns what came of it."""
     endings: list[Any] = []
     ended = anyio.Event()
 
@@ -558,7 +558,7 @@ async def test_a_stopped_server_is_an_error_and_a_started_one_is_used_again(
                     assert isinstance(refused.value.__cause__, psycopg.Error)
                 with anyio.move_on_after(0.2) as scope:
                     await other.get_task(created.task_id)
-                assert scope.cancelled_caught, "a cancelled operation waits for a server that is away"
+                assert scope.cancelled_caught, "a cancelled operation waits for a server that is down"
                 with pytest.raises(StoreUnavailableError):
                     await make(timeout=1.0).__aenter__()
             finally:

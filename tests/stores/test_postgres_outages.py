@@ -55,7 +55,7 @@ async def in_time(operation: Callable[[], Awaitable[object]]) -> None:
                 return
 
 
-# --- a server that is away ---
+# --- a server that is down ---
 
 
 async def test_a_server_that_is_away_for_a_moment_is_waited_out_and_the_log_says_so_once(

@@ -1,4 +1,4 @@
-"""What PostgreSQL is given, it gives back or refuses; what is damaged there hurts its own task alone (L4, L10, L13)."""
+"""What PostgreSQL is given, it returns or refuses; what is damaged there hurts its own task alone (L4, L10, L13)."""
 
 from __future__ import annotations
 

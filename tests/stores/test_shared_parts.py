@@ -77,7 +77,7 @@ def test_an_outage_is_two_lines_however_many_attempts_fail(caplog: pytest.LogCap
 
 
 def test_an_attempt_that_began_before_an_outage_does_not_end_it(caplog: pytest.LogCaptureFixture) -> None:
-    """Its thread may note late that it succeeded: the log then said twice that the backend is away."""
+    """Its thread may note late that it succeeded: the log then said twice that the backend is unavailable."""
     outage = Outage(logger, "The backend")
     started_at = time.monotonic() - 1
     outage.failed(started_at)

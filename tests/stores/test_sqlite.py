@@ -971,7 +971,7 @@ for line in sys.stdin:
                         tell(process, "go")
                         committed = float(await hear(process))
                 delays.append(woken[0] - committed)
-    if IS_LONG:  # a busy machine wakes nobody at once
+    if IS_LONG:  # a busy machine wakes no thread at once
         assert sorted(delays)[3] < 0.06, delays
 
 

@@ -1,7 +1,7 @@
 """Any value through any door of any store: it is refused, or every reader gets it as it was (laws L4 and L13).
 
 The limits one by one are checks of the kit (`STORE_VALUE_CHECKS`). Here Hypothesis draws doors and values, and the
-four stores must agree on what they refuse. A second task lives beside them all the while.
+four stores must agree on what they refuse. A second task lives all the while.
 """
 
 from __future__ import annotations

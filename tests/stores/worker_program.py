@@ -119,7 +119,7 @@ class Client:
 
 
 class LeaseWatch:
-    """How long this process left the leases of its tasks without a renewal, whatever kept it from renewing them.
+    """How long this process left the leases of its tasks without a renewal, for any reason.
 
     A lease that was lost although this is shorter than a lease was taken from a process that had renewed it.
     """

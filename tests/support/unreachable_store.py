@@ -54,7 +54,7 @@ def errors_of_start(folder: Path, transport: str, url: str) -> str:
         for line in process.stderr:
             errors.append(line)
             if LINE in line:
-                process.stdin.close()  # the SDK reads it to its end, whatever has failed
+                process.stdin.close()  # the SDK reads it to its end, even after a failure
     assert process.returncode, errors
     return "".join(errors)
 

@@ -82,7 +82,7 @@ VIEWS: dict[str, tuple[TaskView, dict[str, Any]]] = {
         a_view("input_required", FORM, SAMPLE, ROOTS),
         {"status": "input_required", "inputRequests": {**ASKED_FORM, **ASKED_SAMPLE, **ASKED_ROOTS}},
     ),
-    "a question beside a message": (
+    "a question and a message": (
         a_view("input_required", ROOTS, message="Asking"),
         {"status": "input_required", "statusMessage": "Asking", "inputRequests": ASKED_ROOTS},
     ),

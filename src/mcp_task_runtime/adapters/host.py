@@ -92,7 +92,7 @@ class RuntimeHost:
     def until_stopped(self) -> Generator[anyio.CancelScope, None, None]:
         """A block that is left early, as if its scope were cancelled, when the server is to stop.
 
-        For what the server would wait for, and what may never end by itself. By then the runtime has
+        For what the server would wait for, and what may never end. By then the runtime has
         drained: all that follow a task have seen its end.
         """
         opening = self._current()

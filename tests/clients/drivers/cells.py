@@ -33,7 +33,7 @@ async def fill(
 
     Args:
         call: Calls a tool, and returns what the user sees of its result.
-        task: The same as a task, where the client can be told to.
+        task: The same as a task, where the client has such an option.
         watch: Calls a tool while another call runs; `call` unless that waits for the other.
         cancel: Calls the tool `wait`, awaits the function it is given, which waits until that has begun, and cancels
             the call or the task.

@@ -78,7 +78,7 @@ logger: logging.Logger = logging.getLogger(__name__)
 _Handler: TypeAlias = Callable[[Any], Awaitable[types.ServerResult]]
 
 
-class Tasks(BaseTasks[Any]):  # a type checker beside mcp 2.x does not know the class of its context
+class Tasks(BaseTasks[Any]):  # a type checker with mcp 2.x does not know the class of its context
     """Background tasks for one server on `mcp` 1.x.
 
         mcp = FastMCP("reports")

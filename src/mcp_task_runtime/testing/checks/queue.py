@@ -498,7 +498,7 @@ async def no_operation_costs_more_when_there_are_many_tasks(bench: _Bench) -> No
     few = await count_work(partial(use, "a"))
     await populate("many", 400)
     many = await count_work(partial(use, "b"))
-    require(many <= 3 * few + 400, f"using a mailbox costs {many} steps beside 400 others and {few} beside 16")
+    require(many <= 3 * few + 400, f"using a mailbox costs {many} steps with 400 others and {few} with 16")
 
 
 @_check("L8")

@@ -317,7 +317,8 @@ async def a_history_is_bounded(bench: StoreBench) -> None:
     events = await _events(store, created.task_id)
     require(events[0][0] == "created", "a long history does not begin with the task's creation")
     require(
-        EVENTS_KEPT - 1 <= len(events) - 1 <= EVENTS_KEPT, f"a history keeps {len(events) - 1} events beside `created`"
+        EVENTS_KEPT - 1 <= len(events) - 1 <= EVENTS_KEPT,
+        f"a history keeps {len(events) - 1} events after `created`",
     )
     kept = [text for _, text in events[1:]]
     wanted = [f"step {n}" for n in range(number - len(kept), number)]
@@ -369,7 +370,7 @@ async def a_history_says_what_was_asked_and_answered(bench: StoreBench) -> None:
     await store.answer_all(task_id, {key: Answer.result({}) for key in keys})
     events = (await _events(store, task_id))[1:]
     require({kind for kind, _ in events} == {"answered"}, "many answers at once are not the last events")
-    require(len(events) <= EVENTS_KEPT, f"a history keeps {len(events)} events beside `created`")
+    require(len(events) <= EVENTS_KEPT, f"a history keeps {len(events)} events in addition to `created`")
 
 
 @_check("L6", needs=["search"])

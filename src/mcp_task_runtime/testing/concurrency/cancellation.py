@@ -32,7 +32,7 @@ class Trial:
         observe: Returns the state the operation is about, comparable between runs: leave out what
             differs from run to run, such as random ids. What clean-up must restore belongs into it. Called
             once a world, at its end, so it may use the state up.
-        meanwhile: Runs beside the operation, for one that waits: makes come true what it waits for. It is
+        meanwhile: Runs concurrently with the operation, for one that waits: makes come true what it waits for. It is
             cancelled when the operation has ended.
         leftovers: Counts waiters, tasks, open scopes; must give the same number afterwards.
         also: Further states that are right after a cancellation, besides those before and after.

@@ -118,7 +118,7 @@ async def check_interleavings(
             with anyio.move_on_after(patience) as scope:
                 endings[index] = await _ending(race.operations[index])
             if scope.cancelled_caught:
-                raise AssertionError(f"operation {index} does not end by itself in the order {order}")
+                raise AssertionError(f"operation {index} does not end in the order {order}")
         effect = (tuple(endings[index] for index in sorted(endings)), await race.observe())
         if effect not in allowed:
             allowed.append(effect)
