@@ -413,7 +413,7 @@ class TheLeaseOfAnEndedTaskIsOnlyHidden(LeasedTaskStore):
     async def finish_task(self, task_id: str, outcome: Outcome, *, fence: Fence | None = None) -> TaskRecord:
         lease = live(self, task_id).record.lease
         record = await super().finish_task(task_id, outcome)
-        self._lapses.set(task_id, None if lease is None else lease.expires_at)
+        self._leases.set(replace(record, lease=lease))
         return record
 
 
@@ -427,7 +427,7 @@ class ANewTaskHasTheLeaseOfAnOldOne(LeasedTaskStore):
         new = NewTask.of(new, fields)
         record = await super().create_task(new)
         if (old := self._old.get(record.task_id)) is not None:
-            self._lapses.set(record.task_id, old.expires_at)
+            self._leases.set(replace(record, lease=old))
         return record
 
     def _remove(self, task_id: str) -> None:

@@ -86,7 +86,7 @@ def set_lease(store: InMemoryTaskStore, task_id: str, lease: Lease | None) -> No
     """Change the lease of a task, and nothing else."""
     entry = store._entries[task_id]
     entry.record = replace(entry.record, lease=lease)
-    store._lapses.set(task_id, None if lease is None else lease.expires_at)
+    store._leases.set(entry.record)
 
 
 def from_now(store: InMemoryTaskStore, milliseconds: int) -> datetime:

@@ -29,6 +29,14 @@ class OnlyTheFirstAreLookedAt(LeasedTaskStore):
         return tuple(each for each in await super().wait_for_work(names, limit=limit) if each.task_id in first)
 
 
+@store_mutant("a_worker_looks_at_its_own_tools_alone")
+class WhatWaitsForOthersIsLookedAt(LeasedTaskStore):
+    async def wait_for_work(self, names: Collection[str], *, limit: int) -> Found:
+        for record in await self.list_lapsed(limit=10**6):
+            assert record.lease is not None
+        return await super().wait_for_work(names, limit=limit)
+
+
 @store_mutant("every_worker_that_waits_is_woken", "a_worker_that_gives_up_takes_no_task_with_it")
 class OneWorkerIsWoken(LeasedTaskStore):
     def __init__(self, **options: Any) -> None:

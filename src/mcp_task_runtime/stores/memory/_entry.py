@@ -6,15 +6,13 @@ from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta, timezone
 from functools import partial
 from struct import Struct
-from typing import TYPE_CHECKING, Final, get_args
+from typing import Final, get_args
 
 from mcp_task_runtime.core.sealed import event_excerpt
 from mcp_task_runtime.core.transitions import EVENTS_KEPT
 from mcp_task_runtime.core.types import TaskEvent, TaskEventKind, TaskRecord
 from mcp_task_runtime.stores._signal import Signal
-
-if TYPE_CHECKING:
-    from mcp_task_runtime.stores.memory._index import Group, Index
+from mcp_task_runtime.stores.memory._index import Indexed
 
 __all__ = ["Entry"]
 
@@ -25,28 +23,19 @@ _NUMBERS: Final = {kind: number for number, kind in enumerate(_KINDS)}
 _HEAD: Final = Struct("<qBh")  # microseconds, kind, bytes of text or -1 for none
 
 
-class Entry:
+class Entry(Indexed):
     """One stored task.
 
     Attributes:
-        record: The task as it is now.
-        sequence: Its place in the order of creation.
-        owned: The index of its owner's tasks; `None` once the task is gone.
-        group: The index of the tasks with its status and tool; `None` once the task is gone.
-        failing: The index of the tasks with its tool that completed with an error, where it did.
         changed: Exists while there are waiters for the next revision.
         steps: The recorded steps, if there are any.
         watchers: Called after each change; exists while there are any.
     """
 
-    __slots__ = ("_events", "changed", "failing", "group", "owned", "record", "sequence", "steps", "watchers")
+    __slots__ = ("_events", "changed", "steps", "watchers")
 
     def __init__(self, record: TaskRecord, sequence: int) -> None:
-        self.record = record
-        self.sequence = sequence
-        self.owned: Index | None = None
-        self.group: Group | None = None
-        self.failing: Group | None = None
+        super().__init__(record, sequence)
         self.changed: Signal | None = None
         self.steps: dict[str, str] | None = None
         self.watchers: list[Callable[[TaskRecord | None], None]] | None = None

@@ -7,42 +7,62 @@ amortised, and a page O(page) and a share of the changes since the last one.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 
-from mcp_task_runtime.core.types import TaskStatus
-from mcp_task_runtime.stores.memory._entry import Entry
+from mcp_task_runtime.core.types import TaskRecord, TaskStatus
 
-__all__ = ["Group", "IdIndex", "Index"]
+__all__ = ["Group", "IdIndex", "Index", "Indexed"]
 
 _END = 2**63
 _FEW = 16
 _CHUNK = 64
 
 
-def _created_at(entry: Entry) -> datetime:
+class Indexed:
+    """What the indexes know of a task.
+
+    Attributes:
+        record: The task as it is now.
+        sequence: Its place in the order of creation.
+        owned: The index of its owner's tasks; `None` once the task is gone.
+        group: The index of the tasks with its status and tool; `None` once the task is gone.
+        failing: The index of the tasks with its tool that completed with an error, where it did.
+    """
+
+    __slots__ = ("failing", "group", "owned", "record", "sequence")
+
+    def __init__(self, record: TaskRecord, sequence: int) -> None:
+        self.record = record
+        self.sequence = sequence
+        self.owned: Index | None = None
+        self.group: Group | None = None
+        self.failing: Group | None = None
+
+
+def _created_at(entry: Indexed) -> datetime:
     return entry.record.task.created_at
 
 
-def _sequence_of(entry: Entry) -> int:
+def _sequence_of(entry: Indexed) -> int:
     return entry.sequence
 
 
 class Index:
     """Entries that belong together, in the order of creation.
 
-    Which entries belong is said by `Entry.owned`, `Entry.group` or `Entry.failing`: an entry that points elsewhere is
+    Which entries belong is said by `Indexed.owned`, `group` or `failing`: an entry that points elsewhere is
     stale, and dropped when it is passed, or with all others when they are too many.
     """
 
     __slots__ = ("_entries", "_fresh", "live")
 
     def __init__(self) -> None:
-        self._entries: list[Entry] = []
-        self._fresh: list[Entry] = []
+        self._entries: list[Indexed] = []
+        self._fresh: list[Indexed] = []
         self.live = 0
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: Indexed) -> None:
         """Add an entry that belongs here from now on."""
         self.live += 1
         if not self._entries or self._entries[-1].sequence < entry.sequence:
@@ -56,7 +76,7 @@ class Index:
         self.live -= 1
         self._compact()
 
-    def first(self) -> Entry | None:
+    def first(self) -> Indexed | None:
         """Return the oldest entry."""
         self._order()
         return next(iter(self._chunk(0, False, 1)), None)
@@ -67,7 +87,7 @@ class Index:
         at = bisect_left(self._entries, time, key=_created_at)
         return self._entries[at].sequence - 1 if at < len(self._entries) else _END
 
-    def walk(self, position: int, *, newest_first: bool) -> Iterator[Entry]:
+    def walk(self, position: int, *, newest_first: bool) -> Iterator[Indexed]:
         """Yield the entries after a position, or before it, in order; not to be used across changes."""
         self._order()
         size = _FEW
@@ -76,10 +96,10 @@ class Index:
             position = chunk[-1].sequence
             size = _CHUNK
 
-    def _chunk(self, position: int, newest_first: bool, size: int) -> list[Entry]:
+    def _chunk(self, position: int, newest_first: bool, size: int) -> list[Indexed]:
         """Return some entries behind a position, and drop stale ones on the way."""
         entries = self._entries
-        found: list[Entry] = []
+        found: list[Indexed] = []
         if newest_first:
             start = stop = bisect_left(entries, position, key=_sequence_of)
             while start > 0 and len(found) < size:
@@ -98,7 +118,7 @@ class Index:
             entries[start:stop] = found
         return found
 
-    def _has(self, entry: Entry) -> bool:
+    def _has(self, entry: Indexed) -> bool:
         return entry.owned is self or entry.group is self or entry.failing is self
 
     def _order(self) -> None:
@@ -145,13 +165,13 @@ class IdIndex:
         """Add the identifier of a new task."""
         self._fresh.append(task_id)
 
-    def discard(self, entries: dict[str, Entry]) -> None:
+    def discard(self, entries: Mapping[str, Indexed]) -> None:
         """Count one identifier that is gone from the entries."""
         self._removed += 1
         if self._removed > len(entries):
             self._rebuild(entries)
 
-    def matching(self, prefix: str, entries: dict[str, Entry], *, at_most: int) -> list[Entry] | None:
+    def matching(self, prefix: str, entries: Mapping[str, Indexed], *, at_most: int) -> list[Indexed] | None:
         """Return the entries whose identifier begins so, in no order, or `None` if they are too many."""
         if len(self._fresh) > len(self._ids) // 8:
             self._rebuild(entries)
@@ -165,7 +185,7 @@ class IdIndex:
         # A set, for an identifier that was used again may stand there twice.
         return [entries[task_id] for task_id in set(self._ids[start:stop]) if task_id in entries]
 
-    def _rebuild(self, entries: dict[str, Entry]) -> None:
+    def _rebuild(self, entries: Mapping[str, Indexed]) -> None:
         self._ids = sorted(entries)
         self._fresh.clear()
         self._removed = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from heapq import merge
 from itertools import takewhile
@@ -13,8 +13,7 @@ from typing import Final
 from mcp_task_runtime.core.text import ascii_lower
 from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.core.types import LOOKED_AT_MOST, TaskCounts, TaskFilter, TaskRecord, TaskStatus
-from mcp_task_runtime.stores.memory._entry import Entry
-from mcp_task_runtime.stores.memory._index import Group, IdIndex, Index
+from mcp_task_runtime.stores.memory._index import Group, IdIndex, Index, Indexed
 
 __all__ = ["Search"]
 
@@ -30,7 +29,7 @@ class Search:
 
     __slots__ = ("_entries", "_errors", "_groups", "_ids", "_live", "_owners")
 
-    def __init__(self, entries: dict[str, Entry]) -> None:
+    def __init__(self, entries: Mapping[str, Indexed]) -> None:
         """Watch the entries of a store by their identifiers."""
         self._entries = entries
         self._owners: dict[str | None, Index] = {}
@@ -44,7 +43,7 @@ class Search:
         """How many owners have tasks."""
         return len(self._owners)
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: Indexed) -> None:
         """Add the entry of a new task."""
         record = entry.record
         index = self._owners.get(record.owner)
@@ -55,12 +54,12 @@ class Search:
         self._enter(entry)
         self._ids.add(record.task_id)
 
-    def move(self, entry: Entry) -> None:
+    def move(self, entry: Indexed) -> None:
         """Note that the status of an entry changed."""
         self._leave(entry)
         self._enter(entry)
 
-    def remove(self, entry: Entry) -> None:
+    def remove(self, entry: Indexed) -> None:
         """Remove the entry of a task that has been taken out of the store's entries."""
         self._leave(entry)
         index, entry.owned, entry.group = entry.owned, None, None
@@ -70,17 +69,17 @@ class Search:
                 del self._owners[entry.record.owner]
         self._ids.discard(self._entries)
 
-    def owned(self, owner: str | None, position: int) -> Iterator[Entry]:
+    def owned(self, owner: str | None, position: int) -> Iterator[Indexed]:
         """Yield an owner's entries after a position, oldest first."""
         index = self._owners.get(owner)
         return iter(()) if index is None else index.walk(position, newest_first=False)
 
     def page(
         self, wanted: TaskFilter, position: int | None, *, newest_first: bool, limit: int
-    ) -> tuple[list[Entry], int | None]:
+    ) -> tuple[list[Indexed], int | None]:
         """Return up to `limit` entries that match behind a position, in order, and where the next page begins."""
         matches = _matcher(wanted)
-        found: list[Entry] = []
+        found: list[Indexed] = []
         last: int | None = None
         for number, entry in enumerate(self._candidates(wanted, position, newest_first), 1):
             if matches(entry.record):
@@ -102,7 +101,7 @@ class Search:
         errors = {name: group.live for (_, name), group in self._errors.items()}
         return TaskCounts(by_status_and_name, self._oldest("working"), self._oldest("input_required"), errors)
 
-    def _enter(self, entry: Entry) -> None:
+    def _enter(self, entry: Indexed) -> None:
         record = entry.record
         key = (record.task.status, record.request.name)
         entry.group = _join(self._groups, key, entry)
@@ -111,7 +110,7 @@ class Search:
         if record.outcome is not None and record.outcome.is_error:
             entry.failing = _join(self._errors, key, entry)
 
-    def _leave(self, entry: Entry) -> None:
+    def _leave(self, entry: Indexed) -> None:
         group, entry.group = entry.group, None
         _part(self._groups, group)
         if group is not None and not is_terminal(group.key[0]):
@@ -128,7 +127,7 @@ class Search:
         oldest = min((entry for entry in firsts if entry is not None), key=lambda entry: entry.sequence, default=None)
         return None if oldest is None else oldest.record.task.created_at
 
-    def _candidates(self, wanted: TaskFilter, position: int | None, newest_first: bool) -> Iterable[Entry]:
+    def _candidates(self, wanted: TaskFilter, position: int | None, newest_first: bool) -> Iterable[Indexed]:
         """Return entries behind a position in order, among them all that match: those of the smallest fitting set."""
         start = position if position is not None else _END if newest_first else 0
         groups = self._errors if wanted.errors_only else self._groups
@@ -154,7 +153,7 @@ class Search:
         return merge(*walks, key=lambda entry: entry.sequence, reverse=newest_first)
 
 
-def _within(index: Index, wanted: TaskFilter, start: int, newest_first: bool) -> Iterator[Entry]:
+def _within(index: Index, wanted: TaskFilter, start: int, newest_first: bool) -> Iterator[Indexed]:
     """Return the entries of an index behind a position, but for those that were created too early or too late."""
     first, last = wanted.created_after, wanted.created_before
     if newest_first and last is not None:
@@ -178,7 +177,7 @@ def _shifted(time: datetime, by: timedelta) -> datetime:
         return time
 
 
-def _join(groups: dict[tuple[TaskStatus, str], Group], key: tuple[TaskStatus, str], entry: Entry) -> Group:
+def _join(groups: dict[tuple[TaskStatus, str], Group], key: tuple[TaskStatus, str], entry: Indexed) -> Group:
     group = groups.get(key)
     if group is None:
         group = groups[key] = Group(key)

@@ -53,8 +53,9 @@ from mcp_task_runtime.stores._storable import (
     check_progress,
     check_text,
 )
-from mcp_task_runtime.stores._work import waiting_in
 from mcp_task_runtime.stores.memory._entry import Entry
+from mcp_task_runtime.stores.memory._index import Indexed
+from mcp_task_runtime.stores.memory._leases import LeaseIndex
 from mcp_task_runtime.stores.memory._search import Search
 from mcp_task_runtime.stores.memory.queue import InMemoryTaskMessageQueue
 
@@ -104,7 +105,7 @@ class InMemoryTaskStore:
         self._entries: dict[str, Entry] = {}
         self._search = Search(self._entries)
         self._expiry = DeadlineHeap()
-        self._lapses = DeadlineHeap()
+        self._leases = LeaseIndex()
         self._joins: dict[str, str] = {}
         """The last task that was made for a call that may be joined, by the call's key."""
         self._join_keys: dict[str, str] = {}
@@ -134,7 +135,7 @@ class InMemoryTaskStore:
             live=sum(count for (status, _), count in counts.items() if not is_terminal(status)),
             owners=self._search.owners,
             expiring=len(self._expiry),
-            leases=len(self._lapses),
+            leases=len(self._leases),
             mailboxes=self._queue.mailboxes,
             waiting=self._queue.waiting,
         )
@@ -177,7 +178,7 @@ class InMemoryTaskStore:
         self._search.add(entry)
         self._expiry.set(task_id, expires_at)
         if record.lease is not None:
-            self._lapses.set(task_id, record.lease.expires_at)
+            self._leases.set(record)
             self._tell_workers(record.lease)
         return record
 
@@ -250,7 +251,7 @@ class InMemoryTaskStore:
         entry = self._entry(task_id)
         record = finish_record(entry.record, outcome, now=now, fence=fence)
         self._expiry.set(task_id, record.task.expires_at)
-        self._lapses.discard(task_id)
+        self._leases.discard(record)
         self._queue.forget(task_id)
         entry.steps = None
         return self._write(entry, record, [(outcome.status, outcome.status_message)])
@@ -335,12 +336,7 @@ class InMemoryTaskStore:
         """Return live tasks whose lease has lapsed; see `TaskLeases.list_lapsed`."""
         _check_limit(limit)
         now = self._purge()
-        lapsed: list[TaskRecord] = []
-        while len(lapsed) < limit and (task_id := self._lapses.pop_due(now)) is not None:
-            lapsed.append(self._entries[task_id].record)
-        for record in lapsed:
-            self._lapses.set(record.task_id, None if record.lease is None else record.lease.expires_at)
-        return tuple(lapsed)
+        return tuple([self._entries[task_id].record for task_id in self._leases.lapsed(now, limit)])
 
     async def claim_task(self, task_id: str, *, worker: str, lease_ms: int) -> TaskRecord | None:
         """Take over a live task whose lease has lapsed or is not held; see `TaskLeases.claim_task`."""
@@ -350,7 +346,7 @@ class InMemoryTaskStore:
         claimed = None if entry is None else claim_record(entry.record, now=now, worker=worker, lease_ms=lease_ms)
         if entry is None or claimed is None or claimed.lease is None:
             return None
-        self._lapses.set(task_id, claimed.lease.expires_at)
+        self._leases.set(claimed)
         self._tell_workers(claimed.lease)
         return self._write(entry, claimed, [("claimed" if worker else "released", _run_of(claimed.lease))])
 
@@ -360,9 +356,9 @@ class InMemoryTaskStore:
         """Wait until tasks of these tools wait for a worker; see `TaskWork.wait_for_work`."""
         _check_limit(limit)
         while True:
-            waiting = waiting_in(await self.list_lapsed(limit=max(1, len(self._lapses))), names)
+            waiting = self._leases.waiting(names, self._purge(), limit)
             if waiting:
-                return tuple(waiting[:limit])
+                return tuple([self._entries[task_id].record for task_id in waiting])
             if self._work is None:
                 self._work = Signal()
             await self._work.wait()
@@ -499,9 +495,9 @@ class InMemoryTaskStore:
 
     def _set_lease(self, entry: Entry, lease: Lease | None) -> None:
         entry.record = replace(entry.record, lease=lease)
-        self._lapses.set(entry.record.task_id, None if lease is None else lease.expires_at)
+        self._leases.set(entry.record)
 
-    def _page(self, walk: Iterable[Entry], limit: int, scope: bytes) -> TaskPage:
+    def _page(self, walk: Iterable[Indexed], limit: int, scope: bytes) -> TaskPage:
         found = list(islice(walk, limit + 1))
         records = tuple(entry.record for entry in found[:limit])
         return TaskPage(records, self._cursors.encode(found[limit - 1].sequence, scope) if len(found) > limit else None)
@@ -522,7 +518,7 @@ class InMemoryTaskStore:
         if key is not None:
             del self._joins[key]
         self._search.remove(entry)
-        self._lapses.discard(task_id)
+        self._leases.discard(entry.record)
         self._queue.forget(task_id)
         entry.wake()
 

@@ -18,6 +18,8 @@ the task's tag: its identifier, or a digest of it when that contains anything bu
 | `P:{calls:}:tasks` | hash | digest of a call's key -> identifier of the task that a repeated call joins |
 | `P:{calls:}:expiry` | sorted set | the same digests by the time until which that is known |
 | `P:{leases:}` | sorted set | `T` by a time that is never later than the one at which the task's lease lapses |
+| `P:{leases:}:waiting:N` | sorted set | tasks of the tool whose tag is `N` that no process holds: `T` by that time |
+| `P:{leases:}:waiting` | string | is there once those tasks of an earlier version stand in these sets, too |
 | `P:{search:}:all` | sorted set | all tasks in order of creation: entries by place |
 | `P:{search:}:S:N` | sorted set | those in status `S` of the tool whose tag is `N`, by the same places |
 | `P:{search:}:error:N` | sorted set | those of the tool whose tag is `N` that completed with an error |
@@ -37,7 +39,8 @@ Times are microseconds since 1970 UTC, as decimal integers. In a record a field 
 
 Version 1 had no events, steps and search, and no `progress`, `name` and `owner_tag`; its requests ended after
 `rerunnable`. A task of version 1 is added to the search when its status changes. The first tasks of version 2 have no
-`handovers`; who does not know that field may ignore it.
+`handovers`, and stand in no set of waiting tasks until a worker or a sweep of leases adds them; who does not know that
+field and these sets may ignore them.
 """
 
 from __future__ import annotations
@@ -188,6 +191,7 @@ class Keys:
             raise ValueError("prefix must be printable ASCII without braces")
         self.opening: bytes = prefix.encode() + b":{"
         self.leases: bytes = self.opening + b"leases:}"
+        self.all_waiting: bytes = self.leases + b":waiting"
         self.search: bytes = self.opening + b"search:}:"
         self.calls: tuple[bytes, bytes] = (self.opening + b"calls:}:tasks", self.opening + b"calls:}:expiry")
 
@@ -222,7 +226,7 @@ class Keys:
 
     @staticmethod
     def name_tag(name: str) -> bytes:
-        """Return what stands for a tool in the names of keys, as in `filing.lua`."""
+        """Return what stands for a tool in the names of keys, as in `sets.lua`."""
         plain = _PLAIN_NAME.fullmatch(name)
         data = name.encode("utf-8", "surrogatepass")
         return data if plain else b"~" + sha1(data, usedforsecurity=False).hexdigest().encode()
@@ -234,6 +238,10 @@ class Keys:
             return b"-"
         data = owner.encode("utf-8", "surrogatepass")
         return sha1(data, usedforsecurity=False).hexdigest()[:12].encode()
+
+    def waiting(self, name_tag: bytes) -> bytes:
+        """Return the key of the tasks of a tool that wait for a worker, as in `task.lua`."""
+        return self.all_waiting + b":" + name_tag
 
     def entry(self, record: TaskRecord) -> bytes:
         """Return a task's entry in the search index, as in `filing.lua`."""

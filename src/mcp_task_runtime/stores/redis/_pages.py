@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,9 +14,12 @@ from mcp_task_runtime.stores.redis._backend import Backend
 from mcp_task_runtime.stores.redis._connections import Call, script_call
 from mcp_task_runtime.stores.redis._form import FIELDS, from_micros, load_record
 
-__all__ = ["Entry", "Pages"]
+__all__ = ["SET_ASIDE_MICROS", "Entry", "Pages"]
 
 logger: logging.Logger = logging.getLogger("mcp_task_runtime.stores.redis")
+
+SET_ASIDE_MICROS: Final = 60_000_000
+"""Microseconds after which an entry whose task is damaged is looked at again."""
 
 _FIELDS: Final = tuple(name.encode() for name in FIELDS)
 _MARK: Final = FIELDS.index("mark")
@@ -90,6 +94,13 @@ class Pages:
             replies = await self._backend.send(*reads, keeps_errors=True)
             found = [(member, tag, score, it) for (member, tag, score, _), it in zip(found, replies, strict=True)]
         return [self._entry(now, are_marked, *parts) for parts in found]
+
+    async def load(self, tags: Sequence[bytes]) -> list[TaskRecord]:
+        """Return those tasks of these that are there."""
+        reads = [Call(b"HMGET", self._backend.keys.of_task(tag)[:1], _FIELDS) for tag in tags]
+        replies = await self._backend.send(*reads, keeps_errors=True) if reads else []
+        entries = [self._entry(0, False, tag, tag, 0, values) for tag, values in zip(tags, replies, strict=True)]
+        return [entry.record for entry in entries if entry.record is not None]
 
     def _entry(self, now: int, is_marked: bool, member: bytes, tag: bytes, score: Any, values: Any) -> Entry:
         record: TaskRecord | None = None

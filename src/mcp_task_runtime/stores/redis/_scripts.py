@@ -79,12 +79,12 @@ def _script(*parts: str) -> Script:
     return Script("".join([*used, source]).encode())
 
 
-_TASK: Final = ("time", "task")
+_TASK: Final = ("time", "sets", "task")
 _EXISTING: Final = (*_TASK, "existing")
-_FILED: Final = ("time", "indexes", "filing", "task", "refiling", "existing")
+_FILED: Final = ("time", "sets", "indexes", "filing", "task", "refiling", "existing")
 
 SCRIPTS: Final[Mapping[str, Script]] = {
-    "create": _script("time", "indexes", "filing", "task", "create"),
+    "create": _script("time", "sets", "indexes", "filing", "task", "create"),
     **{name: _script("time", "read", "found", name) for name in ("get", "view", "history", "steps")},
     "own": _script("time", "read", "owned", "found", "view"),
     **{name: _script(*_FILED, name) for name in ("update", "finish", "delete", "ask", "answer_all")},
@@ -92,8 +92,9 @@ SCRIPTS: Final[Mapping[str, Script]] = {
     **{name: _script("time", "read", "in_box", name) for name in ("peek", "outstanding", "answer_of", "length")},
     **{name: _script(*_TASK, "box", name) for name in ("enqueue", "dequeue", "answer", "look")},
     **{name: _script("time", "indexes", name) for name in ("index", "lease", "unindex", "extend")},
-    **{name: _script("time", "filing", name) for name in ("file", "unfile", "search", "count")},
-    **{name: _script("time", name) for name in ("page", "now", "join", "live")},
+    **{name: _script("time", "sets", "filing", name) for name in ("file", "unfile", "search", "count")},
+    "wait": _script("time", "sets", "wait"),
+    **{name: _script("time", name) for name in ("page", "now", "join", "live", "waiting")},
     **{name: _script(name) for name in ("clear", "correct")},
 }
 """All scripts, by name."""

@@ -57,7 +57,6 @@ from mcp_task_runtime.errors import (
 from mcp_task_runtime.stores import _storable
 from mcp_task_runtime.stores._cursor import decode_cursor, encode_cursor
 from mcp_task_runtime.stores._opened import Opened
-from mcp_task_runtime.stores._work import waiting_in
 from mcp_task_runtime.stores.redis._backend import Backend, Source
 from mcp_task_runtime.stores.redis._connections import Call, script_call
 from mcp_task_runtime.stores.redis._form import (
@@ -80,16 +79,14 @@ from mcp_task_runtime.stores.redis._form import (
     schema_error,
     to_micros,
 )
-from mcp_task_runtime.stores.redis._pages import Entry, Pages
+from mcp_task_runtime.stores.redis._pages import SET_ASIDE_MICROS, Entry, Pages
 from mcp_task_runtime.stores.redis._scripts import FOLLOWS, LIVE, UPDATES
 from mcp_task_runtime.stores.redis._search import Search
 from mcp_task_runtime.stores.redis._statistics import RedisStatistics
+from mcp_task_runtime.stores.redis._work import WaitingWork
 from mcp_task_runtime.stores.redis.queue import RedisTaskMessageQueue, queue_of
 
 __all__ = ["RedisTaskStore"]
-
-_SET_ASIDE_MICROS: Final = 60_000_000
-"""Microseconds after which a lease whose task is damaged is looked at again."""
 
 _CALLS_FORGOTTEN: Final = 20
 """Most expired calls that one call removes."""
@@ -135,6 +132,7 @@ class RedisTaskStore(Opened):
         self._queue = queue_of(self._backend)
         self._pages = Pages(self._backend)
         self._search = Search(self._backend, self._pages)
+        self._work = WaitingWork(self._backend, self._pages)
 
     @property
     def clock(self) -> Clock:
@@ -262,6 +260,8 @@ class RedisTaskStore(Opened):
             kept = "" if at_most == "" else int(at_most) + margin_ms
             calls.append(script_call("lease", (self._keys.leases,), tag, now + 1_000 * lease_ms, kept))
         await self._backend.send(*calls)
+        if record.lease is not None and not record.lease.worker:
+            await self._work.enter(record)
 
     def _filing(self, record: TaskRecord) -> Call:
         """Return the call that enters a task in the search index of a cluster, in its status."""
@@ -367,6 +367,7 @@ class RedisTaskStore(Opened):
         record = self._changed(task_id, reply, rest)
         if self._backend.is_cluster:
             self._backend.post(Call(b"ZREM", (self._keys.leases,), (tag,)))
+            self._work.leave(tag, self._keys.name_tag(record.request.name))
         return self._filed(record)
 
     async def get_result(self, task_id: str) -> Outcome | None:
@@ -405,6 +406,7 @@ class RedisTaskStore(Opened):
         self._backend.forget(tag, rest[0], rest[1])
         if self._backend.is_cluster:
             self._backend.post(script_call("unfile", (self._keys.search + b"all",), self._keys.search, rest[2]))
+            self._work.leave(tag, rest[2].split(b" ")[1])
         return True
 
     async def wait_for_update(self, task_id: str, *, after: int) -> TaskRecord:
@@ -465,7 +467,7 @@ class RedisTaskStore(Opened):
                 record = entry.record
                 lease = None if record is None else record.lease
                 if entry.is_damaged:
-                    corrections += entry.member, entry.place, now + _SET_ASIDE_MICROS
+                    corrections += entry.member, entry.place, now + SET_ASIDE_MICROS
                 elif record is None or lease is None or not entry.is_live:
                     corrections += entry.member, entry.place, ""
                 elif to_micros(lease.expires_at) > now:
@@ -475,6 +477,7 @@ class RedisTaskStore(Opened):
             if corrections:  # the index heals when it is read
                 await self._backend.send(script_call("correct", (self._keys.leases,), *corrections))
             if not corrections or len(found) >= limit or len(page) < limit:
+                self._work.mend(found.values())
                 return tuple(sorted(found.values(), key=_lapsed_at)[:limit])
 
     async def claim_task(self, task_id: str, *, worker: str, lease_ms: int) -> TaskRecord | None:
@@ -489,6 +492,10 @@ class RedisTaskStore(Opened):
         record = _loaded(rest[0])
         if record.lease is not None:
             self._move_lapse(tag, to_micros(record.lease.expires_at))
+        if worker:
+            self._work.leave(tag, self._keys.name_tag(record.request.name))
+        else:
+            await self._work.enter(record)
         return record
 
     # --- work
@@ -496,26 +503,10 @@ class RedisTaskStore(Opened):
     async def wait_for_work(self, names: Collection[str], *, limit: int) -> tuple[TaskRecord, ...]:
         """Wait until tasks of these tools wait for a worker; see `TaskWork.wait_for_work`. Damaged tasks are left out.
 
-        The cost of a look is linear in the waiting tasks of other tools, and in the lapsed leases, that are before
-        them. On a cluster, where the index is in another slot than the task, it looks every two seconds.
+        The cost of a look is linear in `names` and `limit`. On a cluster, where the index is in another slot than the
+        task, it looks every two seconds.
         """
-        look = partial(self._waiting, frozenset(names), limit)
-        signals = await self._backend.signals()
-        with signals.listen(self._keys.leases, b"w") as listener:
-            waiting = await look()
-            while not waiting:
-                await listener.wait()
-                waiting = await self._backend.look_again(look)
-            return waiting
-
-    async def _waiting(self, names: frozenset[str], limit: int) -> tuple[TaskRecord, ...]:
-        size = limit
-        while True:
-            lapsed = await self.list_lapsed(limit=size)
-            waiting = waiting_in(lapsed, names)
-            if len(waiting) >= limit or len(lapsed) < size:
-                return tuple(waiting[:limit])
-            size *= 4  # those at the head are for others
+        return await self._work.wait(names, limit=limit)
 
     # --- questions
 

@@ -13,6 +13,7 @@ from mcp_task_runtime.errors import StoreClosedError
 from mcp_task_runtime.testing.checks.abilities import AbleStore, able
 from mcp_task_runtime.testing.checks.bench import Check, checks_into, require, require_raises, start
 from mcp_task_runtime.testing.checks.store_bench import StoreBench
+from mcp_task_runtime.testing.concurrency.cost import count_work
 from mcp_task_runtime.testing.concurrency.stepping import quiesce
 
 __all__ = ["WORK_CHECKS"]
@@ -68,6 +69,31 @@ async def a_worker_finds_its_tools_behind_those_of_others(bench: StoreBench) -> 
     ours = await _waiting_task(store, "ours")
     found = await _found(bench, store, "ours", "unknown", limit=2)
     require(found == [ours.task_id], f"behind tasks of other tools a worker sees {found}")
+
+
+@_check("L8", needs=["work", "leases"])
+async def a_worker_looks_at_its_own_tools_alone(bench: StoreBench) -> None:
+    store = _able(bench.subject)
+    ours = [(await _waiting_task(store, "ours")).task_id for _ in range(4)]
+
+    async def look() -> None:
+        found = await _found(bench, store, "ours", "unknown", limit=8)
+        require(set(found) == set(ours), f"of the {len(ours)} tasks of its tools a worker sees {len(found)}")
+
+    async def fill(count: int) -> None:
+        for _ in range(count):
+            await _waiting_task(store, "theirs")
+        bench.clock.advance(1)
+
+    await fill(16)
+    await look()  # a first look may cost more
+    few = await count_work(look)
+    await fill(512)
+    many = await count_work(look)
+    require(
+        many <= 3 * few + 2_000,
+        f"a look costs {many} steps while 500 tasks wait for other workers and {few} while 16 do: it looks at all",
+    )
 
 
 @_check("L3", needs=["work", "leases"])

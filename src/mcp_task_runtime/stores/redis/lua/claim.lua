@@ -15,5 +15,10 @@ redis.call('HSET', KEYS[1], 'op', op, 'claim', op, 'revision', digits(head.revis
     'worker', worker, 'lease_expires_at', lapses, 'attempt', attempt)
 relapse(lapses)
 tell('t')
-if worker == '' then ring() end
+if worker == '' then
+    wait(lapses)
+    ring()
+else
+    unwait()
+end
 return {'ok', all()}

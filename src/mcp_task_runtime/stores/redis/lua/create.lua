@@ -33,7 +33,10 @@ if KEYS[9] then
     index(KEYS[10], KEYS[11], now, margin, member, latest)
     if lapses ~= '' then
         lease(KEYS[9], tag, lapses, at_most == '' and '' or at_most + margin)
-        if redis.call('HGET', KEYS[1], 'worker') == '' then ring() end
+        if redis.call('HGET', KEYS[1], 'worker') == '' then
+            put(KEYS[9] .. ':waiting:' .. tag_of_tool(name), lapses, tag, now, latest, margin)
+            ring()
+        end
     end
     local task = redis.call('HMGET', KEYS[1], 'task_id', 'ttl_ms', 'retention_ms', 'owner')
     local entry, name_tag = entry_for(tag, name, task[4], string.sub(tag, 1, 1) == '~' and task[1] or nil)

@@ -6,8 +6,10 @@ if ARGV[6] == '1' then
     local lapses = digits(now)
     redis.call('HSET', KEYS[1], 'lease_expires_at', lapses, 'handovers', digits((head.handovers or 0) + 1))
     relapse(lapses)
+    if ARGV[5] == '' then wait(lapses) end
     return {'ok', lapses}
 end
 redis.call('HDEL', KEYS[1], 'worker', 'lease_expires_at', 'attempt', 'handovers')
+unwait()
 unlease()
 return {'ok'}

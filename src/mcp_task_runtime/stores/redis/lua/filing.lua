@@ -3,8 +3,7 @@
 local function owner_in_search(owner) return owner and string.sub(redis.sha1hex(owner), 1, 12) or '-' end
 
 local function entry_for(tag, name, owner, id)
-    local name_tag = name
-    if #name > 64 or not string.match(name, '^[%w_-]+$') then name_tag = '~' .. redis.sha1hex(name) end
+    local name_tag = tag_of_tool(name)
     local entry = tag .. ' ' .. name_tag .. ' ' .. owner_in_search(owner)
     if id then
         local digits_of = function(byte) return string.format('%02x', string.byte(byte)) end
@@ -21,17 +20,6 @@ local function id_member(entry) -- what stands for it in the index of identifier
         id = string.gsub(id, '..', function(two) return string.char(tonumber(two, 16)) end)
     end
     return id .. '\0' .. entry
-end
-
-local function put(key, score, member, now, latest, margin) -- add to a sorted set that expires with its last member
-    local left = redis.call('PTTL', key)
-    redis.call('ZADD', key, score, member)
-    if latest == '' then
-        redis.call('PERSIST', key)
-    elseif left ~= -1 then
-        local wanted = math.min(math.max(math.ceil((latest - now) / 1000) + margin, 1), 1e14)
-        if wanted > left then redis.call('PEXPIRE', key, digits(wanted)) end
-    end
 end
 
 local function unfile(search, entry)

@@ -15,6 +15,7 @@ elseif status == 'completed' then
 end
 if head.worker then
     redis.call('HDEL', KEYS[1], 'worker', 'lease_expires_at', 'attempt', 'handovers')
+    unwait()
     unlease()
 end
 note(status, ARGV[8] ~= '' and ARGV[11] or nil)

@@ -1,12 +1,7 @@
 -- For scripts about a task that the search index must follow.
 local function entry_of()
-    local name = head.name
-    if not name and tonumber(head.v) < 2 then
-        local request = redis.call('HGET', KEYS[1], 'request')
-        name = request and cjson.decode(request)[2]
-    end
     local id = string.sub(tag, 1, 1) == '~' and redis.call('HGET', KEYS[1], 'task_id')
-    return entry_for(tag, name or '', head.owner, id or nil)
+    return entry_for(tag, tool(), head.owner, id or nil)
 end
 local function refile(status, is_error) -- on a single server: move the task in the search index
     if not KEYS[9] then return end

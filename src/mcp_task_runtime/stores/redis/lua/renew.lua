@@ -3,4 +3,5 @@ if head.worker ~= ARGV[5] then return {'no'} end
 local lapses = digits(now + 1000 * ARGV[6])
 redis.call('HSET', KEYS[1], 'lease_expires_at', lapses)
 relapse(lapses)
+if ARGV[5] == '' then wait(lapses) end
 return {'ok', lapses}

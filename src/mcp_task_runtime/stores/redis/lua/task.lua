@@ -37,12 +37,25 @@ end
 local function is_in(statuses) return string.find(statuses, ' ' .. head.status .. ' ', 1, true) end
 
 local opening, tag = string.match(channel, '^(.*:{)([^}]*)}$')
+local function tool() -- the name of the task's tool
+    local request = not head.name and tonumber(head.v) < 2 and redis.call('HGET', KEYS[1], 'request')
+    return head.name or request and cjson.decode(request)[2] or ''
+end
 local function ring() if KEYS[9] then redis.call('PUBLISH', KEYS[9], 'w') end end -- wake those that wait for work
 local function unlease() if KEYS[9] then redis.call('ZREM', KEYS[9], tag) end end
 local function relapse(lapses) if KEYS[9] then redis.call('ZADD', KEYS[9], 'XX', lapses, tag) end end
+local function wait(lapses) -- enter the task in what waits for a worker of its tool, as long as it can live
+    if not KEYS[9] then return end
+    local latest = head.ttl_ms and digits(head.created_at + 1000 * head.ttl_ms) or ''
+    put(KEYS[9] .. ':waiting:' .. tag_of_tool(tool()), lapses, tag, now, latest, margin)
+end
+local function unwait()
+    if KEYS[9] and head.worker == '' then redis.call('ZREM', KEYS[9] .. ':waiting:' .. tag_of_tool(tool()), tag) end
+end
 local function forget()
-    redis.call('DEL', unpack(KEYS, 1, 8))
+    unwait()
     unlease()
+    redis.call('DEL', unpack(KEYS, 1, 8))
     tell('x')
 end
 

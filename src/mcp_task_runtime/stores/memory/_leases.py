@@ -1,0 +1,71 @@
+"""`LeaseIndex`: the leases of the in-memory store by the time at which they lapse, and what waits for a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime
+
+from mcp_task_runtime.core.deadlines import DeadlineHeap
+from mcp_task_runtime.core.types import TaskRecord
+
+__all__ = ["LeaseIndex"]
+
+
+class LeaseIndex:
+    """Identifiers of tasks with a lease; those whose lease no process holds also by tool. Each call is O(log n)."""
+
+    __slots__ = ("_lapses", "_waiting")
+
+    def __init__(self) -> None:
+        self._lapses = DeadlineHeap()
+        self._waiting: dict[str, DeadlineHeap] = {}
+
+    def __len__(self) -> int:
+        return len(self._lapses)
+
+    def set(self, record: TaskRecord) -> None:
+        """Note the lease that a task has now, or that it has none."""
+        lease, name = record.lease, record.request.name
+        self._lapses.set(record.task_id, None if lease is None else lease.expires_at)
+        if lease is not None and not lease.worker:
+            waiting = self._waiting.get(name)
+            if waiting is None:
+                waiting = self._waiting[name] = DeadlineHeap()
+            waiting.set(record.task_id, lease.expires_at)
+        else:
+            self._leave(record)
+
+    def discard(self, record: TaskRecord) -> None:
+        """Forget a task."""
+        self._lapses.discard(record.task_id)
+        self._leave(record)
+
+    def lapsed(self, now: datetime, limit: int) -> list[str]:
+        """Return the tasks whose lease has lapsed, the longest lapsed first."""
+        return [task_id for _, task_id in _due(self._lapses, now, limit)]
+
+    def waiting(self, names: Collection[str], now: datetime, limit: int) -> list[str]:
+        """Return the tasks of these tools whose lease has lapsed and is held by no process, the longest waiting first.
+
+        The cost is linear in `names` and `limit`.
+        """
+        heaps = [heap for name in sorted(set(names)) if (heap := self._waiting.get(name)) is not None]
+        found = [each for heap in heaps for each in _due(heap, now, limit)]
+        found.sort()
+        return [task_id for _, task_id in found[:limit]]
+
+    def _leave(self, record: TaskRecord) -> None:
+        waiting = self._waiting.get(record.request.name)
+        if waiting is not None:
+            waiting.discard(record.task_id)
+            if not waiting:
+                del self._waiting[record.request.name]
+
+
+def _due(heap: DeadlineHeap, now: datetime, limit: int) -> list[tuple[datetime, str]]:
+    found: list[tuple[datetime, str]] = []
+    while len(found) < limit and (due := heap.next_due()) is not None and (name := heap.pop_due(now)) is not None:
+        found.append((due, name))
+    for due, name in found:
+        heap.set(name, due)
+    return found
