@@ -79,3 +79,16 @@ async def test_the_attempt_whose_worker_was_lost_is_named(
         assert record.lease is not None
         audit.lost(replace(record, lease=replace(record.lease, attempt=attempt)), "it fails")
     assert f"lost its worker in attempt {lost}: it fails" in caplog.text
+
+
+@pytest.mark.parametrize(("attempt", "said"), [(1, ""), (2, " in attempt 2")])
+async def test_the_attempt_whose_outcome_is_dropped_is_named_unless_it_is_the_first(
+    attempt: int, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_world() as world:
+        record = await world.store.create_task(NewTask(ttl_ms=None, worker="w", lease_ms=1_000))
+        assert record.lease is not None
+        audit.dropped(
+            replace(record, lease=replace(record.lease, attempt=attempt)), Outcome.completed({}), "the store is away"
+        )
+    assert f"The outcome 'completed' of task {record.task_id} (''){said} was dropped: the store is away" in caplog.text

@@ -24,10 +24,12 @@ class Failing:
 
     Attributes:
         attempts: The number of each run.
+        granted: Whether each run that asked for it was told that it runs again.
     """
 
     def __init__(self, failures: int, delay: float = 10) -> None:
         self.attempts: list[int] = []
+        self.granted: list[bool] = []
         self._failures = failures
         self._delay = timedelta(seconds=delay)
 
@@ -36,7 +38,7 @@ class Failing:
         assert execution.record.lease is not None
         self.attempts.append(execution.record.lease.attempt)
         if len(self.attempts) <= self._failures:
-            execution.run_again(self._delay)
+            self.granted.append(execution.run_again(self._delay))
             raise ConnectionError
         return Outcome.completed({"runs": len(self.attempts)})
 
@@ -71,6 +73,7 @@ async def test_the_last_attempt_ends_the_task_with_what_it_raised() -> None:
         task_id = (await a.runtime.submit(spec(2))).task_id
         await cluster.pass_time(12)
         assert work.attempts == [1, 2]
+        assert work.granted == [True, False]
         assert cluster.store.record(task_id).status == "failed"
 
 
@@ -81,6 +84,7 @@ async def test_what_may_not_rerun_fails_at_once() -> None:
         task_id = (await a.runtime.submit(spec(rerunnable=False))).task_id
         assert (await cluster.until_ended(task_id)).status == "failed"
         assert work.attempts == [1]
+        assert work.granted == [False]
 
 
 async def test_a_task_whose_time_to_live_ends_within_the_delay_fails_at_once() -> None:
