@@ -37,6 +37,7 @@ BENCHMARKS = {
     "bench_durable_stores.py": "mcp2",
     "bench_operators.py": "mcp2",
     "bench_processes.py": "mcp2",
+    "bench_workers.py": "engines",
     "capacity.py": "mcp2",
 }
 

@@ -236,6 +236,23 @@ async def test_a_cancelled_task_is_taken_out_of_the_engine(broker: Broker, tmp_p
             await anyio.sleep(0.05)
 
 
+async def test_what_a_lost_worker_of_docket_had_fetched_is_delivered_again(tmp_path: Path) -> None:
+    if importlib.util.find_spec("docket") is None:
+        pytest.skip("docket is not installed: python3 tests/run.py --suite engines")
+    with broker_of("docket") as broker:
+        async with a_site(tmp_path, broker) as site:
+            started = await site.start("ask", 1)
+            while await waiting(site.dispatcher, broker.url) != {f"{started['ask', 1]}.1"}:  # noqa: ASYNC110 - of an engine
+                await anyio.sleep(0.05)
+            redis = broker.server.client
+            fetched = redis.xreadgroup("docket-workers", "lost", {"mcp-tasks:stream": ">"})
+            assert fetched
+            async with site.worker():
+                await site.until_runs(*started)
+                await site.end(started)
+    assert site.runs()[1:] == []
+
+
 def revoked(app: Any) -> list[str]:
     found: dict[str, list[str]] = app.control.inspect(timeout=5).revoked() or {}
     return [key for keys in found.values() for key in keys]

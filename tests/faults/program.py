@@ -81,14 +81,14 @@ def make_tasks(mcp: MCPServer[Any], dispatcher: Any) -> Tasks:
     @tasks.tool(rerunnable=again, join=join)
     async def report(n: int, task: ServerTaskContext) -> dict[str, int]:
         note("began", "report", n, task)
-        await anyio.sleep(0.05 * (n % 7))
+        await anyio.sleep(0.15 * (n % 7))
         await say("report", n, task)
         return result_of(n, task)
 
     @tasks.tool(join=join)
     async def once(n: int, task: ServerTaskContext) -> dict[str, int]:
         note("began", "once", n, task)
-        await anyio.sleep(0.05 * (n % 7))
+        await anyio.sleep(0.15 * (n % 7))
         await say("once", n, task)
         return result_of(n, task)
 

@@ -1,7 +1,8 @@
 """Two servers and three workers as processes, clients that call them over HTTP, and faults of all of them.
 
 `run` makes tasks until so many have ended, and does faults meanwhile: the next one whenever its share of the tasks has
-ended. So a slow machine takes longer, and sees the same. What must hold is in `Ledger.check`.
+ended, while clients hold back the tasks of later faults. So each fault meets tasks that run, and a slow machine takes
+longer and sees the same. What must hold is in `Ledger.check`.
 """
 
 from __future__ import annotations
@@ -258,25 +259,46 @@ async def a_site(folder: Path, setup: Setup) -> AsyncIterator[Site]:
                 await member.stop()
 
 
+class Level:
+    """A number that grows, and what waits until it is high enough."""
+
+    def __init__(self) -> None:
+        self._value = 0
+        self._waiting: list[tuple[int, anyio.Event]] = []
+
+    async def reach(self, value: int) -> None:
+        """Wait until the number is that high."""
+        if self._value < value:
+            event = anyio.Event()
+            self._waiting.append((value, event))
+            await event.wait()
+
+    def rise(self, by: int) -> None:
+        """Let the number grow."""
+        self._value += by
+        for due in [each for each in self._waiting if each[0] <= self._value]:
+            self._waiting.remove(due)
+            due[1].set()
+
+
 class Clients:
-    """Clients that find the other server when one does not answer."""
+    """Clients that find the other server when one does not answer.
+
+    Attributes:
+        ended: How many tasks have ended.
+        allowed: How many tasks may begin.
+    """
 
     def __init__(self, site: Site, ledger: Ledger, http: httpx.AsyncClient) -> None:
         self._site = site
         self._ledger = ledger
         self._http = http
-        self._ended = 0
-        self._waiting: list[tuple[int, anyio.Event]] = []
-
-    async def until_ended(self, count: int) -> None:
-        """Wait until so many tasks have ended."""
-        if self._ended < count:
-            event = anyio.Event()
-            self._waiting.append((count, event))
-            await event.wait()
+        self.ended = Level()
+        self.allowed = Level()
 
     async def live(self, n: int) -> None:
         """Call a tool, answer what it asks, or cancel it, and see how it ends."""
+        await self.allowed.reach(n + 1)
         tool = "wait" if n % 12 == 5 else ("ask", "report", "once")[n % 3]
         self._ledger.tools[n] = tool
         handle = await self._send(n, "tools/call", {"name": tool, "arguments": {"n": n}})
@@ -295,10 +317,7 @@ class Clients:
                 await self._send(n, "tasks/cancel", {"taskId": task_id})
             await anyio.sleep(task.get("pollIntervalMs", 250) / 1000)
         self._ledger.ends[task_id] = task
-        self._ended += 1
-        for due in [each for each in self._waiting if each[0] <= self._ended]:
-            self._waiting.remove(due)
-            due[1].set()
+        self.ended.rise(1)
 
     async def _send(self, n: int, method: str, params: dict[str, Any]) -> dict[str, Any]:
         """Send a request until a server answers it; what concerns the task itself is no reason to send it again."""
@@ -344,7 +363,7 @@ async def run(
 
             for _ in range(CALLS_AT_ONCE):
                 group.start_soon(live_in_turn)
-            await clients.until_ended(count)
+            await clients.ended.reach(count)
             ledger.seconds = monotonic() - began
         return ledger
 
@@ -354,8 +373,12 @@ async def _do_faults(
 ) -> None:
     kinds = site.faults(random)
     names = list(only) or list(kinds)
+    share = count // (faults + 2)
+    clients.allowed.rise(share + 2 * share // 3)  # so many tasks live when a fault begins
     for number in range(faults):
-        await clients.until_ended((number + 1) * count // (faults + 2))
+        await clients.ended.reach((number + 1) * share)
         name = names[number % len(names)]
         ledger.faults[name] += 1
         await kinds[name]()
+        clients.allowed.rise(share)
+    clients.allowed.rise(count)

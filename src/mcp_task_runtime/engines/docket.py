@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Mapping
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from types import TracebackType
 from typing import Final
 
@@ -26,6 +27,7 @@ from mcp_task_runtime.engines._running import run_workers
 __all__ = ["DocketDispatcher"]
 
 _FUNCTION: Final = "execute_mcp_task"
+_SHORTEST_REDELIVERY_MS: Final = 1_000
 
 
 class DocketDispatcher:
@@ -48,7 +50,8 @@ class DocketDispatcher:
             url: URL of the Redis.
             name: Name of the docket for tools without a queue; that of a queue is `name-queue`.
             queues: The queue of a tool, by the tool's name.
-            start_grace_ms: Milliseconds after which a task that no worker has started is submitted again.
+            start_grace_ms: Milliseconds after which a task that no worker has started is submitted again. The engine
+                drops what it has already; after the same time it delivers what a lost worker had fetched.
         """
         self.start_grace_ms = start_grace_ms
         self._url = url
@@ -103,7 +106,8 @@ class DocketDispatcher:
                 await tasks.execute(task_id)
 
             docket.register(execute_mcp_task, names=[_FUNCTION])
-            async with Worker(docket, concurrency=concurrency) as worker:
+            redelivery = timedelta(milliseconds=max(self.start_grace_ms, _SHORTEST_REDELIVERY_MS))
+            async with Worker(docket, concurrency=concurrency, redelivery_timeout=redelivery) as worker:
                 await worker.run_forever()
 
     def _name_of(self, tool: str) -> str:
