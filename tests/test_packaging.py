@@ -31,6 +31,34 @@ def test_the_top_level_holds_nothing_but_the_agreed_files() -> None:
     assert {name for name in names if not name.startswith(".")} <= allowed
 
 
+PAGES = ["README.md", "CHANGELOG.md", ".github/CONTRIBUTING.md", "examples/README.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_names_no_extra_that_is_not_there(page: str) -> None:
+    text = (ROOT / page).read_text()
+    lists = re.findall(r"(?:mcp-task-runtime|['\"]\.)\[([\w,]+)\]", text)
+    named = {name for names in lists for name in names.split(",")} | set(re.findall(r"extras? `(\w+)`", text))
+    assert named
+    section = (ROOT / "pyproject.toml").read_text().split("[project.optional-dependencies]")[1].split("\n[")[0]
+    assert named <= set(re.findall(r"^(\w+) = ", section, re.MULTILINE))
+
+
+def test_the_pages_name_the_oldest_python_that_is_allowed() -> None:
+    oldest = metadata.metadata("mcp-task-runtime")["Requires-Python"].removeprefix(">=")
+    for page in ("README.md", ".ci/run", "tests/run.py"):
+        (named,) = re.findall(r"Python (3\.\d+) or newer", (ROOT / page).read_text())
+        assert named == oldest
+
+
+def test_the_newest_version_of_the_changelog_is_that_of_the_package() -> None:
+    dated = re.findall(
+        r"^## \[(\d+\.\d+\.\d+)\] - \d{4}-\d{2}-\d{2}$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE
+    )
+    (version,) = re.findall(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert dated[0] == version
+
+
 def test_the_runtime_dependencies_are_exactly_three() -> None:
     requirements = metadata.requires("mcp-task-runtime") or []
     names = {re.split(r"[^\w-]", requirement)[0] for requirement in requirements if "extra ==" not in requirement}

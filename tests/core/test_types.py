@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import FrozenInstanceError, replace
 from datetime import datetime, timezone
+from functools import reduce
+from operator import and_, or_
 from typing import Any
 
 import pytest
@@ -145,11 +147,14 @@ def test_a_request_and_its_capabilities_are_parsed_anew_for_each_reader() -> Non
     assert record.client_capabilities == {"elicitation": {}}
 
 
-def test_ids_have_at_least_128_random_bits_and_never_repeat() -> None:
-    """L10, wire rule A2."""
+def test_ids_have_192_random_bits_and_never_repeat() -> None:
+    """L10, wire rule A2: each of the 192 bits is set in some ids and not in others."""
     ids = {new_task_id() for _ in range(1000)}
     assert len(ids) == 1000
-    assert all(len(each) * 6 >= 128 for each in ids)
+    assert {len(bytes.fromhex(each)) * 8 for each in ids} == {192}
+    numbers = [int(each, 16) for each in ids]
+    assert reduce(or_, numbers) == 2**192 - 1
+    assert reduce(and_, numbers) == 0
 
 
 def test_a_request_has_a_key_and_a_notification_has_none() -> None:

@@ -6,6 +6,15 @@
         result = await tasks.call_tool(session, "build_report", {"topic": "bees"})
 
 `mcp_task_runtime.client` exports the same for the installed line of the SDK.
+
+| `session.experimental` (`ExperimentalClientFeatures`) | here |
+| --- | --- |
+| `call_tool_as_task(name, arguments, ttl=…)` | `tasks.start(session, …, ttl_ms=…)`; `call_tool` waits for the end |
+| `get_task(task_id)`, `cancel_task(task_id)` | `tasks.resume(session, task_id)`, and `get()`, `cancel()` of that |
+| `poll_task(task_id)`, `get_task_result(task_id, …)` | `snapshots()`; `wait()`, which polls, asks and returns |
+| `list_tasks(cursor)` | `tasks.list_tasks(session)`, page after page |
+
+`ExperimentalTaskHandlers`, for tasks on the client's own side, stay the SDK's.
 """
 
 from importlib.util import find_spec
