@@ -14,6 +14,7 @@ import pytest
 
 from mcp_task_runtime import Execution, LimitExceededError, Outcome, StoreError, TaskSettings, TaskSpec
 from mcp_task_runtime.core.dispatch import Dispatch, StoreDispatcher
+from mcp_task_runtime.core.sealed import SEALED_JSON
 from mcp_task_runtime.core.types import NewTask, TaskRequest
 from tests.core.leased_store import LEASE_SECONDS, SETTINGS, TURN_SECONDS, Cluster, Process, open_cluster
 from tests.core.worlds import open_world
@@ -501,6 +502,54 @@ async def test_a_store_that_wakes_no_workers_is_looked_at_three_times_a_lease(
             record = await server.runtime.dispatch(SPEC)
             await cluster.pass_time(TURN_SECONDS + 1)
             assert cluster.store.record(record.task_id).status == "completed"
+
+
+async def make_sealed(cluster: Cluster, number: int) -> None:
+    """Store tasks as a server with a seal key does."""
+    request = TaskRequest(name="tool", arguments_json=SEALED_JSON + 'x"}')
+    for _ in range(number):
+        await cluster.store.create_task(NewTask(ttl_ms=None, request=request, worker="", lease_ms=0))
+
+
+@pytest.mark.parametrize("sealed", [1, 24, 25, 400])
+async def test_a_worker_without_keys_waits_and_warns_once_where_all_work_is_sealed(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, sealed: int
+) -> None:
+    """L8: the looks go with the store's time, each wait is longer than the last, up to a third of a lease."""
+    monkeypatch.setattr("mcp_task_runtime.core.work_loop._LOST_RACE_SECONDS", 10**6)  # no race was lost
+    async with open_cluster(dispatcher=StoreDispatcher()) as (cluster, (server, worker)):
+        tool = Tool()
+        tool.gate.set()
+        tool.register(server, worker)
+        await make_sealed(cluster, sealed)
+        async with working(worker):
+            await cluster.settle()
+            first = worker.link.calls.count("wait_for_work")
+            assert first <= 6, "it looks behind those at the head, twice as far each time"
+            await cluster.pass_time(10 * LEASE_SECONDS)
+            assert first < worker.link.calls.count("wait_for_work") <= first + 10 * 3 + 5
+            assert worker.link.calls.count("claim_task") == 0
+            record = await server.runtime.dispatch(SPEC)
+            await cluster.pass_time(TURN_SECONDS)
+            await cluster.settle()
+            assert cluster.store.record(record.task_id).status == "completed", "it is found behind sealed ones"
+        assert [entry.getMessage() for entry in caplog.records if entry.levelno >= logging.WARNING] == [
+            "Waiting tasks are left to others: they are sealed, and this worker has no seal key"
+        ]
+
+
+async def test_sealed_tasks_hide_no_others_from_a_worker_without_keys() -> None:
+    async with open_cluster(dispatcher=StoreDispatcher()) as (cluster, (server, worker)):
+        tool = Tool()
+        tool.gate.set()
+        tool.register(server, worker)
+        await make_sealed(cluster, 100)
+        cluster.clock.advance(1)
+        task_ids = [(await server.runtime.dispatch(SPEC)).task_id for _ in range(50)]
+        async with working(worker, concurrency=2):
+            for task_id in task_ids:
+                await cluster.until_ended(task_id)
+        assert len(tool.runs) == 50
 
 
 async def test_a_worker_cancelled_at_any_moment_runs_nothing_twice_and_leaves_nothing_held() -> None:

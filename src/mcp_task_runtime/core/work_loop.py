@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Any, Final, Protocol, cast
 
@@ -12,6 +12,7 @@ import anyio
 from mcp_task_runtime.core.abilities import implements
 from mcp_task_runtime.core.clock import Clock
 from mcp_task_runtime.core.execution import Execution
+from mcp_task_runtime.core.sealed import is_sealed
 from mcp_task_runtime.core.store import TaskLeases, TaskWork
 from mcp_task_runtime.core.store_log import log_store_error
 from mcp_task_runtime.core.types import TaskRecord
@@ -24,8 +25,12 @@ logger: logging.Logger = logging.getLogger(__name__)
 _RETRY_SECONDS: Final = 0.5
 _LOST_RACE_SECONDS: Final = 0.02
 """How long a worker waits that found tasks, and was too late for all of them."""
+_FIRST_IDLE: Final = timedelta(seconds=0.5)
+"""How long a worker waits first that found no task but sealed ones, which it cannot open."""
 _SPARE: Final = 16
 """How many tasks a worker looks at beyond its room, for those that other workers are faster to claim."""
+_MOST_SEALED: Final = 1_000
+"""Most tasks at the head that a worker looks behind because it cannot open them."""
 _LOOKS_A_LEASE: Final = 3
 
 
@@ -83,6 +88,9 @@ class WorkLoop:
         self._running: set[Execution[Any]] = set()
         self._left = anyio.Event()
         self._is_failing = False
+        self._sealed = 0
+        self._idle = _FIRST_IDLE
+        self._has_complained = False
 
     async def run(self) -> None:
         """Take tasks until no more work is taken, or the store is closed, or this is cancelled: what runs goes on."""
@@ -108,10 +116,23 @@ class WorkLoop:
             await self._left.wait()
         room = self._concurrency - len(self._running)
         names = frozenset(self._source.names) if self._names is None else self._names
-        waiting = await self._wait(names, room + _SPARE)
+        most = room + _SPARE + 2 * self._sealed
+        waiting = await self._wait(names, most)
         self._is_failing = False
+        openable = [record for record in waiting if not is_sealed(record)]
+        taken = await self._begin(openable, room)
+        if openable and not taken:
+            await anyio.sleep(_LOST_RACE_SECONDS)
+        elif waiting and not openable:
+            await self._leave_sealed(len(waiting), are_all=len(waiting) < most)
+        elif waiting:
+            self._idle = _FIRST_IDLE
+        return taken
+
+    async def _begin(self, records: Sequence[TaskRecord], room: int) -> list[Execution[Any]]:
+        """Start the work of as many tasks as there is room for."""
         taken: list[Execution[Any]] = []
-        for record in waiting:
+        for record in records:
             if len(taken) == room:
                 break
             try:
@@ -123,9 +144,22 @@ class WorkLoop:
                 break
             if execution is not None:
                 taken.append(execution)
-        if waiting and not taken:
-            await anyio.sleep(_LOST_RACE_SECONDS)
         return taken
+
+    async def _leave_sealed(self, number: int, *, are_all: bool) -> None:
+        """Leave tasks that are sealed to workers with their key: look behind them, or wait, each time longer.
+
+        A wait in the store would return them at once.
+        """
+        if not self._has_complained:
+            self._has_complained = True
+            logger.warning("Waiting tasks are left to others: they are sealed, and this worker has no seal key")
+        if not are_all and self._sealed < _MOST_SEALED:
+            self._sealed = min(number, _MOST_SEALED)
+            return
+        with self._clock.move_on_at(self._clock.now() + self._idle):
+            await anyio.sleep_forever()
+        self._idle = min(2 * self._idle, max(self._pause, _FIRST_IDLE))
 
     async def _wait(self, names: Collection[str], most: int) -> tuple[TaskRecord, ...]:
         with self._clock.move_on_at(self._clock.now() + self._pause):
