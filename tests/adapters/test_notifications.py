@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import anyio
 import pytest
 
 from mcp_task_runtime import Outcome
-from mcp_task_runtime.adapters.notifications import NO_TOKEN, CallNotifier, LatestSender
+from mcp_task_runtime.adapters.notifications import NO_TOKEN, CallNotifier, InTurn, LatestSender
 from mcp_task_runtime.adapters.session import DetachedSession
 from tests.adapters.scripted import JSON, ScriptedSession, open_desk
 from tests.support.patience import PATIENCE
@@ -166,3 +169,103 @@ async def test_the_end_of_a_plain_call_is_its_result_and_no_message(outcome: Out
         said = len(session.notifications)
         await CallNotifier(session, None, log_levels=["info"]).notify_status(context.task, outcome)
         assert len(session.notifications) == said
+
+
+class Steps:
+    """Functions for `InTurn` that note what they do."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+        self.may_end = anyio.Event()
+
+    async def note(self, name: str) -> None:
+        self.seen.append(name)
+
+    async def hang(self, name: str) -> None:
+        self.seen.append(name)
+        await self.may_end.wait()
+
+    async def fail(self) -> None:
+        raise RuntimeError("a fault of one client")
+
+
+async def test_functions_run_one_after_the_other_and_one_that_raises_hurts_none() -> None:
+    steps = Steps()
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as group:
+            turns = InTurn(group.start_soon)
+            turns.start_soon(partial(steps.hang, "first"))
+            turns.start_soon(steps.fail)
+            turns.start_soon(partial(steps.note, "second"))
+            await anyio.wait_all_tasks_blocked()
+            assert steps.seen == ["first"]
+            steps.may_end.set()
+            await anyio.wait_all_tasks_blocked()
+            turns.start_soon(partial(steps.note, "third"))  # it waits for more
+            await anyio.wait_all_tasks_blocked()
+            turns.close()
+    assert steps.seen == ["first", "second", "third"]
+
+
+@pytest.mark.parametrize("begins", [True, False], ids=["running", "not yet running"])
+async def test_a_close_cancels_what_runs_and_drops_what_waits(begins: bool) -> None:
+    steps = Steps()
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as group:
+            turns = InTurn(group.start_soon)
+            turns.start_soon(partial(steps.hang, "first"))
+            turns.start_soon(partial(steps.note, "second"))
+            if begins:
+                await anyio.wait_all_tasks_blocked()
+            turns.close()
+            turns.start_soon(partial(steps.note, "third"))
+    assert steps.seen == (["first"] if begins else [])
+
+
+async def test_where_its_background_is_cancelled_the_next_function_starts_it_again() -> None:
+    steps = Steps()
+    starts: list[Callable[[Callable[[], Coroutine[Any, Any, None]]], object]] = []
+    turns = InTurn(lambda function: starts[-1](function))
+    with anyio.fail_after(PATIENCE):
+        for name in ("first", "second"):
+            async with anyio.create_task_group() as group:
+                starts.append(group.start_soon)
+                turns.start_soon(partial(steps.hang, name))
+                turns.start_soon(partial(steps.note, "never"))
+                await anyio.wait_all_tasks_blocked()
+                group.cancel_scope.cancel()
+    assert steps.seen == ["first", "second"]
+
+
+async def test_what_starts_it_first_does_not_live_as_long() -> None:
+    variable: ContextVar[str] = ContextVar("variable", default="nothing")
+    seen: list[str] = []
+
+    async def look() -> None:
+        seen.append(variable.get())
+
+    async with anyio.create_task_group() as group:
+        turns = InTurn(group.start_soon)
+        variable.set("of the first task")
+        turns.start_soon(look)
+        await anyio.wait_all_tasks_blocked()
+        turns.close()
+    assert seen == ["nothing"]
+
+
+async def test_where_nothing_can_be_started_the_next_function_tries_again() -> None:
+    steps = Steps()
+
+    def refuse(function: object) -> None:
+        raise RuntimeError("The runtime is not open")
+
+    starts: list[Callable[[Any], object]] = [refuse]
+    turns = InTurn(lambda function: starts[-1](function))
+    with pytest.raises(RuntimeError, match="not open"):
+        turns.start_soon(partial(steps.note, "first"))
+    async with anyio.create_task_group() as group:
+        starts.append(group.start_soon)
+        turns.start_soon(partial(steps.note, "second"))
+        await anyio.wait_all_tasks_blocked()
+        turns.close()
+    assert steps.seen == ["second"]

@@ -6,7 +6,9 @@ that does not read misses what became stale meanwhile.
 
 from __future__ import annotations
 
+import contextvars
 import logging
+from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
@@ -18,7 +20,7 @@ from mcp_task_runtime.core.json import JSONObject
 from mcp_task_runtime.core.types import Outcome, Progress, Task
 from mcp_task_runtime.wire import v2025_11_25 as wire_2025
 
-__all__ = ["NO_TOKEN", "CallNotifier", "LatestSender", "StartSoon", "StatusNotifier", "TaskNotifier"]
+__all__ = ["NO_TOKEN", "CallNotifier", "InTurn", "LatestSender", "StartSoon", "StatusNotifier", "TaskNotifier"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -115,6 +117,77 @@ class LatestSender:
             self._stalled_until = None
         if not lock.statistics().tasks_waiting and not lock.locked():
             self._lock = None
+
+
+class InTurn:
+    """Runs functions in the background, one after the other: one task of the event loop for all of a connection.
+
+    It begins with the first function, and waits for more until it is closed.
+    """
+
+    __slots__ = ("_functions", "_is_closed", "_is_running", "_scope", "_start_soon", "_woken")
+
+    def __init__(self, start_soon: StartSoon) -> None:
+        """Make a queue without functions.
+
+        Args:
+            start_soon: Starts what runs them in the background. Where that is cancelled, the next function starts it
+                again.
+        """
+        self._start_soon = start_soon
+        self._functions: deque[Callable[[], Coroutine[Any, Any, None]]] = deque()
+        self._woken: anyio.Event | None = None
+        self._scope: anyio.CancelScope | None = None
+        self._is_running = False
+        self._is_closed = False
+
+    def start_soon(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a function after those that wait; nothing happens when it is closed. What it raises is logged.
+
+        Raises:
+            Exception: What `start_soon` raised; the function does not run then.
+        """
+        if self._is_closed:
+            return
+        if not self._is_running:
+            self._is_running = True
+            try:  # in a context of its own: what starts it first must not live as long as the connection
+                contextvars.Context().run(self._start_soon, self._run)
+            except BaseException:
+                self._is_running = False
+                raise
+        self._functions.append(function)
+        if self._woken is not None:
+            self._woken.set()
+
+    def close(self) -> None:
+        """Run no more: what runs is cancelled, and what waits is dropped."""
+        self._is_closed = True
+        self._functions.clear()
+        if self._scope is not None:
+            self._scope.cancel()
+
+    async def _run(self) -> None:
+        try:
+            with anyio.CancelScope() as self._scope:
+                if self._is_closed:
+                    return
+                while True:
+                    while self._functions:
+                        await self._run_next()
+                    self._woken = anyio.Event()
+                    await self._woken.wait()
+                    self._woken = None
+        finally:
+            self._is_running = False
+            self._scope = self._woken = None
+            self._functions.clear()
+
+    async def _run_next(self) -> None:
+        try:
+            await self._functions.popleft()()
+        except Exception:
+            logger.exception("A client could not be told of a task")
 
 
 class StatusNotifier:

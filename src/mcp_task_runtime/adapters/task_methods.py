@@ -26,6 +26,7 @@ from mcp_task_runtime.adapters._tool_calls import (
 )
 from mcp_task_runtime.adapters._tool_table import DeclaredTool
 from mcp_task_runtime.adapters.host import RuntimeHost
+from mcp_task_runtime.adapters.notifications import StartSoon
 from mcp_task_runtime.adapters.requestor import Requestor
 from mcp_task_runtime.adapters.result_handler import TaskResultHandler
 from mcp_task_runtime.adapters.session import TaskSession
@@ -60,20 +61,29 @@ class _Job(Protocol):
 class TaskMethods:
     """The `tasks` capability over one runtime."""
 
-    def __init__(self, runtime: TaskRuntime, host: RuntimeHost, *, inbox: float | Inbox | None = None) -> None:
+    def __init__(
+        self,
+        runtime: TaskRuntime,
+        host: RuntimeHost,
+        *,
+        inbox: float | Inbox | None = None,
+        unwinding: Callable[[TaskRuntime, str], UnwindingCall] = UnwindingCall,
+    ) -> None:
         """Make the methods.
 
         Args:
             runtime: Where the tasks live.
             host: It must hold the runtime open while they are used.
             inbox: As for `TaskResultHandler`.
+            unwinding: Makes a call that ends its request when its work begins.
         """
         self._runtime = runtime
         self._host = host
         self._handler = TaskResultHandler(
             runtime.store, runtime.queue, settings=runtime.settings, followers=runtime.followers, inbox=inbox
         )
-        self._start_soon = host.start_soon  # bound once: each task keeps it
+        self._start_soon: StartSoon = host.start_soon  # bound once: each task keeps it
+        self._unwinding = unwinding
         self._pollers: dict[str, None] = {}
         """Tasks whose client was told that input is required, the oldest first."""
 
@@ -91,6 +101,8 @@ class TaskMethods:
         seal: Callable[[TaskSpec], TaskSpec] | None = None,
         convert: Convert[JSONObject] | None = None,
         around: Callable[[UnwindingCall], AbstractContextManager[object]] = nullcontext,
+        declared_json: str | None = None,
+        tell_soon: StartSoon | None = None,
     ) -> JSONObject:
         """Run a tool as a task and return its handle as soon as there is one (wire rule B3).
 
@@ -106,6 +118,8 @@ class TaskMethods:
             seal: Adds what is kept of the caller's credentials.
             convert: Makes the tool's result of what its work ends with: the work goes on without its request.
             around: Returns a block that sets the context variables of such work.
+            declared_json: What the client declared, as JSON text; the connection is asked when `None`.
+            tell_soon: Starts what tells the client of the task; in the background of the host when `None`.
 
         Raises:
             ProtocolError: `task` is malformed.
@@ -122,12 +136,15 @@ class TaskMethods:
                 progress_token=token if isinstance(token, str | int) else None,
                 caller_json=caller_of(meta, protocol_version, undeliverable),
             ),
-            client_capabilities_json=intern(dump_json(connection.client_capabilities)),
+            client_capabilities_json=(
+                intern(dump_json(connection.client_capabilities)) if declared_json is None else declared_json
+            ),
         )
+        tell_soon = self._start_soon if tell_soon is None else tell_soon
         if seal is not None:
             new = seal(new)
         if declared is not None and self._runtime.is_dispatched(new.request.name):
-            return await self._dispatch(with_options(new, declared.options), connection, declared.options)
+            return await self._dispatch(with_options(new, declared.options), connection, tell_soon, declared.options)
         handler = self._handler
         if undeliverable is not None:
             handler = TaskResultHandler(
@@ -139,12 +156,12 @@ class TaskMethods:
             )
 
         def announce(record: TaskRecord) -> TaskSession:
-            client = TaskStreamSession(record, connection, self._handler, self._start_soon)
+            client = TaskStreamSession(record, connection, self._handler, tell_soon)
             client.announce(self._runtime)
             return client
 
         if convert is not None and declared is not None:
-            unwinding = UnwindingCall(self._runtime, new.request.name)
+            unwinding = self._unwinding(self._runtime, new.request.name)
             ended = await self._begin(unwinding, job)
             perform = partial(unwinding.perform, handler=handler, connect=announce, convert=convert)
             with around(unwinding):
@@ -186,11 +203,13 @@ class TaskMethods:
         assert isinstance(made, TaskRecord)
         return wire_2025.render_created(made.task, model_immediate_response=calls[0].model_immediate_response)
 
-    async def _dispatch(self, spec: TaskSpec, connection: TaskSession, options: TaskOptions) -> JSONObject:
+    async def _dispatch(
+        self, spec: TaskSpec, connection: TaskSession, tell_soon: StartSoon, options: TaskOptions
+    ) -> JSONObject:
         """Have a worker run a tool, also one with wrong arguments: the client has asked for a task."""
         record = await self._runtime.dispatch(spec)
         await cancelled_with_caller(self._runtime, record, spec)
-        client = TaskStreamSession(record, connection, self._handler, self._start_soon)
+        client = TaskStreamSession(record, connection, self._handler, tell_soon)
         client.announce(self._runtime, with_progress=True)
         return wire_2025.render_created(record.task, model_immediate_response=options.model_immediate_response)
 
@@ -224,7 +243,7 @@ class TaskMethods:
         self,
         params: Mapping[str, JSONValue] | None,
         requestor: Requestor,
-        connection: TaskSession | None = None,
+        connect: Callable[[], TaskSession] | None = None,
     ) -> JSONObject:
         """Serve `tasks/get` (wire rule B4).
 
@@ -234,11 +253,11 @@ class TaskMethods:
         Args:
             params: The params of the request.
             requestor: Who asks.
-            connection: The client's connection, if it carries requests outside of a request of the client's.
+            connect: Returns the client's connection, if it carries requests outside of a request of the client's.
         """
         view = await self._runtime.get(wire_2025.parse_task_id(params), owner=requestor.owner, rate_limited=True)
-        if view.questions and connection is not None:
-            self._ask_poller(view.record.task_id, connection)
+        if view.questions and connect is not None:
+            self._ask_poller(view.record.task_id, connect())
         return wire_2025.render_view(view)
 
     def _ask_poller(self, task_id: str, connection: TaskSession) -> None:
@@ -253,11 +272,19 @@ class TaskMethods:
         self,
         params: Mapping[str, JSONValue] | None,
         requestor: Requestor,
-        stream: TaskSession,
+        connect: Callable[[], TaskSession],
         *,
         is_alive: Callable[[], Awaitable[bool]] | None = None,
+        waiting: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> JSONObject:
         """Serve `tasks/result`: wait for the end, with the task's questions on this stream (wire rules B5, B6).
+
+        Args:
+            params: The params of the request.
+            requestor: Who asks.
+            connect: Returns the stream of the request; called for a task that has not ended.
+            is_alive: As for `TaskResultHandler.handle`.
+            waiting: Returns a block in which the request waits.
 
         Raises:
             ProtocolError: What the call would have ended with, or the task was cancelled.
@@ -267,8 +294,8 @@ class TaskMethods:
         if ended is not None:  # nothing is queued for its client any more
             audit.retrieved(task_id, requestor.owner)
             return wire_2025.render_result(ended, task_id)
-        with self._host.until_stopped():
-            outcome = await self._handler.handle(task_id, stream, is_alive=is_alive)
+        with waiting(), self._host.until_stopped():
+            outcome = await self._handler.handle(task_id, connect(), is_alive=is_alive)
             audit.retrieved(task_id, requestor.owner)
             return wire_2025.render_result(outcome, task_id)
         raise ProtocolError(INTERNAL_ERROR, "The server stops before the task has ended")

@@ -56,14 +56,14 @@ class TaskStreamSession:
             record: The task as it was made.
             connection: What of the client's connection outlives the call.
             handler: Knows the streams of the task in this process.
-            start_soon: Starts the wait for a client that does not read.
+            start_soon: Starts what tells the client in the background.
         """
         self._record = record
         self._told: JSONValue = record.task.status
         self._connection = connection
         self._handler = handler
         self._start_soon = start_soon
-        self._statuses = LatestSender(connection, start_soon)
+        self._statuses: LatestSender | None = None  # for what the work itself says
         self._progress: LatestSender | None = None
         self._runtime: TaskRuntime | None = None
         self._unwatch: Callable[[], None] | None = None
@@ -94,12 +94,20 @@ class TaskStreamSession:
         raise RuntimeError("Requests to the client go through the task's questions")
 
     async def notify_status(self, task: Task, outcome: Outcome | None) -> None:
-        """Send the whole task."""
+        """Send the whole task; the work that says so waits for a client that does not read, for a moment."""
+        if self._statuses is None:
+            self._statuses = LatestSender(self._connection, self._start_soon)
         await self._send_status(wire_2025.render_task(task, outcome))
 
     async def _send_status(self, params: JSONObject) -> None:
         self._told = params["status"]
-        await self._statuses.send(wire_2025.STATUS_NOTIFICATION, params)
+        if self._statuses is not None:
+            await self._statuses.send(wire_2025.STATUS_NOTIFICATION, params)
+            return
+        try:  # in the background: nothing but the news of this connection waits for its client
+            await self._connection.send_notification(wire_2025.STATUS_NOTIFICATION, params)
+        except Exception:
+            logger.debug("A change of a task was not announced", exc_info=True)
 
     async def notify_progress(self, task: Task, progress: Progress) -> None:
         """Send the whole task, and progress if the client gave a token for it."""
@@ -120,15 +128,18 @@ class TaskStreamSession:
         record = self._record
         self._runtime = runtime
         self._with_progress = with_progress
-        self._unwatch = runtime.followers.watch(record.task_id, self._on_change, after=record.revision)
+        unwatch = runtime.followers.watch(record.task_id, self._on_change, after=record.revision)
         if self._is_over:  # the first call was the last one
-            self._unwatch()
+            unwatch()
+        else:
+            self._unwatch = unwatch
 
     def _on_change(self, record: TaskRecord | None) -> None:
         if record is None or is_terminal(record.status):
             self._is_over = True
-            if self._unwatch is not None:
-                self._unwatch()
+            unwatch, self._unwatch = self._unwatch, None
+            if unwatch is not None:
+                unwatch()
         self._news = record
         if record is None or self._is_telling:
             return
@@ -157,12 +168,14 @@ class TaskStreamSession:
             assert record.progress is not None
             self._told_progress = record.progress
             await self.notify_progress(record.task, record.progress)
-        elif wire_2025.render_record(record)["status"] == self._told:
             return
-        elif record.status == "input_required":
+        params = wire_2025.render_record(record)
+        if params["status"] == self._told:
+            return
+        if record.status == "input_required":
             assert self._runtime is not None
             params = wire_2025.render_view(await self._runtime.get(record.task_id, owner=record.owner))
             if params["status"] != self._told:  # the question waits for a person elsewhere
                 await self._send_status(params)
         else:
-            await self.notify_status(record.task, record.outcome)
+            await self._send_status(params)

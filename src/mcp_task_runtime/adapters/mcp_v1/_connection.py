@@ -22,6 +22,7 @@ __all__ = [
     "Connection",
     "answered_by",
     "cancellable",
+    "current_connection",
     "has_list",
     "has_sessions",
     "is_about_lost_connection",
@@ -58,12 +59,15 @@ class Connection:
         self.is_stateless = is_stateless
         self.has_list = has_list
         self.is_over = False
+        self.shared: object = None
+        """What the tasks of this connection share."""
         self.requests: set[anyio.CancelScope] = set()
         self.idle = anyio.Event()
         self._answerers: dict[str, Callable[[object], bool]] = {}
         self._stream = stream
         self._pauses = 0
-        self._between = anyio.Event()
+        self._is_between = False
+        self._between: anyio.Event | None = None  # made when something waits for it
         self._resumed = anyio.Event()
 
     @contextmanager
@@ -91,7 +95,9 @@ class Connection:
         return self
 
     async def __anext__(self) -> Any:
-        self._between.set()
+        self._is_between = True
+        if self._between is not None:
+            self._between.set()
         try:
             message = await self._stream.__anext__()
             while self._is_foreign(message):
@@ -102,7 +108,7 @@ class Connection:
         except BaseException:
             await self._end()
             raise
-        self._between = anyio.Event()
+        self._is_between = False
         return message
 
     @contextmanager
@@ -141,12 +147,20 @@ class Connection:
         self._pauses += 1
         try:
             with anyio.move_on_after(_PAUSE_SECONDS, shield=True):
-                await self._between.wait()
+                await self._until_between()
             yield
         finally:
             self._pauses -= 1
             self._resumed.set()
             self._resumed = anyio.Event()
+
+    async def _until_between(self) -> None:
+        """Wait until the SDK asks for the next message."""
+        if self._is_between:
+            return
+        if self._between is None or self._between.is_set():
+            self._between = anyio.Event()
+        await self._between.wait()
 
     async def _end(self) -> None:
         self.is_over = True
@@ -160,24 +174,38 @@ class Connection:
 _current: ContextVar[Connection | None] = ContextVar("mcp_task_runtime_connection", default=None)
 
 
-@contextmanager
-def serving() -> Generator[None, None, None]:
-    """Run a block that ends when its connection ends, however long it would wait."""
-    connection = _current.get()
-    if connection is None:
-        yield
-        return
-    scope = anyio.CancelScope()
-    connection.requests.add(scope)
-    try:
-        with scope:
-            yield
-    finally:
-        connection.requests.discard(scope)
-        if connection.is_over and not connection.requests:
-            connection.idle.set()
-    if scope.cancelled_caught:
-        raise McpError(types.ErrorData(code=types.CONNECTION_CLOSED, message="Connection closed"))
+def current_connection() -> Connection | None:
+    """Return the connection that this context is part of."""
+    return _current.get()
+
+
+class serving:  # read as a verb: with serving()
+    """Context manager that runs a block which ends when its connection ends, however long it would wait."""
+
+    __slots__ = ("_connection", "_scope")
+
+    def __enter__(self) -> None:
+        connection = self._connection = _current.get()
+        if connection is not None:
+            self._scope = anyio.CancelScope()
+            self._scope.__enter__()
+            connection.requests.add(self._scope)
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        connection = self._connection
+        if connection is None:
+            return None
+        try:
+            is_swallowed = self._scope.__exit__(exc_type, exc, traceback)
+        finally:
+            connection.requests.discard(self._scope)
+            if connection.is_over and not connection.requests:
+                connection.idle.set()
+        if self._scope.cancelled_caught:
+            raise McpError(types.ErrorData(code=types.CONNECTION_CLOSED, message="Connection closed")) from None
+        return is_swallowed
 
 
 def is_about_lost_connection(error: BaseException) -> bool:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import timedelta
-from functools import partial
 from typing import Any, Final, TypeVar
 
 from mcp import types
@@ -21,14 +19,15 @@ from mcp_task_runtime.adapters._tool_calls import PromotedCall, TaskCall
 from mcp_task_runtime.adapters.mcp_v1._requests import (
     Context,
     KeptRequest,
+    SharedSession,
+    as_caller,
     as_mcp_errors,
-    declared_by,
     mcp_error,
     send_safely,
 )
 from mcp_task_runtime.core.json import JSONObject
 
-__all__ = ["call_in_own_loop", "context_by_name", "within_task"]
+__all__ = ["call_in_own_loop", "context_by_name", "within_call", "within_task"]
 
 ResultT = TypeVar("ResultT", bound=BaseModel)
 T = TypeVar("T")
@@ -44,9 +43,6 @@ class _TaskSession(SessionProxy):
     """A `ServerSession` for a call that is a task: it asks through the task, and notifies by the connection."""
 
     __slots__ = ()
-
-    def __init__(self, ctx: Context, call: PromotedCall) -> None:
-        super().__init__(ctx.session, ServerSession, call, partial(declared_by, ctx.session))
 
     async def send_request(
         self,
@@ -124,16 +120,57 @@ async def call_in_own_loop(ctx: Context, handler: Callable[[], Awaitable[T]]) ->
     return await run_in_own_loop(call)
 
 
-@contextmanager
-def within_task(ctx: Context, call: PromotedCall) -> Generator[None, None, None]:
-    """Run a block whose SDK context reaches the client through the task of this call."""
-    # The SDK reports progress only where there is a token.
-    token = _ANY_TOKEN if ctx.meta is None else ctx.meta
-    if token.progressToken is None:
-        token = token.model_copy(update={"progressToken": ""})
-    inner: Any = replace(ctx, session=_TaskSession(ctx, call), meta=token)
-    reset = request_ctx.set(inner)
-    try:
-        yield
-    finally:
-        request_ctx.reset(reset)
+class within_task:  # read as a verb: with within_task(ctx, call, declared)
+    """Context manager that runs a block whose SDK context reaches the client through the task of a call."""
+
+    __slots__ = ("_ctx", "_reset")
+
+    def __init__(
+        self, ctx: Context, call: PromotedCall, declared: Callable[[], JSONObject], experimental: Any = None
+    ) -> None:
+        """Make the block.
+
+        Args:
+            ctx: The request.
+            call: The call.
+            declared: Returns what the client declared.
+            experimental: What stands for the SDK's own tasks in the context of the block.
+        """
+        # The SDK reports progress only where there is a token.
+        token = _ANY_TOKEN if ctx.meta is None else ctx.meta
+        if token.progressToken is None:
+            token = token.model_copy(update={"progressToken": ""})
+        session: Any = _TaskSession(ctx.session, ServerSession, call, declared)
+        self._ctx: Context = replace(ctx, session=session, meta=token, experimental=experimental)
+
+    def __enter__(self) -> None:
+        self._reset = request_ctx.set(self._ctx)
+
+    def __exit__(self, *_: object) -> None:
+        request_ctx.reset(self._reset)
+
+
+class within_call:  # read as a verb: with within_call(ctx, call, connection)
+    """Context manager that runs a block as a request's caller, with the context of `within_task`."""
+
+    __slots__ = ("_as_caller", "_within_task")
+
+    def __init__(self, ctx: Context, call: PromotedCall, connection: SharedSession) -> None:
+        """Make the block.
+
+        Args:
+            ctx: The request.
+            call: The call.
+            connection: What the tasks of its connection share.
+        """
+        self._as_caller = as_caller(ctx)
+        experimental = connection.shared_experimental(ctx.experimental)
+        self._within_task = within_task(ctx, call, connection.declared, experimental)
+
+    def __enter__(self) -> None:
+        self._as_caller.__enter__()
+        self._within_task.__enter__()
+
+    def __exit__(self, *_: object) -> None:
+        self._within_task.__exit__()
+        self._as_caller.__exit__()

@@ -7,6 +7,8 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager
+from sys import intern
+from types import TracebackType
 from typing import Any, TypeAlias, cast
 
 import anyio
@@ -23,15 +25,17 @@ from starlette.datastructures import Headers
 from mcp_task_runtime.adapters.mcp_v1._connection import (
     answered_by,
     cancellable,
+    current_connection,
     has_sessions,
     is_connected,
     use_random_request_ids,
 )
+from mcp_task_runtime.adapters.notifications import InTurn, StartSoon
 from mcp_task_runtime.adapters.requestor import JSON_RESPONSES, NO_SESSION, http_manager
 from mcp_task_runtime.adapters.session import TaskSession
 from mcp_task_runtime.core.causes import UnexpectedError
 from mcp_task_runtime.core.context import client_error
-from mcp_task_runtime.core.json import JSONObject, JSONValue, to_json_value
+from mcp_task_runtime.core.json import JSONObject, JSONValue, dump_json, to_json_value
 from mcp_task_runtime.core.store_log import log_store_error
 from mcp_task_runtime.errors import INTERNAL_ERROR, CapabilityError, ProtocolError, StoreError, TaskRuntimeError
 
@@ -40,6 +44,7 @@ __all__ = [
     "Context",
     "KeptRequest",
     "RequestSession",
+    "SharedSession",
     "as_caller",
     "as_kept_caller",
     "as_mcp_errors",
@@ -49,10 +54,12 @@ __all__ = [
     "is_stateless",
     "liveness",
     "mcp_error",
+    "params_of",
     "progress_token",
     "protocol_version",
     "raw_result",
     "send_safely",
+    "shared_session",
     "token_of",
     "undeliverable",
 ]
@@ -65,19 +72,29 @@ TaskSession.register(ServerSession)  # pyright: ignore[reportAttributeAccessIssu
 Context: TypeAlias = RequestContext[Any, Any, Any]
 
 
-@contextmanager
-def as_mcp_errors() -> Generator[None, None, None]:
-    """Turn this library's errors into the SDK's, with the code that belongs to them."""
-    try:
-        yield
-    except (ProtocolError, CapabilityError) as error:
+class as_mcp_errors:  # read as a verb: with as_mcp_errors()
+    """Context manager that turns this library's errors into the SDK's, with the code that belongs to them."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(exc, TaskRuntimeError):
+            raise _as_mcp_error(exc) from exc
+
+
+def _as_mcp_error(error: TaskRuntimeError) -> McpError:
+    if isinstance(error, ProtocolError | CapabilityError):
         shown = client_error(error)  # sending what has no JSON form would end a stdio server
-        raise mcp_error(shown["code"], shown["message"], shown.get("data")) from error
-    except StoreError as error:
+        return mcp_error(shown["code"], shown["message"], shown.get("data"))
+    if isinstance(error, StoreError):
         log_store_error(logger, "The task store failed", error)
-        raise mcp_error(INTERNAL_ERROR, "The task store failed") from error
-    except TaskRuntimeError as error:
-        raise mcp_error(error.jsonrpc_code, str(error), error.data) from error
+        return mcp_error(INTERNAL_ERROR, "The task store failed")
+    return mcp_error(error.jsonrpc_code, str(error), error.data)
 
 
 def as_shown(error: Exception) -> ProtocolError:
@@ -140,19 +157,33 @@ def protocol_version(ctx: Context) -> object:
     return None if params is None else params.protocolVersion
 
 
-@contextmanager
-def as_caller(ctx: Context) -> Generator[None, None, None]:
-    """Let `get_access_token()` tell of this request's caller, also in background work."""
-    token = auth_context_var.set(_user(ctx))
-    try:
-        yield
-    finally:
-        auth_context_var.reset(token)
+class as_caller:  # read as a verb: with as_caller(ctx)
+    """Context manager that lets `get_access_token()` tell of this request's caller, also in background work."""
+
+    __slots__ = ("_ctx", "_token")
+
+    def __init__(self, ctx: Context) -> None:
+        self._ctx = ctx
+
+    def __enter__(self) -> None:
+        self._token = auth_context_var.set(_user(self._ctx))
+
+    def __exit__(self, *_: object) -> None:
+        auth_context_var.reset(self._token)
 
 
 def is_stateless(ctx: Context) -> bool:
     """Whether the client's requests come by several connections, so that it cannot be asked."""
     return ctx.session.client_params is None or not has_sessions()
+
+
+def params_of(params: types.CallToolRequestParams) -> JSONObject:
+    """Return what a task-augmented call says, as JSON; the SDK has checked it."""
+    task: JSONValue = None if params.task is None else {"ttl": params.task.ttl}
+    given: JSONObject = {"name": params.name, "arguments": params.arguments, "task": task}
+    if params.meta is not None:
+        given["_meta"] = to_json_value(params.meta)
+    return given
 
 
 def progress_token(ctx: Context) -> str | int | None:
@@ -269,6 +300,52 @@ class ConnectionSession:
         return cast(JSONObject, result)
 
 
+class SharedSession(ConnectionSession):
+    """The one `ConnectionSession` of all tasks of a connection, with what they need to know of it.
+
+    Attributes:
+        session: The SDK's session.
+        declared: Returns what the client declared, as JSON.
+        news: Tells the client of its tasks, one after the other.
+    """
+
+    __slots__ = ("_declared_json", "_experimental", "_params", "declared", "news", "session")
+
+    def __init__(self, ctx: Context, start_soon: StartSoon) -> None:
+        """Make the session of the connection that a request came by.
+
+        Args:
+            ctx: The request.
+            start_soon: Starts what tells the client in the background.
+        """
+        super().__init__(ctx)
+        self.session: Any = ctx.session
+        self.declared: Callable[[], JSONObject] = functools.partial(declared_by, ctx.session)
+        self.news: InTurn = InTurn(start_soon)
+        self._params: object = None
+        self._declared_json = "{}"
+        self._experimental: Any = None
+
+    @property
+    def declared_json(self) -> str:
+        """What the client declared, as JSON text."""
+        params = self.session.client_params
+        if params is not self._params:
+            self._params = params
+            self._declared_json = intern(dump_json(self.declared()))
+        return self._declared_json
+
+    def shared_experimental(self, own: Any) -> Any:
+        """Return what stands for the SDK's own tasks in the context of a request: one for all that say the same.
+
+        A task that waits for days need not hold what its request said.
+        """
+        kept = self._experimental
+        if kept is None or getattr(kept, "task_metadata", None) != getattr(own, "task_metadata", None):
+            self._experimental = own
+        return self._experimental
+
+
 class RequestSession(ConnectionSession):
     """The `TaskSession` of one request: what is sent here goes over its stream."""
 
@@ -279,3 +356,19 @@ class RequestSession(ConnectionSession):
 
     async def send_notification(self, method: str, params: JSONObject) -> None:
         await self._send(method, params, self._request_id)
+
+
+def shared_session(ctx: Context, start_soon: StartSoon) -> SharedSession:
+    """Return the session that all tasks of a request's connection share.
+
+    Args:
+        ctx: The request.
+        start_soon: As for `SharedSession`.
+    """
+    connection = current_connection()
+    if connection is None:
+        return SharedSession(ctx, start_soon)
+    shared = connection.shared
+    if not isinstance(shared, SharedSession) or shared.session is not ctx.session:
+        shared = connection.shared = SharedSession(ctx, start_soon)
+    return shared

@@ -43,21 +43,25 @@ from mcp_task_runtime.adapters.base_tasks import BaseTasks, fastmcp_version
 from mcp_task_runtime.adapters.credentials import CallerCredentials
 from mcp_task_runtime.adapters.mcp_v1._connection import Connection, has_list, is_about_lost_connection, serving
 from mcp_task_runtime.adapters.mcp_v1._conversions import Conversions
-from mcp_task_runtime.adapters.mcp_v1._promotion import call_in_own_loop, context_by_name, within_task
+from mcp_task_runtime.adapters.mcp_v1._promotion import call_in_own_loop, context_by_name, within_call, within_task
 from mcp_task_runtime.adapters.mcp_v1._requests import (
     ConnectionSession,
     Context,
     RequestSession,
+    SharedSession,
     as_caller,
     as_kept_caller,
     as_mcp_errors,
     as_shown,
     authenticated_principal,
+    declared_by,
     is_stateless,
     liveness,
+    params_of,
     progress_token,
     protocol_version,
     raw_result,
+    shared_session,
     token_of,
     undeliverable,
 )
@@ -176,11 +180,13 @@ class Tasks(BaseTasks[Any]):  # a type checker with mcp 2.x does not know the cl
             if support == "forbidden":
                 raise wire.task_forbidden(name)
 
+            connection = shared_session(ctx, self._host.start_soon)
+
             async def job() -> JSONObject:
                 call = current_call(self.runtime)
                 assert isinstance(call, TaskCall | UnwindingCall)
                 try:
-                    with as_mcp_errors(), as_caller(ctx), within_task(ctx, call):
+                    with as_mcp_errors(), within_call(ctx, call, connection):
                         result = await self._call(request, call)
                 except Exception as error:
                     raise as_shown(error) from error
@@ -189,16 +195,18 @@ class Tasks(BaseTasks[Any]):  # a type checker with mcp 2.x does not know the cl
                 return cast(JSONObject, result.model_dump(by_alias=True, mode="json", exclude_none=True))
 
             created = await self._methods.call(
-                request.params.model_dump(by_alias=True, mode="json", exclude_none=True),
+                params_of(request.params),
                 job,
                 self._requestor(ctx),
-                ConnectionSession(ctx),
+                connection,
                 undeliverable=undeliverable(ctx),
                 declared=self._tools.get(name),
                 protocol_version=protocol_version(ctx),
-                seal=lambda spec: self._sealed(spec, ctx),
+                seal=None if self._credentials is None else functools.partial(self._sealed, ctx=ctx),
                 convert=self._converted if name in self._own_tools else None,
-                around=functools.partial(_within_call, ctx),
+                around=functools.partial(within_call, ctx, connection=connection),
+                declared_json=connection.declared_json,
+                tell_soon=connection.news.start_soon,
             )
             return raw_result(created)
 
@@ -231,6 +239,8 @@ class Tasks(BaseTasks[Any]):  # a type checker with mcp 2.x does not know the cl
                 result = await call_in_own_loop(self._context(), handler)
             else:
                 result = await handler()
+        if isinstance(call, UnwindingCall) and call.has_begun:
+            return result
         if call.error is not None and _tells_of(result, call.error):
             raise call.error
         return self._masked(call, result) if self._is_masked(call.name) else result
@@ -289,18 +299,19 @@ class Tasks(BaseTasks[Any]):  # a type checker with mcp 2.x does not know the cl
         with as_mcp_errors():
             await self._host.keep_open()
             ctx = self._context()
-            connection = None if is_stateless(ctx) else ConnectionSession(ctx, self._may_answer(ctx))
-            return raw_result(await self._methods.get(to_json_value(request.params), self._requestor(ctx), connection))
+            connect = None if is_stateless(ctx) else lambda: ConnectionSession(ctx, self._may_answer(ctx))
+            return raw_result(await self._methods.get({"taskId": request.params.taskId}, self._requestor(ctx), connect))
 
     async def _serve_result(self, request: types.GetTaskPayloadRequest) -> types.ServerResult:
-        with as_mcp_errors(), serving():
+        with as_mcp_errors():
             await self._host.keep_open()
             ctx = self._context()
             result = await self._methods.result(
-                to_json_value(request.params),
+                {"taskId": request.params.taskId},
                 self._requestor(ctx),
-                RequestSession(ctx, self._may_answer(ctx)),
+                lambda: RequestSession(ctx, self._may_answer(ctx)),
                 is_alive=liveness(ctx),
+                waiting=serving,
             )
             return raw_result(result)
 
@@ -315,7 +326,7 @@ class Tasks(BaseTasks[Any]):  # a type checker with mcp 2.x does not know the cl
         with as_mcp_errors():
             await self._host.keep_open()
             return raw_result(
-                await self._methods.cancel(to_json_value(request.params), self._requestor(self._context()))
+                await self._methods.cancel({"taskId": request.params.taskId}, self._requestor(self._context()))
             )
 
     def _http_app(self, make_app: Callable[[], Any]) -> Any:
@@ -361,6 +372,9 @@ class Tasks(BaseTasks[Any]):  # a type checker with mcp 2.x does not know the cl
             if not (connection.is_over and is_about_lost_connection(error)):
                 raise
             logger.debug("A client left while it was answered", exc_info=True)
+        finally:
+            if isinstance(connection.shared, SharedSession):
+                connection.shared.news.close()
 
     # -- what differs from other SDK lines
 
@@ -410,7 +424,8 @@ class Tasks(BaseTasks[Any]):  # a type checker with mcp 2.x does not know the cl
         try:
             async with self._state_by_name() as state:
                 ctx = await context_by_name(call, state, credentials.headers)
-                with as_mcp_errors(), as_kept_caller(credentials.token), within_task(ctx, call):
+                declared = functools.partial(declared_by, ctx.session)
+                with as_mcp_errors(), as_kept_caller(credentials.token), within_task(ctx, call, declared):
                     result = await self._call(request, call)
         except Exception as error:
             raise as_shown(error) from error
@@ -434,13 +449,6 @@ class Tasks(BaseTasks[Any]):  # a type checker with mcp 2.x does not know the cl
         if is_stateless(ctx):
             return Requestor(None)
         return Requestor(self._scopes.of(ctx.session))
-
-
-@contextmanager
-def _within_call(ctx: Context, call: UnwindingCall) -> Generator[None, None, None]:
-    """Run a block as this request's caller, whose SDK context reaches the client through the task of the call."""
-    with as_caller(ctx), within_task(ctx, call):
-        yield
 
 
 def _low_level(server: object) -> Server[Any, Any]:

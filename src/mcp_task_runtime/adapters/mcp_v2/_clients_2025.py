@@ -99,10 +99,11 @@ class Clients2025:
             if ctx.method == "tools/list":
                 return await self._list_tools(ctx, call_next)
             if ctx.method == "tasks/get":
-                connection = None if _is_stateless(ctx) or self._is_unchecked(ctx) else ConnectionSession(ctx)
-                return await self._methods.get(ctx.params, requestor, connection)
+                has_connection = not (_is_stateless(ctx) or self._is_unchecked(ctx))
+                connect = partial(ConnectionSession, ctx) if has_connection else None
+                return await self._methods.get(ctx.params, requestor, connect)
             if ctx.method == "tasks/result":
-                stream = DetachedSession() if self._is_unchecked(ctx) else RequestSession(ctx)
+                stream = DetachedSession if self._is_unchecked(ctx) else partial(RequestSession, ctx)
                 return await self._methods.result(ctx.params, requestor, stream, is_alive=_liveness(ctx))
             if ctx.method == "tasks/list":
                 return await self._methods.list(ctx.params, requestor)
