@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import anyio
 import httpx
 import pytest
+from mcp.server.fastmcp import FastMCP
 
+from mcp_task_runtime.adapters.mcp_v1 import Tasks
 from tests.mcp_v1.raw_client import ALL_CAPABILITIES, HTTPClient, accept, http_client
 from tests.mcp_v1.scenarios import ClientTasks
 from tests.mcp_v1.schemas import RELATED, Wire
@@ -287,3 +290,14 @@ def test_a_server_whose_store_cannot_be_reached_fails_at_its_start(transport: st
     away = f"{tmp_path}/missing/tasks.db"
     errors = errors_of_start(tmp_path, transport, f"sqlite:///{away}")
     check_errors(errors, away, "secret")
+
+
+async def test_the_app_of_a_server_holds_the_runtime_open() -> None:
+    mcp: FastMCP[Any] = FastMCP("reports")
+    tasks = Tasks()
+    tasks.install(mcp)
+    app = mcp.streamable_http_app()
+    assert not tasks.runtime.is_open
+    async with app.router.lifespan_context(app):
+        assert tasks.runtime.is_open
+    assert not tasks.runtime.is_open

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import tracemalloc
+from pathlib import Path
 from typing import Annotated, Any
 
 import anyio
@@ -16,7 +18,7 @@ from mcp_types import CallToolRequestParams
 from pydantic import BaseModel, Field
 from typing_extensions import Unpack
 
-from mcp_task_runtime import InMemoryTaskStore, ServerTaskContext, TaskSettings
+from mcp_task_runtime import InMemoryTaskStore, ServerTaskContext, TaskSettings, TaskStore, open_store
 from mcp_task_runtime.client import TasksClient
 from mcp_task_runtime.core.types import NewTask, NewTaskFields, TaskRecord
 from mcp_task_runtime.server import Tasks
@@ -49,7 +51,7 @@ class GatedStore(InMemoryTaskStore):
         return record
 
 
-def server_with(*functions: Any, store: InMemoryTaskStore | None = None) -> tuple[MCPServer[Any], Tasks]:
+def server_with(*functions: Any, store: TaskStore | None = None) -> tuple[MCPServer[Any], Tasks]:
     mcp: MCPServer[Any] = MCPServer("unwinding")
     tasks = Tasks(store, settings=TaskSettings(shutdown_grace=0))
     tasks.install(mcp)
@@ -90,6 +92,32 @@ async def test_work_that_waits_keeps_nothing_of_its_request() -> None:
             # Unless the author's function asked for it.
             await until_asked(client, await client.start("asks_with_context", {"topic": "bees"}))
             assert len(of_calls()) > kept
+
+
+@pytest.mark.parametrize("place", ["memory://", "sqlite:///{}/tasks.db"])
+async def test_a_task_that_waits_on_a_question_takes_little_memory(place: str, tmp_path: Path) -> None:
+    """Half of the 50 KiB that the default limits reckon with; `bench_waiting_tasks` has the figures of a process."""
+
+    async def asks(topic: str, task: ServerTaskContext) -> str:
+        return (await task.elicit(f"{topic}?", Name)).action
+
+    async def start(count: int) -> None:
+        for task_id in [await client.start("asks", {"topic": f"bees {number}"}) for number in range(count)]:
+            await until_asked(client, task_id)
+        gc.collect()
+
+    with anyio.fail_after(2 * PATIENCE):
+        async with open_store(place.format(tmp_path)) as store:
+            mcp, tasks = server_with(asks, store=store)
+            async with tasks, memory_client(mcp) as client:
+                await start(10)
+                tracemalloc.start()
+                try:
+                    await start(40)
+                    taken, _ = tracemalloc.get_traced_memory()
+                finally:
+                    tracemalloc.stop()
+    assert taken / 40 < 25 * 1024
 
 
 async def test_the_sdks_own_context_asks_and_reports_through_the_task() -> None:

@@ -431,3 +431,14 @@ async def test_wrong_usage_and_a_store_that_is_not_there_have_codes_of_their_own
     assert away.code == 3
     assert "/nowhere/at/all.db" in away.err
     assert "Traceback" not in away.err
+
+
+async def test_workers_are_those_of_the_2000_oldest_live_tasks() -> None:
+    async with InMemoryTaskStore() as store:
+        for number in range(2_001):
+            tool = "newest" if number == 2_000 else "build"
+            request = TaskRequest(name=tool)
+            await store.create_task(NewTask(ttl_ms=None, request=request, worker="w", lease_ms=600_000))
+        survey = await TaskInspector(store).survey_workers()
+    assert [worker.tasks for worker in survey.workers] == [{"build": 2_000}]
+    assert not survey.is_complete

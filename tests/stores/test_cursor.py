@@ -8,6 +8,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from mcp_task_runtime import stores
 from mcp_task_runtime.errors import InvalidCursorError
 from mcp_task_runtime.stores._cursor import CursorKey, decode_cursor, encode_cursor, owner_scope
 
@@ -100,3 +101,10 @@ def test_encrypted_cursors_of_neighbours_have_nothing_in_common() -> None:
     assert len({len(cursor) for cursor in cursors}) == 1
     for at in range(len(cursors[0])):
         assert len({cursor[at] for cursor in cursors}) > 50
+
+
+def test_the_package_of_stores_exports_what_authors_need() -> None:
+    key = stores.CursorKey(b"x" * 32)
+    assert key.decode(key.encode(7, stores.owner_scope("ada")), stores.owner_scope("ada")) == 7
+    with pytest.raises(ValueError, match="a name"):
+        stores.check_text("a name", "\ud800")

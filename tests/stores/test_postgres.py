@@ -26,6 +26,7 @@ from mcp_task_runtime.core.questions import answer_questions, ask_question, get_
 from mcp_task_runtime.core.store import TaskLeases, TaskStore
 from mcp_task_runtime.core.transitions import EVENTS_KEPT, TERMINAL_STATUSES, TRANSITIONS, finish_record, update_record
 from mcp_task_runtime.core.types import (
+    COUNTED_AT_MOST,
     Fence,
     Lease,
     NewTask,
@@ -48,7 +49,7 @@ from mcp_task_runtime.errors import (
     TaskNotFoundError,
     TaskRuntimeError,
 )
-from mcp_task_runtime.stores.postgres import PostgresTaskMessageQueue, PostgresTaskStore
+from mcp_task_runtime.stores.postgres import PostgresTaskMessageQueue, PostgresTaskStore, _search
 from mcp_task_runtime.stores.postgres._schema import MIGRATIONS
 from mcp_task_runtime.testing.checks.bench import Capability, Check
 from mcp_task_runtime.testing.checks.questions import QUESTION_CHECKS, TaskBackend
@@ -1130,3 +1131,16 @@ async def test_a_queue_stands_alone(server: PostgresServer, schema: str) -> None
             assert await queue.enqueue("x", message)
             assert await ending() is None
         assert await queue.dequeue("x") == message
+
+
+async def test_counting_goes_up_to_a_bound_and_says_so(make: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_search, "COUNT", _search.COUNT.replace(str(COUNTED_AT_MOST), "1000"))
+    async with make() as store:
+        for number in range(0, 1_001, 91):
+            async with anyio.create_task_group() as group:
+                for _ in range(number, min(number + 91, 1_001)):
+                    group.start_soon(store.create_task, NewTask(ttl_ms=None, request=TaskRequest(name="many")))
+        await store.create_task(NewTask(ttl_ms=None, request=TaskRequest(name="one")))
+        counts = await store.count_tasks()
+        assert counts.counted_up_to == 1_000
+        assert counts.by_status_and_name == {("working", "many"): 1_000, ("working", "one"): 1}

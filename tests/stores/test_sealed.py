@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hmac
 import json
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import anyio
 import pytest
 from cryptography.fernet import Fernet
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from mcp_task_runtime.core.abilities import queue_of
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
@@ -535,3 +538,20 @@ async def test_an_owner_is_who_the_seal_names_whatever_the_store_says() -> None:
 def test_an_excerpt_is_short_whatever_it_begins_with() -> None:
     assert event_excerpt("x" * 500) == "x" * 120
     assert len(event_excerpt(SEALED_TEXT + "x" * 50_000)) < 1_000
+
+
+async def test_sealed_values_are_those_of_aes_256_gcm_and_the_rest_is_plain() -> None:
+    async with InMemoryTaskStore() as plain:
+        made = await sealed(plain).create_task(
+            NewTask(ttl_ms=60_000, owner="ada", request=TaskRequest(name="build"), status_message="s3cret")
+        )
+        kept = await plain.get_task(made.task_id)
+    assert kept is not None
+    assert (kept.status, kept.request.name) == ("working", "build")
+    assert (kept.task.created_at, kept.task.ttl_ms) == (made.task.created_at, 60_000)
+    assert "ada" not in (kept.owner or "")
+    secret = hmac.digest(base64.urlsafe_b64decode(KEY), b"mcp-task-runtime seal", "sha256")
+    key = hmac.digest(secret, f"task\0{kept.task_id}".encode(), "sha256")
+    assert len(key) * 8 == 256
+    raw = base64.urlsafe_b64decode((kept.task.status_message or "").removeprefix(SEALED_TEXT) + "==")
+    assert AESGCM(key).decrypt(raw[4:16], raw[16:], b"status") == b"s3cret"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import importlib
+import inspect
 import sys
 from collections.abc import Generator
 from pathlib import Path
@@ -246,3 +247,8 @@ def test_a_missing_driver_says_what_to_install_and_shows_no_password(
     assert "secret" not in str(caught.value)
     with pytest.raises(ImportError, match=says_what_to_install):
         importlib.import_module(f"mcp_task_runtime.stores.{extra}")
+
+
+@pytest.mark.parametrize("store", [SQLiteTaskStore, RedisTaskStore, PostgresTaskStore])
+def test_an_outage_is_waited_out_for_five_seconds_unless_told_otherwise(store: type[Any]) -> None:
+    assert inspect.signature(store).parameters["timeout"].default == 5

@@ -8,10 +8,14 @@ import socket
 import subprocess
 import sys
 import threading
+from datetime import timedelta
 
 import httpx
 import pytest
 
+from mcp_task_runtime import Inbox
+from mcp_task_runtime.core.message_queue import QueuedMessage
+from mcp_task_runtime.core.types import NewTask, TaskRequest
 from mcp_task_runtime.stores.url import BundledTaskStore
 from tests.operations.web.visitor import some_tasks
 from tests.support.patience import PATIENCE
@@ -71,3 +75,29 @@ async def test_elsewhere_than_on_this_machine_it_needs_a_token(url: str) -> None
         out, _ = process.communicate(timeout=PATIENCE)
         assert process.returncode == 1
         assert "cannot listen at 127.0.0.1" in out
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_the_command_serves_the_pages_of_an_inbox(url: str, store: BundledTaskStore, is_known: bool) -> None:
+    secret = "a secret that is long enough"
+    request = TaskRequest(name="publish")
+    await store.create_task(NewTask(ttl_ms=600_000, task_id="task", request=request))
+    form = {"message": "Publish it?", "requestedSchema": {"type": "object", "properties": {}}}
+    question = QueuedMessage.request(QueuedMessage.key_for_person("q.1"), "elicitation/create", form)
+    await store.message_queue.enqueue("task", question)
+    until = store.clock.now() + timedelta(hours=1)
+    page = Inbox(3600, url="http://127.0.0.1", secret=secret).address_of("task", "q", until)
+    assert page is not None
+    process = start(url, "--port", "0", **({"MCP_TASKS_INBOX_SECRET": secret} if is_known else {}))
+    killer = threading.Timer(PATIENCE, process.kill)
+    killer.start()
+    try:
+        assert process.stdout is not None
+        address = process.stdout.readline().split("are at ")[1].split("/ ")[0]
+        async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE) as browser:
+            answer = await browser.get(page.replace("http://127.0.0.1", address), follow_redirects=True)
+            assert (answer.status_code, "Publish it?" in answer.text) == ((200, True) if is_known else (404, False))
+    finally:
+        killer.cancel()
+        process.kill()
+        process.communicate()
