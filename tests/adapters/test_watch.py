@@ -49,7 +49,7 @@ class Server:
     def __init__(self, *looks: TaskSnapshot | Exception) -> None:
         self.looks = list(looks)
         self.count = 0
-        self.during: Callable[[], None] | None = None
+        self.during: Callable[[], object] | None = None
 
     async def get(self) -> TaskSnapshot:
         self.count += 1
@@ -63,11 +63,17 @@ class Server:
 
 
 class Stream:
-    """Notes who follows."""
+    """Notes who follows; shows tasks that were not looked at if it is to."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, shows: bool = False) -> None:
         self.followed = 0
         self.unfollowed = 0
+        self._shows = shows
+
+    def join(self, watch: Watch) -> bool:
+        if self._shows:
+            watch.expect()
+        return self._shows
 
     def follow(self, watch: Watch) -> None:
         self.followed += 1
@@ -130,9 +136,10 @@ async def test_a_watch_follows_once_it_waits_and_after_its_grace() -> None:
         (state("end", status="completed", after=-1), True, 1),
         (state("old", after=-1), False, 1),
         (state("seen"), False, 1),
+        (state("seen", poll_ms=7), False, 1),
         (state("same time"), False, 2),
     ],
-    ids=["newer", "an end, of any time", "older", "the same", "of the same time"],
+    ids=["newer", "an end, of any time", "older", "the same", "the same but for its pace", "of the same time"],
 )
 async def test_what_a_pushed_state_does(pushed: TaskSnapshot, is_shown: bool, looks: int) -> None:
     server = Server(state("seen"))
@@ -142,6 +149,49 @@ async def test_what_a_pushed_state_does(pushed: TaskSnapshot, is_shown: bool, lo
         await anyio.wait_all_tasks_blocked()
         assert (pushed in shown[1:]) == is_shown or pushed == shown[0]
         assert server.count == looks
+
+
+async def test_a_task_that_a_stream_will_show_is_not_looked_at() -> None:
+    server = Server(state("looked at"))
+    watch = watch_of(server, Stream(shows=True))
+    async with seen(watch) as shown:
+        assert (server.count, shown) == (0, [])
+        assert not watch.push(state("pushed"))
+        await anyio.wait_all_tasks_blocked()
+        assert watch.push(state("pushed"))
+        assert (server.count, [each.status_message for each in shown]) == (0, ["pushed"])
+
+
+@in_virtual_time
+async def test_a_task_that_no_stream_showed_is_looked_at() -> None:
+    watch = watch_of(Server(state("looked at")), Stream(shows=True), bounds_ms=(HOUR_MS, HOUR_MS))
+    began = anyio.current_time()
+    assert (await watch.next()).status_message == "looked at"
+    assert 0.5 <= anyio.current_time() - began < 1
+
+
+async def test_a_task_is_looked_at_once_it_is_known_that_no_stream_will_show_it() -> None:
+    server = Server(state("looked at"))
+    watch = watch_of(server, Stream(shows=True))
+    async with seen(watch) as shown:
+        watch.lapse()
+        await anyio.wait_all_tasks_blocked()
+        assert (server.count, len(shown)) == (1, 1)
+
+
+@in_virtual_time
+@pytest.mark.parametrize("is_pushed", [True, False])
+async def test_what_this_side_led_to_is_pushed_soon_or_looked_at(is_pushed: bool) -> None:
+    server = Server(state("seen"), state("led to", after=1))
+    watch = watch_of(server, bounds_ms=(HOUR_MS, HOUR_MS))
+    await watch.next()
+    if is_pushed:
+        watch.push(state("seen"))
+    watch.expect_change()
+    began = anyio.current_time()
+    assert (await watch.next()).status_message == "led to"
+    assert (anyio.current_time() - began >= 0.5) == is_pushed
+    assert anyio.current_time() - began < 1
 
 
 async def test_nothing_follows_an_end_that_was_pushed() -> None:

@@ -11,6 +11,7 @@ import anyio
 import pytest
 from mcp.shared.exceptions import MCPError
 from mcp_types import CONNECTION_CLOSED, METHOD_NOT_FOUND
+from typing_extensions import Self
 
 from mcp_task_runtime.adapters.mcp_v2_client import _listening
 from mcp_task_runtime.adapters.mcp_v2_client._listening import ListenHub
@@ -37,7 +38,6 @@ class World:
     Attributes:
         opened: The tasks of each stream that was opened.
         open: Those of the streams that are open, by number.
-        idle: How often the hub had no watch left.
     """
 
     def __init__(self, poll_ms: int = HOUR_MS, settings: PollSettings | None = None, **options: Any) -> None:
@@ -45,14 +45,10 @@ class World:
         self.settings = settings or PollSettings()
         self.opened: list[list[str]] = []
         self.open: dict[int, list[str]] = {}
-        self.idle = 0
         self.error: Exception | None = None
         self.watches: list[Watch] = []
         self._ends: dict[int, anyio.Event] = {}
-        self.hub = ListenHub(self._listen, on_idle=self._on_idle, **{"max_streams": 2, **options})
-
-    def _on_idle(self) -> None:
-        self.idle += 1
+        self.hub = ListenHub(self._listen, **{"max_streams": 2, **options})
 
     async def _listen(self, task_ids: list[str]) -> None:
         number = len(self.opened)
@@ -120,12 +116,10 @@ async def test_a_stream_ends_with_its_last_watch() -> None:
         world.hub.unfollow(b)
         await settled()
         assert world.open == {0: ["a", "b"]}
-        assert world.idle == 0
         world.hub.unfollow(again)
         world.hub.unfollow(again)
         await settled()
         assert world.open == {}
-        assert world.idle == 1
 
 
 async def test_a_stream_that_is_left_before_it_was_opened_is_never_opened() -> None:
@@ -244,6 +238,110 @@ async def test_a_watch_that_comes_late_is_told_what_the_stream_showed_last() -> 
         await world.end(0)
 
 
+class Crowd:
+    """Tasks that are waited for at the same time.
+
+    Attributes:
+        shown: What was shown first of each.
+        all_shown: Set as soon as each was shown.
+    """
+
+    def __init__(self, world: World, *task_ids: str) -> None:
+        self.shown: dict[str, str] = {}
+        self.all_shown = anyio.Event()
+        self.watches = [world.watch(task_id) for task_id in task_ids]
+        self._world = world
+
+    async def __aenter__(self) -> Self:
+        self._group = await anyio.create_task_group().__aenter__()
+        for watch in self.watches:
+            self._group.start_soon(self._wait, watch)
+        await settled()
+        return self
+
+    async def __aexit__(self, *raised: Any) -> None:
+        self._group.cancel_scope.cancel()
+        await self._group.__aexit__(None, None, None)
+        await settled()
+
+    async def _wait(self, watch: Watch) -> None:
+        try:
+            self.shown[watch.task_id] = (await watch.next()).status
+            if len(self.shown) == len(self.watches):
+                self.all_shown.set()
+            await watch.next()
+        finally:
+            watch.close()
+
+    @property
+    def looks(self) -> int:
+        return sum(watch.begun for watch in self.watches)
+
+
+def names(letter: str, count: int) -> list[str]:
+    return [f"{letter}{number}" for number in range(count)]
+
+
+async def show(world: World) -> None:
+    """Have the server show all tasks of its streams."""
+    for task_ids in world.open.values():
+        for task_id in task_ids:
+            world.hub.push(state(task_id))
+    await anyio.wait_all_tasks_blocked()
+
+
+async def test_many_tasks_that_come_at_once_share_a_stream_instead_of_a_look_each() -> None:
+    async with hub_of() as world:
+        async with Crowd(world, *names("a", 20)) as crowd:
+            assert crowd.looks == 20, "whether the server shows tasks at the start of a stream is not known"
+            await show(world)
+        async with Crowd(world, *names("b", 7)) as crowd:
+            assert crowd.looks == 7, "few"
+            await show(world)
+        async with Crowd(world, *names("c", 20)) as crowd:
+            assert crowd.looks == len(crowd.shown) == 8
+            assert sorted(names("c", 20)) in world.opened
+            await show(world)
+            assert len(crowd.shown) == 20
+        assert crowd.looks == 8
+        async with Crowd(world, "d") as crowd:
+            assert crowd.looks == 1
+
+
+@pytest.mark.parametrize("how", ["ends", "breaks", "is silent"])
+async def test_tasks_that_a_stream_does_not_show_are_looked_at_and_others_at_once(how: str) -> None:
+    settings = PollSettings((1, HOUR_MS), pushed_interval_ms=1 if how == "is silent" else HOUR_MS)
+    async with hub_of(settings=settings) as world:
+        async with Crowd(world, *names("a", 20)):
+            await show(world)
+        async with Crowd(world, *names("b", 20)) as crowd:
+            if how != "is silent":
+                assert crowd.looks == 8
+                await world.end(len(world.opened) - 1, None if how == "ends" else MCPError(CONNECTION_CLOSED, "gone"))
+            await crowd.all_shown.wait()
+        async with Crowd(world, *names("c", 20)) as crowd:
+            assert crowd.looks >= 20
+
+
+async def test_a_server_that_shows_no_task_before_it_changes_is_not_waited_for() -> None:
+    async with hub_of() as world:
+        async with Crowd(world, *names("a", 20)):
+            for task_id in names("a", 20):
+                world.hub.push(state(task_id, "input_required", after=1))
+            await anyio.wait_all_tasks_blocked()
+        async with Crowd(world, *names("b", 20)) as crowd:
+            assert crowd.looks == 20
+
+
+async def test_callers_that_gave_up_before_their_stream_showed_anything_say_nothing_of_the_server() -> None:
+    async with hub_of() as world:
+        async with Crowd(world, *names("a", 20)):
+            await show(world)
+        for letter in "bc":
+            async with Crowd(world, *names(letter, 20)) as crowd:
+                assert crowd.looks == 8
+
+
 async def test_the_end_of_a_stream_makes_its_followers_look() -> None:
     async with hub_of() as world:
         (watch,) = await world.follow("a")
@@ -271,7 +369,6 @@ async def test_a_server_that_refuses_is_not_asked_again() -> None:
     async with hub_of() as world:
         await world.follow("a")
         await world.end(0, MCPError(METHOD_NOT_FOUND, "Method not found"))
-        assert world.hub.is_refused
         await world.follow("a", "b")
         assert len(world.opened) == 1
 

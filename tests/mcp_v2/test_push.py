@@ -1114,17 +1114,32 @@ async def test_c11_what_is_pushed_needs_no_look() -> None:
     assert len(scripted.of("tasks/get")) == 1
 
 
-async def test_c11_a_question_that_is_pushed_is_asked_and_its_answer_leads_to_a_look() -> None:
+async def test_c11_a_question_that_is_pushed_is_asked_and_what_it_leads_to_is_looked_at_if_it_is_not_pushed() -> None:
     async def answer(context: Any, params: Any) -> ElicitResult:
         scripted.show(completed("answered"))
         return ElicitResult(action="accept", content={})
 
     scripted = ScriptedServer(working(pollIntervalMs=AN_HOUR_MS))
-    async with pushed_to(scripted, elicitation_callback=answer) as ended:
+    async with pushed_to(scripted, patient_client(pushed_poll_interval_ms=100), elicitation_callback=answer) as ended:
         await scripted.push(asking(consent=elicit()) | {"lastUpdatedAt": LATER})
     assert text_of(ended[0]) == "answered"
     assert scripted.answers.keys() == {"consent"}
     assert len(scripted.of("tasks/get")) == 2
+
+
+async def test_c11_a_question_and_a_result_that_are_pushed_need_no_look() -> None:
+    scripted = ScriptedServer(working(pollIntervalMs=AN_HOUR_MS))
+
+    async def reply(request: Received) -> None:
+        if request.method == "tasks/update":
+            await scripted.push(completed("pushed") | {"lastUpdatedAt": LATEST})
+
+    scripted.reply = reply
+    client = patient_client(pushed_poll_interval_ms=10 * AN_HOUR_MS)
+    async with pushed_to(scripted, client, elicitation_callback=accept_all) as ended:
+        await scripted.push(asking(consent=elicit()) | {"lastUpdatedAt": LATER})
+    assert text_of(ended[0]) == "pushed"
+    assert len(scripted.of("tasks/get")) == 1
 
 
 async def test_c11_the_end_of_a_task_is_taken_from_a_push_whatever_its_time() -> None:

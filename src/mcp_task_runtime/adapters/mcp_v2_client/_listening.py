@@ -4,6 +4,7 @@ A stream is one `subscriptions/listen` request. It lives in a background task, s
 that opened it, and it stops with the last follower of its tasks. Tasks that are followed at about the same
 time share a stream. When no further stream may be opened, the one with the fewest tasks is replaced by one
 for its tasks and the new ones: a server shows each task at the start of a stream, so nothing is missed.
+Where many tasks come at once, and the server was seen to do so, they share a stream instead of a look each.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ MAX_TASKS_PER_STREAM: Final = 1_000
 _GATHER_SECONDS: Final = 0.002
 """How long a stream waits for more tasks before it is opened, while others are open."""
 
+_MANY: Final = 8
+"""Tasks that are looked at for the first time, or gathered, from which on one stream costs less than more looks."""
+
 _REFUSALS: Final = frozenset({METHOD_NOT_FOUND, MISSING_REQUIRED_CLIENT_CAPABILITY})
 """Errors of a server that pushes nothing on this connection, however often it is asked."""
 
@@ -46,18 +50,13 @@ _LINGER_SECONDS: Final = 1.0
 
 
 class ListenHub:
-    """The streams of one session, and who is told of what comes by them.
-
-    Attributes:
-        is_refused: Whether the server said that it does not push.
-    """
+    """The streams of one session, and the watches that are told of what comes by them."""
 
     def __init__(
         self,
         listen: Callable[[list[str]], Awaitable[None]],
         *,
         max_streams: int,
-        on_idle: Callable[[], None],
         max_tasks: int = MAX_TASKS_PER_STREAM,
     ) -> None:
         """Make a hub.
@@ -65,19 +64,20 @@ class ListenHub:
         Args:
             listen: Listens to tasks until the server stops.
             max_streams: How many streams may be open at a time; with 0, changes come unasked, or not at all.
-            on_idle: Called when the last watch was unfollowed.
             max_tasks: How many tasks one stream may be for. Tasks beyond all streams are polled.
         """
         self._listen = listen
         self._max_streams = max_streams
         self._max_tasks = max_tasks
-        self._on_idle = on_idle
         self._watches: dict[str, set[Watch]] = {}
         self._streams: dict[str, _Stream] = {}  # by task
         self._open: set[_Stream] = set()
         self._gathering: _Stream | None = None
         self._not_pushed: set[str] = set()  # tasks whose stream ended without showing them
-        self.is_refused = False
+        self._looking: set[Watch] = set()  # those that look for the first time
+        self._joined: set[str] = set()  # tasks that were not looked at, and that their stream has not shown yet
+        self._is_refused = False  # the server said that it does not push
+        self._shows_at_once = False  # the server was seen to show tasks at the start of a stream
 
     @property
     def followed(self) -> int:
@@ -93,7 +93,8 @@ class ListenHub:
         """Tell a watch of the changes of its task, and see to it that the server pushes them."""
         task_id = watch.task_id
         self._watches.setdefault(task_id, set()).add(watch)
-        if not self._max_streams or self.is_refused or task_id in self._not_pushed:
+        self._end_look(watch)
+        if not self._max_streams or self._is_refused or task_id in self._not_pushed:
             return
         stream = self._streams.get(task_id)
         if stream is not None:
@@ -111,8 +112,18 @@ class ListenHub:
         self._streams[task_id] = gathering
         watch.expect()
 
+    def join(self, watch: Watch) -> bool:
+        """Follow a watch that has not looked, if a stream shows its task soon all the same; return whether one does."""
+        if not self._shows_without_look(watch.task_id):
+            self._looking.add(watch)
+            return False
+        self._joined.add(watch.task_id)
+        self.follow(watch)
+        return True
+
     def unfollow(self, watch: Watch) -> None:
         """Stop telling a watch; a stream without tasks that are followed is closed."""
+        self._end_look(watch)
         task_id = watch.task_id
         watches = self._watches.get(task_id)
         if watches is None or watch not in watches:
@@ -121,20 +132,23 @@ class ListenHub:
         if watches:
             return
         del self._watches[task_id]
+        self._joined.discard(task_id)
         self._not_pushed.discard(task_id)
         stream = self._streams.pop(task_id, None)
         if stream is not None:
             self._leave(stream, task_id)
-        if not self._watches:
-            self._on_idle()
 
     def push(self, snapshot: TaskSnapshot) -> None:
         """Hand a pushed state to those who follow its task."""
-        stream = self._streams.get(snapshot.task_id)
+        task_id = snapshot.task_id
+        stream = self._streams.get(task_id)
+        is_first = stream is not None and task_id not in stream.shown
         if stream is not None:
-            stream.shown[snapshot.task_id] = snapshot
-        for watch in self._watches.get(snapshot.task_id, ()):
-            watch.push(snapshot)
+            stream.shown[task_id] = snapshot
+        self._joined.discard(task_id)
+        for watch in self._watches.get(task_id, ()):
+            if watch.push(snapshot) and is_first:  # it had not changed since it was looked at
+                self._shows_at_once = True
 
     def wake(self, task_id: str) -> None:
         """Have those who follow a task look at it: something was pushed that cannot be used."""
@@ -143,6 +157,20 @@ class ListenHub:
             stream.shown.setdefault(task_id, None)
         for watch in self._watches.get(task_id, ()):
             watch.wake()
+
+    def _shows_without_look(self, task_id: str) -> bool:
+        """Return whether a stream that is about to be opened will show a task that was not looked at."""
+        gathered = 0 if self._gathering is None else len(self._gathering.task_ids)
+        if gathered + len(self._looking) < _MANY or not self._shows_at_once or self._is_refused:
+            return False
+        return task_id not in self._streams and task_id not in self._not_pushed and self._has_room()
+
+    def _end_look(self, watch: Watch) -> None:
+        """Note that a watch has looked, and that it had to although its task was expected to be shown."""
+        self._looking.discard(watch)
+        if watch.begun and watch.task_id in self._joined:
+            self._joined.discard(watch.task_id)
+            self._shows_at_once = False
 
     def _leave(self, stream: _Stream, task_id: str) -> None:
         """Take a task out of a stream; the last one closes it."""
@@ -173,7 +201,7 @@ class ListenHub:
             # Transports may hand over what was pushed last after the end of the stream.
             late = _LATE_SECONDS
         except MCPError as error:
-            self.is_refused = self.is_refused or error.code in _REFUSALS
+            self._is_refused = self._is_refused or error.code in _REFUSALS
             logger.debug("The server does not push changes, or no longer", exc_info=True)
         except (ValidationError, *LOST_CONNECTION):
             logger.debug("Changes are no longer pushed", exc_info=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from functools import partial
-from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from mcp.client import ClientSession
 from mcp_types import CallToolResult
@@ -13,7 +14,6 @@ from mcp_task_runtime.adapters.mcp_v2_client._listening import ListenHub
 from mcp_task_runtime.adapters.mcp_v2_client._task_2026 import Task2026
 from mcp_task_runtime.adapters.task_client.calls_2025 import ListedTools
 from mcp_task_runtime.adapters.task_client.errors import MalformedError
-from mcp_task_runtime.adapters.task_client.polling import Watch
 from mcp_task_runtime.adapters.task_client.remote_task import Limits, OnUpdate, RemoteTask
 from mcp_task_runtime.adapters.task_client.statistics import ClientStatistics
 from mcp_task_runtime.adapters.task_client.task_2025 import Task2025
@@ -27,8 +27,8 @@ __all__ = ["Sessions"]
 class Sessions:
     """What is kept of each connection: its tasks, its streams, and its list of tools.
 
-    A task is kept while a handle of it or a caller exists, streams while a task is followed, and the rest as
-    long as the SDK's session.
+    A task is kept while a handle of it or a caller exists, a stream while one of its tasks is followed, and the rest
+    as long as the SDK's session.
     """
 
     def __init__(self, limits: Limits, *, on_update: OnUpdate | None, max_streams: int) -> None:
@@ -37,8 +37,7 @@ class Sessions:
         self._max_streams = max_streams
         self._tools: WeakKeyDictionary[ClientSession, ListedTools] = WeakKeyDictionary()
         self._tasks: WeakValueDictionary[tuple[ClientSession, str], RemoteTask[CallToolResult]] = WeakValueDictionary()
-        self._hubs: dict[ClientSession, ListenHub] = {}
-        self._without_push: WeakSet[ClientSession] = WeakSet()
+        self._hubs: WeakKeyDictionary[ClientSession, ListenHub] = WeakKeyDictionary()
         self.unfinished = UnfinishedTasks()
 
     def statistics(self) -> ClientStatistics:
@@ -64,7 +63,7 @@ class Sessions:
             task = Task2026(
                 self.connection(session),
                 task_id,
-                pushes=_Pushes(self, session),
+                pushes=self._hub(session, self._max_streams),
                 on_update=self._on_update,
                 read_timeout_seconds=read_timeout_seconds,
             )
@@ -77,38 +76,26 @@ class Sessions:
         """Return a task of a server of 2025-11-25."""
         task = self._tasks.get((session, task_id))
         if not isinstance(task, Task2025):
-            self._without_push.add(session)  # it tells changes unasked, or not at all
             task = Task2025(
                 self.connection(session),
                 task_id,
-                pushes=_Pushes(self, session),
+                pushes=self._hub(session, 0),  # changes come unasked, or not at all
                 on_update=self._on_update,
                 read_timeout_seconds=read_timeout_seconds,
             )
             self._tasks[session, task_id] = task
         return task
 
-    def follow(self, session: ClientSession, watch: Watch) -> None:
-        """Tell a watch of the changes of its task from now on, if changes are wanted."""
+    def _hub(self, session: ClientSession, max_streams: int) -> ListenHub | None:
+        """Return what has changes pushed over a session, if changes are wanted."""
         if not self._max_streams:
-            return
+            return None
         hub = self._hubs.get(session)
         if hub is None:
-            max_streams = 0 if session in self._without_push else self._max_streams
-            listen = self.connection(session).listen
-            hub = ListenHub(listen, max_streams=max_streams, on_idle=partial(self._drop_hub, session))
-            self._hubs[session] = hub
-        hub.follow(watch)
-
-    def unfollow(self, session: ClientSession, watch: Watch) -> None:
-        """Stop telling a watch; one that is not told is ignored."""
-        hub = self._hubs.get(session)
-        if hub is not None:
-            hub.unfollow(watch)
-
-    def _drop_hub(self, session: ClientSession) -> None:
-        if self._hubs.pop(session).is_refused:
-            self._without_push.add(session)
+            hub = self._hubs[session] = ListenHub(
+                partial(_listen, weakref.ref(session), self.limits), max_streams=max_streams
+            )
+        return hub
 
     def push(self, session: ClientSession | None, task_id: str, raw: JSONObject) -> None:
         """Take what was pushed of a task.
@@ -132,15 +119,8 @@ class Sessions:
             hub.wake(task_id)
 
 
-class _Pushes:
-    """The pushes of one session."""
-
-    def __init__(self, sessions: Sessions, session: ClientSession) -> None:
-        self._sessions = sessions
-        self._session = session
-
-    def follow(self, watch: Watch) -> None:
-        self._sessions.follow(self._session, watch)
-
-    def unfollow(self, watch: Watch) -> None:
-        self._sessions.unfollow(self._session, watch)
+async def _listen(session: weakref.ref[ClientSession], limits: Limits, task_ids: list[str]) -> None:
+    """Listen to tasks over a session, which those who follow them hold."""
+    known = session()
+    if known is not None:
+        await Connection(known, limits).listen(task_ids)

@@ -243,7 +243,7 @@ class _Following:
             if question.answer is not None:
                 await self._deliver(key, question.answer)
                 question.delivered = True
-                self._watch.wake()  # what the answer led to may be there already
+                self._watch.expect_change()
         except TaskError as error:
             # Not the end yet: the task may have ended meanwhile, or another client may have answered.
             earlier = self._failures.get(key)

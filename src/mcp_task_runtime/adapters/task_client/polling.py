@@ -1,16 +1,17 @@
 """`Watch`: when to look at a task again, and which pushed state makes a look needless.
 
-This is the only place that decides when to look. The first look is at once and costs nothing else. After
-that a watch subscribes to pushes, if there are any, and looks as often as the server suggests. A pushed
-state that is newer than what was seen counts like a look; anything else that is pushed only makes the next
-look due, and looks that come early for that reason are limited in number.
+This is the only place that decides when to look. The first look is at once and costs nothing else, unless a
+stream that is about to be opened for other tasks will show this one too. After that a watch subscribes to pushes,
+if there are any, and looks as often as the server suggests. A pushed state that is newer than what was seen counts
+like a look; anything else that is pushed only makes the next look due, and looks that come early for that reason
+are limited in number.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 import anyio
@@ -25,7 +26,7 @@ _EARLY_LOOKS: Final = 10
 """Looks that may come early in a row; more of them are as far apart as the shortest poll interval."""
 
 _OPENING_PART: Final = 0.1
-"""How much of the time between two polls of a task whose changes are pushed its stream may take to show it."""
+"""How much of the time between two polls of a task whose changes are pushed a change may take to be shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,11 @@ class PollSettings:
         if self.max_failures < 1:
             raise ValueError("max_failures must be positive")
 
+    @property
+    def pushed_within(self) -> float:
+        """Seconds in which a stream shows what a task should have come to."""
+        return self.pushed_interval_ms * _OPENING_PART / 1000
+
     def seconds(self, wanted_ms: float | None, *, is_pushed: bool = False) -> float:
         """Return the seconds until the next look, within the bounds."""
         shortest, longest = self.bounds_ms
@@ -82,6 +88,10 @@ class Pushes(Protocol):
 
     def follow(self, watch: Watch) -> None:
         """Push the changes of the watch's task to it from now on. Calling it again changes nothing."""
+        ...
+
+    def join(self, watch: Watch) -> bool:
+        """Follow the watch, which has not looked, if that shows its task soon at no cost; return whether it does."""
         ...
 
     def unfollow(self, watch: Watch) -> None:
@@ -124,34 +134,46 @@ class Watch:
         self._due = min(self._due, anyio.current_time() + seconds)
         self._notify()
 
-    def push(self, snapshot: TaskSnapshot) -> None:
-        """Take a state that the server pushed, if it is newer than what was seen."""
+    def push(self, snapshot: TaskSnapshot) -> bool:
+        """Take a state that the server pushed, if it is newer than what was seen.
+
+        Returns:
+            Whether it was the same state again.
+        """
         if not self._is_pushed:
             self._is_pushed = True
             self._due = max(self._due, anyio.current_time() + self._settings.pushed_interval_ms / 1000)
         latest = self._pushed or self._seen
-        if latest is None:
-            self.wake()
-        elif snapshot == latest or is_terminal(latest.status):
-            return
-        elif is_terminal(snapshot.status) or snapshot.last_updated_at > latest.last_updated_at:
+        if latest is not None and _is_repeated(snapshot, latest):
+            return True
+        if latest is None or _is_later(snapshot, latest):
             self._pushed = snapshot
             self._notify()
-        elif snapshot.last_updated_at == latest.last_updated_at:
+        elif not is_terminal(latest.status) and snapshot.last_updated_at == latest.last_updated_at:
             self.wake()  # which of the two is newer, only a look can tell
+        return False
 
     def expect(self) -> None:
         """Leave a stream that is being opened the time to show the task, before the task is polled again."""
         if not self._is_pushed:
-            settings = self._settings
-            wanted_ms = settings.pushed_interval_ms * _OPENING_PART
-            self._due = max(self._due, anyio.current_time() + settings.seconds(wanted_ms))
+            within = self._settings.pushed_within
+            seconds = within if self._seen is None else self._settings.seconds(1000 * within)
+            self._due = max(self._due, anyio.current_time() + seconds)
+
+    def expect_change(self) -> None:
+        """See soon what this side led to: it is pushed, or looked at where no stream has shown the task."""
+        if self._is_pushed:
+            self.look_within(self._settings.pushed_within)
+        else:
+            self.wake()
 
     def lapse(self) -> None:
         """Poll as often as the server suggests again: changes are no longer pushed."""
         self._is_pushed = False
-        suggested = None if self._seen is None else self._seen.poll_interval_ms
-        self.look_within(self._settings.seconds(suggested))
+        if self._seen is None:
+            self.wake()
+        else:
+            self.look_within(self._settings.seconds(self._seen.poll_interval_ms))
 
     async def next(self, *, grace: float = 0) -> TaskSnapshot:
         """Return how the task stands: the next pushed state, or what the next look shows.
@@ -164,7 +186,7 @@ class Watch:
         """
         failures = 0
         while True:
-            if self.begun and (pushed := await self._until_due(grace)) is not None:
+            if self._may_wait() and (pushed := await self._until_due(grace)) is not None:
                 return self._show(pushed)
             self._begin_look()
             try:
@@ -181,6 +203,12 @@ class Watch:
             else:
                 return self._show(self._newer(snapshot))
 
+    def _may_wait(self) -> bool:
+        """Return whether there was a look, or a stream shows the task without one."""
+        if self.begun or self._seen is not None:
+            return True
+        return self._pushes is not None and self._pushes.join(self)
+
     def _begin_look(self) -> None:
         self.begun += 1
         self._is_woken = False
@@ -191,10 +219,7 @@ class Watch:
     def _newer(self, looked: TaskSnapshot) -> TaskSnapshot:
         """Return what a look showed, or what was pushed meanwhile if that is newer."""
         pushed, self._pushed = self._pushed, None
-        if pushed is None or is_terminal(looked.status):
-            return looked
-        is_newer = is_terminal(pushed.status) or pushed.last_updated_at > looked.last_updated_at
-        return pushed if is_newer else looked
+        return pushed if pushed is not None and _is_later(pushed, looked) else looked
 
     def _show(self, snapshot: TaskSnapshot) -> TaskSnapshot:
         self._seen = snapshot
@@ -225,3 +250,17 @@ class Watch:
     def _notify(self) -> None:
         if self._changed is not None:
             self._changed.set()
+
+
+def _is_later(one: TaskSnapshot, other: TaskSnapshot) -> bool:
+    """Return whether one state is known to have followed the other. Nothing follows an end, and clocks may jump."""
+    if is_terminal(other.status):
+        return False
+    return is_terminal(one.status) or one.last_updated_at > other.last_updated_at
+
+
+def _is_repeated(one: TaskSnapshot, other: TaskSnapshot) -> bool:
+    """Return whether two states say the same of the task: the suggested poll interval may depend on its age."""
+    if one.last_updated_at != other.last_updated_at:
+        return False
+    return replace(one, poll_interval_ms=other.poll_interval_ms) == other
