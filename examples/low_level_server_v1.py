@@ -2,7 +2,6 @@
 
 python examples/low_level_server_v1.py
 """
-# ci: import mcp1
 
 from __future__ import annotations
 

@@ -75,12 +75,15 @@ with options; it may be registered later
 turns any call that takes longer than five seconds into a task
     mcp_v2/test_promotion.py::test_a_slow_call_becomes_a_task_when_its_time_is_over_and_not_before
     mcp_v2/test_undeclared_tools.py::test_any_call_can_become_a_task_under_promote_after
-accepts task calls without showing it in `tools/list`
+accepts task calls without showing it in `tools/list`: some clients drop tools that show it
+    clients/test_clients.py::test_every_cell_works_or_names_the_limit_of_the_client
     mcp_v2/test_adopt.py::test_a_mode_that_is_not_advertised_is_accepted_all_the_same
     mcp_v1/test_adopt.py::test_what_is_not_named_stays_forbidden_and_what_is_not_advertised_is_accepted
-`blocking=True` runs it in a thread
+stops every client of the process. `blocking=True` runs it in a thread
     mcp_v2/test_server.py::test_a_blocking_tool_holds_up_no_other_request
-A low-level server calls `tasks.run(work)` in its handler
+calls `tasks.run(work)` in its handler: `examples/low_level_server.py`, `examples/low_level_server_v1.py`
+    test_examples_index.py::test_each_example_is_run_by_the_gate_or_by_a_test
+    mcp_v1/test_examples.py::test_the_low_level_example_runs_its_work_as_a_task
     mcp_v2/test_server.py::test_a_low_level_server_runs_work_as_a_task
     mcp_v1/test_low_level.py::test_run_makes_the_call_a_task_with_an_immediate_response_for_the_model
 does what `install` does with the SDK's public arguments; write `@tasks.task()` under `@mcp.tool()` then
@@ -95,6 +98,10 @@ One that takes no tasks waits for the result, and is asked as its protocol allow
 These were driven against a server of each SDK line
     clients/test_clients.py::test_every_cell_works_or_names_the_limit_of_the_client
     clients/test_clients.py::test_the_readme_has_a_row_for_each_client
+| client | plain call | as a task | question, plain | question in a task | sampling | cancel | progress |
+    clients/test_clients.py::test_the_readme_has_a_row_for_each_client
+is what the client itself cannot do
+    clients/test_clients.py::test_every_cell_works_or_names_the_limit_of_the_client
 How to call task tools from agents: `examples/agents/`
     clients/test_agents.py::test_the_example_for_an_agent_gets_the_result_of_a_task_tool
 `call_tool` waits for the task, answers its questions with the callbacks that the client has anyway
@@ -167,6 +174,8 @@ work waits there by its owner's turn; several tools may share one
 whether worker processes run it, where there are some
     mcp_v2/test_workers.py::test_the_tool_of_a_call_runs_in_the_worker_and_asks_its_client
     mcp_v2/test_workers.py::test_what_cannot_travel_runs_where_it_was_called
+development; one process whose tasks may be lost
+    adapters/test_host.py::test_several_processes_that_keep_tasks_in_memory_are_warned_of_once
 one machine, any number of processes
     stores/test_processes.py::test_questions_answers_and_results_cross
     stores/test_sqlite.py::test_what_was_acknowledged_outlives_a_kill
@@ -179,9 +188,12 @@ several machines, one database for all
 With a shared store, any process serves any task: poll, answer and cancel through a balancer
     mcp_v2/test_balanced.py::test_the_sdks_client_need_not_know_who_serves_it
     mcp_v2/test_balanced.py::test_l9_a_cancel_through_one_stops_the_work_in_the_other
+The process that runs the work holds a lease
+    core/test_leases.py::test_renewals_keep_a_task_for_as_long_as_its_process_lives
 When it is lost, the task fails and says so, or a `rerunnable` tool runs again elsewhere
     mcp_v2/test_reruns.py::test_work_that_may_not_run_again_fails_and_says_so
-a question in the same words keeps its answer, a finished step its result
+a question in the same words keeps its answer, a finished step its result (`examples/steps.py`)
+    test_examples_index.py::test_each_example_is_run_by_the_gate_or_by_a_test
     mcp_v2/test_reruns.py::test_a_lost_servers_work_goes_on_at_the_other_and_nobody_is_asked_twice
     mcp_v2/test_reruns.py::test_a_rerun_resumes_behind_the_steps_that_have_ended
 An outage is waited out for `?timeout=10` seconds
@@ -213,6 +225,8 @@ Work sees its caller in each process (`task.caller`); a token travels only with 
     mcp_v2/test_callers.py::test_a_worker_sees_the_caller_and_none_of_its_secrets
     mcp_v2/test_callers.py::test_a_worker_sees_the_credentials_that_are_kept_also_with_a_rotated_key
     mcp_v2/test_callers.py::test_what_is_sealed_can_be_read_by_nothing_else_and_moved_to_no_other_task
+`python examples/workers.py` starts a server and two
+    test_examples_index.py::test_each_example_is_run_by_the_gate_or_by_a_test
 A store of your own implements the nine members of `TaskStore`
     test_readme.py::test_a_store_has_as_many_members_as_the_readme_says
 the kit in `mcp_task_runtime.testing` checks that it keeps the laws and says which one it breaks
@@ -243,6 +257,8 @@ mcp-tasks workers; mcp-tasks stats; mcp-tasks doctor
     operations/test_cli.py::test_workers_and_stats_and_doctor_tell_who_runs_what
 Arguments and results are masked unless `--values` is given
     operations/test_cli.py::test_values_are_shown_only_when_asked_for
+`python examples/operations.py` is a server to try it on
+    test_examples_index.py::test_each_example_is_run_by_the_gate_or_by_a_test
 one line, with its id, for each task that ends without a result: at WARNING or ERROR
     core/test_task_log.py::test_work_that_fails_is_one_line
     core/test_endings.py::test_operators_read_one_line_for_a_task_that_did_not_complete
@@ -270,7 +286,8 @@ work gets `shutdown_grace` (1 second), then its tasks end `failed`; `rerunnable`
     core/test_shutdown.py::test_work_that_outlives_the_grace_period_is_cancelled_and_its_task_fails_honestly
     mcp_v2/test_reruns.py::test_a_server_that_stops_hands_its_work_over_at_once
     test_readme.py::test_the_grace_of_a_shutdown_is_as_long_as_the_readme_says
-put `async with tasks:` around it all
+A client in the same process, and one over SSE, has a lifespan of its own: put `async with tasks:` around it all
+    mcp_v2/test_server.py::test_a_client_in_the_same_process_has_a_lifespan_of_its_own
     mcp_v2/test_server.py::test_tasks_outlive_their_client_while_the_server_runs
 A task belongs to the principal of the SDK's authentication (client, issuer, subject)
     mcp_v2/test_owners.py::test_a5_the_task_of_another_principal_is_like_one_that_does_not_exist
@@ -296,6 +313,9 @@ Where something else knows who calls, say so
 [examples/README.md](examples/README.md) an index of examples
     test_examples_index.py::test_the_index_names_every_example_and_no_other
     test_contributing.py::test_every_link_leads_to_a_file
+the tests bring their own Redis and PostgreSQL
+    stores/redis/test_laws.py::test_the_store_keeps_the_laws
+    stores/test_postgres.py::test_the_store_keeps_the_laws
 On a machine with Python 3.10 or newer and pip
     test_packaging.py::test_the_pages_name_the_oldest_python_that_is_allowed
 """
@@ -362,6 +382,10 @@ steps may run side by side, are retried (`attempts=`, `retry_on=`, `backoff=`), 
     core/test_steps.py::test_a_result_comes_back_as_its_type_in_each_run
 A rerun that takes other steps gets `StepChangedError` before one runs
     core/test_steps.py::test_a_rerun_that_takes_other_steps_is_told_before_one_runs
+`task.attempt` says which run it is
+    mcp_v2/test_reruns.py::test_a_rerun_resumes_behind_the_steps_that_have_ended
+`task.run_again(after=)` asks for it by hand
+    mcp_v2/test_server.py::test_work_asks_by_hand_to_run_again_and_hears_whether_it_will
 `rerunnable=Rerun(max_attempts=3, backoff=..., on=[...])`: work also runs again when it raises what is named
     core/test_rerun_policy.py::test_work_that_raised_runs_again_after_its_delay_and_its_task_is_working_meanwhile
 after a delay that survives a restart and in which the task is `working` and can be cancelled
@@ -432,6 +456,8 @@ the work of a lost process is seen, ended or run again with the answers it had
     core/test_leases.py::test_the_task_of_a_silent_process_ends_failed_and_says_that_its_worker_was_lost
     core/test_leases.py::test_a_question_that_a_rerun_asks_again_gets_its_answer_and_an_open_one_stays_open
 A worker that was paused beyond its lease and continues can change nothing
+    faults/test_faults.py::test_tasks_survive_the_faults_of_servers_and_workers
+`update_status`, the asking methods, `complete` and `fail` raise `LeaseLostError`, and its work is stopped
     core/test_lost_runs.py::test_a_run_that_has_lost_its_lease_changes_nothing_and_is_stopped_at_its_next_write
 `from mcp_task_runtime.server import Tasks` gives the class of the SDK line that is installed
     test_server_module.py::test_it_gives_the_class_of_the_installed_line
@@ -442,6 +468,8 @@ An exception of a tool reads to its client exactly as in a plain call on the sam
     mcp_v1/test_differential.py::test_a_call_with_tasks_answers_as_the_sdk_alone
 PostgreSQL: lease and expiry times are the server's, so processes whose clocks disagree end no work
     stores/test_postgres_outages.py::test_a_process_whose_clock_is_wrong_ends_no_work_and_stamps_no_wrong_time
+a server that goes away for a moment is waited out (`timeout`), and the log says so once
+    stores/test_postgres_outages.py::test_a_server_that_is_away_for_a_moment_is_waited_out_and_the_log_says_so_once
 Schemas of earlier versions are migrated in place
     stores/test_postgres.py::test_the_stored_form_of_version_1_is_brought_to_version_3_once_however_many_start
     stores/test_postgres.py::test_the_stored_form_of_version_2_is_brought_to_version_3
@@ -522,11 +550,19 @@ the default of `max_tasks_per_owner` is 5,000
 writes exactly one line for each task that ends without a result, with its full id, its tool and the reason
     core/test_task_log.py::test_work_that_fails_is_one_line
     core/test_task_log.py::test_a_task_that_is_ended_from_outside_is_one_line
+at ERROR with the traceback where its work raised an unexpected exception, otherwise at WARNING, for cancelled ones too
+    core/test_task_log.py::test_work_that_fails_is_one_line
+    core/test_task_log.py::test_a_task_that_is_ended_from_outside_is_one_line
 An attempt that will be repeated is one WARNING. No line below WARNING has an id
     mcp_v2/test_task_log.py::test_a_run_that_will_be_repeated_is_one_warning_and_the_last_one_an_error
     core/test_audit.py::test_no_id_is_in_a_log_at_info_level
 Tools run in other processes with `Tasks(dispatcher=StoreDispatcher())`
     mcp_v2/test_worker_processes.py::test_no_task_is_lost_when_a_worker_is_killed_and_another_one_paused
+or `await tasks.work()`, is a worker on any shared store and both lines
+    mcp_v1/test_workers.py::test_the_tools_of_a_server_run_in_a_worker_with_the_state_of_its_lifespan
+    mcp_v2/test_workers.py::test_the_tool_of_a_call_runs_in_the_worker_and_asks_its_client
+any number of them share the tasks, which the store wakes them for
+    core/test_dispatch.py::test_workers_take_no_more_than_they_have_room_for
 A worker that is stopped or lost gives rerunnable work to the others
     mcp_v2/test_worker_processes.py::test_a_worker_that_is_terminated_gives_its_work_to_another_one_at_once
 On `mcp` 1.x, work that runs by its tool's name has the state of a lifespan
@@ -537,6 +573,8 @@ sees the principal, declared capabilities, protocol and trace context of its cal
 sealed with keys that can be rotated. A task whose credentials cannot be opened fails
     mcp_v2/test_callers.py::test_a_worker_sees_the_credentials_that_are_kept_also_with_a_rotated_key
     mcp_v2/test_callers.py::test_credentials_that_cannot_be_opened_fail_the_task_before_its_work
+`DocketDispatcher`, `ProcrastinateDispatcher` and `CeleryDispatcher` have the workers of an engine that you run already
+    engines/test_engines.py::test_no_task_is_lost_with_a_worker_or_with_the_broker
 each is an extra. A broker that is down or loses all costs no task
     test_packaging.py::test_a_page_names_no_extra_that_is_not_there
     core/test_dispatch.py::test_a_broker_that_is_down_or_loses_all_costs_time_and_no_task
@@ -572,6 +610,9 @@ A task keeps the trace context of its call, so each run of its work is linked to
 `mcp-tasks doctor` shows the versions of server and schema, and what endangers tasks
     operations/test_cli.py::test_workers_and_stats_and_doctor_tell_who_runs_what
     stores/test_redis_findings.py::test_each_setting_that_endangers_tasks_is_found
+eviction and missing persistence on Redis, `fsync` or `synchronous_commit` off on PostgreSQL
+    stores/test_redis_findings.py::test_each_setting_that_endangers_tasks_is_found
+    stores/test_postgres.py::test_a_server_that_may_lose_what_it_acknowledged_is_found
 `RedisTaskStore.statistics()`
     stores/redis/test_trouble.py::test_the_figures_of_a_store_follow_what_it_does
 `create_task` takes a `NewTask` or its fields
@@ -615,6 +656,12 @@ Keys rotate, old tasks are read as they are, and each value is bound to its task
 a missing key is `SealedError`. `mcp-tasks` takes the keys from MCP_TASKS_SEAL_KEYS
     stores/test_sealed.py::test_a_task_whose_key_is_missing_fails_alone
     operations/test_sealed_tasks.py::test_operators_read_with_the_keys_and_see_what_is_plain_without
+the new ability `TaskQuotas`, which all bundled stores have, decides it in the step that creates a task
+    core/test_shared_limits.py::test_an_owner_has_one_limit_in_all_processes
+    stores/test_sqlite.py::test_the_store_keeps_the_laws
+`mcp-tasks` and the web page show `completed (error)`, and filter by it (`--errors`)
+    operations/test_cli.py::test_a_result_that_is_an_error_is_shown_found_and_counted
+    operations/web/test_dashboard.py::test_a_result_that_is_an_error_is_shown_found_and_counted
 `TaskFilter.errors_only` finds tasks that completed with a result whose `isError` is true
     operations/test_cli.py::test_a_result_that_is_an_error_is_shown_found_and_counted
     operations/web/test_dashboard.py::test_a_result_that_is_an_error_is_shown_found_and_counted
@@ -632,16 +679,23 @@ says how many tasks wait for a worker, and since when, and how many wait for a s
 a tool that exists and blocks runs in a thread with an event loop of its own
     mcp_v2/test_adopt.py::test_one_that_blocks_runs_in_a_thread_and_its_context_reaches_the_client_from_there
     mcp_v1/test_adopt.py::test_one_that_blocks_runs_in_a_thread_and_its_context_reaches_the_client_from_there
+its SDK context asks, reports progress and logs from there
+    mcp_v1/test_adopt.py::test_one_that_blocks_runs_in_a_thread_and_its_context_reaches_the_client_from_there
 get the log messages of existing tools in each round, and progress also where another process took the round
     mcp_v2/test_input_rounds.py::test_what_an_existing_tool_says_after_a_question_goes_to_the_request_that_waits_then
     mcp_v2/test_input_rounds.py::test_a_request_in_another_process_hears_how_far_the_work_is
 The SDK's client in process hears `report_progress` of plain calls
     mcp_v2/test_input_rounds.py::test_the_sdks_client_in_process_hears_of_every_round_without_a_token
+A store compares the owner of a task before it reads anything else (`TaskOwners`, which all bundled stores have)
+    stores/test_owned.py::test_a_task_is_found_for_its_owner_alone_with_its_open_questions
 a task of another owner that is large or damaged is answered exactly as an unknown one
     stores/test_owned.py::test_a_damaged_task_of_another_owner_is_an_unknown_one_at_every_door
     stores/test_sqlite.py::test_a_foreign_task_takes_no_longer_to_find_than_an_unknown_one
 a page of `TaskSearch.search_tasks` looks at a bounded number of them
     stores/test_search_bounds.py::test_a_page_ends_where_it_has_looked_at_enough_and_the_next_goes_on
+where a text is looked for, it may be short or empty and yet have a cursor
+    stores/test_search_bounds.py::test_a_page_ends_where_it_has_looked_at_enough_and_the_next_goes_on
+    stores/test_search_bounds.py::test_nothing_is_left_out_where_no_text_is_looked_for
 PostgreSQL counts up to a bound, which `TaskCounts.counted_up_to` says
     stores/test_postgres.py::test_counting_goes_up_to_a_bound_and_says_so
 `mcp-tasks workers` and the page of workers read the 2,000 oldest live tasks
@@ -664,6 +718,8 @@ that a plain call raises with text that no transport can carry reaches its clien
 """
 
 SECURITY = """
+**A client** can call tools, read, answer, cancel and list its own tasks
+    mcp_v1/test_http.py::test_a5_a_principal_finds_its_tasks_again_and_nobody_else_does
 Malformed input is refused with an error that names it; nothing changes
     mcp_v2/test_fuzz.py::test_params_of_any_shape_bring_an_answer_or_a_client_error
     mcp_v2/test_fuzz.py::test_headers_of_any_shape_bring_an_answer_or_a_client_error
@@ -687,6 +743,9 @@ it belongs to the connection where the transport has one, and otherwise its id i
     mcp_v1/test_http.py::test_fault_19_without_principals_each_session_is_its_own
     mcp_v2/test_owners.py::test_a5_without_authentication_the_id_alone_is_the_key
     core/test_types.py::test_ids_have_192_random_bits_and_never_repeat
+Without authentication over stateless HTTP, anyone who learns a task id can use that task
+    mcp_v2/test_owners.py::test_a5_without_authentication_the_id_alone_is_the_key
+    mcp_v2/test_legacy_http.py::test_b1_without_sessions_listing_is_not_offered_and_the_id_is_the_secret
 the library logs them at WARNING and ERROR alone, for tasks that end without a result
     core/test_audit.py::test_no_id_is_in_a_log_at_info_level
     core/test_task_log.py::test_work_that_fails_is_one_line
@@ -716,6 +775,9 @@ steps and owners are sealed (AES-256-GCM, bound to task and field); ids, status,
     stores/test_sealed.py::test_sealed_values_are_those_of_aes_256_gcm_and_the_rest_is_plain
 Who can write to the store can then still delete a task, undo a change of it, or put a value without a seal
     stores/test_sealed.py::test_plain_tasks_of_before_are_read_and_go_on
+**An operator** with access to the store can see and end every task
+    operations/test_cli.py::test_list_shows_the_tasks_of_all_owners_the_newest_first
+    operations/test_cli.py::test_cancel_ends_tasks_by_id_and_says_which_it_could_not
 The web page shows all owners' tasks, so it is for its own machine alone, unless there is a token
     operations/web/test_dashboard.py::test_the_list_shows_the_tasks_of_all_owners_the_newest_first
     operations/web/test_dashboard.py::test_a_page_is_for_its_own_machine_alone_unless_told_otherwise
@@ -753,6 +815,10 @@ Some suites run only when they are named
     test_contributing.py::test_the_steps_of_the_gate_are_those_of_the_page
 `tests/run.py` is less than 200 lines
     test_contributing.py::test_the_program_that_runs_the_tests_is_as_short_as_the_page_says
+| step | minutes |
+    test_contributing.py::test_the_steps_of_the_gate_are_those_of_the_page
+| folder | what belongs there |
+    test_contributing.py::test_the_map_has_every_folder_of_the_package_and_each_has_a_docstring
 `pre-commit install` runs lint and types before each commit
     test_contributing.py::test_the_lint_tools_of_the_hooks_are_those_of_the_lint_group
 tasks, their laws, the runtime. Imports nothing of ours but `errors`; knows no SDK, driver or wire method
@@ -777,6 +843,10 @@ Older stored forms must be read: add a test with the old form
 Each check of the kit has a mutant in `tests/kit` that it kills
     kit/test_checks_kill_mutants.py::test_each_check_of_an_unconditional_law_or_of_an_ability_kills_a_mutant
     kit/test_runtime_mutants.py::test_each_check_and_each_fault_of_runtime_wire_and_adapter_has_a_mutant
+Time comes from a fake clock, concurrency from drivers that step through interleavings and cancel at every checkpoint
+    kit/test_fake_clock.py::test_time_moves_only_when_told
+    kit/test_interleavings.py::test_every_order_of_the_awaits_is_run_once
+    kit/test_canceller.py::test_an_operation_is_cancelled_at_each_of_its_awaits
 Every async test runs on asyncio and trio
     test_contributing.py::test_async_tests_run_on_both_event_loops
 Docstrings on public names say meaning, units, errors
@@ -839,8 +909,9 @@ def test_the_tests_of_each_claim_are_there(page: str) -> None:
 
 @pytest.mark.parametrize("page", ["README.md", ".github/SECURITY.md"])
 def test_every_paragraph_has_a_claim(page: str) -> None:
-    text = re.sub(r"^```.*?^```$|^#.*$|^!.*$", "", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"^```[^`]*^```$|^[#!].*$", "", (ROOT / page).read_text(), flags=re.MULTILINE)
     paragraphs = [words(each) for each in re.split(r"\n(?=- )|\n\n+", text) if each.strip()]
+    assert len(paragraphs) > 10
     fragments = [words(fragment) for fragment, _ in claims(page)]
     without = [each for each in paragraphs if not any(fragment in each for fragment in fragments)]
     assert [each for each in without if not each.startswith(PROMISES)] == []

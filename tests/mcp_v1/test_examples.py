@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import runpy
 import subprocess
 import sys
 from collections.abc import Generator
@@ -13,6 +14,7 @@ import pytest
 
 from tests.mcp_v1.raw_client import RawClient, http_client
 from tests.mcp_v1.schemas import Wire
+from tests.mcp_v1.test_low_level import connect
 from tests.mcp_v2.processes import HTTPServerProcess
 from tests.support.patience import PATIENCE
 
@@ -69,3 +71,9 @@ def test_the_quickstart_runs_by_itself() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "Bees: published" in done.stdout
+
+
+async def test_the_low_level_example_runs_its_work_as_a_task() -> None:
+    example = runpy.run_path(str(EXAMPLES / "low_level_server_v1.py"))
+    async with example["tasks"], connect(example["server"]) as client:
+        assert await client.text(await client.start("work")) == "done"

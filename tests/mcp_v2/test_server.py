@@ -26,6 +26,7 @@ from pydantic import BaseModel
 from mcp_task_runtime import (
     InMemoryTaskStore,
     InvalidTransitionError,
+    Rerun,
     ServerTaskContext,
     TaskResultHandler,
     TaskSettings,
@@ -735,6 +736,34 @@ async def test_two_servers_in_one_process_keep_apart() -> None:
 
     async with connected(second) as other:
         assert (await other.call_tool("borrowed")).is_error
+
+
+async def test_a_client_in_the_same_process_has_a_lifespan_of_its_own() -> None:
+    mcp, tasks = server_with(quick)
+    async with connected(mcp):
+        assert tasks.runtime.is_open
+    assert not tasks.runtime.is_open
+    async with tasks:
+        async with connected(mcp):
+            pass
+        assert tasks.runtime.is_open
+
+
+async def test_work_asks_by_hand_to_run_again_and_hears_whether_it_will() -> None:
+    granted: list[tuple[int, bool]] = []
+
+    async def again(task: ServerTaskContext) -> str:
+        with pytest.raises(ValueError, match="after must not be negative"):
+            task.run_again(after=-1)
+        granted.append((task.attempt, task.run_again(after=0)))
+        return f"attempt {task.attempt}"
+
+    mcp, tasks = server_with(again, rerunnable=Rerun(max_attempts=3))
+    client_tasks = TasksClient()
+    async with tasks, connected(mcp, client_tasks) as client:
+        task = await start(client_tasks, client, "again")
+        assert text_of(await task.wait()) == "attempt 3"
+    assert granted == [(1, True), (2, True), (3, False)]
 
 
 async def test_a_server_serves_again_after_its_last_client_left() -> None:

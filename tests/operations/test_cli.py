@@ -147,6 +147,14 @@ async def test_show_tells_what_happened_to_a_task(url: str, store: BundledTaskSt
     (row,) = rows((await mcp_tasks(url, "show", "aaa", "--json")).out)
     assert [event["kind"] for event in row["history"]] == ["created", "status"]
     assert row["progress"] == {"progress": 1.0, "total": 2.0}
+    await store.create_task(NewTask(ttl_ms=60_000, task_id="ddd-asks", worker="w1", lease_ms=60_000))
+    await store.message_queue.enqueue(
+        "ddd-asks", QueuedMessage.request("q", "elicitation/create", {"message": "Sure?"})
+    )
+    (row,) = rows((await mcp_tasks(url, "show", "ddd", "--json")).out)
+    assert row.keys() >= {"createdAt", "lastUpdatedAt", "expiresAt"}
+    assert (row["worker"], row["attempt"]) == ("w1", 1)
+    assert [question["method"] for question in row["questions"]] == ["elicitation/create"]
 
 
 async def test_an_unknown_or_ambiguous_id_is_an_error(url: str, store: BundledTaskStore) -> None:

@@ -1144,3 +1144,18 @@ async def test_counting_goes_up_to_a_bound_and_says_so(make: Open, monkeypatch: 
         counts = await store.count_tasks()
         assert counts.counted_up_to == 1_000
         assert counts.by_status_and_name == {("working", "many"): 1_000, ("working", "one"): 1}
+
+
+async def test_a_server_that_may_lose_what_it_acknowledged_is_found(make: Open, server: PostgresServer) -> None:
+    ((fsync,),), ((commits,),) = server.execute("SHOW fsync"), server.execute("SHOW synchronous_commit")
+    async with make() as store:
+        found = {finding.subject: (finding.level, finding.text) for finding in await store.diagnose()}
+    assert found["schema"][0] == "ok"
+    if fsync == "off":
+        level, text = found["persistence"]
+        assert (level, text.partition(" is off")[0]) == ("error", "fsync")
+    elif commits == "off":
+        level, text = found["persistence"]
+        assert (level, text.partition(" is off")[0]) == ("warning", "synchronous_commit")
+    else:
+        assert "persistence" not in found
