@@ -1,16 +1,21 @@
-"""Forked processes, as of a web server that loads its application first: each one works on its own."""
+"""Forked processes, as of a web server that loads its application first: each one works on its own.
+
+What forks must have no threads and no event loop: a program that has only imported does it, one for all tests.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from mcp_task_runtime import TaskRuntime
@@ -24,10 +29,23 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 ROUNDS = 10
 
 
-async def test_a_store_that_was_made_before_the_fork_serves_each_process(place: Place, anyio_backend_name: str) -> None:
+@pytest.fixture(scope="module")
+def forking() -> Iterator[subprocess.Popen[str]]:
+    """The program that runs the scripts below."""
+    command = [sys.executable, "-m", "tests.stores.test_forks"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as program:
+        yield program
+
+
+async def test_a_store_that_was_made_before_the_fork_serves_each_process(
+    place: Place, anyio_backend_name: str, forking: subprocess.Popen[str]
+) -> None:
     async with place.store() as store:
         await store.create_task(NewTask(ttl_ms=60_000, task_id="shared"))
-        said = await run_script("share", place, anyio_backend_name)
+        said = await run_script(forking, "share", place, anyio_backend_name)
         shared = await store.get_task("shared")
     assert shared is not None
     assert shared.revision == 3, "a change of one process was taken for that of the other"
@@ -35,19 +53,24 @@ async def test_a_store_that_was_made_before_the_fork_serves_each_process(place: 
 
 
 async def test_a_store_that_was_used_before_the_fork_serves_its_process_and_no_other_gets_its_connections(
-    place: Place, anyio_backend_name: str
+    place: Place, anyio_backend_name: str, forking: subprocess.Popen[str]
 ) -> None:
-    said = await run_script("keep", place, anyio_backend_name)
+    said = await run_script(forking, "keep", place, anyio_backend_name)
     assert said == [["ok"] * 3 if place.kind == "redis" else ["forked"] * 3]
 
 
-async def run_script(name: str, place: Place, loop: str) -> list[Any]:
+async def run_script(program: subprocess.Popen[str], name: str, place: Place, loop: str) -> list[Any]:
     """Run one of the scripts below in a process without threads; return the output of its forks."""
-    command = [sys.executable, "-m", "tests.stores.test_forks", name, json.dumps(asdict(place)), loop]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    with anyio.fail_after(PATIENCE):
-        done = await anyio.run_process(command, stdout=subprocess.PIPE, stderr=None, env=environment)
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    assert program.stdin is not None
+    assert program.stdout is not None
+    program.stdin.write(json.dumps({"name": name, "place": asdict(place), "loop": loop}) + "\n")
+    program.stdin.flush()
+    said = []
+    # The program prints its end in any case: forks give up in time, and a signal ends those that do not.
+    while (line := await anyio.to_thread.run_sync(program.stdout.readline)) not in ("passed\n", "failed\n", ""):
+        said.append(json.loads(line))
+    assert line == "passed\n", "see what the program wrote to standard error"
+    return said
 
 
 # --- in other processes ---
@@ -125,5 +148,23 @@ def in_forks(loop: str, *lives: Callable[[], Awaitable[Any]]) -> None:
     assert [os.waitpid(child, 0)[1] for child in children] == [0] * len(children)
 
 
+def main() -> None:
+    """Run each script that standard input names in a fork of its own, which must not take longer than a test."""
+    scripts = {"share": share, "keep": keep}
+    for line in sys.stdin:
+        child = os.fork()
+        if not child:
+            signal.alarm(int(PATIENCE))
+            try:
+                asked = json.loads(line)
+                scripts[asked["name"]](Place(**asked["place"]).store(), asked["loop"])
+            except BaseException:
+                sys.excepthook(*sys.exc_info())
+                os._exit(1)
+            os._exit(0)
+        ended_well = os.waitpid(child, 0)[1] == 0
+        print("passed" if ended_well else "failed", flush=True)
+
+
 if __name__ == "__main__":
-    {"share": share, "keep": keep}[sys.argv[1]](Place(**json.loads(sys.argv[2])).store(), sys.argv[3])
+    main()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -45,58 +45,82 @@ async def _in_status(store: RedisTaskStore, clock: FakeClock, status: TaskStatus
     return record
 
 
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # of the server's scripts
+STATUSES: tuple[TaskStatus, ...] = get_args(TaskStatus)
+MESSAGES = (None, "", "+now")
+on_asyncio = pytest.mark.parametrize("anyio_backend", ["asyncio"])  # of the server's scripts
+
+
+@pytest.fixture
+async def store(server: RedisServer, prefix: str, clock: FakeClock) -> AsyncIterator[RedisTaskStore]:
+    async with RedisTaskStore(server.url, clock=clock, prefix=prefix) as store:
+        yield store
+
+
+def _move(clock: FakeClock, seconds: float) -> None:
+    move = clock.set_back if seconds < 0 else clock.advance
+    move(timedelta(seconds=abs(seconds)))
+
+
+async def _compare(
+    store: RedisTaskStore,
+    before: TaskRecord,
+    change: Callable[[], Awaitable[TaskRecord]],
+    expected: Callable[[], TaskRecord],
+) -> None:
+    """Change a task, which must end, and leave the task, as the pure function says."""
+    wanted: Any
+    got: Any
+    try:
+        wanted = expected()
+    except Exception as error:
+        wanted = (type(error), vars(error))
+    try:
+        got = await change()
+    except Exception as error:
+        got = (type(error), vars(error))
+        assert await store.get_task(before.task_id) == before
+    else:
+        assert await store.get_task(before.task_id) == got
+    assert got == wanted
+
+
+@on_asyncio
+@pytest.mark.parametrize(("ttl_ms", "retention_ms"), [(None, 0), (60_000, 59_999)])
+async def test_the_script_of_an_update_changes_a_task_exactly_as_the_pure_function(
+    store: RedisTaskStore, clock: FakeClock, ttl_ms: int | None, retention_ms: int
+) -> None:
+    options: dict[str, Any] = {"ttl_ms": ttl_ms, "retention_ms": retention_ms, "worker": "w", "owner": "ada"}
+    for current, wanted, message, revision, passed in product(
+        STATUSES, (None, *STATUSES, "nonsense"), MESSAGES, (None, 0, 1, 2), (-0.5, 0.000_999, 1.234_567)
+    ):
+        before = await _in_status(store, clock, current, **options)
+        _move(clock, passed)
+        asked: dict[str, Any] = {"status": wanted, "status_message": message, "if_revision": revision}
+        await _compare(
+            store,
+            before,
+            partial(store.update_task, before.task_id, **asked),
+            partial(update_record, before, now=clock.now(), **asked),
+        )
+
+
+@on_asyncio
 @pytest.mark.parametrize(
     ("ttl_ms", "retention_ms"), [(None, 0), (None, 5_000), (60_000, 0), (60_000, 59_999), (5_000, 60_000)]
 )
-async def test_scripts_change_a_task_exactly_as_the_pure_functions(
-    server: RedisServer, prefix: str, clock: FakeClock, ttl_ms: int | None, retention_ms: int
+async def test_the_script_of_an_end_changes_a_task_exactly_as_the_pure_function(
+    store: RedisTaskStore, clock: FakeClock, ttl_ms: int | None, retention_ms: int
 ) -> None:
-    async def compare(
-        before: TaskRecord,
-        change: Callable[[], Awaitable[TaskRecord]],
-        expected: Callable[[], TaskRecord],
-    ) -> None:
-        wanted: Any
-        got: Any
-        try:
-            wanted = expected()
-        except Exception as error:
-            wanted = (type(error), vars(error))
-        try:
-            got = await change()
-        except Exception as error:
-            got = (type(error), vars(error))
-            assert await store.get_task(before.task_id) == before
-        else:
-            assert await store.get_task(before.task_id) == got
-        assert got == wanted
-
     options: dict[str, Any] = {"ttl_ms": ttl_ms, "retention_ms": retention_ms, "worker": "w", "owner": "ada"}
-    statuses: tuple[TaskStatus, ...] = get_args(TaskStatus)
-    messages = (None, "", "+now")
-    async with RedisTaskStore(server.url, clock=clock, prefix=prefix) as store:
-        for current, wanted, message, revision, passed in product(
-            statuses, (None, *statuses, "nonsense"), messages, (None, 0, 1, 2), (-0.5, 0.000_999, 1.234_567)
-        ):
-            before = await _in_status(store, clock, current, **options)
-            move = clock.set_back if passed < 0 else clock.advance
-            move(timedelta(seconds=abs(passed)))
-            asked: dict[str, Any] = {"status": wanted, "status_message": message, "if_revision": revision}
-            await compare(
-                before,
-                partial(store.update_task, before.task_id, **asked),
-                partial(update_record, before, now=clock.now(), **asked),
-            )
-        for current, wanted, message, passed in product(
-            statuses, sorted(TERMINAL_STATUSES), messages, (-0.5, 0, 0.001, 0.001_001, 3.999_999)
-        ):
-            before = await _in_status(store, clock, current, **options)
-            move = clock.set_back if passed < 0 else clock.advance
-            move(timedelta(seconds=abs(passed)))
-            outcome = replace(_outcome(wanted), status_message=message)
-            await compare(
-                before,
-                partial(store.finish_task, before.task_id, outcome),
-                partial(finish_record, before, outcome, now=clock.now()),
-            )
+    for current, wanted, message, passed in product(
+        STATUSES, sorted(TERMINAL_STATUSES), MESSAGES, (-0.5, 0, 0.001, 0.001_001, 3.999_999)
+    ):
+        before = await _in_status(store, clock, current, **options)
+        _move(clock, passed)
+        outcome = replace(_outcome(wanted), status_message=message)
+        await _compare(
+            store,
+            before,
+            partial(store.finish_task, before.task_id, outcome),
+            partial(finish_record, before, outcome, now=clock.now()),
+        )
