@@ -247,6 +247,9 @@ async def test_extending_lets_a_task_live_longer_within_the_bounds() -> None:
     assert (await desk.context.extend(70_000)).ttl_ms == 80_000, "from now on"
     assert (await desk.context.extend(10**9)).ttl_ms == 100_000, "within the bounds"
     assert desk.context.task.ttl_ms == 100_000
+    record = await desk.memory.get_task(desk.task_id)
+    await desk.context.extend(10**9)
+    assert await desk.memory.get_task(desk.task_id) == record, "nothing is written where nothing changes"
     desk.clock.advance(89.9)
     assert await desk.status() == "working"
     desk.clock.advance(0.2)

@@ -123,6 +123,29 @@ async def test_a_coroutine_that_hangs_holds_up_no_task_and_not_the_end_for_long(
                 await one_task(runtime)
 
 
+async def test_a_change_that_is_being_delivered_is_waited_for_when_the_runtime_closes() -> None:
+    begun, goes_on = anyio.Event(), anyio.Event()
+    seen: list[str] = []
+
+    async def slow(change: TaskChange) -> None:
+        if change.status == "completed":
+            begun.set()
+            await goes_on.wait()
+        seen.append(change.status)
+
+    async def let_go() -> None:
+        await anyio.wait_all_tasks_blocked()
+        goes_on.set()
+
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as group:
+            async with open_runtime(slow) as runtime:
+                await one_task(runtime)
+                await begun.wait()
+                group.start_soon(let_go)
+    assert seen == LIFE
+
+
 async def test_functions_that_hang_are_given_up_and_few_of_them_run(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

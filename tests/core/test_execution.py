@@ -12,18 +12,22 @@ import pytest
 
 from mcp_task_runtime import (
     Execution,
+    InMemoryTaskStore,
     InvalidTransitionError,
     LimitExceededError,
     Outcome,
     ServerTaskContext,
     TaskRecord,
+    TaskRuntime,
     TaskSettings,
     TaskSpec,
 )
 from mcp_task_runtime.adapters.result_handler import TaskResultHandler
+from mcp_task_runtime.core.types import NewTask, TaskFilter
 from tests.core.leased_store import Client
 from tests.core.worlds import NOTHING, World, open_world
 from tests.support.event_loops import virtual_time
+from tests.support.patience import PATIENCE
 
 __all__ = ["virtual_time"]  # a fixture
 
@@ -203,6 +207,73 @@ async def test_work_that_ends_just_when_its_time_is_up_is_one_or_the_other(steps
             await anyio.wait_all_tasks_blocked()
             assert world.memory.statistics().tasks == 0
         assert world.kept() == NOTHING
+
+
+class _SlowStore(InMemoryTaskStore):
+    """A store that has created a task, and takes its time to say so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.created = anyio.Event()
+        self.goes_on = anyio.Event()
+
+    async def create_task(self, new: NewTask | None = None, **fields: Any) -> TaskRecord:
+        record = await super().create_task(new, **fields)
+        self.created.set()
+        await self.goes_on.wait()
+        return record
+
+
+async def test_work_that_gives_up_becoming_a_task_while_it_is_created_leaves_no_task_behind() -> None:
+    """L6 and L12: no task stays `working` that no work runs for."""
+    store = _SlowStore()
+    scope = anyio.CancelScope()
+
+    async def work(execution: Execution[Result]) -> Result:
+        with scope:
+            await execution.begin(TaskSpec())
+        return {"n": 1}
+
+    with anyio.fail_after(PATIENCE):
+        async with TaskRuntime(store, settings=TaskSettings(shutdown_grace=0)) as runtime:
+            async with anyio.create_task_group() as group:
+                group.start_soon(runtime.run, work)
+                await store.created.wait()
+                scope.cancel()
+                await anyio.wait_all_tasks_blocked()
+                store.goes_on.set()
+            assert scope.cancelled_caught
+            assert store.statistics().live == 0
+
+
+async def test_a_call_that_is_given_up_while_its_task_is_created_leaves_it_cancelled() -> None:
+    """L9: and its work does not go on."""
+    store = _SlowStore()
+    reached: list[str] = []
+
+    async def work(execution: Execution[Result]) -> Result:
+        await execution.begin(TaskSpec())
+        reached.append("behind the beginning")
+        return {"n": 1}
+
+    async def call() -> None:
+        with scope:
+            await runtime.run(work)
+
+    scope = anyio.CancelScope()
+    with anyio.fail_after(PATIENCE):
+        async with TaskRuntime(store, settings=TaskSettings(shutdown_grace=0)) as runtime:
+            async with anyio.create_task_group() as group:
+                group.start_soon(call)
+                await store.created.wait()
+                scope.cancel()
+                await anyio.wait_all_tasks_blocked()
+                store.goes_on.set()
+            while runtime.statistics().calls:
+                await anyio.lowlevel.checkpoint()
+            page = await store.search_tasks(TaskFilter(), limit=10)
+    assert [record.status for record in page.records] == ["cancelled"]
+    assert reached == []
 
 
 # --- limits ----------------------------------------------------------------------------------------------------

@@ -160,6 +160,23 @@ async def test_a_question_that_a_lost_run_gives_up_stays_open_for_the_new_run() 
         assert ended.outcome.result == {"by": "the new run"}
 
 
+async def test_a_run_that_detached_and_goes_on_writes_as_the_holder_of_the_lease_until_it_has_returned() -> None:
+    async with open_cluster(1) as (cluster, (a,)):
+        fences: list[Fence | None] = []
+        runs: list[Execution[Any]] = []
+
+        async def work(execution: Execution[Any]) -> Outcome:
+            runs.append(execution)
+            execution.detach()
+            fences.append(execution.fence)
+            return Outcome.completed({})
+
+        await a.runtime.submit(TaskSpec(), work)
+        await cluster.settle()
+        assert fences != [None]
+        assert runs[0].fence is None
+
+
 async def test_detached_work_that_has_returned_ends_its_task_through_its_context() -> None:
     async with open_cluster() as (cluster, (a, _)):
         contexts: list[ServerTaskContext] = []

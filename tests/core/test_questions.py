@@ -490,6 +490,24 @@ async def test_a_shutdown_that_meets_open_questions_raises_nothing_and_logs_no_e
 # --- the queue on its own --------------------------------------------------------------------------------------
 
 
+async def test_an_answer_reaches_its_asker_though_its_task_is_gone_from_the_store() -> None:
+    """L5: a queue that is not the store's own may have it; the task has nothing left to set."""
+    store, queue = InMemoryTaskStore(), InMemoryTaskMessageQueue()
+    task_id = (await store.create_task(NewTask(ttl_ms=None))).task_id
+    got: list[Answer | None] = []
+
+    async def asking() -> None:
+        got.append(await ask_question(store, queue, task_id, QueuedMessage.request("1", "m", {})))
+
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as group:
+            group.start_soon(asking)
+            await anyio.wait_all_tasks_blocked()
+            await store.delete_task(task_id)
+            await queue.answer(task_id, "1", Answer.result(ACCEPT))
+    assert got == [Answer.result(ACCEPT)]
+
+
 async def test_a_queue_without_its_store_releases_waiters_when_cleared_or_closed() -> None:
     """L5."""
     queue = InMemoryTaskMessageQueue()

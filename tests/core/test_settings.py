@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from hypothesis import example, given
@@ -38,6 +39,39 @@ from mcp_task_runtime.core.settings import TaskSettings
 def test_a_value_out_of_range_raises_value_error_that_names_the_argument(argument: str, value: Any) -> None:
     with pytest.raises(ValueError, match=argument):
         TaskSettings(**{argument: value})
+
+
+# The lowest value of a setting is 1 unless it stands here.
+LOWEST = {"max_ttl_ms": TaskSettings().min_ttl_ms, "retention_ms": 0, "shutdown_grace": 0, "join_ended_ms": 0}
+CENTURY_MS = 100 * 365 * 24 * 60 * 60 * 1_000
+HIGHEST = {
+    "retention_ms": CENTURY_MS,
+    "shutdown_grace": CENTURY_MS // 1_000,
+    "join_ended_ms": CENTURY_MS,
+    "max_polls_per_second": 1_000_000,
+    "input_ttl_ms": CENTURY_MS,
+}
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(TaskSettings)])
+def test_the_bounds_of_a_setting_are_values_that_it_can_have(name: str) -> None:
+    lowest = LOWEST.get(name, 1)
+    assert getattr(TaskSettings(**{name: lowest}), name) == lowest
+    with pytest.raises(ValueError, match=name):
+        TaskSettings(**{name: lowest - 1})
+    if name in HIGHEST:
+        assert getattr(TaskSettings(**{name: HIGHEST[name]}), name) == HIGHEST[name]
+        with pytest.raises(ValueError, match=name):
+            TaskSettings(**{name: HIGHEST[name] + 1})
+
+
+OPTIONAL = [name for name, hint in get_type_hints(TaskSettings).items() if type(None) in get_args(hint)]
+
+
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_a_setting_that_may_have_no_bound_takes_none(name: str) -> None:
+    unbounded: dict[str, Any] = {name: None}
+    assert getattr(TaskSettings(**unbounded), name) is None
 
 
 @pytest.mark.parametrize(

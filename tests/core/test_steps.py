@@ -548,9 +548,17 @@ async def test_a_step_that_raises_is_run_again_after_growing_delays(
         assert failing.at == times
 
 
+class Grouped(Exception):
+    """A group that holds one exception, on Pythons without groups, too."""
+
+    exceptions = (ConnectionError(),)
+
+
 @pytest.mark.parametrize(
     ("error", "retry_on", "runs"),
     [
+        (Grouped(), Grouped, 3),
+        (Grouped(), OSError, 3),
         (ConnectionError(), OSError, 3),
         (ConnectionError(), [LookupError, OSError], 3),
         (ConnectionError(), LookupError, 1),

@@ -222,3 +222,12 @@ def test_a_new_task_is_given_whole_or_by_its_fields_and_not_both() -> None:
         NewTask.of(NewTask(ttl_ms=7), {"owner": "ada"})
     with pytest.raises(TypeError, match="ttl_ms"):
         NewTask.of(None, {})
+
+
+def test_only_a_completed_result_that_says_so_is_an_error_of_its_tool() -> None:
+    """Rules B7 and C10: what a failed task has is a JSON-RPC error."""
+    assert Outcome.completed({"isError": True}).is_error
+    assert not Outcome.completed({"isError": "yes"}).is_error
+    assert not Outcome.completed({"content": ["isError"]}).is_error
+    assert not Outcome("failed", dump_json({"isError": True})).is_error
+    assert not Outcome.cancelled().is_error

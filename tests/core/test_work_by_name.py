@@ -330,6 +330,20 @@ async def test_work_that_an_outage_stops_counts_as_lost_where_it_may_run_again(r
         assert runs == (["struck", "works"] if rerunnable else ["struck"])
 
 
+async def test_an_exception_whose_causes_go_in_a_circle_counts_as_no_outage() -> None:
+    """L13: and looking for one comes to an end."""
+    async with open_cluster(1) as (cluster, (a,)):
+
+        async def work(execution: Execution[Outcome]) -> Outcome:
+            error, cause = ValueError("a"), KeyError("b")
+            error.__cause__, cause.__cause__ = cause, error
+            raise error
+
+        a.runtime.register("tool", work)
+        task_id = (await a.runtime.submit(RERUNNABLE)).task_id
+        assert (await cluster.until_ended(task_id)).status == "failed"
+
+
 @pytest.mark.parametrize("away", [2 * LEASE_SECONDS, LEASE_SECONDS + 1, LEASE_SECONDS / 2])
 async def test_no_live_process_loses_its_work_to_an_outage(away: float) -> None:
     """L12: the leases of all lapse, and each process has renewed its own before another may claim them."""
