@@ -321,6 +321,22 @@ On a machine with Python 3.10 or newer and pip
 """
 
 CHANGELOG = """
+The default of `Tasks(principal=...)` is `None`, which stands for the principal of the SDK's authentication, as before
+    mcp_v2/test_owners.py::test_a5_the_task_of_another_principal_is_like_one_that_does_not_exist
+a worker finds the tasks of its own tools at the same cost however many wait for other workers
+    stores/redis/test_work.py::test_a_look_costs_the_server_nothing_for_tasks_of_other_tools
+Tasks that an earlier version stored are found, too
+    stores/redis/test_work.py::test_what_an_earlier_version_stored_is_found
+calls that come together share one stream instead of a `tasks/get` each
+    mcp_v2/test_request_counts.py::test_calls_that_come_together_share_one_stream_and_need_hardly_a_look
+an answer to a question of a task whose changes are pushed is followed by no `tasks/get`, unless nothing is pushed soon
+    adapters/test_watch.py::test_what_this_side_led_to_is_pushed_soon_or_looked_at
+a task that a lost worker had fetched and not begun runs elsewhere after `start_grace_ms`
+    engines/test_engines.py::test_what_a_lost_worker_of_docket_had_fetched_is_delivered_again
+warns once and waits, each time longer, instead of looking 50 times a second
+    core/test_dispatch.py::test_a_worker_without_keys_waits_and_warns_once_where_all_work_is_sealed
+it finds work that is not sealed behind any 1,000 tasks that are
+    core/test_dispatch.py::test_sealed_tasks_hide_no_others_from_a_worker_without_keys
 with one line: `Tasks().install(server)`, or through the server's own constructor arguments
     mcp_v2/test_server.py::test_constructor_arguments_do_without_install
 is cancelled at its next `await`, and ends at its TTL
@@ -462,7 +478,7 @@ A worker that was paused beyond its lease and continues can change nothing
 `from mcp_task_runtime.server import Tasks` gives the class of the SDK line that is installed
     test_server_module.py::test_it_gives_the_class_of_the_installed_line
 The same options on both lines of the SDK and on `tool`, `task` and `run`
-    test_options.py::test_the_readme_has_a_row_for_each_option_of_a_tool
+    test_options.py::test_each_method_that_makes_tasks_takes_each_option
 An exception of a tool reads to its client exactly as in a plain call on the same SDK
     mcp_v2/test_like_plain_tools.py::test_a_tool_that_runs_as_a_task_has_the_schemas_results_and_errors_of_a_plain_one
     mcp_v1/test_differential.py::test_a_call_with_tasks_answers_as_the_sdk_alone

@@ -62,7 +62,7 @@ def test_the_pip_that_knows_groups_is_the_one_that_the_tests_install() -> None:
 
 def test_what_runs_without_servers_imports_nothing_of_them() -> None:
     """The group `dev` has no driver and no server: a module of these tests that needs one is left out, not an error."""
-    (sentence,) = re.findall(r"it runs (.*?)\. One test", CONTRIBUTING.read_text(), re.DOTALL)
+    (sentence,) = re.findall(r"it runs (.*?)\. One module", CONTRIBUTING.read_text(), re.DOTALL)
     places = [ROOT / place for place in re.findall(r"`(.*?)`", sentence)]
     assert len(places) == 4
     modules = [file for place in places for file in (place.rglob("*.py") if place.is_dir() else [place])]

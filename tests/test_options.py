@@ -16,6 +16,7 @@ import pytest
 import mcp_task_runtime
 from mcp_task_runtime import TaskSettings
 from mcp_task_runtime.adapters._options import TaskOptions, TaskOptionsDict
+from mcp_task_runtime.adapters.base_tasks import BaseTasks
 from mcp_task_runtime.core.reruns import Rerun
 from mcp_task_runtime.core.work_queue import WorkQueue
 from mcp_task_runtime.operations.cli import main as mcp_tasks
@@ -76,6 +77,15 @@ def readme_options() -> dict[str, str]:
 def test_the_readme_has_a_row_for_each_option_of_a_tool() -> None:
     assert set(readme_options()) == {field.name for field in dataclasses.fields(TaskOptions)}
     assert set(readme_options()) == set(TaskOptionsDict.__annotations__)
+
+
+@pytest.mark.parametrize("method", ["tool", "task", "run", "adopt"])
+def test_each_method_that_makes_tasks_takes_each_option(method: str) -> None:
+    """And `Tasks` of neither SDK line has a method of its own."""
+    taken = inspect.signature(getattr(BaseTasks, method)).parameters["options"]
+    assert (taken.kind, taken.annotation) == (taken.VAR_KEYWORD, "Unpack[TaskOptionsDict]")
+    for line in ("mcp_v1", "mcp_v2"):
+        assert f"def {method}(" not in (SOURCE / "adapters" / line / "_tasks.py").read_text()
 
 
 @pytest.mark.parametrize(("name", "meaning"), sorted(readme_options().items()))

@@ -47,7 +47,7 @@ class Publish(BaseModel):
 class Guarded:
     """A server whose callers are authenticated, and what its work saw."""
 
-    def __init__(self, *, principal: Any = authenticated_principal, **settings: Any) -> None:
+    def __init__(self, *, principal: Any = None, **settings: Any) -> None:
         tasks = self.tasks = Tasks(
             settings=TaskSettings(shutdown_grace=0.01, max_polls_per_second=None, **settings), principal=principal
         )
