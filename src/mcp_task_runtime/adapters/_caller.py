@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from sys import intern
 from typing import Final
 
@@ -54,7 +55,14 @@ def caller_of(meta: JSONValue, protocol_version: object = None, undeliverable: s
         kept[_PROTOCOL] = protocol_version
     if undeliverable is not None:
         kept[_UNDELIVERABLE] = undeliverable
-    return intern(dump_json(kept))  # most calls of a server say the same
+    if len(kept) == 1 and isinstance(protocol_version, str):
+        return _usual_caller(protocol_version)
+    return intern(dump_json(kept))
+
+
+@lru_cache(maxsize=16)
+def _usual_caller(protocol_version: str) -> str:
+    return dump_json({_PROTOCOL: protocol_version})
 
 
 def caller_in(record: TaskRecord | None) -> TaskCaller:

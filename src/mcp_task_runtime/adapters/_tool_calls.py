@@ -466,6 +466,9 @@ async def _let_handle_go() -> None:
 def with_options(spec: TaskSpec, options: TaskOptions) -> TaskSpec:
     """Return what a task is made with, by the options of its tool; the client's own TTL comes first."""
     rerun = options.rerun
+    queue, join = options.queue, options.join
+    if rerun is None and options.ttl_ms is None and options.poll_interval_ms is None and queue is None and not join:
+        return spec
     request = spec.request
     if rerun is not None:
         request = replace(request, rerunnable=True, max_attempts=rerun.max_attempts)

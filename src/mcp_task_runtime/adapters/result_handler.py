@@ -244,7 +244,9 @@ class TaskResultHandler:
             logger.debug("Queued notifications of a task were not sent", exc_info=True)
 
     def _newest(self, task_id: str) -> _Stream | None:
-        streams = self._streams.get(task_id, ())
+        streams = self._streams.get(task_id)
+        if streams is None:
+            return None
         return next((stream for stream in reversed(streams) if not stream.is_broken), None)
 
     @asynccontextmanager

@@ -5,14 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, TypeGuard, TypeVar, runtime_checkable
-from weakref import WeakKeyDictionary
 
 import anyio
 
 from mcp_task_runtime.core.message_queue import TaskMessageQueue
 from mcp_task_runtime.core.store import TaskQuestions, TaskStore
 
-__all__ = ["has_questions", "implements", "is_queue", "is_store", "never_waits", "queue_of", "time_limit"]
+__all__ = [
+    "does_never_wait",
+    "has_questions",
+    "implements",
+    "is_queue",
+    "is_store",
+    "never_waits",
+    "queue_of",
+    "time_limit",
+]
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
@@ -25,7 +33,10 @@ class _BringsQueue(Protocol):
     def message_queue(self) -> TaskMessageQueue: ...
 
 
-_known: WeakKeyDictionary[type, set[str]] = WeakKeyDictionary()
+_known: set[tuple[type, Any]] = set()
+"""Classes with the protocols that their objects have."""
+
+_MOST_KNOWN = 1_000
 
 
 def is_store(value: object) -> TypeGuard[TaskStore]:
@@ -62,12 +73,14 @@ def implements(value: object, protocol: Any) -> bool:
 
 
 def _implements(value: object, protocol: Any) -> bool:
-    known = _known.setdefault(type(value), set())
-    if protocol.__name__ in known:
+    pair = (type(value), protocol)
+    if pair in _known:
         return True
     found = isinstance(value, protocol)
     if found:
-        known.add(protocol.__name__)
+        if len(_known) >= _MOST_KNOWN:  # classes that are made at run time are not kept for long
+            _known.clear()
+        _known.add(pair)
     return found
 
 
@@ -80,6 +93,11 @@ def never_waits(operation: FunctionT) -> FunctionT:
     return operation
 
 
+def does_never_wait(operation: Callable[..., Any]) -> bool:
+    """Return whether an operation of a store is marked with `never_waits`."""
+    return getattr(operation, _NEVER_WAITS, None) is getattr(operation, "__func__", operation)
+
+
 def time_limit(
     operation: Callable[..., Any], seconds: float, *, shield: bool = False
 ) -> AbstractContextManager[object]:
@@ -90,6 +108,6 @@ def time_limit(
         seconds: After which the scope is cancelled.
         shield: Whether cancellations from outside wait.
     """
-    if getattr(operation, _NEVER_WAITS, None) is getattr(operation, "__func__", operation):
+    if does_never_wait(operation):
         return nullcontext()
     return anyio.CancelScope(deadline=anyio.current_time() + seconds, shield=shield)

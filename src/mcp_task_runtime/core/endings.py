@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeAlias
 
 import anyio
 
 from mcp_task_runtime.core import audit
-from mcp_task_runtime.core.abilities import has_questions, queue_of, time_limit
+from mcp_task_runtime.core.abilities import does_never_wait, has_questions, queue_of, time_limit
 from mcp_task_runtime.core.message_queue import TaskMessageQueue
 from mcp_task_runtime.core.questions import CLEANUP_SECONDS
 from mcp_task_runtime.core.reader import store_errors
@@ -127,22 +128,51 @@ class TaskEndings:
         fence: Fence | None = None,
         reason: str | None = None,
         error: BaseException | None = None,
+        waiting: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         """End a task, retrying while the store fails, until it is written or the task has expired (law L12).
 
         A late outcome is dropped: the task has ended, or another run of its work holds the lease. An outcome that
         the store refuses as a value is replaced by an internal error, and one that is too large by an error that says
         so. Not shielded; cancelled while it waits, the outcome is dropped. A drop of an outcome that was not late is
-        logged at ERROR. The arguments are those of `finish`.
+        logged at ERROR.
+
+        Args:
+            record: The task.
+            outcome: How it ends.
+            fence: As for `finish`.
+            reason: As for `finish`.
+            error: As for `finish`.
+            waiting: Entered for as long as the store is waited for: a shield, maybe.
         """
         try:
-            await self._retry(record, outcome, fence, reason, error)
+            may_wait = not does_never_wait(self._store.finish_task)
+            if may_wait or not await self._end_at_once(record, outcome, fence, reason, error):
+                with waiting():
+                    await self._retry(record, outcome, fence, reason, error)
         except (InvalidTransitionError, TaskNotFoundError):
             audit.late(record, error)
             await self._clear(record.task_id)
             self.announce(record.task_id)
         except LeaseLostError:
             audit.late(record, error)
+
+    async def _end_at_once(
+        self,
+        record: TaskRecord,
+        outcome: Outcome,
+        fence: Fence | None,
+        reason: str | None,
+        unexpected: BaseException | None,
+    ) -> bool:
+        """End a task in a store that never waits, which needs no time limit and no shield; return whether it did."""
+        try:
+            await self._end(record.task_id, outcome, fence, reason, unexpected)
+        except (InvalidTransitionError, TaskNotFoundError, LeaseLostError):
+            raise
+        except Exception:
+            return False  # the second attempt says why
+        return True
 
     async def discard(self, record: TaskRecord) -> None:
         """Delete a task that no client has heard of. Shielded, bounded; a failure is logged, and the task expires."""
@@ -220,7 +250,8 @@ class TaskEndings:
             record = await self._store.finish_task(task_id, outcome, fence=fence)
         audit.ended(record, reason, error, attempt=1 if fence is None else fence.attempt)
         self.announce(task_id, record)  # first: clients may see the end already, and its owner has room again
-        await self._clear(task_id)
+        if self._queue is not None:
+            await self._clear(task_id)
         return record
 
     async def _clear(self, task_id: str) -> None:

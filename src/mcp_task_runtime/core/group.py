@@ -14,7 +14,7 @@ import anyio.abc
 import anyio.lowlevel
 from typing_extensions import Self
 
-__all__ = ["IsolatedGroup"]
+__all__ = ["IsolatedGroup", "current_task"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -180,3 +180,17 @@ def _plain_asyncio_loop() -> asyncio.AbstractEventLoop | None:
     except RuntimeError:
         return None
     return loop if loop.get_task_factory() is None else None
+
+
+def current_task() -> int | None:
+    """Return a number for the event loop's task that runs here, or `None` where no event loop runs."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        task = None
+    if task is not None:
+        return id(task)
+    try:
+        return anyio.get_current_task().id
+    except RuntimeError:  # no event loop runs here
+        return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
@@ -15,7 +14,8 @@ from mcp_task_runtime.core.types import Task, TaskRecord
 
 __all__ = ["LiveTasks"]
 
-_LATEST_MARGIN = timedelta(seconds=1)
+_LATEST_MARGIN_MS = 1_000
+_MILLISECOND = timedelta(milliseconds=1)
 
 
 class LiveTasks:
@@ -31,7 +31,7 @@ class LiveTasks:
         self._clock = clock
         self._max_per_owner = max_per_owner
         self._owners: dict[str, str | None] = {}
-        self._counts: Counter[str | None] = Counter()
+        self._counts: dict[str | None, int] = {}
         self._deadlines = DeadlineHeap()
         self._changed = anyio.Event()
         self._watched_until: datetime | None = None
@@ -58,27 +58,42 @@ class LiveTasks:
         return self._watched_until
 
     def reserve(self, owner: str | None) -> None:
-        """Count a task that is about to be created; call `unreserve` when it was added or was not created.
+        """Count a task that is about to be created; call `add_reserved` when it was, or else `unreserve`.
 
         Raises:
             LimitExceededError: The owner has as many tasks as it may have.
         """
-        check_room(self._counts[owner], self._max_per_owner)
-        self._counts[owner] += 1
+        live = self._counts.get(owner, 0)
+        check_room(live, self._max_per_owner)
+        self._counts[owner] = live + 1
 
     def unreserve(self, owner: str | None) -> None:
         """Drop the count of `reserve`."""
-        self._counts[owner] -= 1
-        if not self._counts[owner]:
+        left = self._counts[owner] - 1
+        if left:
+            self._counts[owner] = left
+        else:
             del self._counts[owner]
+
+    def add_reserved(self, record: TaskRecord) -> None:
+        """Add the live task of a `reserve`."""
+        if record.task.task_id in self._owners:
+            self.unreserve(record.owner)
+        self._owners[record.task.task_id] = record.owner
+        self._watch(record)
 
     def add(self, record: TaskRecord) -> None:
         """Add a live task, or note its new TTL."""
-        if record.task_id not in self._owners:
-            self._owners[record.task_id] = record.owner
-            self._counts[record.owner] += 1
+        task_id = record.task.task_id
+        if task_id not in self._owners:
+            self._owners[task_id] = record.owner
+            self._counts[record.owner] = self._counts.get(record.owner, 0) + 1
+        self._watch(record)
+
+    def _watch(self, record: TaskRecord) -> None:
+        task_id = record.task.task_id
         deadline = _deadline(record.task)
-        self._deadlines.set(record.task_id, deadline)
+        self._deadlines.set(task_id, deadline)
         if deadline is not None and (self._watched_until is None or deadline < self._watched_until):
             self._changed.set()
 
@@ -118,7 +133,6 @@ class LiveTasks:
 
 
 def _deadline(task: Task) -> datetime | None:
-    expires_at = task.expires_at
-    if expires_at is None:
+    if task.ttl_ms is None:
         return None
-    return expires_at - min(_LATEST_MARGIN, (expires_at - task.created_at) / 3)
+    return task.created_at + (task.ttl_ms - min(_LATEST_MARGIN_MS, task.ttl_ms / 3)) * _MILLISECOND

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator
-from contextlib import contextmanager
+from types import TracebackType
 
 from mcp_task_runtime.core.causes import is_stray
 from mcp_task_runtime.core.message_queue import TaskMessageQueue
@@ -20,21 +19,26 @@ __all__ = ["TaskReader", "store_errors"]
 logger: logging.Logger = logging.getLogger(__name__)
 
 
-@contextmanager
-def store_errors() -> Generator[None, None, None]:
-    """Turn exceptions that a store must not raise into `StoreError`, without their text (law L13).
+class store_errors:  # read as a clause: with store_errors()
+    """Context manager that turns exceptions that a store must not raise into `StoreError`, without their text (L13).
 
     Raises:
         StoreError: The block raised an exception that is not this library's; it is the cause, and logged.
     """
-    try:
-        yield
-    except (TaskRuntimeError, TimeoutError):  # a time limit around the store is the caller's own
-        raise
-    except BaseException as error:
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None or isinstance(error, TaskRuntimeError | TimeoutError):  # a time limit is the caller's own
+            return
         if not isinstance(error, Exception) and not is_stray(error):
-            raise
-        logger.exception("A store raised an exception that is not a StoreError")
+            return
+        logger.error("A store raised an exception that is not a StoreError", exc_info=error)
         raise StoreError("Internal error") from error
 
 

@@ -72,6 +72,8 @@ class RunSlots:
             StoreError: The store could not create it.
             ValueError: There is another queue of this name, or as for `TaskMaker.make`.
         """
+        if spec.queue is None and not self._slots.is_limited:
+            return await self._maker.make(spec, shield=shield)
         try:
             begins_at_once = self._slots.admit(spec.queue)
         except LimitExceededError:
@@ -91,6 +93,10 @@ class RunSlots:
         execution.queue = spec.queue
         execution.is_queued = not begins_at_once
         return record, True
+
+    def has_all(self, execution: Execution[Any]) -> bool:
+        """Return whether a run needs no slot, and does not look as if it waited for one."""
+        return execution.queue is None and not execution.is_queued and not self._slots.is_limited
 
     async def acquire(self, execution: Execution[Any]) -> None:
         """Wait for the slots of a run; one that holds them has them. Cancelled, it holds what it held, or less."""

@@ -111,6 +111,11 @@ class WorkSlots:
         return 0 if self._all is None else len(self._all)
 
     @property
+    def is_limited(self) -> bool:
+        """Whether there is a limit for all work; a queue has its own."""
+        return self._all is not None
+
+    @property
     def queued(self) -> int:
         """Number of tasks that wait in queues to begin, or are about to."""
         return sum(self._admitted.values())

@@ -34,6 +34,7 @@ from mcp_task_runtime.core.abilities import implements
 from mcp_task_runtime.core.backoff import Backoff
 from mcp_task_runtime.core.causes import sole_cause
 from mcp_task_runtime.core.functions import call_in_thread, is_async
+from mcp_task_runtime.core.group import current_task
 from mcp_task_runtime.core.json import dump_json
 from mcp_task_runtime.core.questions import CLEANUP_SECONDS
 from mcp_task_runtime.core.step_results import StepResult
@@ -42,7 +43,7 @@ from mcp_task_runtime.core.text import check_text
 from mcp_task_runtime.core.types import Fence
 from mcp_task_runtime.errors import LeaseLostError, StepChangedError, StepResultError, StoreUnavailableError
 
-__all__ = ["AtHome", "Retries", "TaskSteps", "current_task"]
+__all__ = ["AtHome", "Retries", "TaskSteps"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -158,7 +159,7 @@ class TaskSteps:
             store: Where it is kept.
             fence: Returns what the writes of the run carry; `None` where it holds no lease.
             may_rerun: Whether the work may run again.
-            root: The event loop's task that the work runs in, by `current_task`; `None` where there is none.
+            root: The event loop's task that the work runs in, by `core.group.current_task`; `None` where there is none.
             digest_key: Keys the digests of arguments; see `TaskRequest.digest_key`.
         """
         self._task_id = task_id
@@ -350,11 +351,3 @@ async def _here(function: Callable[[], Awaitable[Any]]) -> Any:
 
 def _name(key: str | None) -> str:
     return "" if key is None else key.rpartition("(")[0]
-
-
-def current_task() -> int | None:
-    """Return a number for the event loop's task that runs here, or `None` where no event loop runs."""
-    try:
-        return anyio.get_current_task().id
-    except RuntimeError:  # no event loop runs here
-        return None

@@ -25,7 +25,8 @@ class StoredTasks:
         self._clock = clock
         self._max_tasks = max_tasks
         self._max_bytes = max_bytes
-        self._tasks: dict[str, tuple[str | None, int]] = {}
+        self._tasks: dict[str, tuple[str | None, int, int]] = {}
+        """Owner, size without the outcome, and size."""
         self._totals: dict[str | None, tuple[int, int]] = {}
         self._expiry = DeadlineHeap()
 
@@ -39,35 +40,50 @@ class StoredTasks:
         self._purge()
         return sum(size for _, size in self._totals.values())
 
-    def check(self, spec: TaskSpec) -> None:
-        """Check that an owner may store one more task.
+    def check(self, spec: TaskSpec) -> int:
+        """Check that an owner may store one more task; return its size in bytes.
 
         Raises:
             LimitExceededError: It would have too many, or they would be too large.
         """
         self._purge()
-        count, size = self._totals.get(spec.owner, (0, 0))
+        count, total = self._totals.get(spec.owner, (0, 0))
         if self._max_tasks is not None and count >= self._max_tasks:
             raise LimitExceededError("stored tasks", self._max_tasks)
-        if self._max_bytes is not None and size + _size(spec) > self._max_bytes:
+        size = _size(spec)
+        if self._max_bytes is not None and total + size > self._max_bytes:
             raise LimitExceededError("bytes of stored tasks", self._max_bytes)
+        return size
+
+    def add(self, record: TaskRecord, size: int) -> None:
+        """Count a new task of this size."""
+        task_id, owner = record.task.task_id, record.owner
+        self.discard(task_id)
+        self._tasks[task_id] = (owner, size, size)
+        self._change(owner, 1, size)
+        self._expiry.set(task_id, record.task.expires_at)
 
     def set(self, record: TaskRecord) -> None:
-        """Count a task, or count it again after its end."""
-        size = _size(record)
-        if record.outcome is not None and record.outcome.payload_json is not None:
-            size += text_bytes(record.outcome.payload_json)
-        self.discard(record.task_id)
-        self._tasks[record.task_id] = (record.owner, size)
-        self._change(record.owner, 1, size)
-        self._expiry.set(record.task_id, record.task.expires_at)
+        """Count a task after its end."""
+        task_id, owner = record.task.task_id, record.owner
+        known = self._tasks.get(task_id)
+        if known is None:  # another process made it
+            self.add(record, _size(record))
+            known = self._tasks[task_id]
+        outcome = record.outcome
+        size = known[1]
+        if outcome is not None and outcome.payload_json is not None:
+            size += text_bytes(outcome.payload_json)
+        self._change(owner, 0, size - known[2])
+        self._tasks[task_id] = (owner, known[1], size)
+        self._expiry.set(task_id, record.task.expires_at)
 
     def discard(self, task_id: str) -> None:
         """Count a task no more: it was deleted."""
         entry = self._tasks.pop(task_id, None)
         if entry is not None:
             self._expiry.discard(task_id)
-            self._change(entry[0], -1, -entry[1])
+            self._change(entry[0], -1, -entry[2])
 
     def _change(self, owner: str | None, tasks: int, size: int) -> None:
         count, total = self._totals.get(owner, (0, 0))

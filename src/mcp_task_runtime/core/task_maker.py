@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Final, cast
 
 from mcp_task_runtime.core import audit
-from mcp_task_runtime.core.abilities import time_limit
+from mcp_task_runtime.core.abilities import does_never_wait, time_limit
 from mcp_task_runtime.core.json import dump_json
 from mcp_task_runtime.core.live_tasks import LiveTasks
 from mcp_task_runtime.core.observer import TaskObserver
@@ -91,23 +91,24 @@ class TaskMaker:
         """
         self._check(spec)
         try:
-            self._stored.check(spec)
+            size = self._stored.check(spec)
             self._live.reserve(spec.owner)  # before the store is asked: others may be on their way too
         except LimitExceededError:
             joined = await self.join(spec, shield=shield)
             if joined is None:
                 raise
             return joined, False
+        is_new = False
         try:
             record, is_new = await self._create(self._bounded(spec, waits_ms, is_queued), spec.join_key, shield)
-            if not is_new:
-                return record, False
-            self._live.add(record)
-            self._stored.set(record)
         finally:
-            self._live.unreserve(spec.owner)
-        audit.created(record)
-        return record, True
+            if not is_new:
+                self._live.unreserve(spec.owner)
+        if is_new:
+            self._live.add_reserved(record)
+            self._stored.add(record, size)
+            audit.created(record)
+        return record, is_new
 
     async def join(self, spec: TaskSpec, *, shield: bool = False) -> TaskRecord | None:
         """Return the task that a call joins, or `None`; no task is created.
@@ -141,6 +142,9 @@ class TaskMaker:
 
     async def _create(self, new: NewTask, join_key: str | None, shield: bool) -> tuple[TaskRecord, bool]:
         """Have the store create a task, or join one, within a time limit."""
+        if join_key is None and does_never_wait(self._store.create_task):
+            with store_errors():
+                return await self._store.create_task(new), True
         made = None
         operation = self._store.create_task if join_key is None else cast(TaskJoins, self._store).join_task
         try:

@@ -48,6 +48,7 @@ COUNTED_AT_MOST: Final = 50_000
 LOOKED_AT_MOST: Final = 2_000
 """How many tasks one page of a search looks at where no index finds those that match; see `TaskSearch`."""
 
+_MILLISECOND: Final = timedelta(milliseconds=1)
 _IS_ERROR: Final = re.compile(r'"isError"\s*:\s*true')
 
 LiveStatus: TypeAlias = Literal["working", "input_required"]
@@ -85,7 +86,7 @@ class Task:
     @property
     def expires_at(self) -> datetime | None:
         """When the task is gone for every caller at once (law L7), or `None` for never."""
-        return None if self.ttl_ms is None else self.created_at + timedelta(milliseconds=self.ttl_ms)
+        return None if self.ttl_ms is None else self.created_at + self.ttl_ms * _MILLISECOND
 
 
 @dataclass(frozen=True, slots=True)

@@ -441,7 +441,8 @@ class Workers:
         end: RunEnd[T] = RunEnd()
         try:
             if needs_slot and execution.record is not None:
-                await execution.acquire_slot()
+                if not self._slots.has_all(execution):
+                    await execution.acquire_slot()
                 if self._observer is not None:
                     self._observer.started(execution, execution.record)
             execution.has_begun = True
@@ -467,8 +468,7 @@ class Workers:
         former = execution.end()
         stays_open = False
         try:
-            with execution.writing():
-                stays_open = await self._write_end(execution, former, end, outcome_of)
+            stays_open = await self._write_end(execution, former, end, outcome_of)
         except Exception:
             logger.exception("The end of work could not be handled")
         finally:
@@ -484,22 +484,34 @@ class Workers:
         record = execution.record
         if record is None or former is ExecutionState.FINISHED_OWN:
             return False
-        if former is ExecutionState.RESERVED:
-            await self.discard_task(record)
-        elif former is ExecutionState.HANDED_OVER:
-            await self._release(record, is_lost=execution.has_begun and not record.request.rerunnable)
-        elif self._is_lost(execution, record, end):
-            await self._release(record, is_lost=True)
-        elif self._postponed is not None and self._runs_again(execution, record, end):
-            return await self._postpone(execution, record, end, self._postponed)
-        elif former is ExecutionState.DETACHED and (end.error is None or end.is_interrupted):
-            return await self._leave_open(execution, record)
-        else:
-            fence = None if record.lease is None else record.lease.fence
-            outcome = end.decide(execution, record, outcome_of)
-            reason = "it was interrupted" if outcome is INTERRUPTED else self._reasons.get(record.task_id)
-            await self._endings.finish_eventually(record, outcome, fence=fence, reason=reason, error=end.unexpected)
+        usual = former is ExecutionState.PUBLISHED and not record.request.rerunnable
+        other = None if usual else self._instead(execution, former, record, end)
+        if other is not None:
+            with execution.writing():
+                return bool(await other)
+        fence = None if record.lease is None else record.lease.fence
+        outcome = end.decide(execution, record, outcome_of)
+        reason = "it was interrupted" if outcome is INTERRUPTED else self._reasons.get(record.task_id)
+        await self._endings.finish_eventually(
+            record, outcome, fence=fence, reason=reason, error=end.unexpected, waiting=execution.writing
+        )
         return False
+
+    def _instead(
+        self, execution: Execution[Any], former: ExecutionState, record: TaskRecord, end: RunEnd[Any]
+    ) -> Awaitable[bool | None] | None:
+        """Return what is done with the task of a run instead of ending it, if it does not end."""
+        if former is ExecutionState.RESERVED:
+            return self.discard_task(record)
+        if former is ExecutionState.HANDED_OVER:
+            return self._release(record, is_lost=execution.has_begun and not record.request.rerunnable)
+        if self._is_lost(execution, record, end):
+            return self._release(record, is_lost=True)
+        if self._postponed is not None and self._runs_again(execution, record, end):
+            return self._postpone(execution, record, end, self._postponed)
+        if former is ExecutionState.DETACHED and (end.error is None or end.is_interrupted):
+            return self._leave_open(execution, record)
+        return None
 
     def _is_lost(self, execution: Execution[Any], record: TaskRecord, end: RunEnd[Any]) -> bool:
         """Return whether work counts as lost with its worker, and not as failed: it may run again (law L12)."""

@@ -115,11 +115,13 @@ def acknowledge() -> JSONObject:
 
 
 def _render_task(task: Task) -> JSONObject:
+    created_at = format_timestamp(task.created_at)
+    is_new = task.last_updated_at is task.created_at
     rendered: JSONObject = {
         "taskId": task.task_id,
         "status": task.status,
-        "createdAt": format_timestamp(task.created_at),
-        "lastUpdatedAt": format_timestamp(task.last_updated_at),
+        "createdAt": created_at,
+        "lastUpdatedAt": created_at if is_new else format_timestamp(task.last_updated_at),
         "ttlMs": task.ttl_ms,
         "pollIntervalMs": task.poll_interval_ms,
     }

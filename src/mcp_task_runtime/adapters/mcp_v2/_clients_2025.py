@@ -29,7 +29,6 @@ from mcp_task_runtime.adapters.mcp_v2._requests import (
     RequestSession,
     as_mcp_errors,
     as_shown,
-    is_modern,
 )
 from mcp_task_runtime.adapters.requestor import (
     JSON_RESPONSES,
@@ -82,10 +81,7 @@ class Clients2025:
         self._scopes = ConnectionScopes()
 
     async def middleware(self, ctx: Context, call_next: CallNext) -> HandlerResult:
-        """Serve what such a client asks for; pass on everything else."""
-        if ctx.request_id is None or is_modern(ctx):
-            with calling(None):
-                return await call_next(ctx)
+        """Serve what such a client requests; pass on everything else that it does."""
         if ctx.method == "initialize":
             return await self._initialize(ctx, call_next)
         if not _is_initialized(ctx):

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from sys import intern
-from typing import Any
+from typing import Any, ClassVar
 
 import anyio
 import anyio.lowlevel
@@ -23,6 +23,7 @@ from mcp_types import (
     InputRequiredResult,
     RequestParams,
 )
+from pydantic import BaseModel
 
 from mcp_task_runtime.adapters._caller import caller_of, implicit_owner
 from mcp_task_runtime.adapters._options import TaskOptions
@@ -67,6 +68,16 @@ class _UpdateParams(_TaskIdParams):
     input_responses: dict[str, Any]
 
 
+class _WayOut(MCPError):
+    """Leaves a call that has become a task: an error of the SDK, which passes its tool layer, and reaches no client."""
+
+    _SHARED: ClassVar = ErrorData(code=INTERNAL_ERROR, message="The call has become a task")
+
+    def __init__(self) -> None:
+        Exception.__init__(self)
+        self.error = self._SHARED
+
+
 class _UnwindingCall(UnwindingCall):
     """A call that ends with an error of the SDK, which its tool layer raises as it is."""
 
@@ -75,7 +86,7 @@ class _UnwindingCall(UnwindingCall):
     raises_as_is = True
 
     def _way_out(self) -> Exception:
-        return MCPError(INTERNAL_ERROR, "The call has become a task")
+        return _WayOut()
 
 
 class Methods2026:
@@ -167,7 +178,7 @@ class Methods2026:
             ttl_ms=self._runtime.settings.input_ttl_ms if is_implicit else None,
             request=TaskRequest(
                 name=params.name,
-                arguments_json=dump_json(params.arguments or {}),
+                arguments_json=dump_json(params.arguments) if params.arguments else "{}",
                 caller_json=caller_of((ctx.params or {}).get("_meta"), ctx.protocol_version),
             ),
             client_capabilities_json=intern(dump_json(ctx.session.client_capabilities or {})),
@@ -289,7 +300,7 @@ def outcome_of_result(result: HandlerResult) -> Outcome:
         return Outcome.failed(result.message, code=result.code, data=result.data)
     if isinstance(result, InputRequiredResult):
         return Outcome.failed("A task cannot return InputRequiredResult; use task.elicit()")
-    return Outcome.completed(to_call_result(result))
+    return Outcome.completed(result if isinstance(result, BaseModel) else to_call_result(result))
 
 
 def _admit(ctx: Context, params: _TaskIdParams) -> None:

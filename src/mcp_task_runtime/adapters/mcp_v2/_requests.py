@@ -139,10 +139,10 @@ def _as_json(declared: ClientCapabilities | None) -> JSONObject:
 
 
 def declares_tasks(ctx: Context) -> bool:
-    """Whether this very request declared the extension; a client of an older revision cannot (C1)."""
+    """Whether this very request of a revision that has the extension declared it (C1); see `is_modern`."""
     declared = ctx.session.client_capabilities
     extensions = None if declared is None else declared.extensions
-    return is_modern(ctx) and wire.EXTENSION_ID in (extensions or {})
+    return extensions is not None and wire.EXTENSION_ID in extensions
 
 
 def is_modern(ctx: Context) -> bool:

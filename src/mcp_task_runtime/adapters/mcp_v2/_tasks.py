@@ -218,10 +218,7 @@ class Tasks(BaseTasks[Context], Extension):
                 "middleware=[tasks.middleware] is missing among the arguments of the server: "
                 "its tasks are not pushed, and clients of protocol 2025-11-25 have none"
             )
-        if self._blocks(params.name):
-            call_next = partial(call_in_own_loop, call_next)
-        if self._is_masked(params.name):
-            call_next = partial(self._call_masked, params.name, call_next)
+        call_next = self._around(params.name, call_next)
         if self._is_fastmcp:
             call_next = partial(self._call_fastmcp, call_next)
         if is_modern(ctx):
@@ -232,7 +229,7 @@ class Tasks(BaseTasks[Context], Extension):
                 return await self._call_of_tasks_client(params, ctx, call_next)
             if self._input_rounds.takes(ctx):
                 return await self._input_rounds.call(params, ctx, call_next)
-        if self._has_middleware and not is_modern(ctx) and current_call(self.runtime) is not None:
+        elif self._has_middleware and current_call(self.runtime) is not None:
             return await call_next(ctx)  # a task of a client of 2025-11-25
         return await self._call_plainly(params.name, ctx, call_next)
 
@@ -270,9 +267,23 @@ class Tasks(BaseTasks[Context], Extension):
         That is push for tasks (wire rule C11), and clients of protocol revision 2025-11-25.
         """
         self._has_middleware = True
-        if is_listen(ctx):
-            return await self._listeners.serve(self._principal(ctx), ctx, call_next)
+        if ctx.request_id is None or is_modern(ctx):
+            if is_listen(ctx):
+                return await self._listeners.serve(self._principal(ctx), ctx, call_next)
+            if ctx.method == "tools/call":  # its call is noted where it is served
+                return await call_next(ctx)
+            with calling(None):
+                return await call_next(ctx)
         return await self._clients_2025.middleware(ctx, call_next)
+
+    def _around(self, name: str, call_next: CallNext) -> CallNext:
+        """Return the handler of a tool with what an adopted one needs around it, which knows nothing of tasks."""
+        declared = self._tools.get(name)
+        if declared is None or not declared.is_adopted:
+            return call_next
+        if declared.blocks:
+            call_next = partial(call_in_own_loop, call_next)
+        return partial(self._call_masked, name, call_next) if self._mask_errors else call_next
 
     async def _call_masked(self, name: str, call_next: CallNext, ctx: Context) -> HandlerResult:
         call = current_call(self.runtime)
@@ -336,11 +347,7 @@ class Tasks(BaseTasks[Context], Extension):
         async def call_handler(ctx: Context) -> HandlerResult:
             return await handler(ctx, params)
 
-        call_next: CallNext = call_handler
-        if self._blocks(call.name):
-            call_next = partial(call_in_own_loop, call_next)
-        if self._is_masked(call.name):
-            call_next = partial(self._call_masked, call.name, call_next)
+        call_next = self._around(call.name, call_handler)
         try:
             with as_kept_caller(credentials.token):
                 if self._conversions.get(call.name) is not None:

@@ -70,13 +70,14 @@ class Entry(Indexed):
     def note(self, at: datetime, events: Iterable[tuple[TaskEventKind, str | None]]) -> None:
         """Add events to the history, which keeps the last `EVENTS_KEPT` of them; about 40 bytes each."""
         stamp = (at - _EPOCH) // _MICROSECOND
-        blob = self._events or b"\0"
-        parts, count = [blob[1:]], blob[0]
-        for kind, text in list(events)[-EVENTS_KEPT:]:
-            data = b"" if text is None else event_excerpt(text).encode()
-            parts.append(_HEAD.pack(stamp, _NUMBERS[kind], -1 if text is None else len(data)) + data)
+        blob, count = self._events[1:], self._events[0] if self._events else 0
+        for kind, text in events:
+            if text is None:
+                blob += _HEAD.pack(stamp, _NUMBERS[kind], -1)
+            else:
+                data = event_excerpt(text).encode()
+                blob += _HEAD.pack(stamp, _NUMBERS[kind], len(data)) + data
             count += 1
-        blob = b"".join(parts)
         start = 0
         for _ in range(count - EVENTS_KEPT):
             start += _HEAD.size + max(0, _HEAD.unpack_from(blob, start)[2])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from heapq import merge
@@ -36,7 +35,7 @@ class Search:
         self._groups: dict[tuple[TaskStatus, str], Group] = {}
         self._errors: dict[tuple[TaskStatus, str], Group] = {}
         self._ids = IdIndex()
-        self._live: Counter[str | None] = Counter()
+        self._live: dict[str | None, int] = {}
 
     @property
     def owners(self) -> int:
@@ -93,7 +92,7 @@ class Search:
 
     def live(self, owner: str | None) -> int:
         """Return how many live tasks an owner has."""
-        return self._live[owner]
+        return self._live.get(owner, 0)
 
     def counts(self) -> TaskCounts:
         """Return how many entries there are; linear in the number of tools, not of tasks."""
@@ -106,8 +105,8 @@ class Search:
         key = (record.task.status, record.request.name)
         entry.group = _join(self._groups, key, entry)
         if not is_terminal(record.task.status):
-            self._live[record.owner] += 1
-        if record.outcome is not None and record.outcome.is_error:
+            self._live[record.owner] = self._live.get(record.owner, 0) + 1
+        elif record.outcome is not None and record.outcome.is_error:
             entry.failing = _join(self._errors, key, entry)
 
     def _leave(self, entry: Indexed) -> None:

@@ -169,10 +169,11 @@ class InMemoryTaskStore:
         now = self._purge()
         check_new_task(new)
         record = create_record(new, now=now)
-        task_id, expires_at = record.task_id, record.task.expires_at
+        task_id, expires_at = record.task.task_id, record.task.expires_at
         if task_id in self._entries:
             raise TaskExistsError(task_id)
-        check_room(self._search.live(new.owner), new.max_live)
+        if new.max_live is not None:
+            check_room(self._search.live(new.owner), new.max_live)
         self._sequence += 1
         entry = self._entries[task_id] = Entry(record, self._sequence)
         self._search.add(entry)
@@ -250,8 +251,10 @@ class InMemoryTaskStore:
         check_outcome(outcome)
         entry = self._entry(task_id)
         record = finish_record(entry.record, outcome, now=now, fence=fence)
-        self._expiry.set(task_id, record.task.expires_at)
-        self._leases.discard(record)
+        if record.task.ttl_ms != entry.record.task.ttl_ms:
+            self._expiry.set(task_id, record.task.expires_at)
+        if entry.record.lease is not None:
+            self._leases.discard(record)
         self._queue.forget(task_id)
         entry.steps = None
         return self._write(entry, record, [(outcome.status, outcome.status_message)])
