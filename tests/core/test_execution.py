@@ -162,14 +162,80 @@ async def test_work_that_time_made_a_task_takes_no_slot_from_work_that_waits_for
         await world.runtime.cancel(got[0].task_id, owner=None)
 
 
-async def test_work_that_is_quick_enough_stays_an_ordinary_call_and_its_timer_goes() -> None:
+async def test_work_becomes_the_task_that_its_caller_wants_after_a_while_and_goes_on() -> None:
+    async with open_world(yielding=True) as world:
+        release = anyio.Event()
+        got: list[Any] = []
+
+        async def work(execution: Execution[Result]) -> Result:
+            await release.wait()
+            return {"id": (await execution.begin(TaskSpec(owner="late"))).task_id}
+
+        async def call() -> None:
+            got.append(await world.runtime.run(work, begin_after=(10, TaskSpec(owner="me"))))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(call)
+            await anyio.wait_all_tasks_blocked()
+            world.clock.advance(9.9)
+            await anyio.wait_all_tasks_blocked()
+            assert (got, world.memory.statistics().tasks) == ([], 0)
+            world.clock.advance(0.2)
+        record = got[0]
+        release.set()
+        assert (await world.runtime.result(record.task_id, owner="me")).result == {"id": record.task_id}
+        await world.until_idle()
+        assert world.clock.waiting <= 1, "only the watch of deadlines waits"
+        assert world.kept() == NOTHING
+
+
+async def test_work_that_cannot_become_a_task_after_a_while_goes_on_as_a_call(caplog: pytest.LogCaptureFixture) -> None:
+    async with open_world(settings=TaskSettings(max_tasks_per_owner=1)) as world:
+        other = await world.runtime.submit(TaskSpec(owner="me"), forever)
+        release = anyio.Event()
+        got: list[Any] = []
+
+        async def work(execution: Execution[Result]) -> Result:
+            await release.wait()
+            return {"slow": True}
+
+        async def call() -> None:
+            got.append(await world.runtime.run(work, begin_after=(10, TaskSpec(owner="me"))))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(call)
+            await anyio.wait_all_tasks_blocked()
+            world.clock.advance(10)
+            await anyio.wait_all_tasks_blocked()
+            assert got == []
+            release.set()
+        assert got == [{"slow": True}]
+        assert "A call could not become a task" in caplog.text
+        await world.runtime.cancel(other.task_id, owner="me")
+
+
+async def test_a_caller_that_goes_while_it_waits_for_its_task_takes_the_work_with_it() -> None:
+    async with open_world() as world:
+        async with anyio.create_task_group() as group:
+            group.start_soon(partial(world.runtime.run, forever, begin_after=(10, TaskSpec())))
+            await anyio.wait_all_tasks_blocked()
+            group.cancel_scope.cancel()
+        await world.until_idle()
+        assert world.memory.statistics().tasks == 0
+        assert world.kept() == NOTHING
+
+
+@pytest.mark.parametrize("by_caller", [False, True], ids=["by the work", "by its caller"])
+async def test_work_that_is_quick_enough_stays_an_ordinary_call_and_its_timer_goes(by_caller: bool) -> None:
     async with open_world() as world:
 
         async def work(execution: Execution[Result]) -> Result:
-            execution.promote_after(10, TaskSpec())
+            if not by_caller:
+                execution.promote_after(10, TaskSpec())
             return {"quick": True}
 
-        assert await world.runtime.run(work) == {"quick": True}
+        begin_after = (10, TaskSpec()) if by_caller else None
+        assert await world.runtime.run(work, begin_after=begin_after) == {"quick": True}
         await anyio.wait_all_tasks_blocked()
         assert world.clock.waiting == 0
         world.clock.advance(100)
@@ -177,20 +243,22 @@ async def test_work_that_is_quick_enough_stays_an_ordinary_call_and_its_timer_go
         assert world.memory.statistics().tasks == 0
 
 
+@pytest.mark.parametrize("by_caller", [False, True], ids=["by the work", "by its caller"])
 @pytest.mark.parametrize("steps", range(10))
-async def test_work_that_ends_just_when_its_time_is_up_is_one_or_the_other(steps: int) -> None:
+async def test_work_that_ends_just_when_its_time_is_up_is_one_or_the_other(steps: int, by_caller: bool) -> None:
     """L2: its caller gets the result, or a task that has it; never neither, and nothing else is left."""
     async with open_world(yielding=True) as world:
         release = anyio.Event()
         got: list[Any] = []
 
         async def work(execution: Execution[Result]) -> Result:
-            execution.promote_after(10, TaskSpec())
+            if not by_caller:
+                execution.promote_after(10, TaskSpec())
             await release.wait()
             return {"n": 1}
 
         async def call() -> None:
-            got.append(await world.runtime.run(work))
+            got.append(await world.runtime.run(work, begin_after=(10, TaskSpec()) if by_caller else None))
 
         async with anyio.create_task_group() as group:
             group.start_soon(call)

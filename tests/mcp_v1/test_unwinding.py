@@ -188,3 +188,64 @@ async def test_a_result_that_does_not_fit_its_schema_is_an_error() -> None:
         answer = await result(client, await start(client, "measures", {}))
         assert answer.isError
         assert text(answer).startswith("Output validation error: 3 is greater than the maximum of 2")
+
+
+class Mark(str):
+    """A text of the author's own class."""
+
+
+async def a_text(task: ServerTaskContext) -> str:
+    return Mark("7")
+
+
+async def a_number(task: ServerTaskContext) -> int:
+    return True
+
+
+async def a_yes(task: ServerTaskContext) -> bool:
+    return True
+
+
+async def a_fraction(task: ServerTaskContext) -> float:
+    return 7
+
+
+async def a_list(task: ServerTaskContext) -> list[str]:
+    return ["7", "8"]
+
+
+async def nothing(task: ServerTaskContext) -> str | None:
+    return None
+
+
+async def a_name(task: ServerTaskContext) -> Name:
+    return Name(name="Ada")
+
+
+async def a_block(task: ServerTaskContext) -> types.TextContent:
+    return types.TextContent(type="text", text="7", annotations=types.Annotations(priority=0.5))
+
+
+async def an_image(task: ServerTaskContext) -> list[types.ContentBlock]:
+    return [types.ImageContent(type="image", data="", mimeType="image/png", _meta={"of": None})]
+
+
+async def an_object(task: ServerTaskContext) -> dict[str, Any]:
+    return {"result": None, "of": [None]}
+
+
+async def not_a_text(task: ServerTaskContext) -> str:
+    return 7  # type: ignore[return-value]
+
+
+OF_ALL_KINDS = (a_text, a_number, a_yes, a_fraction, a_list, nothing, a_name, a_block, an_image, an_object, not_a_text)
+
+
+async def test_a_task_has_the_result_of_a_plain_call_whatever_its_work_returns() -> None:
+    async with connected(*OF_ALL_KINDS) as client:
+        for function in OF_ALL_KINDS:
+            name = function.__name__
+            of_task = await result(client, await start(client, name, {}))
+            of_call = await client.call_tool(name, {})
+            assert of_task.model_copy(update={"meta": None}) == of_call, name
+            assert of_task.isError == (function is not_a_text)

@@ -33,6 +33,7 @@ from mcp_task_runtime.core.types import Outcome, TaskRecord, TaskSpec
 from mcp_task_runtime.errors import INTERNAL_ERROR, ProtocolError, TaskRuntimeError
 
 __all__ = [
+    "BEGIN_SECONDS",
     "Convert",
     "EndedCall",
     "NoteFailure",
@@ -55,7 +56,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 NoteFailure: TypeAlias = Callable[[Exception], None]
 
-_BEGIN_SECONDS: Final = 0.1
+BEGIN_SECONDS: Final = 0.1
 """How long a tool may take to say with which options it runs as a task; then it runs with the default ones."""
 
 _HANDLE_SECONDS: Final = 0.005
@@ -441,9 +442,8 @@ class TaskCall(ToolCall):
         the event loop for as long as it takes, unless it has one of its own.
         """
         if self._declared is None:
-            if self._client_decides:
-                self._execution.promote_after(_BEGIN_SECONDS, self.new_task(self._options))
-        elif self._client_decides or self._declared.is_adopted:
+            return
+        if self._client_decides or self._declared.is_adopted:
             if self._options.promote_after is not None and not self._client_decides:
                 self._execution.promote_after(self._options.promote_after, self.new_task(self._options))
                 return

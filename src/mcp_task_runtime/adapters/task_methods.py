@@ -16,6 +16,7 @@ from typing import Final, Protocol
 from mcp_task_runtime.adapters._caller import caller_of
 from mcp_task_runtime.adapters._options import TaskOptions
 from mcp_task_runtime.adapters._tool_calls import (
+    BEGIN_SECONDS,
     Convert,
     TaskCall,
     UnwindingCall,
@@ -199,7 +200,12 @@ class TaskMethods:
                 await call.begin()
                 return result
 
-        made = await self._runtime.run(work, outcome_of=Outcome.completed, resource_scope=home)
+        made = await self._runtime.run(
+            work,
+            outcome_of=Outcome.completed,
+            resource_scope=home,
+            begin_after=(BEGIN_SECONDS, new) if declared is None else None,
+        )
         assert isinstance(made, TaskRecord)
         return wire_2025.render_created(made.task, model_immediate_response=calls[0].model_immediate_response)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
@@ -243,6 +244,7 @@ class TaskRuntime:
         *,
         outcome_of: Callable[[T], Outcome] = Outcome.completed,
         resource_scope: Hashable = None,
+        begin_after: tuple[float, TaskSpec] | None = None,
     ) -> T | TaskRecord:
         """Run work apart from the caller until it has ended or has become a task.
 
@@ -254,6 +256,8 @@ class TaskRuntime:
             work: What to run; it gets its `Execution`.
             outcome_of: Turns what the work returns into the task's outcome.
             resource_scope: Whose resources the work uses; see `drain`.
+            begin_after: Seconds after which work that has neither ended nor become a task becomes one, and what that
+                is made with. Where it cannot be made, that is logged, and the work goes on.
 
         Returns:
             What the work returned, or the record of the task it became.
@@ -265,10 +269,23 @@ class TaskRuntime:
         caller = execution.expect_caller()
         self._workers.launch(execution, work, outcome_of)
         try:
+            if begin_after is not None:
+                seconds, spec = begin_after
+                with self.store.clock.move_on_at(self.store.clock.now() + timedelta(seconds=seconds)):
+                    return await caller.wait()
+                if not caller.done():
+                    await self._begin(execution, spec)
             return await caller.wait()
         except (anyio.get_cancelled_exc_class(), KeyboardInterrupt):
             await self._workers.abandon(execution)
             raise
+
+    async def _begin(self, execution: Execution[Any], spec: TaskSpec) -> None:
+        """Make a call a task that has taken too long for a call; where that fails, its work may still do so."""
+        try:
+            await execution.begin(spec, wait_for_slot=False)
+        except Exception:
+            logger.exception("A call could not become a task")
 
     async def submit(
         self,

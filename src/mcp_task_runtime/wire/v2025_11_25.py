@@ -65,12 +65,11 @@ def render_capability(*, can_list: bool) -> JSONObject:
 
 def render_task(task: Task, outcome: Outcome | None = None) -> JSONObject:
     """Return a task as `tasks/get` and status notifications show it (B4, B10); `ttl` is always there (A4)."""
-    result = None if outcome is None else outcome.result
     status: TaskStatus = task.status
     message = task.status_message
-    if result is not None and result.get("isError") is True:
+    if outcome is not None and outcome.is_error:
         # Under this revision such a result is a failure (B7), and the message says what went wrong (B13).
-        status, message = "failed", _reason(result)
+        status, message = "failed", _reason(outcome.result or {})
     rendered: JSONObject = {
         "taskId": task.task_id,
         "status": status,

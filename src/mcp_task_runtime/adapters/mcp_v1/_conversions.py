@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias, get_args
 
 from jsonschema.protocols import Validator
 from jsonschema.validators import validator_for
@@ -12,12 +13,20 @@ from mcp import types
 from mcp.server.fastmcp import FastMCP
 from mcp.server.fastmcp.tools import Tool
 from mcp.server.lowlevel import Server
+from pydantic import BaseModel
 
 from mcp_task_runtime.core.json import JSONObject
 
 __all__ = ["Conversions"]
 
 _Conversion: TypeAlias = Callable[[Any], JSONObject]
+
+_PLAIN_TYPES: Final[dict[str, type]] = {"string": str, "integer": int, "boolean": bool}
+_PLAIN_FIELD: Final = frozenset({"title", "type"})
+_PLAIN_KEYS: Final = frozenset({"properties", "required", "title", "type"})
+
+_BLOCKS: Final = frozenset(get_args(types.ContentBlock))
+"""The SDK's classes of content."""
 
 
 class Conversions:
@@ -77,16 +86,52 @@ def _conversion(tool: Tool) -> _Conversion:
         kind = validator_for(schema)
         kind.check_schema(schema)
         validator = kind(schema)
+    is_plain = functools.partial(_is_plain, {} if schema is None else _plain_fields(schema))
 
     def convert(value: Any) -> JSONObject:
         converted = tool.fn_metadata.convert_result(value)
-        if not isinstance(converted, types.CallToolResult):
-            content, structured = (converted, None) if validator is None else converted
-            if validator is not None:
-                validator.validate(structured)
-            converted = types.CallToolResult(content=list(content), structuredContent=structured, isError=False)
-        elif type(converted) is not types.CallToolResult:
-            raise TypeError("The SDK says what it sends of a class of the author's")
-        return converted.model_dump(by_alias=True, mode="json", exclude_none=True)
+        if isinstance(converted, types.CallToolResult):
+            if type(converted) is not types.CallToolResult:
+                raise TypeError("The SDK says what it sends of a class of the author's")
+            return _dump(converted)
+        content, structured = (converted, None) if validator is None else converted
+        if validator is not None and not is_plain(structured):
+            validator.validate(structured)
+        blocks = list(content)
+        if not all(type(block) in _BLOCKS for block in blocks):
+            return _dump(types.CallToolResult(content=blocks, structuredContent=structured, isError=False))
+        # What a model of the result makes of these, without the model.
+        result: JSONObject = {"content": [_dump(block) for block in blocks]}
+        if structured is not None:
+            result["structuredContent"] = structured
+        result["isError"] = False
+        return result
 
     return convert
+
+
+def _plain_fields(schema: JSONObject) -> dict[str, type]:
+    """Return the fields of an object and the classes of their values, where a schema says just that of all of them.
+
+    That is what the SDK makes of a tool that returns `str`, `int` or `bool`. For any other schema, return nothing.
+    """
+    fields: JSONObject = schema.get("properties", {})
+    if schema.keys() != _PLAIN_KEYS or schema["type"] != "object" or set(schema["required"]) != fields.keys():
+        return {}
+    classes = {
+        name: _PLAIN_TYPES[field["type"]]
+        for name, field in fields.items()
+        if isinstance(field, dict) and field.keys() == _PLAIN_FIELD and field["type"] in _PLAIN_TYPES
+    }
+    return classes if classes.keys() == fields.keys() else {}
+
+
+def _is_plain(fields: dict[str, type], value: object) -> bool:
+    """Return whether a value has these fields and no more; it need not be validated then."""
+    if not fields or type(value) is not dict or value.keys() != fields.keys():
+        return False
+    return all(type(value[name]) is kind for name, kind in fields.items())
+
+
+def _dump(model: BaseModel) -> JSONObject:
+    return model.model_dump(by_alias=True, mode="json", exclude_none=True)

@@ -341,9 +341,15 @@ class SharedSession(ConnectionSession):
         A task that waits for days need not hold what its request said.
         """
         kept = self._experimental
-        if kept is None or getattr(kept, "task_metadata", None) != getattr(own, "task_metadata", None):
+        if kept is None or _said_by(kept) != _said_by(own):
             self._experimental = own
         return self._experimental
+
+
+def _said_by(experimental: Any) -> object:
+    """Return what a client said of the task that it asks for."""
+    metadata = getattr(experimental, "task_metadata", None)
+    return metadata if metadata is None else (metadata.ttl, metadata.model_extra)
 
 
 class RequestSession(ConnectionSession):

@@ -10,7 +10,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import replace
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Final, Literal, TypeAlias, cast
 
 try:
     from mcp import types
@@ -26,13 +26,14 @@ from mcp.server.fastmcp.exceptions import ToolError
 from mcp.server.fastmcp.tools import Tool
 from mcp.server.lowlevel import Server
 from mcp.server.models import InitializationOptions
-from mcp.shared.exceptions import McpError
+from mcp.shared.exceptions import McpError, UrlElicitationRequiredError
 
 from mcp_task_runtime.adapters._masking import masked_text
 from mcp_task_runtime.adapters._tool_calls import (
     EndedCall,
     NoteFailure,
     PlainCall,
+    PromotedCall,
     TaskCall,
     ToolCall,
     UnwindingCall,
@@ -82,6 +83,31 @@ logger: logging.Logger = logging.getLogger(__name__)
 _Handler: TypeAlias = Callable[[Any], Awaitable[types.ServerResult]]
 
 
+_BECAME_TASK: Final = types.ErrorData(code=types.INTERNAL_ERROR, message="The call has become a task")
+
+
+class _WayOut(UrlElicitationRequiredError):
+    """Leaves a call that has become a task: the SDK's tool layer passes this error.
+
+    `mcp` 1.23 makes a result of it, which goes to no client.
+    """
+
+    def __init__(self) -> None:
+        Exception.__init__(self, _BECAME_TASK.message)  # one for each call: no model of the error is made
+        self.error = _BECAME_TASK
+
+
+class _UnwindingCall(UnwindingCall):
+    """An `UnwindingCall` whose way out is an error of the SDK."""
+
+    __slots__ = ()
+
+    raises_as_is = True
+
+    def _way_out(self) -> Exception:
+        return _WayOut()
+
+
 class Tasks(BaseTasks[Any]):  # a type checker with mcp 2.x does not know the class of its context
     """Background tasks for one server on `mcp` 1.x.
 
@@ -108,7 +134,7 @@ class Tasks(BaseTasks[Any]):  # a type checker with mcp 2.x does not know the cl
     _authenticated_principal = staticmethod(authenticated_principal)
 
     def _set_up(self) -> None:
-        self._methods = TaskMethods(self.runtime, self._host, inbox=self._inbox)
+        self._methods = TaskMethods(self.runtime, self._host, inbox=self._inbox, unwinding=_UnwindingCall)
         self._scopes = ConnectionScopes()
         self._own_tools: set[str] = set()
         """Tools whose work is all that the SDK calls: nothing of the author's comes after it."""
@@ -181,13 +207,22 @@ class Tasks(BaseTasks[Any]):  # a type checker with mcp 2.x does not know the cl
                 raise wire.task_forbidden(name)
 
             connection = shared_session(ctx, self._host.start_soon)
+            block: within_call | None = None
+
+            def within(call: PromotedCall) -> within_call:
+                nonlocal block
+                if block is None:
+                    block = within_call(ctx, call, connection)
+                return block
 
             async def job() -> JSONObject:
                 call = current_call(self.runtime)
                 assert isinstance(call, TaskCall | UnwindingCall)
                 try:
-                    with as_mcp_errors(), within_call(ctx, call, connection):
+                    with as_mcp_errors(), within(call):
                         result = await self._call(request, call)
+                except _WayOut:
+                    return {}
                 except Exception as error:
                     raise as_shown(error) from error
                 if isinstance(call, UnwindingCall) and call.has_begun:
@@ -204,7 +239,7 @@ class Tasks(BaseTasks[Any]):  # a type checker with mcp 2.x does not know the cl
                 protocol_version=protocol_version(ctx),
                 seal=None if self._credentials is None else functools.partial(self._sealed, ctx=ctx),
                 convert=self._converted if name in self._own_tools else None,
-                around=functools.partial(within_call, ctx, connection=connection),
+                around=within,
                 declared_json=connection.declared_json,
                 tell_soon=connection.news.start_soon,
             )
