@@ -29,11 +29,11 @@ from psycopg import sql
 from mcp_task_runtime import ServerTaskContext, TaskSettings
 from mcp_task_runtime.server import Tasks
 from tests.benchmarks.measuring import row
-from tests.mcp_v2.processes import HTTPServerProcess
 from tests.mcp_v2.raw_client import DECLARED, PROTOCOL_VERSION, HTTPExchange
 from tests.mcp_v2.schemas import Wire
 from tests.stores import postgres_server, redis_server
 from tests.stores.worker_program import Place
+from tests.support.processes import HTTPServerProcess
 
 AT_A_TIME = 500
 CALLS = 2_000

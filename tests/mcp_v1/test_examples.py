@@ -15,8 +15,8 @@ import pytest
 from tests.mcp_v1.raw_client import RawClient, http_client
 from tests.mcp_v1.schemas import Wire
 from tests.mcp_v1.test_low_level import connect
-from tests.mcp_v2.processes import HTTPServerProcess
 from tests.support.patience import PATIENCE
+from tests.support.processes import HTTPServerProcess
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 

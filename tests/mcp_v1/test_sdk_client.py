@@ -24,8 +24,8 @@ from mcp.shared.memory import create_client_server_memory_streams
 
 from mcp_task_runtime.adapters.mcp_v1 import Tasks
 from tests.mcp_v1.scenarios import World, add_tools, greet
-from tests.mcp_v2.processes import HTTPServerProcess
 from tests.support.patience import PATIENCE
+from tests.support.processes import HTTPServerProcess
 
 SERVE = Path(__file__).with_name("serve.py")
 ROOT = Path(__file__).resolve().parents[2]

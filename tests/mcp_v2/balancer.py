@@ -16,7 +16,7 @@ import anyio
 import httpx
 from starlette.types import Receive, Scope, Send
 
-from tests.mcp_v2.in_process import application_over_http
+from tests.support.applications import application_over_http
 
 _NOT_PASSED_ON = {"connection", "keep-alive", "transfer-encoding"}
 

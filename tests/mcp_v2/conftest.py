@@ -7,8 +7,8 @@ from collections.abc import Generator
 import pytest
 
 from tests.mcp_v2.everything_entry import EXAMPLES
-from tests.mcp_v2.processes import HTTPServerProcess
 from tests.mcp_v2.raw_client import StdioServer
+from tests.support.processes import HTTPServerProcess
 
 ENTRY = str(EXAMPLES.parent / "tests" / "mcp_v2" / "everything_entry.py")
 

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import json
-import queue
-import socket
-import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import anyio
-import uvicorn
 from mcp.server import MCPServer, Server
 from mcp.shared.memory import create_client_server_memory_streams
 from mcp.shared.message import SessionMessage
 from mcp_types import jsonrpc_message_adapter
-from starlette.types import ASGIApp
 
 from tests.mcp_v2.raw_client import RawClient, Reply
 from tests.mcp_v2.schemas import Wire
+from tests.support.applications import application_over_http
 from tests.support.patience import PATIENCE
 
 
@@ -82,27 +78,3 @@ def served_over_http(make: Callable[[], MCPServer[Any]], **options: Any) -> Gene
     """Serve in a thread of its own, where the server is made as well."""
     with application_over_http(lambda: make().streamable_http_app(**options)) as address:
         yield f"{address}/mcp"
-
-
-@contextmanager
-def application_over_http(make: Callable[[], ASGIApp]) -> Generator[str, None, None]:
-    """Run an application in a thread of its own, where it is made as well: uvicorn runs on asyncio alone."""
-    made: queue.Queue[uvicorn.Server] = queue.Queue()
-
-    def serve() -> None:
-        server = uvicorn.Server(uvicorn.Config(make(), log_level="error", timeout_graceful_shutdown=1))
-        made.put(server)
-        server.run(sockets=[listener])
-
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        server = made.get(timeout=PATIENCE)
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join(PATIENCE)
-            assert not thread.is_alive(), "the server did not stop"

@@ -1,4 +1,4 @@
-"""The tools of `tests/mcp_v1/scenarios.py` on `mcp` 2.x, as a program: `python serve_legacy.py stdio`, or `http`."""
+"""The tools of `tests/mcp_v1/scenarios.py` on `mcp` 2.x; as a program: `python serve_legacy.py stdio`, or `http`."""
 
 from __future__ import annotations
 
@@ -22,22 +22,24 @@ def user_of(ctx: ServerRequestContext[Any, Any]) -> str | None:
     return None if name is None else str(name)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("transport", choices=["stdio", "http"])
-    parser.add_argument("--json-response", action="store_true")
-    parser.add_argument("--stateless-http", action="store_true")
-    parser.add_argument("--gateway", action="store_true", help="a header says who makes a request")
-    options = parser.parse_args()
+def make_server(*, gateway: bool = False) -> MCPServer:
+    """Make the server; behind a gateway, a header says who makes a request."""
     mcp = MCPServer("world")
-    tasks = Tasks(principal=user_of) if options.gateway else Tasks()
+    tasks = Tasks(principal=user_of) if gateway else Tasks()
     tasks.install(mcp)
     mcp.tool()(greet)
     add_tools(World(tasks, None))  # type: ignore[arg-type]  # no client connects here
+    return mcp
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("transport", choices=["stdio", "http"])
+    options = parser.parse_args()
     if options.transport == "stdio":
-        mcp.run("stdio")
+        make_server().run("stdio")
     else:
-        mcp.run("streamable-http", port=0, json_response=options.json_response, stateless_http=options.stateless_http)
+        make_server().run("streamable-http", port=0)
 
 
 if __name__ == "__main__":

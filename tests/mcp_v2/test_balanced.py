@@ -27,12 +27,12 @@ from tests.mcp_v1 import raw_client as legacy
 from tests.mcp_v2.balanced_server import PATH
 from tests.mcp_v2.balancer import Balancer, balanced
 from tests.mcp_v2.listeners import Connection, Stream, http_connection
-from tests.mcp_v2.processes import HTTPServerProcess
 from tests.mcp_v2.raw_client import RawClient, accept
 from tests.mcp_v2.schemas import Wire
 from tests.stores import conftest as stores
 from tests.stores.worker_program import Place
 from tests.support.patience import PATIENCE
+from tests.support.processes import HTTPServerProcess
 
 pytestmark = [
     pytest.mark.anyio,

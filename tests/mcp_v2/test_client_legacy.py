@@ -35,7 +35,7 @@ from mcp_task_runtime.client import (
     UnknownTaskError,
 )
 from tests.mcp_v1.schemas import RELATED
-from tests.mcp_v2.processes import HTTPServerProcess
+from tests.mcp_v2.in_process import served_over_http
 from tests.mcp_v2.script import TASK_ID, Received, Wire
 from tests.mcp_v2.scripted_legacy_server import (
     ScriptedLegacyServer,
@@ -44,6 +44,7 @@ from tests.mcp_v2.scripted_legacy_server import (
     tool,
 )
 from tests.mcp_v2.scripted_server import error, quick_client, rare_client
+from tests.mcp_v2.serve_legacy import make_server
 from tests.support.event_loops import in_virtual_time
 from tests.support.patience import PATIENCE
 
@@ -336,14 +337,14 @@ async def test_over_stdio_a_task_is_followed_to_its_result() -> None:
 
 @pytest.fixture(scope="module")
 def url() -> Generator[str, None, None]:
-    with HTTPServerProcess([SERVE, "http"]) as server:
-        yield server.url
+    with served_over_http(make_server) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
 def url_without_sessions() -> Generator[str, None, None]:
-    with HTTPServerProcess([SERVE, "http", "--stateless-http", "--json-response"]) as server:
-        yield server.url
+    with served_over_http(make_server, stateless_http=True, json_response=True) as url:
+        yield url
 
 
 async def test_over_streamable_http_questions_come_on_the_stream_of_the_result_b6(url: str) -> None:

@@ -3,40 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from pathlib import Path
+from functools import partial
 
 import pytest
 
 from tests.mcp_v1.raw_client import ALL_CAPABILITIES, accept, http_client
 from tests.mcp_v1.schemas import RELATED, Wire
 from tests.mcp_v2 import raw_client as modern
-from tests.mcp_v2.processes import HTTPServerProcess
-
-SERVE = str(Path(__file__).with_name("serve_legacy.py"))
+from tests.mcp_v2.in_process import served_over_http
+from tests.mcp_v2.serve_legacy import make_server
 
 
 @pytest.fixture(scope="module")
 def url() -> Generator[str, None, None]:
-    with HTTPServerProcess([SERVE, "http"]) as server:
-        yield server.url
+    with served_over_http(make_server) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
 def url_with_json() -> Generator[str, None, None]:
-    with HTTPServerProcess([SERVE, "http", "--json-response"]) as server:
-        yield server.url
+    with served_over_http(make_server, json_response=True) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
 def url_without_sessions() -> Generator[str, None, None]:
-    with HTTPServerProcess([SERVE, "http", "--stateless-http"]) as server:
-        yield server.url
+    with served_over_http(make_server, stateless_http=True) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
 def url_of_gateway() -> Generator[str, None, None]:
-    with HTTPServerProcess([SERVE, "http", "--gateway"]) as server:
-        yield server.url
+    with served_over_http(partial(make_server, gateway=True)) as url:
+        yield url
 
 
 async def say_yes(question: Wire) -> Wire | None:

@@ -24,12 +24,12 @@ from mcp_task_runtime.adapters.mcp_v2 import Tasks
 from mcp_task_runtime.client import ClientTask, TasksClient
 from mcp_task_runtime.stores.sqlite import SQLiteTaskStore
 from tests.mcp_v2.everything_entry import EXAMPLES
-from tests.mcp_v2.in_process import application_over_http
 from tests.mcp_v2.listeners import Connection, http_connection
-from tests.mcp_v2.processes import HTTPServerProcess
 from tests.mcp_v2.raw_client import RawClient, accept, http_client
 from tests.mcp_v2.schemas import Wire
+from tests.support.applications import application_over_http
 from tests.support.patience import PATIENCE
+from tests.support.processes import HTTPServerProcess
 
 pytestmark = [
     pytest.mark.anyio,

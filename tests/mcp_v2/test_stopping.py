@@ -19,8 +19,8 @@ from mcp_task_runtime import Execution, InMemoryTaskStore, TaskRuntime, TaskSett
 from mcp_task_runtime.adapters.host import RuntimeHost
 from tests.mcp_v2.everything_entry import EXAMPLES
 from tests.mcp_v2.listeners import http_connection
-from tests.mcp_v2.processes import HTTPServerProcess
 from tests.support.patience import PATIENCE
+from tests.support.processes import HTTPServerProcess
 
 pytestmark = pytest.mark.anyio
 

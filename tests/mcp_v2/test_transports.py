@@ -26,9 +26,9 @@ from mcp_task_runtime.client import ClientTask, TaskFailedError, TasksClient
 from tests.mcp_v2.conftest import ENTRY
 from tests.mcp_v2.everything_entry import EXAMPLES
 from tests.mcp_v2.in_process import served_over_http
-from tests.mcp_v2.processes import HTTPServerProcess
 from tests.mcp_v2.raw_client import RawClient, StdioServer, http_client
 from tests.support.patience import PATIENCE
+from tests.support.processes import HTTPServerProcess
 
 pytestmark = [
     pytest.mark.anyio,
