@@ -56,6 +56,6 @@ async def test_the_result_of_a_task_that_has_ended_takes_one_look() -> None:
         record = await store.create_task(NewTask(ttl_ms=None))
         await runtime.finish(record.task_id, Outcome.completed({"content": []}))
         store.uses.clear()
-        result = await methods.result({"taskId": record.task_id}, Requestor(None), ScriptedSession())
+        result = await methods.result({"taskId": record.task_id}, Requestor(None), ScriptedSession)
     assert result["content"] == []
     assert store.uses == []  # but the one look that tells whose task it is

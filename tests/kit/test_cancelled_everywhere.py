@@ -278,7 +278,7 @@ async def tasks_result_2025(world: World, host: RuntimeHost) -> Plan:
     methods = methods_2025(world, host)
     task_id = await called(world, methods)
     stream = RecordingSession(partial(slowly, {"roots/list": {"roots": []}}))
-    return Plan(partial(methods.result, {"taskId": task_id}, ME, stream))
+    return Plan(partial(methods.result, {"taskId": task_id}, ME, lambda: stream))
 
 
 @plan

@@ -327,7 +327,7 @@ async def what_a_call_ended_with_can_be_fetched(parts: Parts) -> None:
 
         async def fetch(task: JSON) -> Any:
             try:
-                result = await methods.result({"taskId": task["taskId"]}, Requestor("me"), RecordingSession())
+                result = await methods.result({"taskId": task["taskId"]}, Requestor("me"), RecordingSession)
             except ProtocolError as error:
                 return error.code, error.message, error.data
             return {name: value for name, value in result.items() if name != "_meta"}
@@ -607,9 +607,12 @@ class ANullTTLIsLeftOutOfTheHandle(TaskMethods):
 
 class ANullTTLIsLeftOutOfTheTask(TaskMethods):
     async def get(
-        self, params: Mapping[str, Any] | None, requestor: Requestor, connection: TaskSession | None = None
+        self,
+        params: Mapping[str, Any] | None,
+        requestor: Requestor,
+        connect: Callable[[], TaskSession] | None = None,
     ) -> JSON:
-        return _without_none(await super().get(params, requestor, connection))
+        return _without_none(await super().get(params, requestor, connect))
 
 
 def _handle_without_none(record: TaskRecord) -> JSON:
