@@ -81,11 +81,7 @@ def on_cluster(cluster: Nodes) -> ClusterOpener:
 LATER_ON_A_CLUSTER = {*(check.name for check in [*SEARCH_CHECKS, *QUOTA_CHECKS]), "steps_go_with_their_task"} - {
     "an_owner_has_no_more_live_tasks_than_it_may_have"
 }
-ON_A_CLUSTER = [
-    check
-    for check in (*STORE_CHECKS, *ABILITY_CHECKS)
-    if check.name not in LATER_ON_A_CLUSTER and "watching" not in check.needs
-]
+ON_A_CLUSTER = [check for check in (*STORE_CHECKS, *ABILITY_CHECKS) if check.name not in LATER_ON_A_CLUSTER]
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])  # what the loop can change shows on a single server

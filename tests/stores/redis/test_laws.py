@@ -16,12 +16,10 @@ from mcp_task_runtime.testing.machine.machine import check_task_store_machine
 from tests.stores.profile import PROFILE
 from tests.stores.redis.parts import Opener
 
-CAPABILITIES: tuple[Capability, ...] = tuple(set(get_args(Capability)) - {"watching"})
+CAPABILITIES: tuple[Capability, ...] = get_args(Capability)
 
 
-@pytest.mark.parametrize(
-    "check", [check for check in [*STORE_CHECKS, *ABILITY_CHECKS] if "watching" not in check.needs], ids=str
-)
+@pytest.mark.parametrize("check", [*STORE_CHECKS, *ABILITY_CHECKS], ids=str)
 async def test_the_store_keeps_the_laws(check: Check[TaskStore], opener: Opener) -> None:
     await check.run(opener.store, footprint=opener.count_items)
 

@@ -8,11 +8,11 @@ from typing import Any
 import anyio
 import pytest
 
-from mcp_task_runtime.core.types import NewTask
+from mcp_task_runtime.core.types import NewTask, TaskRecord
 from mcp_task_runtime.errors import TaskNotFoundError
 from mcp_task_runtime.stores.redis import RedisTaskStore
 from mcp_task_runtime.testing.clock import FakeClock
-from tests.stores.redis.parts import eventually, waiting
+from tests.stores.redis.parts import DONE, eventually, waiting
 from tests.stores.redis_server import RedisServer
 from tests.support.patience import PATIENCE
 
@@ -91,3 +91,52 @@ async def test_a_wait_that_remembers_the_task_notices_that_it_expires(
             clock.advance(5)
             with anyio.fail_after(PATIENCE), pytest.raises(TaskNotFoundError):
                 await waiter.wait()
+
+
+async def test_a_watch_is_called_for_what_happened_while_the_connection_was_lost(
+    server: RedisServer, prefix: str
+) -> None:
+    """L3: when the new subscription begins, for all tasks; and nothing is kept of a watch that was stopped."""
+    async with (
+        RedisTaskStore(server.url, prefix=prefix, timeout=PATIENCE) as store,
+        RedisTaskStore(server.url, prefix=prefix, timeout=PATIENCE) as other,
+    ):
+        tasks = [await store.create_task(NewTask(ttl_ms=None)) for _ in range(3)]
+        calls = [0] * 3
+
+        def count(number: int, record: object) -> None:
+            assert record is None
+            calls[number] += 1
+
+        stops = [
+            store.watch_task(task.task_id, partial(count, number), after=task.revision)
+            for number, task in enumerate(tasks)
+        ]
+        await eventually(lambda: min(calls) > 0)
+        assert store.statistics().waiters == 3
+        calls[:] = [0] * 3
+        server.cut_connections()
+        await other.update_task(tasks[0].task_id, status_message="on")
+        await eventually(lambda: min(calls) > 0)
+        calls[:] = [0] * 3
+        await other.finish_task(tasks[1].task_id, DONE)
+        await eventually(lambda: calls[1] > 0)
+        for stop in stops:
+            stop()
+            stop()
+        assert store.statistics().waiters == 0
+        calls[:] = [0] * 3
+        await other.finish_task(tasks[0].task_id, DONE)
+        assert (await store.wait_for_update(tasks[0].task_id, after=2)).status == "completed"
+        assert calls == [0] * 3
+
+
+async def test_a_store_that_is_closed_calls_its_watches_once_more(server: RedisServer, prefix: str) -> None:
+    calls: list[TaskRecord | None] = []
+    async with RedisTaskStore(server.url, prefix=prefix) as store:
+        task = await store.create_task(NewTask(ttl_ms=None))
+        store.watch_task(task.task_id, calls.append, after=1)
+        await eventually(lambda: bool(calls))
+        calls.clear()
+    assert calls
+    assert set(calls) == {None}

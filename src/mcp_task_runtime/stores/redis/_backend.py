@@ -117,16 +117,21 @@ class Backend:
 
     async def open(self) -> _Opening:
         """Return the opening on this event loop; one on another loop has ended with it."""
+        opening = self._open_here()
+        if opening.link is None:
+            await opening.opened.wait()
+            if opening.link is None:
+                raise StoreUnavailableError("The event loop is ending")
+        return opening
+
+    def _open_here(self) -> _Opening:
+        """Return the opening on this event loop, whose connections may not be there yet."""
         if self.is_closed:
             raise StoreClosedError
         opening = self._opening
         if opening is None or opening.loop != anyio.lowlevel.current_token():
             opening = self._opening = _Opening(look_again_after=_CLUSTER_SECONDS if self.is_cluster else None)
             start_background_task(partial(self._host, opening))
-        if opening.link is None:
-            await opening.opened.wait()
-            if opening.link is None:
-                raise StoreUnavailableError("The event loop is ending")
         return opening
 
     async def connect(self) -> None:
@@ -179,6 +184,8 @@ class Backend:
                     link = ServerLink(self._source, group, timeout=self._timeout, watch=self._watch)
                 opening.link = link
                 group.start_soon(opening.signals.run, link.open_connection)
+                if self.is_cluster:
+                    group.start_soon(opening.signals.call_again)
                 opening.opened.set()
                 await opening.closing.wait()
                 group.cancel_scope.cancel()
@@ -298,6 +305,14 @@ class Backend:
     async def signals(self) -> Signals:
         """Return what waits for events on this event loop."""
         return (await self.open()).signals
+
+    def watch(self, tag: bytes, on_change: Callable[[None], None]) -> Callable[[], None]:
+        """Call a function when a task has changed, or may have, until the function returned is called.
+
+        Raises:
+            StoreClosedError: The store was closed.
+        """
+        return self._open_here().signals.watch(self.keys.channel(tag), b"tx", on_change)
 
     def task_call(self, name: str, tag: bytes, operation: str, *arguments: bytes | int | str) -> Call:
         """Return the call of a script about one task."""

@@ -9,12 +9,15 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from datetime import datetime
+from functools import partial
 from time import monotonic
 from typing import Any, Final, NamedTuple
 
 import anyio
 from coredis.connection import BaseConnection
 from coredis.exceptions import RedisError
+
+from mcp_task_runtime.stores._signal import Signal
 
 __all__ = ["JUST_CLOSED", "Listener", "Signals"]
 
@@ -26,6 +29,9 @@ JUST_CLOSED: Final = (RedisError, anyio.ClosedResourceError, anyio.BrokenResourc
 _FIRST_RETRY_SECONDS: Final = 0.05
 _LONGEST_RETRY_SECONDS: Final = 0.5
 _BATCH: Final = 1_000
+
+_SLICES: Final = 20
+"""In how many parts all watchers are called where events can be lost."""
 
 _LINGER_SECONDS: Final = 2.0
 _MOST_LINGERING: Final = 1_000
@@ -40,7 +46,7 @@ class Listener:
         self._signals = signals
         self.channel = channel
         self.kinds = kinds
-        self.event = anyio.Event()
+        self.event = Signal()
         self.is_subscribed = False
 
     async def wait(self) -> None:
@@ -48,9 +54,35 @@ class Listener:
         if not self.is_subscribed:
             self.is_subscribed = True
             self._signals.subscribe(self)
-        with anyio.move_on_after(self._signals.look_again_after):
+        if self._signals.look_again_after is None:  # a scope takes a kilobyte
             await self.event.wait()
-        self.event = anyio.Event()
+        else:
+            with anyio.move_on_after(self._signals.look_again_after):
+                await self.event.wait()
+        self.event = Signal()
+
+    def wake(self) -> None:
+        """Make the waiter look again."""
+        self.event.set()
+
+
+class _Watcher:
+    """A function that is called for events of one task: a waiter that costs the entry of a table."""
+
+    __slots__ = ("_on_change", "channel", "is_left", "kinds")
+
+    is_subscribed = True
+
+    def __init__(self, channel: bytes, kinds: bytes, on_change: Callable[[None], None]) -> None:
+        self.channel = channel
+        self.kinds = kinds
+        self._on_change = on_change
+        self.is_left = False
+
+    def wake(self) -> None:
+        """Call the function."""
+        if not self.is_left:
+            self._on_change(None)
 
 
 class _News:
@@ -85,7 +117,8 @@ class Signals:
                 long as it takes, where no event can be lost.
         """
         self.look_again_after = look_again_after
-        self._listeners: dict[bytes, set[Listener]] = {}
+        self._listeners: dict[bytes, set[Listener | _Watcher]] = {}
+        self._watchers: set[_Watcher] = set()
         self._subscribers: dict[bytes, int] = {}
         self._lingering: dict[bytes, float] = {}
         self._active: dict[bytes, _News] = {}
@@ -111,6 +144,23 @@ class Signals:
         finally:
             self._leave(listener)
 
+    def watch(self, channel: bytes, kinds: bytes, on_change: Callable[[None], None]) -> Callable[[], None]:
+        """Call a function after events, and when the subscription has begun, until the function returned is called."""
+        watcher = _Watcher(channel, kinds, on_change)
+        self._listeners.setdefault(channel, set()).add(watcher)
+        self._watchers.add(watcher)
+        self._subscribe(channel)
+        if channel in self._active:
+            watcher.wake()
+
+        return partial(self._unwatch, watcher)
+
+    def _unwatch(self, watcher: _Watcher) -> None:
+        if not watcher.is_left:
+            watcher.is_left = True
+            self._watchers.discard(watcher)
+            self._leave(watcher)
+
     def heard(self, channel: bytes) -> int | None:
         """Return how much was heard on a channel, for `remember`; `None` where it may have missed something."""
         news = self._active.get(channel)
@@ -131,7 +181,7 @@ class Signals:
         self._lingering.pop(channel, None)
         self._subscribers[channel] = self._subscribers.get(channel, 0) + 1
 
-    def _leave(self, listener: Listener) -> None:
+    def _leave(self, listener: Listener | _Watcher) -> None:
         channel = listener.channel
         self._listeners[channel].discard(listener)
         if not self._listeners[channel]:
@@ -160,20 +210,32 @@ class Signals:
 
     def subscribe(self, listener: Listener) -> None:
         """Subscribe to a listener's channel. It is woken when the subscription is active."""
-        channel = listener.channel
+        if not self._subscribe(listener.channel) and listener.channel in self._active:
+            listener.wake()
+
+    def _subscribe(self, channel: bytes) -> bool:
+        """Subscribe to a channel for one more; return whether it is the first one."""
         is_first = channel not in self._subscribers and channel not in self._lingering
         self._enter(channel)
         self._needed.set()
         if is_first:
             self._command(b"SUBSCRIBE", [channel])
-        elif channel in self._active:
-            listener.event.set()
+        return is_first
 
     def wake_all(self) -> None:
         """Make all waiters look again."""
-        for listeners in self._listeners.values():
-            for listener in listeners:
-                listener.event.set()
+        for listeners in list(self._listeners.values()):
+            for listener in tuple(listeners):
+                listener.wake()
+
+    async def call_again(self) -> None:
+        """Call all watchers from time to time until cancelled, where events can be lost; a part of them at a time."""
+        while self.look_again_after is not None:
+            watchers = tuple(self._watchers)
+            for number in range(_SLICES):
+                await anyio.sleep(self.look_again_after / _SLICES)
+                for watcher in watchers[number::_SLICES]:
+                    watcher.wake()
 
     async def run(self, connect: Callable[[], Awaitable[BaseConnection]]) -> None:
         """Receive until cancelled, on a new connection whenever the last one is lost."""
@@ -204,14 +266,14 @@ class Signals:
             news = self._active.get(channel)
             if news is not None and event in b"tx":
                 news.number, news.known = news.number + 1, None
-            for listener in self._listeners.get(channel, ()):
+            for listener in tuple(self._listeners.get(channel, ())):
                 if event in listener.kinds:
-                    listener.event.set()
+                    listener.wake()
         elif kind == b"subscribe":
             if channel in self._subscribers or channel in self._lingering:
                 self._active[channel] = _News()
-            for listener in self._listeners.get(channel, ()):
-                listener.event.set()
+            for listener in tuple(self._listeners.get(channel, ())):
+                listener.wake()
 
     def _command(self, command: bytes, channels: list[bytes]) -> None:
         connection = self._connection

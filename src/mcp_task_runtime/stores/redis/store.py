@@ -18,7 +18,7 @@ warns of it when it connects.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -433,6 +433,18 @@ class RedisTaskStore(Opened):
                     return record
                 known = record.revision, record.task.expires_at
                 signals.remember(channel, heard, *known)
+
+    # --- TaskWatching ---
+
+    def watch_task(
+        self, task_id: str, on_change: Callable[[TaskRecord | None], None], *, after: int
+    ) -> Callable[[], None]:
+        """Call a function after each change of a task; see `TaskWatching.watch_task`.
+
+        It is called with `None`, first when the subscription has begun. On a cluster, whose bus may lose an event, it
+        is also called every two seconds.
+        """
+        return self._backend.watch(self._keys.tag(task_id), on_change)
 
     def statistics(self) -> RedisStatistics:
         """Return figures of this store and its queue in this process. Call it on the event loop that uses them."""
