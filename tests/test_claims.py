@@ -333,6 +333,12 @@ an answer to a question of a task whose changes are pushed is followed by no `ta
     adapters/test_watch.py::test_what_this_side_led_to_is_pushed_soon_or_looked_at
 a task that a lost worker had fetched and not begun runs elsewhere after `start_grace_ms`
     engines/test_engines.py::test_what_a_lost_worker_of_docket_had_fetched_is_delivered_again
+A task that waited for a slot or for a worker says "Running" when its work has run for 0.1 s
+    core/test_work_queues.py::test_work_waits_for_the_slots_of_its_queue_and_says_so
+A dispatcher gets the tasks of a burst of calls a few at once
+    core/test_dispatch.py::test_a_broker_gets_a_burst_of_tasks_a_few_at_once
+A broker that hangs does not keep a server from putting back the tasks of lost workers
+    core/test_dispatch.py::test_work_of_a_lost_worker_is_put_back_while_the_broker_hangs
 warns once and waits, each time longer, instead of looking 50 times a second
     core/test_dispatch.py::test_a_worker_without_keys_waits_and_warns_once_where_all_work_is_sealed
 it finds work that is not sealed behind any 1,000 tasks that are

@@ -255,6 +255,86 @@ async def test_a_broker_that_is_down_or_loses_all_costs_time_and_no_task(
         assert len(tool.runs) == 1
 
 
+class SlowBroker(Broker):
+    """A broker that takes a task when it is let.
+
+    Attributes:
+        inside: How many tasks it is given now.
+        most: The most there were at once.
+        gate: Set to let it take them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = self.most = 0
+        self.gate = anyio.Event()
+
+    async def submit(self, dispatch: Dispatch) -> None:
+        self.inside += 1
+        self.most = max(self.most, self.inside)
+        try:
+            await self.gate.wait()
+        finally:
+            self.inside -= 1
+        await super().submit(dispatch)
+
+
+async def test_a_broker_gets_a_burst_of_tasks_a_few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its time for each task does not pass while it is given others."""
+    monkeypatch.setattr("mcp_task_runtime.core.dispatch.SUBMIT_SECONDS", 1_000)
+    broker = SlowBroker()
+    async with open_cluster(dispatcher=broker) as (cluster, (server, other)):
+        Tool().register(server, other)
+        records = [await server.runtime.dispatch(SPEC) for _ in range(30)]
+        await cluster.settle()
+        given = broker.inside
+        broker.gate.set()
+        await cluster.settle()
+        assert (given, broker.most) == (8, 8)
+        assert {each.task_id for each in broker.submitted} == {record.task_id for record in records}
+        assert len(broker.submitted) == 30
+
+
+async def test_tasks_that_wait_for_a_broker_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """L16: one more is submitted when its wait is overdue."""
+    monkeypatch.setattr("mcp_task_runtime.core.dispatch.SUBMIT_SECONDS", 1_000)
+    monkeypatch.setattr("mcp_task_runtime.core.dispatch._MOST_WAITING", 2)
+    broker = SlowBroker()
+    async with open_cluster(dispatcher=broker) as (cluster, (server, other)):
+        Tool().register(server, other)
+        records = [await server.runtime.dispatch(SPEC) for _ in range(11)]
+        await cluster.settle()
+        broker.gate.set()
+        await cluster.settle()
+        assert len(broker.submitted) == 10
+        await cluster.pass_time(GRACE_SECONDS + TURN_SECONDS)
+        assert {each.task_id for each in broker.submitted} == {record.task_id for record in records}
+
+
+async def test_work_of_a_lost_worker_is_put_back_while_the_broker_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """L12: what is overdue is submitted again, and the sweep does not wait for it."""
+    monkeypatch.setattr("mcp_task_runtime.core.dispatch.SUBMIT_SECONDS", 1_000)
+    broker = SlowBroker()
+    async with open_cluster(dispatcher=broker) as (cluster, (server, lost)):
+        tool = Tool()
+        tool.register(server, lost)
+        overdue = await server.runtime.dispatch(SPEC)
+        await cluster.pass_time(GRACE_SECONDS + TURN_SECONDS)
+        running = await server.runtime.dispatch(RERUNNABLE)
+        async with anyio.create_task_group() as group:
+            group.start_soon(lost.runtime.execute, running.task_id)
+            await cluster.cut(lost)
+            await cluster.pass_time(3 * LEASE_SECONDS)
+            found = lease_of(cluster, running.task_id)
+            broker.gate.set()
+            await cluster.settle()
+            lost.link.is_cut = False
+            group.cancel_scope.cancel()
+        assert found == ("", 1)
+        assert [each.task_id for each in broker.submitted].count(overdue.task_id) >= 2
+        assert f"{running.task_id}.2" in [each.key for each in broker.submitted]
+
+
 @pytest.mark.parametrize("rerunnable", [False, True])
 async def test_work_whose_worker_is_lost_goes_to_another_worker_or_fails(rerunnable: bool) -> None:
     """L12: the server that notices runs none of it."""

@@ -76,6 +76,9 @@ async def test_work_waits_for_the_slots_of_its_queue_and_says_so() -> None:
         assert world.runtime.statistics().queued == 1
         await line.end("b")
         assert line.began[-1] == "c"
+        assert await line.message("c") == "Queued", "quick work does without a write"
+        world.clock.advance(0.1)
+        await line.still()
         assert await line.message("c") == "Running"
         assert world.runtime.statistics().queued == 0
         for label in ("a", "c", "other", "elsewhere"):

@@ -26,6 +26,10 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 SUBMIT_SECONDS: Final = 1.0
 """How long a dispatcher may take for one task."""
+_AT_ONCE: Final = 8
+"""Tasks that a dispatcher has at once: the time for one must not pass while it waits for connections or threads."""
+_MOST_WAITING: Final = 1_000
+"""Tasks that wait for their turn with the dispatcher. One more is submitted when its wait for a worker is overdue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,7 @@ class TaskDispatcher(Protocol):
     """Carries tasks to worker processes, where `TaskRuntime.execute` runs them.
 
     Both methods are cancelled after a second, and may raise anything: that is logged, and the task is submitted
-    again later. They are called concurrently. A task may be submitted more than once.
+    again later. They are called concurrently, `submit` for a few tasks at once. A task may be submitted more than once.
     """
 
     @property
@@ -137,6 +141,13 @@ class Outbox:
         self._group = group
         self._names: set[str] = set()
         self._is_failing = False
+        self._waiting = 0
+        self._room: anyio.Semaphore | None = None
+
+    def reset(self) -> None:
+        """Forget what an event loop before has left: the runtime opens."""
+        self._waiting = 0
+        self._room = anyio.Semaphore(_AT_ONCE)
 
     @property
     def grace_ms(self) -> int:
@@ -156,7 +167,22 @@ class Outbox:
         self._group.start(partial(self.submit, record), anyio.CancelScope())
 
     async def submit(self, record: TaskRecord) -> None:
-        """Submit a task; it is submitted again later if this fails. An outage is logged once, and its end."""
+        """Submit a task in its turn; it is submitted again later if this fails."""
+        assert self._room is not None, "the runtime is not open"
+        if self._waiting >= _MOST_WAITING:
+            return
+        self._waiting += 1
+        try:
+            await self._room.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            await self._submit(record)
+        finally:
+            self._room.release()
+
+    async def _submit(self, record: TaskRecord) -> None:
+        """Submit a task. An outage is logged once, and its end."""
         attempt = 1 if record.lease is None else record.lease.attempt + 1
         dispatch = Dispatch(record.task_id, record.request.name, attempt, record.task.expires_at)
         try:
@@ -189,7 +215,7 @@ class Outbox:
         waiting = await self._leases.put_back(record.task_id, self.grace_ms)
         if waiting is None:
             return False
-        await self.submit(waiting)
+        self.post(waiting)  # leases are renewed meanwhile, however long the dispatcher takes
         return True
 
     async def release(self, record: TaskRecord, *, is_lost: bool) -> None:

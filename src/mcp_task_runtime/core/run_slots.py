@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from datetime import timedelta
 from functools import partial
 from typing import Any, Final
 
 import anyio
 
+from mcp_task_runtime.core.clock import Clock
 from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.group import IsolatedGroup
 from mcp_task_runtime.core.questions import CLEANUP_SECONDS
@@ -29,28 +31,39 @@ __all__ = ["RunSlots"]
 logger: logging.Logger = logging.getLogger(__name__)
 
 _RUNNING: Final = "Running"
+_QUICK: Final = timedelta(milliseconds=100)
+"""Work that ends sooner has no write of its own that says that it runs."""
 
 
 class RunSlots:
     """Gives each run its slot; the status message of a task says while its work waits for one."""
 
     def __init__(
-        self, slots: WorkSlots, maker: TaskMaker, reader: TaskReader, group: IsolatedGroup, observer: RunObserver | None
+        self,
+        clock: Clock,
+        slots: WorkSlots,
+        maker: TaskMaker,
+        reader: TaskReader,
+        group: IsolatedGroup,
+        observer: RunObserver | None,
     ) -> None:
         """Make the places of one process's runs.
 
         Args:
+            clock: The store's clock.
             slots: The slots of all work, and of each queue.
             maker: Makes tasks.
             reader: Writes that a task waits no more.
             group: Runs that writing.
             observer: Hears of runs that wait.
         """
+        self._clock = clock
         self._slots = slots
         self._maker = maker
         self._reader = reader
         self._group = group
         self._observer = observer
+        self._quick: dict[Execution[Any], anyio.CancelScope] = {}
 
     async def make_task(
         self, spec: TaskSpec, execution: Execution[Any], *, shield: bool = False
@@ -109,7 +122,8 @@ class RunSlots:
                 await self._slots.acquire(execution, queue, owner)
         if execution.is_queued and record is not None:
             execution.is_queued = False
-            self._group.start(partial(self._say_running, record), anyio.CancelScope())
+            scope = self._quick[execution] = anyio.CancelScope()
+            self._group.start(partial(self._say_running, execution, record), scope)
 
     def release(self, execution: Execution[Any]) -> None:
         """Release the slots of a run, if it holds any."""
@@ -118,9 +132,15 @@ class RunSlots:
     def close(self, execution: Execution[Any]) -> None:
         """Release slots and place of a run that is over, or never began."""
         self._slots.close(execution, execution.queue)
+        scope = self._quick.pop(execution, None)
+        if scope is not None:
+            scope.cancel()
 
-    async def _say_running(self, record: TaskRecord) -> None:
-        """Replace the status message of a task that waited, unless something has changed it since."""
+    async def _say_running(self, execution: Execution[Any], record: TaskRecord) -> None:
+        """Replace the status message of a task that waited, unless its work is quick, or has changed something."""
+        with self._clock.move_on_at(self._clock.now() + _QUICK):
+            await anyio.sleep_forever()
+        self._quick.pop(execution, None)  # the write is not cancelled
         try:
             with anyio.move_on_after(CLEANUP_SECONDS):
                 await self._reader.say(record, _RUNNING)

@@ -142,7 +142,7 @@ class TaskRuntime:
             endings=self._endings,
             followers=self.followers,
             live=self._live,
-            slots=RunSlots(self._slots, maker, self._reader, self._group, run_observer),
+            slots=RunSlots(clock, self._slots, maker, self._reader, self._group, run_observer),
             leases=self._leases,
             outbox=self._outbox,
             is_shared=is_shared,
@@ -191,6 +191,8 @@ class TaskRuntime:
             raise RuntimeError("The runtime is already open")
         self.followers.reset()
         self._slots.reset()
+        if self._outbox is not None:
+            self._outbox.reset()
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._group)
             duties: list[Callable[[], Awaitable[None]]] = [partial(self._live.run, self._workers.expire)]
