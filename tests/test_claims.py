@@ -869,6 +869,8 @@ Time comes from a fake clock, concurrency from drivers that step through interle
     kit/test_fake_clock.py::test_time_moves_only_when_told
     kit/test_interleavings.py::test_every_order_of_the_awaits_is_run_once
     kit/test_canceller.py::test_an_operation_is_cancelled_at_each_of_its_awaits
+`tests/test_claims.py` names the tests of each sentence of the README, the changelog and these pages
+    test_claims.py::test_the_pages_say_what_is_claimed
 Every async test runs on asyncio and trio
     test_contributing.py::test_async_tests_run_on_both_event_loops
 Docstrings on public names say meaning, units, errors

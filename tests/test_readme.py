@@ -25,7 +25,7 @@ def test_a_block_of_the_readme_runs(block: str, monkeypatch: pytest.MonkeyPatch)
     if hasattr(module, "main"):
 
         async def main() -> None:
-            with anyio.fail_after(20):
+            with anyio.fail_after(PATIENCE):
                 await module.main()
 
         anyio.run(main)
