@@ -187,6 +187,11 @@ async def test_a_client_that_no_question_can_reach_is_not_asked_and_the_work_is_
         assert await desk.state() == ("working", [])
 
 
+async def test_no_request_of_a_context_without_a_handler_waits_for_a_person() -> None:
+    async with open_desk(with_handler=False) as desk:
+        assert not desk.context.asks_person("elicitation/create", {"message": "?", "requestedSchema": {}})
+
+
 async def test_detaching_needs_a_runtime() -> None:
     async with open_desk() as desk:
         with pytest.raises(RuntimeError, match="detach"):

@@ -921,6 +921,12 @@ async def test_a_cancellation_that_is_refused_for_coming_too_soon_is_sent_again_
 
 # Servers that break the rules
 
+OTHER_SPELLING: Wire = {
+    "method": "elicitation/create",
+    "params": {"message": "?", "requested_schema": {"type": "object"}},
+}
+"""What the SDK's models are called in Python is not what is sent."""
+
 BROKEN_TASKS: dict[str, Any] = {
     "empty": {},
     "another task": task(taskId="task-2"),
@@ -940,6 +946,7 @@ BROKEN_TASKS: dict[str, Any] = {
     "input required without requests": task("input_required"),
     "input requests of the wrong type": task("input_required", inputRequests=[elicit()]),
     "input request of the wrong type": task("input_required", inputRequests={"a": "elicit"}),
+    "input request with another spelling": task("input_required", inputRequests={"a": OTHER_SPELLING}),
     "completed without result": task("completed"),
     "completed with null": task("completed", result=None),
     "result of the wrong type": task("completed", result="text"),

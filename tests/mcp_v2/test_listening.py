@@ -37,6 +37,7 @@ class World:
 
     Attributes:
         opened: The tasks of each stream that was opened.
+        opened_at: When each of them was opened.
         open: Those of the streams that are open, by number.
     """
 
@@ -44,6 +45,7 @@ class World:
         self.poll_ms = poll_ms
         self.settings = settings or PollSettings()
         self.opened: list[list[str]] = []
+        self.opened_at: list[float] = []
         self.open: dict[int, list[str]] = {}
         self.error: Exception | None = None
         self.watches: list[Watch] = []
@@ -53,6 +55,7 @@ class World:
     async def _listen(self, task_ids: list[str]) -> None:
         number = len(self.opened)
         self.opened.append(sorted(task_ids))
+        self.opened_at.append(anyio.current_time())
         self.open[number] = sorted(task_ids)
         self._ends[number] = anyio.Event()
         try:
@@ -107,6 +110,22 @@ async def test_tasks_that_come_together_share_a_stream_and_a_second_watch_opens_
         await world.follow("b")
         assert world.opened == [["a", "b"]]
         assert (world.hub.followed, world.hub.open_streams) == (2, 1)
+
+
+async def test_only_a_stream_beside_others_waits_for_more_tasks_before_it_is_opened(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_listening, "_GATHER_SECONDS", 5)
+    async with hub_of() as world:
+        began = anyio.current_time()
+        await world.follow("a")
+        await world.follow("b")
+        assert world.opened == [["a"]]
+        await anyio.sleep(5)
+        await settled()
+        assert world.opened == [["a"], ["b"]]
+        waits = [at - began for at in world.opened_at]
+        assert waits[0] < 5 <= waits[1]
 
 
 async def test_a_stream_ends_with_its_last_watch() -> None:
@@ -371,6 +390,16 @@ async def test_a_server_that_refuses_is_not_asked_again() -> None:
         await world.end(0, MCPError(METHOD_NOT_FOUND, "Method not found"))
         await world.follow("a", "b")
         assert len(world.opened) == 1
+
+
+async def test_a_server_that_has_refused_is_not_asked_again_though_another_stream_drops_later() -> None:
+    async with hub_of() as world:
+        await world.follow("a")
+        await world.follow("b")
+        await world.end(0, MCPError(METHOD_NOT_FOUND, "Method not found"))
+        await world.end(1, MCPError(CONNECTION_CLOSED, "SSE stream ended without a response"))
+        await world.follow("c")
+        assert world.opened == [["a"], ["b"]]
 
 
 async def test_a_fault_of_a_stream_stays_in_it(caplog: pytest.LogCaptureFixture) -> None:

@@ -864,6 +864,19 @@ async def test_c11_a_client_hears_at_once_that_its_task_has_ended() -> None:
         assert server.received.count("tasks/cancel") == 0
 
 
+async def test_c11_a_task_that_comes_after_all_others_have_ended_is_pushed_too() -> None:
+    tasks_client = patient_client()
+    async with gate(tasks_client) as (server, client):
+        for _ in range(2):
+            server.go = anyio.Event()
+            async with anyio.create_task_group() as group:
+                group.start_soon(client.call_tool, "wait")
+                await server.is_only_listened_to()
+                server.go.set()  # the next poll would be an hour away
+            assert nothing_left(tasks_client)
+            await server.store.until(lambda: server.store.waiting == 0)
+
+
 async def test_c11_the_read_time_out_of_a_client_does_not_end_what_it_listens_to() -> None:
     read_timeout = 0.5
     async with gate(patient_client(), read_timeout_seconds=read_timeout) as (server, client):

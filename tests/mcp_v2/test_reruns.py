@@ -17,7 +17,8 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import ElicitResult
 from pydantic import BaseModel
 
-from mcp_task_runtime import Rerun, ServerTaskContext, TaskStore
+from mcp_task_runtime import Rerun, ServerTaskContext, TaskSpec, TaskStore
+from mcp_task_runtime.adapters._caller import caller_of
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
 from mcp_task_runtime.client import ClientTask, TasksClient
 from mcp_task_runtime.core.types import NewTask, TaskRequest
@@ -226,6 +227,16 @@ async def test_a_tool_that_raises_what_its_policy_names_runs_again(failures: int
         assert task["result"]["isError"] is is_error
         text = "Error executing tool flaky" if is_error else f"in attempt {failures + 1}"
         assert text in task["result"]["content"][0]["text"]
+
+
+async def test_work_whose_client_no_question_reaches_is_told_so_wherever_it_runs_by_its_name() -> None:
+    """L18: as in the process that took the call."""
+    async with two_servers() as (_, a, _):
+        caller = caller_of({}, undeliverable="the server has no sessions")
+        request = TaskRequest(name="once", rerunnable=True, caller_json=caller)
+        record = await a.tasks.runtime.submit(TaskSpec(request=request))
+        outcome = await a.tasks.runtime.result(record.task_id, owner=None)
+        assert "the server has no sessions" in str(outcome.error or outcome.result)
 
 
 async def test_what_an_adopted_tool_raises_cannot_be_named() -> None:

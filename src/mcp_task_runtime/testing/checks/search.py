@@ -206,8 +206,9 @@ async def tasks_that_completed_with_an_error_are_found_and_counted(bench: StoreB
     nested = Outcome.completed({"isError": False, "structuredContent": {"isError": True}})
     ends = (bad, nested, bad, Outcome.failed("no"), bad, Outcome.completed({}), Outcome.cancelled())
     ids = []
+    owners = (None, "bob", *["ada"] * 5)
     for number, outcome in enumerate(ends):
-        record = await _make(store, "ab"[number % 4 // 2], owner="ada" if number else None, task_id=f"{number}-task")
+        record = await _make(store, "ab"[number % 4 // 2], owner=owners[number], task_id=f"{number}-task")
         record = await store.finish_task(record.task_id, outcome)
         if record.outcome == bad:
             ids.append(record.task_id)
@@ -217,7 +218,9 @@ async def tasks_that_completed_with_an_error_are_found_and_counted(bench: StoreB
         (errors, ids),
         (replace(errors, names=frozenset({"a", "c"})), [ids[0], ids[2]]),
         (replace(errors, owners=frozenset({"ada"})), ids[1:]),
+        (replace(errors, owners=frozenset({"bob"})), []),
         (replace(errors, id_prefix="2-"), [ids[1]]),
+        (replace(errors, id_prefix="1-"), []),
         (replace(errors, statuses=frozenset({"completed"})), ids),
         (replace(errors, statuses=frozenset({"failed"})), []),
     ):
