@@ -70,6 +70,7 @@ from tests.mcp_v2.scripted_server import (
     task,
     working,
 )
+from tests.support.event_loops import in_virtual_time
 from tests.support.patience import PATIENCE
 
 pytestmark = [
@@ -1261,6 +1262,7 @@ async def test_c11_no_other_server_can_push_the_result_of_a_task() -> None:
                     group.cancel_scope.cancel()
 
 
+@in_virtual_time
 async def test_c11_a_question_that_is_answered_at_once_opens_no_stream() -> None:
     scripted = asks_once()
     scripted.show(*scripted.looks[1:])

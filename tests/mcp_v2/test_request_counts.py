@@ -14,7 +14,10 @@ from mcp_types import ElicitResult
 from mcp_task_runtime.client import TasksClient
 from tests.mcp_v2.script import Received, Wire
 from tests.mcp_v2.scripted_server import ScriptedServer, asking, completed, elicit, task, working
+from tests.support.event_loops import virtual_time
 from tests.support.patience import PATIENCE
+
+__all__ = ["virtual_time"]  # a fixture: a callback that a slow machine keeps waiting would cost a stream
 
 pytestmark = pytest.mark.anyio
 

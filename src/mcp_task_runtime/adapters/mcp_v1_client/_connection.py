@@ -13,6 +13,7 @@ from pydantic import BaseModel, RootModel, ValidationError
 from mcp_task_runtime.adapters.mcp_v1_client._errors import ERRORS, TaskError, UnknownTaskError
 from mcp_task_runtime.adapters.task_client.errors import (
     REQUEST_TIMEOUT,
+    UNANSWERED,
     ErrorTypes,
     MalformedError,
 )
@@ -57,14 +58,14 @@ class Connection:
     ) -> JSONObject:
         """Send a request and return the raw result. Each failure is a `TaskError`."""
         try:
-            with self.errors.of_request(method, task_id):
-                if is_limited and read_timeout_seconds is None:  # the session's own limit counts, if it is lower
-                    with anyio.fail_after(self.limits.request):
-                        return await self._send(method, params, None)
-                read_timeout = timedelta(seconds=read_timeout_seconds or 0) if is_limited else _NEVER
-                return await self._send(method, params, read_timeout)
-        except TaskError:
-            raise
+            if not is_limited:
+                return await self._send(method, params, _NEVER)
+            if read_timeout_seconds is not None:
+                return await self._send(method, params, timedelta(seconds=read_timeout_seconds))
+            with anyio.fail_after(self.limits.request):  # the session's own limit counts, if it is lower
+                return await self._send(method, params, None)
+        except UNANSWERED as error:
+            self.errors.raise_unanswered(error, method, task_id=task_id)
         except McpError as error:
             code = error.error.code
             if code == _SDK_TIMEOUT:

@@ -74,7 +74,7 @@ class Channel:
             self._session = weakref.ref(session)
         start = current_start(session)
         sessions = self._sessions if start is None else start.sessions
-        raw = handle.model_dump(by_alias=True)
+        raw = handle.model_extra or {}
         task_id = raw.get("taskId")
         if not isinstance(task_id, str) or not task_id:
             raise ERRORS.invalid("a task handle without a taskId")
@@ -92,7 +92,7 @@ class Channel:
     def take_push(self, pushed: Pushed) -> None:
         """Take a change of a task of 2026-07-28."""
         session = None if self._session is None else self._session()
-        self._sessions.push(session, pushed.task_id, pushed.model_dump(by_alias=True, exclude={"meta"}))
+        self._sessions.push(session, pushed.task_id, {**(pushed.model_extra or {}), "taskId": pushed.task_id})
 
     def take_status(self, pushed: Pushed) -> None:
         """Take a change of a task of 2025-11-25, which holds no result: it makes a look due."""

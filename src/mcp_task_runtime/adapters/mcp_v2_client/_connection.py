@@ -10,10 +10,10 @@ import mcp_types as types
 from mcp.client import ClientSession
 from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult
-from pydantic import ConfigDict, RootModel, ValidationError
+from pydantic import RootModel, ValidationError
 
 from mcp_task_runtime.adapters.mcp_v2_client._errors import ERRORS, TaskError, UnknownTaskError
-from mcp_task_runtime.adapters.task_client.errors import ErrorTypes, MalformedError
+from mcp_task_runtime.adapters.task_client.errors import UNANSWERED, ErrorTypes, MalformedError
 from mcp_task_runtime.adapters.task_client.remote_task import Limits
 from mcp_task_runtime.adapters.task_client.snapshots import problems
 from mcp_task_runtime.core.json import JSONObject
@@ -25,15 +25,9 @@ class _RawResult(RootModel[dict[str, Any]]):
     """A result as it came."""
 
 
-class _RawParams(types.RequestParams):
-    """Params as they are."""
-
-    model_config = ConfigDict(extra="allow")
-
-
-class _Request(types.Request[_RawParams, str]):
+class _Request(types.Request[dict[str, Any], str]):
     method: str
-    params: _RawParams
+    params: dict[str, Any]
 
 
 class _TaskRequest(_Request):
@@ -59,21 +53,21 @@ class Connection:
         self, method: str, params: JSONObject, *, task_id: str, is_limited: bool, read_timeout_seconds: float | None
     ) -> JSONObject:
         """Send a request and return the raw result. Each failure is a `TaskError`."""
-        kind = _TaskRequest if task_id else _Request
-        request = kind(method=method, params=_RawParams.model_validate(params))
+        request = (_TaskRequest if task_id else _Request)(method=method, params=params)
         read_timeout = read_timeout_seconds if is_limited else math.inf
         try:
-            with self.errors.of_request(method, task_id):
-                if read_timeout is None:  # the client's own limit counts, if it is lower than this
-                    with anyio.fail_after(self.limits.request):
-                        return (await self.session.send_request(request, _RawResult)).root
+            if read_timeout is not None:
                 return (await self.session.send_request(request, _RawResult, read_timeout)).root
-        except TaskError:
-            raise
+            # The client's own limit counts, if it is lower than this.
+            with anyio.CancelScope(deadline=anyio.current_time() + self.limits.request):
+                return (await self.session.send_request(request, _RawResult)).root
+            raise TimeoutError
+        except UNANSWERED as error:
+            self.errors.raise_unanswered(error, method, task_id=task_id)
         except MCPError as error:
             is_unknown = error.code == types.INVALID_PARAMS and method != "tasks/update"
-            kind_of_error = UnknownTaskError if is_unknown else TaskError
-            raise kind_of_error(error.code, error.message, error.data, task_id=task_id) from error
+            kind = UnknownTaskError if is_unknown else TaskError
+            raise kind(error.code, error.message, error.data, task_id=task_id) from error
 
     async def call_tool(self, params: JSONObject, *, read_timeout_seconds: float | None) -> JSONObject:
         """Send a call that asks for a task, and return the raw answer.

@@ -6,10 +6,8 @@ Each line of the SDK derives its classes from these and from the SDK's own error
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import anyio
 from pydantic import ValidationError
@@ -21,6 +19,7 @@ __all__ = [
     "LOST_CONNECTION",
     "PARSE_ERROR",
     "REQUEST_TIMEOUT",
+    "UNANSWERED",
     "BaseInvalidTaskResponseError",
     "BaseTaskCancelledError",
     "BaseTaskError",
@@ -38,6 +37,9 @@ PARSE_ERROR: Final = -32700
 
 LOST_CONNECTION: Final = (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError)
 """What a session raises whose connection is closed."""
+
+UNANSWERED: Final = (ValidationError, TimeoutError, *LOST_CONNECTION)
+"""What a session raises for a request that got no answer, or one without the form of a result."""
 
 _PASSING_CODES: Final = frozenset({CONNECTION_CLOSED, REQUEST_TIMEOUT, INTERNAL_ERROR})
 """Errors that may pass: a response was lost or late, or server or gateway are at fault (-32603 is also HTTP 502)."""
@@ -95,27 +97,22 @@ class ErrorTypes:
         """Return the error for something that a server must not send."""
         return self.invalid_response(PARSE_ERROR, f"Invalid response from the server: {problem}", task_id=task_id)
 
-    @contextmanager
-    def of_request(self, method: str, task_id: str) -> Generator[None, None, None]:
-        """Turn what a session raises for a request that got no answer into these errors.
-
-        The SDK's own error, which has the server's, is left as it is.
+    def raise_unanswered(self, error: Exception, method: str, *, task_id: str) -> NoReturn:
+        """Raise the error for one of `UNANSWERED` that a session raised for a request.
 
         Args:
+            error: What it raised; it becomes the cause, unless it holds values of the server.
             method: The request's method.
             task_id: The task that it is about.
 
         Raises:
-            BaseTaskError: The block failed for want of an answer, or the answer has no form.
+            BaseTaskError: Always.
         """
-        try:
-            yield
-        except ValidationError:
+        if isinstance(error, ValidationError):
             raise self.invalid(f"the result of {method}", task_id=task_id) from None
-        except TimeoutError as error:
+        if isinstance(error, TimeoutError):
             raise self.error(REQUEST_TIMEOUT, f"{method} timed out", task_id=task_id) from error
-        except LOST_CONNECTION as error:
-            raise self.error(CONNECTION_CLOSED, "Connection closed", task_id=task_id) from error
+        raise self.error(CONNECTION_CLOSED, "Connection closed", task_id=task_id) from error
 
 
 class MalformedError(ValueError):

@@ -19,6 +19,7 @@ import anyio
 from mcp_task_runtime.adapters.task_client.errors import BaseTaskError, is_passing, retry_after_ms
 from mcp_task_runtime.adapters.task_client.snapshots import TaskSnapshot
 from mcp_task_runtime.core.transitions import is_terminal
+from mcp_task_runtime.stores._signal import Signal
 
 __all__ = ["PollSettings", "Pushes", "Watch"]
 
@@ -117,7 +118,7 @@ class Watch:
         self._not_before = -math.inf
         self._is_woken = False
         self._early = -math.inf  # the next early look may be at this time
-        self._changed: anyio.Event | None = None
+        self._changed: Signal | None = None
 
     def close(self) -> None:
         """Stop having changes pushed."""
@@ -242,7 +243,7 @@ class Watch:
                 follow_at = math.inf
                 self._pushes.follow(self)
                 continue  # it may have pushed already
-            self._changed = anyio.Event()
+            self._changed = Signal()
             with anyio.CancelScope(deadline=min(due, follow_at)):
                 await self._changed.wait()
             self._changed = None
