@@ -132,7 +132,7 @@ class ServerTaskContext:
         self._handler = handler
         self._execution = execution
         self._attempt = attempt
-        self._questions = ClientQuestions(self.task_id, store, queue, client, handler, execution, attempt)
+        self._questions = ClientQuestions(task.task_id, store, queue, client, handler, execution, attempt)
         self._root_task = None if execution is None else current_task()
         self._steps: TaskSteps | None = None
         if execution is not None:

@@ -515,7 +515,7 @@ class Workers:
 
     def _is_lost(self, execution: Execution[Any], record: TaskRecord, end: RunEnd[Any]) -> bool:
         """Return whether work counts as lost with its worker, and not as failed: it may run again (law L12)."""
-        if self._leases is None or not record.request.rerunnable or execution.is_stopped:
+        if not record.request.rerunnable or self._leases is None or execution.is_stopped:
             return False
         if end.is_interrupted:  # the event loop itself ends
             return True

@@ -74,8 +74,7 @@ def check_object(name: str, text: str) -> None:
 
 def _check_usual_object(name: str, text: str) -> None:
     """Refuse what `check_object` refuses, of a text that many tasks share: what a client says of itself."""
-    check_text(name, text)
-    if len(text) > _SHORT or not _is_object(text):
+    if type(text) is not str or len(text) > _SHORT or not _is_object(text):
         check_object(name, text)
 
 
@@ -127,9 +126,14 @@ def check_new_task(new: NewTask) -> None:
         ValueError: The message names what could not.
     """
     request = new.request
-    check_duration("ttl_ms", new.ttl_ms)
-    check_duration("retention_ms", new.retention_ms)
-    check_duration("lease_ms", new.lease_ms)
+    # What is usual is passed here, without a call for each field: every task of a server comes this way.
+    for name, milliseconds in (
+        ("ttl_ms", new.ttl_ms),
+        ("retention_ms", new.retention_ms),
+        ("lease_ms", new.lease_ms),
+    ):
+        if type(milliseconds) is not int or not 0 <= milliseconds <= _LONGEST_DURATION:
+            check_duration(name, milliseconds)
     check_integer("poll_interval_ms", new.poll_interval_ms)
     if new.max_live is not None:
         check_integer("max_live", new.max_live)
@@ -143,7 +147,7 @@ def check_new_task(new: NewTask) -> None:
         ("status_message", new.status_message),
         ("sealed_credentials", request.sealed_credentials),
     ):
-        if text is not None:
+        if text is not None and not (type(text) is str and text.isascii()):
             check_text(name, text)
     check_object("arguments_json", request.arguments_json)
     _check_usual_object("caller_json", request.caller_json)

@@ -135,8 +135,8 @@ class Methods2026:
         declared = self._tools.get(params.name)
         if declared is not None and self._runtime.is_dispatched(params.name):
             return await self._dispatch(declared, params, ctx, call_next)
-        is_known = self._conversions.get(params.name) is not None
-        if is_known and declared is not None and declared.options.promote_after is None:
+        unwinds = declared is not None and declared.options.promote_after is None
+        if declared is not None and unwinds and self._conversions.get(params.name) is not None:
             return await self._call_and_unwind(declared.options, params, ctx, call_next)
         new = partial(self.new_task, params, ctx)
 
