@@ -20,7 +20,8 @@ __all__ = ["postgres", "redis"]  # fixtures
 # same: what lands must not depend on luck.
 TESTS = Path(__file__).resolve().parent
 
-# What neither the version of Python nor that of the SDK can change: it proves the kit, a backend or whole processes.
+# What neither the version of Python nor that of the SDK can change: it proves the kit, a backend, whole
+# processes or pages.
 # The gate runs these once; on its other Pythons and SDKs, with `-m "not once"`, the rest.
 ONCE = (
     "clients/test_agents.py",
@@ -32,13 +33,18 @@ ONCE = (
     "kit/test_runtime_mutants.py",
     "mcp_v2/test_balanced.py",
     "mcp_v2/test_fuzz.py",
+    "mcp_v2/test_worker_processes.py",
     "operations/test_cli.py",
     "operations/test_web_stores.py",
     "operations/web/test_browser.py",
     "operations/web/test_command.py",
+    "stores/redis/test_scripts.py",
     "stores/test_chaos.py",
     "stores/test_crashes.py",
     "stores/test_processes.py",
+    "test_claims.py",
+    "test_contributing.py",
+    "test_examples_index.py",
     "test_readme.py",
 )
 

@@ -38,6 +38,9 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+# How a terminal shows what any store holds: a command on a terminal is a process, which takes a second to start.
+on_one_store = pytest.mark.parametrize("server", ["sqlite"], indirect=True)
+
 FORM = {
     "type": "object",
     "properties": {"ok": {"type": "boolean", "title": "Really"}, "note": {"type": "string"}},
@@ -76,6 +79,7 @@ async def test_list_shows_the_tasks_of_all_owners_the_newest_first(url: str, sto
     assert "\x1b" not in shown.out
 
 
+@on_one_store
 async def test_a_pipe_gets_whole_identifiers_and_a_terminal_the_beginning(url: str, store: BundledTaskStore) -> None:
     await make(store, "f" * 48, "a tool with a long name " * 4)
     assert "f" * 48 in (await mcp_tasks(url, "list")).out
@@ -258,6 +262,7 @@ async def test_a_store_of_one_process_has_no_retry() -> None:
             await TaskInspector(store).retry("unknown")
 
 
+@on_one_store
 async def test_a_question_is_answered_at_the_terminal(url: str, store: BundledTaskStore) -> None:
     await make(store, "task", "ask")
     with anyio.fail_after(PATIENCE * 2):
@@ -348,6 +353,7 @@ async def test_watch_ends_with_a_line_where_a_task_is_unknown_or_goes_away(url: 
     assert "Traceback" not in terminal.shown
 
 
+@on_one_store
 async def test_watch_into_a_pipe_that_breaks_ends_without_a_traceback(url: str, store: BundledTaskStore) -> None:
     await make(store, "task", "build")
     with open_command(url, "watch", "--json") as process:
@@ -406,6 +412,7 @@ async def test_workers_and_stats_and_doctor_tell_who_runs_what(url: str, store: 
     assert "1 task wait" in ill.out
 
 
+@on_one_store
 async def test_a_narrow_terminal_cuts_what_is_long_and_nothing_else(url: str, store: BundledTaskStore) -> None:
     await make(store, "f" * 48, "a tool with a long name " * 4)
     await store.update_task("f" * 48, status_message="a long message " * 9)
@@ -418,6 +425,7 @@ async def test_a_narrow_terminal_cuts_what_is_long_and_nothing_else(url: str, st
     assert re.search(r"…  \d+s ", row)
 
 
+@on_one_store
 async def test_what_a_client_put_into_a_task_is_shown_and_not_obeyed(url: str, store: BundledTaskStore) -> None:
     hostile = "\x1b]0;owned\x07\x1b[2J[red]x[/red]"
     await make(store, "task", f"tool {hostile}", f"owner {hostile}")
