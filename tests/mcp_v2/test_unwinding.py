@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import tracemalloc
 from pathlib import Path
 from typing import Annotated, Any
@@ -94,9 +95,15 @@ async def test_work_that_waits_keeps_nothing_of_its_request() -> None:
             assert len(of_calls()) > kept
 
 
-@pytest.mark.parametrize("place", ["memory://", "sqlite:///{}/tasks.db"])
-async def test_a_task_that_waits_on_a_question_takes_little_memory(place: str, tmp_path: Path) -> None:
-    """Half of the 50 KiB that the default limits reckon with; `bench_waiting_tasks` has the figures of a process."""
+@pytest.mark.parametrize(("place", "before"), [("memory://", 17), ("sqlite:///{}/tasks.db", 20)])
+async def test_a_task_that_waits_on_a_question_takes_little_memory(
+    place: str, before: int, tmp_path: Path, anyio_backend_name: str
+) -> None:
+    """Less than it took before, and never the 50 KiB that the default limits reckon with.
+
+    Frames are larger before Python 3.11, and so are the tasks of trio. `bench_waiting_tasks` has the exact figures.
+    """
+    is_lean = anyio_backend_name == "asyncio" and sys.version_info >= (3, 11)
 
     async def asks(topic: str, task: ServerTaskContext) -> str:
         return (await task.elicit(f"{topic}?", Name)).action
@@ -117,7 +124,7 @@ async def test_a_task_that_waits_on_a_question_takes_little_memory(place: str, t
                     taken, _ = tracemalloc.get_traced_memory()
                 finally:
                     tracemalloc.stop()
-    assert taken / 40 < 25 * 1024
+    assert taken / 40 < (before if is_lean else 50) * 1024
 
 
 async def test_the_sdks_own_context_asks_and_reports_through_the_task() -> None:
