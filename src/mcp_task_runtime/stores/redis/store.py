@@ -18,9 +18,7 @@ warns of it when it connects.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -28,9 +26,7 @@ import anyio
 from typing_extensions import Unpack
 
 from mcp_task_runtime.core.clock import Clock
-from mcp_task_runtime.core.ids import new_task_id
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
-from mcp_task_runtime.core.transitions import check_room, create_record, may_join
 from mcp_task_runtime.core.types import (
     Fence,
     Finding,
@@ -51,14 +47,15 @@ from mcp_task_runtime.errors import (
     LeaseLostError,
     RevisionConflictError,
     StoreError,
-    TaskExistsError,
     TaskNotFoundError,
 )
 from mcp_task_runtime.stores import _storable
 from mcp_task_runtime.stores._cursor import decode_cursor, encode_cursor
 from mcp_task_runtime.stores._opened import Opened
 from mcp_task_runtime.stores.redis._backend import Backend, Source
+from mcp_task_runtime.stores.redis._calls import TaskCalls, fencing, loaded, optional
 from mcp_task_runtime.stores.redis._connections import Call, script_call
+from mcp_task_runtime.stores.redis._creation import Creation, at_most
 from mcp_task_runtime.stores.redis._form import (
     ASKED,
     EVENTS,
@@ -67,19 +64,16 @@ from mcp_task_runtime.stores.redis._form import (
     dump_answer,
     dump_message,
     dump_progress,
-    dump_record,
     event_text,
-    from_micros,
     key_field,
     load_event,
     load_message,
-    load_nothing,
     load_record,
     pack,
-    schema_error,
     to_micros,
 )
-from mcp_task_runtime.stores.redis._pages import SET_ASIDE_MICROS, Entry, Pages
+from mcp_task_runtime.stores.redis._leases import Leases
+from mcp_task_runtime.stores.redis._pages import Entry, Pages
 from mcp_task_runtime.stores.redis._scripts import FOLLOWS, LIVE, UPDATES
 from mcp_task_runtime.stores.redis._search import Search
 from mcp_task_runtime.stores.redis._statistics import RedisStatistics
@@ -87,11 +81,6 @@ from mcp_task_runtime.stores.redis._work import WaitingWork
 from mcp_task_runtime.stores.redis.queue import RedisTaskMessageQueue, queue_of
 
 __all__ = ["RedisTaskStore"]
-
-_CALLS_FORGOTTEN: Final = 20
-"""Most expired calls that one call removes."""
-
-_LONGEST_CALL_MS: Final = 7 * 24 * 60 * 60 * 1_000
 
 _CLOCK_SECONDS: Final = 0.005
 """Seconds by which this process's idea of the server's time may be early."""
@@ -132,7 +121,10 @@ class RedisTaskStore(Opened):
         self._queue = queue_of(self._backend)
         self._pages = Pages(self._backend)
         self._search = Search(self._backend, self._pages)
+        self._calls = TaskCalls(self._backend)
         self._work = WaitingWork(self._backend, self._pages)
+        self._leases = Leases(self._backend, self._calls, self._pages, self._work)
+        self._creation = Creation(self._backend, self._calls, self._work)
 
     @property
     def clock(self) -> Clock:
@@ -168,26 +160,7 @@ class RedisTaskStore(Opened):
 
     async def create_task(self, new: NewTask | None = None, **fields: Unpack[NewTaskFields]) -> TaskRecord:
         """Create a task, given whole or by its fields; see `TaskStore.create_task`."""
-        new = NewTask.of(new, fields)
-        _storable.check_new_task(new)
-        task_id = new_task_id() if new.task_id is None else new.task_id
-        draft = create_record(replace(new, task_id=task_id), now=self.clock.now())
-        tag, mark = self._keys.tag(task_id), self._backend.new_operation()
-        if self._backend.is_cluster and new.max_live is not None:  # the index is in another slot
-            check_room(await self.count_live_tasks(new.owner), new.max_live)
-        (reply,) = await self._backend.send(self._creation(draft, new, tag, mark))
-        if reply[0] == b"schema":
-            raise schema_error(reply[1])
-        if reply[0] == b"full":
-            check_room(new.max_live or 0, new.max_live)
-        if reply[0] != b"ok":
-            raise TaskExistsError(task_id)
-        record = create_record(replace(new, task_id=task_id), now=from_micros(reply[1]))
-        if reply[3:] and reply[3] is not None:  # it took the place of one that had expired
-            self._backend.forget(tag, reply[2], reply[3])
-        if self._backend.is_cluster:
-            await self._index(record, tag, mark, new.lease_ms)
-        return record
+        return await self._creation.create(NewTask.of(new, fields))
 
     # --- TaskQuotas ---
 
@@ -197,9 +170,7 @@ class RedisTaskStore(Opened):
         On a cluster `create_task` asks this before it creates a task: calls that overlap may make more than
         `NewTask.max_live`. Tasks of earlier versions count from the next change of their status on.
         """
-        index = self._keys.search + b"live:" + self._keys.search_owner(owner)
-        (reply,) = await self._backend.send(script_call("live", (index,), self._backend.now()))
-        return int(reply)
+        return await self._creation.count_live(owner)
 
     # --- TaskJoins ---
 
@@ -209,86 +180,22 @@ class RedisTaskStore(Opened):
         One step decides which identifier the call has, and one who creates the task with it. The first is known for the
         task's TTL at its creation, for 7 days without one: a task that lives longer is joined no more then.
         """
-        _storable.check_new_task(new)
-        _storable.check_text("key", key)
-        own = pack(new_task_id() if new.task_id is None else new.task_id)
-        ended = b""
-        while True:
-            reply = await self._decide(self._keys.call(key), ended, own, _known_ms(new))
-            task_id = reply.decode()
-            record = await self.get_task(task_id)
-            if record is None:  # the caller whose identifier it is has not come so far, or the task was deleted
-                with suppress(TaskExistsError):
-                    return await self.create_task(replace(new, task_id=task_id)), True
-                continue
-            if may_join(record, now=self.clock.now(), ended_ms=ended_ms):
-                return record, False
-            ended = reply
-            if ended == own:
-                own = pack(new_task_id())
-
-    async def _decide(self, call: bytes, ended: bytes, own: bytes, known_ms: int) -> bytes:
-        """Return the identifier of the task that a call has."""
-        now = self._backend.now()
-        decide = script_call("join", self._keys.calls, now, call, ended, own, known_ms, _CALLS_FORGOTTEN)
-        (reply,) = await self._backend.send(decide)
-        identifier: bytes = reply
-        return identifier
-
-    def _creation(self, record: TaskRecord, new: NewTask, tag: bytes, mark: str) -> Call:
-        """Return the call that stores a task, on a single server with its entries in the indexes."""
-        ttl_ms = record.task.ttl_ms
-        create = self._backend.task_call(
-            *("create", tag, mark, _member(mark, tag), pack(record.request.name)),
-            "" if ttl_ms is None else max(ttl_ms, 0) + self._backend.margin_ms,
-            _at_most(record),
-            "" if record.lease is None else new.lease_ms,
-            "" if new.max_live is None else max(0, int(new.max_live)),
-            *dump_record(record, mark),
-        )
-        if self._backend.is_cluster:
-            return create
-        return create._replace(keys=(*create.keys, *self._keys.of_owner(record.owner)))
-
-    async def _index(self, record: TaskRecord, tag: bytes, mark: str, lease_ms: int) -> None:
-        """Enter a new task in the indexes of a cluster."""
-        now, margin_ms, at_most = to_micros(record.task.created_at), self._backend.margin_ms, _at_most(record)
-        latest = "" if at_most == "" else now + 1_000 * int(at_most)
-        owned = script_call("index", self._keys.of_owner(record.owner), now, margin_ms, _member(mark, tag), latest)
-        calls = [owned, self._filing(record)]
-        if record.lease is not None:
-            kept = "" if at_most == "" else int(at_most) + margin_ms
-            calls.append(script_call("lease", (self._keys.leases,), tag, now + 1_000 * lease_ms, kept))
-        await self._backend.send(*calls)
-        if record.lease is not None and not record.lease.worker:
-            await self._work.enter(record)
-
-    def _filing(self, record: TaskRecord) -> Call:
-        """Return the call that enters a task in the search index of a cluster, in its status."""
-        task, name = record.task, pack(record.request.name)
-        tag = self._keys.tag(task.task_id)
-        return self._backend.call_search(
-            *("file", self._backend.margin_ms, self._keys.search, tag, name),
-            _optional(task.task_id if tag.startswith(b"~") else None),
-            *(task.status.encode(), to_micros(task.created_at)),
-            *("" if task.ttl_ms is None else task.ttl_ms, record.retention_ms, _optional(record.owner)),
-            int(record.outcome is not None and record.outcome.is_error),
-        )
+        return await self._creation.join(new, key=key, ended_ms=ended_ms)
 
     def _filed(self, record: TaskRecord) -> TaskRecord:
         """Return the record after a change that the search index must follow; on a cluster that is not waited for."""
         if self._backend.is_cluster:
-            self._backend.post(self._filing(record))
+            self._backend.post(self._creation.filing(record))
         return record
 
     async def get_task(self, task_id: str) -> TaskRecord | None:
         """Return the task, or `None`; see `TaskStore.get_task`."""
-        reply = await self._read(task_id, "get", 0)
+        reply = await self._calls.read(task_id, "get", 0)
         return None if reply is None else load_record(reply[0])
 
     async def get_view(self, task_id: str) -> TaskView | None:
         """Return the task with its open questions; see `TaskQuestions.get_view`."""
-        return _view_of(await self._read(task_id, "view", ASKED))
+        return _view_of(await self._calls.read(task_id, "view", ASKED))
 
     # --- TaskOwners ---
 
@@ -298,7 +205,7 @@ class RedisTaskStore(Opened):
             owners = () if owner is None else (pack(owner),)
         except ValueError:
             return None
-        return _view_of(await self._read(task_id, "own", ASKED, *owners))
+        return _view_of(await self._calls.read(task_id, "own", ASKED, *owners))
 
     async def update_task(
         self,
@@ -315,13 +222,13 @@ class RedisTaskStore(Opened):
         _storable.check_text("status_message", status_message)
         _storable.check_progress(progress)
         _storable.check_duration("ttl_ms", ttl_ms)
-        tag, (reply, *rest) = await self._change(
+        tag, (reply, *rest) = await self._calls.change(
             *(task_id, "update", UPDATES.get(status, b" "), "" if status is None else status),
-            _optional(status_message),
+            optional(status_message),
             b"" if progress is None else dump_progress(progress),
             "" if ttl_ms is None else int(ttl_ms),
             "" if if_revision is None else int(if_revision),
-            *_fencing(fence),
+            *fencing(fence),
             event_text(status_message),
         )
         if reply == b"refused":
@@ -329,7 +236,7 @@ class RedisTaskStore(Opened):
             raise InvalidTransitionError(task_id, current=current, requested=current if status is None else status)
         if reply == b"conflict":
             raise RevisionConflictError(task_id, expected=int(if_revision or 0), current=int(rest[0]))
-        record = self._changed(task_id, reply, rest)
+        record = self._calls.changed(task_id, reply, rest)
         if status is not None or ttl_ms is not None:
             self._filed(record)
         if ttl_ms is not None and self._backend.is_cluster:
@@ -341,30 +248,30 @@ class RedisTaskStore(Opened):
         (mark,) = await self._backend.send(Call(b"HGET", self._keys.of_task(tag)[:1], (b"mark",)))
         if mark is None:
             return
-        at_most, margin_ms = int(_at_most(record)), self._backend.margin_ms
-        latest = to_micros(record.task.created_at) + 1_000 * at_most
+        lives_ms, margin_ms = int(at_most(record)), self._backend.margin_ms
+        latest = to_micros(record.task.created_at) + 1_000 * lives_ms
         owner = self._keys.of_owner(record.owner)
         calls = [script_call("extend", owner, self._backend.now(), margin_ms, mark + b" " + tag, latest)]
         if record.lease is not None:
             lapses = to_micros(record.lease.expires_at)
-            calls.append(script_call("lease", (self._keys.leases,), tag, lapses, at_most + margin_ms))
+            calls.append(script_call("lease", (self._keys.leases,), tag, lapses, lives_ms + margin_ms))
         await self._backend.send(*calls)
 
     async def finish_task(self, task_id: str, outcome: Outcome, *, fence: Fence | None = None) -> TaskRecord:
         """Record a terminal status and its outcome, and delete the mailbox; see `TaskStore.finish_task`."""
         status = outcome.status
         _storable.check_outcome(outcome)
-        tag, (reply, *rest) = await self._change(
+        tag, (reply, *rest) = await self._calls.change(
             *(task_id, "finish", FOLLOWS.get(status, b" "), status),
-            _optional(outcome.payload_json),
-            _optional(outcome.status_message),
-            *_fencing(fence),
+            optional(outcome.payload_json),
+            optional(outcome.status_message),
+            *fencing(fence),
             event_text(outcome.status_message),
             int(outcome.is_error),
         )
         if reply == b"refused":
             raise InvalidTransitionError(task_id, current=rest[0].decode(), requested=status)
-        record = self._changed(task_id, reply, rest)
+        record = self._calls.changed(task_id, reply, rest)
         if self._backend.is_cluster:
             self._backend.post(Call(b"ZREM", (self._keys.leases,), (tag,)))
             self._work.leave(tag, self._keys.name_tag(record.request.name))
@@ -400,7 +307,7 @@ class RedisTaskStore(Opened):
     async def delete_task(self, task_id: str) -> bool:
         """Delete the task; see `TaskStore.delete_task`."""
         # Carried out twice it could not say whether there was one.
-        tag, (reply, *rest) = await self._change(task_id, "delete", again=False, missing=b"absent")
+        tag, (reply, *rest) = await self._calls.change(task_id, "delete", again=False, missing=b"absent")
         if reply != b"ok":
             return False
         self._backend.forget(tag, rest[0], rest[1])
@@ -459,56 +366,19 @@ class RedisTaskStore(Opened):
 
     async def renew_leases(self, worker: str, task_ids: Collection[str], *, lease_ms: int) -> frozenset[str]:
         """Extend leases of a worker; see `TaskLeases.renew_leases`."""
-        _storable.check_duration("lease_ms", lease_ms)
-        held = await self._change_leases("renew", worker, task_ids, lease_ms)
-        return frozenset(held)
+        return await self._leases.renew(worker, task_ids, lease_ms=lease_ms)
 
     async def drop_leases(self, worker: str, task_ids: Collection[str], *, lapse: bool) -> None:
         """Release leases of a worker; see `TaskLeases.drop_leases`."""
-        await self._change_leases("drop", worker, task_ids, 1 if lapse else 0, event_text(worker))
+        await self._leases.drop(worker, task_ids, lapse=lapse)
 
     async def list_lapsed(self, *, limit: int = 100) -> tuple[TaskRecord, ...]:
         """Return live tasks whose lease has lapsed; see `TaskLeases.list_lapsed`. Damaged tasks are left out."""
-        if limit < 1:
-            raise ValueError("limit must be at least 1")
-        found: dict[str, TaskRecord] = {}
-        while True:
-            now, page = await self._pages.read(self._keys.leases, "-inf", "", limit)
-            corrections: list[bytes | int | str] = []
-            for entry in page:
-                record = entry.record
-                lease = None if record is None else record.lease
-                if entry.is_damaged:
-                    corrections += entry.member, entry.place, now + SET_ASIDE_MICROS
-                elif record is None or lease is None or not entry.is_live:
-                    corrections += entry.member, entry.place, ""
-                elif to_micros(lease.expires_at) > now:
-                    corrections += entry.member, entry.place, to_micros(lease.expires_at)
-                else:
-                    found[record.task_id] = record
-            if corrections:  # the index heals when it is read
-                await self._backend.send(script_call("correct", (self._keys.leases,), *corrections))
-            if not corrections or len(found) >= limit or len(page) < limit:
-                self._work.mend(found.values())
-                return tuple(sorted(found.values(), key=_lapsed_at)[:limit])
+        return await self._leases.lapsed(limit=limit)
 
     async def claim_task(self, task_id: str, *, worker: str, lease_ms: int) -> TaskRecord | None:
         """Take over a live task; see `TaskLeases.claim_task`."""
-        _storable.check_text("worker", worker)
-        _storable.check_duration("lease_ms", lease_ms)
-        tag, (reply, *rest) = await self._change(
-            task_id, "claim", pack(worker), lease_ms, event_text(worker), missing=b"absent"
-        )
-        if reply != b"ok":
-            return None
-        record = _loaded(rest[0])
-        if record.lease is not None:
-            self._move_lapse(tag, to_micros(record.lease.expires_at))
-        if worker:
-            self._work.leave(tag, self._keys.name_tag(record.request.name))
-        else:
-            await self._work.enter(record)
-        return record
+        return await self._leases.claim(task_id, worker=worker, lease_ms=lease_ms)
 
     # --- work
 
@@ -527,15 +397,15 @@ class RedisTaskStore(Opened):
         if question.key is None:
             raise ValueError("question must be a request")
         _storable.check_message(question)
-        _, (reply, *rest) = await self._change(
-            *(task_id, "ask", FOLLOWS["input_required"], *_fencing(fence)),
+        _, (reply, *rest) = await self._calls.change(
+            *(task_id, "ask", FOLLOWS["input_required"], *fencing(fence)),
             *(key_field(question.key), dump_message(question), event_text(question.key)),
         )
         if reply == b"refused":
             raise InvalidTransitionError(task_id, current=rest[0].decode(), requested="input_required")
         if reply == b"known":
             return None
-        return self._filed(self._changed(task_id, reply, rest))
+        return self._filed(self._calls.changed(task_id, reply, rest))
 
     async def answer_all(self, task_id: str, answers: Mapping[str, Answer]) -> frozenset[str]:
         """Answer open questions and set the status; see `TaskQuestions.answer_all`."""
@@ -546,11 +416,11 @@ class RedisTaskStore(Opened):
             flat += key_field(key), dump_answer(answer), kind, event_text(key)
         if not flat:
             return frozenset()
-        _, (reply, *rest) = await self._change(task_id, "answer_all", LIVE, *flat, missing=b"absent")
+        _, (reply, *rest) = await self._calls.change(task_id, "answer_all", LIVE, *flat, missing=b"absent")
         if reply != b"ok":
             return frozenset()
         if rest[0]:
-            self._filed(_loaded(rest[1]))
+            self._filed(loaded(rest[1]))
         taken = set(rest[0])
         return frozenset(key for key in answers if key_field(key) in taken)
 
@@ -561,7 +431,7 @@ class RedisTaskStore(Opened):
         _storable.check_text("key", key)
         _storable.check_json("value_json", value_json)
         step = pack(key), pack(value_json)
-        _, (reply, *rest) = await self._change(task_id, "record_step", LIVE, *_fencing(fence), *step)
+        _, (reply, *rest) = await self._calls.change(task_id, "record_step", LIVE, *fencing(fence), *step)
         if reply == b"refused":
             current = rest[0].decode()
             raise InvalidTransitionError(task_id, current=current, requested=current)
@@ -571,14 +441,14 @@ class RedisTaskStore(Opened):
 
     async def read_steps(self, task_id: str) -> Mapping[str, str]:
         """Return the recorded results by key; see `TaskJournal.read_steps`."""
-        reply = await self._read(task_id, "steps", STEPS)
+        reply = await self._calls.read(task_id, "steps", STEPS)
         flat = [] if reply is None else reply[0]
         steps = sorted((_step(value), _text(key)) for key, value in zip(flat[::2], flat[1::2], strict=True))
         return {key: value for (_, value), key in steps}
 
     async def get_history(self, task_id: str) -> tuple[TaskEvent, ...]:
         """Return what happened to a task, oldest first; see `TaskSearch.get_history`."""
-        reply = await self._read(task_id, "history", EVENTS)
+        reply = await self._calls.read(task_id, "history", EVENTS)
         if reply is None:
             return ()
         return (load_event(reply[0] + b" created"), *(load_event(event) for event in reply[1]))
@@ -592,102 +462,6 @@ class RedisTaskStore(Opened):
     async def count_tasks(self) -> TaskCounts:
         """Return how many tasks there are; see `TaskSearch.count_tasks`."""
         return await self._search.count()
-
-    # --- scripts
-
-    async def _read(self, task_id: str, script: str, kind: int, *arguments: bytes) -> list[Any] | None:
-        """Return what a script reads of a task, or `None` if there is none."""
-        tag = self._keys.tag(task_id)
-        ((reply, *rest),) = await self._backend.send(self._backend.read_call(script, tag, kind, *arguments))
-        if reply == b"schema":
-            raise schema_error(rest[0])
-        if reply == b"expired":
-            self._backend.purge(tag, *rest)
-        if reply == b"absent" and rest:
-            load_nothing()
-        return rest if reply == b"ok" else None
-
-    async def _change(
-        self, task_id: str, script: str, *arguments: bytes | int | str, again: bool = True, missing: bytes = b""
-    ) -> tuple[bytes, list[Any]]:
-        """Run a script about a task; return the task's tag and the reply.
-
-        Raises:
-            TaskNotFoundError: The task does not exist, and `missing` is not `absent`.
-            SchemaVersionError: A later version of this library stored it.
-        """
-        tag = self._keys.tag(task_id)
-        call = self._backend.task_call(script, tag, self._backend.new_operation(), *arguments)
-        (reply,) = await self._backend.send(call, again=again)
-        if not self._exists(tag, reply):
-            if missing != b"absent":
-                raise TaskNotFoundError(task_id)
-            return tag, [b"absent"]
-        return tag, reply
-
-    def _exists(self, tag: bytes, reply: list[Any]) -> bool:
-        """Return whether a script found its task; clean up after one that it found expired."""
-        if reply[0] == b"schema":
-            raise schema_error(reply[1])
-        if reply[0] == b"expired":
-            self._backend.forget(tag, *reply[1:])
-        return reply[0] not in (b"absent", b"expired")
-
-    @staticmethod
-    def _changed(task_id: str, reply: bytes, rest: Sequence[Any]) -> TaskRecord:
-        """Return the record that a script changed."""
-        if reply == b"lost":
-            raise LeaseLostError(task_id)
-        return _loaded(rest[0])
-
-    async def _change_leases(
-        self, script: str, worker: str, task_ids: Collection[str], *arguments: bytes | int | str
-    ) -> list[str]:
-        """Run a script on the leases of a worker; return the identifiers of those tasks that it changed."""
-        tags = {self._keys.tag(task_id): task_id for task_id in task_ids}
-        operation, name = self._backend.new_operation(), pack(worker)
-        calls = [self._backend.task_call(script, tag, operation, name, *arguments) for tag in tags]
-        replies = await self._backend.send(*calls, keeps_errors=True) if calls else []
-        changed: list[str] = []
-        for (tag, task_id), reply in zip(tags.items(), replies, strict=True):
-            if isinstance(reply, Exception):
-                self._pages.report(tag, reply)
-            elif reply[0] == b"schema":
-                self._pages.report(tag, schema_error(reply[1]))
-            elif self._exists(tag, reply) and reply[0] == b"ok":
-                changed.append(task_id)
-                if len(reply) > 1:
-                    self._move_lapse(tag, int(reply[1]))
-        return changed
-
-    def _move_lapse(self, tag: bytes, when: int) -> None:
-        """Move an entry of the index of leases where the scripts cannot do it: on a cluster, without waiting."""
-        if self._backend.is_cluster:
-            self._backend.post(Call(b"ZADD", (self._keys.leases,), (b"XX", when, tag)))
-
-
-def _member(mark: str, tag: bytes) -> bytes:
-    return mark.encode() + b" " + tag
-
-
-def _at_most(record: TaskRecord) -> int | str:
-    """Return after how many milliseconds a task has expired whenever it ends; nothing for a task without TTL."""
-    ttl_ms = record.task.ttl_ms
-    return "" if ttl_ms is None else max(ttl_ms, 0) + record.retention_ms + 1
-
-
-def _optional(text: str | None) -> bytes:
-    """Return text in a form that is not empty unless it is `None`."""
-    return b"" if text is None else b"+" + pack(text)
-
-
-def _known_ms(new: NewTask) -> int:
-    return _LONGEST_CALL_MS if new.ttl_ms is None else max(new.ttl_ms, 1)
-
-
-def _fencing(fence: Fence | None) -> tuple[bytes, int | str]:
-    """Return a fence as scripts take it."""
-    return (b"", "") if fence is None else (_optional(fence.worker), fence.attempt)
 
 
 def _text(data: bytes) -> str:
@@ -704,17 +478,6 @@ def _step(data: bytes) -> tuple[int, str]:
         return int(number), _text(value)
     except ValueError as error:
         raise StoreError("A stored step is damaged") from error
-
-
-def _loaded(values: list[bytes | None]) -> TaskRecord:
-    record = load_record(values)
-    if record is None:
-        raise StoreError("A stored task is damaged")
-    return record
-
-
-def _lapsed_at(record: TaskRecord) -> float:
-    return 0.0 if record.lease is None else record.lease.expires_at.timestamp()
 
 
 def _view_of(reply: list[Any] | None) -> TaskView | None:
