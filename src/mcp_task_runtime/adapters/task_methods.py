@@ -133,7 +133,7 @@ class TaskMethods:
             ttl_ms=wire_2025.parse_ttl(params.get("task")),
             request=TaskRequest(
                 name=str(params.get("name", "")),
-                arguments_json=dump_json(params.get("arguments") or {}),
+                arguments_json=dump_json(arguments) if (arguments := params.get("arguments")) else "{}",
                 progress_token=token if isinstance(token, str | int) else None,
                 caller_json=caller_of(meta, protocol_version, undeliverable),
             ),

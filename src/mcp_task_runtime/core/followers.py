@@ -25,6 +25,7 @@ import anyio
 import anyio.lowlevel
 from typing_extensions import Self
 
+from mcp_task_runtime.core.functions import without
 from mcp_task_runtime.core.group import IsolatedGroup
 from mcp_task_runtime.core.store import TaskStore, TaskWatching
 from mcp_task_runtime.core.store_log import log_store_error
@@ -66,6 +67,7 @@ class TaskFollowers:
         self._read_view = read_view
         self._watching = store if isinstance(store, TaskWatching) else None
         self._topics: dict[str, _Topic] = {}
+        self._on_unused = self._drop_unused  # bound once: each callback keeps it
 
     def __len__(self) -> int:
         """Return the number of followed tasks."""
@@ -96,16 +98,11 @@ class TaskFollowers:
             after: The revision that the caller has already.
         """
         topic = self._topic(task_id, after)
-        topic.callbacks.append(on_change)
+        topic.callbacks = (*topic.callbacks, on_change)
         topic.begin()
         if topic.is_gone or (topic.record is not None and topic.record.revision > after):
             _call(on_change, None if topic.is_gone else topic.record)
-        return partial(self._stop_calling, topic, on_change)
-
-    def _stop_calling(self, topic: _Topic, on_change: ChangeCallback) -> None:
-        if on_change in topic.callbacks:
-            topic.callbacks.remove(on_change)
-            self._drop_unused(topic)
+        return _StopCalling(self._on_unused, topic, on_change)
 
     def feed(self, record: TaskRecord) -> None:
         """Tell the readers of a change that this process made, without a read."""
@@ -145,6 +142,23 @@ class TaskFollowers:
         topic.stop()
         if self._topics.get(topic.task_id) is topic:
             del self._topics[topic.task_id]
+
+
+class _StopCalling:
+    """Stops the calls of one callback; a partial of a method would be three objects for each task."""
+
+    __slots__ = ("_on_change", "_on_unused", "_topic")
+
+    def __init__(self, on_unused: Callable[[_Topic], None], topic: _Topic, on_change: ChangeCallback) -> None:
+        self._on_unused = on_unused
+        self._topic = topic
+        self._on_change = on_change
+
+    def __call__(self) -> None:
+        topic = self._topic
+        if self._on_change in topic.callbacks:
+            topic.callbacks = without(topic.callbacks, self._on_change)
+            self._on_unused(topic)
 
 
 class TaskFollower:
@@ -237,7 +251,7 @@ class _Topic:
         self.record: TaskRecord | None = None
         self.is_gone = False
         self.readers = 0
-        self.callbacks: list[ChangeCallback] = []
+        self.callbacks: tuple[ChangeCallback, ...] = ()
         self._store = store
         self._watching = watching
         self._group = group
@@ -361,7 +375,7 @@ class _Topic:
         self.record = record
         self._revision = record.revision
         self._failure = None
-        for callback in list(self.callbacks):
+        for callback in self.callbacks:
             _call(callback, record)
         self._wake()
 
@@ -446,7 +460,7 @@ class _Topic:
 
     def _lose(self) -> None:
         self.is_gone = True
-        for callback in list(self.callbacks):
+        for callback in self.callbacks:
             _call(callback, None)
 
     def _fail(self, error: Exception, *, is_first: bool) -> None:

@@ -1,16 +1,18 @@
-"""Functions of authors: what runs when one is called, and how to call it."""
+"""Functions of authors: what runs when one is called, and how to call it; and some that are to be called."""
 
 from __future__ import annotations
 
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
 
-__all__ = ["call_in_thread", "code_of", "is_async"]
+__all__ = ["call_in_thread", "code_of", "is_async", "without"]
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 
 def code_of(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -33,3 +35,11 @@ async def call_in_thread(function: Callable[[], Any]) -> Any:
         # Not the common pool, which a stdio server reads its input with: work may hold its thread for hours.
         limiter=anyio.CapacityLimiter(1),
     )
+
+
+def without(functions: tuple[FunctionT, ...], function: FunctionT) -> tuple[FunctionT, ...]:
+    """Return functions without one of them: the first that is equal, if there is one."""
+    if function not in functions:
+        return functions
+    index = functions.index(function)
+    return functions[:index] + functions[index + 1 :]

@@ -109,7 +109,7 @@ class _CallsNoWatch(Link):
 
     async def update_task(self, task_id: str, **changes: Any) -> TaskRecord:
         entry = self._target._entries[task_id]
-        watchers, entry.watchers = entry.watchers, None
+        watchers, entry.watchers = entry.watchers, ()
         try:
             updated: TaskRecord = await self._call(self._target, "update_task", task_id, **changes)
             return updated

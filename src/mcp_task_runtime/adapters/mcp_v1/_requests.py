@@ -166,10 +166,13 @@ class as_caller:  # read as a verb: with as_caller(ctx)
         self._ctx = ctx
 
     def __enter__(self) -> None:
-        self._token = auth_context_var.set(_user(self._ctx))
+        user = _user(self._ctx)
+        # A variable that is not set costs the tasks nothing that keep this context.
+        self._token = None if user is auth_context_var.get() else auth_context_var.set(user)
 
     def __exit__(self, *_: object) -> None:
-        auth_context_var.reset(self._token)
+        if self._token is not None:
+            auth_context_var.reset(self._token)
 
 
 def is_stateless(ctx: Context) -> bool:

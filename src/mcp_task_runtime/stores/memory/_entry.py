@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta, timezone
-from functools import partial
 from struct import Struct
 from typing import Final, get_args
 
+from mcp_task_runtime.core.functions import without
 from mcp_task_runtime.core.sealed import event_excerpt
 from mcp_task_runtime.core.transitions import EVENTS_KEPT
 from mcp_task_runtime.core.types import TaskEvent, TaskEventKind, TaskRecord
@@ -29,7 +29,7 @@ class Entry(Indexed):
     Attributes:
         changed: Exists while there are waiters for the next revision.
         steps: The recorded steps, if there are any.
-        watchers: Called after each change; exists while there are any.
+        watchers: Called after each change.
     """
 
     __slots__ = ("_events", "changed", "steps", "watchers")
@@ -38,7 +38,7 @@ class Entry(Indexed):
         super().__init__(record, sequence)
         self.changed: Signal | None = None
         self.steps: dict[str, str] | None = None
-        self.watchers: list[Callable[[TaskRecord | None], None]] | None = None
+        self.watchers: tuple[Callable[[TaskRecord | None], None], ...] = ()
         self._events = b""
 
     @property
@@ -51,21 +51,13 @@ class Entry(Indexed):
         if self.changed is not None:
             self.changed.set()
             self.changed = None
-        for on_change in () if self.watchers is None else list(self.watchers):
+        for on_change in self.watchers:
             on_change(None if self.is_removed else self.record)
 
     def watch(self, on_change: Callable[[TaskRecord | None], None]) -> Callable[[], None]:
         """Call a function after each change, until the function returned is called."""
-        if self.watchers is None:
-            self.watchers = []
-        self.watchers.append(on_change)
-        return partial(self._unwatch, on_change)
-
-    def _unwatch(self, on_change: Callable[[TaskRecord | None], None]) -> None:
-        if self.watchers is not None and on_change in self.watchers:
-            self.watchers.remove(on_change)
-            if not self.watchers:
-                self.watchers = None
+        self.watchers = (*self.watchers, on_change)
+        return _Unwatch(self, on_change)
 
     def note(self, at: datetime, events: Iterable[tuple[TaskEventKind, str | None]]) -> None:
         """Add events to the history, which keeps the last `EVENTS_KEPT` of them; about 40 bytes each."""
@@ -94,3 +86,16 @@ class Entry(Indexed):
             at += max(0, size)
             events.append(TaskEvent(_EPOCH + stamp * _MICROSECOND, _KINDS[number], text))
         return tuple(events)
+
+
+class _Unwatch:
+    """Stops the calls of one watcher; a partial of a method would be three objects."""
+
+    __slots__ = ("_entry", "_on_change")
+
+    def __init__(self, entry: Entry, on_change: Callable[[TaskRecord | None], None]) -> None:
+        self._entry = entry
+        self._on_change = on_change
+
+    def __call__(self) -> None:
+        self._entry.watchers = without(self._entry.watchers, self._on_change)
