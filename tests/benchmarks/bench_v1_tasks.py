@@ -1,4 +1,4 @@
-"""A server on `mcp` 1.x compared with the same server on the SDK's own runtime: memory, calls, questions.
+"""A server on `mcp` 1.x compared with the same server on the SDK's own runtime: memory, plain calls, tasks, questions.
 
 The same tools, the same client, each pair in turns: a low-level server on both sides, and a `FastMCP` on both sides.
 The SDK's runtime has no way through the tool layer of `FastMCP`, so there its work calls that layer, which validates
@@ -52,6 +52,7 @@ async def ours() -> AsyncGenerator[ClientSession, None]:
     mcp: FastMCP[Any] = FastMCP("ours")
     tasks = Tasks()
     tasks.install(mcp)
+    mcp.tool()(plain)
 
     @tasks.tool()
     async def quick(task: ServerTaskContext) -> str:
@@ -74,6 +75,8 @@ async def ours_low_level() -> AsyncGenerator[ClientSession, None]:
 
     @server.call_tool()  # type: ignore[untyped-decorator, unused-ignore]
     async def call(name: str, arguments: dict[str, Any]) -> Any:
+        if name == "plain":
+            return answer("done")
         return await tasks.run(partial(low_level_work, name))
 
     tasks.install(server)
@@ -90,6 +93,8 @@ async def sdks_own() -> AsyncGenerator[ClientSession, None]:
 
     @server.call_tool()  # type: ignore[untyped-decorator, unused-ignore]
     async def call(name: str, arguments: dict[str, Any]) -> Any:
+        if name == "plain":
+            return answer("done")
         return await server.request_context.experimental.run_task(partial(low_level_work, name))
 
     async with connected(server) as client:
@@ -103,6 +108,7 @@ async def sdks_own_fast() -> AsyncGenerator[ClientSession, None]:
     server = mcp._mcp_server  # pyright: ignore[reportPrivateUsage]
     server.experimental.enable_tasks()
     current: ContextVar[SDKTaskContext] = ContextVar("current")
+    mcp.tool()(plain)
 
     @mcp.tool()
     async def quick() -> str:
@@ -114,6 +120,9 @@ async def sdks_own_fast() -> AsyncGenerator[ClientSession, None]:
 
     @server.call_tool(validate_input=False)  # type: ignore[untyped-decorator, unused-ignore]
     async def call(name: str, arguments: dict[str, Any]) -> Any:
+        if name == "plain":
+            return await mcp.call_tool(name, arguments)
+
         async def work(task: SDKTaskContext) -> types.CallToolResult:
             current.set(task)
             made: Any = await mcp.call_tool(name, arguments)
@@ -125,16 +134,25 @@ async def sdks_own_fast() -> AsyncGenerator[ClientSession, None]:
         yield client
 
 
+async def plain() -> str:
+    return "done"
+
+
 def list_tools(server: Server[Any, Any]) -> None:
     @server.list_tools()  # type: ignore[no-untyped-call, untyped-decorator, unused-ignore]
     async def tools() -> list[types.Tool]:
         execution = types.ToolExecution(taskSupport="optional")
         schema = {"type": "object"}
-        return [types.Tool(name=name, inputSchema=schema, execution=execution) for name in ("quick", "ask")]
+        of_tasks = [types.Tool(name=name, inputSchema=schema, execution=execution) for name in ("quick", "ask")]
+        return [types.Tool(name="plain", inputSchema=schema), *of_tasks]
 
 
 async def low_level_work(name: str, task: Any) -> types.CallToolResult:
     text = "done" if name == "quick" else (await task.elicit("Sure?", FORM)).action
+    return answer(text)
+
+
+def answer(text: str) -> types.CallToolResult:
     return types.CallToolResult(content=[types.TextContent(type="text", text=text)])
 
 
@@ -197,7 +215,20 @@ async def speed() -> None:
         await compare("`FastMCP`", here, there)
 
 
+async def call_plain(client: ClientSession) -> None:
+    params = types.CallToolRequestParams(name="plain", arguments={})
+    request = types.ClientRequest(types.CallToolRequest(params=params))
+    result = await client.send_request(request, types.CallToolResult)
+    assert not result.isError, result
+
+
 async def compare(kind: str, here: ClientSession, there: ClientSession) -> None:
+    cost = await in_turns({"ours": partial(call_plain, here), "own": partial(call_plain, there)}, CALLS)
+    row(
+        f"`mcp` 1.x, {kind}, a plain call: processor time / that with the SDK's own tasks enabled",
+        "≤ 1.0",
+        f"{cost['ours'] / cost['own']:.2f} ({1_000 * cost['ours']:.2f} / {1_000 * cost['own']:.2f} ms)",
+    )
     for name, what in (("quick", "a task call and its result"), ("ask", "a question")):
         cost = await in_turns({"ours": partial(call, here, name), "own": partial(call, there, name)}, CALLS)
         row(
