@@ -18,6 +18,7 @@ from tests.mcp_v1.scenarios import ClientTasks
 from tests.mcp_v1.schemas import RELATED, Wire
 from tests.mcp_v1.serve import make_server
 from tests.support.applications import application_over_http
+from tests.support.event_loops import on_one_loop
 from tests.support.patience import PATIENCE
 from tests.support.processes import HTTPServerProcess
 from tests.support.unreachable_store import check_errors, errors_of_start
@@ -87,6 +88,7 @@ async def say_yes(question: Wire) -> Wire | None:
     return accept(ok=True)
 
 
+@on_one_loop
 async def test_b6_a_question_rides_the_result_stream_and_the_rest_the_connections_own(url: str) -> None:
     async with http_client(url, answer=say_yes) as client:
         await client.listen()
@@ -95,6 +97,7 @@ async def test_b6_a_question_rides_the_result_stream_and_the_rest_the_connection
         await client.notified("notifications/tasks/status", taskId=task_id, status="completed")
 
 
+@on_one_loop
 async def test_b6_b11_questions_and_progress_need_no_stream_of_the_connection(url: str) -> None:
     async with http_client(url) as client:
         task_id = await client.start("progress", _meta={"progressToken": 7})
@@ -106,12 +109,14 @@ async def test_b6_b11_questions_and_progress_need_no_stream_of_the_connection(ur
         assert progress["_meta"][RELATED] == {"taskId": task_id}
 
 
+@on_one_loop
 async def test_b12_a_client_task_is_followed_on_the_result_stream(url: str) -> None:
     answered = {"result": {"action": "accept", "content": {"ok": True}, "_meta": {RELATED: {"taskId": "client-1"}}}}
     async with http_client(url, answer=ClientTasks(["working", "completed"], answered)) as client:
         assert await client.text(await client.start("ask_as_task")) == "accept"
 
 
+@on_one_loop
 async def test_b6_fault_10_a_stream_that_drops_without_a_word_loses_no_question(url: str) -> None:
     async with http_client(url) as client:
         task_id = await client.start("ask")
@@ -124,6 +129,7 @@ async def test_b6_fault_10_a_stream_that_drops_without_a_word_loses_no_question(
         assert len({question["id"] for question in client.questions}) == len(client.questions)
 
 
+@on_one_loop
 async def test_b6_two_live_streams_get_a_question_once(url: str) -> None:
     async with http_client(url) as client:
         task_id = await client.start("ask")
@@ -137,6 +143,7 @@ async def test_b6_two_live_streams_get_a_question_once(url: str) -> None:
         assert "result" in await client.response(second)
 
 
+@on_one_loop
 async def test_fault_15_an_answer_to_an_old_sessions_question_fits_none_of_a_new_one(url: str) -> None:
     async with http_client(url) as old, http_client(url) as new:
         await old.start_request("tasks/result", {"taskId": await old.start("ask")})
@@ -150,6 +157,7 @@ async def test_fault_15_an_answer_to_an_old_sessions_question_fits_none_of_a_new
         assert (await new.response(waiting))["result"]["content"][0]["text"] == "Sure? accept True"
 
 
+@on_one_loop
 async def test_fault_19_without_principals_each_session_is_its_own(url: str) -> None:
     async with http_client(url) as owner, http_client(url) as other:
         task_id = await owner.start("ask")
@@ -160,6 +168,7 @@ async def test_fault_19_without_principals_each_session_is_its_own(url: str) -> 
             assert await again.text(task_id) == "Sure? accept True"
 
 
+@on_one_loop
 async def test_a5_a_principal_finds_its_tasks_again_and_nobody_else_does(url_with_auth: str) -> None:
     async with http_client(url_with_auth, headers=ALICE) as client:
         task_id = await client.start("ask")
@@ -173,6 +182,7 @@ async def test_a5_a_principal_finds_its_tasks_again_and_nobody_else_does(url_wit
         assert await again.text(task_id) == "Sure? accept True"
 
 
+@on_one_loop
 async def test_work_has_its_own_callers_token_and_never_anothers(url_with_auth: str) -> None:
     async with http_client(url_with_auth, headers=ALICE) as alice, http_client(url_with_auth, headers=BOB) as bob:
         ours, theirs = await alice.start("whoami"), await bob.start("whoami")
@@ -180,6 +190,7 @@ async def test_work_has_its_own_callers_token_and_never_anothers(url_with_auth: 
         assert await bob.text(theirs) == "app-of-bob"
 
 
+@on_one_loop
 async def test_b1_without_sessions_and_principals_listing_is_not_offered(url_without_sessions: str) -> None:
     async with http_client(url_without_sessions, initialize=False) as client:
         hello = await client.initialize(ALL_CAPABILITIES)
@@ -188,6 +199,7 @@ async def test_b1_without_sessions_and_principals_listing_is_not_offered(url_wit
         assert await client.text(await client.start("double", {"x": 2})) == "4", "the id is the secret"
 
 
+@on_one_loop
 async def test_without_sessions_a_question_fails_and_says_why(url_without_sessions: str) -> None:
     async with http_client(url_without_sessions) as client:
         error = (await client.outcome(await client.start("ask")))["error"]
@@ -195,6 +207,7 @@ async def test_without_sessions_a_question_fails_and_says_why(url_without_sessio
         assert await client.error("tools/call", {"name": "either", "arguments": {}}) == error
 
 
+@on_one_loop
 async def test_without_sessions_a_principal_has_tasks_of_its_own(url_without_sessions_with_auth: str) -> None:
     url = url_without_sessions_with_auth
     async with http_client(url, headers=ALICE, initialize=False) as client:
@@ -208,6 +221,7 @@ async def test_without_sessions_a_principal_has_tasks_of_its_own(url_without_ses
         assert (await other.result("tasks/list"))["tasks"] == []
 
 
+@on_one_loop
 async def test_with_json_responses_a_question_fails_and_says_why(url_with_json: str) -> None:
     async with http_client(url_with_json) as client:
         error = (await client.outcome(await client.start("ask")))["error"]
@@ -225,6 +239,7 @@ def leaks(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
     }
 
 
+@on_one_loop
 async def test_a_hundred_clients_at_once_of_whom_twenty_leave_in_mid_question_and_come_back(
     url_of_process: str,
 ) -> None:
@@ -269,6 +284,7 @@ async def test_a_hundred_clients_at_once_of_whom_twenty_leave_in_mid_question_an
             assert not leaked
 
 
+@on_one_loop
 async def test_a5_a_task_belongs_to_the_principal_that_the_server_names(url_behind_gateway: str) -> None:
     url = url_behind_gateway
     ada, bob = {"x-user": "ada"}, {"x-user": "bob"}
@@ -295,10 +311,12 @@ async def answered_by_its_own_principal_only(url: str, mine: dict[str, str], the
         assert (await client.response(waiting))["result"]["content"][0]["text"] == "Sure? accept True"
 
 
+@on_one_loop
 async def test_l10_a_response_of_another_principal_answers_no_question(url_with_auth: str) -> None:
     await answered_by_its_own_principal_only(url_with_auth, ALICE, BOB)
 
 
+@on_one_loop
 async def test_l10_a_response_of_another_user_of_the_gateway_answers_no_question(url_of_gateway: str) -> None:
     await answered_by_its_own_principal_only(url_of_gateway, {"x-user": "ada"}, {"x-user": "bob"})
 

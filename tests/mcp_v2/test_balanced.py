@@ -31,10 +31,12 @@ from tests.mcp_v2.raw_client import RawClient, accept
 from tests.mcp_v2.schemas import Wire
 from tests.stores import conftest as stores
 from tests.stores.worker_program import Place
+from tests.support.event_loops import on_one_loop
 from tests.support.patience import PATIENCE
 from tests.support.processes import HTTPServerProcess
 
 pytestmark = [
+    on_one_loop,
     pytest.mark.anyio,
     # Where the SDK's client leaves a stream before its end, its HTTP library leaves generators to trio to close.
     pytest.mark.filterwarnings("ignore:Async generator '(httpx2|httpcore2|httpx_sse|mcp)[._]:ResourceWarning"),
@@ -44,8 +46,6 @@ PROGRAM = str(Path(__file__).with_name("balanced_server.py"))
 # No task is lost, on however slow a machine; and no renewal of a lease stops work that a cancel should have stopped.
 LEASE_MS = 600_000
 SHORT_LEASE_MS = 6_000  # long enough that a process which lives renews it, on a machine that is busy
-
-one_event_loop = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 
 new_place = stores.new_place
 
@@ -377,7 +377,6 @@ async def lose_one(place: Place, folder: Path, sent: signal.Signals) -> Wire:
     return ended
 
 
-@one_event_loop
 async def test_l12_work_of_a_process_that_is_killed_goes_on_in_the_other_or_has_failed(
     new_place: Callable[[Path], Place], tmp_path: Path, anyio_backend: str
 ) -> None:
@@ -386,7 +385,6 @@ async def test_l12_work_of_a_process_that_is_killed_goes_on_in_the_other_or_has_
     assert not any(entry.startswith("left") for entry in read(tmp_path / "other"))
 
 
-@one_event_loop
 async def test_work_of_a_process_that_is_replaced_goes_on_in_the_other_or_has_failed(
     tmp_path: Path, anyio_backend: str
 ) -> None:

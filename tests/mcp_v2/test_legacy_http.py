@@ -12,6 +12,9 @@ from tests.mcp_v1.schemas import RELATED, Wire
 from tests.mcp_v2 import raw_client as modern
 from tests.mcp_v2.in_process import served_over_http
 from tests.mcp_v2.serve_legacy import make_server
+from tests.support.event_loops import on_one_loop
+
+pytestmark = on_one_loop
 
 
 @pytest.fixture(scope="module")

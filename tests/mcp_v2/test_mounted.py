@@ -28,6 +28,7 @@ from tests.mcp_v2.listeners import Connection, http_connection
 from tests.mcp_v2.raw_client import RawClient, accept, http_client
 from tests.mcp_v2.schemas import Wire
 from tests.support.applications import application_over_http
+from tests.support.event_loops import on_one_loop
 from tests.support.patience import PATIENCE
 from tests.support.processes import HTTPServerProcess
 
@@ -36,8 +37,6 @@ pytestmark = [
     # Where the SDK's client leaves a stream before its end, its HTTP library leaves generators to trio to close.
     pytest.mark.filterwarnings("ignore:Async generator '(httpx2|httpcore2|httpx_sse|mcp)[._]:ResourceWarning"),
 ]
-
-one_event_loop = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 
 
 # The examples
@@ -87,7 +86,7 @@ async def two_workers(
     return list(found.values())
 
 
-@one_event_loop
+@on_one_loop
 async def test_the_starlette_example_runs_with_one_worker_in_memory(anyio_backend: str) -> None:
     with example("mounted_app.py") as server, anyio.fail_after(PATIENCE):
         async with Client(server.url, extensions=[TasksClient()], elicitation_callback=confirm) as client:
@@ -99,7 +98,7 @@ async def test_the_starlette_example_runs_with_one_worker_in_memory(anyio_backen
             assert result.structured_content == {"result": "Hello, Ada!"}
 
 
-@one_event_loop
+@on_one_loop
 async def test_the_starlette_example_runs_with_two_workers_on_one_store(tmp_path: Path, anyio_backend: str) -> None:
     file = tmp_path / "tasks.db"
     with example("mounted_app.py", "--workers", "2", "--store", f"sqlite:///{file}") as server:
@@ -119,7 +118,7 @@ async def test_the_starlette_example_runs_with_two_workers_on_one_store(tmp_path
             assert (await http.get(f"{server.address}/health")).text == "ok"
 
 
-@one_event_loop
+@on_one_loop
 async def test_the_fastapi_example_runs_with_one_worker_in_memory(anyio_backend: str) -> None:
     tasks = TasksClient()
     with example("fastapi_app.py") as server, anyio.fail_after(PATIENCE):
@@ -144,7 +143,7 @@ async def test_the_fastapi_example_runs_with_one_worker_in_memory(anyio_backend:
                 assert (await task.wait()).structured_content == {"result": "at your door"}
 
 
-@one_event_loop
+@on_one_loop
 async def test_the_fastapi_example_runs_with_two_workers_on_one_store(tmp_path: Path, anyio_backend: str) -> None:
     file = tmp_path / "tasks.db"
     with example("fastapi_app.py", "--workers", "2", "--store", f"sqlite:///{file}") as server:

@@ -19,12 +19,11 @@ from mcp_task_runtime import Execution, InMemoryTaskStore, TaskRuntime, TaskSett
 from mcp_task_runtime.adapters.host import RuntimeHost
 from tests.mcp_v2.everything_entry import EXAMPLES
 from tests.mcp_v2.listeners import http_connection
+from tests.support.event_loops import on_one_loop
 from tests.support.patience import PATIENCE
 from tests.support.processes import HTTPServerProcess
 
 pytestmark = pytest.mark.anyio
-
-one_event_loop = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 PROMPTLY = 30
 """Seconds: far less than the uvicorn's own patience, which has no end."""
 
@@ -71,7 +70,7 @@ def everything() -> Generator[HTTPServerProcess, None, None]:
         yield server
 
 
-@one_event_loop
+@on_one_loop
 async def test_who_listens_to_a_task_sees_how_the_shutdown_ended_it_and_the_stream_ends(
     everything: HTTPServerProcess, anyio_backend: str
 ) -> None:
@@ -88,7 +87,7 @@ async def test_who_listens_to_a_task_sees_how_the_shutdown_ended_it_and_the_stre
                 assert "shut down" in stream.seen[task_id][-1]["statusMessage"]
 
 
-@one_event_loop
+@on_one_loop
 async def test_who_listens_to_no_task_does_not_keep_the_server_from_stopping(
     everything: HTTPServerProcess, anyio_backend: str
 ) -> None:
@@ -99,7 +98,7 @@ async def test_who_listens_to_no_task_does_not_keep_the_server_from_stopping(
                 await core.ended()
 
 
-@one_event_loop
+@on_one_loop
 async def test_a_task_that_ends_elsewhere_does_not_keep_the_server_from_stopping(
     tmp_path: Path, anyio_backend: str
 ) -> None:

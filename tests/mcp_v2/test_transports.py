@@ -27,6 +27,7 @@ from tests.mcp_v2.conftest import ENTRY
 from tests.mcp_v2.everything_entry import EXAMPLES
 from tests.mcp_v2.in_process import served_over_http
 from tests.mcp_v2.raw_client import RawClient, StdioServer, http_client
+from tests.support.event_loops import on_one_loop
 from tests.support.patience import PATIENCE
 from tests.support.processes import HTTPServerProcess
 
@@ -194,8 +195,6 @@ async def test_a_call_that_is_aborted_while_it_runs_within_its_request_harms_nob
 
 # Servers that stop: processes, to which it is all one what event loop this side runs
 
-one_event_loop = pytest.mark.parametrize("anyio_backend", ["asyncio"])
-
 
 @asynccontextmanager
 async def busy(client: RawClient) -> AsyncGenerator[None, None]:
@@ -212,7 +211,7 @@ def assert_clean(errors: str) -> None:
     assert "never awaited" not in errors, errors
 
 
-@one_event_loop
+@on_one_loop
 @pytest.mark.parametrize(
     "sent",
     [
@@ -237,7 +236,7 @@ async def test_an_http_server_stops_promptly_and_cleanly_in_the_middle_of_tasks(
     assert code in (0, -sent)  # uvicorn ends by the signal that it got
 
 
-@one_event_loop
+@on_one_loop
 async def test_a_stdio_server_stops_promptly_and_cleanly_in_the_middle_of_tasks(anyio_backend: str) -> None:
     with StdioServer([ENTRY, "stdio"]) as server:
         async with busy(RawClient(server)):
@@ -274,7 +273,7 @@ def blocking_program(tmp_path: Path) -> str:
     return str(program)
 
 
-@one_event_loop
+@on_one_loop
 async def test_an_http_server_stops_although_a_plain_function_does_not(
     blocking_program: str, anyio_backend: str
 ) -> None:

@@ -10,10 +10,13 @@ from typing import Any
 import pytest
 import trio.testing
 
-__all__ = ["EVENT_LOOPS", "in_virtual_time", "virtual_time"]
+__all__ = ["EVENT_LOOPS", "in_virtual_time", "on_one_loop", "virtual_time"]
 
 EVENT_LOOPS = os.environ.get("MCP_TASK_RUNTIME_EVENT_LOOPS", "asyncio trio").split()
 """The gate takes both on its first Python, and one of them on each of the others."""
+
+on_one_loop = pytest.mark.parametrize("anyio_backend", ["asyncio"])
+"""Runs a test on one event loop: its server runs on its own, in a thread or process, and its client is the test's."""
 
 
 class _Selector(selectors.SelectSelector):
