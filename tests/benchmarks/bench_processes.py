@@ -95,7 +95,8 @@ async def plain_call(servers: list[HTTPExchange]) -> None:
 
 async def load(urls: list[str], call: Callable[[list[HTTPExchange]], Awaitable[None]]) -> tuple[float, float]:
     """Return the rate of calls a second, and the 99th percentile of their durations in seconds."""
-    limits = httpx.Limits(max_connections=AT_A_TIME, max_keepalive_connections=AT_A_TIME)
+    most = AT_A_TIME * len(urls)  # each caller keeps one to each server: fewer would be closed and opened in turns
+    limits = httpx.Limits(max_connections=most, max_keepalive_connections=most)
     taken: list[float] = []
     async with httpx.AsyncClient(limits=limits, timeout=None) as http:
         servers = [HTTPExchange(http, url) for url in urls]

@@ -10,7 +10,7 @@ import anyio
 import anyio.lowlevel
 from mcp.server import MCPServer
 
-from mcp_task_runtime import InMemoryTaskStore
+from mcp_task_runtime import InMemoryTaskStore, TaskSettings
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
 from mcp_task_runtime.core.types import NewTask
 from tests.benchmarks.measuring import rates, row, seconds
@@ -25,7 +25,7 @@ async def serve(stack: AsyncExitStack) -> tuple[InMemoryTaskStore, Connection]:
     """Return the store of a new server, and a client of it."""
     mcp: MCPServer[None] = MCPServer("bench")
     store = InMemoryTaskStore()
-    tasks = Tasks(store)
+    tasks = Tasks(store, settings=TaskSettings(max_listened_tasks_per_owner=None))
     tasks.install(mcp)
     await stack.enter_async_context(tasks)
     return store, await stack.enter_async_context(memory_connection(mcp))

@@ -64,9 +64,9 @@ class Costs:
     answer: float
     kib: float
 
-    def seconds(self, tasks: float, polls: float) -> float:
-        """Return the seconds of the processor for so many tasks and polls."""
-        return tasks * (self.call + self.answer) + polls * self.poll
+    def seconds(self, tasks: float, polls: float, ended: float | None = None) -> float:
+        """Return the seconds of the processor for so many tasks and polls; all tasks end, unless `ended` says less."""
+        return tasks * self.call + (tasks if ended is None else ended) * self.answer + polls * self.poll
 
 
 def polls_of(life: float) -> float:
@@ -78,10 +78,15 @@ def polls_of(life: float) -> float:
     return polls
 
 
-async def measured(tasks: int, polls: int = POLLS) -> tuple[Costs, float]:
-    """Run so many tasks from call to end, all of them alive at once; return the costs of one and the seconds of all.
+async def measured(tasks: int, polls: int = POLLS, *, ended: int | None = None) -> tuple[Costs, float]:
+    """Run so many tasks, all of them alive at once; return the costs of one and the seconds of all.
 
     The client runs in the same process, so that a server alone needs less.
+
+    Args:
+        tasks: How many are called.
+        polls: How often each of the last `ended` tasks is polled.
+        ended: How many of them are polled, answered and end; `None` for all. The others go with the server.
     """
     mcp: MCPServer[Any] = MCPServer("capacity")
     server = Tasks(InMemoryTaskStore(), settings=UNLIMITED)
@@ -101,6 +106,7 @@ async def measured(tasks: int, polls: int = POLLS) -> tuple[Costs, float]:
         called = time.process_time()
         kib = (resident_kib() - before) / tasks
         keys: dict[str, str] = {}
+        ids = ids[-(ended or tasks) :]
         for _ in range(polls):
             for task_id in ids:
                 shown = (await client.request("tasks/get", {"taskId": task_id}, check=False)).result
@@ -110,9 +116,9 @@ async def measured(tasks: int, polls: int = POLLS) -> tuple[Costs, float]:
             answers = {keys[task_id]: accept(ok=True)}
             await client.request("tasks/update", {"taskId": task_id, "inputResponses": answers}, check=False)
         await anyio.wait_all_tasks_blocked()
-        ended = time.process_time()
-    costs = Costs((called - began) / tasks, (polled - called) / (polls * tasks), (ended - polled) / tasks, kib)
-    return costs, ended - began
+        answered = time.process_time()
+    costs = Costs((called - began) / tasks, (polled - called) / (polls * len(ids)), (answered - polled) / len(ids), kib)
+    return costs, answered - began
 
 
 async def start(client: RawClient) -> str:
