@@ -291,3 +291,22 @@ async def test_mask_errors_holds_for_it_too(level: str) -> None:
                 assert each["isError"] is True
                 assert text in each["content"][0]["text"]
                 assert "secret" not in each["content"][0]["text"]
+
+
+async def test_of_two_tools_with_one_name_the_first_one_runs_and_its_result_is_made_as_its_own() -> None:
+    """As the SDK does; a result has the form that its tool has."""
+    mcp, tasks = new_server(), new_tasks()
+    tasks.install(mcp)
+
+    @tasks.tool(name="same")
+    async def first(task: ServerTaskContext) -> int:
+        return 1
+
+    @tasks.tool(name="same", structured_output=False)
+    async def second(task: ServerTaskContext) -> int:
+        return 2
+
+    async with tasks, connect(mcp._mcp_server, never) as client:
+        task_id = await client.start("same", {})
+        result = await client.result("tasks/result", {"taskId": task_id})
+        assert result["structuredContent"] == {"result": 1}

@@ -99,6 +99,39 @@ async def test_a_tool_that_runs_again_waits_in_its_queue(name: str) -> None:
     assert runs == ["flaky", "long", "flaky"]
 
 
+async def test_work_of_a_tool_that_calls_run_without_a_queue_runs_again_by_its_name_too() -> None:
+    mcp: MCPServer[Any] = MCPServer("undeclared")
+    clock = FakeClock()
+    tasks = Tasks(InMemoryTaskStore(clock=clock), settings=TaskSettings(shutdown_grace=0))
+    tasks.install(mcp)
+    attempts: list[int] = []
+
+    async def flaky(task: ServerTaskContext) -> str:
+        attempts.append(task.attempt)
+        if task.attempt == 1:
+            raise ConnectionError
+        return "done"
+
+    @mcp.tool()
+    async def called() -> str:
+        return await tasks.run(flaky, required=True, rerunnable=Rerun(on=[ConnectionError], backoff=1))
+
+    with anyio.fail_after(PATIENCE):
+        async with tasks, memory_client(mcp) as client:
+            task_id = await client.start("called")
+            while tasks.runtime.statistics().postponed != 1:
+                await anyio.lowlevel.checkpoint()
+            clock.advance(2)
+            while (
+                tasks.runtime.statistics().postponed or tasks.runtime.statistics().calls
+            ):  # a client may not poll often while the clock stands still
+                await anyio.lowlevel.checkpoint()
+            await anyio.wait_all_tasks_blocked()
+            task = await client.until(task_id, "completed")
+    assert task["result"]["content"][0]["text"] == "done"
+    assert attempts == [1, 2]
+
+
 async def test_another_queue_of_the_same_name_is_refused_when_a_tool_is_declared() -> None:
     tasks = Tasks()
     tasks.install(MCPServer("queues"))
