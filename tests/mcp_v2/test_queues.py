@@ -122,9 +122,8 @@ async def test_work_of_a_tool_that_calls_run_without_a_queue_runs_again_by_its_n
             while tasks.runtime.statistics().postponed != 1:
                 await anyio.lowlevel.checkpoint()
             clock.advance(2)
-            while (
-                tasks.runtime.statistics().postponed or tasks.runtime.statistics().calls
-            ):  # a client may not poll often while the clock stands still
+            # A client may not poll often while the clock stands still.
+            while tasks.runtime.statistics().postponed or tasks.runtime.statistics().calls:
                 await anyio.lowlevel.checkpoint()
             await anyio.wait_all_tasks_blocked()
             task = await client.until(task_id, "completed")
