@@ -352,6 +352,40 @@ async def test_a_server_that_shows_no_task_before_it_changes_is_not_waited_for()
             assert crowd.looks == 20
 
 
+async def show_ends(world: World) -> None:
+    """Have the server show that all tasks of its streams have ended, and end the streams."""
+    for task_ids in list(world.open.values()):
+        for task_id in task_ids:
+            world.hub.push(state(task_id, "completed", after=1))
+    await anyio.wait_all_tasks_blocked()
+    for number in list(world.open):
+        await world.end(number)
+
+
+async def test_a_server_of_short_tasks_is_taken_to_show_them() -> None:
+    async with hub_of() as world:
+        for looks in (20, 8):
+            async with Crowd(world, *names("a", 20)) as crowd:
+                assert crowd.looks == looks
+                await show_ends(world)
+                assert len(crowd.shown) == 20
+
+
+async def test_a_server_that_did_not_show_its_short_tasks_is_not_taken_to_do_so_again() -> None:
+    async with hub_of(settings=PollSettings((1, HOUR_MS), pushed_interval_ms=1)) as world:
+        async with Crowd(world, *names("a", 20)):
+            await show_ends(world)
+        async with Crowd(world, *names("b", 20)) as crowd:
+            await crowd.all_shown.wait()
+            assert all(watch.begun for watch in crowd.watches)
+            await show_ends(world)
+        async with Crowd(world, *names("c", 20)) as crowd:
+            assert all(watch.begun for watch in crowd.watches)
+            await show_ends(world)
+        async with Crowd(world, *names("d", 20)) as crowd:
+            assert all(watch.begun for watch in crowd.watches)
+
+
 async def test_callers_that_gave_up_before_their_stream_showed_anything_say_nothing_of_the_server() -> None:
     async with hub_of() as world:
         async with Crowd(world, *names("a", 20)):

@@ -1128,13 +1128,14 @@ async def test_c11_what_is_pushed_needs_no_look() -> None:
     assert len(scripted.of("tasks/get")) == 1
 
 
+@in_virtual_time
 async def test_c11_a_question_that_is_pushed_is_asked_and_what_it_leads_to_is_looked_at_if_it_is_not_pushed() -> None:
     async def answer(context: Any, params: Any) -> ElicitResult:
         scripted.show(completed("answered"))
         return ElicitResult(action="accept", content={})
 
     scripted = ScriptedServer(working(pollIntervalMs=AN_HOUR_MS))
-    async with pushed_to(scripted, patient_client(pushed_poll_interval_ms=100), elicitation_callback=answer) as ended:
+    async with pushed_to(scripted, elicitation_callback=answer) as ended:
         await scripted.push(asking(consent=elicit()) | {"lastUpdatedAt": LATER})
     assert text_of(ended[0]) == "answered"
     assert scripted.answers.keys() == {"consent"}

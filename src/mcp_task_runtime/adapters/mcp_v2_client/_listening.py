@@ -77,7 +77,7 @@ class ListenHub:
         self._looking: set[Watch] = set()  # those that look for the first time
         self._joined: set[str] = set()  # tasks that were not looked at, and that their stream has not shown yet
         self._is_refused = False  # the server said that it does not push
-        self._shows_at_once = False  # the server was seen to show tasks at the start of a stream
+        self._shows_at_once: bool | None = None  # whether the server shows tasks at the start of a stream, if known
 
     @property
     def followed(self) -> int:
@@ -140,14 +140,24 @@ class ListenHub:
 
     def push(self, snapshot: TaskSnapshot) -> None:
         """Hand a pushed state to those who follow its task."""
-        task_id = snapshot.task_id
-        stream = self._streams.get(task_id)
-        is_first = stream is not None and task_id not in stream.shown
+        stream = self._streams.get(snapshot.task_id)
+        is_first = stream is not None and snapshot.task_id not in stream.shown
         if stream is not None:
-            stream.shown[task_id] = snapshot
-        self._joined.discard(task_id)
-        for watch in self._watches.get(task_id, ()):
-            if watch.push(snapshot) and is_first:  # it had not changed since it was looked at
+            stream.shown[snapshot.task_id] = snapshot
+        self._joined.discard(snapshot.task_id)
+        is_repeated = False
+        for watch in self._watches.get(snapshot.task_id, ()):
+            is_repeated |= watch.push(snapshot)
+        if stream is not None and is_first:
+            self._learn(stream, snapshot, is_repeated=is_repeated)
+
+    def _learn(self, stream: _Stream, first: TaskSnapshot, *, is_repeated: bool) -> None:
+        """Note what the first state that a stream showed of a task says of the server."""
+        if is_repeated:  # it had not changed since it was looked at
+            self._shows_at_once = True
+        elif self._shows_at_once is None and is_terminal(first.status):
+            stream.ended += 1  # short tasks have often ended before their stream is open
+            if stream.ended == _MANY:
                 self._shows_at_once = True
 
     def wake(self, task_id: str) -> None:
@@ -260,12 +270,14 @@ class _Stream:
     Attributes:
         task_ids: The tasks that it is for and that are followed.
         shown: What it showed last of each task; `None` if that could not be used.
+        ended: How many tasks it showed first when they had ended.
         scope: Cancels it.
     """
 
     def __init__(self) -> None:
         self.task_ids: set[str] = set()
         self.shown: dict[str, TaskSnapshot | None] = {}
+        self.ended = 0
         self.scope = anyio.CancelScope()
 
     def tell(self, watch: Watch) -> None:
