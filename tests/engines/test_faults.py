@@ -1,4 +1,7 @@
-"""Each engine under faults: 1,000 tasks and 50 faults with `MCP_TASK_RUNTIME_FAULTS=long` (L2, L5, L9, L12)."""
+"""Each engine under faults: 1,000 tasks and 50 faults with `MCP_TASK_RUNTIME_FAULTS=long` (L2, L5, L9, L12).
+
+A run takes longer than a test may otherwise: `-o faulthandler_timeout=0`.
+"""
 
 from __future__ import annotations
 

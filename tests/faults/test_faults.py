@@ -1,6 +1,7 @@
 """Plain workers under faults: 1,000 tasks and 50 faults in the long profile, some of each always (L2, L5, L9, L12).
 
-`MCP_TASK_RUNTIME_FAULTS=long` makes the run long, on each store.
+`MCP_TASK_RUNTIME_FAULTS=long` makes the run long, on each store; with `-o faulthandler_timeout=0`, since a run takes
+longer than a test may otherwise.
 """
 
 from __future__ import annotations
