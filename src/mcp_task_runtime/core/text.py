@@ -51,16 +51,16 @@ def text_bytes(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
-def check_size(what: str, text: str, most: int | None) -> None:
+def check_size(what: str, text: str | None, most: int | None) -> None:
     """Check that a text is not larger than the settings allow (law L16).
 
     Args:
         what: What the text is, in the plural, for the error: "results".
-        text: The text.
+        text: The text; `None` is as large as nothing.
         most: Bytes that it may have; `None` for no limit.
 
     Raises:
         LimitExceededError: It is larger.
     """
-    if most is not None and text_bytes(text) > most:
+    if most is not None and text is not None and text_bytes(text) > most:
         raise LimitExceededError(f"bytes of {what}", most)
