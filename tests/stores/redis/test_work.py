@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
-from mcp_task_runtime.core.types import NewTask, TaskRecord, TaskRequest
+from mcp_task_runtime.core.types import NewTask, TaskRequest
 from mcp_task_runtime.stores.redis import RedisTaskStore
 from mcp_task_runtime.testing.clock import FakeClock
 from tests.stores.redis.parts import DONE, eventually
@@ -176,15 +176,14 @@ async def test_each_task_is_taken_once_by_workers_of_few_tools(server: RedisServ
     ):
 
         async def work(side: RedisTaskStore, worker: str, names: list[str]) -> None:
-            while len(taken) < 60:
-                records: tuple[TaskRecord, ...] = ()
-                with anyio.move_on_after(0.5):
-                    records = await side.wait_for_work(names, limit=4)
-                for record in records:
+            while True:
+                for record in await side.wait_for_work(names, limit=4):
                     claimed = await side.claim_task(record.task_id, worker=worker, lease_ms=600_000)
                     if claimed is not None:
                         assert claimed.request.name in names
                         taken.append(record.task_id)
+                if len(taken) == 60:
+                    group.cancel_scope.cancel()
 
         with anyio.fail_after(PATIENCE):
             async with anyio.create_task_group() as group:
