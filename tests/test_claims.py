@@ -343,6 +343,8 @@ A dispatcher gets the tasks of a burst of calls a few at once
     core/test_dispatch.py::test_a_broker_gets_a_burst_of_tasks_a_few_at_once
 A broker that hangs does not keep a server from putting back the tasks of lost workers
     core/test_dispatch.py::test_work_of_a_lost_worker_is_put_back_while_the_broker_hangs
+A runtime with `on_change` that is cancelled on trio is closed at once
+    core/test_change_hook.py::test_the_end_waits_for_no_change_that_nothing_delivers_any_more
 warns once and waits, each time longer, instead of looking 50 times a second
     core/test_dispatch.py::test_a_worker_without_keys_waits_and_warns_once_where_all_work_is_sealed
 it finds work that is not sealed behind any 1,000 tasks that are

@@ -14,6 +14,7 @@ import pytest
 
 from mcp_task_runtime import Execution, InMemoryTaskStore, TaskRequest, TaskRuntime, TaskSettings, TaskSpec
 from mcp_task_runtime.core.change_hook import ChangeCallback, ChangeHook
+from mcp_task_runtime.core.group import IsolatedGroup
 from mcp_task_runtime.core.observer import TaskChange
 from tests.support.patience import PATIENCE
 
@@ -144,6 +145,36 @@ async def test_a_change_that_is_being_delivered_is_waited_for_when_the_runtime_c
                 await begun.wait()
                 group.start_soon(let_go)
     assert seen == LIFE
+
+
+@pytest.fixture
+def no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcp_task_runtime.core.change_hook._FLUSH_SECONDS", float("inf"))
+
+
+@pytest.mark.usefixtures("no_limit")
+async def test_the_end_waits_for_no_change_that_nothing_delivers_any_more() -> None:
+    """On trio, a cancellation around the runtime ends what delivers before the runtime is closed."""
+    begun = anyio.Event()
+
+    async def hang(_: TaskChange) -> None:
+        begun.set()
+        await anyio.sleep_forever()
+
+    hook, scope = ChangeHook(hang), anyio.CancelScope()
+    record = await InMemoryTaskStore().create_task(ttl_ms=None)
+    async with IsolatedGroup() as group:
+        group.start(functools.partial(hook.run, group), scope)
+        hook.observe(TaskChange.of(record))
+        hook.observe(TaskChange.of(record))
+        with anyio.fail_after(PATIENCE):
+            await begun.wait()
+            async with anyio.create_task_group() as others:
+                others.start_soon(hook.flush)
+                await anyio.wait_all_tasks_blocked()
+                scope.cancel()
+            await hook.flush()
+    assert hook.waiting == 1
 
 
 async def test_functions_that_hang_are_given_up_and_few_of_them_run(

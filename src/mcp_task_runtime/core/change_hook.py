@@ -62,6 +62,7 @@ class ChangeHook:
         self._changed = anyio.Event()
         self._flushed = anyio.Event()
         self._is_busy = False
+        self._is_over = False  # nothing delivers any more
 
     @property
     def waiting(self) -> int:
@@ -84,34 +85,46 @@ class ChangeHook:
         self._waiting.append(observation)
         self._changed.set()
 
+    def reset(self) -> None:
+        """Expect another `run`: the runtime opens."""
+        self._is_over = False
+
     async def run(self, group: IsolatedGroup) -> None:
         """Deliver changes until cancelled.
 
         Args:
             group: Runs the calls, so that nothing that one does ends this.
         """
-        while True:
-            while self._waiting:
-                stopped = anyio.Event()
-                scope = anyio.CancelScope()
-                group.start(functools.partial(self._deliver_all, stopped), scope)
-                try:
-                    await stopped.wait()
-                finally:
-                    scope.cancel()
-            if self._is_dropping:
-                self._is_dropping = False
-                logger.info("on_change has caught up")
+        try:
+            while True:
+                while self._waiting:
+                    await self._deliver_by(group)
+                if self._is_dropping:
+                    self._is_dropping = False
+                    logger.info("on_change has caught up")
+                self._flushed.set()
+                self._changed = anyio.Event()
+                await self._changed.wait()
+        finally:
+            self._is_over = True
             self._flushed.set()
-            self._changed = anyio.Event()
-            await self._changed.wait()
 
     async def flush(self) -> None:
-        """Wait until everything is delivered that waits now, for a few seconds at most, while `run` delivers it."""
+        """Wait until everything is delivered that waits now, for a few seconds at most, as long as `run` goes on."""
         with anyio.move_on_after(_FLUSH_SECONDS, shield=True):
-            while self.waiting:
+            while self.waiting and not self._is_over:
                 self._flushed = anyio.Event()
                 await self._flushed.wait()
+
+    async def _deliver_by(self, group: IsolatedGroup) -> None:
+        """Have a group deliver what waits, and wait for it."""
+        stopped = anyio.Event()
+        scope = anyio.CancelScope()
+        group.start(functools.partial(self._deliver_all, stopped), scope)
+        try:
+            await stopped.wait()
+        finally:
+            scope.cancel()
 
     async def _deliver_all(self, stopped: anyio.Event) -> None:
         """Deliver what waits; a call that is cancelled by code that does not own it ends this, too."""

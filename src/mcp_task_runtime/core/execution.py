@@ -42,8 +42,6 @@ class ExecutionState(Enum):
     HANDED_OVER = "another process runs the work: its outcome here is dropped"
     DONE = "the work has returned or raised"
 
-    __hash__ = object.__hash__  # there is one object of each; the default is Python code
-
 
 _S = ExecutionState
 

@@ -193,6 +193,8 @@ class TaskRuntime:
         self._slots.reset()
         if self._outbox is not None:
             self._outbox.reset()
+        if self._hook is not None:
+            self._hook.reset()
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._group)
             duties: list[Callable[[], Awaitable[None]]] = [partial(self._live.run, self._workers.expire)]
