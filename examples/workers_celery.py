@@ -1,7 +1,8 @@
-"""Tools that run in the threads of Celery's workers: a server and two workers with one command; it needs a Redis.
+"""Tools that run in the threads of Celery's workers: a server, a Redis and two workers with one command.
 
-REDIS_URL=redis://localhost:6379/0 python examples/workers_celery.py
+python examples/workers_celery.py
 
+It starts a Redis that is installed, or takes the one that `REDIS_URL` names.
 A worker of your own is `celery -A examples.workers_celery worker --pool threads -Q reports,slow`. The tasks show in
 Celery's own tools, such as Flower, by the id of the task and the number of the run.
 """
@@ -23,6 +24,10 @@ from mcp_task_runtime.client import ClientTask, TasksClient
 from mcp_task_runtime.engines.celery import CeleryDispatcher
 from mcp_task_runtime.server import Tasks
 
+if __name__ == "__main__":
+    from own_broker import provide_redis
+
+    provide_redis()
 URL = os.environ.get("REDIS_URL", "redis://localhost:6379/0")
 store = open_store(URL)
 app = Celery("reports", broker=URL)

@@ -1,7 +1,8 @@
-"""Tools that run in the workers of docket: a server and two workers with one command; it needs a Redis.
+"""Tools that run in the workers of docket: a server, a Redis and two workers with one command.
 
-REDIS_URL=redis://localhost:6379/0 python examples/workers_docket.py
+python examples/workers_docket.py
 
+It starts a Redis that is installed, or takes the one that `REDIS_URL` names.
 A worker of your own is `mcp-tasks worker examples.workers_docket:tasks`, or with `--tools report` one for the queue of
 that tool alone. The dockets `reports` and `reports-slow` show in docket's own tools.
 """
@@ -22,6 +23,10 @@ from mcp_task_runtime.client import ClientTask, TasksClient
 from mcp_task_runtime.engines.docket import DocketDispatcher
 from mcp_task_runtime.server import Tasks
 
+if __name__ == "__main__":
+    from own_broker import provide_redis
+
+    provide_redis()
 URL = os.environ.get("REDIS_URL", "redis://localhost:6379/0")
 store = open_store(URL)
 dispatcher = DocketDispatcher(URL, name="reports", queues={"report": "slow"})

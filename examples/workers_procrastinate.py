@@ -1,7 +1,8 @@
-"""Tools that run in the workers of procrastinate: a server and two workers with one command; it needs a PostgreSQL.
+"""Tools that run in the workers of procrastinate: a server, a PostgreSQL and two workers with one command.
 
-DATABASE_URL=postgresql://localhost/reports python examples/workers_procrastinate.py
+python examples/workers_procrastinate.py
 
+It starts a PostgreSQL that is installed, or takes the one that `DATABASE_URL` names.
 A worker of your own is `mcp-tasks worker examples.workers_procrastinate:tasks`, or with `--tools report` one for the
 queue of that tool alone. The jobs of the queues `reports` and `slow` show in procrastinate's own tools.
 """
@@ -22,6 +23,10 @@ from mcp_task_runtime.client import ClientTask, TasksClient
 from mcp_task_runtime.engines.procrastinate import ProcrastinateDispatcher
 from mcp_task_runtime.server import Tasks
 
+if __name__ == "__main__":
+    from own_broker import provide_postgres
+
+    provide_postgres()
 URL = os.environ.get("DATABASE_URL", "postgresql://localhost/reports")
 store = open_store(URL)
 dispatcher = ProcrastinateDispatcher(URL, queue="reports", queues={"report": "slow"})

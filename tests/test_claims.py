@@ -216,6 +216,8 @@ the server runs no work itself; any number of workers do, woken by the store
     mcp_v2/test_worker_processes.py::test_no_task_is_lost_when_a_worker_is_killed_and_another_one_paused
 `DocketDispatcher` (Redis), `ProcrastinateDispatcher` (PostgreSQL), `CeleryDispatcher`
     engines/test_engines.py::test_no_task_is_lost_with_a_worker_or_with_the_broker
+each with an example that starts its broker and two workers
+    engines/test_examples.py::test_one_command_starts_a_broker_and_two_workers_and_stops_them
 how any other engine takes ten lines
     engines/test_dbos.py::test_the_recipe_runs_tasks_in_a_worker_of_dbos
 what a broker loses or delivers twice costs time and no task
@@ -335,6 +337,9 @@ a task that a lost worker had fetched and not begun runs elsewhere after `start_
     engines/test_engines.py::test_what_a_lost_worker_of_docket_had_fetched_is_delivered_again
 A task that waited for a slot or for a worker says "Running" when its work has run for 0.1 s
     core/test_work_queues.py::test_work_waits_for_the_slots_of_its_queue_and_says_so
+The examples with an engine start its broker, too: a Redis or PostgreSQL that is installed, unless a URL names one
+    engines/test_examples.py::test_one_command_starts_a_broker_and_two_workers_and_stops_them
+    engines/test_examples.py::test_without_a_server_the_example_says_what_to_install
 Redis: a task that waits on a question takes 15 KiB of memory (22 before): the store has the ability `TaskWatching`
     stores/redis/test_waiting.py::test_a_watch_is_called_for_what_happened_while_the_connection_was_lost
 The kit's stories no longer fail a store and a queue of different makers, where a task was deleted with a question open

@@ -9,7 +9,7 @@ import pytest
 
 TESTS = Path(__file__).resolve().parent
 EXAMPLES = TESTS.parent / "examples"
-PARTS = {"everything_tools.py", "agents/server.py"}
+PARTS = {"everything_tools.py", "own_broker.py", "agents/server.py"}
 """What examples import or start; they do not run alone."""
 
 
@@ -19,8 +19,8 @@ def test_the_index_names_every_example_and_no_other() -> None:
     assert sorted(named) == sorted(there - PARTS), "each once"
 
 
-BROKERS_AND_PORTS = {"workers_celery.py", "workers_docket.py", "workers_procrastinate.py", "telemetry_prometheus.py"}
-"""What needs a broker of its engine, or serves at a port of its own."""
+PORTS = {"telemetry_prometheus.py"}
+"""What serves at a port of its own."""
 
 
 @pytest.mark.parametrize("example", sorted(path.name for path in EXAMPLES.glob("*.py")))
@@ -29,4 +29,4 @@ def test_each_example_is_run_by_the_gate_or_by_a_test(example: str) -> None:
     is_marked = any(re.fullmatch(r"# ci: run( mcp1)?", line) for line in head)
     tests = [path for path in TESTS.rglob("test_*.py") if path.name not in ("test_claims.py", Path(__file__).name)]
     is_tested = any(f'"{example}"' in path.read_text() for path in tests)
-    assert (is_marked or is_tested) != (example in BROKERS_AND_PORTS | PARTS)
+    assert (is_marked or is_tested) != (example in PORTS | PARTS)
