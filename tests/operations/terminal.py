@@ -66,6 +66,8 @@ class Terminal:
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._master, slave = pty.openpty()
         environment = {**_environment(url), "TERM": "xterm-256color", "COLUMNS": str(columns)}
+        if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # so a shell runs what is in the background, tests too
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # the process would inherit it
         self._process = subprocess.Popen(
             _command(arguments), stdin=slave, stdout=slave, stderr=slave, env=environment, start_new_session=True
         )
