@@ -350,6 +350,11 @@ A broker that hangs does not keep a server from putting back the tasks of lost w
     core/test_dispatch.py::test_work_of_a_lost_worker_is_put_back_while_the_broker_hangs
 A runtime with `on_change` that is cancelled on trio is closed at once
     core/test_change_hook.py::test_the_end_waits_for_no_change_that_nothing_delivers_any_more
+a worker that is stopped while it connects ends
+    engines/test_procrastinate.py::test_a_worker_that_is_terminated_while_it_connects_ends
+    engines/test_procrastinate.py::test_a_program_that_is_cancelled_while_it_connects_ends
+One whose database does not answer when it starts tries again
+    engines/test_procrastinate.py::test_it_connects_when_the_database_is_back_that_was_down_at_first
 warns once and waits, each time longer, instead of looking 50 times a second
     core/test_dispatch.py::test_a_worker_without_keys_waits_and_warns_once_where_all_work_is_sealed
 it finds work that is not sealed behind any 1,000 tasks that are

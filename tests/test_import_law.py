@@ -53,7 +53,7 @@ EXTRAS = {
     "operations/_signals.py": {"asyncio"},  # passes on the signals that its event loops do not handle on Windows
     "engines/celery.py": {"celery"},
     "engines/docket.py": {"asyncio", "docket"},  # the engine runs on nothing else
-    "engines/procrastinate.py": {"asyncio", "procrastinate"},
+    "engines/procrastinate.py": {"asyncio", "procrastinate", "psycopg_pool"},  # the engine's own pool
     "operations/_asking.py": {"click"},
     "operations/_rendering.py": {"click", "rich"},
     "operations/cli.py": {"click", "rich"},

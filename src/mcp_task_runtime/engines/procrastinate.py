@@ -12,10 +12,13 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final
 
+import anyio
+
 try:
     from procrastinate import App, PsycopgConnector
     from procrastinate.exceptions import AlreadyEnqueued, ConnectorException
     from procrastinate.jobs import Status
+    from psycopg_pool import PoolTimeout
 except ImportError as _error:
     raise ImportError("ProcrastinateDispatcher needs: pip install 'mcp-task-runtime[procrastinate]'") from _error
 from typing_extensions import Self
@@ -67,7 +70,12 @@ class ProcrastinateDispatcher:
         self._is_open = False
 
     async def __aenter__(self) -> Self:
-        await self._open()
+        try:
+            await self._open()
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self.aclose()
+            raise
         return self
 
     async def __aexit__(
@@ -76,8 +84,8 @@ class ProcrastinateDispatcher:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections."""
-        if self._is_open:
+        """Close the connections, also those that are being opened."""
+        async with self._opening:
             self._is_open = False
             await self.app.close_async()
 
@@ -98,7 +106,10 @@ class ProcrastinateDispatcher:
             await manager.cancel_job_by_id_async(job.id)
 
     async def work(self, tasks: TaskExecutor, *, concurrency: int, names: Collection[str] | None) -> None:
-        """Run tasks until cancelled; see `EngineDispatcher.work`. It comes back when the database was away."""
+        """Run tasks until cancelled; see `EngineDispatcher.work`. It comes back when the database was away.
+
+        At the end it closes the connections; what is submitted afterwards opens others.
+        """
 
         async def execute_mcp_task(task_id: str) -> None:
             await tasks.execute(task_id)
@@ -112,6 +123,8 @@ class ProcrastinateDispatcher:
             await run_workers([self._work_again(sorted(queues), concurrency)], tasks)
         finally:
             pruning.cancel()
+            with anyio.CancelScope(shield=True):
+                await self.aclose()  # a pool that connects does not end with its event loop
 
     async def _work_again(self, queues: list[str], concurrency: int) -> None:
         while True:
@@ -137,5 +150,9 @@ class ProcrastinateDispatcher:
     async def _open(self) -> None:
         async with self._opening:
             if not self._is_open:
-                await self.app.open_async()
+                try:
+                    await self.app.open_async()
+                except PoolTimeout as error:
+                    await self.app.close_async()  # else the engine takes the pool that failed for an open one
+                    raise ConnectorException("the database does not answer") from error
                 self._is_open = True
