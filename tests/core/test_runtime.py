@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
@@ -58,6 +60,31 @@ async def quick(execution: Execution[Result]) -> Result:
 
 
 # --- start and run ---------------------------------------------------------------------------------------------
+
+
+async def test_what_only_the_beginning_of_work_needs_is_not_kept_while_it_waits() -> None:
+    class Arguments:
+        """Stands for what is large."""
+
+    began = anyio.Event()
+
+    async def work(arguments: Arguments, execution: Execution[Result]) -> Result:
+        del arguments
+        began.set()
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    async def submit(runtime: TaskRuntime) -> weakref.ref[Arguments]:
+        arguments = Arguments()
+        await runtime.submit(TaskSpec(), partial(work, arguments))
+        return weakref.ref(arguments)
+
+    with anyio.fail_after(PATIENCE):
+        async with open_world() as world:
+            kept = await submit(world.runtime)
+            await began.wait()
+            gc.collect()
+            assert kept() is None
 
 
 async def test_a_started_task_can_be_found_at_once_and_its_result_fetched_later() -> None:

@@ -112,6 +112,24 @@ async def test_any_tool_may_be_called_as_a_task_with_promote_after() -> None:
         Tasks(promote_after=-1)
 
 
+async def test_a_client_that_asks_for_a_task_has_its_handle_at_once_whatever_promote_after_says() -> None:
+    go_on = anyio.Event()
+
+    async def slow() -> str:
+        await go_on.wait()
+        return "done"
+
+    mcp, tasks = new_server(), new_tasks()
+    mcp.tool()(slow)
+    tasks.install(mcp)
+    tasks.adopt("slow", promote_after=3600)
+    with anyio.fail_after(PATIENCE):
+        async with tasks, connect(mcp._mcp_server, never) as client:
+            task_id = await client.start("slow", {})
+            go_on.set()
+            assert await client.text(task_id) == "done"
+
+
 async def test_one_that_blocks_runs_in_a_thread_and_its_context_reaches_the_client_from_there() -> None:
     blocks, go_on = threading.Event(), threading.Event()
 

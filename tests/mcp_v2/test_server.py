@@ -794,11 +794,16 @@ async def test_cancelling_stops_the_work_and_runs_its_clean_up() -> None:
 
 
 async def test_cancelling_releases_a_question() -> None:
+    """The work sees its cancellation, and no error of the question, although both come at once."""
     released = anyio.Event()
+    raised: list[BaseException] = []
 
     async def asking(task: ServerTaskContext) -> str:
         try:
             return await ask(task)
+        except BaseException as error:
+            raised.append(error)
+            raise
         finally:
             released.set()
 
@@ -811,6 +816,7 @@ async def test_cancelling_releases_a_question() -> None:
         (key,) = (await task.get()).input_requests
         await task.cancel()
         await released.wait()
+        assert isinstance(raised[0], anyio.get_cancelled_exc_class())
         snapshot = await task.get()
         assert snapshot.status == "cancelled"
         assert snapshot.input_requests == {}

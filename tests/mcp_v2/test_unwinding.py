@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 import tracemalloc
+import weakref
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,6 +53,12 @@ class GatedStore(InMemoryTaskStore):
         return record
 
 
+class Large(BaseModel):
+    """Stands for what takes much memory."""
+
+    text: str
+
+
 def server_with(*functions: Any, store: TaskStore | None = None) -> tuple[MCPServer[Any], Tasks]:
     mcp: MCPServer[Any] = MCPServer("unwinding")
     tasks = Tasks(store, settings=TaskSettings(shutdown_grace=0))
@@ -93,6 +100,22 @@ async def test_work_that_waits_keeps_nothing_of_its_request() -> None:
             # Unless the author's function asked for it.
             await until_asked(client, await client.start("asks_with_context", {"topic": "bees"}))
             assert len(of_calls()) > kept
+
+
+async def test_arguments_that_work_needs_at_its_beginning_alone_are_not_kept_while_it_waits() -> None:
+    kept: list[weakref.ref[Large]] = []
+
+    async def reads(large: Large, task: ServerTaskContext) -> str:
+        kept.append(weakref.ref(large))
+        del large
+        return (await task.elicit("Sure?", Name)).action
+
+    mcp, tasks = server_with(reads)
+    with anyio.fail_after(PATIENCE):
+        async with tasks, memory_client(mcp) as client:
+            await until_asked(client, await client.start("reads", {"large": {"text": "bees"}}))
+            gc.collect()
+            assert [each() for each in kept] == [None]
 
 
 @pytest.mark.parametrize(("place", "before"), [("memory://", 17), ("sqlite:///{}/tasks.db", 20)])
