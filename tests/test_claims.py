@@ -355,6 +355,8 @@ a worker that is stopped while it connects ends
     engines/test_procrastinate.py::test_a_program_that_is_cancelled_while_it_connects_ends
 One whose database does not answer when it starts tries again
     engines/test_procrastinate.py::test_it_connects_when_the_database_is_back_that_was_down_at_first
+a poll that is answered before the result has arrived no longer loses it
+    mcp_v2/test_client_legacy.py::test_a_result_on_its_way_counts_although_the_server_has_forgotten_the_task
 warns once and waits, each time longer, instead of looking 50 times a second
     core/test_dispatch.py::test_a_worker_without_keys_waits_and_warns_once_where_all_work_is_sealed
 it finds work that is not sealed behind any 1,000 tasks that are

@@ -953,6 +953,19 @@ async def test_a_server_that_forgets_a_task_whose_result_was_fetched_has_given_i
         assert text_of(await (await start(tasks, client)).wait()) == "done"
 
 
+async def test_a_result_on_its_way_counts_although_the_server_has_forgotten_the_task() -> None:
+    scripted = ScriptedLegacyServer(task("input_required"), error(types.INVALID_PARAMS, "gone"))
+
+    async def late(request: Received) -> None:
+        if request.method == "tasks/result":
+            await scripted.saw("tasks/get", times=2)
+            await anyio.wait_all_tasks_blocked()  # the client knows by now that the task is gone
+
+    scripted.reply = late
+    async with connected(scripted) as (tasks, client):
+        assert text_of(await (await start(tasks, client)).wait()) == "done"
+
+
 async def test_a_server_whose_status_lags_behind_its_result_has_given_it() -> None:
     scripted = ScriptedLegacyServer(task("input_required"))
     async with connected(scripted) as (tasks, client):

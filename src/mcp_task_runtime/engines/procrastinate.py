@@ -106,7 +106,7 @@ class ProcrastinateDispatcher:
             await manager.cancel_job_by_id_async(job.id)
 
     async def work(self, tasks: TaskExecutor, *, concurrency: int, names: Collection[str] | None) -> None:
-        """Run tasks until cancelled; see `EngineDispatcher.work`. It comes back when the database was away.
+        """Run tasks until cancelled; see `EngineDispatcher.work`. It goes on when the database is back.
 
         At the end it closes the connections; what is submitted afterwards opens others.
         """

@@ -8,10 +8,10 @@ import anyio
 import anyio.lowlevel
 
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
+from mcp_task_runtime.core.signal import Signal
 from mcp_task_runtime.errors import (
     TaskNotFoundError,
 )
-from mcp_task_runtime.stores._signal import Signal
 from mcp_task_runtime.stores.memory import InMemoryTaskMessageQueue
 from tests.kit.mutants.registry import (
     queue_mutant,

@@ -10,6 +10,7 @@ import anyio
 import anyio.lowlevel
 from typing_extensions import Unpack
 
+from mcp_task_runtime.core.signal import Signal
 from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.core.types import (
     Fence,
@@ -24,7 +25,6 @@ from mcp_task_runtime.errors import (
     RevisionConflictError,
     TaskNotFoundError,
 )
-from mcp_task_runtime.stores._signal import Signal
 from mcp_task_runtime.stores.memory import InMemoryTaskStore
 from mcp_task_runtime.testing.clock import FakeClock
 from tests.kit.mutants.registry import (

@@ -41,6 +41,9 @@ ResultT = TypeVar("ResultT")
 _AMBIGUOUS_CODES: Final = frozenset({CONNECTION_CLOSED, REQUEST_TIMEOUT})
 """Codes of requests that were not answered, which may also be the codes of a task's own error."""
 
+_LATE_SECONDS: Final = 1.0
+"""How long the result of a task may take after its server has said that it has forgotten the task."""
+
 
 def parse_result(connection: TaskConnection[ResultT], raw: JSONObject, task_id: str = "") -> ResultT:
     """Return the result of a call.
@@ -163,6 +166,7 @@ class _Following(Generic[ResultT]):
         self._max_failures = task.connection.limits.polling.max_failures
         self._results: list[ResultT] = []  # one, or none yet
         self._is_open = False
+        self._closed: anyio.Event | None = None
         self._opened = 0  # the last look that had begun by then
         self._failed = 0  # the same
         self._failure: BaseTaskError | None = None
@@ -200,7 +204,9 @@ class _Following(Generic[ResultT]):
         while True:
             try:
                 snapshot = await self._watch.next()
-            except BaseTaskError:
+            except BaseTaskError as error:
+                if isinstance(error, BaseUnknownTaskError):
+                    await self._until_closed()
                 if self._results:  # some servers forget a task whose result was fetched
                     return self._results[0]
                 raise
@@ -274,6 +280,13 @@ class _Following(Generic[ResultT]):
         self._opened = self._watch.begun
         group.start_soon(self._stream)
 
+    async def _until_closed(self) -> None:
+        """Wait, not for long, until the stream has ended: the result may be on its way."""
+        if self._is_open:
+            self._closed = anyio.Event()
+            with anyio.move_on_after(_LATE_SECONDS):
+                await self._closed.wait()
+
     async def _stream(self) -> None:
         try:
             self._results.append(await self._task.payload())
@@ -284,6 +297,8 @@ class _Following(Generic[ResultT]):
                 error = self._task.connection.errors.error(error.code, error.message, error.data, task_id=error.task_id)
             self._fail(error)
         self._is_open = False
+        if self._closed is not None:
+            self._closed.set()
         self._watch.wake()
 
     def _fail(self, error: BaseTaskError) -> None:

@@ -9,9 +9,9 @@ from typing import Final, get_args
 
 from mcp_task_runtime.core.functions import without
 from mcp_task_runtime.core.sealed import event_excerpt
+from mcp_task_runtime.core.signal import Signal
 from mcp_task_runtime.core.transitions import EVENTS_KEPT
 from mcp_task_runtime.core.types import TaskEvent, TaskEventKind, TaskRecord
-from mcp_task_runtime.stores._signal import Signal
 from mcp_task_runtime.stores.memory._index import Indexed
 
 __all__ = ["Entry"]

@@ -8,8 +8,8 @@ from types import TracebackType
 from typing_extensions import Self
 
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
+from mcp_task_runtime.core.signal import Signal
 from mcp_task_runtime.errors import StoreClosedError, TaskNotFoundError
-from mcp_task_runtime.stores._signal import Signal
 from mcp_task_runtime.stores._storable import check_answer, check_message
 
 __all__ = ["InMemoryTaskMessageQueue"]

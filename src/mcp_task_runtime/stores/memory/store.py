@@ -15,6 +15,7 @@ from mcp_task_runtime.core.abilities import never_waits
 from mcp_task_runtime.core.clock import Clock, SystemClock
 from mcp_task_runtime.core.deadlines import DeadlineHeap
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
+from mcp_task_runtime.core.signal import Signal
 from mcp_task_runtime.core.transitions import (
     check_fence,
     check_room,
@@ -44,7 +45,6 @@ from mcp_task_runtime.core.types import (
 from mcp_task_runtime.core.views import TaskView
 from mcp_task_runtime.errors import InvalidTransitionError, StoreClosedError, TaskExistsError, TaskNotFoundError
 from mcp_task_runtime.stores._cursor import CursorKey, owner_scope, search_scope
-from mcp_task_runtime.stores._signal import Signal
 from mcp_task_runtime.stores._storable import (
     check_duration,
     check_json,

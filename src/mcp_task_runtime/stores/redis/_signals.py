@@ -17,7 +17,7 @@ import anyio
 from coredis.connection import BaseConnection
 from coredis.exceptions import RedisError
 
-from mcp_task_runtime.stores._signal import Signal
+from mcp_task_runtime.core.signal import Signal
 
 __all__ = ["JUST_CLOSED", "Listener", "Signals"]
 

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 import anyio
 
 from mcp_task_runtime.core.clock import Clock
-from mcp_task_runtime.stores._signal import Signal
+from mcp_task_runtime.core.signal import Signal
 from mcp_task_runtime.stores._threads import event_loop, poster
 from mcp_task_runtime.stores.sqlite._clock import MachineClock
 from mcp_task_runtime.stores.sqlite._file import DatabaseFile

@@ -8,7 +8,7 @@ from datetime import datetime
 from threading import Lock
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
-from mcp_task_runtime.stores._signal import Signal
+from mcp_task_runtime.core.signal import Signal
 from mcp_task_runtime.stores._threads import Post, event_loop, poster, set_all
 from mcp_task_runtime.stores.sqlite._transaction import Transaction
 

@@ -14,12 +14,16 @@ class Signal:
 
     On asyncio a waiter costs one future, a tenth of what an event does: the reason why this class exists. A
     waiter that is cancelled leaves no trace. Use it on one event loop.
+
+    Attributes:
+        is_set: Whether it was set.
     """
 
     __slots__ = ("_event", "_futures", "is_set")
 
     def __init__(self) -> None:
-        self.is_set = False
+        """Make a signal that is not set."""
+        self.is_set: bool = False
         self._futures: asyncio.Future[None] | set[asyncio.Future[None]] | None = None
         self._event: anyio.Event | None = None
 
