@@ -56,7 +56,7 @@ settings.load_profile("ci" if "CI" in os.environ else "local")
 # coredis leaves the streams of connections that were cut to the garbage collector, and servers on old versions of the
 # SDK those of their sessions. Tests that have either in this process ignore that, and collect what is left at the end
 # of their module, so that no other test gets the warning.
-LEAVING_STREAMS = ("stores/", "operations/", "mcp_v1/test_http.py", "mcp_v2/test_legacy_http.py")
+LEAVING_STREAMS = ("stores/", "operations/", "mcp_v2/test_legacy_http.py")
 LEFT_STREAMS = "ignore:Exception ignored in. <function MemoryObject:pytest.PytestUnraisableExceptionWarning"
 
 

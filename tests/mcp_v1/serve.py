@@ -1,4 +1,4 @@
-"""The tools of the scenarios; as a program: `python serve.py stdio`, or `http` on a free port."""
+"""The tools of the scenarios as a program: `python serve.py stdio`, or `http` with options, on a free port."""
 
 from __future__ import annotations
 
@@ -39,16 +39,22 @@ def user_of(ctx: RequestContext[Any, Any, Any]) -> str | None:
     return user
 
 
-def make_server(
-    *, auth: bool = False, gateway: bool = False, json_response: bool = False, stateless_http: bool = False
-) -> FastMCP[Any]:
-    """Make the server; behind a gateway, a header says who makes a request."""
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("transport", choices=["stdio", "http"])
+    parser.add_argument("--json-response", action="store_true")
+    parser.add_argument("--stateless-http", action="store_true")
+    parser.add_argument("--auth", action="store_true")
+    parser.add_argument("--gateway", action="store_true", help="a header says who makes a request")
+    options = parser.parse_args()
     more: dict[str, Any] = {}
-    if auth:
+    if options.auth:
         settings = AuthSettings(issuer_url=AnyHttpUrl("http://127.0.0.1"), resource_server_url=None)
         more = {"auth": settings, "token_verifier": Verifier()}
-    mcp: FastMCP[Any] = FastMCP("world", port=0, json_response=json_response, stateless_http=stateless_http, **more)
-    tasks = Tasks(principal=user_of) if gateway else Tasks()
+    mcp: FastMCP[Any] = FastMCP(
+        "world", port=0, json_response=options.json_response, stateless_http=options.stateless_http, **more
+    )
+    tasks = Tasks(principal=user_of) if options.gateway else Tasks()
     tasks.install(mcp)
     mcp.tool()(greet)
     add_tools(World(tasks, None))  # type: ignore[arg-type]  # no client connects here
@@ -67,13 +73,7 @@ def make_server(
         counts = {name: count for name, count in ours.items() if name.startswith("mcp_task_runtime.")}
         return {**counts, "asyncio": len(asyncio.all_tasks())}
 
-    return mcp
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("transport", choices=["stdio", "http"])
-    make_server().run("stdio" if parser.parse_args().transport == "stdio" else "streamable-http")
+    mcp.run("stdio" if options.transport == "stdio" else "streamable-http")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,6 @@ from mcp_task_runtime.adapters.mcp_v1 import Tasks
 from tests.mcp_v1.raw_client import ALL_CAPABILITIES, HTTPClient, accept, http_client
 from tests.mcp_v1.scenarios import ClientTasks
 from tests.mcp_v1.schemas import RELATED, Wire
-from tests.mcp_v1.serve import make_server
-from tests.support.applications import application_over_http
 from tests.support.event_loops import on_one_loop
 from tests.support.patience import PATIENCE
 from tests.support.processes import HTTPServerProcess
@@ -30,58 +27,46 @@ BOB = {"authorization": "Bearer bob"}
 KEPT_UNTIL_THE_TTL = {"TaskRecord", "Task", "TaskRequest", "Outcome", "Entry", "Group", "Index"}
 
 
-def served(**options: bool) -> AbstractContextManager[str]:
-    """Serve the scenarios over HTTP in a thread."""
-    return application_over_http(lambda: make_server(**options).streamable_http_app())
-
-
 @pytest.fixture(scope="module")
 def url() -> Generator[str, None, None]:
-    with served() as address:
-        yield f"{address}/mcp"
-
-
-@pytest.fixture(scope="module")
-def url_of_process() -> Generator[str, None, None]:
-    """Whose objects can be counted."""
     with HTTPServerProcess([SERVE, "http"]) as server:
         yield server.url
 
 
 @pytest.fixture(scope="module")
 def url_with_auth() -> Generator[str, None, None]:
-    with served(auth=True) as address:
-        yield f"{address}/mcp"
+    with HTTPServerProcess([SERVE, "http", "--auth"]) as server:
+        yield server.url
 
 
 @pytest.fixture(scope="module")
 def url_with_json() -> Generator[str, None, None]:
-    with served(json_response=True) as address:
-        yield f"{address}/mcp"
+    with HTTPServerProcess([SERVE, "http", "--json-response"]) as server:
+        yield server.url
 
 
 @pytest.fixture(scope="module")
 def url_without_sessions() -> Generator[str, None, None]:
-    with served(stateless_http=True) as address:
-        yield f"{address}/mcp"
+    with HTTPServerProcess([SERVE, "http", "--stateless-http"]) as server:
+        yield server.url
 
 
 @pytest.fixture(scope="module")
 def url_without_sessions_with_auth() -> Generator[str, None, None]:
-    with served(stateless_http=True, auth=True) as address:
-        yield f"{address}/mcp"
+    with HTTPServerProcess([SERVE, "http", "--stateless-http", "--auth"]) as server:
+        yield server.url
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["sessions", "stateless"])
+@pytest.fixture(scope="module", params=[[], ["--stateless-http"]], ids=["sessions", "stateless"])
 def url_behind_gateway(request: pytest.FixtureRequest) -> Generator[str, None, None]:
-    with served(gateway=True, stateless_http=request.param) as address:
-        yield f"{address}/mcp"
+    with HTTPServerProcess([SERVE, "http", "--gateway", *request.param]) as server:
+        yield server.url
 
 
 @pytest.fixture(scope="module")
 def url_of_gateway() -> Generator[str, None, None]:
-    with served(gateway=True) as address:
-        yield f"{address}/mcp"
+    with HTTPServerProcess([SERVE, "http", "--gateway"]) as server:
+        yield server.url
 
 
 async def say_yes(question: Wire) -> Wire | None:
@@ -240,10 +225,7 @@ def leaks(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
 
 
 @on_one_loop
-async def test_a_hundred_clients_at_once_of_whom_twenty_leave_in_mid_question_and_come_back(
-    url_of_process: str,
-) -> None:
-    url = url_of_process
+async def test_a_hundred_clients_at_once_of_whom_twenty_leave_in_mid_question_and_come_back(url: str) -> None:
     ended: list[str] = []
 
     async def wait_for(client: HTTPClient, number: int, task_id: str) -> None:
