@@ -101,11 +101,12 @@ class Proxy:
         Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
     def close(self) -> None:
-        """Refuse connections, and cut those there are."""
-        if self._listener is not None:
-            self._listener.shutdown(socket.SHUT_RDWR)
-            self._listener.close()
-            self._listener = None
+        """Refuse connections, and cut those there are; from the first moment on, no byte passes by any of them."""
+        with self._lock:
+            listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.shutdown(socket.SHUT_RDWR)
+            listener.close()
         self.cut()
 
     def cut(self) -> None:
@@ -141,14 +142,19 @@ class Proxy:
                 server.connect(self._target)
                 pair = (client, server)
                 with self._lock:
-                    self._pairs.add(pair)
+                    is_open = self._listener is listener
+                    if is_open:
+                        self._pairs.add(pair)
+                if not is_open:  # closed since it was accepted
+                    self._hang_up(pair)
+                    return
                 Thread(target=self._ask, args=(pair,), daemon=True).start()
                 Thread(target=self._reply, args=(pair,), daemon=True).start()
 
     def _ask(self, pair: tuple[socket.socket, socket.socket]) -> None:
         client, server = pair
         with suppress(OSError):
-            while data := client.recv(65_536):
+            while (data := client.recv(65_536)) and self._listener is not None:
                 server.sendall(data)
         self._hang_up(pair)
 
@@ -159,7 +165,7 @@ class Proxy:
                 self._flows.wait()
                 with self._lock:
                     is_lost, self._loses_reply = self._loses_reply, False
-                if is_lost:
+                if is_lost or self._listener is None:
                     break
                 client.sendall(data)
         self._hang_up(pair)
