@@ -340,7 +340,7 @@ A task that waited for a slot or for a worker says "Running" when its work has r
 The examples with an engine start its broker, too: a Redis or PostgreSQL that is installed, unless a URL names one
     engines/test_examples.py::test_one_command_starts_a_broker_and_two_workers_and_stops_them
     engines/test_examples.py::test_without_a_server_the_example_says_what_to_install
-Redis: a task that waits on a question takes 15 KiB of memory (22 before): the store has the ability `TaskWatching`
+Redis: a task that waits on a question takes 14 KiB of memory (22 before): the store has the ability `TaskWatching`
     stores/redis/test_waiting.py::test_a_watch_is_called_for_what_happened_while_the_connection_was_lost
 The kit's stories no longer fail a store and a queue of different makers, where a task was deleted with a question open
     kit/test_machine.py::test_a_store_and_a_queue_of_different_makers_and_the_model_agree
