@@ -350,6 +350,8 @@ A broker that hangs does not keep a server from putting back the tasks of lost w
     core/test_dispatch.py::test_work_of_a_lost_worker_is_put_back_while_the_broker_hangs
 A runtime with `on_change` that is cancelled on trio is closed at once
     core/test_change_hook.py::test_the_end_waits_for_no_change_that_nothing_delivers_any_more
+A stdio server on `mcp` 1.x logs no traceback when its event loop ends in good order
+    core/test_group.py::test_an_event_loop_that_ends_around_an_open_runtime_logs_nothing
 a worker that is stopped while it connects ends
     engines/test_procrastinate.py::test_a_worker_that_is_terminated_while_it_connects_ends
     engines/test_procrastinate.py::test_a_program_that_is_cancelled_while_it_connects_ends

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import weakref
 from collections.abc import Awaitable
 from contextvars import Context
@@ -12,6 +14,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
+from mcp_task_runtime import InMemoryTaskStore, TaskRuntime
 from mcp_task_runtime.core.group import IsolatedGroup
 from mcp_task_runtime.stores._event_loop import start_background_task
 from mcp_task_runtime.stores._threads import event_loop, poster
@@ -247,3 +250,31 @@ def test_the_end_of_an_event_loop_is_no_stray_cancellation(caplog: pytest.LogCap
     anyio.run(main, backend="asyncio")
     assert seen == [False]
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))), ids=str)
+def test_an_event_loop_that_ends_around_an_open_runtime_logs_nothing(
+    order: tuple[int, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A stdio server of `mcp` 1.x ends so: asyncio cancels what opened the runtime in the same turn as its tasks."""
+
+    async def host(opened: asyncio.Event) -> None:
+        async with TaskRuntime(InMemoryTaskStore()):
+            opened.set()
+            await asyncio.Event().wait()
+
+    async def main() -> None:
+        opened = asyncio.Event()
+        others = asyncio.all_tasks()
+        hosting = asyncio.create_task(host(opened))
+        await opened.wait()
+        await asyncio.sleep(0)  # its tasks have begun to wait
+        tasks = sorted(asyncio.all_tasks() - others, key=asyncio.Task.get_name)
+        assert len(tasks) == len(order)
+        for number in order:
+            tasks[number].cancel()
+        await asyncio.wait(tasks)
+        assert hosting.cancelled()
+
+    asyncio.run(main())
+    assert caplog.records == []

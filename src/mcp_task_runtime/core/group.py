@@ -112,9 +112,10 @@ class IsolatedGroup:
         """
         if scope.cancel_called or anyio.current_effective_deadline() == -math.inf:
             return False
-        # An event loop that ends cancels every task in one turn; the sentinel waits for nothing else.
+        # An event loop that ends cancels every task in one turn; the sentinel waits for nothing else. What opened the
+        # group is one of them, and may close it in that turn, before the sentinel.
         await anyio.lowlevel.cancel_shielded_checkpoint()
-        return not self._loop_ends
+        return not self._loop_ends and not scope.cancel_called
 
     async def _join(self) -> None:
         """Wait for the tasks of asyncio. Cancelled, it cancels them, through their scopes: shields in them hold."""

@@ -22,7 +22,7 @@ class Comparison(Stage):
         self._call(self._compare)
 
     async def _compare(self) -> None:
-        for task, _ in list(self.askers):  # of a store and a queue apart, whoever deletes a task clears its mailbox
+        for task, _ in list(self.askers):  # of a store and a queue apart, the deleter clears the mailbox
             if task not in self.model.tasks and task in self.model.mail:
                 await self._clear(task)
         await self._release_askers()
