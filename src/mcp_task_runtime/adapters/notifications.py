@@ -187,7 +187,7 @@ class InTurn:
         try:
             await self._functions.popleft()()
         except Exception:
-            logger.exception("A client could not be told of a task")
+            logger.exception("A change of a task could not be sent to its client")
 
 
 class StatusNotifier:
