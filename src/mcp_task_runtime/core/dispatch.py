@@ -1,8 +1,9 @@
 """`TaskDispatcher`: carries the work of tasks to other processes, and `Outbox`, which gives it the tasks of a runtime.
 
 The store is the truth: it has the task, its state, questions, outcome and lease. A dispatcher is a messenger, and
-carries the task's id alone. What it loses costs time and no task: a task that no worker has started after
-`TaskDispatcher.start_grace_ms` is submitted again, by any process of the server.
+carries the task's id alone. What it does not take is offered to it again until it does. What it loses costs time and no
+task: a task that no worker has started after `TaskDispatcher.start_grace_ms` is submitted again, by any process of the
+server.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from typing import Final, Protocol, runtime_checkable
 
 import anyio
 
+from mcp_task_runtime.core.clock import Clock
 from mcp_task_runtime.core.group import IsolatedGroup
 from mcp_task_runtime.core.types import TaskRecord
+from mcp_task_runtime.core.undelivered import Undelivered
 from mcp_task_runtime.core.worker_leases import WorkerLeases
 
 __all__ = ["Dispatch", "EngineDispatcher", "Outbox", "StoreDispatcher", "TaskDispatcher", "TaskExecutor"]
@@ -128,13 +131,14 @@ class StoreDispatcher:
 class Outbox:
     """The tools of a runtime whose work runs elsewhere, and the way there."""
 
-    def __init__(self, dispatcher: TaskDispatcher, leases: WorkerLeases, group: IsolatedGroup) -> None:
+    def __init__(self, dispatcher: TaskDispatcher, leases: WorkerLeases, group: IsolatedGroup, clock: Clock) -> None:
         """Make the outbox of a runtime.
 
         Args:
             dispatcher: Carries the tasks.
             leases: The leases of this process.
             group: Runs what is not waited for.
+            clock: Where time comes from.
         """
         self._dispatcher = dispatcher
         self._leases = leases
@@ -143,11 +147,17 @@ class Outbox:
         self._is_failing = False
         self._waiting = 0
         self._room: anyio.Semaphore | None = None
+        self._undelivered = Undelivered(clock, self._offer)
 
     def reset(self) -> None:
         """Forget what an event loop before has left: the runtime opens."""
         self._waiting = 0
         self._room = anyio.Semaphore(_AT_ONCE)
+        self._undelivered.reset()
+
+    async def run(self) -> None:
+        """Submit again what the dispatcher did not take, until cancelled: all of it as soon as it takes tasks again."""
+        await self._undelivered.run()
 
     @property
     def grace_ms(self) -> int:
@@ -171,34 +181,55 @@ class Outbox:
         assert self._room is not None, "the runtime is not open"
         if self._waiting >= _MOST_WAITING:
             return
+        attempt = 1 if record.lease is None else record.lease.attempt + 1
+        dispatch = Dispatch(record.task_id, record.request.name, attempt, record.task.expires_at)
         self._waiting += 1
         try:
             await self._room.acquire()
         finally:
             self._waiting -= 1
         try:
-            await self._submit(record)
+            is_taken = await self._submit(dispatch)
         finally:
             self._room.release()
+        if is_taken:
+            self._undelivered.note_success()
+        else:
+            self._undelivered.add(dispatch.task_id, dispatch)
 
-    async def _submit(self, record: TaskRecord) -> None:
-        """Submit a task. An outage is logged once, and its end."""
-        attempt = 1 if record.lease is None else record.lease.attempt + 1
-        dispatch = Dispatch(record.task_id, record.request.name, attempt, record.task.expires_at)
+    async def _offer(self, dispatch: Dispatch) -> bool:
+        """Submit a task that the dispatcher did not take before; return whether it takes it now."""
+        assert self._room is not None, "the runtime is not open"
+        async with self._room:
+            return await self._submit(dispatch)
+
+    async def _submit(self, dispatch: Dispatch) -> bool:
+        """Submit a task; return whether the dispatcher took it. An outage is logged once, and its end."""
         try:
             with anyio.fail_after(SUBMIT_SECONDS):
                 await self._dispatcher.submit(dispatch)
-        except Exception:
+        except BaseException as error:
+            if not isinstance(error, Exception) and not await self._is_stray(error):
+                raise
             if not self._is_failing:
                 self._is_failing = True
                 logger.warning("Tasks could not be submitted to their workers; they will be again", exc_info=True)
-            return
+            return False
         if self._is_failing:
             self._is_failing = False
             logger.warning("Tasks are submitted to their workers again")
+        return True
+
+    async def _is_stray(self, error: BaseException) -> bool:
+        """Return whether a dispatcher let the cancellation of something of its own pass."""
+        is_cancellation = isinstance(error, anyio.get_cancelled_exc_class())
+        return is_cancellation and await self._group.is_stray(
+            anyio.CancelScope()
+        )  # no scope but those around it counts
 
     def revoke(self, task_id: str) -> None:
         """Revoke a task that has ended, without waiting for it. A failure is not worth a warning: nothing runs."""
+        self._undelivered.discard(task_id)
         self._group.start(partial(self._revoke, task_id), anyio.CancelScope())
 
     async def put_back(self, record: TaskRecord) -> bool:

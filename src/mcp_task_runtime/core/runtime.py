@@ -176,7 +176,7 @@ class TaskRuntime:
                 "dispatcher needs a store that worker processes share: open_store() with a sqlite, redis or postgresql "
                 "URL opens one"
             )
-        return Outbox(dispatcher, self._leases, self._group)
+        return Outbox(dispatcher, self._leases, self._group, self.store.clock)
 
     async def __aenter__(self) -> Self:
         """Open the runtime, and connect its store where that is `TaskConnecting`.
@@ -202,6 +202,8 @@ class TaskRuntime:
                 duties.append(self._keeper.run)
             if self._hook is not None:
                 duties.append(partial(self._hook.run, self._group))
+            if self._outbox is not None:
+                duties.append(self._outbox.run)
             if self._backlog is not None:
                 duties.append(self._backlog.run)
             for duty in duties:

@@ -1,0 +1,90 @@
+"""`Undelivered`: what a dispatcher did not take, until it takes it after all."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final, Generic, TypeVar
+
+from mcp_task_runtime.core.backoff import Backoff
+from mcp_task_runtime.core.clock import Clock
+from mcp_task_runtime.core.signal import Signal
+
+__all__ = ["Undelivered"]
+
+T = TypeVar("T")
+
+_PAUSE: Final = Backoff(first=0.25, factor=2.0, longest=5.0)
+_MOST: Final = 1_000
+"""What is kept at once. The store has all of it, too: whatever is dropped here is overdue there at some time."""
+
+
+class Undelivered(Generic[T]):
+    """Offers again what was not taken: one of it after a pause that grows with each failure, the rest after a success.
+
+    What is refused while others are taken is at fault itself, and dropped.
+    """
+
+    def __init__(self, clock: Clock, offer: Callable[[T], Awaitable[bool]]) -> None:
+        """Make an empty set.
+
+        Args:
+            clock: Where time comes from.
+            offer: Offers one again; returns whether it was taken, and does not raise.
+        """
+        self._clock = clock
+        self._offer = offer
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all: the runtime opens, perhaps on another event loop."""
+        self._kept: dict[str, T] = {}
+        self._added = Signal()
+        self._succeeded = Signal()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def add(self, key: str, value: T) -> None:
+        """Keep what was not taken; in place of what has the same key, and unless too much is kept."""
+        if key in self._kept or len(self._kept) < _MOST:
+            self._kept[key] = value
+            self._added.set()
+
+    def discard(self, key: str) -> None:
+        """Drop what need not be taken any more."""
+        self._kept.pop(key, None)
+
+    def note_success(self) -> None:
+        """Offer all at once: something else was taken."""
+        if self._kept:
+            self._succeeded.set()
+
+    async def run(self) -> None:
+        """Offer what is kept until cancelled."""
+        failures = 0
+        while True:
+            if not self._kept:
+                failures, self._added = 0, Signal()
+                await self._added.wait()
+            failures += 1
+            with self._clock.move_on_at(self._clock.now() + _PAUSE.after(failures)):
+                await self._succeeded.wait()
+            is_taking, self._succeeded = self._succeeded.is_set, Signal()
+            if await self._offer_all(is_taking=is_taking):
+                failures = 0
+
+    async def _offer_all(self, *, is_taking: bool) -> bool:
+        """Offer one after the other, until one is refused before any was taken; return whether any was.
+
+        Args:
+            is_taking: Whether something else was taken just now.
+        """
+        while self._kept:
+            key = next(iter(self._kept))
+            value = self._kept.pop(key)
+            if await self._offer(value):
+                is_taking = True
+            elif not is_taking:
+                self._kept.setdefault(key, value)  # behind the others, if it is the one that is at fault
+                break
+        return is_taking
