@@ -57,7 +57,18 @@ from mcp_task_runtime.errors import (
     TaskExistsError,
     TaskNotFoundError,
 )
-from mcp_task_runtime.stores.sqlite import SQLiteTaskMessageQueue, SQLiteTaskStore, _mailbox, _schema, _search, _tasks
+from mcp_task_runtime.stores.sqlite import (
+    SQLiteTaskMessageQueue,
+    SQLiteTaskStore,
+    _creation,
+    _leases,
+    _mailbox,
+    _pages,
+    _schema,
+    _search,
+    _tasks,
+    _work,
+)
 from mcp_task_runtime.stores.sqlite import store as sqlite_store
 from mcp_task_runtime.testing.checks.bench import Capability, Check
 from mcp_task_runtime.testing.checks.questions import QUESTION_CHECKS, TaskBackend
@@ -1376,8 +1387,9 @@ async def test_a_foreign_task_takes_no_longer_to_find_than_an_unknown_one(path: 
 
 async def test_no_statement_reads_a_whole_table(path: Path) -> None:
     await SQLiteTaskStore(path).get_task("a")
-    statements = [*_tasks.STATEMENTS, *_mailbox.STATEMENTS, *_search.STATEMENTS, *sqlite_store.STATEMENTS]
-    assert len(statements) >= 30
+    modules = (_creation, _leases, _mailbox, _pages, _search, _tasks, _work, sqlite_store)
+    statements = [statement for module in modules for statement in module.STATEMENTS]
+    assert len(statements) >= 45
     for statement in statements:
         names = {"task_id": "a", "seen": 1}
         count = 2 if "?1" in statement else statement.count("?")

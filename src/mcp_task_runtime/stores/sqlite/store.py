@@ -9,25 +9,17 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import replace
-from datetime import datetime, timedelta
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any, Final
 
 from typing_extensions import Unpack
 
 from mcp_task_runtime.core.clock import Clock
-from mcp_task_runtime.core.ids import new_task_id
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
 from mcp_task_runtime.core.transitions import (
-    claim_record,
-    create_record,
     finish_record,
     is_terminal,
-    lapsed_lease,
-    may_join,
     update_record,
 )
 from mcp_task_runtime.core.types import (
@@ -45,11 +37,13 @@ from mcp_task_runtime.core.types import (
     TaskRecord,
 )
 from mcp_task_runtime.core.views import TaskView
-from mcp_task_runtime.errors import InvalidCursorError, StoreError, TaskNotFoundError
+from mcp_task_runtime.errors import TaskNotFoundError
 from mcp_task_runtime.stores import _storable
-from mcp_task_runtime.stores._cursor import CursorKey, owner_scope, search_scope
 from mcp_task_runtime.stores._opened import Opened
 from mcp_task_runtime.stores.sqlite import _mailbox, _search, _tasks
+from mcp_task_runtime.stores.sqlite._creation import Creation
+from mcp_task_runtime.stores.sqlite._leases import Leases
+from mcp_task_runtime.stores.sqlite._pages import Pages
 from mcp_task_runtime.stores.sqlite._records import (
     MESSAGE_COLUMNS,
     RECORD_COLUMNS,
@@ -59,27 +53,19 @@ from mcp_task_runtime.stores.sqlite._records import (
     message_of,
     record_of,
     to_sql,
-    to_stamp,
     to_text,
 )
 from mcp_task_runtime.stores.sqlite._schema import Synchronous
 from mcp_task_runtime.stores.sqlite._statistics import SQLiteStatistics
 from mcp_task_runtime.stores.sqlite._tasks import ALIVE
 from mcp_task_runtime.stores.sqlite._transaction import Transaction
-from mcp_task_runtime.stores.sqlite._waiters import IRRELEVANT, Watcher
+from mcp_task_runtime.stores.sqlite._updates import UpdateLook, WatchLook
+from mcp_task_runtime.stores.sqlite._waiters import Watcher
+from mcp_task_runtime.stores.sqlite._work import WaitingWork
 from mcp_task_runtime.stores.sqlite.queue import SQLiteTaskMessageQueue
 
 __all__ = ["SQLiteTaskStore"]
 
-_LARGEST_INTEGER: Final = 2**63 - 1
-_CURSOR_KEY: Final = "cursor key"  # no task's id: `known` of a reader has nothing else
-
-# Without INDEXED BY a database that was never analysed may be read in order of creation, all owners.
-_PAGE: Final = (
-    f"SELECT {RECORD_COLUMNS}, sequence FROM tasks INDEXED BY tasks_by_owner"
-    f" WHERE owner IS ? AND sequence > ? AND {ALIVE} ORDER BY sequence LIMIT ?"
-)
-_BY_SEQUENCE: Final = f"SELECT {RECORD_COLUMNS} FROM tasks WHERE sequence = ? AND {ALIVE}"
 _NO_MESSAGE: Final = ", ".join(["NULL"] * (RECORD_COLUMNS.count(",") + 1 - len(MESSAGE_COLUMNS.split(","))))
 _VIEW: Final = (
     f"SELECT 0, {RECORD_COLUMNS} FROM tasks WHERE task_id = ?1 AND (expires_at IS NULL OR expires_at > ?2)"
@@ -92,21 +78,6 @@ _OPEN: Final = (
     " WHERE task_id = ? AND key IS NOT NULL AND answer_type IS NULL ORDER BY position"
 )
 _HISTORY: Final = f"SELECT created_at, events FROM tasks WHERE task_id = ? AND {ALIVE}"
-_RENEW: Final = f"UPDATE tasks SET lease_expires_at = ? WHERE task_id = ? AND lease_worker = ? AND {ALIVE}"
-_LAPSE: Final = "UPDATE tasks SET lease_expires_at = ?, lease_handovers = ? WHERE task_id = ?"
-_DROP: Final = (
-    "UPDATE tasks SET lease_worker = NULL, lease_expires_at = NULL, lease_attempt = NULL, lease_handovers = 0"
-    " WHERE task_id = ?"
-)
-_LAPSED: Final = (
-    f"SELECT {RECORD_COLUMNS} FROM tasks WHERE lease_expires_at <= ? AND {ALIVE} ORDER BY lease_expires_at LIMIT ?"
-)
-_WAITING: Final = (
-    f"SELECT {RECORD_COLUMNS} FROM tasks WHERE name = ? AND lease_worker = '' AND lease_expires_at <= ? AND {ALIVE}"
-    " ORDER BY lease_expires_at LIMIT ?"
-)
-_JOINABLE: Final = f"SELECT {RECORD_COLUMNS} FROM tasks WHERE join_key = ? AND {ALIVE} ORDER BY sequence DESC LIMIT 1"
-_SET_JOIN_KEY: Final = "UPDATE tasks SET join_key = ? WHERE task_id = ?"
 _STEP: Final = "SELECT value FROM steps WHERE task_id = ? AND key = ?"
 _RECORD_STEP: Final = "INSERT INTO steps (task_id, key, value) VALUES (?, ?, ?)"
 _STEPS: Final = (
@@ -114,22 +85,7 @@ _STEPS: Final = (
     " AND EXISTS (SELECT 1 FROM tasks WHERE task_id = ?1 AND (expires_at IS NULL OR expires_at > ?2))"
 )
 
-STATEMENTS: Final = (
-    _PAGE,
-    _BY_SEQUENCE,
-    _VIEW,
-    _OWNED,
-    _OPEN,
-    _HISTORY,
-    _RENEW,
-    _LAPSE,
-    _DROP,
-    _LAPSED,
-    _WAITING,
-    _JOINABLE,
-    _STEP,
-    _STEPS,
-)
+STATEMENTS: Final = (_VIEW, _OWNED, _OPEN, _HISTORY, _STEP, _STEPS)
 """All statements of this module that read or change rows which are there."""
 
 
@@ -168,7 +124,11 @@ class SQLiteTaskStore(Opened):
         """
         self._engine = _tasks.open_engine(path, clock=clock, synchronous=synchronous, timeout=timeout)
         self._queue = SQLiteTaskMessageQueue(self._engine)
-        self._damage = DamageLog()
+        damage = DamageLog()
+        self._creation = Creation(self._engine, damage)
+        self._leases = Leases(self._engine, damage)
+        self._work = WaitingWork(self._engine, damage)
+        self._pages = Pages(self._engine, damage)
 
     @property
     def clock(self) -> Clock:
@@ -223,47 +183,19 @@ class SQLiteTaskStore(Opened):
 
     async def create_task(self, new: NewTask | None = None, **fields: Unpack[NewTaskFields]) -> TaskRecord:
         """Create a task, given whole or by its fields; see `TaskStore.create_task`."""
-        new = NewTask.of(new, fields)
-        _storable.check_new_task(new)
-        if new.task_id is None:
-            new = replace(new, task_id=new_task_id())
-
-        def create(transaction: Transaction) -> TaskRecord:
-            _tasks.check_room_for(transaction, new)
-            record = create_record(new, now=transaction.now)
-            _tasks.insert(transaction, record)
-            return record
-
-        return await self._engine.write(create)
+        return await self._creation.create(NewTask.of(new, fields))
 
     # --- TaskQuotas ---
 
     async def count_live_tasks(self, owner: str | None) -> int:
         """Return how many live tasks an owner has; see `TaskQuotas.count_live_tasks`."""
-        return await self._engine.read(partial(_tasks.count_live, owner=owner))
+        return await self._creation.count_live(owner)
 
     # --- TaskJoins ---
 
     async def join_task(self, new: NewTask, *, key: str, ended_ms: int) -> tuple[TaskRecord, bool]:
         """Return the task that was made with this key, or create one; see `TaskJoins.join_task`."""
-        _storable.check_new_task(new)
-        _storable.check_text("key", key)
-        stored_key = to_sql(key)
-        if new.task_id is None:
-            new = replace(new, task_id=new_task_id())
-
-        def join(transaction: Transaction) -> tuple[TaskRecord, bool]:
-            rows = transaction.execute(_JOINABLE, (stored_key, transaction.stamp)).fetchall()
-            for record in self._damage.records_of(rows):
-                if may_join(record, now=transaction.now, ended_ms=ended_ms):
-                    return record, False
-            _tasks.check_room_for(transaction, new)
-            record = create_record(new, now=transaction.now)
-            _tasks.insert(transaction, record)
-            transaction.execute(_SET_JOIN_KEY, (stored_key, to_sql(record.task_id)))
-            return record, True
-
-        return await self._engine.write(join)
+        return await self._creation.join(new, key=key, ended_ms=ended_ms)
 
     async def get_task(self, task_id: str) -> TaskRecord | None:
         """Return the task, or `None`; see `TaskStore.get_task`."""
@@ -323,16 +255,7 @@ class SQLiteTaskStore(Opened):
 
     async def list_tasks(self, *, owner: str | None, cursor: str | None = None, limit: int = 50) -> TaskPage:
         """Return a page of one owner's tasks; see `TaskStore.list_tasks`. Damaged tasks are left out."""
-        size = _page_size(limit)
-
-        def page(transaction: Transaction) -> TaskPage:
-            key = _cursor_key(transaction)
-            position = 0 if cursor is None else _position(key, cursor, owner_scope(owner))
-            rows = transaction.execute(_PAGE, (to_sql(owner), position, transaction.stamp, size + 1)).fetchall()
-            next_cursor = key.encode(rows[size - 1][-1], owner_scope(owner)) if len(rows) > size else None
-            return TaskPage(tuple(self._damage.records_of([row[:-1] for row in rows[:size]])), next_cursor)
-
-        return await self._engine.read(page)
+        return await self._pages.of_owner(owner, cursor=cursor, limit=limit)
 
     async def delete_task(self, task_id: str) -> bool:
         """Delete the task; see `TaskStore.delete_task`."""
@@ -348,7 +271,7 @@ class SQLiteTaskStore(Opened):
 
     async def wait_for_update(self, task_id: str, *, after: int) -> TaskRecord:
         """Wait until the revision is greater than `after`; see `TaskStore.wait_for_update`."""
-        return await self._engine.wait(task_id, _UpdateLook(task_id, after))
+        return await self._engine.wait(task_id, UpdateLook(task_id, after))
 
     # --- TaskWatching ---
 
@@ -356,7 +279,7 @@ class SQLiteTaskStore(Opened):
         self, task_id: str, on_change: Callable[[TaskRecord | None], None], *, after: int
     ) -> Callable[[], None]:
         """Call a function after each change of a task; see `TaskWatching.watch_task`."""
-        unwatch = self._engine.watch(Watcher(task_id, _WatchLook(task_id, after), on_change))
+        unwatch = self._engine.watch(Watcher(task_id, WatchLook(task_id, after), on_change))
         on_change(None)
         return unwatch
 
@@ -367,63 +290,19 @@ class SQLiteTaskStore(Opened):
 
         Does not wait for the disk: a power failure ends the worker, too.
         """
-        _storable.check_duration("lease_ms", lease_ms)
-        wanted = tuple(task_ids)
-
-        def renew(transaction: Transaction) -> frozenset[str]:
-            until = to_stamp(transaction.now + timedelta(milliseconds=lease_ms))
-            return frozenset(
-                [
-                    task_id
-                    for task_id in wanted
-                    if transaction.execute(_RENEW, (until, to_sql(task_id), to_sql(worker), transaction.stamp)).rowcount
-                ]
-            )
-
-        return await self._engine.write(renew, is_lasting=False) if wanted else frozenset()
+        return await self._leases.renew(worker, task_ids, lease_ms=lease_ms)
 
     async def drop_leases(self, worker: str, task_ids: Collection[str], *, lapse: bool) -> None:
         """Release leases of a worker; see `TaskLeases.drop_leases`."""
-        wanted = tuple(task_ids)
-
-        def drop(transaction: Transaction) -> None:
-            for task_id in wanted:
-                with suppress(StoreError):  # a damaged task is left as it is
-                    _drop_lease(transaction, worker, task_id, lapse=lapse)
-
-        if wanted:
-            await self._engine.write(drop)
+        await self._leases.drop(worker, task_ids, lapse=lapse)
 
     async def list_lapsed(self, *, limit: int = 100) -> tuple[TaskRecord, ...]:
         """Return live tasks whose lease has lapsed; see `TaskLeases.list_lapsed`. Damaged tasks are left out."""
-        wanted = _page_size(limit)
-
-        def lapsed(transaction: Transaction) -> tuple[TaskRecord, ...]:
-            size = wanted
-            while True:
-                rows = transaction.execute(_LAPSED, (transaction.stamp, transaction.stamp, size)).fetchall()
-                records = self._damage.records_of(rows)
-                if len(records) >= wanted or len(rows) < size:
-                    return tuple(records[:wanted])
-                size = min(wanted + len(rows) - len(records), _LARGEST_INTEGER)  # those at the head are damaged
-
-        return await self._engine.read(lapsed)
+        return await self._leases.lapsed(limit=limit)
 
     async def claim_task(self, task_id: str, *, worker: str, lease_ms: int) -> TaskRecord | None:
         """Take over a task that no process runs; see `TaskLeases.claim_task`."""
-        _storable.check_text("worker", worker)
-        _storable.check_duration("lease_ms", lease_ms)
-
-        def claim(transaction: Transaction) -> TaskRecord | None:
-            found = _tasks.look_up(transaction, task_id)
-            if found is None:
-                return None
-            record = claim_record(found.record, now=transaction.now, worker=worker, lease_ms=lease_ms)
-            if record is not None:
-                _tasks.claim(transaction, found, record)
-            return record
-
-        return await self._engine.write(claim)
+        return await self._leases.claim(task_id, worker=worker, lease_ms=lease_ms)
 
     # --- TaskWork ---
 
@@ -432,8 +311,7 @@ class SQLiteTaskStore(Opened):
 
         The cost of a look is linear in `names` and `limit`.
         """
-        look = _WorkLook(self._damage, sorted(names), _page_size(limit))
-        return await self._engine.wait(_tasks.WORK_TOPIC, look)
+        return await self._work.wait(names, limit=limit)
 
     # --- TaskQuestions ---
 
@@ -547,24 +425,7 @@ class SQLiteTaskStore(Opened):
         self, wanted: TaskFilter, *, newest_first: bool = True, cursor: str | None = None, limit: int = 50
     ) -> TaskPage:
         """Return a page of the tasks that match; see `TaskSearch.search_tasks`. Damaged tasks are left out."""
-        size = _page_size(limit)
-        scope = search_scope(wanted, newest_first=newest_first)
-
-        def page(transaction: Transaction) -> TaskPage:
-            key = _cursor_key(transaction)
-            position = None if cursor is None else _position(key, cursor, scope)
-            found, stop = _search.find(transaction, wanted, position, newest_first=newest_first, limit=size + 1)
-            if len(found) > size:
-                stop = found[size - 1]
-            rows = [
-                row
-                for sequence in found[:size]
-                if (row := transaction.execute(_BY_SEQUENCE, (sequence, transaction.stamp)).fetchone()) is not None
-            ]
-            next_cursor = None if stop is None else key.encode(stop, scope)
-            return TaskPage(tuple(self._damage.records_of(rows)), next_cursor)
-
-        return await self._engine.read(page)
+        return await self._pages.find(wanted, newest_first=newest_first, cursor=cursor, limit=limit)
 
     async def count_tasks(self) -> TaskCounts:
         """Return how many tasks there are; see `TaskSearch.count_tasks`."""
@@ -583,115 +444,5 @@ class SQLiteTaskStore(Opened):
         return await self._engine.read(history)
 
 
-class _UpdateLook:
-    """What a caller looks for that waits for a later revision."""
-
-    __slots__ = ("_after", "_task_id")
-
-    def __init__(self, task_id: str, after: int) -> None:
-        self._task_id = task_id
-        self._after = after
-
-    def __call__(self, transaction: Transaction) -> tuple[TaskRecord | None, datetime | None]:
-        record = _tasks.read_record(transaction, self._task_id)
-        if record is None:
-            raise TaskNotFoundError(self._task_id)
-        return (record if record.revision > self._after else None), record.task.expires_at
-
-    def accept(self, change: object) -> Any:
-        """Return the record that was written; answers alone do not change it."""
-        if isinstance(change, TaskRecord):
-            return change if change.revision > self._after else None
-        return IRRELEVANT
-
-
-class _WorkLook:
-    """What a worker looks for."""
-
-    __slots__ = ("_damage", "_limit", "_names")
-
-    def __init__(self, damage: DamageLog, names: Sequence[str], limit: int) -> None:
-        self._damage = damage
-        self._names = names
-        self._limit = limit
-
-    def __call__(self, transaction: Transaction) -> tuple[tuple[TaskRecord, ...] | None, datetime | None]:
-        found = [record for name in self._names for record in self._of(transaction, name)]
-        found.sort(key=_expiry_of_lease)
-        return tuple(found[: self._limit]) or None, None
-
-    def _of(self, transaction: Transaction, name: str) -> Sequence[TaskRecord]:
-        size = self._limit
-        while True:
-            values = (to_sql(name), transaction.stamp, transaction.stamp, size)
-            rows = transaction.execute(_WAITING, values).fetchall()
-            records = self._damage.records_of(rows)
-            if len(records) >= self._limit or len(rows) < size:
-                return records
-            size = min(2 * size, _LARGEST_INTEGER)  # those at the head are damaged
-
-    def accept(self, change: object) -> Any:
-        """Have the worker look: what waits may be for another one."""
-        return None
-
-
-class _WatchLook(_UpdateLook):
-    """What is looked for on behalf of a watcher: each revision once."""
-
-    __slots__ = ()
-
-    def __call__(self, transaction: Transaction) -> tuple[TaskRecord | None, datetime | None]:
-        found, until = super().__call__(transaction)
-        if found is not None:
-            self._after = found.revision
-        return found, until
-
-    def accept(self, change: object) -> Any:
-        """Return the record that was written, once."""
-        if not isinstance(change, TaskRecord) or change.revision <= self._after:
-            return IRRELEVANT  # answers alone do not change it
-        self._after = change.revision
-        return change
-
-
-def _drop_lease(transaction: Transaction, worker: str, task_id: str, *, lapse: bool) -> None:
-    found = _tasks.look_up(transaction, task_id)
-    lease = None if found is None else found.record.lease
-    if found is None or lease is None or lease.worker != worker:
-        return
-    if lapse:
-        lapsed = lapsed_lease(lease, now=transaction.now)
-        transaction.execute(_LAPSE, (to_stamp(lapsed.expires_at), lapsed.handovers, to_sql(task_id)))
-    else:
-        transaction.execute(_DROP, (to_sql(task_id),))
-    _tasks.add_event(transaction, found, ("released", f"{lease.worker}#{lease.attempt}"))
-
-
-def _page_size(limit: int) -> int:
-    if limit < 1:
-        raise ValueError("limit must be at least 1")
-    return min(limit, _LARGEST_INTEGER - 1)
-
-
-def _cursor_key(transaction: Transaction) -> CursorKey:
-    key: CursorKey | None = transaction.known.get(_CURSOR_KEY)
-    if key is None:
-        (secret,) = transaction.execute("SELECT value FROM secrets WHERE name = 'cursor'").fetchone()
-        key = transaction.known[_CURSOR_KEY] = CursorKey(secret)
-    return key
-
-
-def _position(key: CursorKey, cursor: str, scope: bytes) -> int:
-    position = key.decode(cursor, scope)
-    if position > _LARGEST_INTEGER:
-        raise InvalidCursorError
-    return position
-
-
 def _first(row: tuple[Any, ...]) -> Any:
     return row[0]
-
-
-def _expiry_of_lease(record: TaskRecord) -> datetime:
-    assert record.lease is not None
-    return record.lease.expires_at
