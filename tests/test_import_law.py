@@ -55,7 +55,10 @@ EXTRAS = {
     "engines/docket.py": {"asyncio", "docket"},  # the engine runs on nothing else
     "engines/procrastinate.py": {"asyncio", "procrastinate", "psycopg_pool"},  # the engine's own pool
     "operations/_asking.py": {"click"},
+    "operations/_command.py": {"click"},
+    "operations/_figures.py": {"rich"},
     "operations/_rendering.py": {"click", "rich"},
+    "operations/_watching.py": {"click", "rich"},
     "operations/cli.py": {"click", "rich"},
     "operations/web/*": {"jinja2", "markupsafe", "starlette", "uvicorn"},
     "operations/telemetry/*": {"opentelemetry"},

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from datetime import datetime, timedelta
-from functools import partial, wraps
+from functools import partial
 from itertools import count
-from typing import Any, Final, cast
+from typing import Any, Final
 
 try:
     import click
@@ -26,14 +24,28 @@ except ImportError as _missing:
     raise ImportError("The command mcp-tasks needs: pip install 'mcp-task-runtime[cli]'") from _missing
 import anyio
 
-from mcp_task_runtime.core.json import JSONObject, JSONValue, dump_json, load_json
+from mcp_task_runtime.core.json import JSONValue, dump_json, load_json
 from mcp_task_runtime.core.transitions import is_terminal
-from mcp_task_runtime.core.types import TaskFilter, TaskRecord, TaskStatus
-from mcp_task_runtime.errors import StoreError, TaskNotFoundError, TaskRuntimeError
+from mcp_task_runtime.core.types import TaskFilter, TaskRecord
+from mcp_task_runtime.errors import StoreError, TaskRuntimeError
 from mcp_task_runtime.operations._asking import ask_at_terminal
-from mcp_task_runtime.operations._numbers import counted
+from mcp_task_runtime.operations._command import (
+    EXIT_CODES,
+    as_json_option,
+    command,
+    filter_options,
+    task_filter,
+    values_option,
+    yes_option,
+)
+from mcp_task_runtime.operations._figures import (
+    json_of_figures,
+    json_of_worker,
+    lines_of_figures,
+    table_of_counts,
+    table_of_workers,
+)
 from mcp_task_runtime.operations._rendering import (
-    age,
     console,
     json_of,
     json_of_details,
@@ -42,141 +54,22 @@ from mcp_task_runtime.operations._rendering import (
     question_text,
     table_of,
 )
-from mcp_task_runtime.operations.inspect import TaskInspector, WorkerSummary
+from mcp_task_runtime.operations._watching import MOST_WATCHED, WatchView
+from mcp_task_runtime.operations.inspect import TaskInspector
 from mcp_task_runtime.operations.worker import load_worker, run_worker
-from mcp_task_runtime.stores.sealed import seal_store
-from mcp_task_runtime.stores.url import open_store
 
 __all__ = ["main"]
 
-_STATUSES: Final[tuple[TaskStatus, ...]] = ("working", "input_required", "completed", "failed", "cancelled")
 _LIVE: Final = TaskFilter(statuses=frozenset({"working", "input_required"}))
-_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_EXIT_CODES: Final = (
-    "Exit codes: 0 done; 1 no such task, or it could not be done, or the answer to a question was no; 2 wrong usage; "
-    "3 the store cannot be used; 4 doctor found an error or a warning; 130 interrupted."
-)
 _MASK: Final = "•••"
 _LOOK_SECONDS: Final = 1.0
 """How often `watch` looks for new tasks: a store tells of changes of one task, not of all."""
 
-_WATCHED: Final = 50
 _PAGES_LOOKED_AT: Final = 5
 """Pages that `list` looks at where few tasks match."""
 
 
-class _Age(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
-    name = "age"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
-        if isinstance(value, timedelta):
-            return value
-        number, unit = str(value)[:-1], str(value)[-1:]
-        if not (number.isascii() and number.isdigit()) or unit not in _UNITS or len(number) > 6:
-            self.fail("write a number and a unit: 90s, 15m, 2h or 7d", param, ctx)
-        return timedelta(seconds=int(number) * _UNITS[unit])
-
-
-# -- what every command shares
-
-
-@asynccontextmanager
-async def _inspector(ctx: click.Context) -> AsyncIterator[TaskInspector]:
-    url = ctx.find_root().params["store"]
-    keys = [key for given in ctx.find_root().params["seal_keys"] for key in given.split(",") if key]
-    if url is None:
-        raise click.UsageError("name the store with --store URL or the environment variable MCP_TASKS_STORE")
-    try:
-        store = open_store(url)
-        seen = seal_store(store, keys) if keys else store
-    except (ValueError, ImportError) as error:
-        raise click.UsageError(str(error)) from error
-    if not getattr(store, "is_shared", True):
-        raise click.UsageError("memory:// is the memory of this command alone; name the store of the servers")
-    async with store:
-        yield TaskInspector(seen)
-
-
-def _command(body: Callable[..., Awaitable[int | None]]) -> Callable[..., None]:
-    """Run a coroutine function with an inspector; turn errors into a line and an exit code."""
-
-    async def run(ctx: click.Context, options: dict[str, Any]) -> int | None:
-        try:
-            async with _inspector(ctx) as inspector:
-                return await body(inspector, **options)
-        except Exception as error:
-            raise _leaf_of(error) from error
-
-    @wraps(body)
-    def command(**options: Any) -> None:
-        ctx = click.get_current_context()
-        try:
-            code = anyio.run(run, ctx, options)
-        except StoreError as error:
-            click.echo(f"Error: {error}", err=True)
-            code = 3
-        except TaskRuntimeError as error:
-            click.echo(f"Error: {error}", err=True)
-            code = 1
-        except KeyboardInterrupt:
-            code = 130
-        ctx.exit(code or 0)
-
-    return command
-
-
-def _leaf_of(error: BaseException) -> BaseException:
-    """Return the first exception of a group: `watch` raises one where tasks or the store go away, or a pipe breaks."""
-    while isinstance(inner := getattr(error, "exceptions", None), tuple):
-        error = inner[0]
-    return error
-
-
-_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
-_values = click.option("--values", is_flag=True, help="Show arguments, results, questions and answers.")
-_yes = click.option("--yes", is_flag=True, help="Do not ask before acting on several tasks.")
-
-
-def _filters(command: Callable[..., None]) -> Callable[..., None]:
-    options = (
-        click.option("--status", "statuses", multiple=True, type=click.Choice(_STATUSES), help="Only in this status."),
-        click.option("--tool", "names", multiple=True, metavar="NAME", help="Only for this tool."),
-        click.option("--owner", "owners", multiple=True, help="Only of this owner; empty for tasks without one."),
-        click.option("--text", help="Only with this in the status message."),
-        click.option("--errors", "errors_only", is_flag=True, help="Only completed with a result that is an error."),
-        click.option("--older-than", type=_Age(), help="Only made so long ago or earlier, such as 7d."),
-        click.option("--newer-than", type=_Age(), help="Only made less than so long ago, such as 15m."),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def _filter(
-    now: datetime,
-    statuses: tuple[str, ...],
-    names: tuple[str, ...],
-    owners: tuple[str, ...],
-    text: str | None,
-    older_than: timedelta | None,
-    newer_than: timedelta | None,
-    errors_only: bool,
-) -> TaskFilter:
-    return TaskFilter(
-        statuses=frozenset(cast("tuple[TaskStatus, ...]", statuses)) or None,
-        names=frozenset(names) or None,
-        owners=frozenset(owner or None for owner in owners) or None,
-        text=text,
-        created_before=None if older_than is None else now - older_than,
-        created_after=None if newer_than is None else now - newer_than,
-        errors_only=errors_only,
-    )
-
-
-# -- commands
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXIT_CODES)
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)
 @click.option("--store", envvar="MCP_TASKS_STORE", metavar="URL", help="sqlite:///FILE, redis://… or postgresql://…")
 @click.option(
     "--seal-key",
@@ -197,14 +90,14 @@ def main(store: str | None, seal_keys: tuple[str, ...]) -> None:
 
 
 @main.command("list")
-@_filters
+@filter_options
 @click.option("--id", "id_prefix", metavar="PREFIX", help="Only with an identifier that begins so.")
 @click.option("--oldest-first", is_flag=True, help="Oldest first instead of newest first.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="Tasks to print.")
 @click.option("--all", "looks_at_all", is_flag=True, help="Look at all tasks, however long that takes.")
-@_values
-@_as_json
-@_command
+@values_option
+@as_json_option
+@command
 async def list_(
     inspector: TaskInspector,
     id_prefix: str | None,
@@ -217,7 +110,7 @@ async def list_(
 ) -> None:
     """List tasks."""
     now = inspector.now()
-    wanted = _filter(now, **filters)
+    wanted = task_filter(now, **filters)
     if id_prefix is not None:
         wanted = replace(wanted, id_prefix=id_prefix)
     records: list[TaskRecord] = []
@@ -241,9 +134,9 @@ async def list_(
 
 @main.command()
 @click.argument("task_id", metavar="ID")
-@_values
-@_as_json
-@_command
+@values_option
+@as_json_option
+@command
 async def show(inspector: TaskInspector, task_id: str, values: bool, as_json: bool) -> None:
     """Show all there is to see of a task."""
     details = await inspector.details(await inspector.resolve(task_id))
@@ -268,73 +161,32 @@ async def show(inspector: TaskInspector, task_id: str, values: bool, as_json: bo
 
 @main.command()
 @click.argument("task_ids", metavar="[ID]…", nargs=-1)
-@_as_json
-@_command
+@as_json_option
+@command
 async def watch(inspector: TaskInspector, task_ids: tuple[str, ...], as_json: bool) -> None:
     """Follow tasks until they have ended; without an ID, follow all live tasks until interrupted."""
     named = dict.fromkeys([await inspector.resolve(prefix) for prefix in task_ids])
     terminal = console()
     with Live(console=terminal, auto_refresh=False, transient=False) as live:
-        view = _Watch(inspector, live if terminal.is_terminal and not as_json else None, as_json=as_json)
+        view = WatchView(inspector, live if terminal.is_terminal and not as_json else None, as_json=as_json)
         async with anyio.create_task_group() as group:
             if named:
                 for task_id in named:
                     group.start_soon(view.follow, task_id)
                 return
             while True:
-                for record in (await inspector.page(_LIVE, limit=_WATCHED)).records[::-1]:
+                for record in (await inspector.page(_LIVE, limit=MOST_WATCHED)).records[::-1]:
                     if view.has_room_for(record.task_id):
                         group.start_soon(view.follow_while_there, record.task_id)
                 await anyio.sleep(_LOOK_SECONDS)
 
 
-class _Watch:
-    """Shows tasks after each change, which the store pushes."""
-
-    def __init__(self, inspector: TaskInspector, live: Live | None, *, as_json: bool) -> None:
-        self._inspector = inspector
-        self._live = live
-        self._as_json = as_json
-        self._records: dict[str, TaskRecord] = {}
-        self._followed: set[str] = set()
-
-    def has_room_for(self, task_id: str) -> bool:
-        """Take a task into view, in place of one that has ended if need be; return whether it is new there."""
-        if task_id in self._followed or len(self._followed) >= _WATCHED:
-            return False
-        self._followed.add(task_id)
-        for old in [known for known in self._records if known not in self._followed]:
-            if len(self._records) >= _WATCHED:
-                del self._records[old]
-        return True
-
-    async def follow_while_there(self, task_id: str) -> None:
-        """Show a task until it has ended or is gone."""
-        try:
-            await self.follow(task_id)
-        except TaskNotFoundError:
-            self._records.pop(task_id, None)
-        finally:
-            self._followed.discard(task_id)
-
-    async def follow(self, task_id: str) -> None:
-        """Show a task until it has ended."""
-        async for record in self._inspector.follow(task_id):
-            self._records[task_id] = record
-            if self._as_json:
-                print_json(json_of(record, values=False))
-            elif self._live is not None:
-                self._live.update(table_of(list(self._records.values()), self._inspector.now()), refresh=True)
-            else:
-                click.echo(f"{task_id} {record.status} {plain(record.task.status_message or '')}".rstrip())
-
-
 @main.command()
 @click.argument("task_ids", metavar="[ID]…", nargs=-1)
-@_filters
-@_yes
-@_as_json
-@_command
+@filter_options
+@yes_option
+@as_json_option
+@command
 async def cancel(
     inspector: TaskInspector, task_ids: tuple[str, ...], yes: bool, as_json: bool, **filters: Any
 ) -> int | None:
@@ -347,10 +199,10 @@ async def cancel(
 
 @main.command()
 @click.argument("task_ids", metavar="[ID]…", nargs=-1)
-@_filters
-@_yes
-@_as_json
-@_command
+@filter_options
+@yes_option
+@as_json_option
+@command
 async def retry(
     inspector: TaskInspector, task_ids: tuple[str, ...], yes: bool, as_json: bool, **filters: Any
 ) -> int | None:
@@ -370,7 +222,7 @@ async def _chosen(
     """Return the tasks that a command is to act on: named ones, or those that match and have ended or not."""
     if task_ids:
         return [await inspector.resolve(prefix) for prefix in task_ids]
-    wanted = _filter(inspector.now(), **filters)
+    wanted = task_filter(inspector.now(), **filters)
     if wanted == TaskFilter():
         raise click.UsageError("name tasks by ID, or say which with --status, --tool and the like")
     return [record.task_id async for record in inspector.each(wanted) if is_terminal(record.status) is ended]
@@ -396,7 +248,7 @@ async def _act(
 @click.argument("task_id", metavar="ID")
 @click.option("--key", help="Which question; needed where more than one is open.")
 @click.option("--json", "answer_json", metavar="JSON", help='The answer, such as {"action": "decline"}.')
-@_command
+@command
 async def answer(inspector: TaskInspector, task_id: str, key: str | None, answer_json: str | None) -> int | None:
     """Answer an open question of a task in its client's place: at the terminal, or with --json."""
     task_id = await inspector.resolve(task_id)
@@ -427,13 +279,13 @@ def _parse(text: str) -> JSONValue:
 
 
 @main.command()
-@_filters
-@_yes
-@_as_json
-@_command
+@filter_options
+@yes_option
+@as_json_option
+@command
 async def prune(inspector: TaskInspector, yes: bool, as_json: bool, **filters: Any) -> None:
     """Delete ended tasks that match; they go by themselves when their time to live is over."""
-    wanted = _filter(inspector.now(), **filters)
+    wanted = task_filter(inspector.now(), **filters)
     if wanted == TaskFilter():
         raise click.UsageError("say which tasks with --older-than, --status, --tool and the like")
     if not yes:
@@ -443,100 +295,40 @@ async def prune(inspector: TaskInspector, yes: bool, as_json: bool, **filters: A
 
 
 @main.command()
-@_as_json
-@_command
+@as_json_option
+@command
 async def workers(inspector: TaskInspector, as_json: bool) -> None:
     """Show which processes run what."""
     now = inspector.now()
     survey = await inspector.survey_workers()
     if as_json:
         for worker in survey.workers:
-            print_json(_json_of_worker(worker))
+            print_json(json_of_worker(worker))
     else:
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in ("WORKER", "TASKS", "TOOLS", "OLDEST", "LEASE"):
-            table.add_column(column)
-        for worker in survey.workers:
-            tools = ", ".join(f"{plain(name)} {number}" for name, number in sorted(worker.tasks.items()))
-            left = "lapsed" if worker.has_lapsed else f"{(worker.lease_expires_at - now).total_seconds():.0f}s left"
-            table.add_row(
-                plain(worker.name) or "(waiting for one)",
-                str(sum(worker.tasks.values())),
-                tools,
-                age(worker.since, now),
-                Text(left, style="red" if worker.has_lapsed else ""),
-            )
-        console().print(table)
+        console().print(table_of_workers(survey.workers, now))
     if not survey.is_complete:
         click.echo("These run the oldest tasks that have not ended; there are more tasks.", err=True)
 
 
-def _json_of_worker(worker: WorkerSummary) -> JSONObject:
-    return {
-        "worker": worker.name or None,
-        "tasks": cast(JSONObject, worker.tasks),
-        "since": worker.since.isoformat(),
-        "leaseExpiresAt": worker.lease_expires_at.isoformat(),
-        "hasLapsed": worker.has_lapsed,
-    }
-
-
 @main.command()
-@_as_json
-@_command
+@as_json_option
+@command
 async def stats(inspector: TaskInspector, as_json: bool) -> None:
     """Show how many tasks there are by status and tool, the oldest live ones, and what waits for a worker."""
     now = inspector.now()
     counts = await inspector.counts()
     survey = await inspector.survey_workers()
-    waiting = survey.waiting
     if as_json:
-        print_json(
-            {
-                "counts": [
-                    {"status": status, "tool": name, "count": number}
-                    for (status, name), number in sorted(counts.by_status_and_name.items())
-                ],
-                "countedUpTo": counts.counted_up_to,
-                "errors": [
-                    {"tool": name, "count": number} for name, number in sorted(counts.errors_by_name.items()) if number
-                ],
-                "errorsCountedUpTo": counts.errors_up_to,
-                "oldestWorking": None if counts.oldest_working is None else counts.oldest_working.isoformat(),
-                "oldestInputRequired": None
-                if counts.oldest_input_required is None
-                else counts.oldest_input_required.isoformat(),
-                "waitingForWorker": 0 if waiting is None else sum(waiting.tasks.values()),
-                "oldestWaitingForWorker": None if waiting is None else waiting.since.isoformat(),
-                "waitingForSlot": survey.queued,
-                "waitingIsComplete": survey.is_complete,
-            }
-        )
+        print_json(json_of_figures(counts, survey))
         return
-    names = sorted({name for _, name in counts.by_status_and_name})
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("TOOL", *(status.upper() for status in _STATUSES), "(ERRORS)"):
-        table.add_column(column, justify="left" if column == "TOOL" else "right")
-    for name in names:
-        numbers = [counts.by_status_and_name.get((status, name), 0) for status in _STATUSES]
-        shown = [counted([number], counts.counted_up_to) if number else "" for number in numbers]
-        errors = counts.errors_by_name.get(name, 0)
-        table.add_row(plain(name), *shown, counted([errors], counts.errors_up_to) if errors else "")
-    console().print(table)
-    for status, oldest in (("working", counts.oldest_working), ("input_required", counts.oldest_input_required)):
-        if oldest is not None:
-            click.echo(f"oldest {status}: {age(oldest, now)}")
-    more = "" if survey.is_complete else "+"
-    if survey.queued:
-        click.echo(f"waiting for a slot of its process: {survey.queued:,}{more}")
-    if waiting is not None:
-        number = f"{sum(waiting.tasks.values()):,}{more}"
-        click.echo(f"waiting for a worker: {number}, the oldest made {age(waiting.since, now)} ago")
+    console().print(table_of_counts(counts))
+    for line in lines_of_figures(counts, survey, now):
+        click.echo(line)
 
 
 @main.command()
-@_as_json
-@_command
+@as_json_option
+@command
 async def doctor(inspector: TaskInspector, as_json: bool) -> int | None:
     """Check the store, clocks, leases and work that waits."""
     findings = await inspector.diagnose()
@@ -553,7 +345,7 @@ async def doctor(inspector: TaskInspector, as_json: bool) -> int | None:
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at.")
 @click.option("--port", type=click.IntRange(0, 65_535), default=8321, show_default=True, help="The port; 0 takes any.")
 @click.option("--origin", "origins", multiple=True, metavar="URL", help="Address of the page behind a proxy.")
-@_command
+@command
 async def web(inspector: TaskInspector, host: str, port: int, origins: tuple[str, ...]) -> int | None:
     """Serve a web page that shows the tasks, and lets people act on them.
 
