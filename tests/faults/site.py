@@ -30,6 +30,10 @@ CALLS_AT_ONCE = 24
 STARTS = 5
 """How often a process is started that ends before it is ready: its store may be away."""
 
+STORE_SECONDS = 30
+"""How long a store waits out an outage. No fault here is one that stops work: a process that is paused while it has a
+database locked keeps the others waiting, on a slow machine for longer than the default."""
+
 CALL_SECONDS = 15.0
 """How long a client waits for a server that says nothing, before it asks the other one."""
 
@@ -202,7 +206,7 @@ class Site:
         environment = {
             **os.environ,
             "FAULTS_JOURNAL": str(self.journal),
-            "FAULTS_STORE": setup.store,
+            "FAULTS_STORE": f"{setup.store}{'&' if '?' in setup.store else '?'}timeout={STORE_SECONDS}",
             "FAULTS_ENGINE": setup.engine,
             "FAULTS_BROKER": setup.broker,
             "FAULTS_LEASE_MS": str(setup.lease_ms),

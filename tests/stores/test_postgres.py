@@ -49,7 +49,7 @@ from mcp_task_runtime.errors import (
     TaskNotFoundError,
     TaskRuntimeError,
 )
-from mcp_task_runtime.stores.postgres import PostgresTaskMessageQueue, PostgresTaskStore, _search
+from mcp_task_runtime.stores.postgres import PostgresTaskMessageQueue, PostgresTaskStore, _search_statements
 from mcp_task_runtime.stores.postgres._schema import MIGRATIONS
 from mcp_task_runtime.testing.checks.bench import Capability, Check
 from mcp_task_runtime.testing.checks.questions import QUESTION_CHECKS, TaskBackend
@@ -1134,7 +1134,7 @@ async def test_a_queue_stands_alone(server: PostgresServer, schema: str) -> None
 
 
 async def test_counting_goes_up_to_a_bound_and_says_so(make: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_search, "COUNT", _search.COUNT.replace(str(COUNTED_AT_MOST), "1000"))
+    monkeypatch.setattr(_search_statements, "COUNT", _search_statements.COUNT.replace(str(COUNTED_AT_MOST), "1000"))
     async with make() as store:
         for number in range(0, 1_001, 91):
             async with anyio.create_task_group() as group:

@@ -40,7 +40,8 @@ async def store(
         monkeypatch.setattr(sqlite_search, "LOOKED_AT_MOST", 20)
         url = f"sqlite:///{tmp_path / 'tasks.db'}"
     else:
-        search = pytest.importorskip(f"mcp_task_runtime.stores.{request.param}._search")
+        module = {"redis": "redis._search", "postgres": "postgres._search_statements"}[request.param]
+        search = pytest.importorskip(f"mcp_task_runtime.stores.{module}")
         monkeypatch.setattr(search, "LOOKED_AT_MOST", 20)
         address = request.getfixturevalue(request.param).url
         parameter = "prefix" if request.param == "redis" else "schema"

@@ -13,7 +13,7 @@ try:
 except ImportError as _error:
     raise ImportError("A PostgreSQL store needs its driver: pip install 'mcp-task-runtime[postgres]'") from _error
 
-from mcp_task_runtime.stores.postgres._database import PostgresStatistics
+from mcp_task_runtime.stores.postgres._statistics import PostgresStatistics
 from mcp_task_runtime.stores.postgres.queue import PostgresTaskMessageQueue
 from mcp_task_runtime.stores.postgres.store import PostgresTaskStore
 

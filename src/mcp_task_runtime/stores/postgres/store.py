@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import secrets
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -13,9 +11,8 @@ from psycopg_pool import ConnectionPool
 from typing_extensions import Unpack
 
 from mcp_task_runtime.core.clock import Clock
-from mcp_task_runtime.core.ids import new_task_id
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
-from mcp_task_runtime.core.transitions import TERMINAL_STATUSES, check_room, create_record, finish_record, update_record
+from mcp_task_runtime.core.transitions import TERMINAL_STATUSES, finish_record, update_record
 from mcp_task_runtime.core.types import (
     Fence,
     Finding,
@@ -31,17 +28,17 @@ from mcp_task_runtime.core.types import (
     TaskRecord,
 )
 from mcp_task_runtime.core.views import TaskView
-from mcp_task_runtime.errors import InvalidCursorError, TaskExistsError, TaskNotFoundError
-from mcp_task_runtime.stores._cursor import owner_scope, search_scope
+from mcp_task_runtime.errors import TaskNotFoundError
 from mcp_task_runtime.stores._storable import check_duration
-from mcp_task_runtime.stores.postgres import _search
 from mcp_task_runtime.stores.postgres import _statements as statements
+from mcp_task_runtime.stores.postgres._calls import TaskCalls, changed_row, live_record, read_record
+from mcp_task_runtime.stores.postgres._creation import Creation
 from mcp_task_runtime.stores.postgres._database import Attempt, Database, DatabaseUser, NotYet
 from mcp_task_runtime.stores.postgres._errors import RetryError
+from mcp_task_runtime.stores.postgres._leases import Leases
+from mcp_task_runtime.stores.postgres._pages import Pages
 from mcp_task_runtime.stores.postgres._rows import (
     COLUMNS,
-    DamagedRowError,
-    create_parameters,
     decode_nothing,
     event,
     event_of,
@@ -60,18 +57,13 @@ from mcp_task_runtime.stores.postgres._rows import (
     to_text,
     utc,
 )
+from mcp_task_runtime.stores.postgres._search import Search
+from mcp_task_runtime.stores.postgres._work import WaitingWork
 from mcp_task_runtime.stores.postgres.queue import PostgresTaskMessageQueue, message_parameters, watch
 
 __all__ = ["PostgresTaskStore"]
 
 logger: logging.Logger = logging.getLogger(__name__)
-
-_PURGE_EVERY: Final = 16
-_PURGE_MOST: Final = 8 * _PURGE_EVERY
-_LARGEST_PAGE: Final = 10_000
-_LARGEST_POSITION: Final = 2**63 - 1
-_MOST_REPORTED: Final = 1_000
-_LONGEST_WORKER: Final = 100
 
 
 class PostgresTaskStore(DatabaseUser):
@@ -116,8 +108,12 @@ class PostgresTaskStore(DatabaseUser):
             Database(database, clock=clock, schema=schema, max_connections=max_connections, timeout=timeout)
         )
         self._queue = PostgresTaskMessageQueue(self._database)
-        self._created = 0
-        self._reported: set[int] = set()
+        self._calls = TaskCalls(self._database)
+        self._pages = Pages(self._database)
+        self._search = Search(self._database, self._pages)
+        self._work = WaitingWork(self._database, self._pages)
+        self._leases = Leases(self._database, self._calls, self._pages)
+        self._creation = Creation(self._database, self._calls)
 
     @property
     def message_queue(self) -> PostgresTaskMessageQueue:
@@ -133,77 +129,23 @@ class PostgresTaskStore(DatabaseUser):
             ValueError: `task_id` or `owner` is longer than 1024 bytes, a duration is longer than 250 years, or
                 something could not be read back.
         """
-        new, parameters = self._creation(NewTask.of(new, fields))
-        purges = self._purges()
-        statement = statements.CREATE if new.max_live is None else statements.CREATE_WITHIN
-
-        def create(attempt: Attempt) -> TaskRecord:
-            if purges:
-                attempt.execute(statements.PURGE, {"limit": _PURGE_MOST})
-            while (row := attempt.fetch(statement, parameters)) is None:
-                if attempt.is_repeated and (row := attempt.fetch(statements.CREATED, parameters)) is not None:
-                    break
-                if attempt.execute(statements.DELETE_EXPIRED, parameters).rowcount:
-                    continue
-                if new.max_live is None or attempt.fetch(statements.TAKEN, parameters) is not None:
-                    raise TaskExistsError(new.task_id or "")
-                _check_room(attempt, new, parameters)
-            return create_record(new, now=utc(row[0]))
-
-        return await self._database.write(create)
-
-    def _creation(self, new: NewTask) -> tuple[NewTask, dict[str, Any]]:
-        """Return a new task with its identifier, and the parameters of the statement that makes it."""
-        if new.task_id is None:
-            new = replace(new, task_id=new_task_id())
-        parameters = create_parameters(new, now=self.clock.now())
-        return new, {**parameters, "operation": _new_operation(), "watcher": self._database.watcher}
-
-    def _purges(self) -> bool:
-        """Return whether it is time to remove expired tasks, when one is made."""
-        self._created += 1
-        return (self._created - 1) % _PURGE_EVERY == 0
+        return await self._creation.create(NewTask.of(new, fields))
 
     # --- TaskQuotas ---
 
     async def count_live_tasks(self, owner: str | None) -> int:
         """Return how many live tasks an owner has; see `TaskQuotas.count_live_tasks`. It costs O(those)."""
-
-        def count(attempt: Attempt) -> int:
-            row = attempt.fetch(statements.COUNT_LIVE, {"owner": to_text(owner)})
-            return 0 if row is None else int(row[0])
-
-        return await self._database.read(count)
+        return await self._creation.count_live(owner)
 
     # --- TaskJoins ---
 
     async def join_task(self, new: NewTask, *, key: str, ended_ms: int) -> tuple[TaskRecord, bool]:
         """Return the task that was made with this key, or create one; see `TaskJoins.join_task`."""
-        new, parameters = self._creation(new)
-        check_duration("ended_ms", ended_ms)
-        parameters |= {"join_key": to_key("key", key), "ended_ms": ended_ms}
-        purges = self._purges()
-        statement = statements.JOIN if new.max_live is None else statements.JOIN_WITHIN
-
-        def join(attempt: Attempt) -> tuple[TaskRecord, bool]:
-            if purges:
-                attempt.execute(statements.PURGE, {"limit": _PURGE_MOST})
-            while (row := attempt.fetch(statement, parameters)) is None:
-                if attempt.is_repeated and (row := attempt.fetch(statements.CREATED, parameters)) is not None:
-                    break
-                if (joined := attempt.fetch(statements.JOINED, parameters)) is not None:
-                    return record_of(joined), False
-                if attempt.fetch(statements.TAKEN, parameters) is not None:
-                    raise TaskExistsError(new.task_id or "")
-                if not attempt.execute(statements.DELETE_EXPIRED, parameters).rowcount:
-                    _check_room(attempt, new, parameters)  # or what was to be joined has gone
-            return create_record(new, now=utc(row[0])), True
-
-        return await self._database.write(join)
+        return await self._creation.join(new, key=key, ended_ms=ended_ms)
 
     async def get_task(self, task_id: str) -> TaskRecord | None:
         """Return the task, or `None`; see `TaskStore.get_task`."""
-        return await self._database.read(partial(_get, task_id))
+        return await self._database.read(partial(read_record, task_id))
 
     async def update_task(
         self,
@@ -240,7 +182,7 @@ class PostgresTaskStore(DatabaseUser):
             if_revision=if_revision,
             fence=fence,
         )
-        return await self._change(task_id, statements.UPDATE, parameters, apply)
+        return await self._calls.change(task_id, statements.UPDATE, parameters, apply)
 
     async def finish_task(self, task_id: str, outcome: Outcome, *, fence: Fence | None = None) -> TaskRecord:
         """Record a terminal status and its outcome, and drop the mailbox; see `TaskStore.finish_task`.
@@ -261,7 +203,7 @@ class PostgresTaskStore(DatabaseUser):
             **fence_parameters(fence),
         }
         apply = partial(finish_record, outcome=outcome, now=self.clock.now(), fence=fence)
-        record = await self._change(task_id, statements.FINISH, parameters, apply)
+        record = await self._calls.change(task_id, statements.FINISH, parameters, apply)
         self._database.fire_cleared(to_text(task_id))
         return record
 
@@ -274,9 +216,7 @@ class PostgresTaskStore(DatabaseUser):
 
     async def list_tasks(self, *, owner: str | None, cursor: str | None = None, limit: int = 50) -> TaskPage:
         """Return a page of one owner's tasks; see `TaskStore.list_tasks`."""
-        statement = statements.LIST_OF_NOBODY if owner is None else statements.LIST_OF_OWNER
-        parameters = {"owner": to_text(owner)}
-        return await self._page(statement, parameters, owner_scope(owner), cursor, limit, position="after")
+        return await self._pages.of_owner(owner, cursor, limit)
 
     async def delete_task(self, task_id: str) -> bool:
         """Delete the task and its mailbox; see `TaskStore.delete_task`."""
@@ -312,62 +252,19 @@ class PostgresTaskStore(DatabaseUser):
 
     async def renew_leases(self, worker: str, task_ids: Collection[str], *, lease_ms: int) -> frozenset[str]:
         """Reset the expiry of a worker's leases; see `TaskLeases.renew_leases`."""
-        check_duration("lease_ms", lease_ms)
-        parameters = {
-            "worker": to_text(worker),
-            "task_ids": [to_text(task_id) for task_id in task_ids],
-            "lease_ms": lease_ms,
-        }
-        rows = await self._database.write(
-            lambda attempt: attempt.execute(statements.RENEW_LEASES, parameters).fetchall()
-        )
-        return frozenset(from_text(task_id) for (task_id,) in rows)
+        return await self._leases.renew(worker, task_ids, lease_ms=lease_ms)
 
     async def drop_leases(self, worker: str, task_ids: Collection[str], *, lapse: bool) -> None:
         """Release leases of a worker; see `TaskLeases.drop_leases`."""
-        parameters = {
-            "worker": to_text(worker),
-            "task_ids": [to_text(task_id) for task_id in task_ids],
-            "lapse": lapse,
-            "event": to_text(worker[:_LONGEST_WORKER]),
-        }
-        await self._database.write(lambda attempt: attempt.execute(statements.DROP_LEASES, parameters))
+        await self._leases.drop(worker, task_ids, lapse=lapse)
 
     async def list_lapsed(self, *, limit: int = 100) -> tuple[TaskRecord, ...]:
         """Return live tasks whose lease has lapsed; see `TaskLeases.list_lapsed`."""
-        limit = _checked_limit(limit)
-
-        def read(attempt: Attempt) -> tuple[TaskRecord, ...]:
-            found: list[TaskRecord] = []
-            offset = 0
-            while True:
-                parameters = {"limit": limit - len(found), "offset": offset}
-                rows = list(attempt.fetch_each(statements.LIST_LAPSED, parameters))
-                records = self._intact(rows)
-                found += records
-                offset += len(rows)
-                if len(records) == len(rows) or len(found) == limit:  # damaged rows leave room for others
-                    return tuple(found)
-
-        return await self._database.read(read)
+        return await self._leases.lapsed(limit=limit)
 
     async def claim_task(self, task_id: str, *, worker: str, lease_ms: int) -> TaskRecord | None:
         """Take over a live task whose lease has lapsed or is held by no process; see `TaskLeases.claim_task`."""
-        check_duration("lease_ms", lease_ms)
-        parameters = {
-            "task_id": to_text(task_id),
-            "worker": to_stored("worker", worker),
-            "lease_ms": lease_ms,
-            "event": to_text(worker[:_LONGEST_WORKER]),
-            "operation": _new_operation(),
-            "watcher": self._database.watcher,
-        }
-
-        def claim(attempt: Attempt) -> TaskRecord | None:
-            row = _changed_row(attempt, statements.CLAIM, parameters)
-            return None if row is None else record_of(row)
-
-        return await self._database.change(str(parameters["task_id"]), claim)
+        return await self._leases.claim(task_id, worker=worker, lease_ms=lease_ms)
 
     # --- TaskWork ---
 
@@ -376,19 +273,7 @@ class PostgresTaskStore(DatabaseUser):
 
         The cost of a look is linear in `names` and `limit`.
         """
-        limit = _checked_limit(limit)
-        stored = [to_text(name) for name in names]
-
-        def look(attempt: Attempt) -> tuple[TaskRecord, ...] | NotYet:
-            size = limit
-            while True:
-                rows = list(attempt.fetch_each(statements.WAITING, {"names": stored, "limit": size}))
-                records = self._intact(rows)
-                if len(records) >= limit or len(rows) < size:
-                    return tuple(records[:limit]) or NotYet(None)
-                size *= 2  # those at the head are damaged
-
-        return await self._database.wait("work", "", look)
+        return await self._work.wait(names, limit=limit)
 
     # --- TaskQuestions ---
 
@@ -405,17 +290,16 @@ class PostgresTaskStore(DatabaseUser):
             "task_id": to_text(task_id),
             **message_parameters(question),
             "event": event("asked", question.key),
-            "operation": _new_operation(),
-            "watcher": self._database.watcher,
+            **self._calls.marks(),
             **fence_parameters(fence),
         }
         apply = partial(update_record, now=self.clock.now(), status="input_required", fence=fence)
 
         def ask(attempt: Attempt) -> TaskRecord | None:
-            row = _changed_row(attempt, statements.ASK, parameters)
+            row = changed_row(attempt, statements.ASK, parameters)
             if row is not None:
                 return record_of(row)
-            record = _live_record(task_id, attempt, apply)
+            record = live_record(task_id, attempt, apply)
             row = attempt.fetch(statements.MESSAGE_OF_KEY, parameters)
             if row is None:
                 raise RetryError  # it was refused for a reason that is no more
@@ -438,8 +322,7 @@ class PostgresTaskStore(DatabaseUser):
             "types": [answer_type for answer_type, _ in given.values()],
             "answers": [payload for _, payload in given.values()],
             "events": [event("withdrawn" if a.type == "withdrawn" else "answered", key) for key, a in answers.items()],
-            "operation": _new_operation(),
-            "watcher": self._database.watcher,
+            **self._calls.marks(),
         }
 
         def answer(attempt: Attempt) -> frozenset[str]:
@@ -496,7 +379,7 @@ class PostgresTaskStore(DatabaseUser):
         def record(attempt: Attempt) -> str:
             row = attempt.fetch(statements.RECORD_STEP, parameters)
             if row is None:
-                _live_record(task_id, attempt, apply)
+                live_record(task_id, attempt, apply)
                 row = attempt.fetch(statements.STEP, parameters)
             if row is None:
                 raise RetryError  # it was refused for a reason that is no more
@@ -517,32 +400,7 @@ class PostgresTaskStore(DatabaseUser):
         self, wanted: TaskFilter, *, newest_first: bool = True, cursor: str | None = None, limit: int = 50
     ) -> TaskPage:
         """Return a page of the tasks that match; see `TaskSearch.search_tasks`."""
-        limit = _checked_limit(limit)
-        scope = search_scope(wanted, newest_first=newest_first)
-        key = await self._database.cursor_key()
-        begin = (_LARGEST_POSITION if newest_first else 0) if cursor is None else key.decode(cursor, scope)
-        if begin > _LARGEST_POSITION:
-            raise InvalidCursorError
-
-        def find(attempt: Attempt) -> tuple[list[Any], int | None]:
-            few, further = None, None
-            if wanted.id_prefix:
-                rows = attempt.execute(_search.BY_PREFIX, _search.prefix_parameters(wanted.id_prefix)).fetchall()
-                if len(rows) <= _search.FEW:
-                    behind = [position for (position,) in rows if (position < begin) is newest_first]
-                    few, further = _search.first(behind, newest_first=newest_first, limit=limit + 1)
-            statement, parameters = _search.search_statement(wanted, few, newest_first=newest_first, limit=limit + 1)
-            row = attempt.fetch(statement, {**parameters, "position": begin})
-            assert row is not None
-            positions, stop = row
-            stop = further if stop is None else stop
-            if len(positions) > limit:
-                positions, stop = positions[:limit], positions[limit - 1]
-            found = attempt.fetch_each(_search.BY_POSITION, {"positions": positions}) if positions else ()
-            return sorted(found, key=lambda row: row[0], reverse=newest_first), stop
-
-        rows, stop = await self._database.read(find)
-        return TaskPage(tuple(self._intact(rows)), None if stop is None else key.encode(stop, scope))
+        return await self._search.find(wanted, newest_first=newest_first, cursor=cursor, limit=limit)
 
     async def diagnose(self) -> tuple[Finding, ...]:
         """Return the server's and the schema's version, and what endangers tasks; see `TaskDiagnosis`."""
@@ -561,22 +419,7 @@ class PostgresTaskStore(DatabaseUser):
 
     async def count_tasks(self) -> TaskCounts:
         """Return how many tasks there are, or up to how many there were counted; see `TaskSearch.count_tasks`."""
-
-        def count(attempt: Attempt) -> TaskCounts:
-            rows = attempt.execute(_search.COUNT, {}).fetchall()
-            errors = attempt.execute(_search.COUNT_ERRORS, {}).fetchall()
-            oldest = [attempt.fetch(_search.OLDEST, {"status": status}) for status in ("working", "input_required")]
-            working, asking = [None if row is None or row[0] is None else utc(row[0]) for row in oldest]
-            return TaskCounts(
-                {(status, from_text(name)): number for status, name, number, _ in rows if number},
-                working,
-                asking,
-                errors_by_name={from_text(name): number for _, name, number, _ in errors if number},
-                counted_up_to=rows[0][3] if rows else None,
-                errors_up_to=errors[0][3] if errors else None,
-            )
-
-        return await self._database.read(count)
+        return await self._search.count()
 
     async def get_history(self, task_id: str) -> tuple[TaskEvent, ...]:
         """Return what happened to a task; see `TaskSearch.get_history`. Nothing for an unknown task."""
@@ -587,99 +430,3 @@ class PostgresTaskStore(DatabaseUser):
             return ()
         created_at, events = row
         return (TaskEvent(utc(created_at), "created"), *map(event_of, events))
-
-    # --- inside ---
-
-    async def _page(
-        self,
-        statement: str,
-        parameters: dict[str, Any],
-        scope: bytes,
-        cursor: str | None,
-        limit: int,
-        *,
-        position: str,
-    ) -> TaskPage:
-        limit = _checked_limit(limit)
-        key = await self._database.cursor_key()
-        begin = 0 if cursor is None else key.decode(cursor, scope)
-        if begin > _LARGEST_POSITION:
-            raise InvalidCursorError
-        page = {**parameters, position: begin, "limit": limit + 1}
-        rows = await self._database.read(lambda attempt: list(attempt.fetch_each(statement, page)))
-        records = self._intact(rows[:limit])
-        return TaskPage(tuple(records), key.encode(rows[limit - 1][0], scope) if len(rows) > limit else None)
-
-    def _intact(self, rows: Iterable[Sequence[Any]]) -> list[TaskRecord]:
-        """Return the records of rows that begin with a position, without those that are damaged."""
-        records: list[TaskRecord] = []
-        for position, *row in rows:
-            try:
-                records.append(record_of(row))
-            except DamagedRowError:
-                if position not in self._reported and len(self._reported) < _MOST_REPORTED:
-                    self._reported.add(position)
-                    logger.error("Left a damaged task out of a list: the row of `tasks` with position %d", position)
-        return records
-
-    async def _change(
-        self, task_id: str, statement: str, parameters: dict[str, Any], apply: Callable[[TaskRecord], TaskRecord]
-    ) -> TaskRecord:
-        parameters.update(task_id=to_text(task_id), operation=_new_operation(), watcher=self._database.watcher)
-
-        def change(attempt: Attempt) -> TaskRecord:
-            row = _changed_row(attempt, statement, parameters)
-            if row is not None:
-                return record_of(row)
-            _live_record(task_id, attempt, apply)
-            raise RetryError  # it was refused for a reason that is no more
-
-        return await self._database.change(parameters["task_id"], change)
-
-
-def _changed_row(attempt: Attempt, statement: str, parameters: dict[str, Any]) -> Sequence[Any] | None:
-    """Run a statement that changes a task, unless an earlier attempt did; return the task's row."""
-    if not attempt.is_repeated:
-        return attempt.fetch(statement, parameters)
-    row = attempt.fetch(statements.BY_OPERATION, parameters)
-    if row is None:
-        row = attempt.fetch(statement, parameters)
-    return attempt.fetch(statements.BY_OPERATION, parameters) if row is None else row
-
-
-def _check_room(attempt: Attempt, new: NewTask, parameters: dict[str, Any]) -> None:
-    """Check, where it could not be created, that the owner of a task may have one more.
-
-    Raises:
-        LimitExceededError: It may not.
-    """
-    if new.max_live is not None:
-        row = attempt.fetch(statements.HAS_ROOM, parameters)
-        check_room(0 if row is not None and row[0] else new.max_live, new.max_live)
-
-
-def _get(task_id: str, attempt: Attempt) -> TaskRecord | None:
-    row = attempt.fetch(statements.GET, {"task_id": to_text(task_id)})
-    if row is None:
-        decode_nothing()
-        return None
-    return record_of(row)
-
-
-def _live_record(task_id: str, attempt: Attempt, apply: Callable[[TaskRecord], TaskRecord]) -> TaskRecord:
-    """Return a task to which a change can be applied; otherwise raise why not."""
-    record = _get(task_id, attempt)
-    if record is None:
-        raise TaskNotFoundError(task_id)
-    apply(record)
-    return record
-
-
-def _new_operation() -> int:
-    return secrets.randbits(63)
-
-
-def _checked_limit(limit: int) -> int:
-    if limit < 1:
-        raise ValueError("limit must be at least 1")
-    return min(limit, _LARGEST_PAGE)

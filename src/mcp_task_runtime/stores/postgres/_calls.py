@@ -1,0 +1,81 @@
+"""`TaskCalls`: statements about one task, and why one that changed nothing did not."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mcp_task_runtime.core.types import TaskRecord
+from mcp_task_runtime.errors import TaskNotFoundError
+from mcp_task_runtime.stores.postgres import _statements as statements
+from mcp_task_runtime.stores.postgres._database import Attempt, Database
+from mcp_task_runtime.stores.postgres._errors import RetryError
+from mcp_task_runtime.stores.postgres._rows import decode_nothing, record_of, to_text
+
+__all__ = ["TaskCalls", "changed_row", "live_record", "read_record"]
+
+
+class TaskCalls:
+    """Runs statements that change one task."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def marks(self) -> dict[str, int]:
+        """Return the parameters that say which operation changes a task, and in which process."""
+        return {"operation": secrets.randbits(63), "watcher": self._database.watcher}
+
+    async def change(
+        self, task_id: str, statement: str, parameters: dict[str, Any], apply: Callable[[TaskRecord], TaskRecord]
+    ) -> TaskRecord:
+        """Run a statement that changes a task; return the task.
+
+        Args:
+            task_id: The task.
+            statement: What to run.
+            parameters: Its parameters, without those that say which task and which operation.
+            apply: The change, as `core.transitions` has it: it raises why a task is not changed.
+
+        Raises:
+            TaskNotFoundError: There is no task.
+        """
+        stored = to_text(task_id)
+        parameters = {**parameters, "task_id": stored, **self.marks()}
+
+        def change(attempt: Attempt) -> TaskRecord:
+            row = changed_row(attempt, statement, parameters)
+            if row is not None:
+                return record_of(row)
+            live_record(task_id, attempt, apply)
+            raise RetryError  # it was refused for a reason that is no more
+
+        return await self._database.change(stored, change)
+
+
+def changed_row(attempt: Attempt, statement: str, parameters: dict[str, Any]) -> Sequence[Any] | None:
+    """Run a statement that changes a task, unless an earlier attempt did; return the task's row."""
+    if not attempt.is_repeated:
+        return attempt.fetch(statement, parameters)
+    row = attempt.fetch(statements.BY_OPERATION, parameters)
+    if row is None:
+        row = attempt.fetch(statement, parameters)
+    return attempt.fetch(statements.BY_OPERATION, parameters) if row is None else row
+
+
+def read_record(task_id: str, attempt: Attempt) -> TaskRecord | None:
+    """Return a task, or `None` if there is none."""
+    row = attempt.fetch(statements.GET, {"task_id": to_text(task_id)})
+    if row is None:
+        decode_nothing()
+        return None
+    return record_of(row)
+
+
+def live_record(task_id: str, attempt: Attempt, apply: Callable[[TaskRecord], TaskRecord]) -> TaskRecord:
+    """Return a task to which a change can be applied; otherwise raise why not."""
+    record = read_record(task_id, attempt)
+    if record is None:
+        raise TaskNotFoundError(task_id)
+    apply(record)
+    return record

@@ -1,0 +1,87 @@
+"""`Leases`: the leases of tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Final
+
+from mcp_task_runtime.core.types import TaskRecord
+from mcp_task_runtime.stores._storable import check_duration
+from mcp_task_runtime.stores.postgres import _statements as statements
+from mcp_task_runtime.stores.postgres._calls import TaskCalls, changed_row
+from mcp_task_runtime.stores.postgres._database import Attempt, Database
+from mcp_task_runtime.stores.postgres._pages import Pages, checked_limit
+from mcp_task_runtime.stores.postgres._rows import from_text, record_of, to_stored, to_text
+
+__all__ = ["Leases"]
+
+_LONGEST_WORKER: Final = 100
+"""Characters of a worker's name in the history of a task."""
+
+
+class Leases:
+    """Renews, releases, lists and claims leases."""
+
+    def __init__(self, database: Database, calls: TaskCalls, pages: Pages) -> None:
+        self._database = database
+        self._calls = calls
+        self._pages = pages
+
+    async def renew(self, worker: str, task_ids: Collection[str], *, lease_ms: int) -> frozenset[str]:
+        """Reset the expiry of a worker's leases; see `TaskLeases.renew_leases`."""
+        check_duration("lease_ms", lease_ms)
+        parameters = {
+            "worker": to_text(worker),
+            "task_ids": [to_text(task_id) for task_id in task_ids],
+            "lease_ms": lease_ms,
+        }
+        rows = await self._database.write(
+            lambda attempt: attempt.execute(statements.RENEW_LEASES, parameters).fetchall()
+        )
+        return frozenset(from_text(task_id) for (task_id,) in rows)
+
+    async def drop(self, worker: str, task_ids: Collection[str], *, lapse: bool) -> None:
+        """Release leases of a worker; see `TaskLeases.drop_leases`."""
+        parameters = {
+            "worker": to_text(worker),
+            "task_ids": [to_text(task_id) for task_id in task_ids],
+            "lapse": lapse,
+            "event": to_text(worker[:_LONGEST_WORKER]),
+        }
+        await self._database.write(lambda attempt: attempt.execute(statements.DROP_LEASES, parameters))
+
+    async def lapsed(self, *, limit: int) -> tuple[TaskRecord, ...]:
+        """Return live tasks whose lease has lapsed; see `TaskLeases.list_lapsed`."""
+        limit = checked_limit(limit)
+
+        def read(attempt: Attempt) -> tuple[TaskRecord, ...]:
+            found: list[TaskRecord] = []
+            offset = 0
+            while True:
+                parameters = {"limit": limit - len(found), "offset": offset}
+                rows = list(attempt.fetch_each(statements.LIST_LAPSED, parameters))
+                records = self._pages.intact(rows)
+                found += records
+                offset += len(rows)
+                if len(records) == len(rows) or len(found) == limit:  # damaged rows leave room for others
+                    return tuple(found)
+
+        return await self._database.read(read)
+
+    async def claim(self, task_id: str, *, worker: str, lease_ms: int) -> TaskRecord | None:
+        """Take over a live task whose lease has lapsed or is held by no process; see `TaskLeases.claim_task`."""
+        check_duration("lease_ms", lease_ms)
+        stored = to_text(task_id)
+        parameters = {
+            "task_id": stored,
+            "worker": to_stored("worker", worker),
+            "lease_ms": lease_ms,
+            "event": to_text(worker[:_LONGEST_WORKER]),
+            **self._calls.marks(),
+        }
+
+        def claim(attempt: Attempt) -> TaskRecord | None:
+            row = changed_row(attempt, statements.CLAIM, parameters)
+            return None if row is None else record_of(row)
+
+        return await self._database.change(stored, claim)

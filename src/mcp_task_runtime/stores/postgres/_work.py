@@ -1,0 +1,37 @@
+"""`WaitingWork`: the tasks that wait for a worker, by tool."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from mcp_task_runtime.core.types import TaskRecord
+from mcp_task_runtime.stores.postgres import _statements as statements
+from mcp_task_runtime.stores.postgres._database import Attempt, Database, NotYet
+from mcp_task_runtime.stores.postgres._pages import Pages, checked_limit
+from mcp_task_runtime.stores.postgres._rows import to_text
+
+__all__ = ["WaitingWork"]
+
+
+class WaitingWork:
+    """Finds tasks that wait for a worker: those of other tools cost nothing."""
+
+    def __init__(self, database: Database, pages: Pages) -> None:
+        self._database = database
+        self._pages = pages
+
+    async def wait(self, names: Collection[str], *, limit: int) -> tuple[TaskRecord, ...]:
+        """Wait until tasks of these tools wait for a worker; see `TaskWork.wait_for_work`."""
+        limit = checked_limit(limit)
+        stored = [to_text(name) for name in names]
+
+        def look(attempt: Attempt) -> tuple[TaskRecord, ...] | NotYet:
+            size = limit
+            while True:
+                rows = list(attempt.fetch_each(statements.WAITING, {"names": stored, "limit": size}))
+                records = self._pages.intact(rows)
+                if len(records) >= limit or len(rows) < size:
+                    return tuple(records[:limit]) or NotYet(None)
+                size *= 2  # those at the head are damaged
+
+        return await self._database.wait("work", "", look)
