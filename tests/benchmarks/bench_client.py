@@ -1,14 +1,16 @@
 """What `TasksClient.call_tool` costs, as multiples of a call of a server of the same SDK without tasks.
 
 One at a time the figure is processor time, for everything runs in one process; a hundred at a time it is the rate
-and the 99th percentile of the seconds that a call took. The floor is what the same number of requests costs with the
-bare server: it answers them with constants.
+and the 99th percentile of the seconds that a call took. There are two floors: what the same number of requests costs
+with the bare server, which answers them with constants, and what a server and a client cost that do the least that a
+task needs, see `minimal_tasks`.
 """
 
 from __future__ import annotations
 
 import gc
 import logging
+import math
 import statistics
 import time
 from collections.abc import Awaitable, Callable
@@ -25,6 +27,7 @@ from mcp_task_runtime import ServerTaskContext
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
 from mcp_task_runtime.client import TasksClient
 from tests.benchmarks.measuring import row
+from tests.benchmarks.minimal_tasks import MinimalClient, minimal_server
 
 ROUNDS = 9
 AT_A_TIME = 100
@@ -138,6 +141,17 @@ async def processor_seconds(bodies: dict[str, tuple[int, Callable[[], Awaitable[
     return {name: statistics.median(values) for name, values in samples.items()}
 
 
+async def alone_in_turns(*calls: Callable[[], Awaitable[object]]) -> list[float]:
+    """Make the calls in turns, one at a time; return the shortest duration of each, in seconds."""
+    shortest = [math.inf] * len(calls)
+    for _ in range(50):
+        for number, call in enumerate(calls):
+            began = time.perf_counter()
+            await call()
+            shortest[number] = min(shortest[number], time.perf_counter() - began)
+    return shortest
+
+
 async def many_at_a_time(call: Callable[[], Awaitable[object]]) -> tuple[float, float]:
     """Return the rate in calls a second, and the 99th percentile of their durations in seconds."""
     best = (0.0, 0.0)
@@ -162,14 +176,15 @@ async def many_at_a_time(call: Callable[[], Awaitable[object]]) -> tuple[float, 
 async def main() -> None:
     logging.disable(logging.CRITICAL)
     tasks_client = TasksClient()
+    minimal, minimal_tasks = minimal_server(Consent)
     async with (
         Client(bare_server()) as bare,
         Client(task_server(), extensions=[tasks_client], elicitation_callback=accept) as client,
         Client(task_server()) as without_tasks,
+        Client(minimal, extensions=[MinimalClient(minimal_tasks)], elicitation_callback=accept) as least,
     ):
-        await bare.list_tools()
-        await client.list_tools()
-        await without_tasks.list_tools()
+        for each in (bare, client, without_tasks, least):
+            await each.list_tools()
         cost = await processor_seconds(
             {
                 "bare": (200, lambda: bare.call_tool("plain")),
@@ -180,6 +195,8 @@ async def main() -> None:
                 "ask": (50, lambda: client.call_tool("ask")),
                 "two": (100, lambda: bare_requests(bare, 2)),
                 "four": (100, lambda: bare_requests(bare, 4)),
+                "least quick": (100, lambda: least.call_tool("quick")),
+                "least ask": (50, lambda: least.call_tool("ask")),
             }
         )
         for name, what, bound in (
@@ -188,18 +205,18 @@ async def main() -> None:
             ("handle", "The handle of a task", "≤ 1.6"),
             ("quick", "`call_tool` of a task tool that returns at once", "≤ 3.0"),
             ("two", "The floor of that: the same two requests to the bare server", ""),
+            ("least quick", "The floor of that: the least server and client with tasks", ""),
             ("ask", "`call_tool` of a task tool that asks one question", "≤ 5.0"),
             ("four", "The floor of that: the same four requests to the bare server", ""),
+            ("least ask", "The floor of that: the least server and client with tasks", ""),
         ):
             row(f"{what}: processor time / that of a bare call", bound, f"{cost[name] / cost['bare']:.2f}")
-        alone = []
-        for _ in range(30):
-            began = time.perf_counter()
-            await client.call_tool("ten_ms")
-            alone.append(time.perf_counter() - began)
-        row("`call_tool` of a task of 10 ms, one at a time", "≤ 11.3 ms", f"{1_000 * min(alone):.1f} ms")
+        alone, floor_alone = await alone_in_turns(lambda: client.call_tool("ten_ms"), lambda: least.call_tool("ten_ms"))
+        row("`call_tool` of a task of 10 ms, one at a time", "≤ 11.3 ms", f"{1_000 * alone:.1f} ms")
+        row("The floor of that: the least server and client with tasks", "", f"{1_000 * floor_alone:.1f} ms")
         bare_rate, _ = await many_at_a_time(lambda: bare.call_tool("plain"))
         floor, floor_slowest = await many_at_a_time(lambda: bare_requests(bare, 2))
+        least_rate, least_slowest = await many_at_a_time(lambda: least.call_tool("ten_ms"))
         rate, slowest = await many_at_a_time(lambda: client.call_tool("ten_ms"))
         row(
             f"`call_tool` of tasks of 10 ms, {AT_A_TIME} at a time: rate; 99th percentile",
@@ -210,6 +227,11 @@ async def main() -> None:
             f"The floor of that: two requests to the bare server, {AT_A_TIME} at a time: rate; 99th percentile",
             "",
             f"{floor:,.0f}/s; {1_000 * floor_slowest:.0f} ms",
+        )
+        row(
+            f"The floor of that: the least server and client with tasks, {AT_A_TIME} at a time: rate; 99th percentile",
+            "",
+            f"{least_rate:,.0f}/s; {1_000 * least_slowest:.0f} ms",
         )
 
 

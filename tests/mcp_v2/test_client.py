@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from dataclasses import FrozenInstanceError
 from datetime import datetime, timezone
 from functools import partial
@@ -61,7 +62,7 @@ from tests.mcp_v2.scripted_server import (
     task,
     working,
 )
-from tests.support.event_loops import in_virtual_time
+from tests.support.event_loops import in_virtual_time, on_one_loop
 from tests.support.patience import PATIENCE
 
 pytestmark = pytest.mark.anyio
@@ -334,6 +335,33 @@ async def test_questions_are_asked_at_the_same_time_and_each_answer_is_sent_when
         await scripted.saw("tasks/update", 2)
         scripted.show(completed())
     assert scripted.answers == {"a": {"action": "decline"}, "b": {"action": "accept"}}
+
+
+async def test_each_answer_is_given_in_the_context_of_the_call() -> None:
+    who: ContextVar[str] = ContextVar("who", default="nobody")
+    asked: list[tuple[str, str]] = []
+    second = anyio.Event()
+    scripted = ScriptedServer(asking(a=elicit("first")))
+
+    async def callback(context: Any, params: Any) -> ElicitResult:
+        asked.append((params.message, who.get()))
+        if params.message == "first":
+            scripted.show(asking(a=elicit("first"), b=elicit("second")))
+            await second.wait()
+        else:
+            second.set()
+            scripted.show(completed())
+        return ElicitResult(action="accept", content={})
+
+    async def on_update(snapshot: TaskSnapshot) -> None:
+        seen.append(who.get())
+
+    seen: list[str] = []
+    async with connected(scripted, quick_client(on_update=on_update), elicitation_callback=callback) as client:
+        who.set("the caller")
+        await client.call_tool("work")
+    assert asked == [("first", "the caller"), ("second", "the caller")]
+    assert set(seen) == {"the caller"}
 
 
 async def test_a_question_that_comes_while_another_is_open_is_asked_too() -> None:
@@ -1167,6 +1195,23 @@ async def test_a_cancelled_call_cancels_its_prompt_and_then_its_task() -> None:
         await prompt.shown()
         group.cancel_scope.cancel()
     assert prompt.cancelled == ["Publish it?"]
+    assert scripted.methods == ["tools/call", "tasks/cancel"]
+
+
+@on_one_loop
+@pytest.mark.parametrize("questions", [1, 2])
+async def test_a_call_that_asyncio_cancels_while_the_user_is_asked_cancels_its_task(
+    questions: int,
+) -> None:
+    scripted = ScriptedServer(asking(**{f"question-{number}": elicit() for number in range(questions)}))
+    prompt = Prompt()
+    async with connected(scripted, elicitation_callback=prompt) as client:
+        call = asyncio.get_running_loop().create_task(client.call_tool("work"))
+        await prompt.shown(questions)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+    assert prompt.cancelled == ["Publish it?"] * questions
     assert scripted.methods == ["tools/call", "tasks/cancel"]
 
 

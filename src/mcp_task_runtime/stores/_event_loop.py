@@ -1,4 +1,4 @@
-"""`start_background_task`: a task that no task group owns, on whichever event loop runs.
+"""What anyio has no function for: a task that no task group owns, and a call without a task, on whichever loop runs.
 
 What is opened on first use and shared by all callers has no task group of its own to live in, and
 must not live in that of the caller who happened to come first. Here alone the event loop is asked itself.
@@ -9,8 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from contextvars import copy_context
 
-__all__ = ["call_from_any_thread", "current_backend", "start_background_task"]
+import anyio
+
+__all__ = ["call_from_any_thread", "call_later", "current_backend", "start_background_task"]
 
 _background_tasks: set[asyncio.Task[None]] = set()
 """asyncio itself keeps only weak references to tasks."""
@@ -32,6 +35,32 @@ def start_background_task(function: Callable[[], Awaitable[None]]) -> None:
     task = loop.create_task(run())
     _background_tasks.add(task)
     task.add_done_callback(_background_tasks.discard)
+
+
+def call_later(seconds: float, function: Callable[[], object]) -> Callable[[], None]:
+    """Call a function in so many seconds, in the caller's context. It must not wait, and must raise no exception.
+
+    On asyncio this costs a tenth of a task that sleeps.
+
+    Returns:
+        What prevents the call. After it the function is not called, however late it comes.
+    """
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        import trio
+
+        scope = anyio.CancelScope()
+
+        async def wait() -> None:
+            with scope:
+                await trio.sleep(seconds)
+            if not scope.cancel_called:
+                function()
+
+        trio.lowlevel.spawn_system_task(wait, context=copy_context())
+        return scope.cancel
+    return loop.call_later(seconds, function).cancel
 
 
 def current_backend() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -22,8 +23,10 @@ from mcp_task_runtime.adapters.task_client.polling import Pushes, Watch
 from mcp_task_runtime.adapters.task_client.remote_task import OnUpdate, RemoteTask
 from mcp_task_runtime.adapters.task_client.snapshots import TaskSnapshot, problems
 from mcp_task_runtime.adapters.task_client.tasks_2026 import parse_task
+from mcp_task_runtime.core.causes import is_stray
 from mcp_task_runtime.core.json import JSONObject, dump_json, load_json, to_json_value
 from mcp_task_runtime.core.transitions import is_terminal
+from mcp_task_runtime.stores._event_loop import call_later
 
 __all__ = ["Task2026"]
 
@@ -38,7 +41,11 @@ _INPUT_REQUESTS: Final[Mapping[str, tuple[type[types.InputRequest], tuple[type[t
 """What a server may ask, and what a callback may answer."""
 
 _GRACE_SECONDS: Final = 0.02
-"""How long callbacks may take before changes are subscribed to: answers that come at once save a stream."""
+"""How long answers may take before the task is followed meanwhile: those that come at once save a stream."""
+
+_ANSWERS_HERE: Final = sys.version_info >= (3, 11)
+"""Whether a callback runs in the task of the event loop that follows: before Python 3.11 none can tell whether it was
+cancelled itself, or what the callback waited for."""
 
 
 class Task2026(RemoteTask[CallToolResult]):
@@ -167,7 +174,11 @@ class _Failure:
 
 
 class _Following:
-    """Following a task while it asks: its questions are asked and answered while it is polled."""
+    """Following a task while it asks: its questions are asked and answered while it is polled.
+
+    What follows the task also asks the first question of each look, and another task of the event loop goes on
+    following where the answer takes a while: most answers need no second task.
+    """
 
     _group: anyio.abc.TaskGroup
 
@@ -178,6 +189,7 @@ class _Following:
         self._busy: set[str] = set()  # the questions that are being asked or answered
         self._prompts: dict[str, anyio.CancelScope] = {}  # those that are being asked
         self._failures: dict[str, _Failure] = {}  # those whose answer could not be delivered
+        self._final: TaskSnapshot | None = None
         self._error: Exception | None = None
         self._was_refused = False
 
@@ -191,32 +203,48 @@ class _Following:
             Exception: What a callback raised or refused with; the task was cancelled.
             TaskError: The task could not be followed.
         """
-        final: TaskSnapshot | None = None
         async with anyio.create_task_group() as self._group:
-            try:
-                final = await self._until_end(snapshot)
-            except Exception as error:  # raised below: from here it would come out in an exception group
-                self._error = self._error or error
-            if self._busy or final is None:  # cancelling costs more than a look, also where there is nothing to cancel
-                self._group.cancel_scope.cancel()
-        if final is None:
+            await self._follow(snapshot)
+        if self._final is None:
             if self._was_refused:
                 await self._task.give_up()
             assert self._error is not None
             raise self._error
-        return final
+        return self._final
 
-    async def _until_end(self, snapshot: TaskSnapshot) -> TaskSnapshot:
-        while not is_terminal(snapshot.status):
-            self._attend(snapshot.input_requests)
-            await self._task.report(snapshot)
-            snapshot = await self._watch.next(grace=_GRACE_SECONDS if self._busy else 0)
-        return snapshot
+    async def _follow(self, snapshot: TaskSnapshot | None) -> None:
+        """Follow the task to its end, or until an answer takes so long that another task follows it.
 
-    def _attend(self, requests: Mapping[str, JSONObject]) -> None:
-        """Ask what is new, withdraw what is no longer asked, and deliver what the server has not got yet."""
+        Args:
+            snapshot: How the task stands; `None` to wait for what comes next.
+        """
+        try:
+            while snapshot is None or not is_terminal(snapshot.status):
+                grace = 0.0
+                if snapshot is not None:
+                    key = self._attend(snapshot.input_requests)
+                    await self._task.report(snapshot)
+                    if key is not None and not await self._answer_here(key):
+                        return
+                    grace = _GRACE_SECONDS if self._busy else 0
+                snapshot = await self._watch.next(grace=grace)
+            self._final = snapshot
+        except Exception as error:  # raised by `run`: from here it would come out in an exception group
+            self._error = self._error or error
+        if (
+            self._busy or self._final is None
+        ):  # cancelling costs more than a look, also where there is nothing to cancel
+            self._group.cancel_scope.cancel()
+
+    def _attend(self, requests: Mapping[str, JSONObject]) -> str | None:
+        """Withdraw what is no longer asked, and ask what is new or deliver what the server has not got yet.
+
+        Returns:
+            The key of a question that the caller is to answer, if there is one; the others are being answered.
+        """
         for key in self._prompts.keys() - requests.keys():
             self._prompts[key].cancel()
+        first: str | None = None
         for key, request in requests.items():
             question = self._task.questions.setdefault(key, Question(request))
             if _content(question.request) != _content(request):
@@ -229,14 +257,35 @@ class _Following:
                     continue  # this snapshot may be from before the failure
                 if not is_passing(failure.error):
                     self._refuse(failure.error)
-                    return
+                    return None
                 if failure.count >= self._polling.max_failures:
                     raise failure.error
             self._busy.add(key)
-            self._group.start_soon(self._answer, key, question)
+            if first is None and _ANSWERS_HERE:
+                first = key
+            else:
+                self._group.start_soon(self._answer, key)
+        return first
 
-    async def _answer(self, key: str, question: Question) -> None:
+    async def _answer_here(self, key: str) -> bool:
+        """Answer a question; return whether this task still follows, since that took little time."""
+        is_late = False
+
+        def follow() -> None:
+            nonlocal is_late
+            is_late = True
+            self._group.start_soon(self._follow, None)
+
+        stop = call_later(_GRACE_SECONDS, follow)
+        try:
+            await self._answer(key)
+        finally:
+            stop()
+        return not is_late
+
+    async def _answer(self, key: str) -> None:
         """Get the answer to a question and deliver it."""
+        question = self._task.questions[key]
         try:
             if question.answer is None:
                 await self._ask(key, question)
@@ -274,8 +323,8 @@ class _Following:
             except Exception as error:
                 if not prompt.cancel_called:  # else the server no longer wants to know
                     self._refuse(error)
-            except anyio.get_cancelled_exc_class():
-                if anyio.current_effective_deadline() == -math.inf:
+            except anyio.get_cancelled_exc_class() as error:
+                if anyio.current_effective_deadline() == -math.inf or (_ANSWERS_HERE and not is_stray(error)):
                     raise
                 # This was not cancelled: on asyncio, the callback waited for something else that was cancelled.
                 self._refuse(MCPError(types.INTERNAL_ERROR, "Client callback was cancelled"))
