@@ -47,7 +47,7 @@ EXTRAS = {
     "core/signal.py": {"asyncio"},  # a future where an event costs ten times as much
     "adapters/credentials.py": {"cryptography"},
     "adapters/mcp_v1*/*": {"mcp", "starlette"},
-    "adapters/mcp_v1/_conversions.py": {"jsonschema"},  # a dependency of mcp 1.x, which validates results with it
+    "adapters/mcp_v1/_schemas.py": {"jsonschema"},  # a dependency of mcp 1.x, which validates with it
     "adapters/mcp_v2*/*": {"mcp", "mcp_types", "starlette"},
     "engines/_running.py": {"asyncio"},
     "operations/_signals.py": {"asyncio"},  # passes on the signals that its event loops do not handle on Windows

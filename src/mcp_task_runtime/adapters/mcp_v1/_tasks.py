@@ -66,6 +66,7 @@ from mcp_task_runtime.adapters.mcp_v1._requests import (
     token_of,
     undeliverable,
 )
+from mcp_task_runtime.adapters.mcp_v1._schemas import ToolHandler
 from mcp_task_runtime.adapters.notifications import CallNotifier
 from mcp_task_runtime.adapters.requestor import ConnectionScopes, Requestor
 from mcp_task_runtime.adapters.task_methods import TaskMethods
@@ -143,7 +144,7 @@ class Tasks(BaseTasks[Any]):  # a type checker with mcp 2.x does not know the cl
         self._server: Server[Any, Any] | None = None
         self._manager: object = None
         self._states_of_worker: list[Any] = []
-        self._call_tool: _Handler | None = None
+        self._call_tool: ToolHandler | None = None
         self._list_tools: _Handler | None = None
 
     # -- wiring
@@ -174,9 +175,10 @@ class Tasks(BaseTasks[Any]):  # a type checker with mcp 2.x does not know the cl
         self._adopt_all(tools)
         self._mcp = server if isinstance(server, FastMCP) else None
         self._server = low_level
-        self._call_tool = handlers[types.CallToolRequest]
+        call_tool = handlers[types.CallToolRequest]
         if self._mcp is not None:
-            self._conversions = Conversions(self._mcp, self._call_tool)
+            self._conversions = Conversions(self._mcp, low_level, call_tool)
+        self._call_tool = ToolHandler(low_level, call_tool)
         self._list_tools = handlers[types.ListToolsRequest]
         handlers[types.CallToolRequest] = self._serve_call
         handlers[types.ListToolsRequest] = self._serve_tools
@@ -304,10 +306,9 @@ class Tasks(BaseTasks[Any]):  # a type checker with mcp 2.x does not know the cl
         )
 
     async def _serve_tools(self, request: types.ListToolsRequest | None) -> types.ServerResult:
-        assert self._list_tools is not None
-        result = await self._list_tools(request)
+        result, is_all = await self._list(request)
         page = cast(types.ListToolsResult, result.root)
-        if page.nextCursor is None and (request is None or request.params is None or request.params.cursor is None):
+        if is_all:
             self._tools.warn_of_missing(tool.name for tool in page.tools)
         for tool in page.tools:
             own = None if tool.execution is None else tool.execution.taskSupport
@@ -317,13 +318,23 @@ class Tasks(BaseTasks[Any]):  # a type checker with mcp 2.x does not know the cl
                 tool.execution = types.ToolExecution(taskSupport=support)
         return result
 
+    async def _list(self, request: types.ListToolsRequest | None) -> tuple[types.ServerResult, bool]:
+        """Return a page of the server's tools, and whether they are all; note what the SDK notes of them."""
+        assert self._list_tools is not None
+        assert self._call_tool is not None
+        result = await self._list_tools(request)
+        page = cast(types.ListToolsResult, result.root)
+        cursor = None if request is None or request.params is None else request.params.cursor
+        is_all = cursor is None and page.nextCursor is None
+        self._call_tool.note_listed(page.tools, is_all=is_all)
+        return result, is_all
+
     async def _list_page(self, cursor: str | None) -> JSONObject:
         """Return what a page of the server's list says of modes."""
-        assert self._list_tools is not None
         if self._mcp is not None:  # it knows no modes, and one page has all its tools
             return {}
         request = types.ListToolsRequest(params=None if cursor is None else types.PaginatedRequestParams(cursor=cursor))
-        page = cast(types.ListToolsResult, (await self._list_tools(request)).root)
+        page = cast(types.ListToolsResult, (await self._list(request))[0].root)
         modes = ((tool.name, None if tool.execution is None else tool.execution.taskSupport) for tool in page.tools)
         return {
             "tools": [{"name": name, "execution": {"taskSupport": mode}} for name, mode in modes],
