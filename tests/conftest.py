@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -88,10 +90,44 @@ def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, name: str
         pytest.mark.usefixtures("anyio_backend")(obj)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep modules and collected tests, which live until the end, out of each garbage collection."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.collect()
+        gc.freeze()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what need not run on each version of Python and the SDK, and what may leave streams."""
-    for item in items:
-        if leaves_streams(item.path):
-            item.add_marker(pytest.mark.filterwarnings(LEFT_STREAMS))
-        if item.path.relative_to(TESTS).as_posix() in ONCE or "_on_a_cluster" in item.name:
-            item.add_marker(pytest.mark.once)
+    for path, group in groupby(items, lambda item: item.path):
+        leaves, is_once = leaves_streams(path), path.relative_to(TESTS).as_posix() in ONCE
+        for item in group:
+            if leaves:
+                item.add_marker(pytest.mark.filterwarnings(LEFT_STREAMS))
+            if is_once or "_on_a_cluster" in item.name:
+                item.add_marker(pytest.mark.once)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, object, object]:
+    """Escape in a report what no UTF-8 can carry: the process that runs a test could not send it, and would end.
+
+    The report of a test that has passed also has what was logged, which may be any text.
+    """
+    return _encodable((yield))
+
+
+def _encodable(value: Any) -> Any:
+    match value:
+        case str():
+            return value if value.isascii() else value.encode(errors="backslashreplace").decode()
+        case dict():
+            return {key: _encodable(each) for key, each in value.items()}
+        case list() | tuple():
+            return type(value)(map(_encodable, value))
+    return value

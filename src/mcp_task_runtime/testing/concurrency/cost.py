@@ -44,8 +44,9 @@ def measured_memory() -> Iterator[Callable[[], int]]:
 
     What event loops allocate does not count: they keep used-up timers for a while.
     """
-    gc.collect()
-    gc.freeze()  # what was there before is not looked at again and again
+    freezes = not gc.get_freeze_count()  # Python can thaw everything, and not only what was frozen here
+    if freezes:
+        gc.freeze()  # what was there before is not looked at again and again
     started = not tracemalloc.is_tracing()
     if started:
         tracemalloc.start()
@@ -58,6 +59,7 @@ def measured_memory() -> Iterator[Callable[[], int]]:
     try:
         yield measure
     finally:
-        gc.unfreeze()
+        if freezes:
+            gc.unfreeze()
         if started:
             tracemalloc.stop()
