@@ -221,7 +221,7 @@ each with an example that starts its broker and two workers
 how any other engine takes ten lines
     engines/test_dbos.py::test_the_recipe_runs_tasks_in_a_worker_of_dbos
 what a broker loses or delivers twice costs time and no task
-    core/test_dispatch.py::test_a_broker_that_is_down_or_loses_all_costs_time_and_no_task
+    core/test_dispatch.py::test_a_broker_that_loses_all_costs_time_and_no_task
     core/test_work_by_name.py::test_of_many_that_execute_a_task_one_runs_it
 Work sees its caller in each process (`task.caller`); a token travels only with `Tasks(credentials=…)`, sealed
     mcp_v2/test_callers.py::test_a_worker_sees_the_caller_and_none_of_its_secrets
@@ -619,7 +619,8 @@ sealed with keys that can be rotated. A task whose credentials cannot be opened 
     engines/test_engines.py::test_no_task_is_lost_with_a_worker_or_with_the_broker
 each is an extra. A broker that is down or loses all costs no task
     test_packaging.py::test_a_page_names_no_extra_that_is_not_there
-    core/test_dispatch.py::test_a_broker_that_is_down_or_loses_all_costs_time_and_no_task
+    core/test_dispatch.py::test_a_broker_that_loses_all_costs_time_and_no_task
+    core/test_dispatch.py::test_a_broker_gets_what_it_did_not_take_as_soon_as_it_is_back
 `TaskDispatcher`: an interface for any engine that carries a task's id to a worker
     core/test_dispatch.py::test_an_engine_gets_the_task_with_the_number_of_its_run
 operators list, show, watch, cancel, answer and prune tasks of all owners on every shared store
