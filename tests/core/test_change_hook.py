@@ -177,6 +177,37 @@ async def test_the_end_waits_for_no_change_that_nothing_delivers_any_more() -> N
     assert hook.waiting == 1
 
 
+@pytest.mark.usefixtures("no_limit")
+async def test_a_cancellation_of_the_end_loses_no_change_that_is_being_delivered() -> None:
+    goes_on = anyio.Event()
+    seen: list[str] = []
+
+    async def slow(change: TaskChange) -> None:
+        await goes_on.wait()
+        seen.append(change.status)
+
+    hook, delivery = ChangeHook(slow), anyio.CancelScope()
+    seen_at_the_end: list[list[str]] = []
+
+    async def end() -> None:
+        await hook.flush()
+        seen_at_the_end.append(list(seen))
+
+    async with IsolatedGroup() as group:
+        group.start(functools.partial(hook.run, group), delivery)
+        hook.observe(TaskChange.of(await InMemoryTaskStore().create_task(ttl_ms=None)))
+        with anyio.fail_after(PATIENCE):
+            async with anyio.create_task_group() as ending:
+                ending.start_soon(end)
+                await anyio.wait_all_tasks_blocked()
+                ending.cancel_scope.cancel()
+                with anyio.CancelScope(shield=True):
+                    await anyio.wait_all_tasks_blocked()
+                goes_on.set()
+        delivery.cancel()
+    assert seen_at_the_end == [["working"]]
+
+
 async def test_functions_that_hang_are_given_up_and_few_of_them_run(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

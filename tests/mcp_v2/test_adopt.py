@@ -238,6 +238,26 @@ async def test_a_quick_call_stays_an_ordinary_one_with_promote_after() -> None:
     assert (await tasks.runtime.list(owner=None)).records == ()
 
 
+async def test_a_client_that_asks_for_a_task_gets_it_at_once_whatever_promote_after_says() -> None:
+    """On 2025-11-25 the client decides."""
+    go_on = anyio.Event()
+
+    async def slow() -> str:
+        await go_on.wait()
+        return "done"
+
+    mcp: MCPServer[Any] = MCPServer("existing")
+    mcp.tool()(slow)
+    tasks = new_tasks()
+    tasks.install(mcp)
+    tasks.adopt("slow", promote_after=100 * PATIENCE)
+    with anyio.fail_after(PATIENCE):
+        async with connect_2025(mcp, never) as client:
+            task_id = await client.start("slow")
+            go_on.set()
+            assert await client.text(task_id) == "done"
+
+
 @in_virtual_time
 @pytest.mark.parametrize("mode", MODES)
 async def test_the_handle_comes_before_work_that_blocks_the_event_loop(mode: Any) -> None:

@@ -8,16 +8,25 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import pytest
-from mcp.server import MCPServer
+from mcp.server import MCPServer, Server
 from mcp.shared.memory import create_client_server_memory_streams
 from mcp.shared.message import SessionMessage
-from mcp_types import jsonrpc_message_adapter
+from mcp_types import (
+    CallToolRequestParams,
+    CallToolResult,
+    ListToolsResult,
+    TextContent,
+    Tool,
+    ToolExecution,
+    jsonrpc_message_adapter,
+)
 
-from mcp_task_runtime import TaskSettings
+from mcp_task_runtime import ServerTaskContext, TaskSettings
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
 from tests.mcp_v1.raw_client import Answer, RawClient, accept, never, stream_client
 from tests.mcp_v1.scenarios import SCENARIOS, World, add_tools, answering, greet
-from tests.mcp_v1.schemas import Wire
+from tests.mcp_v1.schemas import RELATED, Wire
+from tests.mcp_v2.test_differential import connect_2025
 
 
 def make_world(**options: Any) -> World:
@@ -67,3 +76,30 @@ async def test_a_client_of_a_server_with_principals_of_its_own_is_asked_where_no
     world = make_world(principal=lambda ctx: "ada")
     async with cast(Tasks, world.tasks), world.connect(answer=answering(accept(ok=True))) as client:
         assert await client.text(await client.start("ask")) == "Sure? accept True"
+
+
+async def test_what_an_undeclared_tool_asks_before_its_work_is_asked_by_the_task_that_its_client_wants() -> None:
+    """B10: the call was answered with a task; so the question belongs to it, though the tool has not called `run`."""
+    tasks = Tasks()
+
+    async def list_tools(ctx: Any, params: Any) -> ListToolsResult:
+        mode = ToolExecution(task_support="optional")
+        return ListToolsResult(tools=[Tool(name="asks", input_schema={"type": "object"}, execution=mode)])
+
+    async def call_tool(ctx: Any, params: CallToolRequestParams) -> CallToolResult:
+        answer = await ctx.session.elicit_form("Sure?", {"type": "object", "properties": {"ok": {"type": "boolean"}}})
+
+        async def work(task: ServerTaskContext) -> CallToolResult:
+            return CallToolResult(content=[TextContent(text=answer.action)])
+
+        return await tasks.run(work)
+
+    server: Server[Any] = Server("undeclared", on_list_tools=list_tools, on_call_tool=call_tool)
+    tasks.install(server)
+    async with tasks, connect_2025(server, never) as client:
+        task_id = await client.start("asks")
+        waiting = await client.start_request("tasks/result", {"taskId": task_id})
+        question = await client.asked()
+        assert question["params"]["_meta"] == {RELATED: {"taskId": task_id}}
+        await client.send({"jsonrpc": "2.0", "id": question["id"], **accept(ok=True)})
+        assert (await client.response(waiting))["result"]["content"][0]["text"] == "accept"

@@ -19,7 +19,7 @@ from mcp_task_runtime.core.execution import Execution, ExecutionState
 from mcp_task_runtime.core.inbox import question_of_page
 from mcp_task_runtime.core.json import JSONObject, JSONValue, dump_json, load_json
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
-from mcp_task_runtime.core.questions import answer_questions, ask_question
+from mcp_task_runtime.core.questions import answer_questions, ask_question, get_view
 from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.core.text import check_size, check_text
 from mcp_task_runtime.core.transitions import is_terminal
@@ -286,8 +286,7 @@ class ClientQuestions:
             "elicitationId": blake2b(address.encode(), digest_size=16).hexdigest(),
         }
         try:
-            if not await self._waits_for_person(digest):
-                return
+            await self._until_open(digest)
             # Named by the question: the address is another one in a rerun.
             named = dump_json({"page": digest})
             answer = await self._put_until_answered("elicitation/create", dump_json(params), named=named)
@@ -301,15 +300,19 @@ class ClientQuestions:
         except Exception:
             logger.debug("The page for a question could not be offered to the client", exc_info=True)
 
-    async def _waits_for_person(self, digest: str) -> bool:
-        """Wait until a question is open, so that its page is there; return `False` if the task ends before."""
+    async def _until_open(self, digest: str) -> None:
+        """Wait until a question is open, so that its page is there.
+
+        Raises:
+            TaskNotFoundError: The task has ended before, or is gone.
+        """
         while True:
-            record = await self._store.get_task(self._task_id)
-            if record is None or is_terminal(record.status):
-                return False
-            if question_of_page(tuple(await self._queue.outstanding(self._task_id)), digest) is not None:
-                return True
-            await self._store.wait_for_update(self._task_id, after=record.revision)
+            view = await get_view(self._store, self._queue, self._task_id)
+            if view is None or is_terminal(view.record.status):
+                raise TaskNotFoundError(self._task_id)
+            if question_of_page(view.questions, digest) is not None:
+                return
+            await self._store.wait_for_update(self._task_id, after=view.record.revision)
 
     def _has_general_stream(self) -> bool:
         return isinstance(self._session, SDKSession) and self._session.can_send_request
