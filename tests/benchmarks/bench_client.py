@@ -173,6 +173,12 @@ async def many_at_a_time(call: Callable[[], Awaitable[object]]) -> tuple[float, 
     return best
 
 
+async def handle_alone(client: Client) -> None:
+    """Take the handle of a task from the SDK's session, without what a client does with it."""
+    handle = await client.session.call_tool("quick", allow_claimed=True)
+    assert not isinstance(handle, CallToolResult)
+
+
 async def main() -> None:
     logging.disable(logging.CRITICAL)
     tasks_client = TasksClient()
@@ -182,8 +188,9 @@ async def main() -> None:
         Client(task_server(), extensions=[tasks_client], elicitation_callback=accept) as client,
         Client(task_server()) as without_tasks,
         Client(minimal, extensions=[MinimalClient(minimal_tasks)], elicitation_callback=accept) as least,
+        Client(task_server(), extensions=[MinimalClient(minimal_tasks)]) as takes_handles,
     ):
-        for each in (bare, client, without_tasks, least):
+        for each in (bare, client, without_tasks, least, takes_handles):
             await each.list_tools()
         cost = await processor_seconds(
             {
@@ -191,6 +198,8 @@ async def main() -> None:
                 "plain": (200, lambda: client.call_tool("plain")),
                 "optional": (200, lambda: without_tasks.call_tool("quick")),
                 "handle": (100, lambda: tasks_client.start(client, "quick")),
+                "handle alone": (100, lambda: handle_alone(takes_handles)),
+                "least handle": (100, lambda: handle_alone(least)),
                 "quick": (100, lambda: client.call_tool("quick")),
                 "ask": (50, lambda: client.call_tool("ask")),
                 "two": (100, lambda: bare_requests(bare, 2)),
@@ -203,6 +212,8 @@ async def main() -> None:
             ("plain", "A plain tool, for a client that declared tasks", "≤ 1.1"),
             ("optional", "A task tool, for a client that declared none", "≤ 1.15"),
             ("handle", "The handle of a task", "≤ 1.6"),
+            ("handle alone", "The same, as the SDK's session returns it, without `TasksClient`", ""),
+            ("least handle", "The floor of that: the least server with tasks", ""),
             ("quick", "`call_tool` of a task tool that returns at once", "≤ 3.0"),
             ("two", "The floor of that: the same two requests to the bare server", ""),
             ("least quick", "The floor of that: the least server and client with tasks", ""),

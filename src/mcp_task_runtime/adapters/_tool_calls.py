@@ -192,13 +192,20 @@ class UnwindingCall(ToolCall):
         return self._context
 
     async def run(self, work: Callable[[ServerTaskContext], Awaitable[T]], options: TaskOptions) -> T:
-        """Keep the work, and leave the call.
+        """Keep the work, and leave the call: with an error that passes what the SDK has around the tool.
+
+        Returns:
+            Where the SDK passes a result as well, one that reaches no client.
 
         Raises:
-            ProtocolError: Always. It passes what the SDK has around the tool.
+            ProtocolError: Where it does not.
         """
         self._work = work
         self.has_begun = True
+        result: T = self._leave()
+        return result
+
+    def _leave(self) -> Any:
         raise self._way_out()
 
     def _way_out(self) -> Exception:
@@ -225,15 +232,9 @@ class UnwindingCall(ToolCall):
         record = execution.record
         assert record is not None
         self._has_inbox = handler.inbox is not None
-        context = self._context = context or ServerTaskContext(
-            task=record.task,
-            store=self.runtime.store,
-            session=connect(record),
-            queue=self.runtime.queue,
-            handler=handler,
-            progress_token=record.request.progress_token,
-            execution=execution,
-        )
+        if context is None:
+            context = ServerTaskContext.of_run(execution, record, self.runtime, connect(record), handler)
+        self._context = context
         work, self._work = self._work, None
         assert work is not None
         self.error = None  # the way out of the request; it holds the frames of that
@@ -400,15 +401,8 @@ class TaskCall(ToolCall):
         record = await self.begin(options)
         if self._context is None:
             assert self._session is not None
-            self._context = ServerTaskContext(
-                task=record.task,
-                store=self.runtime.store,
-                session=self._session,
-                queue=self.runtime.queue,
-                handler=self._handler,
-                progress_token=record.request.progress_token,
-                execution=self._execution,
-                attempt=1 if record.lease is None else record.lease.attempt,
+            self._context = ServerTaskContext.of_run(
+                self._execution, record, self.runtime, self._session, self._handler
             )
         return self._context
 

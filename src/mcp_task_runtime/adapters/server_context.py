@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, TypeAlias, TypeVar, cast, overload
 import anyio
 import anyio.lowlevel
 from pydantic import BaseModel
+from typing_extensions import Self
 
 from mcp_task_runtime.adapters._caller import TaskCaller, caller_in, related_tasks_of
 from mcp_task_runtime.adapters._client_questions import LONGEST_SECONDS, ClientQuestions
@@ -29,6 +30,7 @@ from mcp_task_runtime.core.group import current_task
 from mcp_task_runtime.core.json import JSONObject
 from mcp_task_runtime.core.message_queue import TaskMessageQueue
 from mcp_task_runtime.core.questions import CLEANUP_SECONDS
+from mcp_task_runtime.core.runtime import TaskRuntime
 from mcp_task_runtime.core.steps import AtHome, Retries, TaskSteps
 from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.core.text import check_size, clean_text
@@ -117,7 +119,7 @@ class ServerTaskContext:
         Raises:
             ValueError: An argument has the wrong type; the message names it.
         """
-        self._ctx = TaskContext(
+        ctx = TaskContext(
             task=task, store=store, queue=queue, fence=None if execution is None else execution.current_fence
         )
         if not is_queue(queue):
@@ -125,14 +127,54 @@ class ServerTaskContext:
         if handler is not None and not isinstance(handler, TaskResultHandler):
             raise ValueError(f"handler must be a TaskResultHandler, not {type(handler).__name__}")
         client: TaskSession = as_task_session(session)
-        self._notifier: TaskNotifier = (
-            cast(TaskNotifier, session) if implements(session, TaskNotifier) else StatusNotifier(client, progress_token)
-        )
+        notifier = _notifier(session, client, progress_token)
+        self._begin(ctx, store, queue, client, notifier, handler, execution, attempt)
+
+    @classmethod
+    def of_run(
+        cls,
+        execution: Execution[Any],
+        record: TaskRecord,
+        runtime: TaskRuntime,
+        session: TaskSession,
+        handler: TaskResultHandler,
+    ) -> Self:
+        """Return the context of a task that a runtime runs: what it holds was checked when it was made.
+
+        Args:
+            execution: The run.
+            record: Its task.
+            runtime: Where it runs.
+            session: The connection of the client that made the task. If it is a `TaskNotifier`, it says how the client
+                hears of the task.
+            handler: Delivers questions.
+        """
+        context = cls.__new__(cls)
+        store, queue = runtime.store, runtime.queue
+        notifier = _notifier(session, session, record.request.progress_token)
+        ctx = TaskContext.of_run(record.task, store, queue, execution.current_fence)
+        attempt = 1 if record.lease is None else record.lease.attempt
+        context._begin(ctx, store, queue, session, notifier, handler, execution, attempt)
+        return context
+
+    def _begin(
+        self,
+        ctx: TaskContext,
+        store: TaskStore,
+        queue: TaskMessageQueue,
+        client: TaskSession,
+        notifier: TaskNotifier,
+        handler: TaskResultHandler | None,
+        execution: Execution[Any] | None,
+        attempt: int,
+    ) -> None:
+        self._ctx = ctx
+        self._notifier = notifier
         self._store = store
         self._handler = handler
         self._execution = execution
         self._attempt = attempt
-        self._questions = ClientQuestions(task.task_id, store, queue, client, handler, execution, attempt)
+        self._questions = ClientQuestions(ctx.task_id, store, queue, client, handler, execution, attempt)
         self._root_task = None if execution is None else current_task()
         self._steps: TaskSteps | None = None
         if execution is not None:
@@ -651,6 +693,12 @@ class ServerTaskContext:
     def _lose(self) -> None:
         if self._execution is not None:
             self._execution.lose()
+
+
+def _notifier(session: object, client: TaskSession, progress_token: str | int | None) -> TaskNotifier:
+    if implements(session, TaskNotifier):
+        return cast(TaskNotifier, session)
+    return StatusNotifier(client, progress_token)
 
 
 def _is_positive_integer(value: object) -> bool:

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import anyio
+from typing_extensions import Self
 
 from mcp_task_runtime.core.abilities import is_queue, is_store
 from mcp_task_runtime.core.causes import UnexpectedError, sole_cause
@@ -100,6 +101,29 @@ class TaskContext:
             raise ValueError("store must be a TaskStore; open_store(url) makes one of a URL")
         if queue is not None and not is_queue(queue):
             raise ValueError("queue must be a TaskMessageQueue, or None for the store's own")
+        self._begin(task, store, queue, fence)
+
+    @classmethod
+    def of_run(cls, task: Task, store: TaskStore, queue: TaskMessageQueue, fence: Callable[[], Fence | None]) -> Self:
+        """Return the context of a task that a runtime runs: what it holds was checked when it was made.
+
+        Args:
+            task: The task as it is now.
+            store: The store it is kept in.
+            queue: The queue of its questions.
+            fence: Returns the run of work that this context belongs to.
+        """
+        context = cls.__new__(cls)
+        context._begin(task, store, queue, fence)
+        return context
+
+    def _begin(
+        self,
+        task: Task,
+        store: TaskStore,
+        queue: TaskMessageQueue | None,
+        fence: Fence | Callable[[], Fence | None] | None,
+    ) -> None:
         self._task = task
         self._store = store
         self._queue = queue

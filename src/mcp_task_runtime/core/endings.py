@@ -66,6 +66,7 @@ class TaskEndings:
         self._store = store
         # A store with this ability drops the mailbox in the write that ends or deletes the task.
         self._queue = None if queue is own and has_questions(store) else queue
+        self._ends_at_once = does_never_wait(store.finish_task)
         self._listeners: list[EndListener] = []
         self._waiting = 0
 
@@ -146,33 +147,23 @@ class TaskEndings:
             waiting: Entered for as long as the store is waited for: a shield, maybe.
         """
         try:
-            may_wait = not does_never_wait(self._store.finish_task)
-            if may_wait or not await self._end_at_once(record, outcome, fence, reason, error):
-                with waiting():
-                    await self._retry(record, outcome, fence, reason, error)
+            if self._ends_at_once:  # it needs no time limit and no shield
+                try:
+                    await self._end(record.task_id, outcome, fence, reason, error)
+                except (InvalidTransitionError, TaskNotFoundError, LeaseLostError):
+                    raise
+                except Exception:
+                    logger.debug("An outcome could not be written at once", exc_info=True)
+                else:
+                    return
+            with waiting():
+                await self._retry(record, outcome, fence, reason, error)
         except (InvalidTransitionError, TaskNotFoundError):
             audit.late(record, error)
             await self._clear(record.task_id)
             self.announce(record.task_id)
         except LeaseLostError:
             audit.late(record, error)
-
-    async def _end_at_once(
-        self,
-        record: TaskRecord,
-        outcome: Outcome,
-        fence: Fence | None,
-        reason: str | None,
-        unexpected: BaseException | None,
-    ) -> bool:
-        """End a task in a store that never waits, which needs no time limit and no shield; return whether it did."""
-        try:
-            await self._end(record.task_id, outcome, fence, reason, unexpected)
-        except (InvalidTransitionError, TaskNotFoundError, LeaseLostError):
-            raise
-        except Exception:
-            return False  # the second attempt says why
-        return True
 
     async def discard(self, record: TaskRecord) -> None:
         """Delete a task that no client has heard of. Shielded, bounded; a failure is logged, and the task expires."""

@@ -31,7 +31,7 @@ logger: logging.Logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class ExecutionState(Enum):
+class ExecutionState(str, Enum):  # str: its hash is that of a text
     """Where a run of work stands."""
 
     CALL = "an ordinary call: its caller waits for its result"

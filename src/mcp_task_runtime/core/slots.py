@@ -197,8 +197,9 @@ class WorkSlots:
 
     def close(self, key: Hashable, queue: WorkQueue | None) -> None:
         """Release what belongs to a key: its work is over, or never began."""
-        self.release(key, queue)
-        self._settle(key)
+        if queue is not None or self._all is not None:
+            self.release(key, queue)
+            self._settle(key)
 
     def _settle(self, key: Hashable) -> None:
         name = self._entered.pop(key, None)

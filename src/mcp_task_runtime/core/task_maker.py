@@ -62,6 +62,7 @@ class TaskMaker:
         self._is_shared = is_shared
         self._has_quotas = isinstance(store, TaskQuotas)
         self._max_live = settings.max_tasks_per_owner if is_shared and self._has_quotas else None
+        self._creates_at_once = does_never_wait(store.create_task)
         self._is_sealed = isinstance(store, TaskSealing) and store.is_sealed
 
     async def make(
@@ -142,7 +143,7 @@ class TaskMaker:
 
     async def _create(self, new: NewTask, join_key: str | None, shield: bool) -> tuple[TaskRecord, bool]:
         """Have the store create a task, or join one, within a time limit."""
-        if join_key is None and does_never_wait(self._store.create_task):
+        if join_key is None and self._creates_at_once:
             with store_errors():
                 return await self._store.create_task(new), True
         made = None

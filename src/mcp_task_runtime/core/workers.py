@@ -583,11 +583,12 @@ class Workers:
     def _forget(self, execution: Execution[Any], stays_open: bool) -> None:
         record = execution.record
         if record is not None:
-            if self._running.get(record.task_id) is execution:
-                del self._running[record.task_id]
-                self._reasons.pop(record.task_id, None)
-            if not stays_open and record.task_id not in self._open:
-                self._live.discard(record.task_id)
+            task_id = record.task_id
+            if self._running.get(task_id) is execution:
+                del self._running[task_id]
+                self._reasons.pop(task_id, None)
+            if not stays_open and task_id not in self._open:
+                self._live.discard(task_id)
         self._slots.close(execution)
         self._runs.discard(execution)
 

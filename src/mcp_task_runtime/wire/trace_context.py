@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any, Final
 
 from mcp_task_runtime.core.json import JSONObject
@@ -21,7 +20,7 @@ def trace_context(meta: Any) -> JSONObject:
     Args:
         meta: The `_meta` of its params; anything, for it comes from a client.
     """
-    parent = meta.get("traceparent") if isinstance(meta, Mapping) else None
+    parent = meta.get("traceparent") if isinstance(meta, dict) else None
     if not isinstance(parent, str) or _TRACEPARENT.fullmatch(parent) is None:
         return {}
     state = meta.get("tracestate")

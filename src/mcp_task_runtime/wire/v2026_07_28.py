@@ -57,7 +57,7 @@ def parse_related_task_ids(meta: JSONValue) -> list[str]:
 
     They are advice: what is malformed is left out.
     """
-    named = meta.get(_RELATED_META_KEY) if isinstance(meta, Mapping) else None
+    named = meta.get(_RELATED_META_KEY) if isinstance(meta, dict) else None
     if not isinstance(named, list):
         return []
     ids = [each for each in named if isinstance(each, str) and each.isprintable() and 0 < len(each) <= _LONGEST_ID]

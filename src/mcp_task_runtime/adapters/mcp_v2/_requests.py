@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from types import TracebackType
 from typing import Any, TypeAlias, cast
 
 import anyio
@@ -59,23 +60,29 @@ logger: logging.Logger = logging.getLogger(__name__)
 Context: TypeAlias = ServerRequestContext[Any, Any]
 
 
-@contextmanager
-def as_mcp_errors() -> Iterator[None]:
-    """Turn this library's errors into the SDK's, with the code that belongs to them."""
-    try:
-        yield
-    except (ProtocolError, CapabilityError) as error:
-        raise _sendable(error) from error
-    except StoreError as error:
-        log_store_error(logger, "The task store failed", error)
-        raise MCPError(INTERNAL_ERROR, "The task store failed") from error
-    except TaskRuntimeError as error:
-        raise MCPError(error.jsonrpc_code, str(error), error.data) from error
-    except Exception as error:  # work that asks in a task group raises groups
-        cause = sole_cause(error)
-        if not isinstance(cause, ProtocolError | CapabilityError):
-            raise
-        raise _sendable(cause) from error
+class as_mcp_errors:  # read as a phrase: with as_mcp_errors()
+    """Context manager that turns this library's errors into the SDK's, with the code that belongs to them."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if not isinstance(error, Exception):
+            return
+        if isinstance(error, ProtocolError | CapabilityError):
+            raise _sendable(error) from error
+        if isinstance(error, StoreError):
+            log_store_error(logger, "The task store failed", error)
+            raise MCPError(INTERNAL_ERROR, "The task store failed") from error
+        if isinstance(error, TaskRuntimeError):
+            raise MCPError(error.jsonrpc_code, str(error), error.data) from error
+        cause = sole_cause(error)  # work that asks in a task group raises groups
+        if isinstance(cause, ProtocolError | CapabilityError):
+            raise _sendable(cause) from error
 
 
 def _sendable(error: ProtocolError | CapabilityError) -> MCPError:

@@ -60,7 +60,10 @@ class Entry(Indexed):
         return _Unwatch(self, on_change)
 
     def note(self, at: datetime, events: Iterable[tuple[TaskEventKind, str | None]]) -> None:
-        """Add events to the history, which keeps the last `EVENTS_KEPT` of them; about 40 bytes each."""
+        """Add events to the history, which keeps the last `EVENTS_KEPT` of them; about 40 bytes each.
+
+        The beginning and the end of the task stand in its record, and need no event here.
+        """
         stamp = (at - _EPOCH) // _MICROSECOND
         blob, count = self._events[1:], self._events[0] if self._events else 0
         for kind, text in events:
@@ -77,7 +80,7 @@ class Entry(Indexed):
 
     def history(self) -> tuple[TaskEvent, ...]:
         """Return what happened to the task, oldest first."""
-        events = [TaskEvent(self.record.task.created_at, "created")]
+        events: list[TaskEvent] = []
         blob, at = self._events, 1
         while at < len(blob):
             stamp, number, size = _HEAD.unpack_from(blob, at)
@@ -85,7 +88,11 @@ class Entry(Indexed):
             text = None if size < 0 else blob[at : at + size].decode()
             at += max(0, size)
             events.append(TaskEvent(_EPOCH + stamp * _MICROSECOND, _KINDS[number], text))
-        return tuple(events)
+        task, outcome = self.record.task, self.record.outcome
+        if outcome is not None:
+            text = None if outcome.status_message is None else event_excerpt(outcome.status_message)
+            events.append(TaskEvent(task.last_updated_at, outcome.status, text))
+        return (TaskEvent(task.created_at, "created"), *events[-EVENTS_KEPT:])
 
 
 class _Unwatch:

@@ -257,7 +257,7 @@ class InMemoryTaskStore:
             self._leases.discard(record)
         self._queue.forget(task_id)
         entry.steps = None
-        return self._write(entry, record, [(outcome.status, outcome.status_message)])
+        return self._write(entry, record, ())
 
     async def get_result(self, task_id: str) -> Outcome | None:
         """Return how the task ended, or `None`; see `TaskStore.get_result`."""
