@@ -340,12 +340,15 @@ A task that waited for a slot or for a worker says "Running" when its work has r
 The examples with an engine start its broker, too: a Redis or PostgreSQL that is installed, unless a URL names one
     engines/test_examples.py::test_one_command_starts_a_broker_and_two_workers_and_stops_them
     engines/test_examples.py::test_without_a_server_the_example_says_what_to_install
-Redis: a task that waits on a question takes 14 KiB of memory (22 before): the store has the ability `TaskWatching`
+Redis and PostgreSQL: a task that waits on a question takes 14 KiB of memory (22 and 23 before)
     stores/redis/test_waiting.py::test_a_watch_is_called_for_what_happened_while_the_connection_was_lost
+    stores/test_postgres_watching.py::test_many_watches_cost_one_look_and_own_changes_none
 The kit's stories no longer fail a store and a queue of different makers, where a task was deleted with a question open
     kit/test_machine.py::test_a_store_and_a_queue_of_different_makers_and_the_model_agree
 A dispatcher gets the tasks of a burst of calls a few at once
     core/test_dispatch.py::test_a_broker_gets_a_burst_of_tasks_a_few_at_once
+What a broker did not take while it was down is submitted within seconds of its return
+    core/test_dispatch.py::test_a_broker_gets_what_it_did_not_take_as_soon_as_it_is_back
 A broker that hangs does not keep a server from putting back the tasks of lost workers
     core/test_dispatch.py::test_work_of_a_lost_worker_is_put_back_while_the_broker_hangs
 A runtime with `on_change` that is cancelled on trio is closed at once

@@ -28,7 +28,7 @@ from mcp_task_runtime.stores.url import open_store
 from tests.benchmarks.measuring import resident_kib, row
 from tests.mcp_v2.in_process import memory_client
 from tests.mcp_v2.raw_client import DECLARED
-from tests.stores import redis_server
+from tests.stores import postgres_server, redis_server
 
 TASKS = 1_000
 WARM_UP = 300
@@ -97,6 +97,8 @@ def main() -> None:
         row(f"{what}the same on SQLite", "≤ 14 KiB", in_own_process("declared", f"sqlite:///{Path(folder)}/tasks.db"))
     with redis_server.running_server() as redis:
         row(f"{what}the same on Redis", "≤ 14 KiB", in_own_process("declared", redis.url))
+    with postgres_server.running_server() as postgres:
+        row(f"{what}the same on PostgreSQL", "≤ 14 KiB", in_own_process("declared", postgres.url))
     row(f"{what}a declared tool that asks through the SDK's context", "", in_own_process("context", "memory://"))
     row(f"{what}an adopted tool that asks through the SDK's context", "", in_own_process("adopted", "memory://"))
 

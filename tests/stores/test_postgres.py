@@ -61,7 +61,7 @@ from tests.stores.postgres_server import PostgresServer
 from tests.stores.profile import PROFILE
 from tests.support.patience import PATIENCE
 
-CAPABILITIES: tuple[Capability, ...] = tuple(set(get_args(Capability)) - {"watching"})
+CAPABILITIES: tuple[Capability, ...] = get_args(Capability)
 
 
 @pytest.fixture
@@ -111,9 +111,7 @@ def opener(server: PostgresServer) -> Iterator[Opener]:
         server.drop_schema(location)
 
 
-@pytest.mark.parametrize(
-    "check", [check for check in [*STORE_CHECKS, *ABILITY_CHECKS] if "watching" not in check.needs], ids=str
-)
+@pytest.mark.parametrize("check", [*STORE_CHECKS, *ABILITY_CHECKS], ids=str)
 async def test_the_store_keeps_the_laws(check: Check[TaskStore], opener: Opener) -> None:
     await check.run(opener.store, footprint=opener.count_rows)
 

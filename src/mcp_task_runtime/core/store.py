@@ -2,9 +2,8 @@
 
 A custom store implements `TaskStore` and no more. Abilities are protocols of their own, declared by
 implementing them: `TaskLeases`, `TaskWork`, `TaskQuestions`, `TaskOwners`, `TaskQuotas`, `TaskJournal`, `TaskSearch`,
-`TaskSharing`, `TaskWatching`, `TaskConnecting`, `TaskDiagnosis`. All bundled stores have all of them, PostgreSQL's all
-but `TaskWatching`; the last two where there is a backend. `TaskSealing` says that a store seals what it keeps, as
-`stores.sealed` has any store do.
+`TaskSharing`, `TaskWatching`, `TaskConnecting`, `TaskDiagnosis`. All bundled stores have all of them, the last two
+where there is a backend. `TaskSealing` says that a store seals what it keeps, as `stores.sealed` has any store do.
 """
 
 from __future__ import annotations

@@ -52,6 +52,26 @@ class TaskCalls:
 
         return await self._database.change(stored, change)
 
+    async def look_at_watched(self, task_ids: Sequence[str]) -> dict[str, int]:
+        """Have this process notified of changes of tasks; return the revisions of those that there are, from then on.
+
+        Args:
+            task_ids: The tasks, in their stored form.
+        """
+        parameters = {"task_ids": list(task_ids), "watcher": self._database.watcher}
+
+        def look(attempt: Attempt) -> dict[str, int]:
+            while True:
+                rows = attempt.execute(statements.LOOK_AT_WATCHED, parameters).fetchall()
+                unwatched = [task_id for task_id, _, is_watched in rows if not is_watched]
+                if not unwatched:
+                    return {task_id: revision for task_id, revision, _ in rows}
+                attempt.count_write()
+                attempt.execute(statements.WATCH, {**parameters, "task_ids": unwatched})
+                # Look again: only changes from now on notify.
+
+        return await self._database.read(look)
+
 
 def changed_row(attempt: Attempt, statement: str, parameters: dict[str, Any]) -> Sequence[Any] | None:
     """Run a statement that changes a task, unless an earlier attempt did; return the task's row."""

@@ -1,4 +1,4 @@
-"""`Database`: what a store and its queue share. Knows nothing of tasks.
+"""`Database`: what a store and its queue share: connections, and who waits.
 
 An operation runs in a worker thread, on a connection of a pool. A server that cannot be reached for a moment is waited
 out, up to the timeout of the store: an operation that reached no server is tried again, and so is one whose connection
@@ -35,6 +35,7 @@ from psycopg.rows import TupleRow, tuple_row
 from psycopg_pool import ConnectionPool
 
 from mcp_task_runtime.core.clock import Clock
+from mcp_task_runtime.core.types import TaskRecord
 from mcp_task_runtime.errors import (
     StoreClosedError,
     StoreError,
@@ -55,6 +56,7 @@ from mcp_task_runtime.stores.postgres._rows import DamagedRowError, from_text
 from mcp_task_runtime.stores.postgres._signals import Signals, Topic
 from mcp_task_runtime.stores.postgres._statements import SERVER_TIME
 from mcp_task_runtime.stores.postgres._statistics import PostgresStatistics
+from mcp_task_runtime.stores.postgres._watching import Look, Watching
 
 __all__ = ["Attempt", "Database", "DatabaseUser", "NotYet"]
 
@@ -148,12 +150,13 @@ class Attempt:
 
 
 class _LoopState:
-    """State of one event loop: its waiters, what listens for them, the slots of operations."""
+    """State of one event loop: its waiters, what listens for them and looks for them, the slots of operations."""
 
-    def __init__(self, loop: Any, slots: int, signals: Signals, listener: Listener) -> None:
+    def __init__(self, loop: Any, slots: int, signals: Signals, listener: Listener, watching: Watching) -> None:
         self.loop: Any = loop
         self.signals = signals
         self.listener = listener
+        self.watching = watching
         self.doubtful_until: float = -math.inf
         self.opening = anyio.Lock()
         # An operation that has a slot finds a connection, unless another application uses the pool, too.
@@ -257,6 +260,7 @@ class Database:
         state = self._state
         state.signals.fire_all()
         with anyio.CancelScope(shield=True):
+            await state.watching.aclose()
             await state.listener.aclose()
             async with state.opening:
                 await self._in_thread(self._connections.close)
@@ -350,23 +354,51 @@ class Database:
             work: What to do; see `run`.
             topics: What changes.
         """
-        state = self._state
+        signals = self._state.signals
+        news: TaskRecord | None = None
         try:
-            return await self.write(work)
+            result = await self.write(work)
+            news = result if isinstance(result, TaskRecord) else None
+            return result
         except (StoreUnavailableError, anyio.get_cancelled_exc_class()):
             # It may happen yet, and will notify no waiter here.
-            state.doubtful_until = anyio.current_time() + _DOUBTFUL_SECONDS
-            state.signals.fire_all()
+            self._state.doubtful_until = until = anyio.current_time() + _DOUBTFUL_SECONDS
+            signals.fire_all()
+            signals.watchers.doubt(task_id, until)
             raise
         finally:
             for topic in topics:
-                state.signals.fire(topic, task_id)
+                signals.fire(topic, task_id, news)
 
     def fire_cleared(self, task_id: str) -> None:
         """Wake the waiters in this process for a mailbox that it cleared, and for its task."""
-        signals = self._state.signals
-        signals.fire("task", task_id)
-        signals.fire_cleared(task_id)
+        self._state.signals.fire_cleared(task_id)
+
+    def watch(
+        self,
+        task_id: str,
+        on_change: Callable[[TaskRecord | None], None],
+        *,
+        after: int,
+        look: Look,
+    ) -> Callable[[], None]:
+        """Call a function soon after each change of a task, until the function returned is called.
+
+        Args:
+            task_id: The task, in its stored form.
+            on_change: Called with the task, or with `None` where it has to look.
+            after: The revision that it has already.
+            look: Has this process notified of changes of tasks, and returns the revisions of those that there are.
+
+        Raises:
+            StoreClosedError: The store is closed.
+            StoreError: This process is a fork of the one whose store it is.
+        """
+        self._check_open()
+        state = self._state
+        watcher = state.signals.watchers.add(task_id, on_change, after=after)
+        state.watching.begin(look)
+        return watcher
 
     async def wait(self, topic: Topic, task_id: str, look: Callable[[Attempt], T | NotYet]) -> T:
         """Look, and look again whenever something may have changed, until there is no reason to wait (law L3).
@@ -386,11 +418,10 @@ class Database:
         seen: T | NotYet | None = None
         since: int | None = None
         state = self._state
-        with state.signals.watch(topic, task_id) as signal:
+        signal = state.signals.enter(topic, task_id)
+        try:
             clears = signal.clears
-            if self._cursors is None:
-                await self._open_in_time()
-            await state.listener.listen(self._timeout)
+            await self._listen(state.listener)
             while True:
                 event = signal.event
                 try:
@@ -408,11 +439,24 @@ class Database:
                     raise TaskNotFoundError(from_text(task_id))
                 if self._server_clock is not None and seen.until is not None and seen.until <= self.clock.now():
                     self._server_clock.distrust()
-                doubtful = anyio.current_time() < state.doubtful_until
-                with self.clock.move_on_at(seen.until), anyio.move_on_after(_LOOK_AGAIN_SECONDS if doubtful else None):
+                if anyio.current_time() < state.doubtful_until:
+                    with self.clock.move_on_at(seen.until), anyio.move_on_after(_LOOK_AGAIN_SECONDS):
+                        await event.wait()
+                elif seen.until is None:  # a scope takes a kilobyte
                     await event.wait()
+                else:
+                    with self.clock.move_on_at(seen.until):
+                        await event.wait()
+        finally:
+            state.signals.leave(topic, task_id)
 
     # --- inside ---
+
+    async def _listen(self, listener: Listener) -> None:
+        """Hear of changes from now on; the caller waits for some."""
+        if self._cursors is None:
+            await self._open_in_time()
+        await listener.listen(self._timeout)
 
     @property
     def _state(self) -> _LoopState:
@@ -421,7 +465,8 @@ class Database:
         if state is None or state.loop is not loop:
             signals, connections = Signals(), self._connections
             listener = Listener(signals, connections.connect, self._schema, threads=self._threads, outage=self._outage)
-            state = self._current = _LoopState(loop, connections.maximum or 1_000, signals, listener)
+            watching = Watching(signals.watchers, partial(self._listen, listener))
+            state = self._current = _LoopState(loop, connections.maximum or 1_000, signals, listener, watching)
         return state
 
     @property

@@ -120,6 +120,7 @@ class Listener:
             self.is_on = True
             session.begun.set()
             self._signals.fire_all()  # nothing was heard before
+            self._signals.watchers.mark_all()
             return await self._hear(connection)
         except (psycopg.Error, OSError):
             return True

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final, Literal, TypeAlias
 
-import anyio
+from mcp_task_runtime.core.signal import Signal
+from mcp_task_runtime.core.types import TaskRecord
+from mcp_task_runtime.stores.postgres._watchers import Watchers
 
-__all__ = ["Signal", "Signals", "Topic"]
+__all__ = ["Signals", "Topic", "TopicSignal"]
 
 Topic: TypeAlias = Literal["task", "message", "answer", "work"]
 """What a waiter waits for: a change of a task, a message in its mailbox, an answer to one of its questions; or tasks
@@ -25,7 +25,7 @@ _TOPICS: Final[dict[str, tuple[Topic, ...]]] = {
 """The waiters that a notification wakes, by its first letter; see `_statements`."""
 
 
-class Signal:
+class TopicSignal:
     """Wakes the waiters for one topic of one task.
 
     Attributes:
@@ -38,43 +38,51 @@ class Signal:
     __slots__ = ("cleared_by", "clears", "event", "waiters")
 
     def __init__(self) -> None:
-        self.event = anyio.Event()
+        self.event = Signal()
         self.waiters = 0
         self.clears = 0
         self.cleared_by = -1
 
     def fire(self) -> None:
         """Wake all waiters."""
-        self.event.set()
-        self.event = anyio.Event()
+        event, self.event = self.event, Signal()
+        event.set()
 
 
 class Signals:
-    """Signals that callers on one event loop wait for; one without waiters is removed."""
+    """Signals that callers on one event loop wait for; one without waiters is removed.
+
+    Attributes:
+        watchers: Functions that are called for changes of tasks: they wait as well.
+    """
 
     def __init__(self) -> None:
-        self._signals: dict[tuple[Topic, str], Signal] = {}
+        self.watchers = Watchers()
+        self._signals: dict[tuple[Topic, str], TopicSignal] = {}
 
     def __len__(self) -> int:
-        return len(self._signals)
+        return len(self._signals) + len(self.watchers)
 
-    @contextmanager
-    def watch(self, topic: Topic, task_id: str) -> Iterator[Signal]:
-        """Return the signal for a topic of a task; it is kept as long as a block of this kind lasts."""
-        signal = self._signals.setdefault((topic, task_id), Signal())
-        signal.waiters += 1
-        try:
-            yield signal
-        finally:
-            signal.waiters -= 1
-            if not signal.waiters:
-                del self._signals[topic, task_id]
-
-    def fire(self, topic: Topic, task_id: str) -> None:
-        """Wake the waiters for a topic of a task."""
+    def enter(self, topic: Topic, task_id: str) -> TopicSignal:
+        """Return the signal for a topic of a task, for one waiter more, who calls `leave` in the end."""
         signal = self._signals.get((topic, task_id))
-        if signal is not None:
-            signal.fire()
+        if signal is None:
+            signal = self._signals[topic, task_id] = TopicSignal()
+        signal.waiters += 1
+        return signal
+
+    def leave(self, topic: Topic, task_id: str) -> None:
+        """Let one waiter for a topic of a task wait no more."""
+        signal = self._signals[topic, task_id]
+        signal.waiters -= 1
+        if not signal.waiters:
+            del self._signals[topic, task_id]
+
+    def fire(self, topic: Topic, task_id: str, record: TaskRecord | None = None) -> None:
+        """Wake the waiters for a topic of a task, which is as `record` says, if that is known."""
+        self._wake(topic, task_id)
+        if topic == "task":
+            self.watchers.tell(task_id, record)
 
     def fire_all(self) -> None:
         """Wake all waiters."""
@@ -82,8 +90,9 @@ class Signals:
             signal.fire()
 
     def fire_cleared(self, task_id: str) -> None:
-        """Wake the waiters for a mailbox that this process cleared."""
-        self.fire("answer", task_id)
+        """Wake the waiters for a mailbox that this process cleared, and for its task."""
+        self._wake("task", task_id)
+        self._wake("answer", task_id)
         signal = self._signals.get(("message", task_id))
         if signal is not None:
             signal.clears += 1
@@ -98,7 +107,11 @@ class Signals:
         head, _, task_id = payload.partition(":")
         for topic in _TOPICS.get(head[:1], ()):
             signal = self._signals.get((topic, task_id))
-            if signal is not None:
-                if len(head) > 1:
-                    signal.cleared_by = max(signal.cleared_by, int(head[1:]))
-                signal.fire()
+            if signal is not None and len(head) > 1:
+                signal.cleared_by = max(signal.cleared_by, int(head[1:]))
+            self.fire(topic, task_id)
+
+    def _wake(self, topic: Topic, task_id: str) -> None:
+        signal = self._signals.get((topic, task_id))
+        if signal is not None:
+            signal.fire()

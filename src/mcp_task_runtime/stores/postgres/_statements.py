@@ -40,6 +40,7 @@ __all__ = [
     "LIST_LAPSED",
     "LIST_OF_NOBODY",
     "LIST_OF_OWNER",
+    "LOOK_AT_WATCHED",
     "LOOK_FOR_ANSWER",
     "LOOK_FOR_MESSAGE",
     "LOOK_FOR_UPDATE",
@@ -246,7 +247,12 @@ FINISH: Final = (
 
 WATCH: Final = (
     "UPDATE {tasks} SET watchers = watchers || %(watcher)s::bigint"
-    " WHERE task_id = %(task_id)s AND NOT watchers @> ARRAY[%(watcher)s]::bigint[]"
+    " WHERE task_id = ANY(%(task_ids)s::text[]) AND NOT watchers @> ARRAY[%(watcher)s]::bigint[]"
+)
+
+LOOK_AT_WATCHED: Final = (
+    "SELECT task_id, revision, watchers @> ARRAY[%(watcher)s]::bigint[] FROM {tasks}"
+    " WHERE task_id = ANY(%(task_ids)s::text[]) AND " + ALIVE
 )
 
 DELETE: Final = (

@@ -196,4 +196,5 @@ def _message_with_key(attempt: Attempt, parameters: dict[str, Any]) -> QueuedMes
 def watch(attempt: Attempt, parameters: dict[str, Any]) -> bool:
     """Have this process notified of changes of the task; `False` if it was before, or there is no task."""
     attempt.count_write()
-    return attempt.execute(statements.WATCH, parameters).rowcount > 0
+    watched = {"task_ids": [parameters["task_id"]], "watcher": parameters["watcher"]}
+    return attempt.execute(statements.WATCH, watched).rowcount > 0

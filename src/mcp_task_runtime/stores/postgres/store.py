@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -67,7 +67,7 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 
 class PostgresTaskStore(DatabaseUser):
-    """A `TaskStore` in PostgreSQL with `TaskLeases`, `TaskQuestions`, `TaskJournal`, `TaskSearch` and `TaskSharing`.
+    """A `TaskStore` in PostgreSQL with all abilities.
 
     It connects when it is first used, or by `async with`. A server that cannot be reached for a moment is waited
     out; the log says once that it is unreachable, and once that it is back.
@@ -247,6 +247,17 @@ class PostgresTaskStore(DatabaseUser):
                 # Look again: only changes from now on notify.
 
         return await self._database.wait("task", to_text(task_id), look)
+
+    # --- TaskWatching ---
+
+    def watch_task(
+        self, task_id: str, on_change: Callable[[TaskRecord | None], None], *, after: int
+    ) -> Callable[[], None]:
+        """Call a function after each change of a task; see `TaskWatching.watch_task`.
+
+        It is called with the task where this process changes it, and with `None` for what other processes do.
+        """
+        return self._database.watch(to_text(task_id), on_change, after=after, look=self._calls.look_at_watched)
 
     # --- TaskLeases ---
 
