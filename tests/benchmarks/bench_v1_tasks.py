@@ -30,6 +30,7 @@ from mcp.shared.memory import create_connected_server_and_client_session
 from mcp_task_runtime import ServerTaskContext
 from mcp_task_runtime.adapters.mcp_v1 import Tasks
 from tests.benchmarks.measuring import resident_kib, row
+from tests.support.low_level import low_level
 
 FORM = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
 TASKS = 1_000
@@ -105,7 +106,7 @@ async def sdks_own() -> AsyncGenerator[ClientSession, None]:
 async def sdks_own_fast() -> AsyncGenerator[ClientSession, None]:
     """Serve a `FastMCP` whose tools run in the SDK's own runtime."""
     mcp: FastMCP[Any] = FastMCP("own")
-    server = mcp._mcp_server  # pyright: ignore[reportPrivateUsage]
+    server = low_level(mcp)
     server.experimental.enable_tasks()
     current: ContextVar[SDKTaskContext] = ContextVar("current")
     mcp.tool()(plain)

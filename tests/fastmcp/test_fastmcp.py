@@ -19,6 +19,7 @@ from mcp_types import CallToolResult, ElicitResult, TextContent  # noqa: E402
 from mcp_task_runtime import ProtocolError, ServerTaskContext  # noqa: E402
 from mcp_task_runtime.client import ClientTask, TaskFailedError, TasksClient  # noqa: E402
 from mcp_task_runtime.server import Tasks  # noqa: E402
+from tests.support.low_level import low_level  # noqa: E402
 from tests.support.patience import PATIENCE  # noqa: E402
 
 pytestmark = pytest.mark.anyio
@@ -99,7 +100,7 @@ async def connected(mode: Any, tasks_client: TasksClient) -> AsyncIterator[tuple
     with anyio.fail_after(PATIENCE):
         async with (
             tasks,
-            Client(mcp._mcp_server, extensions=[tasks_client], mode=mode, elicitation_callback=accept) as client,
+            Client(low_level(mcp), extensions=[tasks_client], mode=mode, elicitation_callback=accept) as client,
         ):
             yield client, tasks, seen
 
@@ -165,5 +166,5 @@ async def test_a_client_that_has_not_declared_the_extension_is_asked_too(
 ) -> None:
     mcp, tasks, _ = make_server()
     with anyio.fail_after(PATIENCE):
-        async with tasks, Client(mcp._mcp_server, elicitation_callback=accept) as client:
+        async with tasks, Client(low_level(mcp), elicitation_callback=accept) as client:
             assert text_of(await client.call_tool(name, arguments)) == text

@@ -15,10 +15,11 @@ from pydantic import BaseModel
 
 from mcp_task_runtime import ServerTaskContext, TaskSettings
 from mcp_task_runtime.adapters.mcp_v1 import Tasks
+from tests.mcp_v1.in_memory import connect
 from tests.mcp_v1.raw_client import RawClient, accept, never
 from tests.mcp_v1.schemas import Wire
-from tests.mcp_v1.test_low_level import connect
 from tests.support.event_loops import in_virtual_time
+from tests.support.low_level import low_level
 from tests.support.patience import PATIENCE
 
 
@@ -63,7 +64,7 @@ async def test_a_tool_runs_as_a_task_whenever_it_is_registered(when: str, tools:
     tasks.install(mcp, tools=tools)
     if when == "after":
         mcp.tool()(fetch)
-    async with tasks, connect(mcp._mcp_server, never) as client:
+    async with tasks, connect(mcp, never) as client:
         assert await shown(client) == {"fetch": "optional"}
         assert await client.text(await client.start("fetch", {"url": "x"})) == "page of x"
         plain = await client.result("tools/call", {"name": "fetch", "arguments": {"url": "y"}})
@@ -78,7 +79,7 @@ async def test_what_is_not_named_stays_forbidden_and_what_is_not_advertised_is_a
     tasks.install(mcp, tools=["must"])
     tasks.adopt("must", required=True, ttl_ms=77_000, model_immediate_response="On its way")
     tasks.adopt("quiet", advertise=False)
-    async with tasks, connect(mcp._mcp_server, never) as client:
+    async with tasks, connect(mcp, never) as client:
         assert await shown(client) == {"fetch": None, "quiet": None, "must": "required"}
         arguments = {"url": "x"}
         assert await client.text(await client.start("quiet", arguments)) == "page of x"
@@ -95,7 +96,7 @@ async def test_a_declared_tool_that_is_not_advertised_takes_a_task_all_the_same(
     tasks.install(mcp)
     tasks.tool(name="quiet", advertise=False)(fetch)
     mcp.tool(name="still")(tasks.task(name="still", advertise=False)(fetch))
-    async with tasks, connect(mcp._mcp_server, never) as client:
+    async with tasks, connect(mcp, never) as client:
         assert await shown(client) == {"quiet": None, "still": None}
         for name in ("quiet", "still"):
             assert await client.text(await client.start(name, {"url": "x"})) == "page of x"
@@ -105,7 +106,7 @@ async def test_any_tool_may_be_called_as_a_task_with_promote_after() -> None:
     mcp, tasks = new_server(), new_tasks(promote_after=5)
     tasks.install(mcp)
     mcp.tool()(fetch)
-    async with tasks, connect(mcp._mcp_server, never) as client:
+    async with tasks, connect(mcp, never) as client:
         assert await shown(client) == {"fetch": "optional"}
         assert await client.text(await client.start("fetch", {"url": "x"})) == "page of x"
     with pytest.raises(ValueError, match="promote_after"):
@@ -124,7 +125,7 @@ async def test_a_client_that_asks_for_a_task_has_its_handle_at_once_whatever_pro
     tasks.install(mcp)
     tasks.adopt("slow", promote_after=3600)
     with anyio.fail_after(PATIENCE):
-        async with tasks, connect(mcp._mcp_server, never) as client:
+        async with tasks, connect(mcp, never) as client:
             task_id = await client.start("slow", {})
             go_on.set()
             assert await client.text(task_id) == "done"
@@ -147,7 +148,7 @@ async def test_one_that_blocks_runs_in_a_thread_and_its_context_reaches_the_clie
     tasks.install(mcp)
     tasks.adopt("block", blocking=True)
     try:
-        async with tasks, connect(mcp._mcp_server, say) as client:
+        async with tasks, connect(mcp, say) as client:
             task_id = await client.start("block")
             assert await anyio.to_thread.run_sync(blocks.wait, PATIENCE)
             task = await client.result("tasks/get", {"taskId": task_id})
@@ -178,7 +179,7 @@ async def test_one_that_blocks_in_a_plain_function_holds_up_no_other_request() -
     tasks.install(mcp)
     tasks.adopt("block", blocking=True)
     try:
-        async with tasks, connect(mcp._mcp_server, never) as client:
+        async with tasks, connect(mcp, never) as client:
             task_id = await client.start("block")
             assert await anyio.to_thread.run_sync(blocks.wait, PATIENCE)
             plain = await client.result("tools/call", {"name": "fetch", "arguments": {"url": "y"}})
@@ -215,7 +216,7 @@ async def test_its_own_context_asks_and_reports_through_the_task() -> None:
     mcp, tasks = new_server(), new_tasks()
     mcp.tool()(asks)
     tasks.install(mcp, tools=["asks"])
-    async with tasks, connect(mcp._mcp_server, say) as client:
+    async with tasks, connect(mcp, say) as client:
         task_id = await client.start("asks")  # without a progress token
         task = await client.until(task_id, "input_required")
         assert task["statusMessage"] == "asking (1/2)"
@@ -235,7 +236,7 @@ async def test_the_handle_comes_before_work_that_blocks_the_event_loop() -> None
     mcp, tasks = new_server(), new_tasks()
     mcp.tool()(blocks)
     tasks.install(mcp, tools=["blocks"])
-    async with tasks, connect(mcp._mcp_server, never) as client:
+    async with tasks, connect(mcp, never) as client:
         task_id = await client.start("blocks")
         ran.append("client has the handle")
         assert await client.text(task_id) == "done"
@@ -270,7 +271,7 @@ async def test_a_call_may_name_tasks_as_related_and_its_work_sees_those_that_exi
     async def summary(task: ServerTaskContext) -> str:
         return str([record.request.name for record in await task.related_tasks()])
 
-    async with connect(mcp._mcp_server, never) as client:
+    async with connect(mcp, never) as client:
         task_id = await client.start("fetch", {"url": "x"})
         await client.text(task_id)
         related = {"io.modelcontextprotocol/relatedTaskIds": [task_id, "unknown"]}
@@ -287,7 +288,7 @@ async def test_mask_errors_holds_for_it_too(level: str) -> None:
         mcp = new_server()
         mcp.tool()(fails)
         tasks.install(mcp, tools=["fails"])
-        server = mcp._mcp_server
+        server = low_level(mcp)
     else:
         server = Server("low")
 
@@ -324,7 +325,7 @@ async def test_of_two_tools_with_one_name_the_first_one_runs_and_its_result_is_m
     async def second(task: ServerTaskContext) -> int:
         return 2
 
-    async with tasks, connect(mcp._mcp_server, never) as client:
+    async with tasks, connect(mcp, never) as client:
         task_id = await client.start("same", {})
         result = await client.result("tasks/result", {"taskId": task_id})
         assert result["structuredContent"] == {"result": 1}

@@ -34,6 +34,7 @@ from tests.mcp_v1.schemas import RELATED
 from tests.mcp_v2.script import TASK_ID, Received, Wire
 from tests.mcp_v2.scripted_legacy_server import ScriptedLegacyServer, result, task, tool
 from tests.support.event_loops import in_virtual_time
+from tests.support.low_level import low_level
 from tests.support.patience import PATIENCE
 
 pytestmark = [
@@ -84,7 +85,7 @@ async def world(**options: Any) -> AsyncGenerator[ClientSession, None]:
     tasks.install(mcp)
     mcp.tool()(greet)
     add_tools(World(tasks, None))  # type: ignore[arg-type]  # it connects nothing
-    server = mcp._mcp_server
+    server = low_level(mcp)
     async with (
         tasks,
         create_client_server_memory_streams() as ((read, write_), served),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import anyio
@@ -14,13 +12,13 @@ from mcp.server.fastmcp import Context, FastMCP, Image
 from mcp.server.fastmcp.exceptions import ToolError
 from mcp.server.lowlevel import Server
 from mcp.shared.exceptions import McpError, UrlElicitationRequiredError
-from mcp.shared.memory import create_client_server_memory_streams
-from mcp.shared.message import SessionMessage
 
 from mcp_task_runtime import TaskSettings
 from mcp_task_runtime.adapters.mcp_v1 import Tasks
-from tests.mcp_v1.raw_client import Answer, RawClient, stream_client
+from tests.mcp_v1.in_memory import connect
+from tests.mcp_v1.raw_client import Answer
 from tests.mcp_v1.schemas import Wire
+from tests.support.low_level import low_level as inner_of
 from tests.support.patience import PATIENCE
 from tests.tool_bodies import (
     ARGUMENTS,
@@ -67,7 +65,8 @@ def fast(tasks: Tasks | None, names: Sequence[str], adopted: bool) -> Server[Any
         tasks.install(mcp, tools="all" if adopted else ())
     for body in map(BODIES.__getitem__, names):
         (mcp.tool() if tasks is None or adopted else tasks.tool())(body)
-    return mcp._mcp_server
+    inner: Server[Any, Any] = inner_of(mcp)
+    return inner
 
 
 def low_level(tasks: Tasks | None, names: Sequence[str], adopted: bool) -> Server[Any, Any]:
@@ -94,32 +93,10 @@ def low_level(tasks: Tasks | None, names: Sequence[str], adopted: bool) -> Serve
     return server
 
 
-@asynccontextmanager
-async def connect(server: Server[Any, Any], answer: Answer) -> AsyncGenerator[RawClient, None]:
-    async with create_client_server_memory_streams() as ((read, write), served):
-
-        async def serve() -> None:
-            await server.run(*served, server.create_initialization_options())
-
-        async def send(message: Wire) -> None:
-            await write.send(SessionMessage(types.JSONRPCMessage.model_validate(message)))
-
-        async def receive() -> Wire:
-            received = await read.receive()
-            assert isinstance(received, SessionMessage)
-            wire: Wire = json.loads(received.message.model_dump_json(by_alias=True, exclude_none=True))
-            return wire
-
-        async with stream_client(
-            serve, send, receive, write.aclose, answer=answer, capabilities=CAPABILITIES
-        ) as client:
-            yield client
-
-
 async def called(server: Server[Any, Any], name: str, arguments: Wire, answer: Answer, *, as_task: bool) -> Wire:
     """Call a tool and return all that the client got."""
     params = {"name": name, "arguments": arguments, "_meta": {"progressToken": "p"}}
-    async with connect(server, answer) as client:
+    async with connect(server, answer, capabilities=CAPABILITIES) as client:
         if as_task:
             created = await client.result("tools/call", {**params, "task": {}})
             reply = await client.outcome(created["task"]["taskId"])

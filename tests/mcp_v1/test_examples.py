@@ -12,9 +12,9 @@ from pathlib import Path
 import anyio.from_thread
 import pytest
 
+from tests.mcp_v1.in_memory import connect
 from tests.mcp_v1.raw_client import RawClient, http_client
 from tests.mcp_v1.schemas import Wire
-from tests.mcp_v1.test_low_level import connect
 from tests.support.patience import PATIENCE
 from tests.support.processes import HTTPServerProcess
 

@@ -12,8 +12,8 @@ from pydantic import BaseModel
 from mcp_task_runtime import InMemoryTaskStore, ServerTaskContext, TaskSettings
 from mcp_task_runtime.adapters.mcp_v1 import Tasks
 from mcp_task_runtime.operations.inspect import TaskInspector
+from tests.mcp_v1.in_memory import connect
 from tests.mcp_v1.raw_client import RawClient, never
-from tests.mcp_v1.test_low_level import connect
 from tests.support.patience import PATIENCE
 
 
@@ -52,7 +52,7 @@ async def test_a_form_waits_for_a_person_where_the_client_cannot_be_asked(tool: 
     async with InMemoryTaskStore() as store:
         person = TaskInspector(store)
         mcp, tasks = make_server(store, inbox=3600)
-        async with tasks, connect(mcp._mcp_server, never, capabilities={}) as client:
+        async with tasks, connect(mcp, never, capabilities={}) as client:
             task_id = await client.start(tool)
             with anyio.fail_after(PATIENCE):
                 record = await store.get_task(task_id)
@@ -72,7 +72,7 @@ async def test_a_form_waits_for_a_person_where_the_client_cannot_be_asked(tool: 
 async def test_without_an_inbox_or_an_answer_in_time_it_is_an_error(options: Any, said: str) -> None:
     async with InMemoryTaskStore() as store:
         mcp, tasks = make_server(store, **options)
-        async with tasks, connect(mcp._mcp_server, never, capabilities={}) as client:
+        async with tasks, connect(mcp, never, capabilities={}) as client:
             assert said in await message_of(client, await client.start("asks"))
 
 

@@ -10,7 +10,7 @@ from mcp.server.fastmcp import FastMCP
 
 from mcp_task_runtime import ServerTaskContext
 from mcp_task_runtime.adapters.mcp_v1 import Tasks
-from tests.mcp_v1.test_low_level import connect
+from tests.mcp_v1.in_memory import connect
 from tests.support.patience import PATIENCE
 
 
@@ -36,7 +36,7 @@ async def test_a_repeated_call_joins(name: str) -> None:
 
     tasks.adopt("adopted", join=True)
     with anyio.fail_after(PATIENCE):
-        async with connect(mcp._mcp_server) as client:
+        async with connect(mcp) as client:
             first = await client.start(name, {"key": "a"})
             assert await client.start(name, {"key": "a"}) == first
             other = await client.start(name, {"key": "b"})

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
 import anyio
@@ -19,8 +17,6 @@ from mcp.server.experimental.task_context import ServerTaskContext as SDKTaskCon
 from mcp.server.fastmcp import FastMCP
 from mcp.server.lowlevel import Server
 from mcp.shared.exceptions import McpError
-from mcp.shared.memory import create_client_server_memory_streams
-from mcp.shared.message import SessionMessage
 
 from mcp_task_runtime import (
     CapabilityError,
@@ -34,7 +30,8 @@ from mcp_task_runtime.adapters import base_tasks, mcp_v1
 from mcp_task_runtime.adapters.mcp_v1 import Tasks
 from mcp_task_runtime.adapters.mcp_v1._connection import Connection, is_connected, serving
 from mcp_task_runtime.core.types import NewTask
-from tests.mcp_v1.raw_client import Answer, RawClient, accept, never, stream_client
+from tests.mcp_v1.in_memory import connect
+from tests.mcp_v1.raw_client import accept
 from tests.mcp_v1.schemas import Wire
 from tests.support.patience import PATIENCE
 
@@ -71,34 +68,6 @@ def make_server(tasks: Tasks, tools: dict[str, Any]) -> Server[Any, Any]:
 
 def text(value: str) -> list[types.TextContent]:
     return [types.TextContent(type="text", text=value)]
-
-
-@asynccontextmanager
-async def connect(
-    server: Server[Any, Any],
-    answer: Answer = never,
-    *,
-    capabilities: Wire | None = None,
-    stateless: bool = False,
-) -> AsyncGenerator[RawClient, None]:
-    async with create_client_server_memory_streams() as ((read, write), served):
-
-        async def serve() -> None:
-            await server.run(*served, server.create_initialization_options(), stateless=stateless)
-
-        async def send(message: Wire) -> None:
-            await write.send(SessionMessage(types.JSONRPCMessage.model_validate(message)))
-
-        async def receive() -> Wire:
-            received = await read.receive()
-            assert isinstance(received, SessionMessage)
-            wire: Wire = json.loads(received.message.model_dump_json(by_alias=True, exclude_none=True))
-            return wire
-
-        async with stream_client(
-            serve, send, receive, write.aclose, answer=answer, capabilities=capabilities
-        ) as client:
-            yield client
 
 
 def quick() -> Tasks:
@@ -428,7 +397,7 @@ async def test_task_under_the_servers_own_decorator_takes_the_tools_name() -> No
     async def work(x: int, task: ServerTaskContext) -> int:
         return x + 1
 
-    async with tasks, connect(mcp._mcp_server) as client:
+    async with tasks, connect(mcp) as client:
         (tool,) = (await client.result("tools/list"))["tools"]
         assert tool["execution"] == {"taskSupport": "required"}
         assert await client.text(await client.start("renamed", {"x": 1})) == "2"
@@ -573,7 +542,7 @@ async def test_a_protocol_error_in_groups_reaches_the_client_verbatim() -> None:
         raise ExceptionGroup("outer", [ExceptionGroup("inner", [ProtocolError(-32050, "used up", {"retryAfter": 30})])])
 
     expected = {"code": -32050, "message": "used up", "data": {"retryAfter": 30}}
-    async with tasks, connect(mcp._mcp_server) as client:
+    async with tasks, connect(mcp) as client:
         task_id = await client.start("refuse")
         assert await client.error("tasks/result", {"taskId": task_id}) == expected
         assert await client.error("tools/call", {"name": "refuse", "arguments": {}}) == expected
@@ -593,7 +562,7 @@ async def test_a_protocol_error_that_no_transport_can_send_is_the_same_in_a_plai
     expected = {"code": -32050, "message": "No report-\ufffd.txt"}
     if data is not None:
         expected = {"code": -32603, "message": "Internal error"}
-    async with tasks, connect(mcp._mcp_server) as client:
+    async with tasks, connect(mcp) as client:
         task_id = await client.start("read")
         assert await client.error("tasks/result", {"taskId": task_id}) == expected
         assert await client.error("tools/call", {"name": "read", "arguments": {}}) == expected

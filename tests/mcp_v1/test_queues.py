@@ -9,7 +9,7 @@ from mcp.server.fastmcp import FastMCP
 
 from mcp_task_runtime import ServerTaskContext, WorkQueue
 from mcp_task_runtime.adapters.mcp_v1 import Tasks
-from tests.mcp_v1.test_low_level import connect
+from tests.mcp_v1.in_memory import connect
 from tests.support.patience import PATIENCE
 
 
@@ -30,7 +30,7 @@ async def test_tools_of_one_queue_wait_together() -> None:
 
     tasks.adopt("adopted", queue=queue)
     with anyio.fail_after(PATIENCE):
-        async with connect(mcp._mcp_server) as client:
+        async with connect(mcp) as client:
             first = await client.start("declared", {})
             second = await client.start("adopted", {})
             assert (await client.task(second))["statusMessage"] == "Queued"

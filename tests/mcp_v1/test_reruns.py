@@ -12,9 +12,9 @@ from pydantic import BaseModel
 from mcp_task_runtime import Rerun, ServerTaskContext, TaskStore
 from mcp_task_runtime.adapters.mcp_v1 import Tasks
 from tests.core.leased_store import LEASE_SECONDS, SETTINGS, Cluster, Process
+from tests.mcp_v1.in_memory import connect
 from tests.mcp_v1.raw_client import accept
 from tests.mcp_v1.schemas import Wire
-from tests.mcp_v1.test_low_level import connect
 from tests.support.patience import PATIENCE
 
 
@@ -76,7 +76,7 @@ async def test_the_work_of_a_lost_server_runs_again_and_asks_through_its_task(na
     a, b = Server(cluster), Server(cluster)
     with anyio.fail_after(PATIENCE):
         async with a.tasks, b.tasks:
-            async with connect(a.mcp._mcp_server) as at_a, connect(b.mcp._mcp_server, say) as at_b:
+            async with connect(a.mcp) as at_a, connect(b.mcp, say) as at_b:
                 task_id = await at_a.start(name, {"topic": "bees"})
                 await at_a.until(task_id, "input_required")
                 await cluster.cut(a.process)
@@ -91,7 +91,7 @@ async def test_a_rerun_resumes_behind_the_steps_that_have_ended() -> None:
     a, b = Server(cluster), Server(cluster)
     with anyio.fail_after(PATIENCE):
         async with a.tasks, b.tasks:
-            async with connect(a.mcp._mcp_server) as at_a, connect(b.mcp._mcp_server, say) as at_b:
+            async with connect(a.mcp) as at_a, connect(b.mcp, say) as at_b:
                 task_id = await at_a.start("stepwise", {"topic": "bees"})
                 await at_a.until(task_id, "input_required")
                 await cluster.cut(a.process)
@@ -105,7 +105,7 @@ async def test_a_tool_that_raises_what_its_policy_names_runs_again() -> None:
     cluster = Cluster()
     a = Server(cluster)
     with anyio.fail_after(PATIENCE):
-        async with a.tasks, connect(a.mcp._mcp_server) as at_a:
+        async with a.tasks, connect(a.mcp) as at_a:
             task_id = await at_a.start("flaky", {"failures": 2})
             await cluster.settle()
             assert a.runs == ["attempt 1"]

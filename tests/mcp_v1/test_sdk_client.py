@@ -24,6 +24,7 @@ from mcp.shared.memory import create_client_server_memory_streams
 
 from mcp_task_runtime.adapters.mcp_v1 import Tasks
 from tests.mcp_v1.scenarios import World, add_tools, greet
+from tests.support.low_level import low_level
 from tests.support.patience import PATIENCE
 from tests.support.processes import HTTPServerProcess
 
@@ -118,7 +119,7 @@ async def connect(
             tasks.install(mcp)
             mcp.tool()(greet)
             add_tools(World(tasks, None))  # type: ignore[arg-type]  # no client connects by it
-            server = mcp._mcp_server
+            server = low_level(mcp)
             await stack.enter_async_context(tasks)
             group = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(group.cancel_scope.cancel)

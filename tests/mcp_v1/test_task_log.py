@@ -12,8 +12,8 @@ from mcp.server.fastmcp.exceptions import ToolError
 
 from mcp_task_runtime import ProtocolError, Rerun, TaskSettings
 from mcp_task_runtime.adapters.mcp_v1 import Tasks
+from tests.mcp_v1.in_memory import connect
 from tests.mcp_v1.raw_client import never
-from tests.mcp_v1.test_low_level import connect
 from tests.support.patience import PATIENCE
 
 pytestmark = pytest.mark.anyio
@@ -74,7 +74,7 @@ async def test_a_tool_that_fails_as_a_task_is_one_line_with_its_id(
 ) -> None:
     mcp, tasks = make_server(masks=masks)
     with anyio.fail_after(PATIENCE):
-        async with tasks, connect(mcp._mcp_server, never) as client:
+        async with tasks, connect(mcp, never) as client:
             task_id = await client.start(tool)
             await client.until(task_id, "failed")
     assert lines(caplog) == [(level, f"Task {task_id} ({tool!r}) failed: {reason}")]
@@ -87,7 +87,7 @@ async def test_a_run_that_will_be_repeated_is_one_warning_and_the_last_one_an_er
 ) -> None:
     mcp, tasks = make_server()
     with anyio.fail_after(PATIENCE):
-        async with tasks, connect(mcp._mcp_server, never) as client:
+        async with tasks, connect(mcp, never) as client:
             task_id = await client.start("repeated")
             await client.until(task_id, "failed")
     task = f"task {task_id} ('repeated')"

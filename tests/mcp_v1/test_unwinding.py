@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field
 
 from mcp_task_runtime import ServerTaskContext
 from mcp_task_runtime.adapters.mcp_v1 import Tasks
+from tests.support.low_level import low_level
 from tests.support.patience import PATIENCE
 
 pytestmark = pytest.mark.anyio
@@ -49,7 +50,7 @@ def shouted(result: Any) -> Any:
 
 
 def shout_around_handler(mcp: FastMCP[Any]) -> None:
-    handlers = mcp._mcp_server.request_handlers  # pyright: ignore[reportPrivateUsage]
+    handlers = low_level(mcp).request_handlers
     inner = handlers[types.CallToolRequest]
 
     @functools.wraps(inner)
@@ -65,8 +66,7 @@ def shout_in_another_handler(mcp: FastMCP[Any]) -> None:
     async def call(name: str, arguments: dict[str, Any]) -> Any:
         return shouted(await mcp.call_tool(name, arguments))
 
-    low_level = mcp._mcp_server  # pyright: ignore[reportPrivateUsage]
-    low_level.call_tool(validate_input=False)(call)
+    low_level(mcp).call_tool(validate_input=False)(call)
 
 
 @asynccontextmanager

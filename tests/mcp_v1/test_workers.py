@@ -20,9 +20,9 @@ from mcp_task_runtime import ServerTaskContext, StoreDispatcher, TaskStore
 from mcp_task_runtime.adapters.credentials import Credentials
 from mcp_task_runtime.adapters.mcp_v1 import Tasks
 from tests.core.leased_store import LEASE_SECONDS, SETTINGS, Cluster, Process
+from tests.mcp_v1.in_memory import connect
 from tests.mcp_v1.raw_client import accept
 from tests.mcp_v1.schemas import Wire
-from tests.mcp_v1.test_low_level import connect
 from tests.support.patience import PATIENCE
 
 
@@ -102,7 +102,7 @@ async def test_the_tools_of_a_server_run_in_a_worker_with_the_state_of_its_lifes
     with anyio.fail_after(PATIENCE):
         async with server.tasks, anyio.create_task_group() as group:
             group.start_soon(worker.tasks.work)
-            async with connect(server.mcp._mcp_server, say) as client:
+            async with connect(server.mcp, say) as client:
                 assert await client.text(await client.start("write", {"topic": "bees"})) == "bees accept"
                 assert await client.text(await client.start("look", {"topic": "tea"})) == "tea accept state 1"
             group.cancel_scope.cancel()
@@ -116,7 +116,7 @@ async def test_a_rerun_has_the_state_of_a_lifespan_of_its_own() -> None:
     a, b = Node(cluster, dispatches=False), Node(cluster, dispatches=False)
     with anyio.fail_after(PATIENCE):
         async with a.tasks, b.tasks:
-            async with connect(a.mcp._mcp_server) as at_a, connect(b.mcp._mcp_server, say) as at_b:
+            async with connect(a.mcp) as at_a, connect(b.mcp, say) as at_b:
                 task_id = await at_a.start("look", {"topic": "bees"})
                 await at_a.until(task_id, "input_required")
                 await cluster.cut(a.process)
@@ -138,7 +138,7 @@ async def test_a_worker_sees_the_caller(is_kept: bool) -> None:
         async with server.tasks, anyio.create_task_group() as group:
             group.start_soon(worker.tasks.work)
             reset = auth_context_var.set(user)
-            async with connect(server.mcp._mcp_server, say) as client:
+            async with connect(server.mcp, say) as client:
                 auth_context_var.reset(reset)
                 task_id = await client.start("who", {}, _meta=trace)
                 result = await client.result("tasks/result", {"taskId": task_id})

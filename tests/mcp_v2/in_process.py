@@ -13,9 +13,12 @@ from mcp.shared.memory import create_client_server_memory_streams
 from mcp.shared.message import SessionMessage
 from mcp_types import jsonrpc_message_adapter
 
+from tests.mcp_v1.raw_client import Answer, never, stream_client
+from tests.mcp_v1.raw_client import RawClient as RawClient2025
 from tests.mcp_v2.raw_client import RawClient, Reply
 from tests.mcp_v2.schemas import Wire
 from tests.support.applications import application_over_http
+from tests.support.low_level import low_level
 from tests.support.patience import PATIENCE
 
 
@@ -46,7 +49,7 @@ class _MemoryExchange:
 @asynccontextmanager
 async def memory_client(server: MCPServer[Any] | Server[Any]) -> AsyncGenerator[RawClient, None]:
     """Connect a raw client to a server in this process, which it serves as it serves stdio."""
-    low_level = server._lowlevel_server if isinstance(server, MCPServer) else server
+    inner = low_level(server)
     async with create_client_server_memory_streams() as ((read, write), server_streams):
         exchange = _MemoryExchange(write.send)
 
@@ -56,7 +59,7 @@ async def memory_client(server: MCPServer[Any] | Server[Any]) -> AsyncGenerator[
                 exchange.receive(json.loads(item.message.model_dump_json(by_alias=True, exclude_unset=True)))
 
         async def serve() -> None:
-            await low_level.run(*server_streams, low_level.create_initialization_options())
+            await inner.run(*server_streams, inner.create_initialization_options())
 
         failure: BaseException | None = None
         async with anyio.create_task_group() as group:
@@ -71,6 +74,35 @@ async def memory_client(server: MCPServer[Any] | Server[Any]) -> AsyncGenerator[
                 await server_streams[1].aclose()
         if failure is not None:
             raise failure
+
+
+@asynccontextmanager
+async def connect_2025(
+    server: MCPServer[Any] | Server[Any],
+    answer: Answer = never,
+    *,
+    capabilities: Wire | None = None,
+    hello: list[Wire] | None = None,
+) -> AsyncGenerator[RawClient2025, None]:
+    """Connect a raw client of revision 2025-11-25 to a server in this process; see `tests.mcp_v1.in_memory`."""
+    inner = low_level(server)
+    async with create_client_server_memory_streams() as ((read, write), server_streams):
+
+        async def serve() -> None:
+            await inner.run(*server_streams, inner.create_initialization_options())
+
+        async def send(message: Wire) -> None:
+            await write.send(SessionMessage(jsonrpc_message_adapter.validate_json(json.dumps(message))))
+
+        async def receive() -> Wire:
+            received: Any = await read.receive()
+            wire: Wire = json.loads(received.message.model_dump_json(by_alias=True, exclude_unset=True))
+            return wire
+
+        async with stream_client(
+            serve, send, receive, write.aclose, answer=answer, capabilities=capabilities, hello=hello
+        ) as client:
+            yield client
 
 
 @contextmanager

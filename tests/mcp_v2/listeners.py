@@ -32,6 +32,7 @@ from tests.mcp_v2.raw_client import (
     StdioServer,
 )
 from tests.mcp_v2.schemas import Wire, validate, validate_response
+from tests.support.low_level import low_level
 from tests.support.patience import PATIENCE
 
 SUBSCRIPTION_ID = "io.modelcontextprotocol/subscriptionId"
@@ -217,7 +218,7 @@ def _cancellation(message: Wire) -> Wire:
 @asynccontextmanager
 async def memory_connection(server: MCPServer[Any]) -> AsyncGenerator[Connection, None]:
     """Connect to a server in this process, which it serves as it serves stdio."""
-    low_level = server._lowlevel_server
+    inner = low_level(server)
     async with create_client_server_memory_streams() as ((read, write), server_streams):
         router = _Router(write.send)
 
@@ -227,7 +228,7 @@ async def memory_connection(server: MCPServer[Any]) -> AsyncGenerator[Connection
                 router.receive(json.loads(item.message.model_dump_json(by_alias=True, exclude_unset=True)))
 
         async def serve() -> None:
-            await low_level.run(*server_streams, low_level.create_initialization_options())
+            await inner.run(*server_streams, inner.create_initialization_options())
 
         failure: BaseException | None = None
         async with anyio.create_task_group() as group:

@@ -25,8 +25,7 @@ from mcp_task_runtime.operations import TaskInspector
 from mcp_task_runtime.server import Tasks
 from tests.core.leased_store import LeasedTaskStore
 from tests.mcp_v1.raw_client import never
-from tests.mcp_v2.in_process import memory_client
-from tests.mcp_v2.test_differential import connect_2025
+from tests.mcp_v2.in_process import connect_2025, memory_client
 from tests.support.event_loops import in_virtual_time
 from tests.support.patience import PATIENCE
 

@@ -3,9 +3,7 @@ revision (laws L11 and L14)."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import anyio
@@ -15,8 +13,6 @@ from mcp.server.context import ServerRequestContext
 from mcp.server.mcpserver import Context, Image
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.shared.exceptions import MCPError, UrlElicitationRequiredError
-from mcp.shared.memory import create_client_server_memory_streams
-from mcp.shared.message import SessionMessage
 from mcp_types import (
     SERVER_INFO_META_KEY,
     CallToolRequestParams,
@@ -26,14 +22,13 @@ from mcp_types import (
     SamplingMessage,
     TextContent,
     Tool,
-    jsonrpc_message_adapter,
 )
 
 from mcp_task_runtime import TaskSettings
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
 from tests.mcp_v1 import raw_client as raw_client_2025
 from tests.mcp_v1.schemas import Wire
-from tests.mcp_v2.in_process import memory_client
+from tests.mcp_v2.in_process import connect_2025, memory_client
 from tests.mcp_v2.raw_client import DECLARED
 from tests.support.patience import PATIENCE
 from tests.tool_bodies import (
@@ -117,36 +112,12 @@ def low_level(tasks: Tasks | None, names: Sequence[str], adopted: bool) -> Serve
     return server
 
 
-@asynccontextmanager
-async def connect_2025(
-    server: Anything, answer: raw_client_2025.Answer, *, capabilities: Wire = CAPABILITIES
-) -> AsyncGenerator[raw_client_2025.RawClient, None]:
-    inner = server._lowlevel_server if isinstance(server, MCPServer) else server
-    async with create_client_server_memory_streams() as ((read, write), (server_read, server_write)):
-
-        async def serve() -> None:
-            await inner.run(server_read, server_write, inner.create_initialization_options())
-
-        async def send(message: Wire) -> None:
-            await write.send(SessionMessage(jsonrpc_message_adapter.validate_json(json.dumps(message))))
-
-        async def receive() -> Wire:
-            received: Any = await read.receive()
-            wire: Wire = json.loads(received.message.model_dump_json(by_alias=True, exclude_unset=True))
-            return wire
-
-        async with raw_client_2025.stream_client(
-            serve, send, receive, write.aclose, answer=answer, capabilities=capabilities
-        ) as client:
-            yield client
-
-
 async def called_2025(
     server: Anything, name: str, arguments: Wire, answer: raw_client_2025.Answer, *, as_task: bool
 ) -> Wire:
     """Call a tool and return all that the client got."""
     params = {"name": name, "arguments": arguments, "_meta": {"progressToken": "p"}}
-    async with connect_2025(server, answer) as client:
+    async with connect_2025(server, answer, capabilities=CAPABILITIES) as client:
         if as_task:
             created = await client.result("tools/call", {**params, "task": {}})
             reply = await client.outcome(created["task"]["taskId"])

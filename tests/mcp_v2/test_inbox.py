@@ -15,10 +15,9 @@ from mcp_task_runtime.core.message_queue import QueuedMessage
 from mcp_task_runtime.operations.inspect import TaskInspector
 from mcp_task_runtime.server import Tasks
 from tests.mcp_v1.raw_client import never
-from tests.mcp_v2.in_process import memory_client
+from tests.mcp_v2.in_process import connect_2025, memory_client
 from tests.mcp_v2.raw_client import DECLARED, EXTENSION_ID, RawClient, accept
 from tests.mcp_v2.schemas import Wire
-from tests.mcp_v2.test_differential import connect_2025
 from tests.support.patience import PATIENCE
 
 MUTE: Wire = {"extensions": {EXTENSION_ID: {}}}

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, cast
 
 import pytest
 from mcp.server import MCPServer, Server
-from mcp.shared.memory import create_client_server_memory_streams
-from mcp.shared.message import SessionMessage
 from mcp_types import (
     CallToolRequestParams,
     CallToolResult,
@@ -18,15 +15,14 @@ from mcp_types import (
     TextContent,
     Tool,
     ToolExecution,
-    jsonrpc_message_adapter,
 )
 
 from mcp_task_runtime import ServerTaskContext, TaskSettings
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
-from tests.mcp_v1.raw_client import Answer, RawClient, accept, never, stream_client
+from tests.mcp_v1.raw_client import accept, never
 from tests.mcp_v1.scenarios import SCENARIOS, World, add_tools, answering, greet
-from tests.mcp_v1.schemas import RELATED, Wire
-from tests.mcp_v2.test_differential import connect_2025
+from tests.mcp_v1.schemas import RELATED
+from tests.mcp_v2.in_process import connect_2025
 
 
 def make_world(**options: Any) -> World:
@@ -35,31 +31,7 @@ def make_world(**options: Any) -> World:
     tasks = Tasks(settings=TaskSettings(shutdown_grace=0.05), **options)
     tasks.install(mcp)
     mcp.tool()(greet)
-    low_level = mcp._lowlevel_server
-
-    @asynccontextmanager
-    async def connect(
-        *, answer: Answer = never, capabilities: Wire | None = None, hello: list[Wire] | None = None
-    ) -> AsyncGenerator[RawClient, None]:
-        async with create_client_server_memory_streams() as ((read, write), (server_read, server_write)):
-
-            async def serve() -> None:
-                await low_level.run(server_read, server_write, low_level.create_initialization_options())
-
-            async def send(message: Wire) -> None:
-                await write.send(SessionMessage(jsonrpc_message_adapter.validate_json(json.dumps(message))))
-
-            async def receive() -> Wire:
-                received: Any = await read.receive()
-                wire: Wire = json.loads(received.message.model_dump_json(by_alias=True, exclude_unset=True))
-                return wire
-
-            async with stream_client(
-                serve, send, receive, write.aclose, answer=answer, capabilities=capabilities, hello=hello
-            ) as client:
-                yield client
-
-    world = World(tasks, connect)
+    world = World(tasks, partial(connect_2025, mcp))
     add_tools(world)
     return world
 

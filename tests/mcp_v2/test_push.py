@@ -71,6 +71,7 @@ from tests.mcp_v2.scripted_server import (
     working,
 )
 from tests.support.event_loops import in_virtual_time
+from tests.support.low_level import low_level
 from tests.support.patience import PATIENCE
 
 pytestmark = [
@@ -715,9 +716,9 @@ async def test_c11_a_listener_in_memory_that_reads_nothing_harms_nobody() -> Non
     """Law L13."""
     async with watched() as (store, tasks, connection):
         task_id = await connection.client.start("work")
-        low_level = tasks._mcp._lowlevel_server  # type: ignore[union-attr]
+        server = low_level(tasks._mcp)
         async with create_client_server_memory_streams() as ((_, write), streams), anyio.create_task_group() as group:
-            group.start_soon(low_level.run, *streams, low_level.create_initialization_options())
+            group.start_soon(server.run, *streams, server.create_initialization_options())
             request = jsonrpc_message_adapter.validate_json(
                 json.dumps(listen_request({"taskIds": [task_id]}, DECLARED)), by_name=False
             )
@@ -823,7 +824,7 @@ class Gate:
             self.received.append(ctx.method)
             return await call_next(ctx)
 
-        self.mcp._lowlevel_server.middleware.insert(0, note)
+        low_level(self.mcp).middleware.insert(0, note)
 
     def polls(self) -> int:
         return self.received.count("tasks/get")

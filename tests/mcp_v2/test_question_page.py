@@ -20,10 +20,9 @@ from starlette.routing import Mount
 
 from mcp_task_runtime import Inbox, InMemoryTaskStore
 from mcp_task_runtime.operations.web import dashboard
-from tests.mcp_v2.in_process import memory_client
+from tests.mcp_v2.in_process import connect_2025, memory_client
 from tests.mcp_v2.raw_client import EXTENSION_ID, RawClient, accept
 from tests.mcp_v2.schemas import Wire
-from tests.mcp_v2.test_differential import connect_2025
 from tests.mcp_v2.test_inbox import Office, text_of
 from tests.operations.web.visitor import Visitor, csrf_of
 from tests.support.patience import PATIENCE

@@ -11,8 +11,7 @@ from mcp.server import MCPServer
 from mcp_task_runtime import ServerTaskContext, TaskSettings
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
 from tests.mcp_v1.raw_client import never
-from tests.mcp_v2.in_process import memory_client
-from tests.mcp_v2.test_differential import connect_2025
+from tests.mcp_v2.in_process import connect_2025, memory_client
 from tests.support.patience import PATIENCE
 
 pytestmark = pytest.mark.anyio
