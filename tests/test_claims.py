@@ -298,7 +298,7 @@ Anyone else gets the answer of an unknown id
     mcp_v2/test_owners.py::test_l10_another_s_task_costs_what_none_costs_and_the_answer_is_the_same_to_the_byte
     mcp_v1/test_http.py::test_a5_a_principal_finds_its_tasks_again_and_nobody_else_does
 a task of 2025-11-25 belongs to its session, and otherwise its id is the secret (192 random bits)
-    mcp_v1/test_http.py::test_fault_19_without_principals_each_session_is_its_own
+    mcp_v1/test_http.py::test_it_holds_with_sessions_that
     mcp_v2/test_owners.py::test_a5_without_authentication_the_id_alone_is_the_key
     core/test_types.py::test_ids_have_192_random_bits_and_never_repeat
 such clients share one owner and its limits
@@ -786,12 +786,12 @@ An id that belongs to another owner gets the answer of an unknown id, in every m
 With authentication, a task belongs to the authenticated principal
     mcp_v2/test_owners.py::test_a5_a_new_token_of_the_same_principal_reaches_the_task
 it belongs to the connection where the transport has one, and otherwise its id is the secret: 192 random bits
-    mcp_v1/test_http.py::test_fault_19_without_principals_each_session_is_its_own
+    mcp_v1/test_http.py::test_it_holds_with_sessions_that
     mcp_v2/test_owners.py::test_a5_without_authentication_the_id_alone_is_the_key
     core/test_types.py::test_ids_have_192_random_bits_and_never_repeat
 Without authentication over stateless HTTP, anyone who learns a task id can use that task
     mcp_v2/test_owners.py::test_a5_without_authentication_the_id_alone_is_the_key
-    mcp_v2/test_legacy_http.py::test_b1_without_sessions_listing_is_not_offered_and_the_id_is_the_secret
+    mcp_v2/test_legacy_http.py::test_it_holds_without_sessions_that
 the library logs them at WARNING and ERROR alone, for tasks that end without a result
     core/test_audit.py::test_no_id_is_in_a_log_at_info_level
     core/test_task_log.py::test_work_that_fails_is_one_line

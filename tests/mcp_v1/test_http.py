@@ -12,9 +12,10 @@ import pytest
 from mcp.server.fastmcp import FastMCP
 
 from mcp_task_runtime.adapters.mcp_v1 import Tasks
+from tests.mcp_v1.http_scenarios import WITH_JSON, WITH_SESSIONS, WITHOUT_SESSIONS, Scenario, say_yes
 from tests.mcp_v1.raw_client import ALL_CAPABILITIES, HTTPClient, accept, http_client
 from tests.mcp_v1.scenarios import ClientTasks
-from tests.mcp_v1.schemas import RELATED, Wire
+from tests.mcp_v1.schemas import RELATED
 from tests.support.event_loops import on_one_loop
 from tests.support.patience import PATIENCE
 from tests.support.processes import HTTPServerProcess
@@ -69,29 +70,22 @@ def url_of_gateway() -> Generator[str, None, None]:
         yield server.url
 
 
-async def say_yes(question: Wire) -> Wire | None:
-    return accept(ok=True)
+@on_one_loop
+@pytest.mark.parametrize("scenario", WITH_SESSIONS.values(), ids=WITH_SESSIONS.keys())
+async def test_it_holds_with_sessions_that(scenario: Scenario, url: str) -> None:
+    await scenario(url)
 
 
 @on_one_loop
-async def test_b6_a_question_rides_the_result_stream_and_the_rest_the_connections_own(url: str) -> None:
-    async with http_client(url, answer=say_yes) as client:
-        await client.listen()
-        task_id = await client.start("ask")
-        assert await client.text(task_id) == "Sure? accept True"
-        await client.notified("notifications/tasks/status", taskId=task_id, status="completed")
+@pytest.mark.parametrize("scenario", WITHOUT_SESSIONS.values(), ids=WITHOUT_SESSIONS.keys())
+async def test_it_holds_without_sessions_that(scenario: Scenario, url_without_sessions: str) -> None:
+    await scenario(url_without_sessions)
 
 
 @on_one_loop
-async def test_b6_b11_questions_and_progress_need_no_stream_of_the_connection(url: str) -> None:
-    async with http_client(url) as client:
-        task_id = await client.start("progress", _meta={"progressToken": 7})
-        waiting = await client.start_request("tasks/result", {"taskId": task_id})
-        question = await client.asked()
-        await client.send({"jsonrpc": "2.0", "id": question["id"], **accept(ok=True)})
-        assert "result" in await client.response(waiting)
-        progress = await client.notified("notifications/progress", progressToken=7, progress=2)
-        assert progress["_meta"][RELATED] == {"taskId": task_id}
+@pytest.mark.parametrize("scenario", WITH_JSON.values(), ids=WITH_JSON.keys())
+async def test_it_holds_with_json_that(scenario: Scenario, url_with_json: str) -> None:
+    await scenario(url_with_json)
 
 
 @on_one_loop
@@ -99,19 +93,6 @@ async def test_b12_a_client_task_is_followed_on_the_result_stream(url: str) -> N
     answered = {"result": {"action": "accept", "content": {"ok": True}, "_meta": {RELATED: {"taskId": "client-1"}}}}
     async with http_client(url, answer=ClientTasks(["working", "completed"], answered)) as client:
         assert await client.text(await client.start("ask_as_task")) == "accept"
-
-
-@on_one_loop
-async def test_b6_fault_10_a_stream_that_drops_without_a_word_loses_no_question(url: str) -> None:
-    async with http_client(url) as client:
-        task_id = await client.start("ask")
-        for drops in range(1, 4):
-            lost = await client.start_request("tasks/result", {"taskId": task_id})
-            await client.asked(drops)
-            client.drop(lost)
-        client.answer = say_yes
-        assert await client.text(task_id) == "Sure? accept True"
-        assert len({question["id"] for question in client.questions}) == len(client.questions)
 
 
 @on_one_loop
@@ -143,17 +124,6 @@ async def test_fault_15_an_answer_to_an_old_sessions_question_fits_none_of_a_new
 
 
 @on_one_loop
-async def test_fault_19_without_principals_each_session_is_its_own(url: str) -> None:
-    async with http_client(url) as owner, http_client(url) as other:
-        task_id = await owner.start("ask")
-        assert (await other.error("tasks/get", {"taskId": task_id}))["code"] == -32602
-        assert (await other.result("tasks/list"))["tasks"] == []
-        # The same session again, after everything of the connection was lost.
-        async with http_client(url, resumes=owner, answer=say_yes) as again:
-            assert await again.text(task_id) == "Sure? accept True"
-
-
-@on_one_loop
 async def test_a5_a_principal_finds_its_tasks_again_and_nobody_else_does(url_with_auth: str) -> None:
     async with http_client(url_with_auth, headers=ALICE) as client:
         task_id = await client.start("ask")
@@ -176,19 +146,9 @@ async def test_work_has_its_own_callers_token_and_never_anothers(url_with_auth: 
 
 
 @on_one_loop
-async def test_b1_without_sessions_and_principals_listing_is_not_offered(url_without_sessions: str) -> None:
-    async with http_client(url_without_sessions, initialize=False) as client:
-        hello = await client.initialize(ALL_CAPABILITIES)
-        assert hello["capabilities"]["tasks"] == {"cancel": {}, "requests": {"tools": {"call": {}}}}
-        assert (await client.error("tasks/list"))["code"] == -32601
-        assert await client.text(await client.start("double", {"x": 2})) == "4", "the id is the secret"
-
-
-@on_one_loop
-async def test_without_sessions_a_question_fails_and_says_why(url_without_sessions: str) -> None:
+async def test_without_sessions_a_plain_call_that_asks_fails_as_the_task_does(url_without_sessions: str) -> None:
     async with http_client(url_without_sessions) as client:
         error = (await client.outcome(await client.start("ask")))["error"]
-        assert "stateless" in error["message"]
         assert await client.error("tools/call", {"name": "either", "arguments": {}}) == error
 
 
@@ -204,14 +164,6 @@ async def test_without_sessions_a_principal_has_tasks_of_its_own(url_without_ses
     async with http_client(url, headers=BOB) as other:
         assert (await other.error("tasks/get", {"taskId": task_id}))["code"] == -32602
         assert (await other.result("tasks/list"))["tasks"] == []
-
-
-@on_one_loop
-async def test_with_json_responses_a_question_fails_and_says_why(url_with_json: str) -> None:
-    async with http_client(url_with_json) as client:
-        error = (await client.outcome(await client.start("ask")))["error"]
-        assert "JSON" in error["message"]
-        assert await client.text(await client.start("double", {"x": 2})) == "4"
 
 
 def leaks(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
