@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -27,7 +28,7 @@ from mcp_task_runtime.core.group import IsolatedGroup
 from mcp_task_runtime.core.reader import TaskReader
 from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.core.types import NewTask, TaskRecord
-from mcp_task_runtime.errors import StoreClosedError
+from mcp_task_runtime.errors import InvalidTransitionError, StoreClosedError
 from tests.core.worlds import ask
 from tests.support.event_loops import in_virtual_time
 from tests.support.patience import PATIENCE
@@ -436,6 +437,84 @@ async def test_the_questions_of_a_revision_are_read_once_for_all_readers() -> No
             readers.cancel_scope.cancel()
     assert counts == [1] * 50
     assert world.views == 1
+
+
+async def test_a_reader_that_is_called_at_news_reads_them_without_a_wait() -> None:
+    world = World()
+    record = await world.store.create_task(NEW)
+    calls: list[int] = []
+
+    async def put_question() -> None:
+        with suppress(InvalidTransitionError):  # the task ends
+            await ask(world.store, world.store.message_queue, record.task_id)
+
+    with anyio.fail_after(PATIENCE):
+        async with world.group, anyio.create_task_group() as group:
+            with world.followers.follow(record.task_id, after=record.revision) as follower:
+                await world.until(lambda: world.store.now_waiting == 1)
+                follower.call_at_news(lambda: calls.append(1))
+                assert (calls, await follower.news()) == ([], None)
+                group.start_soon(put_question)
+                await world.until(lambda: bool(calls))
+                assert follower.has_to_read, "the questions"
+                view = await follower.news()
+                assert view is not None
+                assert (len(view.questions), follower.revision) == (1, view.record.revision)
+                assert (await follower.news(), follower.has_to_read) == (None, False)
+                calls.clear()
+                world.followers.feed(await world.store.finish_task(record.task_id, Outcome.cancelled()))
+                assert calls
+                assert not follower.has_to_read
+                view = await follower.news()
+                assert view is not None
+                assert view.record.status == "cancelled"
+            calls.clear()
+    assert calls == []
+    assert (world.views, len(world.followers)) == (1, 0)
+
+
+async def test_a_reader_that_comes_late_is_called_at_once_and_reads_what_it_missed() -> None:
+    world = World()
+    record = await world.store.create_task(NEW)
+    newer = await world.store.update_task(record.task_id, status_message="newer")
+    calls: list[int] = []
+    with anyio.fail_after(PATIENCE):
+        async with world.group:
+            with (
+                world.followers.follow(record.task_id, after=newer.revision),
+                world.followers.follow(record.task_id, after=record.revision) as late,
+            ):
+                late.call_at_news(lambda: calls.append(1))
+                assert calls == [1]
+                assert late.has_to_read, "the other reader knew the task"
+                view = await late.news()
+                assert view is not None
+                assert view.record == newer
+
+
+async def test_a_reader_that_is_called_at_news_hears_that_its_task_is_gone_and_that_there_will_be_no_more() -> None:
+    world = World()
+    record = await world.store.create_task(NEW)
+    other = await world.store.create_task(NEW)
+    calls: list[str] = []
+    with anyio.fail_after(PATIENCE):
+        async with world.group:
+            with (
+                world.followers.follow(record.task_id, after=1) as deleted,
+                world.followers.follow(other.task_id, after=1) as left,
+            ):
+                await world.until(lambda: world.store.now_waiting == 2)
+                deleted.call_at_news(lambda: calls.append("deleted"))
+                left.call_at_news(lambda: calls.append("left"))
+                await world.store.delete_task(record.task_id)
+                await world.until(lambda: "deleted" in calls)
+                with pytest.raises(TaskNotFoundError):
+                    await deleted.news()
+                assert "left" not in calls
+                world.followers.reset()
+                assert "left" in calls
+                with pytest.raises(StoreClosedError):
+                    await left.news()
 
 
 async def test_the_end_that_a_runtime_writes_reaches_its_readers_without_the_store() -> None:

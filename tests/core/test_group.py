@@ -18,6 +18,7 @@ from mcp_task_runtime import InMemoryTaskStore, TaskRuntime
 from mcp_task_runtime.core.group import IsolatedGroup
 from mcp_task_runtime.stores._event_loop import start_background_task
 from mcp_task_runtime.stores._threads import event_loop, poster
+from tests.support.event_loops import on_one_loop
 from tests.support.patience import PATIENCE
 
 
@@ -219,6 +220,36 @@ async def test_a_stray_cancellation_ends_the_task_it_struck_alone(caplog: pytest
             group.start(good, anyio.CancelScope())
     assert done == ["good"]
     assert "does not own it" in caplog.text
+
+
+async def test_a_function_that_is_cancelled_soon_is_cancelled() -> None:
+    scope = anyio.CancelScope()
+    with anyio.fail_after(PATIENCE):
+        async with IsolatedGroup() as group:
+            group.start(anyio.sleep_forever, scope)
+            await anyio.wait_all_tasks_blocked()
+            group.cancel_soon(scope)
+    assert scope.cancelled_caught
+
+
+@on_one_loop
+async def test_a_function_that_ends_in_the_turn_in_which_it_is_cancelled_soon_ends_in_its_own_way() -> None:
+    end = anyio.Event()
+    scope = anyio.CancelScope()
+    seen: list[str] = []
+
+    async def work() -> None:
+        await end.wait()
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        seen.append("ended")
+
+    with anyio.fail_after(PATIENCE):
+        async with IsolatedGroup() as group:
+            group.start(work, scope)
+            await anyio.wait_all_tasks_blocked()
+            end.set()
+            group.cancel_soon(scope)
+    assert (seen, scope.cancelled_caught) == (["ended"], False)
 
 
 def test_the_end_of_an_event_loop_is_no_stray_cancellation(caplog: pytest.LogCaptureFixture) -> None:

@@ -7,6 +7,8 @@ How to follow a task, in an adapter for example, after a check that its client m
             record = await follower.changed()
             view = await follower.view()      # with its questions: one read for all readers of this revision
 
+One reader of many tasks has a function called for each of them, `TaskFollower.call_at_news`, and reads `news` then.
+
 A reader that is slow sees fewer of the revisions in between, always in order and always the last one. Many readers are
 woken in turns, so that other tasks of the event loop run in between. Outages are waited out; a store that fails in
 another way raises `StoreError` in each reader, who may go on reading. Without an open runtime each reader waits in the
@@ -186,6 +188,7 @@ class TaskFollower:
     ) -> None:
         topic, self._topic = self._topic, None
         assert topic is not None
+        topic.forget(self)
         self._leave(topic)
 
     async def changed(self) -> TaskRecord:
@@ -200,6 +203,34 @@ class TaskFollower:
         record = await self._topic.changed(self)
         self.revision = record.revision
         return record
+
+    def call_at_news(self, function: Callable[[], object]) -> None:
+        """Call a function each time there may be news, at once if there is some already, until this is left.
+
+        A call may still come afterwards. The function does not raise.
+        """
+        assert self._topic is not None, "enter the follower first"
+        self._topic.call_at_news(self, function)
+
+    @property
+    def has_to_read(self) -> bool:
+        """Whether `news` reads something in the store."""
+        assert self._topic is not None, "enter the follower first"
+        return self._topic.has_to_read(self.revision)
+
+    async def news(self) -> TaskView | None:
+        """Return the task with its open questions if it is newer than `revision`, otherwise `None`, without a wait.
+
+        Raises:
+            TaskNotFoundError: The task is unknown, expired or was deleted.
+            StoreClosedError: There will be no more news: the runtime closes.
+            StoreError: The store failed.
+        """
+        assert self._topic is not None, "enter the follower first"
+        view = await self._topic.news(self.revision)
+        if view is not None:
+            self.revision = view.record.revision
+        return view
 
     async def view(self) -> TaskView:
         """Return the task with its open questions, at `revision` or later.
@@ -257,7 +288,7 @@ class _Topic:
         self._group = group
         self._read_view = read_view
         self._revision = revision  # the newest that is known, with or without its record
-        self._waiting: dict[TaskFollower, anyio.Event] | None = None
+        self._waiting: dict[TaskFollower, Callable[[], object]] | None = None
         self._failure: Exception | None = None
         self._failures = 0
         self._is_pumped = False
@@ -309,7 +340,7 @@ class _Topic:
     def _stop_pump(self) -> None:
         self._is_pumped = False
         if self._scope is not None:
-            self._scope.cancel()
+            self._group.cancel_soon(self._scope)
             self._scope = None
 
     def _has_ended(self) -> bool:
@@ -397,11 +428,41 @@ class _Topic:
                 return record
             if self._waiting is None:
                 self._waiting = {}
-            event = self._waiting[follower] = anyio.Event()
+            event = anyio.Event()
+            self._waiting[follower] = event.set
             try:
                 await event.wait()
             finally:
                 del self._waiting[follower]
+
+    def call_at_news(self, follower: TaskFollower, function: Callable[[], object]) -> None:
+        """Call a function at news for a follower, at once if there is some, until `forget`."""
+        if self._waiting is None:
+            self._waiting = {}
+        self._waiting[follower] = function
+        if self.is_gone or self._revision > follower.revision or not self._is_pumped:
+            function()
+
+    def forget(self, follower: TaskFollower) -> None:
+        """Call nothing more for a follower."""
+        if self._waiting is not None:
+            self._waiting.pop(follower, None)
+
+    def has_to_read(self, revision: int) -> bool:
+        """Return whether it takes a read to return what is newer than this revision."""
+        if self.is_gone or self._revision <= revision:
+            return False
+        return self.record is None or self.record.revision <= revision or self.record.status == "input_required"
+
+    async def news(self, revision: int) -> TaskView | None:
+        """Return the task with its questions if it is newer than this revision."""
+        if self.is_gone:
+            raise TaskNotFoundError(self.task_id)
+        if self._revision > revision:
+            return await self.current_view(revision + 1)
+        if not self._is_pumped:
+            raise StoreClosedError
+        return None
 
     async def current_view(self, revision: int) -> TaskView:
         """Return the task with its questions, at this revision or later; readers at once share a read."""
@@ -473,18 +534,18 @@ class _Topic:
     def _wake(self) -> None:
         if not self._waiting:
             return
-        events = list(self._waiting.values())
-        if len(events) > _BATCH and self._group.is_open:
-            self._group.start(partial(_wake_in_turns, events), anyio.CancelScope())
+        calls = list(self._waiting.values())
+        if len(calls) > _BATCH and self._group.is_open:
+            self._group.start(partial(_call_in_turns, calls), anyio.CancelScope())
             return
-        for event in events:
-            event.set()
+        for call in calls:
+            call()
 
 
-async def _wake_in_turns(events: list[anyio.Event]) -> None:
-    for start in range(0, len(events), _BATCH):
-        for event in events[start : start + _BATCH]:
-            event.set()
+async def _call_in_turns(calls: list[Callable[[], object]]) -> None:
+    for start in range(0, len(calls), _BATCH):
+        for call in calls[start : start + _BATCH]:
+            call()
         await anyio.lowlevel.checkpoint()
 
 

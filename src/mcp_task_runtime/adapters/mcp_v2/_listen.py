@@ -6,8 +6,8 @@ fewer of the states in between, always in order and always the last one; many re
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, cast
 
@@ -24,11 +24,14 @@ from mcp_types import (
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from mcp_task_runtime.adapters.host import RuntimeHost
+from mcp_task_runtime.adapters.mcp_v2._listened import ListenedTasks
 from mcp_task_runtime.adapters.mcp_v2._requests import Context, RawMessage, as_mcp_errors, declares_tasks
 from mcp_task_runtime.core import audit
+from mcp_task_runtime.core.followers import TaskFollower
 from mcp_task_runtime.core.json import JSONObject, JSONValue
 from mcp_task_runtime.core.runtime import TaskRuntime
 from mcp_task_runtime.core.transitions import is_terminal
+from mcp_task_runtime.core.views import TaskView
 from mcp_task_runtime.errors import (
     INVALID_PARAMS,
     LimitExceededError,
@@ -100,7 +103,7 @@ class Listeners:
             with self._host.until_stopped():
                 if any(name != "taskIds" and is_wanted for name, is_wanted in notifications.items()):
                     return await self._serve_both(ctx, call_next, agreed, owner)
-                alone = _acknowledgement(ctx.request_id, SubscriptionFilter(), agreed)
+                alone = _acknowledgement(ctx.request_id, SubscriptionFilter(), _ids(agreed))
                 await ctx.session.send_notification(alone, ctx.request_id)
                 await self._push_all(ctx, agreed, owner)
         finally:
@@ -122,21 +125,20 @@ class Listeners:
             del self._listened[owner]
         return of - count
 
-    async def _agreed(self, task_ids: Sequence[str], owner: str | None) -> list[str]:
-        """Return those of the tasks that are the caller's: the others are left out without a word."""
-        agreed = []
+    async def _agreed(self, task_ids: Sequence[str], owner: str | None) -> deque[TaskView]:
+        """Return those of the tasks that are the caller's, as they are: the others are left out without a word."""
+        agreed: deque[TaskView] = deque()
         for number, task_id in enumerate(task_ids, 1):
             if number % _BATCH == 0:
                 await anyio.lowlevel.checkpoint()  # a store in memory answers without one
             try:
-                await self._runtime.get(task_id, owner=owner)
+                agreed.append(await self._runtime.get(task_id, owner=owner))
             except TaskNotFoundError:
                 continue
-            agreed.append(task_id)
         return agreed
 
     async def _serve_both(
-        self, ctx: Context, call_next: CallNext, agreed: Sequence[str], owner: str | None
+        self, ctx: Context, call_next: CallNext, agreed: deque[TaskView], owner: str | None
     ) -> HandlerResult:
         """Have the SDK serve the core filters, and push tasks on the same stream."""
         result: HandlerResult = None
@@ -146,7 +148,7 @@ class Listeners:
             def start() -> None:
                 group.start_soon(self._push_all, ctx, agreed, owner)
 
-            proxy = _AcknowledgingSession(ctx.session, agreed, start)
+            proxy = _AcknowledgingSession(ctx.session, _ids(agreed), start)
             try:
                 result = await call_next(replace(ctx, session=cast(Any, proxy)))
             except Exception as error:  # the group would wrap it
@@ -156,35 +158,64 @@ class Listeners:
             raise failure
         return result
 
-    async def _push_all(self, ctx: Context, agreed: Sequence[str], owner: str | None) -> None:
-        async with anyio.create_task_group() as group:
-            for task_id in agreed:
-                group.start_soon(self._push, ctx, task_id, owner)
+    async def _push_all(self, ctx: Context, agreed: deque[TaskView], owner: str | None) -> None:
+        """Send each task as it is, and again after each change, until all of them have ended or are gone."""
+        sent = 0
+        with ListenedTasks(self._runtime.followers) as listened:
+            async with anyio.create_task_group() as group:
+                while agreed:  # a stream that waits keeps nothing of the tasks
+                    task_id, revision = agreed[0].record.task_id, agreed[0].record.revision
+                    if await self._send(ctx, agreed.popleft(), owner):
+                        listened.follow(task_id, after=revision)
+                    sent = await _rest(sent)
+                while (taken := await listened.next()) is not None:
+                    if taken[1].has_to_read:  # others need not wait for the store
+                        group.start_soon(self._push, ctx, listened, *taken, owner)
+                    else:
+                        await self._push(ctx, listened, *taken, owner)
+                    sent = await _rest(sent)
 
-    async def _push(self, ctx: Context, task_id: str, owner: str | None) -> None:
-        """Send a task as it is now, and again after each change, until it has ended or is gone."""
+    async def _push(
+        self, ctx: Context, listened: ListenedTasks, task_id: str, follower: TaskFollower, owner: str | None
+    ) -> None:
+        """Send a task that was taken if it is newer than what was sent last."""
         try:
-            with self._runtime.followers.follow(task_id) as follower:
-                while True:
-                    view = await follower.view()
-                    follower.revision = view.record.revision
-                    params: JSONObject = {
-                        **wire_2026.render_view(self._runtime.paced(view)),
-                        "_meta": {SUBSCRIPTION_ID_META_KEY: ctx.request_id},
-                    }
-                    message = cast(Any, RawMessage(wire_2026.NOTIFICATION, params))
-                    await ctx.session.send_notification(message, ctx.request_id)
-                    if is_terminal(view.task.status):
-                        audit.retrieved(task_id, owner)
-                        return
-                    del view, params, message  # a stream that waits keeps nothing of the task
-                    await follower.changed()
+            view = await follower.news()
         except TaskNotFoundError:
+            listened.leave(task_id)
             return
+        if view is None or await self._send(ctx, view, owner):
+            listened.put_back(task_id)
+        else:
+            listened.leave(task_id)
+
+    async def _send(self, ctx: Context, view: TaskView, owner: str | None) -> bool:
+        """Send a task; return whether it may still change."""
+        params: JSONObject = {
+            **wire_2026.render_view(self._runtime.paced(view)),
+            "_meta": {SUBSCRIPTION_ID_META_KEY: ctx.request_id},
+        }
+        message = cast(Any, RawMessage(wire_2026.NOTIFICATION, params))
+        await ctx.session.send_notification(message, ctx.request_id)
+        if not is_terminal(view.task.status):
+            return True
+        audit.retrieved(view.record.task_id, owner)
+        return False
+
+
+async def _rest(sent: int) -> int:
+    """Let others have their turn after so many notifications: a connection in memory takes them without waiting."""
+    if (sent + 1) % _BATCH == 0:
+        await anyio.lowlevel.checkpoint()
+    return sent + 1
 
 
 def _ended(ctx: Context) -> HandlerResult:
     return {"resultType": "complete", "_meta": {SUBSCRIPTION_ID_META_KEY: ctx.request_id}}
+
+
+def _ids(views: Iterable[TaskView]) -> list[str]:
+    return [view.record.task_id for view in views]
 
 
 def _checked(task_ids: JSONValue) -> list[str]:
