@@ -42,7 +42,7 @@ def new_place(request: pytest.FixtureRequest) -> Iterator[Callable[[Path], Place
         if request.param == "redis":
             redis: RedisServer = request.getfixturevalue("redis")
             url = redis.url
-            stack.callback(lambda: [redis.client.delete(key) for key in redis.keys(name)])
+            stack.callback(redis.forget, name)
         elif request.param == "postgres":
             postgres: PostgresServer = request.getfixturevalue("postgres")
             url = postgres.url

@@ -106,8 +106,21 @@ class RedisServer:
     def count_items(self, prefix: str) -> int:
         """Return how many keys there are with a prefix, and members of indexes."""
         keys = self.keys(prefix)
-        members = sum(self.client.zcard(key) for key in keys if self.client.type(key) == b"zset")
-        return len(keys) + members
+        kinds = self._of_each("TYPE", keys)
+        indexes = [key for key, kind in zip(keys, kinds, strict=True) if kind == b"zset"]
+        return len(keys) + sum(self._of_each("ZCARD", indexes))
+
+    def forget(self, prefix: str) -> None:
+        """Delete all keys with a prefix."""
+        self._of_each("DEL", self.keys(prefix))
+
+    def _of_each(self, command: str, keys: list[str]) -> list[Any]:
+        """Return what a command returns for each key; all of them are one round trip."""
+        pipeline: Any = self.client.pipeline(transaction=False)
+        for key in keys:
+            pipeline.execute_command(command, key)
+        replies: list[Any] = pipeline.execute()
+        return replies
 
 
 def _executable() -> str:

@@ -70,45 +70,59 @@ def server(postgres: PostgresServer) -> PostgresServer:
 
 
 class Opener:
-    """Opens at the kit's locations: each is a database schema."""
+    """Opens at the kit's locations: each is a database schema, a new one or one that is empty again."""
 
-    def __init__(self, server: PostgresServer) -> None:
+    def __init__(self, server: PostgresServer, spare: list[str]) -> None:
         self.server = server
-        self.locations: set[str] = set()
+        self.spare = spare
+        self.schemas: dict[str, str] = {}
+
+    def schema_at(self, location: str) -> str:
+        """Return the schema of a location."""
+        if location not in self.schemas:
+            self.schemas[location] = self.spare.pop() if self.spare else location
+        return self.schemas[location]
 
     @asynccontextmanager
     async def store(self, clock: FakeClock, location: str) -> AsyncIterator[TaskStore]:
-        self.locations.add(location)
-        async with PostgresTaskStore(self.server.url, clock=clock, schema=location, max_connections=4) as store:
+        schema = self.schema_at(location)
+        async with PostgresTaskStore(self.server.url, clock=clock, schema=schema, max_connections=4) as store:
             yield store
 
     @asynccontextmanager
     async def queue(self, clock: FakeClock, location: str) -> AsyncIterator[TaskMessageQueue]:
-        self.locations.add(location)
-        async with PostgresTaskMessageQueue(self.server.url, clock=clock, schema=location, max_connections=4) as queue:
+        schema = self.schema_at(location)
+        async with PostgresTaskMessageQueue(self.server.url, clock=clock, schema=schema, max_connections=4) as queue:
             yield queue
 
     @asynccontextmanager
     async def backend(self, clock: FakeClock, location: str) -> AsyncIterator[TaskBackend]:
-        self.locations.add(location)
-        async with PostgresTaskStore(self.server.url, clock=clock, schema=location, max_connections=4) as store:
+        schema = self.schema_at(location)
+        async with PostgresTaskStore(self.server.url, clock=clock, schema=schema, max_connections=4) as store:
             yield TaskBackend(store, store.message_queue)
 
     async def count_rows(self, kept: object) -> int:
-        """Count all rows at the location that was used last."""
-        assert len(self.locations) == 1
-        name = next(iter(self.locations))
-        tables = [sql.Identifier(name, table) for table in ("tasks", "messages")]
-        counts = [self.server.execute(sql.SQL("SELECT count(*)::int FROM {}").format(table)) for table in tables]
-        return sum(int(count) for ((count,),) in counts)
+        """Count all rows at the only location."""
+        (schema,) = self.schemas.values()
+        return self.server.count_rows(schema)
+
+
+@pytest.fixture(scope="module")
+def spare_schemas(postgres: PostgresServer) -> Iterator[list[str]]:
+    """Empty schemas that an earlier test has made."""
+    spare: list[str] = []
+    yield spare
+    for schema in spare:
+        postgres.drop_schema(schema)
 
 
 @pytest.fixture
-def opener(server: PostgresServer) -> Iterator[Opener]:
-    opener = Opener(server)
+def opener(server: PostgresServer, spare_schemas: list[str]) -> Iterator[Opener]:
+    opener = Opener(server, spare_schemas)
     yield opener
-    for location in opener.locations:
-        server.drop_schema(location)
+    for schema in opener.schemas.values():
+        server.empty_schema(schema)
+        spare_schemas.append(schema)
 
 
 @pytest.mark.parametrize("check", [*STORE_CHECKS, *ABILITY_CHECKS], ids=str)

@@ -205,7 +205,7 @@ def stores(
     folder: Path = tmp_path_factory.mktemp("values")
     name = f"test_{token_hex(6)}"
     with ExitStack() as stack:
-        stack.callback(lambda: [redis.client.delete(key) for key in redis.keys(name)])
+        stack.callback(redis.forget, name)
         stack.callback(postgres.drop_schema, name)
         opened: dict[str, Any] = {"memory": InMemoryTaskStore()}
         for place in (

@@ -23,8 +23,7 @@ def prefix(server: RedisServer) -> Iterator[str]:
     """Names of one test, all gone afterwards."""
     prefix = f"test_{token_hex(6)}"
     yield prefix
-    for key in server.keys(prefix):
-        server.client.delete(key)
+    server.forget(prefix)
 
 
 @pytest.fixture
@@ -37,5 +36,4 @@ def opener(server: RedisServer) -> Iterator[Opener]:
     opener = Opener(server)
     yield opener
     for location in opener.locations:
-        for key in server.keys(location):
-            server.client.delete(key)
+        server.forget(location)
