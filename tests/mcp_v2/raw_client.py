@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import queue
-import subprocess
-import sys
 import threading
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -27,6 +25,7 @@ from typing_extensions import Self
 
 from tests.mcp_v2.schemas import Wire, validate_notification, validate_response
 from tests.support.patience import PATIENCE
+from tests.support.warm_processes import start_program
 
 EXTENSION_ID = "io.modelcontextprotocol/tasks"
 PROTOCOL_VERSION = "2026-07-28"
@@ -252,9 +251,7 @@ class StdioServer:
     """A server process that is spoken to over its stdin and stdout, from any event loop."""
 
     def __init__(self, arguments: Sequence[str]) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
+        self._process = start_program(arguments, speaks=True)
         self._waiting: dict[str, queue.SimpleQueue[Wire]] = {}
         self._lock = threading.Lock()
         self._errors: list[bytes] = []

@@ -108,7 +108,8 @@ class RedisServer:
         keys = self.keys(prefix)
         kinds = self._of_each("TYPE", keys)
         indexes = [key for key, kind in zip(keys, kinds, strict=True) if kind == b"zset"]
-        return len(keys) + sum(self._of_each("ZCARD", indexes))
+        members: list[int] = self._of_each("ZCARD", indexes)
+        return len(keys) + sum(members)
 
     def forget(self, prefix: str) -> None:
         """Delete all keys with a prefix."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Sequence
 from types import TracebackType
 
 from tests.support.patience import PATIENCE
+from tests.support.warm_processes import start_program
 
 
 class HTTPServerProcess:
@@ -18,9 +17,7 @@ class HTTPServerProcess:
 
     def __init__(self, arguments: Sequence[str], path: str = "/mcp") -> None:
         self._path = path
-        self._process = subprocess.Popen(
-            [sys.executable, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
+        self._process = start_program(arguments)
         self._lines: list[str] = []
         self._listens = threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -63,7 +60,8 @@ class HTTPServerProcess:
 
     def _read(self) -> None:
         assert self._process.stderr is not None
-        for line in self._process.stderr:
+        for encoded in self._process.stderr:
+            line = encoded.decode()
             self._lines.append(line)
             found = re.search(r"running on (http://\S+)", line)
             if found:
