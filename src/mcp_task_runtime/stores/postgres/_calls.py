@@ -9,7 +9,8 @@ from typing import Any
 from mcp_task_runtime.core.types import TaskRecord
 from mcp_task_runtime.errors import TaskNotFoundError
 from mcp_task_runtime.stores.postgres import _statements as statements
-from mcp_task_runtime.stores.postgres._database import Attempt, Database
+from mcp_task_runtime.stores.postgres._attempt import Attempt
+from mcp_task_runtime.stores.postgres._database import Database
 from mcp_task_runtime.stores.postgres._errors import RetryError
 from mcp_task_runtime.stores.postgres._rows import decode_nothing, record_of, to_text
 

@@ -11,8 +11,9 @@ from mcp_task_runtime.core.types import NewTask, TaskRecord
 from mcp_task_runtime.errors import TaskExistsError
 from mcp_task_runtime.stores._storable import check_duration
 from mcp_task_runtime.stores.postgres import _statements as statements
+from mcp_task_runtime.stores.postgres._attempt import Attempt
 from mcp_task_runtime.stores.postgres._calls import TaskCalls
-from mcp_task_runtime.stores.postgres._database import Attempt, Database
+from mcp_task_runtime.stores.postgres._database import Database
 from mcp_task_runtime.stores.postgres._rows import create_parameters, record_of, to_key, to_text, utc
 
 __all__ = ["Creation"]

@@ -19,19 +19,16 @@ import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
-from threading import Lock
 from time import monotonic
 from typing import Any, Final, TypeVar
 
 import anyio
 import anyio.lowlevel
 import psycopg
-from psycopg import Connection, Cursor, sql
+from psycopg import Connection, Cursor
 from psycopg.errors import DeadlockDetected, ReadOnlySqlTransaction, SerializationFailure
-from psycopg.rows import TupleRow, tuple_row
+from psycopg.rows import tuple_row
 from psycopg_pool import ConnectionPool
 
 from mcp_task_runtime.core.clock import Clock
@@ -44,109 +41,29 @@ from mcp_task_runtime.errors import (
     TaskRuntimeError,
 )
 from mcp_task_runtime.stores._cursor import CursorKey
-from mcp_task_runtime.stores._opened import Opened
 from mcp_task_runtime.stores._outage import Outage
 from mcp_task_runtime.stores._server_clock import ServerClock
 from mcp_task_runtime.stores._threads import FORKED, Threads, event_loop
+from mcp_task_runtime.stores.postgres._attempt import Attempt, NotYet, Queries
 from mcp_task_runtime.stores.postgres._connections import BorrowedPool, BusyError, Connections, OwnPool
 from mcp_task_runtime.stores.postgres._errors import RetryError, sqlstate_of, timed_out, translated
 from mcp_task_runtime.stores.postgres._listener import Listener
 from mcp_task_runtime.stores.postgres._migrations import migrate
-from mcp_task_runtime.stores.postgres._rows import DamagedRowError, from_text
+from mcp_task_runtime.stores.postgres._rows import from_text
 from mcp_task_runtime.stores.postgres._signals import Signals, Topic
 from mcp_task_runtime.stores.postgres._statements import SERVER_TIME
 from mcp_task_runtime.stores.postgres._statistics import PostgresStatistics
 from mcp_task_runtime.stores.postgres._watching import Look, Watching
 
-__all__ = ["Attempt", "Database", "DatabaseUser", "NotYet"]
+__all__ = ["Database"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_RELATIONS: Final = (
-    "tasks",
-    "messages",
-    "steps",
-    "secrets",
-    "schema_migrations",
-    "drop_belongings",
-    "has_questions",
-    "find_joinable",
-    "count_live",
-    "has_room",
-    "tasks_by_status",
-    "tasks_by_name",
-)
-
-_MOST_QUERIES: Final = 500
 _RETRY_SECONDS: Final = 0.1
 _LOOK_AGAIN_SECONDS: Final = 5.0
 _DOUBTFUL_SECONDS: Final = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class NotYet:
-    """What a look returns while there is a reason to wait.
-
-    Attributes:
-        until: When to look again at the latest.
-        since: Transactions below this number came before the wait, or may have.
-    """
-
-    until: datetime | None
-    since: int | None = None
-
-
-class Attempt:
-    """One attempt at an operation, on one connection; each statement is a transaction of its own.
-
-    Attributes:
-        is_repeated: Whether an earlier attempt may have happened in full.
-    """
-
-    def __init__(self, database: Database, connection: Connection[Any], is_repeated: bool) -> None:
-        self.is_repeated = is_repeated
-        self._database = database
-        self._cursor = Cursor(connection, row_factory=tuple_row)  # whichever kind the owner of a pool likes
-
-    def execute(self, template: str, parameters: dict[str, Any]) -> Cursor[TupleRow]:
-        """Run a statement of `_statements`."""
-        database = self._database
-        return self._cursor.execute(database.query(template), database.with_time(parameters), binary=True)
-
-    def fetch(self, template: str, parameters: dict[str, Any]) -> TupleRow | None:
-        """Run a statement and return its first row.
-
-        Raises:
-            DamagedRowError: The driver cannot read it.
-        """
-        cursor = self.execute(template, parameters)
-        try:
-            return cursor.fetchone()
-        except (psycopg.DataError, ValueError) as error:
-            raise DamagedRowError from error
-
-    def fetch_each(self, template: str, parameters: dict[str, Any]) -> Iterator[TupleRow]:
-        """Run a statement whose first column is a `position`, and return its rows.
-
-        Of one that the driver cannot read, this returns the position alone.
-        """
-        cursor = self.execute(template, parameters)
-        for number in range(cursor.rowcount):
-            try:
-                row = cursor.fetchone()
-            except (psycopg.DataError, ValueError):
-                assert cursor.pgresult is not None
-                row = (int.from_bytes(cursor.pgresult.get_value(number, 0) or b"", "big"),)
-                if number + 1 < cursor.rowcount:
-                    cursor.scroll(1)
-            assert row is not None
-            yield row
-
-    def count_write(self) -> None:
-        """Count a write in an operation that reads."""
-        self._database.count(writes=1)
 
 
 class _LoopState:
@@ -194,7 +111,7 @@ class Database:
         self._number = secrets.randbits(63)
         self._schema = schema
         self._timeout = timeout
-        self._queries: dict[str, bytes] = {}
+        self._queries = Queries(schema, clock)
         self._cursors: CursorKey | None = None
         self._threads = Threads("mcp-task-runtime-postgres")
         backend = f"PostgreSQL at {self._connections.address}"
@@ -203,8 +120,6 @@ class Database:
         self._closed = False
         self._process = 0
         self._current: _LoopState | None = None
-        self._counting = Lock()
-        self._reads = self._writes = 0
 
     # --- what statements need ---
 
@@ -212,23 +127,6 @@ class Database:
     def watcher(self) -> int:
         """The number of this process among those that wait; another one after a fork."""
         return self._number ^ os.getpid()
-
-    def query(self, template: str) -> bytes:
-        """Return a statement of `_statements` or `_schema` with the names and the time of this database."""
-        query = self._queries.get(template)
-        if query is None:
-            if len(self._queries) >= _MOST_QUERIES:  # searches are as different as their filters
-                self._queries.clear()
-            names: dict[str, sql.Composable] = {name: sql.Identifier(self._schema, name) for name in _RELATIONS}
-            now = sql.SQL("statement_timestamp()" if self._server_clock is not None else "%(now)s::timestamptz")
-            template_sql = sql.SQL(template)  # pyright: ignore[reportArgumentType]  # ours, in _statements
-            query = template_sql.format(channel=sql.Literal(self._schema), now=now, **names).as_bytes(None)
-            self._queries[template] = query
-        return query
-
-    def with_time(self, parameters: dict[str, Any]) -> dict[str, Any]:
-        """Return parameters with the time, where it does not come from the server."""
-        return parameters if self._server_clock is not None else {**parameters, "now": self.clock.now()}
 
     async def cursor_key(self) -> CursorKey:
         """Return what encrypts list cursors, the same in all processes."""
@@ -265,19 +163,13 @@ class Database:
             async with state.opening:
                 await self._in_thread(self._connections.close)
 
-    def count(self, *, reads: int = 0, writes: int = 0) -> None:
-        """Count operations. May be called from any thread."""
-        with self._counting:
-            self._reads += reads
-            self._writes += writes
-
     def statistics(self) -> PostgresStatistics:
         """Return what happens here now. Call it on the event loop that uses the store."""
         state = self._state
         in_use, idle = self._connections.counts()
         return PostgresStatistics(
-            reads=self._reads,
-            writes=self._writes,
+            reads=self._queries.reads,
+            writes=self._queries.writes,
             waiters=len(state.signals),
             is_listening=state.listener.is_on,
             connections_in_use=in_use,
@@ -290,12 +182,12 @@ class Database:
 
     async def read(self, work: Callable[[Attempt], T]) -> T:
         """Return what `work` reads; see `run`."""
-        self.count(reads=1)
+        self._queries.count(reads=1)
         return await self.run(work)
 
     async def write(self, work: Callable[[Attempt], T], *, repeatable: bool = True) -> T:
         """Return what `work` returns that may write; see `run`."""
-        self.count(writes=1)
+        self._queries.count(writes=1)
         return await self.run(work, writes=True, repeatable=repeatable)
 
     async def run(self, work: Callable[[Attempt], T], *, writes: bool = False, repeatable: bool = True) -> T:
@@ -392,9 +284,9 @@ class Database:
 
         Raises:
             StoreClosedError: The store is closed.
-            StoreError: This process is a fork of the one whose store it is.
         """
-        self._check_open()
+        if self._closed:
+            raise StoreClosedError
         state = self._state
         watcher = state.signals.watchers.add(task_id, on_change, after=after)
         state.watching.begin(look)
@@ -414,7 +306,6 @@ class Database:
             TaskNotFoundError: The task is gone, or its mailbox was cleared.
             StoreClosedError: The store was closed.
         """
-        self._check_open()
         seen: T | NotYet | None = None
         since: int | None = None
         state = self._state
@@ -454,6 +345,7 @@ class Database:
 
     async def _listen(self, listener: Listener) -> None:
         """Hear of changes from now on; the caller waits for some."""
+        self._check_open()
         if self._cursors is None:
             await self._open_in_time()
         await listener.listen(self._timeout)
@@ -525,7 +417,7 @@ class Database:
                     message = f"PostgreSQL at {self._connections.address} could not be reached"
                     raise StoreUnavailableError(message) from error
         try:
-            secret = migrate(connection, self._schema, self.query, self.with_time({}))
+            secret = migrate(connection, self._schema, self._queries.query, self._queries.with_time({}))
             with self._connections.using(connection):
                 self._measure_time(connection)
         except BaseException as error:
@@ -543,7 +435,7 @@ class Database:
                 with self._connections.using(connection):
                     if self._server_clock is not None and self._server_clock.is_due:
                         self._measure_time(connection)
-                    result = work(Attempt(self, connection, is_repeated))
+                    result = work(Attempt(self._queries, connection, is_repeated))
             except (TaskRuntimeError, RetryError):
                 raise
             except Exception as error:  # the driver raises others than its own, too
@@ -592,40 +484,3 @@ class Database:
         row = Cursor(connection, row_factory=tuple_row).execute(SERVER_TIME).fetchone()
         assert row is not None
         clock.observe(row[0], sent=sent, received=clock.monotonic())
-
-
-class DatabaseUser(Opened):
-    """What is opened and closed: a store or a queue, with its database."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    @property
-    def clock(self) -> Clock:
-        """The clock of tasks: it follows the server's time, unless one was injected.
-
-        What is stored is stamped by the server itself. This clock serves what a process decides without asking
-        it. The difference between server and process is measured at connecting and every 15 seconds of use.
-        """
-        return self._database.clock
-
-    def statistics(self) -> PostgresStatistics:
-        """Return what the store and its queue do in this process. Call it on the event loop that uses them."""
-        return self._database.statistics()
-
-    async def connect(self) -> None:
-        """Connect, and bring the schema up to date, unless that was done.
-
-        Raises:
-            StoreUnavailableError: The server cannot be reached; the message names host, port and database.
-            SchemaVersionError: A later version of this library wrote the schema.
-            StoreError: The schema is another application's, or cannot be read.
-        """
-        await self._database.open()
-
-    async def aclose(self) -> None:
-        """Close the store and its queue, which are one: waiters wake with `StoreClosedError`.
-
-        A pool that was handed in stays open.
-        """
-        await self._database.aclose()

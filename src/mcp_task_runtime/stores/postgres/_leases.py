@@ -8,8 +8,9 @@ from typing import Final
 from mcp_task_runtime.core.types import TaskRecord
 from mcp_task_runtime.stores._storable import check_duration
 from mcp_task_runtime.stores.postgres import _statements as statements
+from mcp_task_runtime.stores.postgres._attempt import Attempt
 from mcp_task_runtime.stores.postgres._calls import TaskCalls, changed_row
-from mcp_task_runtime.stores.postgres._database import Attempt, Database
+from mcp_task_runtime.stores.postgres._database import Database
 from mcp_task_runtime.stores.postgres._pages import Pages, checked_limit
 from mcp_task_runtime.stores.postgres._rows import from_text, record_of, to_stored, to_text
 

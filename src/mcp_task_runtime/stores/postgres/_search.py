@@ -7,7 +7,8 @@ from typing import Any
 from mcp_task_runtime.core.types import TaskCounts, TaskFilter, TaskPage
 from mcp_task_runtime.stores._cursor import search_scope
 from mcp_task_runtime.stores.postgres import _search_statements as statements
-from mcp_task_runtime.stores.postgres._database import Attempt, Database
+from mcp_task_runtime.stores.postgres._attempt import Attempt
+from mcp_task_runtime.stores.postgres._database import Database
 from mcp_task_runtime.stores.postgres._pages import LARGEST_POSITION, Pages, checked_limit, position_of
 from mcp_task_runtime.stores.postgres._rows import from_text, utc
 

@@ -6,7 +6,8 @@ from collections.abc import Collection
 
 from mcp_task_runtime.core.types import TaskRecord
 from mcp_task_runtime.stores.postgres import _statements as statements
-from mcp_task_runtime.stores.postgres._database import Attempt, Database, NotYet
+from mcp_task_runtime.stores.postgres._attempt import Attempt, NotYet
+from mcp_task_runtime.stores.postgres._database import Database
 from mcp_task_runtime.stores.postgres._pages import Pages, checked_limit
 from mcp_task_runtime.stores.postgres._rows import to_text
 

@@ -12,7 +12,8 @@ from mcp_task_runtime.core.clock import Clock
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
 from mcp_task_runtime.errors import TaskNotFoundError
 from mcp_task_runtime.stores.postgres import _statements as statements
-from mcp_task_runtime.stores.postgres._database import Attempt, Database, DatabaseUser, NotYet
+from mcp_task_runtime.stores.postgres._attempt import Attempt, NotYet
+from mcp_task_runtime.stores.postgres._database import Database
 from mcp_task_runtime.stores.postgres._errors import RetryError
 from mcp_task_runtime.stores.postgres._rows import (
     answer_of,
@@ -23,6 +24,7 @@ from mcp_task_runtime.stores.postgres._rows import (
     to_stored,
     to_text,
 )
+from mcp_task_runtime.stores.postgres._user import DatabaseUser
 
 __all__ = ["PostgresTaskMessageQueue", "message_parameters", "watch"]
 

@@ -31,9 +31,10 @@ from mcp_task_runtime.core.views import TaskView
 from mcp_task_runtime.errors import TaskNotFoundError
 from mcp_task_runtime.stores._storable import check_duration
 from mcp_task_runtime.stores.postgres import _statements as statements
+from mcp_task_runtime.stores.postgres._attempt import Attempt, NotYet
 from mcp_task_runtime.stores.postgres._calls import TaskCalls, changed_row, live_record, read_record
 from mcp_task_runtime.stores.postgres._creation import Creation
-from mcp_task_runtime.stores.postgres._database import Attempt, Database, DatabaseUser, NotYet
+from mcp_task_runtime.stores.postgres._database import Database
 from mcp_task_runtime.stores.postgres._errors import RetryError
 from mcp_task_runtime.stores.postgres._leases import Leases
 from mcp_task_runtime.stores.postgres._pages import Pages
@@ -58,6 +59,7 @@ from mcp_task_runtime.stores.postgres._rows import (
     utc,
 )
 from mcp_task_runtime.stores.postgres._search import Search
+from mcp_task_runtime.stores.postgres._user import DatabaseUser
 from mcp_task_runtime.stores.postgres._work import WaitingWork
 from mcp_task_runtime.stores.postgres.queue import PostgresTaskMessageQueue, message_parameters, watch
 
