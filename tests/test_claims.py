@@ -340,6 +340,16 @@ A task that waited for a slot or for a worker says "Running" when its work has r
 The examples with an engine start its broker, too: a Redis or PostgreSQL that is installed, unless a URL names one
     engines/test_examples.py::test_one_command_starts_a_broker_and_two_workers_and_stops_them
     engines/test_examples.py::test_without_a_server_the_example_says_what_to_install
+`TaskTaking` finds and claims tasks in one step
+    stores/redis/test_taking.py::test_each_task_is_taken_once_by_many_workers
+Redis: a task that runs in a worker costs a third of the processor time
+    core/test_taking.py::test_a_task_costs_a_worker_two_calls_and_its_server_one
+    stores/redis/test_ends.py::test_a_dispatched_task_costs_its_server_one_round_trip_and_its_worker_few
+Workers claim what waits in one step, several tasks at once, instead of racing for each
+    core/test_taking.py::test_as_many_tasks_are_taken_as_there_is_room_for
+    core/test_taking.py::test_workers_that_look_at_once_run_each_task_once
+the server hears of the end without reading the task
+    stores/redis/test_ends.py::test_those_who_made_and_claimed_a_task_are_told_of_its_end
 Redis and PostgreSQL: a task that waits on a question takes 14 KiB of memory (22 and 23 before)
     stores/redis/test_waiting.py::test_a_watch_is_called_for_what_happened_while_the_connection_was_lost
     stores/test_postgres_watching.py::test_many_watches_cost_one_look_and_own_changes_none

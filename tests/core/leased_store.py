@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -18,6 +18,7 @@ from mcp_task_runtime.core.dispatch import TaskDispatcher
 from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.json import JSONObject
 from mcp_task_runtime.core.message_queue import QueuedMessage
+from mcp_task_runtime.core.sealed import is_sealed
 from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.core.types import TaskRecord
 from mcp_task_runtime.errors import StoreError, StoreUnavailableError
@@ -90,6 +91,38 @@ class _LinkedQueue:
         return await self._link._call(target, name, *args, **kwargs)
 
 
+class TakingTaskStore(LeasedTaskStore):
+    """One that finds and claims tasks for a worker in one step, and tells of ends alone."""
+
+    def watch_end(self, task_id: str, on_end: Callable[[], None]) -> Callable[[], None]:
+        def changed(record: TaskRecord | None) -> None:
+            if record is None or is_terminal(record.status):
+                on_end()
+
+        return self.watch_task(task_id, changed, after=0)
+
+    async def take_work(
+        self, names: Collection[str], *, worker: str, lease_ms: int, limit: int, with_sealed: bool = False
+    ) -> tuple[TaskRecord, ...]:
+        while True:
+            found = await self.wait_for_work(names, limit=1_000)
+            wanted = [record for record in found if with_sealed or not is_sealed(record)][:limit]
+            claims = [await self.claim_task(each.task_id, worker=worker, lease_ms=lease_ms) for each in wanted]
+            if claims:
+                return tuple(record for record in claims if record is not None)
+            await anyio.lowlevel.checkpoint()
+
+    async def take_task(
+        self, task_id: str, names: Collection[str], *, worker: str, lease_ms: int, with_sealed: bool = False
+    ) -> TaskRecord | None:
+        record = await self.get_task(task_id)
+        if record is None or record.lease is None or record.lease.worker or record.request.name not in names:
+            return None
+        if is_sealed(record) and not with_sealed:
+            return None
+        return await self.claim_task(task_id, worker=worker, lease_ms=lease_ms)
+
+
 def _forward(cls: type[Any], *names: str) -> None:
     for name in names:
 
@@ -105,6 +138,20 @@ _forward(Link, "wait_for_work", "ask", "answer_all", "get_view", "get_owned", "r
 _forward(Link, "count_live_tasks")
 _forward(_LinkedQueue, "enqueue", "dequeue", "peek", "is_empty", "clear", "wait_for_message", "outstanding")
 _forward(_LinkedQueue, "answer", "wait_for_answer")
+
+
+class TakingLink(Link):
+    """One to a store that finds and claims tasks for a worker in one step. What is taken reaches its caller."""
+
+    def watch_end(self, task_id: str, on_end: Callable[[], None]) -> Callable[[], None]:
+        stop: Callable[[], None] = self._target.watch_end(task_id, on_end)
+        return stop
+
+    async def take_work(self, *args: Any, **kwargs: Any) -> Any:
+        return await self._call(self._target, "take_work", *args, **kwargs)
+
+    async def take_task(self, *args: Any, **kwargs: Any) -> Any:
+        return await self._call(self._target, "take_task", *args, **kwargs)
 
 
 class Client:
@@ -164,14 +211,19 @@ class Process:
 class Cluster:
     """Processes that share a store, and its clock."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, takes: bool = False) -> None:
+        """Make a cluster.
+
+        Args:
+            takes: Whether the store finds and claims tasks for a worker in one step.
+        """
         self.clock = FakeClock()
-        self.store = LeasedTaskStore(clock=self.clock)
+        self.store = TakingTaskStore(clock=self.clock) if takes else LeasedTaskStore(clock=self.clock)
         self.processes: list[Process] = []
 
     def process(self, settings: TaskSettings = SETTINGS, dispatcher: TaskDispatcher | None = None) -> Process:
         """Make a process whose runtime is not open."""
-        link = Link(self.store)
+        link = TakingLink(self.store) if isinstance(self.store, TakingTaskStore) else Link(self.store)
         process = Process(link, TaskRuntime(cast(TaskStore, link), settings=settings, dispatcher=dispatcher))
         assert process.runtime.statistics().worker is not None, "the link brings leases"
         self.processes.append(process)
@@ -236,10 +288,14 @@ class Cluster:
 
 @asynccontextmanager
 async def open_cluster(
-    size: int = 2, *, settings: TaskSettings = SETTINGS, dispatcher: TaskDispatcher | None = None
+    size: int = 2,
+    *,
+    settings: TaskSettings = SETTINGS,
+    dispatcher: TaskDispatcher | None = None,
+    takes: bool = False,
 ) -> AsyncIterator[tuple[Cluster, list[Process]]]:
     """Open processes for a block; afterwards nothing may be left of them."""
-    cluster = Cluster()
+    cluster = Cluster(takes=takes)
     processes = [cluster.process(settings, dispatcher) for _ in range(size)]
     with anyio.fail_after(PATIENCE):
         async with AsyncExitStack() as stack:

@@ -31,6 +31,7 @@ from mcp_task_runtime.core.store import (
     TaskSealing,
     TaskSearch,
     TaskStore,
+    TaskTaking,
     TaskWatching,
     TaskWork,
 )
@@ -56,6 +57,7 @@ from mcp_task_runtime.testing import (
 )
 from mcp_task_runtime.testing.checks.abilities import AbleStore
 from mcp_task_runtime.testing.checks.joins import JOIN_CHECKS
+from tests.core.leased_store import TakingTaskStore
 from tests.support.patience import PATIENCE
 
 if TYPE_CHECKING:
@@ -415,6 +417,32 @@ async def test_work_is_left_to_those_who_have_its_key(caplog: pytest.LogCaptureF
         assert claimed.request == new.request
         assert [record.levelname for record in caplog.records] == ["ERROR"]
         assert secret("argument") not in caplog.text
+
+
+async def test_a_worker_that_takes_what_it_cannot_open_puts_it_back(caplog: pytest.LogCaptureFixture) -> None:
+    """It goes on with the tasks that it can open, and does not take the others again and again."""
+    async with TakingTaskStore() as plain:
+        ours, theirs = cast(TaskTaking, sealed(plain, KEY)), sealed(plain, OTHER)
+        assert isinstance(ours, TaskTaking)
+        new = NewTask(ttl_ms=None, worker="", lease_ms=0, request=request_of())
+        foreign = [(await theirs.create_task(new)).task_id for _ in range(2)]
+        own = [(await cast(TaskStore, ours).create_task(new)).task_id for _ in range(3)]
+        taken: list[TaskRecord] = []
+        with anyio.fail_after(PATIENCE):
+            while len(taken) < 3:
+                taken += await ours.take_work(["tool"], worker="ours", lease_ms=60_000, limit=2)
+            assert {record.task_id for record in taken} == set(own)
+            assert {record.request for record in taken} == {new.request}
+            with pytest.raises(SealedError):
+                await ours.take_task(foreign[0], ["tool"], worker="ours", lease_ms=60_000)
+            for task_id in foreign:
+                waiting = plain.record(task_id)
+                assert waiting.lease is not None
+                assert (waiting.lease.worker, waiting.lease.used_attempts) == ("", 0)
+                assert waiting.revision <= 5
+            left = await cast(TaskTaking, theirs).take_work(["tool"], worker="theirs", lease_ms=60_000, limit=5)
+        assert {record.task_id for record in left} == set(foreign)
+        assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 
 async def test_a_doctor_counts_what_cannot_be_opened(tmp_path: Path) -> None:

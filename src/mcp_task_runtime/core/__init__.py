@@ -65,6 +65,7 @@ from mcp_task_runtime.core.sealed import event_excerpt
 from mcp_task_runtime.core.store import (
     TaskConnecting,
     TaskDiagnosis,
+    TaskEndWatching,
     TaskJoins,
     TaskJournal,
     TaskLeases,
@@ -75,6 +76,7 @@ from mcp_task_runtime.core.store import (
     TaskSearch,
     TaskSharing,
     TaskStore,
+    TaskTaking,
     TaskWatching,
     TaskWork,
 )
@@ -146,6 +148,7 @@ __all__ = [
     "TaskCounts",
     "TaskDiagnosis",
     "TaskDispatcher",
+    "TaskEndWatching",
     "TaskEvent",
     "TaskEventKind",
     "TaskFilter",
@@ -165,6 +168,7 @@ __all__ = [
     "TaskSpec",
     "TaskStatus",
     "TaskStore",
+    "TaskTaking",
     "TaskView",
     "TaskWatching",
     "TaskWork",

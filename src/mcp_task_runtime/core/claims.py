@@ -9,9 +9,11 @@ import anyio
 
 from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.lease_keeper import LeaseKeeper
+from mcp_task_runtime.core.questions import CLEANUP_SECONDS
 from mcp_task_runtime.core.reader import TaskReader, store_errors
 from mcp_task_runtime.core.resumption import Resumption
 from mcp_task_runtime.core.sealed import is_sealed
+from mcp_task_runtime.core.text import clean_text
 from mcp_task_runtime.core.types import TaskRecord
 from mcp_task_runtime.core.work_loop import WorkSource
 from mcp_task_runtime.core.worker_leases import WorkerLeases
@@ -64,8 +66,10 @@ class TaskClaims(WorkSource):
         Raises:
             StoreError: The store failed.
         """
-        record = await self._reader.get(task_id)
-        execution = None if record is None else await self.begin(record)
+        execution = await self._begin_waiting(task_id)
+        if execution is None:
+            record = await self._reader.get(task_id)
+            execution = None if record is None else await self.begin(record)
         if execution is None:
             return False
         try:
@@ -90,6 +94,48 @@ class TaskClaims(WorkSource):
             if claimed is not None:
                 execution = await self._resumption.start(claimed)
         return execution
+
+    async def _begin_waiting(self, task_id: str) -> Execution[Any] | None:
+        """Claim a task that waits for a worker, without reading it first, where the store can; and start its work."""
+        if not self._leases.takes or not self._workers.is_accepting or clean_text(task_id) != task_id:
+            return None
+        execution = None
+        with anyio.CancelScope(shield=True):
+            with store_errors():
+                record = await self._leases.take_task(task_id, self.names)
+            if record is not None:
+                execution = await self._start(record)
+        return execution
+
+    @property
+    def takes(self) -> bool:
+        """Whether the store finds and claims tasks in one step: `take` is for such a store."""
+        return self._leases.takes
+
+    async def take(self, names: Collection[str], limit: int) -> list[Execution[Any]]:
+        """Wait for tasks of these tools that wait for a worker, claim them and start their work.
+
+        Raises:
+            StoreError: The store failed.
+        """
+        with store_errors():
+            taken = await self._leases.take_work(names, limit)
+        started: list[Execution[Any] | None] = []
+        with anyio.CancelScope(shield=True):
+            started = [await self._start(record) for record in taken]
+        return [execution for execution in started if execution is not None]
+
+    async def _start(self, record: TaskRecord) -> Execution[Any] | None:
+        """Start the work of a task that was claimed; `None` if it was put back, to be claimed again.
+
+        A run of it here that lost its lease, or is about to end, is over first: its end would release the new lease.
+        """
+        if not self._workers.has(record.task_id):
+            return await self._resumption.start(record)
+        with anyio.move_on_after(CLEANUP_SECONDS):
+            await self._workers.leave(record.task_id)
+        await self._workers.give_back(record)
+        return None
 
     async def join(self, execution: Execution[Any]) -> None:
         """Wait until a run has ended and its outcome is written."""

@@ -143,6 +143,7 @@ class Outbox:
         self._dispatcher = dispatcher
         self._leases = leases
         self._group = group
+        self._carries = getattr(type(dispatcher), "submit", None) is not StoreDispatcher.submit
         self._names: set[str] = set()
         self._is_failing = False
         self._waiting = 0
@@ -174,7 +175,8 @@ class Outbox:
 
     def post(self, record: TaskRecord) -> None:
         """Submit a task, without waiting for it."""
-        self._group.start(partial(self.submit, record), anyio.CancelScope())
+        if self._carries:  # the store itself wakes the workers otherwise
+            self._group.start(partial(self.submit, record), anyio.CancelScope())
 
     async def submit(self, record: TaskRecord) -> None:
         """Submit a task in its turn; it is submitted again later if this fails."""

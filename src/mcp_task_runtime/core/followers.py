@@ -29,7 +29,7 @@ from typing_extensions import Self
 
 from mcp_task_runtime.core.functions import without
 from mcp_task_runtime.core.group import IsolatedGroup
-from mcp_task_runtime.core.store import TaskStore, TaskWatching
+from mcp_task_runtime.core.store import TaskEndWatching, TaskStore, TaskWatching
 from mcp_task_runtime.core.store_log import log_store_error
 from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.core.types import TaskRecord
@@ -68,6 +68,7 @@ class TaskFollowers:
         self._group = group
         self._read_view = read_view
         self._watching = store if isinstance(store, TaskWatching) else None
+        self._ends = store if isinstance(store, TaskEndWatching) else None
         self._topics: dict[str, _Topic] = {}
         self._on_unused = self._drop_unused  # bound once: each callback keeps it
 
@@ -105,6 +106,24 @@ class TaskFollowers:
         if topic.is_gone or (topic.record is not None and topic.record.revision > after):
             _call(on_change, None if topic.is_gone else topic.record)
         return _StopCalling(self._on_unused, topic, on_change)
+
+    def watch_end(self, task_id: str, on_end: Callable[[], None], *, after: int) -> Callable[[], None]:
+        """Call a function when a task has ended or is gone, until the function that this returns is called.
+
+        It may be called at once, before this returns, and more than once. For a task that this process made or claimed.
+        A store with `TaskEndWatching` reads nothing for it.
+
+        Args:
+            task_id: The task.
+            on_end: Does not raise.
+            after: The revision that the caller has already.
+        """
+        if self._ends is None:
+            return self.watch(task_id, partial(_call_at_end, on_end), after=after)
+        try:
+            return self._ends.watch_end(task_id, on_end) if self._group.is_open else _do_nothing
+        except StoreClosedError:
+            return _do_nothing
 
     def feed(self, record: TaskRecord) -> None:
         """Tell the readers of a change that this process made, without a read."""
@@ -551,6 +570,11 @@ async def _call_in_turns(calls: list[Callable[[], object]]) -> None:
 
 def _do_nothing() -> None:
     pass
+
+
+def _call_at_end(on_end: Callable[[], None], record: TaskRecord | None) -> None:
+    if record is None or is_terminal(record.status):
+        on_end()
 
 
 def _call(callback: ChangeCallback, record: TaskRecord | None) -> None:

@@ -32,6 +32,9 @@ from mcp_task_runtime.errors import StoreError, TaskRuntimeError
 
 __all__ = ["observed"]
 
+_WAITING = ("wait_", "take_work")
+"""How the names of methods begin that wait, so that their time says nothing."""
+
 logger: logging.Logger = logging.getLogger(__name__)
 
 
@@ -247,7 +250,7 @@ def _mirror(
     reporting = {
         name: _reporting(getattr(target, name), name, observer, after.get(name))
         for name, member in public_members(target)
-        if name not in members and inspect.iscoroutinefunction(member) and not name.startswith("wait_")
+        if name not in members and inspect.iscoroutinefunction(member) and not name.startswith(_WAITING)
     }
     return mirror(target, "Observed", {**reporting, **members})
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from functools import partial
 
 from mcp_task_runtime.core.followers import TaskFollowers
-from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.core.types import TaskRecord
 
 __all__ = ["OpenTasks"]
@@ -34,8 +33,13 @@ class OpenTasks:
 
     def watch(self, record: TaskRecord) -> None:
         """Watch a task from this record on."""
-        on_change = partial(self._on_change, record.task_id)
-        self._unwatch[record.task_id] = self._followers.watch(record.task_id, on_change, after=record.revision)
+        task_id = record.task_id
+        self._unwatch[task_id] = _do_nothing  # a task that has ended is discarded at once
+        unwatch = self._followers.watch_end(task_id, partial(self._on_end, task_id), after=record.revision)
+        if task_id in self._unwatch:
+            self._unwatch[task_id] = unwatch
+        else:
+            unwatch()
 
     def keep(self, task_id: str, unwatch: Callable[[], None]) -> None:
         """Keep the watch of a run that is over; one that this had of the task before ends."""
@@ -49,9 +53,10 @@ class OpenTasks:
             unwatch()
 
     def clear(self) -> None:
-        """Forget all watches: the runtime closes, and the followers with it."""
-        self._unwatch.clear()
+        """End all watches: the runtime closes."""
+        for task_id in list(self._unwatch):
+            self.discard(task_id)
 
-    def _on_change(self, task_id: str, record: TaskRecord | None) -> None:
-        if record is None or is_terminal(record.status):
-            self._on_end(task_id)
+
+def _do_nothing() -> None:
+    pass

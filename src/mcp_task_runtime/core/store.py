@@ -3,7 +3,8 @@
 A custom store implements `TaskStore` and no more. Abilities are protocols of their own, declared by
 implementing them: `TaskLeases`, `TaskWork`, `TaskQuestions`, `TaskOwners`, `TaskQuotas`, `TaskJournal`, `TaskSearch`,
 `TaskSharing`, `TaskWatching`, `TaskConnecting`, `TaskDiagnosis`. All bundled stores have all of them, the last two
-where there is a backend. `TaskSealing` says that a store seals what it keeps, as `stores.sealed` has any store do.
+where there is a backend. That of Redis also has `TaskTaking` and `TaskEndWatching`, which let many workers share it at a
+lower cost. `TaskSealing` says that a store seals what it keeps, as `stores.sealed` has any store do.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from mcp_task_runtime.core.views import TaskView
 __all__ = [
     "TaskConnecting",
     "TaskDiagnosis",
+    "TaskEndWatching",
     "TaskJoins",
     "TaskJournal",
     "TaskLeases",
@@ -41,6 +43,7 @@ __all__ = [
     "TaskSearch",
     "TaskSharing",
     "TaskStore",
+    "TaskTaking",
     "TaskWatching",
     "TaskWork",
 ]
@@ -279,6 +282,58 @@ class TaskWork(Protocol):
 
 
 @runtime_checkable
+class TaskTaking(Protocol):
+    """Ability of a store with `TaskWork` to find tasks for a worker and claim them in one step.
+
+    Without it a worker looks at the tasks that wait, and claims each: workers that look at once want the same ones.
+    Both methods claim as `TaskLeases.claim_task` does. Cancelled, they have claimed nothing; a cancellation waits for
+    the store's answer.
+    """
+
+    async def take_work(
+        self, names: Collection[str], *, worker: str, lease_ms: int, limit: int, with_sealed: bool = False
+    ) -> tuple[TaskRecord, ...]:
+        """Wait until tasks of these tools wait for a worker, and claim them, the longest waiting first.
+
+        It waits for the tasks that `TaskWork.wait_for_work` returns, and as that does. Each task goes to one of
+        concurrent callers.
+
+        Args:
+            names: `TaskRequest.name` of the tasks.
+            worker: The worker that takes them over; not empty.
+            lease_ms: How long the new leases last, in milliseconds.
+            limit: Most tasks to take, at least 1.
+            with_sealed: Whether sealed tasks are taken; others are left to workers with their keys.
+
+        Returns:
+            The stored snapshots, at least one.
+
+        Raises:
+            ValueError: `limit` is below 1.
+            StoreClosedError: The store was closed while waiting.
+        """
+        ...
+
+    async def take_task(
+        self, task_id: str, names: Collection[str], *, worker: str, lease_ms: int, with_sealed: bool = False
+    ) -> TaskRecord | None:
+        """Claim a task of these tools that waits for a worker, overdue or not.
+
+        Args:
+            task_id: The task.
+            names: As for `take_work`.
+            worker: As for `take_work`.
+            lease_ms: As for `take_work`.
+            with_sealed: As for `take_work`.
+
+        Returns:
+            The stored snapshot, or `None`, and nothing changed: the task is unknown, has ended or expired, is another
+            tool's or sealed, or does not wait.
+        """
+        ...
+
+
+@runtime_checkable
 class TaskQuestions(Protocol):
     """Ability of a store that keeps the questions of its tasks, too: status and questions change in one write (L5).
 
@@ -500,6 +555,33 @@ class TaskWatching(Protocol):
             on_change: Called with the task as it is now, or with `None` where the caller has to look. It neither
                 raises nor waits.
             after: The revision that the caller has already.
+
+        Raises:
+            StoreClosedError: The store was closed.
+        """
+        ...
+
+
+@runtime_checkable
+class TaskEndWatching(Protocol):
+    """Ability of a store to call a function when a task has ended, and at no other change.
+
+    A process watches each task whose work it runs, and each that it made for a worker. Without this ability it watches
+    all their changes, with `TaskWatching` or in calls of `wait_for_update`.
+    """
+
+    def watch_end(self, task_id: str, on_end: Callable[[], None]) -> Callable[[], None]:
+        """Call a function on this event loop, once, soon after a task has ended or was deleted.
+
+        At once, before this returns, if the store knows that already. The end of the TTL is none. No end is missed,
+        also where the store was away.
+
+        Args:
+            task_id: A task that this store object has made, or was the last to claim.
+            on_end: Neither raises nor waits.
+
+        Returns:
+            A function that stops the watch; it may be called at any time.
 
         Raises:
             StoreClosedError: The store was closed.

@@ -51,6 +51,15 @@ class WorkSource(Protocol):
         """Claim a task and start its work; `None` where there is nothing to claim."""
         ...
 
+    @property
+    def takes(self) -> bool:
+        """Whether `take` can be called: the store finds and claims tasks in one step."""
+        ...
+
+    async def take(self, names: Collection[str], limit: int) -> list[Execution[Any]]:
+        """Wait for tasks of these tools that wait for a worker, claim them and start their work."""
+        ...
+
     async def join(self, execution: Execution[Any]) -> None:
         """Wait until a run has ended and its outcome is written."""
         ...
@@ -116,6 +125,8 @@ class WorkLoop:
             await self._left.wait()
         room = self._concurrency - len(self._running)
         names = frozenset(self._source.names) if self._names is None else self._names
+        if self._source.takes:
+            return await self._take_at_once(names, room)
         most = room + _SPARE + 2 * self._sealed
         waiting = await self._wait(names, most)
         self._is_failing = False
@@ -127,6 +138,14 @@ class WorkLoop:
             await self._leave_sealed(len(waiting), are_all=len(waiting) < most)
         elif waiting:
             self._idle = _FIRST_IDLE
+        return taken
+
+    async def _take_at_once(self, names: Collection[str], room: int) -> list[Execution[Any]]:
+        """Have the store find and claim tasks in one step: workers that look at once do not want the same ones."""
+        taken: list[Execution[Any]] = []
+        with self._clock.move_on_at(self._clock.now() + self._pause):
+            taken = await self._source.take(names, room)
+        self._is_failing = False
         return taken
 
     async def _begin(self, records: Sequence[TaskRecord], room: int) -> list[Execution[Any]]:

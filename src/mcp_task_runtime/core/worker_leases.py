@@ -8,7 +8,7 @@ from collections.abc import Collection
 from datetime import timedelta
 
 from mcp_task_runtime.core.ids import new_worker_name
-from mcp_task_runtime.core.store import TaskLeases
+from mcp_task_runtime.core.store import TaskLeases, TaskTaking
 from mcp_task_runtime.core.store_log import log_loss
 from mcp_task_runtime.core.types import TaskRecord
 
@@ -30,6 +30,7 @@ class WorkerLeases:
         self.lease_ms = lease_ms
         self._name = new_worker_name()
         self._store = store
+        self._taking = store if isinstance(store, TaskTaking) else None
 
     @property
     def worker(self) -> str:
@@ -47,6 +48,22 @@ class WorkerLeases:
     async def claim(self, task_id: str) -> TaskRecord | None:
         """Claim a task for this process; see `TaskLeases.claim_task`."""
         return await self._store.claim_task(task_id, worker=self.worker, lease_ms=self.lease_ms)
+
+    @property
+    def takes(self) -> bool:
+        """Whether the store finds and claims tasks for a worker in one step."""
+        return self._taking is not None
+
+    async def take_work(self, names: Collection[str], limit: int) -> tuple[TaskRecord, ...]:
+        """Wait for tasks that wait for a worker, and claim them for this process; see `TaskTaking.take_work`."""
+        assert self._taking is not None
+        return await self._taking.take_work(names, worker=self.worker, lease_ms=self.lease_ms, limit=limit)
+
+    async def take_task(self, task_id: str, names: Collection[str]) -> TaskRecord | None:
+        """Claim a task that waits for a worker; `None` also where the store cannot tell. See `TaskTaking.take_task`."""
+        if self._taking is None:
+            return None
+        return await self._taking.take_task(task_id, names, worker=self.worker, lease_ms=self.lease_ms)
 
     async def put_back(self, task_id: str, grace_ms: int) -> TaskRecord | None:
         """Put a task back whose lease has lapsed, or whose wait for a worker is overdue; see `TaskLeases.claim_task`.

@@ -27,7 +27,6 @@ from mcp_task_runtime.core.run_observer import RunObserver
 from mcp_task_runtime.core.run_slots import RunSlots
 from mcp_task_runtime.core.store_log import log_loss
 from mcp_task_runtime.core.task_maker import QUEUED, TaskMaker
-from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.core.types import Outcome, TaskRecord, TaskSpec
 from mcp_task_runtime.core.work_queue import WorkQueue
 from mcp_task_runtime.core.worker_leases import WorkerLeases
@@ -256,6 +255,13 @@ class Workers:
         run = self._running.get(task_id)
         if run is not None:
             run.lose()
+
+    async def leave(self, task_id: str) -> None:
+        """Stop work whose lease was lost, drop its outcome, and wait until it is over."""
+        run = self._running.get(task_id)
+        if run is not None:
+            run.lose()
+            await self.join(run)
 
     def expire(self, task_id: str) -> None:
         """End a task whose deadline has come, unless its TTL was extended."""
@@ -577,8 +583,8 @@ class Workers:
     def _track(self, execution: Execution[Any], record: TaskRecord) -> None:
         self._running[record.task_id] = execution
         if self._is_shared:
-            on_change = partial(self._on_change, execution, record.task_id)
-            execution.watch_with(self._followers.watch(record.task_id, on_change, after=record.revision))
+            on_end = partial(self._ended_elsewhere, execution, record.task_id)
+            execution.watch_with(self._followers.watch_end(record.task_id, on_end, after=record.revision))
 
     def _forget(self, execution: Execution[Any], stays_open: bool) -> None:
         record = execution.record
@@ -594,11 +600,10 @@ class Workers:
 
     # -- ends
 
-    def _on_change(self, execution: Execution[Any], task_id: str, record: TaskRecord | None) -> None:
+    def _ended_elsewhere(self, execution: Execution[Any], task_id: str) -> None:
         """Stop work whose task another process ended (law L9)."""
-        if record is None or is_terminal(record.status):
-            self._note_end(task_id)
-            execution.stop()
+        self._note_end(task_id)
+        execution.stop()
 
     def _on_end(self, task_id: str, record: TaskRecord | None) -> None:
         self._note_end(task_id)

@@ -8,7 +8,7 @@ from contextlib import aclosing, asynccontextmanager
 from datetime import timedelta
 from functools import partial
 from secrets import token_hex
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import coredis
@@ -16,6 +16,7 @@ import coredis.exceptions
 import pytest
 
 from mcp_task_runtime.core.message_queue import TaskMessageQueue
+from mcp_task_runtime.core.sealed import SEALED_JSON
 from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.core.types import Fence, NewTask, TaskFilter, TaskRequest
 from mcp_task_runtime.errors import LeaseLostError, StoreUnavailableError, TaskExistsError
@@ -114,6 +115,28 @@ async def test_leases_work_on_a_cluster(on_cluster: ClusterOpener, clock: FakeCl
         with pytest.raises(TaskExistsError):
             await store.create_task(NewTask(ttl_ms=None, task_id=ids[0], owner="eve"))
         assert (await store.list_tasks(owner="eve")).records == ()
+
+
+async def test_tasks_are_taken_and_their_ends_told_on_a_cluster(on_cluster: ClusterOpener, clock: FakeClock) -> None:
+    """Tasks are in other slots than what says that they wait."""
+    request = TaskRequest(name="tool")
+    sealed = TaskRequest(name="tool", arguments_json=SEALED_JSON + 'x"}')
+    async with on_cluster.store(clock, "taking") as first, on_cluster.store(clock, "taking") as second:
+        home, worker = cast(RedisTaskStore, first), cast(RedisTaskStore, second)
+        for each in (sealed, sealed, sealed, request, request):
+            await home.create_task(NewTask(ttl_ms=None, request=each, worker="", lease_ms=0))
+            clock.advance(1)
+        heard: list[str] = []
+        with anyio.fail_after(PATIENCE):
+            taken = await worker.take_work(["tool"], worker="w", lease_ms=60_000, limit=2)
+            assert [record.request for record in taken] == [request, request]
+            for record in taken:
+                home.watch_end(record.task_id, partial(heard.append, record.task_id))
+                await worker.finish_task(record.task_id, DONE)
+            await eventually(lambda: len(heard) == 2)
+            carried = await home.create_task(NewTask(ttl_ms=None, request=request, worker="", lease_ms=60_000))
+            assert await worker.take_task(carried.task_id, ["other"], worker="w", lease_ms=1) is None
+            assert await worker.take_task(carried.task_id, ["other", "tool"], worker="w", lease_ms=1) is not None
 
 
 async def test_questions_steps_and_the_history_work_on_a_cluster(on_cluster: ClusterOpener, clock: FakeClock) -> None:

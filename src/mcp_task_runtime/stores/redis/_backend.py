@@ -37,7 +37,9 @@ from mcp_task_runtime.stores.redis._connections import (
     ServerLink,
     script_call,
 )
+from mcp_task_runtime.stores.redis._ends import EndWatches
 from mcp_task_runtime.stores.redis._form import Keys, to_micros
+from mcp_task_runtime.stores.redis._scripts import LIVE
 from mcp_task_runtime.stores.redis._signals import NO_SIGNALS, Signals
 from mcp_task_runtime.stores.redis._statistics import RedisStatistics, findings
 from mcp_task_runtime.stores.redis._watch import ServerWatch, reason_of
@@ -67,10 +69,11 @@ _AWAY: Final = ("READONLY", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "O
 class _Opening:
     """One time the backend is open, on one event loop."""
 
-    def __init__(self, *, look_again_after: float | None) -> None:
+    def __init__(self, ends: EndWatches, *, look_again_after: float | None) -> None:
         self.loop = anyio.lowlevel.current_token()
         self.link: Link | None = None
-        self.signals = Signals(look_again_after=look_again_after)
+        self.ends = ends
+        self.signals = Signals(ends, look_again_after=look_again_after)
         self.in_flight = 0
         self.landed: anyio.Event | None = None
         self.opened = anyio.Event()
@@ -107,13 +110,22 @@ class Backend:
         self._numbers = count(1)
         self._calls = 0
 
+    @property
+    def patience_ms(self) -> int:
+        """Milliseconds after which no call is sent again."""
+        return int(2_000 * self._timeout) + _MARGIN_MS
+
     def now(self) -> int | str:
         """Return an injected clock's time in microseconds; otherwise nothing, for scripts to ask the server."""
         return "" if self._asks_time else to_micros(self.clock.now())
 
     def new_operation(self) -> str:
         """Return a name for one call that no other call of any process has."""
-        return f"{self._name}.{os.getpid():x}.{next(self._numbers):x}"  # a fork has the same name, and counts on
+        return f"{self._name_here()}.{next(self._numbers):x}"
+
+    def _name_here(self) -> str:
+        """Return the name of this object, which scripts find in its operations."""
+        return f"{self._name}.{os.getpid():x}"  # a fork has the same name, and counts on
 
     async def open(self) -> _Opening:
         """Return the opening on this event loop; one on another loop has ended with it."""
@@ -130,7 +142,8 @@ class Backend:
             raise StoreClosedError
         opening = self._opening
         if opening is None or opening.loop != anyio.lowlevel.current_token():
-            opening = self._opening = _Opening(look_again_after=_CLUSTER_SECONDS if self.is_cluster else None)
+            ends = EndWatches(self.keys.channel_of_store(self._name_here()))
+            opening = self._opening = _Opening(ends, look_again_after=_CLUSTER_SECONDS if self.is_cluster else None)
             start_background_task(partial(self._host, opening))
         return opening
 
@@ -184,6 +197,7 @@ class Backend:
                     link = ServerLink(self._source, group, timeout=self._timeout, watch=self._watch)
                 opening.link = link
                 group.start_soon(opening.signals.run, link.open_connection)
+                group.start_soon(self._look_for_ends, opening.ends)
                 if self.is_cluster:
                     group.start_soon(opening.signals.call_again)
                 opening.opened.set()
@@ -313,6 +327,59 @@ class Backend:
             StoreClosedError: The store was closed.
         """
         return self._open_here().signals.watch(self.keys.channel(tag), b"tx", on_change)
+
+    def watch_end(self, tag: bytes, on_end: Callable[[], None]) -> Callable[[], None]:
+        """Call a function when a task of this object has ended, until the function returned is called.
+
+        Raises:
+            StoreClosedError: The store was closed.
+        """
+        return self._open_here().signals.watch_end(tag, on_end)
+
+    @property
+    def subscription(self) -> int | None:
+        """The subscription that tells of ends now; see `EndWatches.made`."""
+        return None if self._opening is None else self._opening.ends.subscription
+
+    def note_made(self, tag: bytes, since: int | None) -> None:
+        """Note that this object has made or claimed a task; see `EndWatches.made`."""
+        if self._opening is not None:
+            self._opening.ends.made(tag, since)
+
+    def note_end(self, tag: bytes) -> None:
+        """Tell those that watch a task that this object has ended it: it is not told so on its channel."""
+        if self._opening is not None:
+            self._opening.ends.heard(tag)
+
+    def look_for_end(self, tag: bytes) -> None:
+        """Look whether a watched task has ended: this object does not know whether it did that."""
+        if self._opening is not None:
+            self._opening.ends.look_at([tag])
+
+    async def _look_for_ends(self, ends: EndWatches) -> None:
+        """Look at watched tasks of which an end may have been missed, many at a time, until cancelled."""
+        while True:
+            tags = await ends.unsure()
+            for start in range(0, len(tags), _BATCH):
+                batch = tags[start : start + _BATCH]
+                try:
+                    for tag in await self.look_again(partial(self._ended, batch)):
+                        ends.heard(tag)
+                except StoreClosedError:
+                    return
+                except Exception:
+                    logger.exception("Watched tasks could not be read; they are read again")
+                    await anyio.sleep(_LONGEST_RETRY_SECONDS)
+                    ends.look_at(batch)
+
+    async def _ended(self, tags: Sequence[bytes]) -> list[bytes]:
+        """Return those of these tasks that have ended, or are gone."""
+        keys = [self.keys.of_task(tag)[0] for tag in tags]
+        if not self.is_cluster:
+            (ended,) = await self.send(script_call("ended", tuple(keys), LIVE))
+            return [tags[int(number) - 1] for number in ended]
+        replies = await self.send(*[script_call("ended", (key,), LIVE) for key in keys])
+        return [tag for tag, ended in zip(tags, replies, strict=True) if ended]
 
     def task_call(self, name: str, tag: bytes, operation: str, *arguments: bytes | int | str) -> Call:
         """Return the call of a script about one task."""

@@ -19,6 +19,7 @@ the task's tag: its identifier, or a digest of it when that contains anything bu
 | `P:{calls:}:expiry` | sorted set | the same digests by the time until which that is known |
 | `P:{leases:}` | sorted set | `T` by a time that is never later than the one at which the task's lease lapses |
 | `P:{leases:}:waiting:N` | sorted set | tasks of the tool whose tag is `N` that no process holds: `T` by that time |
+| `P:{leases:}:taken:U` | string | the tags of what the operation `U` took for a worker, until its caller has them |
 | `P:{leases:}:waiting` | string | is there once those tasks of an earlier version stand in these sets, too |
 | `P:{search:}:all` | sorted set | all tasks in order of creation: entries by place |
 | `P:{search:}:S:N` | sorted set | those in status `S` of the tool whose tag is `N`, by the same places |
@@ -33,7 +34,9 @@ the task's tag: its identifier, or a digest of it when that contains anything bu
 letters, digits, `-` and `_`; `O` the beginning of a digest of the owner, `-` without one. An entry is `T` + space +
 `N` + space + `O`, and where `T` is a digest + space + 128 bytes of the identifier in hexadecimal digits. The keys of
 owners, leases and the search are indexes: what they say is checked against the task. Changes of a task or its
-mailbox are published on the channel `P:{T}`, and a task that waits for a worker on the channel `P:{leases:}`.
+mailbox are published on the channel `P:{T}`, and a task that waits for a worker on the channel `P:{leases:}`. The tag
+of a task that has ended or was deleted is also published on the channels `P:{store:U}` of the store objects that made
+it and that were the last to claim it: `U` is what their operations, the fields `mark` and `claim`, begin with.
 
 Times are microseconds since 1970 UTC, as decimal integers. In a record a field that is missing is `None`.
 
@@ -132,7 +135,7 @@ it, and for the scripts `name`, the tool's, and `owner_tag`, the digest of the o
 
 HEAD: Final = (
     *("v", "created_at", "ttl_ms", "status", "revision", "last_updated_at", "retention_ms"),
-    *("op", "owner", "mark", "worker", "lease_expires_at", "attempt", "handovers", "name", "owner_tag"),
+    *("op", "owner", "mark", "claim", "worker", "lease_expires_at", "attempt", "handovers", "name", "owner_tag"),
 )
 """The fields that each script about a task reads: all are short."""
 
@@ -209,6 +212,10 @@ class Keys:
         """Return the channel on which changes of one task are published."""
         return self.opening + tag + b"}"
 
+    def channel_of_store(self, name: str) -> bytes:
+        """Return the channel on which a store object is told of the ends of tasks that it made or claimed."""
+        return self.opening + b"store:" + name.encode() + b"}"
+
     @staticmethod
     def owner_tag(owner: str | None) -> bytes:
         """Return what stands for an owner in the names of keys."""
@@ -242,6 +249,10 @@ class Keys:
     def waiting(self, name_tag: bytes) -> bytes:
         """Return the key of the tasks of a tool that wait for a worker, as in `task.lua`."""
         return self.all_waiting + b":" + name_tag
+
+    def taken(self, operation: str) -> bytes:
+        """Return the key of what an operation has taken for a worker."""
+        return self.leases + b":taken:" + operation.encode()
 
     def entry(self, record: TaskRecord) -> bytes:
         """Return a task's entry in the search index, as in `filing.lua`."""

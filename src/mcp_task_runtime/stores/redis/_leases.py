@@ -61,15 +61,26 @@ class Leases:
                 self._work.mend(found.values())
                 return tuple(sorted(found.values(), key=_lapsed_at)[:limit])
 
-    async def claim(self, task_id: str, *, worker: str, lease_ms: int) -> TaskRecord | None:
-        """Take over a live task; see `TaskLeases.claim_task`."""
+    async def claim(
+        self, task_id: str, *, worker: str, lease_ms: int, waits: tuple[bytes, int] | None = None
+    ) -> TaskRecord | None:
+        """Take over a live task; see `TaskLeases.claim_task`.
+
+        Args:
+            task_id: The task.
+            worker: The worker.
+            lease_ms: How long the lease lasts.
+            waits: Only a task that waits: the tags of its tools, a space around each, and whether it may be sealed.
+        """
         _storable.check_text("worker", worker)
         _storable.check_duration("lease_ms", lease_ms)
+        since = self._backend.subscription
         tag, (reply, *rest) = await self._calls.change(
-            task_id, "claim", pack(worker), lease_ms, event_text(worker), missing=b"absent"
+            *(task_id, "claim", pack(worker), lease_ms, event_text(worker)), *(waits or ()), missing=b"absent"
         )
         if reply != b"ok":
             return None
+        self._backend.note_made(tag, since)
         record = loaded(rest[0])
         if record.lease is not None:
             self._move_lapse(tag, to_micros(record.lease.expires_at))

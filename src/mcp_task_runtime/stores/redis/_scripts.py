@@ -20,6 +20,7 @@ from hashlib import sha1
 from importlib.resources import files
 from typing import Final
 
+from mcp_task_runtime.core.sealed import SEALED_JSON
 from mcp_task_runtime.core.transitions import EVENTS_KEPT, TERMINAL_STATUSES, TRANSITIONS
 from mcp_task_runtime.stores.redis._form import FIELDS, HEAD, SCHEMA_VERSION
 
@@ -57,6 +58,7 @@ def _names(fields: tuple[str, ...]) -> str:
 
 
 _CONSTANTS: Final = {
+    "SEALED": f"'{SEALED_JSON}'",
     "SCHEMA": f"{SCHEMA_VERSION}",
     "EVENTS": f"{EVENTS_KEPT}",
     "HEAD": f"{{{_names(HEAD)}}}",
@@ -88,13 +90,15 @@ SCRIPTS: Final[Mapping[str, Script]] = {
     **{name: _script("time", "read", "found", name) for name in ("get", "view", "history", "steps")},
     "own": _script("time", "read", "owned", "found", "view"),
     **{name: _script(*_FILED, name) for name in ("update", "finish", "delete", "ask", "answer_all")},
-    **{name: _script(*_EXISTING, name) for name in ("purge", "renew", "drop", "claim", "record_step")},
+    **{name: _script(*_EXISTING, name) for name in ("purge", "renew", "drop", "record_step")},
+    "claim": _script(*_EXISTING, "sealed", "claim"),
     **{name: _script("time", "read", "in_box", name) for name in ("peek", "outstanding", "answer_of", "length")},
     **{name: _script(*_TASK, "box", name) for name in ("enqueue", "dequeue", "answer", "look")},
     **{name: _script("time", "indexes", name) for name in ("index", "lease", "unindex", "extend")},
     **{name: _script("time", "sets", "filing", name) for name in ("file", "unfile", "search", "count")},
     "wait": _script("time", "sets", "wait"),
+    "take": _script("time", "sealed", "take"),
     **{name: _script("time", name) for name in ("page", "now", "join", "live", "waiting")},
-    **{name: _script(name) for name in ("clear", "correct")},
+    **{name: _script(name) for name in ("clear", "correct", "ended")},
 }
 """All scripts, by name."""

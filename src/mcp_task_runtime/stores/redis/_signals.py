@@ -18,6 +18,7 @@ from coredis.connection import BaseConnection
 from coredis.exceptions import RedisError
 
 from mcp_task_runtime.core.signal import Signal
+from mcp_task_runtime.stores.redis._ends import EndWatches
 
 __all__ = ["JUST_CLOSED", "Listener", "Signals"]
 
@@ -109,14 +110,16 @@ NO_SIGNALS: Final = SignalStatistics(0, 0, False)
 class Signals:
     """The waiters of one event loop, and the channels that are subscribed to for them."""
 
-    def __init__(self, *, look_again_after: float | None = None) -> None:
+    def __init__(self, ends: EndWatches, *, look_again_after: float | None = None) -> None:
         """Make the waiters of an event loop.
 
         Args:
+            ends: Those who watch ends of tasks alone, on a channel of their own.
             look_again_after: Longest time that a waiter waits for an event before it looks again; `None` for as
                 long as it takes, where no event can be lost.
         """
         self.look_again_after = look_again_after
+        self._ends = ends
         self._listeners: dict[bytes, set[Listener | _Watcher]] = {}
         self._watchers: set[_Watcher] = set()
         self._subscribers: dict[bytes, int] = {}
@@ -127,7 +130,7 @@ class Signals:
 
     def statistics(self) -> SignalStatistics:
         """Return what waits now."""
-        waiters = sum(len(listeners) for listeners in self._listeners.values())
+        waiters = sum(len(listeners) for listeners in self._listeners.values()) + len(self._ends)
         is_connected = self._connection is not None and self._connection.usable
         return SignalStatistics(waiters, len(self._subscribers), is_connected)
 
@@ -154,6 +157,12 @@ class Signals:
             watcher.wake()
 
         return partial(self._unwatch, watcher)
+
+    def watch_end(self, tag: bytes, on_end: Callable[[], None]) -> Callable[[], None]:
+        """Call a function when a task has ended, until the function returned is called; see `EndWatches`."""
+        if not self._ends.is_needed:
+            self._subscribe(self._ends.channel)
+        return self._ends.watch(tag, on_end)
 
     def _unwatch(self, watcher: _Watcher) -> None:
         if not watcher.is_left:
@@ -232,10 +241,12 @@ class Signals:
         """Call all watchers from time to time until cancelled, where events can be lost; a part of them at a time."""
         while self.look_again_after is not None:
             watchers = tuple(self._watchers)
+            ends = tuple(self._ends)
             for number in range(_SLICES):
                 await anyio.sleep(self.look_again_after / _SLICES)
                 for watcher in watchers[number::_SLICES]:
                     watcher.wake()
+                self._ends.look_at(ends[number::_SLICES])
 
     async def run(self, connect: Callable[[], Awaitable[BaseConnection]]) -> None:
         """Receive until cancelled, on a new connection whenever the last one is lost."""
@@ -263,6 +274,9 @@ class Signals:
     def _received(self, kind: bytes, channel: bytes, content: Any) -> None:
         if kind == b"message":
             event = _bytes(content)
+            if channel == self._ends.channel:
+                self._ends.published(event)
+                return
             news = self._active.get(channel)
             if news is not None and event in b"tx":
                 news.number, news.known = news.number + 1, None
@@ -272,6 +286,8 @@ class Signals:
         elif kind == b"subscribe":
             if channel in self._subscribers or channel in self._lingering:
                 self._active[channel] = _News()
+            if channel == self._ends.channel:
+                self._ends.begin()
             for listener in tuple(self._listeners.get(channel, ())):
                 listener.wake()
 
@@ -288,6 +304,7 @@ class Signals:
             self._connection = None
         self._active.clear()
         self._lingering.clear()
+        self._ends.end()
 
 
 def _bytes(data: Any) -> bytes:

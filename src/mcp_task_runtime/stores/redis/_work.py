@@ -8,7 +8,7 @@ and for a task of an earlier version of this library, which kept no sets.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -37,9 +37,12 @@ class WaitingWork:
         """Wait until tasks of these tools wait for a worker; see `TaskWork.wait_for_work`."""
         if limit < 1:
             raise ValueError("limit must be at least 1")
+        return await self.until_found(partial(self.find, sorted(set(names)), limit))
+
+    async def until_found(self, look: Callable[[], Awaitable[tuple[TaskRecord, ...]]]) -> tuple[TaskRecord, ...]:
+        """Look whenever a task may wait, until something is found."""
         if not self._is_complete:
             await self._complete()
-        look = partial(self._find, sorted(set(names)), limit)
         signals = await self._backend.signals()
         with signals.listen(self._keys.leases, b"w") as listener:
             waiting = await look()
@@ -63,7 +66,8 @@ class WaitingWork:
         waiting = [record for record in records if record.lease is not None and not record.lease.worker]
         self._backend.post(*self._entering(waiting[:_BATCH]))
 
-    async def _find(self, names: Sequence[str], limit: int) -> tuple[TaskRecord, ...]:
+    async def find(self, names: Sequence[str], limit: int) -> tuple[TaskRecord, ...]:
+        """Return tasks that wait, the longest waiting first."""
         if not names:
             return ()
         keys = tuple(self._keys.waiting(self._keys.name_tag(name)) for name in names)

@@ -77,6 +77,7 @@ from mcp_task_runtime.stores.redis._pages import Entry, Pages
 from mcp_task_runtime.stores.redis._scripts import FOLLOWS, LIVE, UPDATES
 from mcp_task_runtime.stores.redis._search import Search
 from mcp_task_runtime.stores.redis._statistics import RedisStatistics
+from mcp_task_runtime.stores.redis._taking import Taking
 from mcp_task_runtime.stores.redis._work import WaitingWork
 from mcp_task_runtime.stores.redis.queue import RedisTaskMessageQueue, queue_of
 
@@ -124,6 +125,7 @@ class RedisTaskStore(Opened):
         self._calls = TaskCalls(self._backend)
         self._work = WaitingWork(self._backend, self._pages)
         self._leases = Leases(self._backend, self._calls, self._pages, self._work)
+        self._taking = Taking(self._backend, self._pages, self._work, self._leases)
         self._creation = Creation(self._backend, self._calls, self._work)
 
     @property
@@ -261,7 +263,7 @@ class RedisTaskStore(Opened):
         """Record a terminal status and its outcome, and delete the mailbox; see `TaskStore.finish_task`."""
         status = outcome.status
         _storable.check_outcome(outcome)
-        tag, (reply, *rest) = await self._calls.change(
+        tag, (reply, *rest) = await self._calls.end(
             *(task_id, "finish", FOLLOWS.get(status, b" "), status),
             optional(outcome.payload_json),
             optional(outcome.status_message),
@@ -272,6 +274,7 @@ class RedisTaskStore(Opened):
         if reply == b"refused":
             raise InvalidTransitionError(task_id, current=rest[0].decode(), requested=status)
         record = self._calls.changed(task_id, reply, rest)
+        self._backend.note_end(tag)
         if self._backend.is_cluster:
             self._backend.post(Call(b"ZREM", (self._keys.leases,), (tag,)))
             self._work.leave(tag, self._keys.name_tag(record.request.name))
@@ -307,9 +310,10 @@ class RedisTaskStore(Opened):
     async def delete_task(self, task_id: str) -> bool:
         """Delete the task; see `TaskStore.delete_task`."""
         # Carried out twice it could not say whether there was one.
-        tag, (reply, *rest) = await self._calls.change(task_id, "delete", again=False, missing=b"absent")
+        tag, (reply, *rest) = await self._calls.end(task_id, "delete", again=False, missing=b"absent")
         if reply != b"ok":
             return False
+        self._backend.note_end(tag)
         self._backend.forget(tag, rest[0], rest[1])
         if self._backend.is_cluster:
             self._backend.post(script_call("unfile", (self._keys.search + b"all",), self._keys.search, rest[2]))
@@ -353,6 +357,16 @@ class RedisTaskStore(Opened):
         """
         return self._backend.watch(self._keys.tag(task_id), on_change)
 
+    # --- TaskEndWatching ---
+
+    def watch_end(self, task_id: str, on_end: Callable[[], None]) -> Callable[[], None]:
+        """Call a function when a task has ended; see `TaskEndWatching.watch_end`.
+
+        All tasks of this object share one subscription. When that begins, they are looked at together; on a cluster,
+        whose bus may lose an event, every two seconds.
+        """
+        return self._backend.watch_end(self._keys.tag(task_id), on_end)
+
     def statistics(self) -> RedisStatistics:
         """Return figures of this store and its queue in this process. Call it on the event loop that uses them."""
         return self._backend.statistics()
@@ -389,6 +403,21 @@ class RedisTaskStore(Opened):
         task, it looks every two seconds.
         """
         return await self._work.wait(names, limit=limit)
+
+    async def take_work(
+        self, names: Collection[str], *, worker: str, lease_ms: int, limit: int, with_sealed: bool = False
+    ) -> tuple[TaskRecord, ...]:
+        """Wait until tasks of these tools wait for a worker, and claim them; see `TaskTaking.take_work`.
+
+        One step and one round trip for all; on a cluster one step for each task.
+        """
+        return await self._taking.work(names, worker=worker, lease_ms=lease_ms, limit=limit, with_sealed=with_sealed)
+
+    async def take_task(
+        self, task_id: str, names: Collection[str], *, worker: str, lease_ms: int, with_sealed: bool = False
+    ) -> TaskRecord | None:
+        """Claim a task of these tools that waits for a worker; see `TaskTaking.take_task`."""
+        return await self._taking.task(task_id, names, worker=worker, lease_ms=lease_ms, with_sealed=with_sealed)
 
     # --- questions
 

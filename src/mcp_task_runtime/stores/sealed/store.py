@@ -23,6 +23,7 @@ from mcp_task_runtime.core.store import (
     TaskQuotas,
     TaskSearch,
     TaskStore,
+    TaskTaking,
     TaskWatching,
     TaskWork,
 )
@@ -60,6 +61,7 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 _SAMPLE: Final = 100
 _LOOK_AGAIN_SECONDS: Final = 1.0
+_LOST_RACE_SECONDS: Final = 0.02
 _MORE: Final = 4
 
 
@@ -89,6 +91,7 @@ class _AbleStore(
     TaskStore,
     TaskLeases,
     TaskWork,
+    TaskTaking,
     TaskQuestions,
     TaskOwners,
     TaskJournal,
@@ -109,6 +112,7 @@ class _SealedStore:
         self._store = store
         self._seal = seal
         self._has_complained = False
+        self._takes = True
 
     def _open(self, record: TaskRecord) -> TaskRecord:
         return open_record(self._seal, record)
@@ -247,6 +251,49 @@ class _SealedStore:
                 await anyio.sleep(_LOOK_AGAIN_SECONDS)  # they wait for a worker that has their key
             else:
                 wanted *= _MORE
+
+    # --- TaskTaking
+
+    async def take_work(
+        self, names: Collection[str], *, worker: str, lease_ms: int, limit: int, with_sealed: bool = True
+    ) -> tuple[TaskRecord, ...]:
+        while self._takes:
+            taken = await self._store.take_work(
+                names, worker=worker, lease_ms=lease_ms, limit=limit, with_sealed=with_sealed
+            )
+            opened = self._openable(taken)
+            if len(opened) == len(taken):
+                return tuple(opened)
+            self._takes = False  # what is put back would be taken again at once: from now on it looks first
+            ids = {record.task_id for record in taken} - {record.task_id for record in opened}
+            with anyio.CancelScope(shield=True):
+                for task_id in ids:
+                    await self._put_back(task_id, worker)
+            if opened:
+                return tuple(opened)
+        while True:
+            found = await self.wait_for_work(names, limit=limit)
+            with anyio.CancelScope(shield=True):
+                claims = [await self.claim_task(each.task_id, worker=worker, lease_ms=lease_ms) for each in found]
+            claimed = tuple([record for record in claims if record is not None])
+            if claimed:
+                return claimed
+            await anyio.sleep(_LOST_RACE_SECONDS)
+
+    async def take_task(
+        self, task_id: str, names: Collection[str], *, worker: str, lease_ms: int, with_sealed: bool = True
+    ) -> TaskRecord | None:
+        record = await self._store.take_task(task_id, names, worker=worker, lease_ms=lease_ms, with_sealed=with_sealed)
+        try:
+            return None if record is None else self._open(record)
+        except SealedError:
+            with anyio.CancelScope(shield=True):
+                await self._put_back(task_id, worker)
+            raise
+
+    async def _put_back(self, task_id: str, worker: str) -> None:
+        await self._store.drop_leases(worker, [task_id], lapse=True)
+        await self._store.claim_task(task_id, worker="", lease_ms=0)
 
     def _openable(self, records: Sequence[TaskRecord]) -> list[TaskRecord]:
         opened: list[TaskRecord] = []

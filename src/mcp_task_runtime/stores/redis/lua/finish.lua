@@ -28,5 +28,5 @@ if head.ttl_ms then
 end
 redis.call('DEL', KEYS[8], unpack(KEYS, 2, 6))
 refile(status, ARGV[12] == '1')
-tell('x')
+tell_end()
 return {'ok', all()}

@@ -52,11 +52,22 @@ end
 local function unwait()
     if KEYS[9] and head.worker == '' then redis.call('ZREM', KEYS[9] .. ':waiting:' .. tag_of_tool(tool()), tag) end
 end
+local function tell_end() -- to those that watch its end, and to the stores that made and claimed it, but for this one
+    tell('x')
+    local told = {[string.match(op, '^(.+)%.') or ''] = true}
+    for _, operation in ipairs({head.mark or '', head.claim or ''}) do
+        local store = string.match(operation, '^(.+)%.')
+        if store and not told[store] then
+            told[store] = true
+            redis.call('PUBLISH', opening .. 'store:' .. store .. '}', tag)
+        end
+    end
+end
 local function forget()
     unwait()
     unlease()
     redis.call('DEL', unpack(KEYS, 1, 8))
-    tell('x')
+    tell_end()
 end
 
 local expired = head.v and head.ttl_ms
