@@ -8,10 +8,12 @@ task needs, see `minimal_tasks`.
 
 from __future__ import annotations
 
+import cProfile
 import gc
 import logging
 import math
 import statistics
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -32,6 +34,7 @@ from tests.benchmarks.minimal_tasks import MinimalClient, minimal_server
 ROUNDS = 9
 AT_A_TIME = 100
 CALLS_EACH = 10
+CALLS_COUNTED = 200
 
 CONSTANT: dict[str, Any] = {
     "resultType": "complete",
@@ -246,5 +249,34 @@ async def main() -> None:
         )
 
 
+async def function_calls(body: Callable[[], Awaitable[object]]) -> float:
+    """Return how many functions one call of a body calls, those that are written in C included."""
+    for _ in range(50):
+        await body()
+    profile = cProfile.Profile()
+    profile.enable()
+    for _ in range(CALLS_COUNTED):
+        await body()
+    profile.disable()
+    return sum(entry.callcount for entry in profile.getstats()) / CALLS_COUNTED
+
+
+async def count() -> None:
+    """Print the function calls of a call and of a handle: they are the same in each run, on any machine."""
+    logging.disable(logging.CRITICAL)
+    minimal, minimal_tasks = minimal_server(Consent)
+    takes = [MinimalClient(minimal_tasks)]
+    async with (
+        Client(bare_server()) as bare,
+        Client(task_server(), extensions=takes) as client,
+        Client(minimal, extensions=takes) as least,
+    ):
+        for each in (bare, client, least):
+            await each.list_tools()
+        row("Function calls of a bare call", "", f"{await function_calls(lambda: bare.session.call_tool('plain')):.0f}")
+        row("Those of the handle of a task", "", f"{await function_calls(lambda: handle_alone(client)):.0f}")
+        row("Those of the least server with tasks", "", f"{await function_calls(lambda: handle_alone(least)):.0f}")
+
+
 if __name__ == "__main__":
-    anyio.run(main)
+    anyio.run(count if sys.argv[1:] == ["calls"] else main)

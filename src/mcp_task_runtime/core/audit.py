@@ -47,7 +47,7 @@ _LONGEST_NAME = 80
 
 def created(record: TaskRecord) -> None:
     """Log that a task was made."""
-    logger.debug("Task %s of %s was created by %s", record.task_id, record.owner, record.request.name)
+    logger.debug("Task %s of %s was created by %s", record.task.task_id, record.owner, record.request.name)
 
 
 def ended(
@@ -61,10 +61,11 @@ def ended(
         error: The unexpected exception behind an end without a result (law L11).
         attempt: The run of the work that ended it.
     """
-    logger.debug("Task %s of %s ended as %s", record.task_id, record.owner, record.status)
-    if record.status == "cancelled":
+    status = record.task.status
+    logger.debug("Task %s of %s ended as %s", record.task.task_id, record.owner, status)
+    if status == "cancelled":
         operators.warning("Task %s was cancelled", _name(record))
-    elif record.status == "failed" or _is_error(record.outcome):
+    elif status == "failed" or _is_error(record.outcome):
         label = _name(record) if attempt == 1 or reason is not None else f"{_name(record)} in attempt {attempt}"
         if error is not None:
             operators.error("Task %s failed: %s", label, reason or "its work raised an exception", exc_info=error)

@@ -10,9 +10,10 @@ from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 
+from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.core.types import TaskRecord, TaskStatus
 
-__all__ = ["Group", "IdIndex", "Index", "Indexed"]
+__all__ = ["Group", "IdIndex", "Index", "Indexed", "Owned"]
 
 _END = 2**63
 _FEW = 16
@@ -25,7 +26,7 @@ class Indexed:
     Attributes:
         record: The task as it is now.
         sequence: Its place in the order of creation.
-        owned: The index of its owner's tasks; `None` once the task is gone.
+        owned: The tasks of its owner; `None` once the task is gone.
         group: The index of the tasks with its status and tool; `None` once the task is gone.
         failing: The index of the tasks with its tool that completed with an error, where it did.
     """
@@ -35,7 +36,7 @@ class Indexed:
     def __init__(self, record: TaskRecord, sequence: int) -> None:
         self.record = record
         self.sequence = sequence
-        self.owned: Index | None = None
+        self.owned: Owned | None = None
         self.group: Group | None = None
         self.failing: Group | None = None
 
@@ -69,12 +70,14 @@ class Index:
             self._entries.append(entry)
         elif self._entries[-1] is not entry:
             self._fresh.append(entry)
-            self._compact()
+            if len(self._entries) + len(self._fresh) > 2 * self.live + _FEW:
+                self._rebuild()
 
     def discard(self) -> None:
         """Count one entry less: it points elsewhere by now."""
         self.live -= 1
-        self._compact()
+        if len(self._entries) + len(self._fresh) > 2 * self.live + _FEW:
+            self._rebuild()
 
     def first(self) -> Indexed | None:
         """Return the oldest entry."""
@@ -131,24 +134,40 @@ class Index:
                 self._entries.insert(at, entry)
         self._fresh.clear()
 
-    def _compact(self) -> None:
-        if len(self._entries) + len(self._fresh) > 2 * self.live + _FEW:
-            self._rebuild()
-
     def _rebuild(self) -> None:
         belonging = {entry.sequence: entry for entry in (*self._entries, *self._fresh) if self._has(entry)}
         self._entries = [belonging[sequence] for sequence in sorted(belonging)]
         self._fresh.clear()
 
 
-class Group(Index):
-    """The entries with one status and tool."""
+class Owned(Index):
+    """The entries of one owner.
 
-    __slots__ = ("key",)
+    Attributes:
+        open: How many of their tasks have not ended.
+    """
+
+    __slots__ = ("open",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open = 0
+
+
+class Group(Index):
+    """The entries with one status and tool.
+
+    Attributes:
+        key: The status and the tool.
+        is_open: Whether tasks with this status have not ended.
+    """
+
+    __slots__ = ("is_open", "key")
 
     def __init__(self, key: tuple[TaskStatus, str]) -> None:
         super().__init__()
         self.key = key
+        self.is_open = not is_terminal(key[0])
 
 
 class IdIndex:

@@ -10,9 +10,8 @@ from math import isqrt
 from typing import Final
 
 from mcp_task_runtime.core.text import ascii_lower
-from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.core.types import LOOKED_AT_MOST, TaskCounts, TaskFilter, TaskRecord, TaskStatus
-from mcp_task_runtime.stores.memory._index import Group, IdIndex, Index, Indexed
+from mcp_task_runtime.stores.memory._index import Group, IdIndex, Index, Indexed, Owned
 
 __all__ = ["Search"]
 
@@ -26,16 +25,15 @@ _SLACK: Final = timedelta(seconds=5)
 class Search:
     """Which entries there are, indexed by owner, by status and tool, and by identifier."""
 
-    __slots__ = ("_entries", "_errors", "_groups", "_ids", "_live", "_owners")
+    __slots__ = ("_entries", "_errors", "_groups", "_ids", "_owners")
 
     def __init__(self, entries: Mapping[str, Indexed]) -> None:
         """Watch the entries of a store by their identifiers."""
         self._entries = entries
-        self._owners: dict[str | None, Index] = {}
+        self._owners: dict[str | None, Owned] = {}
         self._groups: dict[tuple[TaskStatus, str], Group] = {}
         self._errors: dict[tuple[TaskStatus, str], Group] = {}
         self._ids = IdIndex()
-        self._live: dict[str | None, int] = {}
 
     @property
     def owners(self) -> int:
@@ -47,22 +45,23 @@ class Search:
         record = entry.record
         index = self._owners.get(record.owner)
         if index is None:
-            index = self._owners[record.owner] = Index()
+            index = self._owners[record.owner] = Owned()
         entry.owned = index
         index.add(entry)
-        self._enter(entry)
-        self._ids.add(record.task_id)
+        self._enter(entry, index)
+        self._ids.add(record.task.task_id)
 
     def move(self, entry: Indexed) -> None:
         """Note that the status of an entry changed."""
-        self._leave(entry)
-        self._enter(entry)
+        if entry.owned is not None:
+            self._leave(entry, entry.owned)
+            self._enter(entry, entry.owned)
 
     def remove(self, entry: Indexed) -> None:
         """Remove the entry of a task that has been taken out of the store's entries."""
-        self._leave(entry)
-        index, entry.owned, entry.group = entry.owned, None, None
+        index, entry.owned = entry.owned, None
         if index is not None:
+            self._leave(entry, index)
             index.discard()
             if not index.live:
                 del self._owners[entry.record.owner]
@@ -92,7 +91,8 @@ class Search:
 
     def live(self, owner: str | None) -> int:
         """Return how many live tasks an owner has."""
-        return self._live.get(owner, 0)
+        index = self._owners.get(owner)
+        return 0 if index is None else index.open
 
     def counts(self) -> TaskCounts:
         """Return how many entries there are; linear in the number of tools, not of tasks."""
@@ -100,23 +100,20 @@ class Search:
         errors = {name: group.live for (_, name), group in self._errors.items()}
         return TaskCounts(by_status_and_name, self._oldest("working"), self._oldest("input_required"), errors)
 
-    def _enter(self, entry: Indexed) -> None:
+    def _enter(self, entry: Indexed, owned: Owned) -> None:
         record = entry.record
         key = (record.task.status, record.request.name)
-        entry.group = _join(self._groups, key, entry)
-        if not is_terminal(record.task.status):
-            self._live[record.owner] = self._live.get(record.owner, 0) + 1
+        group = entry.group = _join(self._groups, key, entry)
+        if group.is_open:
+            owned.open += 1
         elif record.outcome is not None and record.outcome.is_error:
             entry.failing = _join(self._errors, key, entry)
 
-    def _leave(self, entry: Indexed) -> None:
-        group, entry.group = entry.group, None
-        _part(self._groups, group)
-        if group is not None and not is_terminal(group.key[0]):
-            owner = entry.record.owner
-            self._live[owner] -= 1
-            if not self._live[owner]:
-                del self._live[owner]
+    def _leave(self, entry: Indexed, owned: Owned) -> None:
+        if entry.group is not None:
+            group, entry.group = entry.group, None
+            _part(self._groups, group)
+            owned.open -= group.is_open
         if entry.failing is not None:
             group, entry.failing = entry.failing, None
             _part(self._errors, group)
@@ -137,7 +134,7 @@ class Search:
         ]
         size = sum(index.live for index in indexes)
         if wanted.owners is not None:
-            owned = [self._owners[owner] for owner in wanted.owners if owner in self._owners]
+            owned: list[Index] = [self._owners[owner] for owner in wanted.owners if owner in self._owners]
             if sum(index.live for index in owned) < size:
                 indexes, size = owned, sum(index.live for index in owned)
         if wanted.id_prefix is not None:
@@ -184,11 +181,10 @@ def _join(groups: dict[tuple[TaskStatus, str], Group], key: tuple[TaskStatus, st
     return group
 
 
-def _part(groups: dict[tuple[TaskStatus, str], Group], group: Group | None) -> None:
-    if group is not None:
-        group.discard()
-        if not group.live:
-            del groups[group.key]
+def _part(groups: dict[tuple[TaskStatus, str], Group], group: Group) -> None:
+    group.discard()
+    if not group.live:
+        del groups[group.key]
 
 
 def _matcher(wanted: TaskFilter) -> Callable[[TaskRecord], bool]:
