@@ -269,3 +269,88 @@ async def test_where_nothing_can_be_started_the_next_function_tries_again() -> N
         await anyio.wait_all_tasks_blocked()
         turns.close()
     assert steps.seen == ["second"]
+
+
+async def test_news_of_an_end_is_told_in_a_moment_unless_its_client_asks_for_the_result() -> None:
+    steps = Steps()
+    ran = anyio.Event()
+
+    async def last() -> None:
+        ran.set()
+
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as group:
+            turns = InTurn(group.start_soon)
+            turns.end_soon("polled", partial(steps.note, "polled"))
+            turns.end_soon("asked after its end", partial(steps.note, "asked after its end"))
+            with turns.asked("asked after its end"):
+                pass
+            with turns.asked("asked before its end"):
+                turns.end_soon("asked before its end", partial(steps.note, "asked before its end"))
+            with turns.asked("given up"):
+                pass
+            turns.end_soon("given up", partial(steps.note, "given up"))
+            turns.end_soon("last", last)
+            assert steps.seen == []
+            await ran.wait()
+            assert steps.seen == ["polled", "given up"]
+            turns.end_soon("later", partial(steps.note, "later"))
+            ran = anyio.Event()
+            turns.end_soon("last", last)
+            await ran.wait()
+            assert steps.seen == ["polled", "given up", "later"]
+            turns.end_soon("closed", partial(steps.note, "closed"))
+            turns.close()
+            turns.end_soon("after that", partial(steps.note, "after that"))
+    assert steps.seen == ["polled", "given up", "later"]
+
+
+async def test_news_of_ends_begins_again_where_its_background_was_cancelled_or_could_not_start() -> None:
+    steps = Steps()
+    ran = anyio.Event()
+
+    async def last() -> None:
+        ran.set()
+
+    def refuse(function: object) -> None:
+        raise RuntimeError("The runtime is not open")
+
+    starts: list[Callable[[Any], object]] = [refuse]
+    turns = InTurn(lambda function: starts[-1](function))
+    with anyio.fail_after(PATIENCE):
+        with pytest.raises(RuntimeError, match="not open"):
+            turns.end_soon("refused", partial(steps.note, "refused"))
+        async with anyio.create_task_group() as group:
+            starts.append(group.start_soon)
+            turns.end_soon("first", partial(steps.note, "first"))
+            group.cancel_scope.cancel()
+        async with anyio.create_task_group() as group:
+            starts.append(group.start_soon)
+            turns.end_soon("last", last)
+            await ran.wait()
+            turns.close()
+    assert steps.seen == ["first"]
+
+
+async def test_an_end_that_cannot_be_told_hurts_no_other() -> None:
+    steps = Steps()
+    ran = anyio.Event()
+
+    async def last() -> None:
+        ran.set()
+
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as group:
+            refusals = iter([False, True])
+
+            def start(function: Any) -> None:
+                if next(refusals, False):
+                    raise RuntimeError("No room for another task")
+                group.start_soon(function)
+
+            turns = InTurn(start)
+            turns.end_soon("refused", partial(steps.note, "refused"))
+            turns.end_soon("last", last)
+            await ran.wait()
+            turns.close()
+    assert steps.seen == []

@@ -29,7 +29,7 @@ from mcp_task_runtime import (
     TaskSpec,
     TaskView,
 )
-from mcp_task_runtime.adapters._tool_calls import TaskCall, current_call
+from mcp_task_runtime.adapters._tool_calls import TaskCall, UnwindingCall
 from mcp_task_runtime.adapters.host import RuntimeHost
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
 from mcp_task_runtime.adapters.mcp_v2._clients_2025 import Clients2025
@@ -298,8 +298,7 @@ async def a_foreign_task_is_like_an_unknown_one(parts: Parts) -> None:
 
 
 async def _call_2025(server: Server, methods: TaskMethods, work: Callable[[], Awaitable[JSON]]) -> JSON:
-    async def job() -> JSON:
-        call = current_call(server.runtime)
+    async def job(call: TaskCall | UnwindingCall) -> JSON:
         assert isinstance(call, TaskCall)
         await call.begin()  # the clock that would do it stands still
         return await work()

@@ -101,9 +101,9 @@ async def result(client: ClientSession, task: types.Task) -> types.CallToolResul
     return await client.send_request(request, types.CallToolResult)
 
 
-def of_calls() -> int:
+def alive(kind: type) -> int:
     gc.collect()
-    return sum(isinstance(each, types.CallToolRequestParams) for each in gc.get_objects())
+    return sum(isinstance(each, kind) for each in gc.get_objects())
 
 
 def text(answer: types.CallToolResult) -> str:
@@ -118,11 +118,26 @@ async def test_work_that_waits_keeps_nothing_of_its_call() -> None:
         return f"{topic} {answer.action}"
 
     async with connected(asks) as client:
-        kept = of_calls()
+        kept = alive(types.CallToolRequestParams)
         task = await start(client, "asks", {"topic": "bees"})
         while await status(client, task) != "input_required":
             pass
-        assert of_calls() <= kept  # fewer where another test of this process left some
+        assert alive(types.CallToolRequestParams) <= kept  # fewer where another test of this process left some
+        assert text(await result(client, task)) == "bees accept"
+
+
+async def test_work_that_asks_through_the_sdks_context_keeps_neither_its_call_nor_its_question() -> None:
+    async def asks(topic: str, ctx: Context) -> str:  # type: ignore[type-arg]
+        answer = await ctx.elicit(f"{topic}?", Name)
+        return f"{topic} {answer.action}"
+
+    kinds = [types.CallToolRequestParams, types.ElicitRequest]
+    async with connected(asks) as client:
+        kept = [alive(kind) for kind in kinds]
+        task = await start(client, "asks", {"topic": "bees"})
+        while await status(client, task) != "input_required":
+            pass
+        assert all(alive(kind) <= before for kind, before in zip(kinds, kept, strict=True))
         assert text(await result(client, task)) == "bees accept"
 
 

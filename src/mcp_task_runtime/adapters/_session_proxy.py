@@ -62,11 +62,14 @@ class SessionProxy:
             TimeoutError: It did not answer within so many seconds; the question is withdrawn.
         """
         message = request.model_dump(by_alias=True, mode="json", exclude_none=True)
+        del request  # the answer may take days
         method = message["method"]
-        params = message.get("params", {})
+        params = message.pop("params", {})
         needed = _NEEDED_CAPABILITY.get(method)
         lacks = needed is not None and self._declared().get(needed) is None
         if lacks and not (self._call.has_inbox and (await self._call.context()).asks_person(method, params)):
             raise CapabilityError(f"Client does not support {needed} capability")
+        if seconds is None:
+            return await (await self._call.context()).ask(method, params)
         with anyio.fail_after(seconds):
             return await (await self._call.context()).ask(method, params)

@@ -39,6 +39,7 @@ class _Opening:
         self.loop = anyio.lowlevel.current_token()
         self.holders = 0
         self.is_kept = False
+        self.is_usable = False
         self.is_stopped = False
         self.streams: set[anyio.CancelScope] = set()
         self.error: BaseException | None = None
@@ -70,7 +71,7 @@ class RuntimeHost:
         end closes it.
         """
         opening = self._current()
-        if opening is not None and opening.is_kept and opening.opened.is_set() and not opening.released.is_set():
+        if opening is not None and opening.is_kept and opening.is_usable:
             return
         opening = await self._hold()
         if opening.is_kept:
@@ -168,6 +169,7 @@ class RuntimeHost:
     def _release(self, opening: _Opening) -> bool:
         opening.holders -= 1
         if opening.holders <= opening.is_kept:
+            opening.is_usable = False
             opening.released.set()
             return True
         return False
@@ -180,6 +182,7 @@ class RuntimeHost:
                         self._failure = ""
                         self._warn_of_workers()
                         opening.group.start_soon(self._stop_with_web_server, opening)
+                        opening.is_usable = not opening.released.is_set()
                         opening.opened.set()
                         await opening.released.wait()
                 except Exception as error:
@@ -189,6 +192,7 @@ class RuntimeHost:
         finally:
             if self._opening is opening:
                 self._opening = None
+            opening.is_usable = False
             opening.released.set()
             opening.opened.set()
             opening.closed.set()

@@ -10,6 +10,7 @@ import contextvars
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
 
@@ -20,7 +21,17 @@ from mcp_task_runtime.core.json import JSONObject
 from mcp_task_runtime.core.types import Outcome, Progress, Task
 from mcp_task_runtime.wire import v2025_11_25 as wire_2025
 
-__all__ = ["NO_TOKEN", "CallNotifier", "InTurn", "LatestSender", "StartSoon", "StatusNotifier", "TaskNotifier"]
+__all__ = [
+    "NO_TOKEN",
+    "AtOnce",
+    "CallNotifier",
+    "InTurn",
+    "LatestSender",
+    "StartSoon",
+    "StatusNotifier",
+    "TaskNews",
+    "TaskNotifier",
+]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -32,6 +43,9 @@ _MISS_SECONDS: Final = 0.5
 
 _RETRY_SECONDS: Final = 5.0
 """How long a stalled client is left alone where no background task can wait for it."""
+
+_ASK_SECONDS: Final = 0.02
+"""How long the news of an end waits for its client to ask for the result, which says the same."""
 
 _STEP: Final = 1e-3
 """How much progress grows with a status message."""
@@ -119,13 +133,52 @@ class LatestSender:
             self._lock = None
 
 
+class TaskNews(Protocol):
+    """Runs what tells a client of its tasks, in the background."""
+
+    def start_soon(self, function: Callable[[], Coroutine[Any, Any, None]], /) -> object:
+        """Run a function that tells of a task."""
+        ...
+
+    def end_soon(self, task_id: str, function: Callable[[], Coroutine[Any, Any, None]], /) -> object:
+        """Run a function that tells how a task has ended, unless its client learns that otherwise."""
+        ...
+
+
+class AtOnce:
+    """Starts each function at once, as a task of its own."""
+
+    def __init__(self, start_soon: StartSoon) -> None:
+        """Start functions.
+
+        Args:
+            start_soon: Starts one in the background.
+        """
+        self.start_soon = start_soon
+
+    def end_soon(self, task_id: str, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Start a function that tells how a task has ended."""
+        self.start_soon(function)
+
+
 class InTurn:
     """Runs functions in the background, one after the other: one task of the event loop for all of a connection.
 
     It begins with the first function, and waits for more until it is closed.
     """
 
-    __slots__ = ("_functions", "_is_closed", "_is_running", "_scope", "_start_soon", "_woken")
+    __slots__ = (
+        "_asked",
+        "_ends",
+        "_functions",
+        "_is_closed",
+        "_is_running",
+        "_is_waiting",
+        "_scope",
+        "_start_soon",
+        "_wait",
+        "_woken",
+    )
 
     def __init__(self, start_soon: StartSoon) -> None:
         """Make a queue without functions.
@@ -136,6 +189,10 @@ class InTurn:
         """
         self._start_soon = start_soon
         self._functions: deque[Callable[[], Coroutine[Any, Any, None]]] = deque()
+        self._ends: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {}
+        self._asked: set[str] = set()
+        self._is_waiting = False
+        self._wait: anyio.CancelScope | None = None
         self._woken: anyio.Event | None = None
         self._scope: anyio.CancelScope | None = None
         self._is_running = False
@@ -160,12 +217,46 @@ class InTurn:
         if self._woken is not None:
             self._woken.set()
 
+    def end_soon(self, task_id: str, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a function that tells how a task has ended, in a moment; not where its client asks for the result.
+
+        Raises:
+            Exception: What `start_soon` raised; the function does not run then.
+        """
+        if task_id in self._asked or self._is_closed:
+            return
+        if not self._is_waiting:  # one wait for all that end meanwhile
+            contextvars.Context().run(self._start_soon, self._wait_for_requests)
+            self._is_waiting = True
+        self._ends[task_id] = function
+
+    def asked(self, task_id: str) -> AbstractContextManager[None]:
+        """Return a block that answers a client's request for the result of a task; it tells of the end."""
+        return _Asked(task_id, self._ends, self._asked)
+
+    async def _wait_for_requests(self) -> None:
+        try:
+            if not self._is_closed:
+                with anyio.CancelScope() as self._wait:
+                    await anyio.sleep(_ASK_SECONDS)
+        finally:
+            self._is_waiting = False
+            self._wait = None
+        while self._ends:
+            function = self._ends.pop(next(iter(self._ends)))
+            try:
+                self.start_soon(function)
+            except Exception:
+                logger.exception("The end of a task could not be sent to its client")
+
     def close(self) -> None:
         """Run no more: what runs is cancelled, and what waits is dropped."""
         self._is_closed = True
         self._functions.clear()
-        if self._scope is not None:
-            self._scope.cancel()
+        self._ends.clear()
+        for scope in (self._scope, self._wait):
+            if scope is not None:
+                scope.cancel()
 
     async def _run(self) -> None:
         try:
@@ -188,6 +279,24 @@ class InTurn:
             await self._functions.popleft()()
         except Exception:
             logger.exception("A change of a task could not be sent to its client")
+
+
+class _Asked:
+    """A block that answers a request for the result of a task."""
+
+    __slots__ = ("_asked", "_ends", "_task_id")
+
+    def __init__(self, task_id: str, ends: dict[str, Any], asked: set[str]) -> None:
+        self._task_id = task_id
+        self._ends = ends
+        self._asked = asked
+
+    def __enter__(self) -> None:
+        self._ends.pop(self._task_id, None)
+        self._asked.add(self._task_id)
+
+    def __exit__(self, *_: object) -> None:
+        self._asked.discard(self._task_id)
 
 
 class StatusNotifier:

@@ -63,7 +63,9 @@ def http_manager(request: object) -> Any:
     endpoint that Starlette noted: under middleware, or as the owner of a method.
     """
     scope = getattr(request, "scope", None)
-    application: Any = scope.get("endpoint") if isinstance(scope, Mapping) else None
+    if not isinstance(scope, Mapping):
+        return None
+    application: Any = scope.get("endpoint")
     for _ in range(_DEEPEST_MIDDLEWARE):
         if application is None:
             break

@@ -27,7 +27,7 @@ from mcp_task_runtime.adapters._tool_calls import (
 )
 from mcp_task_runtime.adapters._tool_table import DeclaredTool
 from mcp_task_runtime.adapters.host import RuntimeHost
-from mcp_task_runtime.adapters.notifications import StartSoon
+from mcp_task_runtime.adapters.notifications import AtOnce, TaskNews
 from mcp_task_runtime.adapters.requestor import Requestor
 from mcp_task_runtime.adapters.result_handler import TaskResultHandler
 from mcp_task_runtime.adapters.session import TaskSession
@@ -54,9 +54,9 @@ _MOST_POLLERS: Final = 10_000
 
 
 class _Job(Protocol):
-    """Runs a tool to its end and returns its result as JSON."""
+    """Runs a tool for a call to its end and returns its result as JSON."""
 
-    async def __call__(self) -> JSONObject: ...
+    async def __call__(self, call: TaskCall | UnwindingCall, /) -> JSONObject: ...
 
 
 class TaskMethods:
@@ -83,7 +83,7 @@ class TaskMethods:
         self._handler = TaskResultHandler(
             runtime.store, runtime.queue, settings=runtime.settings, followers=runtime.followers, inbox=inbox
         )
-        self._start_soon: StartSoon = host.start_soon  # bound once: each task keeps it
+        self._background: TaskNews = AtOnce(host.start_soon)
         self._unwinding = unwinding
         self._pollers: dict[str, None] = {}
         """Tasks whose client was told that input is required, the oldest first."""
@@ -101,9 +101,9 @@ class TaskMethods:
         protocol_version: object = None,
         seal: Callable[[TaskSpec], TaskSpec] | None = None,
         convert: Convert[JSONObject] | None = None,
-        around: Callable[[UnwindingCall], AbstractContextManager[object]] = nullcontext,
+        around: Callable[[TaskCall | UnwindingCall], AbstractContextManager[object]] = nullcontext,
         declared_json: str | None = None,
-        tell_soon: StartSoon | None = None,
+        news: TaskNews | None = None,
     ) -> JSONObject:
         """Run a tool as a task and return its handle as soon as there is one (wire rule B3).
 
@@ -118,9 +118,9 @@ class TaskMethods:
             protocol_version: The protocol revision of the call.
             seal: Adds what is kept of the caller's credentials.
             convert: Makes the tool's result of what its work ends with: the work goes on without its request.
-            around: Returns a block that sets the context variables of such work.
+            around: Returns a block that sets the context variables of a call.
             declared_json: What the client declared, as JSON text; the connection is asked when `None`.
-            tell_soon: Starts what tells the client of the task; in the background of the host when `None`.
+            news: Runs what tells the client of the task; each at once, as a task of the host's, when `None`.
 
         Raises:
             ProtocolError: `task` is malformed.
@@ -141,11 +141,11 @@ class TaskMethods:
                 intern(dump_json(connection.client_capabilities)) if declared_json is None else declared_json
             ),
         )
-        tell_soon = self._start_soon if tell_soon is None else tell_soon
+        news = self._background if news is None else news
         if seal is not None:
             new = seal(new)
         if declared is not None and self._runtime.is_dispatched(new.request.name):
-            return await self._dispatch(with_options(new, declared.options), connection, tell_soon, declared.options)
+            return await self._dispatch(with_options(new, declared.options), connection, news, declared.options)
         handler = self._handler
         if undeliverable is not None:
             handler = TaskResultHandler(
@@ -157,15 +157,15 @@ class TaskMethods:
             )
 
         def announce(record: TaskRecord) -> TaskSession:
-            client = TaskStreamSession(record, connection, self._handler, tell_soon)
+            client = TaskStreamSession(record, connection, self._handler, news)
             client.announce(self._runtime)
             return client
 
         if convert is not None and declared is not None:
             unwinding = self._unwinding(self._runtime, new.request.name)
-            ended = await self._begin(unwinding, job)
             perform = partial(unwinding.perform, handler=handler, connect=announce, convert=convert)
             with around(unwinding):
+                ended = await self._begin(unwinding, job)
                 record = await submit_call(
                     self._runtime,
                     with_options(new, declared.options),
@@ -190,10 +190,10 @@ class TaskMethods:
             )
             calls.append(call)
             await call.start()
-            with calling(call):
+            with calling(call), around(call):
                 # A call that ends before its tool began is a task too: the client asked for one.
                 try:
-                    result = await job()
+                    result = await job(call)
                 except Exception:
                     await call.begin()
                     raise
@@ -210,12 +210,12 @@ class TaskMethods:
         return wire_2025.render_created(made.task, model_immediate_response=calls[0].model_immediate_response)
 
     async def _dispatch(
-        self, spec: TaskSpec, connection: TaskSession, tell_soon: StartSoon, options: TaskOptions
+        self, spec: TaskSpec, connection: TaskSession, news: TaskNews, options: TaskOptions
     ) -> JSONObject:
         """Have a worker run a tool, also one with wrong arguments: the client has asked for a task."""
         record = await self._runtime.dispatch(spec)
         await cancelled_with_caller(self._runtime, record, spec)
-        client = TaskStreamSession(record, connection, self._handler, tell_soon)
+        client = TaskStreamSession(record, connection, self._handler, news)
         client.announce(self._runtime, with_progress=True)
         return wire_2025.render_created(record.task, model_immediate_response=options.model_immediate_response)
 
@@ -232,7 +232,7 @@ class TaskMethods:
         result: JSONObject = {}
         with calling(call):
             try:
-                result = await job()
+                result = await job(call)
             except Exception as raised:
                 error = raised
         if call.has_begun:
@@ -281,7 +281,7 @@ class TaskMethods:
         connect: Callable[[], TaskSession],
         *,
         is_alive: Callable[[], Awaitable[bool]] | None = None,
-        waiting: Callable[[], AbstractContextManager[object]] = nullcontext,
+        answering: Callable[[str], AbstractContextManager[object]] = nullcontext,
     ) -> JSONObject:
         """Serve `tasks/result`: wait for the end, with the task's questions on this stream (wire rules B5, B6).
 
@@ -290,20 +290,21 @@ class TaskMethods:
             requestor: Who asks.
             connect: Returns the stream of the request; called for a task that has not ended.
             is_alive: As for `TaskResultHandler.handle`.
-            waiting: Returns a block in which the request waits.
+            answering: Returns a block in which a request for the result of a task of the requestor's is answered.
 
         Raises:
             ProtocolError: What the call would have ended with, or the task was cancelled.
         """
         task_id = wire_2025.parse_task_id(params)
         ended = (await self._runtime.get(task_id, owner=requestor.owner)).record.outcome
-        if ended is not None:  # nothing is queued for its client any more
-            audit.retrieved(task_id, requestor.owner)
-            return wire_2025.render_result(ended, task_id)
-        with waiting(), self._host.until_stopped():
-            outcome = await self._handler.handle(task_id, connect(), is_alive=is_alive)
-            audit.retrieved(task_id, requestor.owner)
-            return wire_2025.render_result(outcome, task_id)
+        with answering(task_id):
+            if ended is not None:  # nothing is queued for its client any more
+                audit.retrieved(task_id, requestor.owner)
+                return wire_2025.render_result(ended, task_id)
+            with self._host.until_stopped():
+                outcome = await self._handler.handle(task_id, connect(), is_alive=is_alive)
+                audit.retrieved(task_id, requestor.owner)
+                return wire_2025.render_result(outcome, task_id)
         raise ProtocolError(INTERNAL_ERROR, "The server stops before the task has ended")
 
     async def list(self, params: Mapping[str, JSONValue] | None, requestor: Requestor) -> JSONObject:

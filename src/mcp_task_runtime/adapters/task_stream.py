@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 
-from mcp_task_runtime.adapters.notifications import LatestSender, StartSoon
+from mcp_task_runtime.adapters.notifications import LatestSender, TaskNews
 from mcp_task_runtime.adapters.result_handler import TaskResultHandler
 from mcp_task_runtime.adapters.session import TaskSession
 from mcp_task_runtime.core.json import JSONObject, JSONValue
@@ -29,6 +30,7 @@ class TaskStreamSession:
     """
 
     __slots__ = (
+        "_background",
         "_connection",
         "_handler",
         "_is_over",
@@ -37,7 +39,6 @@ class TaskStreamSession:
         "_progress",
         "_record",
         "_runtime",
-        "_start_soon",
         "_statuses",
         "_told",
         "_told_progress",
@@ -48,7 +49,7 @@ class TaskStreamSession:
     can_send_request = False
 
     def __init__(
-        self, record: TaskRecord, connection: TaskSession, handler: TaskResultHandler, start_soon: StartSoon
+        self, record: TaskRecord, connection: TaskSession, handler: TaskResultHandler, background: TaskNews
     ) -> None:
         """Make the session of a task.
 
@@ -56,13 +57,13 @@ class TaskStreamSession:
             record: The task as it was made.
             connection: What of the client's connection outlives the call.
             handler: Knows the streams of the task in this process.
-            start_soon: Starts what tells the client in the background.
+            background: Runs what tells the client.
         """
         self._record = record
         self._told: JSONValue = record.task.status
         self._connection = connection
         self._handler = handler
-        self._start_soon = start_soon
+        self._background = background
         self._statuses: LatestSender | None = None  # for what the work itself says
         self._progress: LatestSender | None = None
         self._runtime: TaskRuntime | None = None
@@ -96,7 +97,7 @@ class TaskStreamSession:
     async def notify_status(self, task: Task, outcome: Outcome | None) -> None:
         """Send the whole task; the work that says so waits for a client that does not read, for a moment."""
         if self._statuses is None:
-            self._statuses = LatestSender(self._connection, self._start_soon)
+            self._statuses = LatestSender(self._connection, self._background.start_soon)
         await self._send_status(wire_2025.render_task(task, outcome))
 
     async def _send_status(self, params: JSONObject) -> None:
@@ -115,7 +116,7 @@ class TaskStreamSession:
         token = self._record.request.progress_token
         if token is not None:
             if self._progress is None:
-                self._progress = LatestSender(self, self._start_soon)
+                self._progress = LatestSender(self, self._background.start_soon)
             await self._progress.send(*wire_2025.render_progress(progress, token))
 
     def announce(self, runtime: TaskRuntime, *, with_progress: bool = False) -> None:
@@ -145,15 +146,24 @@ class TaskStreamSession:
             return
         if record.status != self._told or self._has_progressed(record):
             self._is_telling = True
-            self._start_soon(self._tell)
+            if self._is_over:
+                self._tell_end_soon()
+            else:
+                self._background.start_soon(self._tell)
 
     def _has_progressed(self, record: TaskRecord) -> bool:
         return self._with_progress and record.progress not in (None, self._told_progress) and record.outcome is None
 
-    async def _tell(self) -> None:
+    def _tell_end_soon(self) -> None:
+        self._background.end_soon(self._record.task_id, partial(self._tell, with_end=True))
+
+    async def _tell(self, *, with_end: bool = False) -> None:
         """Send what is new, and again while there is something newer. It does not raise."""
         try:
             while (record := self._news) is not None:
+                if self._is_over and not with_end:
+                    self._tell_end_soon()
+                    return
                 self._news = None
                 await self._tell_of(record)
         except TaskNotFoundError:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from contextvars import ContextVar
+from importlib.metadata import version
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
@@ -23,6 +24,7 @@ __all__ = [
     "answered_by",
     "cancellable",
     "current_connection",
+    "ending_with_connection",
     "has_list",
     "has_sessions",
     "is_about_lost_connection",
@@ -34,6 +36,9 @@ __all__ = [
 logger: logging.Logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_ENDS_REQUESTS: Final = tuple(map(int, version("mcp").split(".")[:2])) >= (1, 27)
+"""Whether the SDK itself ends the requests of a connection that ends."""
 
 _PAUSE_SECONDS: Final = 1.0
 """How long a connection may take to settle before something goes on without that."""
@@ -128,6 +133,8 @@ class Connection:
             del self._answerers[str(request_id)]
 
     def _is_foreign(self, message: Any) -> bool:
+        if not self._answerers:
+            return False
         response = getattr(getattr(message, "message", None), "root", None)
         if not isinstance(response, types.JSONRPCResponse | types.JSONRPCError):
             return False
@@ -179,7 +186,7 @@ def current_connection() -> Connection | None:
     return _current.get()
 
 
-class serving:  # read as a verb: with serving()
+class ending_with_connection:  # read as a verb: with ending_with_connection()
     """Context manager that runs a block which ends when its connection ends, however long it would wait."""
 
     __slots__ = ("_connection", "_scope")
@@ -206,6 +213,10 @@ class serving:  # read as a verb: with serving()
         if self._scope.cancelled_caught:
             raise McpError(types.ErrorData(code=types.CONNECTION_CLOSED, message="Connection closed")) from None
         return is_swallowed
+
+
+serving: Callable[[], AbstractContextManager[object]] = nullcontext if _ENDS_REQUESTS else ending_with_connection
+"""Returns a block for a request, which the SDK or this library ends when its connection ends."""
 
 
 def is_about_lost_connection(error: BaseException) -> bool:

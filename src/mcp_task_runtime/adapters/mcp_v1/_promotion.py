@@ -61,7 +61,9 @@ class _TaskSession(SessionProxy):
         seconds = None if request_read_timeout_seconds is None else request_read_timeout_seconds.total_seconds()
         with as_mcp_errors():
             try:
-                answer = await self._ask(request, seconds)
+                asking = self._ask(request, seconds)
+                del request  # the answer may take days
+                answer = await asking
             except TimeoutError:
                 raise mcp_error(_REQUEST_TIMEOUT, f"The client did not answer within {seconds} seconds") from None
         return result_type.model_validate(answer)
@@ -150,18 +152,18 @@ class within_task:  # read as a verb: with within_task(ctx, call, declared)
         request_ctx.reset(self._reset)
 
 
-class within_call:  # read as a verb: with within_call(ctx, call, connection)
+class within_call:  # read as a verb: with within_call(ctx, connection, call)
     """Context manager that runs a block as a request's caller, with the context of `within_task`."""
 
     __slots__ = ("_as_caller", "_within_task")
 
-    def __init__(self, ctx: Context, call: PromotedCall, connection: SharedSession) -> None:
+    def __init__(self, ctx: Context, connection: SharedSession, call: PromotedCall) -> None:
         """Make the block.
 
         Args:
             ctx: The request.
-            call: The call.
             connection: What the tasks of its connection share.
+            call: The call.
         """
         self._as_caller = as_caller(ctx)
         experimental = connection.shared_experimental(ctx.experimental)

@@ -6,7 +6,7 @@ import functools
 import json
 import logging
 from collections.abc import Awaitable, Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from sys import intern
 from types import TracebackType
 from typing import Any, TypeAlias, cast
@@ -45,6 +45,7 @@ __all__ = [
     "KeptRequest",
     "RequestSession",
     "SharedSession",
+    "answering",
     "as_caller",
     "as_kept_caller",
     "as_mcp_errors",
@@ -112,7 +113,7 @@ def mcp_error(code: int, message: str, data: JSONValue = None) -> McpError:
 def _user(ctx: Context) -> AuthenticatedUser | None:
     """Return who makes this very request; context variables are those of the connection's first one."""
     scope = getattr(ctx.request, "scope", None)
-    user = scope.get("user") if isinstance(scope, Mapping) else auth_context_var.get()
+    user = scope.get("user") if scope is not None and isinstance(scope, Mapping) else auth_context_var.get()
     return user if isinstance(user, AuthenticatedUser) else None
 
 
@@ -197,7 +198,7 @@ def undeliverable(ctx: Context) -> str | None:
     """Return why no question can reach this client, if that is so."""
     if is_stateless(ctx):
         return NO_SESSION
-    manager = http_manager(ctx.request)
+    manager = None if ctx.request is None else http_manager(ctx.request)
     return JSON_RESPONSES if manager is not None and manager.json_response else None
 
 
@@ -381,3 +382,10 @@ def shared_session(ctx: Context, start_soon: StartSoon) -> SharedSession:
     if not isinstance(shared, SharedSession) or shared.session is not ctx.session:
         shared = connection.shared = SharedSession(ctx, start_soon)
     return shared
+
+
+def answering(task_id: str) -> AbstractContextManager[object]:
+    """Return a block for a request for the result of a task: its connection is not told of the end in addition."""
+    connection = current_connection()
+    shared = None if connection is None else connection.shared
+    return shared.news.asked(task_id) if isinstance(shared, SharedSession) else nullcontext()

@@ -33,12 +33,10 @@ from mcp_task_runtime.adapters._tool_calls import (
     EndedCall,
     NoteFailure,
     PlainCall,
-    PromotedCall,
     TaskCall,
     ToolCall,
     UnwindingCall,
     calling,
-    current_call,
 )
 from mcp_task_runtime.adapters.base_tasks import BaseTasks, fastmcp_version
 from mcp_task_runtime.adapters.credentials import CallerCredentials
@@ -50,6 +48,7 @@ from mcp_task_runtime.adapters.mcp_v1._requests import (
     Context,
     RequestSession,
     SharedSession,
+    answering,
     as_caller,
     as_kept_caller,
     as_mcp_errors,
@@ -203,25 +202,17 @@ class Tasks(BaseTasks[Any]):  # a type checker with mcp 2.x does not know the cl
             if request.params.task is None:
                 if support == "required":
                     raise wire.task_required(name)
-                with serving(), as_caller(ctx):
-                    return await self._call(request, self._plain_call(name, ctx))
+                call = self._plain_call(name, ctx)
+                with serving(), as_caller(ctx), calling(call):
+                    return await self._call(request, call)
             if support == "forbidden":
                 raise wire.task_forbidden(name)
 
             connection = shared_session(ctx, self._host.start_soon)
-            block: within_call | None = None
 
-            def within(call: PromotedCall) -> within_call:
-                nonlocal block
-                if block is None:
-                    block = within_call(ctx, call, connection)
-                return block
-
-            async def job() -> JSONObject:
-                call = current_call(self.runtime)
-                assert isinstance(call, TaskCall | UnwindingCall)
+            async def job(call: TaskCall | UnwindingCall) -> JSONObject:
                 try:
-                    with as_mcp_errors(), within(call):
+                    with as_mcp_errors():
                         result = await self._call(request, call)
                 except _WayOut:
                     return {}
@@ -241,9 +232,9 @@ class Tasks(BaseTasks[Any]):  # a type checker with mcp 2.x does not know the cl
                 protocol_version=protocol_version(ctx),
                 seal=None if self._credentials is None else functools.partial(self._sealed, ctx=ctx),
                 convert=self._converted if name in self._own_tools else None,
-                around=within,
+                around=functools.partial(within_call, ctx, connection),
                 declared_json=connection.declared_json,
-                tell_soon=connection.news.start_soon,
+                news=connection.news,
             )
             return raw_result(created)
 
@@ -260,22 +251,21 @@ class Tasks(BaseTasks[Any]):  # a type checker with mcp 2.x does not know the cl
             if converted is not None:
                 return converted
         request = types.CallToolRequest(params=types.CallToolRequestParams(name=name, arguments=arguments))
+        call = EndedCall(self.runtime, name, end, note)
         try:
-            with as_mcp_errors():
-                result = await self._call(request, EndedCall(self.runtime, name, end, note))
+            with as_mcp_errors(), calling(call):
+                result = await self._call(request, call)
         except Exception as error:
             raise as_shown(error) from error
         return cast(JSONObject, result.model_dump(by_alias=True, mode="json", exclude_none=True))
 
     async def _call(self, request: types.CallToolRequest, call: ToolCall) -> types.ServerResult:
-        """Run the server's own handler; let pass what it makes of protocol errors that left a task's work."""
+        """Run the server's own handler, inside `calling`; let pass what it makes of errors that left a task's work."""
         assert self._call_tool is not None
-        handler = functools.partial(self._call_tool, request)
-        with calling(call):
-            if self._blocks(call.name):
-                result = await call_in_own_loop(self._context(), handler)
-            else:
-                result = await handler()
+        if self._blocks(call.name):
+            result = await call_in_own_loop(self._context(), functools.partial(self._call_tool, request))
+        else:
+            result = await self._call_tool(request)
         if isinstance(call, UnwindingCall) and call.has_begun:
             return result
         if call.error is not None and _tells_of(result, call.error):
@@ -352,13 +342,14 @@ class Tasks(BaseTasks[Any]):  # a type checker with mcp 2.x does not know the cl
         with as_mcp_errors():
             await self._host.keep_open()
             ctx = self._context()
-            result = await self._methods.result(
-                {"taskId": request.params.taskId},
-                self._requestor(ctx),
-                lambda: RequestSession(ctx, self._may_answer(ctx)),
-                is_alive=liveness(ctx),
-                waiting=serving,
-            )
+            with serving():
+                result = await self._methods.result(
+                    {"taskId": request.params.taskId},
+                    self._requestor(ctx),
+                    lambda: RequestSession(ctx, self._may_answer(ctx)),
+                    is_alive=liveness(ctx),
+                    answering=answering,
+                )
             return raw_result(result)
 
     async def _serve_list(self, request: types.ListTasksRequest) -> types.ServerResult:

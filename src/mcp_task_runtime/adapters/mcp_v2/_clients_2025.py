@@ -17,7 +17,7 @@ from mcp.server.mcpserver import authenticated_principal
 from mcp.shared.exceptions import MCPError
 from mcp_types.methods import serialize_server_result
 
-from mcp_task_runtime.adapters._tool_calls import NoteFailure, TaskCall, UnwindingCall, calling, current_call
+from mcp_task_runtime.adapters._tool_calls import NoteFailure, TaskCall, UnwindingCall, calling
 from mcp_task_runtime.adapters._tool_table import ToolTable
 from mcp_task_runtime.adapters.base_tasks import to_call_result
 from mcp_task_runtime.adapters.host import RuntimeHost
@@ -149,9 +149,7 @@ class Clients2025:
         if support == "forbidden":
             raise wire.task_forbidden(name)
 
-        async def job() -> JSONObject:
-            call = current_call(self._runtime)
-            assert isinstance(call, TaskCall | UnwindingCall)
+        async def job(call: TaskCall | UnwindingCall) -> JSONObject:
             session: Any = PromotingSession(ctx, call)
             try:
                 return await _as_object(call_next(replace(ctx, session=session)))

@@ -133,7 +133,9 @@ class PromotingSession(SessionProxy):
             return result
         with as_mcp_errors():
             try:
-                answer = await self._ask(request, request_read_timeout_seconds)
+                asking = self._ask(request, request_read_timeout_seconds)
+                del request  # the answer may take days
+                answer = await asking
             except TimeoutError:
                 message = f"The client did not answer within {request_read_timeout_seconds} seconds"
                 raise MCPError(REQUEST_TIMEOUT, message) from None
