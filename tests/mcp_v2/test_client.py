@@ -484,6 +484,25 @@ async def test_a_callback_that_refuses_cancels_the_task_and_raises_its_error() -
     assert scripted.methods == ["tools/call", "tasks/cancel"]
 
 
+@in_virtual_time
+@pytest.mark.parametrize("seconds", [0.01, 0.1], ids=["at once", "late"])
+@pytest.mark.parametrize("questions", [1, 2])
+async def test_a_user_who_refuses_is_asked_no_more_although_a_look_is_due(seconds: float, questions: int) -> None:
+    scripted = ScriptedServer(asking(**{f"question-{number}": elicit() for number in range(questions)}))
+    asked: list[str] = []
+
+    async def refuse(context: Any, params: Any) -> ErrorData:
+        asked.append(params.message)
+        await anyio.sleep(seconds)
+        return ErrorData(code=-32042, message="Not today")
+
+    async with connected(scripted, elicitation_callback=refuse) as client:
+        with pytest.raises(MCPError, match="Not today"):
+            await client.call_tool("work")
+    assert len(asked) == questions
+    assert scripted.methods == ["tools/call", "tasks/cancel"]
+
+
 async def test_a_callback_that_raises_cancels_the_task_and_raises_its_exception() -> None:
     scripted = ScriptedServer(asking(consent=elicit()))
     trouble = ZeroDivisionError("no user")

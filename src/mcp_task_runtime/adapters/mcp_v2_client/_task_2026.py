@@ -221,12 +221,14 @@ class _Following:
         try:
             while snapshot is None or not is_terminal(snapshot.status):
                 grace = 0.0
-                if snapshot is not None:
+                if snapshot is not None and not self._was_refused:
                     key = self._attend(snapshot.input_requests)
                     await self._task.report(snapshot)
                     if key is not None and not await self._answer_here(key):
                         return
                     grace = _GRACE_SECONDS if self._busy else 0
+                if self._was_refused:  # cancelled: but a look in this process may pass no point where that shows
+                    return
                 snapshot = await self._watch.next(grace=grace)
             self._final = snapshot
         except Exception as error:  # raised by `run`: from here it would come out in an exception group
