@@ -32,6 +32,7 @@ class Broker:
         revoked: The tasks that it was to drop.
         fault: What is wrong: it raises (`down`), does not return (`hangs`), or lets a cancellation pass (`cancels`).
         poison: A task that it does not take.
+        takes: How many tasks it takes before it is down.
         refused: How often it was given a task that it did not take.
         hanging: How many tasks it has that it does not return from.
     """
@@ -41,11 +42,14 @@ class Broker:
         self.submitted: list[Dispatch] = []
         self.revoked: list[str] = []
         self.fault = self.poison = ""
+        self.takes = 1_000
         self.refused = 0
         self.hanging = 0
 
     async def submit(self, dispatch: Dispatch) -> None:
         is_poison = dispatch.task_id == self.poison
+        if not self.takes:
+            self.fault = "down"
         if self.fault or is_poison:
             self.refused += 1
         if self.fault == "down" or is_poison:
@@ -58,6 +62,7 @@ class Broker:
                 self.hanging -= 1
         if self.fault == "cancels":
             raise anyio.get_cancelled_exc_class()
+        self.takes -= 1
         self.submitted.append(dispatch)
 
     async def revoke(self, task_id: str) -> None:
@@ -302,6 +307,25 @@ async def test_a_task_that_the_broker_takes_shows_that_it_is_back() -> None:
         after = await server.runtime.dispatch(SPEC)
         await cluster.settle()
         assert [each.task_id for each in broker.submitted] == [record.task_id for record in (after, *before)]
+
+
+async def test_a_broker_that_goes_down_again_at_once_loses_no_more_than_one_task() -> None:
+    """L12: one, which is submitted when it is overdue; the others are kept, and none of them holds up the rest."""
+    broker = Broker()
+    async with open_cluster(dispatcher=broker) as (cluster, (server, other)):
+        Tool().register(server, other)
+        broker.fault = "down"
+        records = [await server.runtime.dispatch(SPEC) for _ in range(6)]
+        await cluster.settle()
+        broker.fault, broker.takes = "", 2
+        await cluster.pass_time(6)
+        assert len(broker.submitted) == 2
+        assert broker.fault == "down"
+        broker.fault, broker.takes = "", 1_000
+        await cluster.pass_time(6)
+        assert len(broker.submitted) == len(records) - 1
+        await cluster.pass_time(GRACE_SECONDS)
+        assert {each.task_id for each in broker.submitted} == {record.task_id for record in records}
 
 
 async def test_a_task_that_a_broker_takes_never_is_no_outage() -> None:

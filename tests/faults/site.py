@@ -206,7 +206,7 @@ class Site:
         environment = {
             **os.environ,
             "FAULTS_JOURNAL": str(self.journal),
-            "FAULTS_STORE": f"{setup.store}{'&' if '?' in setup.store else '?'}timeout={STORE_SECONDS}",
+            "FAULTS_STORE": patient(setup.store),
             "FAULTS_ENGINE": setup.engine,
             "FAULTS_BROKER": setup.broker,
             "FAULTS_LEASE_MS": str(setup.lease_ms),
@@ -227,6 +227,7 @@ class Site:
     def faults(self, random: Random) -> dict[str, Callable[[], Awaitable[None]]]:
         """Return what may happen, by name."""
         beyond = 1.6 * self._setup.lease_ms / 1000
+        assert beyond < STORE_SECONDS / 4, "the store gives up during a fault"
         return {
             "server killed": lambda: random.choice(self.servers).kill(),
             "server paused": lambda: random.choice(self.servers).pause(random.uniform(0.1, 1.0)),
@@ -237,6 +238,11 @@ class Site:
             "worker terminated": lambda: random.choice(self.workers).terminate(),
             **self._setup.broker_faults,
         }
+
+
+def patient(store: str) -> str:
+    """Return the URL of a store that waits out all that happens in a run."""
+    return f"{store}{'&' if '?' in store else '?'}timeout={STORE_SECONDS}"
 
 
 def worker_command(engine: str) -> list[str]:

@@ -12,8 +12,9 @@ from pathlib import Path
 import anyio
 import pytest
 
+from mcp_task_runtime import open_store
 from tests.faults.setups import SETUPS, long_run
-from tests.faults.site import Setup, run
+from tests.faults.site import Setup, patient, run
 
 pytestmark = pytest.mark.anyio
 
@@ -33,6 +34,18 @@ async def test_tasks_survive_the_faults_of_servers_and_workers(tmp_path: Path) -
         ledger = await run(tmp_path, setup, count=40, faults=len(kinds), only=kinds)
     ledger.check(40)
     assert ledger.faults == dict.fromkeys(kinds, 1)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["sqlite:///tasks.db", "redis://localhost/0?prefix=a", "postgresql://localhost/a?host=/run", "redis://localhost"],
+)
+def test_a_store_waits_for_longer_than_a_process_is_paused_that_has_it_locked(url: str) -> None:
+    """Work that may not run again fails where its store is away for longer than it waits."""
+    pytest.importorskip("psycopg", reason="psycopg is not installed")
+    pytest.importorskip("coredis", reason="coredis is not installed")
+    assert patient(url).startswith(f"{url}&timeout=" if "?" in url else f"{url}?timeout=")
+    open_store(patient(url))
 
 
 @pytest.mark.skipif(os.environ.get("MCP_TASK_RUNTIME_FAULTS") != "long", reason="minutes: MCP_TASK_RUNTIME_FAULTS=long")

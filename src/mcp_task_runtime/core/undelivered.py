@@ -21,7 +21,7 @@ _MOST: Final = 1_000
 class Undelivered(Generic[T]):
     """Offers again what was not taken: one of it after a pause that grows with each failure, the rest after a success.
 
-    What is refused while others are taken is at fault itself, and dropped.
+    What is refused right after another was taken may be at fault itself, and is dropped.
     """
 
     def __init__(self, clock: Clock, offer: Callable[[T], Awaitable[bool]]) -> None:
@@ -40,9 +40,6 @@ class Undelivered(Generic[T]):
         self._kept: dict[str, T] = {}
         self._added = Signal()
         self._succeeded = Signal()
-
-    def __len__(self) -> int:
-        return len(self._kept)
 
     def add(self, key: str, value: T) -> None:
         """Keep what was not taken; in place of what has the same key, and unless too much is kept."""
@@ -74,17 +71,20 @@ class Undelivered(Generic[T]):
                 failures = 0
 
     async def _offer_all(self, *, is_taking: bool) -> bool:
-        """Offer one after the other, until one is refused before any was taken; return whether any was.
+        """Offer one after the other, until one is refused where none was taken before it; return whether any was.
 
         Args:
             is_taking: Whether something else was taken just now.
         """
+        any_taken = False
         while self._kept:
             key = next(iter(self._kept))
             value = self._kept.pop(key)
             if await self._offer(value):
-                is_taking = True
-            elif not is_taking:
+                any_taken = is_taking = True
+            elif is_taking:
+                is_taking = False  # it is at fault, or there is an outage again: the next one shows which
+            else:
                 self._kept.setdefault(key, value)  # behind the others, if it is the one that is at fault
                 break
-        return is_taking
+        return any_taken
