@@ -51,6 +51,12 @@ async def test_a_tool_that_is_not_listed_is_looked_for_each_time() -> None:
     assert listing.asked == [None, "2"] * 2
 
 
+async def test_of_tools_with_one_name_the_last_counts_whenever_it_is_asked_for() -> None:
+    tools, listing = table(), Listing()
+    listing.pages[None]["tools"].append(tool("first", "required"))
+    assert [await tools.support_of("first", listing.page) for _ in range(2)] == ["required", "required"]
+
+
 async def test_a_list_that_a_client_reads_replaces_what_was_known() -> None:
     tools, listing = table(), Listing()
     assert await tools.support_of("first", listing.page) == "optional"

@@ -56,8 +56,10 @@ def test_the_heap_does_what_a_dictionary_searched_from_end_to_end_would(steps: l
 def test_a_name_is_due_exactly_at_its_time() -> None:
     heap = DeadlineHeap()
     heap.set("a", at(1))
-    assert heap.pop_due(at(1) - timedelta(microseconds=1)) is None
-    assert heap.pop_due(at(1)) == "a"
+    before = at(1) - timedelta(microseconds=1)
+    assert (heap.is_due(before), heap.pop_due(before)) == (False, None)
+    assert (heap.is_due(at(1)), heap.pop_due(at(1))) == (True, "a")
+    assert not heap.is_due(at(1))
     assert heap.pop_due(at(1)) is None
 
 

@@ -459,6 +459,18 @@ async def test_work_of_a_lost_worker_is_put_back_while_the_broker_hangs(monkeypa
         assert f"{running.task_id}.2" in [each.key for each in broker.submitted]
 
 
+async def test_no_task_that_waits_for_its_first_worker_is_said_to_have_lost_one(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    broker = Broker()
+    async with open_cluster(1, dispatcher=broker) as (cluster, (server,)):
+        Tool().register(server)
+        record = await server.runtime.dispatch(SPEC)
+        await cluster.pass_time(GRACE_SECONDS + TURN_SECONDS)
+        assert [each.task_id for each in broker.submitted].count(record.task_id) >= 2
+    assert "lost its worker" not in caplog.text
+
+
 @pytest.mark.parametrize("rerunnable", [False, True])
 async def test_work_whose_worker_is_lost_goes_to_another_worker_or_fails(rerunnable: bool) -> None:
     """L12: the server that notices runs none of it."""

@@ -309,6 +309,18 @@ async def test_work_is_left_to_a_process_that_knows_how_to_run_it() -> None:
         assert (await cluster.until_ended(task_id)).status == "completed"
 
 
+async def test_a_reaper_looks_behind_lost_tasks_whose_tools_it_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcp_task_runtime.core.lease_keeper._FEWEST_LAPSED", 2)
+    async with open_cluster() as (cluster, (a, b)):
+        b.runtime.register("tool", forever)
+        for task_id in "123":
+            await started(a, replace(RERUNNABLE, request=replace(RERUNNABLE.request, name="other"), task_id=task_id))
+        await started(a, replace(RERUNNABLE, task_id="4"))
+        await cluster.cut(a)
+        await cluster.pass_time(3 * LEASE_SECONDS)
+        assert b.running == {"4"}
+
+
 async def test_a_question_that_a_rerun_asks_again_gets_its_answer_and_an_open_one_stays_open() -> None:
     """The client is asked each question once, also when its process is lost."""
     async with open_cluster() as (cluster, (a, b)):

@@ -3,12 +3,13 @@ from __future__ import annotations
 import gc
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from functools import partial
 from typing import Any, cast
 
 import anyio
 import pytest
 
-from mcp_task_runtime.core.message_queue import QueuedMessage, TaskMessageQueue
+from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
 from mcp_task_runtime.core.observed_store import observed
 from mcp_task_runtime.core.observer import IsolatedObserver
 from mcp_task_runtime.core.store import TaskStore
@@ -271,6 +272,36 @@ async def test_a_store_that_is_closed_wakes_those_that_wait(what: str) -> None:
             await anyio.wait_all_tasks_blocked()
             await store.aclose()
     assert len(woken) == 1
+
+
+async def test_a_queue_that_is_closed_refuses_everything() -> None:
+    queue = InMemoryTaskMessageQueue()
+    question = QueuedMessage("request", "elicitation/create", "{}", "k")
+    await queue.enqueue("a", question)
+    await queue.aclose()
+    operations = (
+        partial(queue.enqueue, "a", question),
+        partial(queue.dequeue, "a"),
+        partial(queue.peek, "a"),
+        partial(queue.is_empty, "a"),
+        partial(queue.clear, "a"),
+        partial(queue.outstanding, "a"),
+        partial(queue.answer, "a", "k", Answer.withdrawn()),
+        partial(queue.wait_for_message, "a"),
+        partial(queue.wait_for_answer, "a", "k"),
+    )
+    for operation in operations:
+        with anyio.fail_after(PATIENCE), pytest.raises(StoreClosedError):
+            await operation()
+
+
+async def test_the_history_tells_an_empty_status_message_from_none() -> None:
+    async with InMemoryTaskStore() as store:
+        record = await store.create_task(ttl_ms=None)
+        await store.update_task(record.task_id, status_message="")
+        await store.update_task(record.task_id, status_message="a")
+        events = [(event.kind, event.text) for event in await store.get_history(record.task_id)]
+    assert events == [("created", None), ("status", ""), ("status", "a")]
 
 
 async def test_nothing_of_tasks_that_are_gone_is_kept_in_an_index() -> None:

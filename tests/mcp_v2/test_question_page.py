@@ -202,6 +202,8 @@ async def test_a_client_of_2025_is_told_to_open_the_page_and_lists_work_that_wai
         ({"url": "https://ops.example", "secret": "short"}, "at least 16 characters"),
         ({"url": "ops.example/tasks", "secret": SECRET}, "address of a dashboard"),
         ({"url": "https://ops.example/?a=1", "secret": SECRET}, "address of a dashboard"),
+        ({"url": "https://ops.example/#a", "secret": SECRET}, "address of a dashboard"),
+        ({"url": "https:///tasks", "secret": SECRET}, "address of a dashboard"),
     ],
 )
 async def test_the_address_and_the_secret_are_checked(options: Any, said: str) -> None:

@@ -157,6 +157,8 @@ class ToolTable:
     async def support_of(self, name: str, list_page: Callable[[str | None], Awaitable[JSONObject]]) -> TaskSupport:
         """Return the mode of a tool: as declared here, or as the server's own list has last shown it to any client.
 
+        Of tools with one name the last counts.
+
         Args:
             name: The tool.
             list_page: Returns the page of the server's `tools/list` at a cursor; called for a tool that was not seen.
@@ -172,7 +174,7 @@ class ToolTable:
             support: TaskSupport | None = None
             for tool in page.get("tools", []):
                 self.note_listed(str(tool.get("name")), _own_mode(tool))
-                if support is None and tool.get("name") == name:
+                if tool.get("name") == name:
                     support = _support(_own_mode(tool))
             cursor = page.get("nextCursor")
             if support is not None or cursor is None:
