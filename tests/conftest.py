@@ -14,6 +14,7 @@ import pytest
 from hypothesis import settings
 
 from tests.support.event_loops import EVENT_LOOPS
+from tests.support.patience import IS_LONG
 from tests.support.servers import postgres, redis
 
 __all__ = ["postgres", "redis"]  # fixtures
@@ -49,6 +50,11 @@ ONCE = (
     "test_examples_index.py",
     "test_readme.py",
 )
+
+# No test of these speaks TLS, and each HTTP client would read all certificates of the machine, for 20 ms.
+if not IS_LONG:  # those install packages
+    os.environ.pop("SSL_CERT_FILE", None)
+    os.environ["SSL_CERT_DIR"] = str(TESTS)
 
 settings.register_profile("local", deadline=None, print_blob=True)
 settings.register_profile("ci", settings.get_profile("local"), derandomize=True, database=None)

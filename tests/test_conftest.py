@@ -3,9 +3,11 @@ from __future__ import annotations
 import gc
 import sys
 
+import httpx
 import pytest
 
 from mcp_task_runtime.testing.concurrency.cost import measured_memory
+from tests.support.patience import IS_LONG
 
 
 def test_a_report_with_any_text_can_be_sent_to_the_process_that_prints_it(request: pytest.FixtureRequest) -> None:
@@ -15,6 +17,11 @@ def test_a_report_with_any_text_can_be_sent_to_the_process_that_prints_it(reques
     sent = request.config.hook.pytest_report_to_serializable(config=request.config, report=report)
     assert sent["sections"] == [("Captured log call", "a \\ud800 é")]
     assert str(sent).encode()
+
+
+@pytest.mark.skipif(IS_LONG, reason="what installs packages reads them")
+def test_a_client_reads_no_certificates() -> None:
+    assert httpx.create_ssl_context().cert_store_stats()["x509"] == 0
 
 
 def test_modules_and_collected_tests_are_kept_out_of_garbage_collection() -> None:

@@ -54,7 +54,8 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 @contextmanager
 def example(name: str, *options: str) -> Generator[HTTPServerProcess, None, None]:
     """Run an example, which must stop cleanly."""
-    with HTTPServerProcess(["-c", PATIENT, str(EXAMPLES / name), "--port", "0", *options], "/tools/mcp") as server:
+    patient = ["-c", PATIENT] if "--workers" in options else []
+    with HTTPServerProcess([*patient, str(EXAMPLES / name), "--port", "0", *options], "/tools/mcp") as server:
         yield server
     for trouble in ("Traceback", "ERROR", "never awaited"):
         assert trouble not in server.errors, server.errors
