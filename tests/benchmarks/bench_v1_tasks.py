@@ -23,9 +23,10 @@ from typing import Any
 import anyio
 from mcp import ClientSession, types
 from mcp.server.experimental.task_context import ServerTaskContext as SDKTaskContext
-from mcp.server.fastmcp import FastMCP
+from mcp.server.fastmcp import Context, FastMCP
 from mcp.server.lowlevel import Server
 from mcp.shared.memory import create_connected_server_and_client_session
+from pydantic import BaseModel
 
 from mcp_task_runtime import ServerTaskContext
 from mcp_task_runtime.adapters.mcp_v1 import Tasks
@@ -37,6 +38,10 @@ TASKS = 1_000
 ROUNDS = 7
 CALLS = 50
 AT_A_TIME = 100
+
+
+class Choice(BaseModel):
+    ok: bool
 
 
 async def accept(context: Any, params: Any) -> types.ElicitResult:
@@ -52,8 +57,10 @@ async def ours() -> AsyncGenerator[ClientSession, None]:
     """Serve a `FastMCP` with our tasks."""
     mcp: FastMCP[Any] = FastMCP("ours")
     tasks = Tasks()
-    tasks.install(mcp)
+    tasks.install(mcp, tools=["adopted"])
     mcp.tool()(plain)
+    mcp.tool("adopted")(in_context)
+    tasks.tool("context")(in_context)
 
     @tasks.tool()
     async def quick(task: ServerTaskContext) -> str:
@@ -139,6 +146,10 @@ async def plain() -> str:
     return "done"
 
 
+async def in_context(ctx: Context[Any, Any, Any]) -> str:
+    return (await ctx.elicit("Sure?", Choice)).action
+
+
 def list_tools(server: Server[Any, Any]) -> None:
     @server.list_tools()  # type: ignore[no-untyped-call, untyped-decorator, unused-ignore]
     async def tools() -> list[types.Tool]:
@@ -170,21 +181,21 @@ async def call(client: ClientSession, name: str) -> None:
     assert not result.isError, result
 
 
-async def memory(server: str) -> None:
-    """Print by how many KiB this process grows for each task that waits on a question."""
+async def memory(server: str, tool: str) -> None:
+    """Print by how many KiB this process grows for each task of a tool that waits on a question."""
     async with ours() if server == "ours" else sdks_own() as client:
         for count in (300, TASKS):
             before = resident_kib()
             for _ in range(count):
-                await start(client, "ask")
+                await start(client, tool)
             await anyio.sleep(0.5)
             gc.collect()
         print(f"{(resident_kib() - before) / TASKS:.1f}", flush=True)
         os._exit(0)
 
 
-def memory_of(server: str) -> str:
-    command = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.bench_v1_tasks", server]
+def memory_of(server: str, tool: str = "ask") -> str:
+    command = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.bench_v1_tasks", server, tool]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1]
 
 
@@ -249,13 +260,16 @@ async def compare(kind: str, here: ClientSession, there: ClientSession) -> None:
 def main() -> None:
     logging.disable(logging.CRITICAL)
     kib, own = memory_of("ours"), memory_of("own")
-    row("`mcp` 1.x, memory of a task that waits on a question", "≤ 10 KiB", f"{kib} KiB (the SDK's own runtime: {own})")
+    waits = "`mcp` 1.x, memory of a task that waits on a question"
+    row(waits, "≤ 10 KiB", f"{kib} KiB (the SDK's own runtime: {own})")
+    for tool, kind in (("context", "a declared"), ("adopted", "an adopted")):
+        row(f"{waits}: {kind} tool that asks through the SDK's context", "", f"{memory_of('ours', tool)} KiB")
     anyio.run(speed)
 
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
         logging.disable(logging.CRITICAL)
-        anyio.run(memory, sys.argv[1])
+        anyio.run(memory, sys.argv[1], sys.argv[2])
     else:
         main()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextvars
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager
@@ -189,7 +190,7 @@ class InTurn:
         """
         self._start_soon = start_soon
         self._functions: deque[Callable[[], Coroutine[Any, Any, None]]] = deque()
-        self._ends: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {}
+        self._ends: dict[str, tuple[float, Callable[[], Coroutine[Any, Any, None]]]] = {}  # the oldest first
         self._asked: set[str] = set()
         self._is_waiting = False
         self._wait: anyio.CancelScope | None = None
@@ -225,10 +226,16 @@ class InTurn:
         """
         if task_id in self._asked or self._is_closed:
             return
-        if not self._is_waiting:  # one wait for all that end meanwhile
+        self._ends[task_id] = (time.monotonic() + _ASK_SECONDS, function)
+        if self._is_waiting:  # one wait for all that end meanwhile
+            return
+        self._is_waiting = True
+        try:
             contextvars.Context().run(self._start_soon, self._wait_for_requests)
-            self._is_waiting = True
-        self._ends[task_id] = function
+        except BaseException:
+            self._is_waiting = False
+            del self._ends[task_id]
+            raise
 
     def asked(self, task_id: str) -> AbstractContextManager[None]:
         """Return a block that answers a client's request for the result of a task; it tells of the end."""
@@ -236,18 +243,23 @@ class InTurn:
 
     async def _wait_for_requests(self) -> None:
         try:
-            if not self._is_closed:
-                with anyio.CancelScope() as self._wait:
-                    await anyio.sleep(_ASK_SECONDS)
+            with anyio.CancelScope() as self._wait:
+                while self._ends:
+                    task_id, (when, function) = next(iter(self._ends.items()))
+                    if (seconds := when - time.monotonic()) > 0:
+                        await anyio.sleep(seconds)
+                        continue
+                    del self._ends[task_id]
+                    self._tell(function)
         finally:
             self._is_waiting = False
             self._wait = None
-        while self._ends:
-            function = self._ends.pop(next(iter(self._ends)))
-            try:
-                self.start_soon(function)
-            except Exception:
-                logger.exception("The end of a task could not be sent to its client")
+
+    def _tell(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        try:
+            self.start_soon(function)
+        except Exception:
+            logger.exception("The end of a task could not be sent to its client")
 
     def close(self) -> None:
         """Run no more: what runs is cancelled, and what waits is dropped."""
