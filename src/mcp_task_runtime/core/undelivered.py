@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 _PAUSE: Final = Backoff(first=0.25, factor=2.0, longest=5.0)
 _MOST: Final = 1_000
-"""What is kept at once. The store has all of it, too: whatever is dropped here is overdue there at some time."""
+"""What is kept at once. The store has all of it: what is dropped here is overdue there later."""
 
 
 class Undelivered(Generic[T]):

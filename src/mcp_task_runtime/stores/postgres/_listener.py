@@ -40,7 +40,7 @@ class Listener:
     """Listens on a connection outside the pool, and passes on what it hears to the signals of one event loop.
 
     Attributes:
-        is_on: Whether there is such a connection now.
+        is_on: Whether there is a connection that listens now.
     """
 
     def __init__(

@@ -37,7 +37,7 @@ the task's mailbox:
 
 - `position`: order of enqueuing
 - `mailbox`: the identifier of the task
-- `task_id`: the same if there is such a task in `tasks`, which then takes its messages with it when it
+- `task_id`: the same if `tasks` has that task, which then takes its messages with it when it
   is deleted; otherwise NULL
 - `key`, `method`, `params` (JSON): the `QueuedMessage`; `key` is NULL for a notification
 - `queued`: whether the message is in the queue

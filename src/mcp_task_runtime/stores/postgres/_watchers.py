@@ -96,7 +96,7 @@ class Watchers:
         self.mark(list(self._by_task))
 
     def doubt(self, task_id: str, until: float) -> None:
-        """Have a task looked at now and then until a time: a change of it may happen yet, and notify no one here."""
+        """Have a task looked at now and then until a time: a change of it may still happen without notice."""
         if task_id in self._by_task:
             self._doubtful[task_id] = until
             self.mark([task_id])

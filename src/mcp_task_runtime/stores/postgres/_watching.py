@@ -89,7 +89,7 @@ class Watching:
             session.ended.set()
 
     async def _turn_safely(self, look: Look) -> bool:
-        """Take a turn. What else than the store fails, such as a watcher, ends the turn alone."""
+        """Take a turn. An error that is not the store's, of a watcher for one, is logged and ends this turn alone."""
         try:
             return await self._turn(look)
         except Exception:
@@ -119,7 +119,7 @@ class Watching:
             task_ids = task_ids or watchers.take_stale(_AT_ONCE)
             watchers.mark(task_ids)
             if not isinstance(error, StoreUnavailableError):
-                watchers.looked(task_ids, {})  # whoever looks finds out why
+                watchers.looked(task_ids, {})  # they look themselves, and get the error
             self._delay = min(2 * self._delay, _LONGEST_RETRY_SECONDS) or _FIRST_RETRY_SECONDS
             await anyio.sleep(self._delay)
         else:
