@@ -22,6 +22,7 @@ import anyio.lowlevel
 from mcp_task_runtime.adapters._options import DEFAULT_OPTIONS, TaskOptions
 from mcp_task_runtime.adapters._private_task import PrivateTaskContext
 from mcp_task_runtime.adapters._tool_table import DeclaredTool
+from mcp_task_runtime.adapters.notifications import NotifyingSession
 from mcp_task_runtime.adapters.result_handler import TaskResultHandler
 from mcp_task_runtime.adapters.server_context import ServerTaskContext
 from mcp_task_runtime.adapters.session import TaskSession
@@ -29,7 +30,7 @@ from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.json import JSONObject
 from mcp_task_runtime.core.reruns import Rerun
 from mcp_task_runtime.core.runtime import TaskRuntime
-from mcp_task_runtime.core.types import Outcome, TaskRecord, TaskSpec
+from mcp_task_runtime.core.types import Outcome, TaskRecord, TaskRequest, TaskSpec
 from mcp_task_runtime.errors import INTERNAL_ERROR, ProtocolError, TaskRuntimeError
 
 __all__ = [
@@ -216,7 +217,7 @@ class UnwindingCall(ToolCall):
         execution: Execution[T],
         *,
         handler: TaskResultHandler,
-        connect: Callable[[TaskRecord], TaskSession],
+        connect: Callable[[TaskRecord], NotifyingSession],
         convert: Convert[T],
         context: ServerTaskContext | None = None,
     ) -> T:
@@ -246,18 +247,17 @@ class UnwindingCall(ToolCall):
             await handler.flush(record.task_id)
         except Exception as error:
             end = partial(_raise, error)
-        return await convert(self.name, record.request.arguments, end, execution.note_failure)
+        return await convert(record.request, end, execution.note_failure)
 
 
 class Convert(Protocol[T_co]):
     """Makes the result of a tool of what its work ended with, as the SDK does."""
 
-    async def __call__(self, name: str, arguments: JSONObject, end: Callable[[], Any], note: NoteFailure, /) -> T_co:
+    async def __call__(self, request: TaskRequest, end: Callable[[], Any], note: NoteFailure, /) -> T_co:
         """Return the result.
 
         Args:
-            name: The tool.
-            arguments: What it was called with.
+            request: The tool's name, and what it was called with.
             end: Returns what the work returned, or raises what it raised.
             note: Called with the unexpected exception that the result stands for.
         """
@@ -324,7 +324,7 @@ class TaskCall(ToolCall):
         execution: Execution[Any],
         handler: TaskResultHandler,
         new: Callable[[], TaskSpec],
-        connect: Callable[[TaskRecord], TaskSession],
+        connect: Callable[[TaskRecord], NotifyingSession],
         declared: DeclaredTool | None = None,
         client_decides: bool = False,
     ) -> None:
@@ -349,7 +349,7 @@ class TaskCall(ToolCall):
         self._declared = declared
         self._options = DEFAULT_OPTIONS if declared is None else declared.options
         self._client_decides = client_decides
-        self._session: TaskSession | None = None
+        self._session: NotifyingSession | None = None
         self._context: ServerTaskContext | None = None
 
     async def run(self, work: Callable[[ServerTaskContext], Awaitable[T]], options: TaskOptions) -> T:
@@ -459,11 +459,10 @@ async def _let_handle_go() -> None:
 
 def with_options(spec: TaskSpec, options: TaskOptions) -> TaskSpec:
     """Return what a task is made with, by the options of its tool; the client's own TTL comes first."""
-    rerun = options.rerun
-    queue, join = options.queue, options.join
-    if rerun is None and options.ttl_ms is None and options.poll_interval_ms is None and queue is None and not join:
+    is_usual = not options.rerunnable and options.ttl_ms is None and options.poll_interval_ms is None
+    if is_usual and options.queue is None and not options.join:
         return spec
-    request = spec.request
+    rerun, request = options.rerun, spec.request
     if rerun is not None:
         request = replace(request, rerunnable=True, max_attempts=rerun.max_attempts)
     return replace(

@@ -342,10 +342,13 @@ class BaseTasks(ABC, Generic[ContextT]):
         self._declare(tool.name, declared, obstacle)
 
         async def body(**arguments: Any) -> Any:
+            work = functools.partial(tool.call, arguments)
             call = current_call(self.runtime)
+            if call is not None and self._tools.has(call.name):
+                return await self._run_within(call, work, declared.options)
             if call is not None and self._tools.get(call.name) is None:  # the SDK's decorator gave it another name
                 self._declare(call.name, declared, obstacle)
-            return await self._run(functools.partial(tool.call, arguments), declared.options)
+            return await self._run(work, declared.options)
 
         return tool.disguise(body, rename=rename)
 
@@ -455,6 +458,12 @@ class BaseTasks(ABC, Generic[ContextT]):
             self._tools.note_run(call.name)
         if options.queue is not None or not self._tools.has(call.name):
             self.runtime.register(call.name, self._run_by_name, queue=options.queue)
+        return await self._run_within(call, work, options)
+
+    async def _run_within(
+        self, call: ToolCall, work: Callable[[ServerTaskContext], Awaitable[T]], options: TaskOptions
+    ) -> T:
+        """Run work within a call of a tool that is known."""
         if options.blocking:
             work = functools.partial(in_own_loop, work)
         if options.rerun is not None and options.rerun.on:

@@ -28,6 +28,7 @@ __all__ = [
     "CallNotifier",
     "InTurn",
     "LatestSender",
+    "NotifyingSession",
     "StartSoon",
     "StatusNotifier",
     "TaskNews",
@@ -70,6 +71,10 @@ class TaskNotifier(Protocol):
     async def notify_progress(self, task: Task, progress: Progress) -> None:
         """Tell how far the work is; the snapshot says the same in its status message."""
         ...
+
+
+class NotifyingSession(TaskSession, TaskNotifier, Protocol):
+    """A `TaskSession` that tells its client of a task in the way of its protocol, as all of this library do."""
 
 
 class LatestSender:

@@ -17,7 +17,7 @@ from mcp_task_runtime.adapters._caller import TaskCaller, caller_in, related_tas
 from mcp_task_runtime.adapters._client_questions import LONGEST_SECONDS, ClientQuestions
 from mcp_task_runtime.adapters.answers import CreateMessageResult, Elicitation, ElicitResult
 from mcp_task_runtime.adapters.forms import form_params, read_answer, read_elicitation
-from mcp_task_runtime.adapters.notifications import StatusNotifier, TaskNotifier
+from mcp_task_runtime.adapters.notifications import NotifyingSession, StatusNotifier, TaskNotifier
 from mcp_task_runtime.adapters.result_handler import TaskResultHandler
 from mcp_task_runtime.adapters.sampling import sampling_params
 from mcp_task_runtime.adapters.sdk_session import as_task_session
@@ -127,7 +127,9 @@ class ServerTaskContext:
         if handler is not None and not isinstance(handler, TaskResultHandler):
             raise ValueError(f"handler must be a TaskResultHandler, not {type(handler).__name__}")
         client: TaskSession = as_task_session(session)
-        notifier = _notifier(session, client, progress_token)
+        notifier: TaskNotifier = (
+            cast(TaskNotifier, session) if implements(session, TaskNotifier) else StatusNotifier(client, progress_token)
+        )
         self._begin(ctx, store, queue, client, notifier, handler, execution, attempt)
 
     @classmethod
@@ -136,7 +138,7 @@ class ServerTaskContext:
         execution: Execution[Any],
         record: TaskRecord,
         runtime: TaskRuntime,
-        session: TaskSession,
+        session: NotifyingSession,
         handler: TaskResultHandler,
     ) -> Self:
         """Return the context of a task that a runtime runs: what it holds was checked when it was made.
@@ -145,16 +147,14 @@ class ServerTaskContext:
             execution: The run.
             record: Its task.
             runtime: Where it runs.
-            session: The connection of the client that made the task. If it is a `TaskNotifier`, it says how the client
-                hears of the task.
+            session: The connection of the client that made the task; it says how the client hears of that.
             handler: Delivers questions.
         """
         context = cls.__new__(cls)
         store, queue = runtime.store, runtime.queue
-        notifier = _notifier(session, session, record.request.progress_token)
         ctx = TaskContext.of_run(record.task, store, queue, execution.current_fence)
         attempt = 1 if record.lease is None else record.lease.attempt
-        context._begin(ctx, store, queue, session, notifier, handler, execution, attempt)
+        context._begin(ctx, store, queue, session, session, handler, execution, attempt)
         return context
 
     def _begin(
@@ -693,12 +693,6 @@ class ServerTaskContext:
     def _lose(self) -> None:
         if self._execution is not None:
             self._execution.lose()
-
-
-def _notifier(session: object, client: TaskSession, progress_token: str | int | None) -> TaskNotifier:
-    if implements(session, TaskNotifier):
-        return cast(TaskNotifier, session)
-    return StatusNotifier(client, progress_token)
 
 
 def _is_positive_integer(value: object) -> bool:

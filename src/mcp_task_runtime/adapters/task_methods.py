@@ -156,7 +156,7 @@ class TaskMethods:
                 inbox=self._handler.inbox,
             )
 
-        def announce(record: TaskRecord) -> TaskSession:
+        def announce(record: TaskRecord) -> TaskStreamSession:
             client = TaskStreamSession(record, connection, self._handler, news)
             client.announce(self._runtime)
             return client

@@ -58,7 +58,8 @@ class StoredTasks:
     def add(self, record: TaskRecord, size: int) -> None:
         """Count a new task of this size."""
         task_id, owner = record.task.task_id, record.owner
-        self.discard(task_id)
+        if task_id in self._tasks:  # one that is gone had the identifier
+            self.discard(task_id)
         self._tasks[task_id] = (owner, size, size)
         self._change(owner, 1, size)
         self._expiry.set(task_id, record.task.expires_at)

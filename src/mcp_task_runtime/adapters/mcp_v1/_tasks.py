@@ -72,7 +72,7 @@ from mcp_task_runtime.adapters.task_methods import TaskMethods
 from mcp_task_runtime.adapters.tool_function import ToolFunction
 from mcp_task_runtime.core.causes import sole_cause
 from mcp_task_runtime.core.json import JSONObject, to_json_value
-from mcp_task_runtime.core.types import Outcome
+from mcp_task_runtime.core.types import Outcome, TaskRequest
 from mcp_task_runtime.errors import TaskRuntimeError
 from mcp_task_runtime.wire import v2025_11_25 as wire
 
@@ -238,23 +238,22 @@ class Tasks(BaseTasks[Any]):  # a type checker with mcp 2.x does not know the cl
             )
             return raw_result(created)
 
-    async def _converted(
-        self, name: str, arguments: JSONObject, end: Callable[[], Any], note: NoteFailure
-    ) -> JSONObject:
+    async def _converted(self, request: TaskRequest, end: Callable[[], Any], note: NoteFailure) -> JSONObject:
         """Return what the SDK makes of the end of a tool's work.
 
         What is more than a conversion takes a call of the tool whose work has ended before.
         """
         assert self._conversions is not None
+        name = request.name
         if not self._is_masked(name):
             converted = self._conversions.convert(name, end)
             if converted is not None:
                 return converted
-        request = types.CallToolRequest(params=types.CallToolRequestParams(name=name, arguments=arguments))
+        repeated = types.CallToolRequest(params=types.CallToolRequestParams(name=name, arguments=request.arguments))
         call = EndedCall(self.runtime, name, end, note)
         try:
             with as_mcp_errors(), calling(call):
-                result = await self._call(request, call)
+                result = await self._call(repeated, call)
         except Exception as error:
             raise as_shown(error) from error
         return cast(JSONObject, result.model_dump(by_alias=True, mode="json", exclude_none=True))

@@ -43,7 +43,7 @@ from mcp_task_runtime.adapters.task_methods import TaskMethods
 from mcp_task_runtime.core.inbox import Inbox
 from mcp_task_runtime.core.json import JSONObject, to_json_value
 from mcp_task_runtime.core.runtime import TaskRuntime
-from mcp_task_runtime.core.types import TaskSpec
+from mcp_task_runtime.core.types import TaskRequest, TaskSpec
 from mcp_task_runtime.errors import METHOD_NOT_FOUND
 from mcp_task_runtime.wire import v2025_11_25 as wire
 
@@ -175,10 +175,10 @@ class Clients2025:
         )
 
     async def _converted(
-        self, version: str, name: str, arguments: JSONObject, end: Callable[[], Any], note: NoteFailure
+        self, version: str, request: TaskRequest, end: Callable[[], Any], note: NoteFailure
     ) -> JSONObject:
         """Return what the SDK makes of the end of a tool's work, as a client of this revision sees it."""
-        result = await self._conversions.convert(name, arguments, end, note)
+        result = await self._conversions.convert(request, end, note)
         return serialize_server_result("tools/call", version, to_call_result(result))
 
     def _is_unchecked(self, ctx: Context) -> bool:

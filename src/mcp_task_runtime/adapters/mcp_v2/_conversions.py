@@ -16,6 +16,7 @@ from mcp_types import CallToolResult, InputRequiredResult, TextContent
 from mcp_task_runtime.adapters._tool_calls import EndedCall, NoteFailure, calling
 from mcp_task_runtime.core.json import JSONObject
 from mcp_task_runtime.core.runtime import TaskRuntime
+from mcp_task_runtime.core.types import TaskRequest
 from mcp_task_runtime.errors import ProtocolError
 
 __all__ = ["Conversions"]
@@ -40,19 +41,17 @@ class Conversions:
         """Return a tool, or `None` where the results of a name cannot be made apart from its calls."""
         return self._tools.get(name)
 
-    async def convert(
-        self, name: str, arguments: JSONObject, end: Callable[[], Any], note: NoteFailure
-    ) -> HandlerResult:
+    async def convert(self, request: TaskRequest, end: Callable[[], Any], note: NoteFailure) -> HandlerResult:
         """Return what the SDK makes of the end of a tool's work; see `Convert`.
 
         Raises:
             ProtocolError: The work ended with the SDK's own.
         """
-        tool = self._tools[name]
+        tool = self._tools[request.name]
         try:
             return tool.fn_metadata.convert_result(end())
         except Exception:
-            return await self._as_error(tool, arguments, end, note)
+            return await self._as_error(tool, request.arguments, end, note)
 
     async def _as_error(
         self, tool: Tool, arguments: JSONObject, end: Callable[[], Any], note: NoteFailure
