@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -219,6 +220,28 @@ async def test_each_call_of_a_high_level_tool_ends_as_the_sdk_ends_it() -> None:
 
     got = await same(make, "level", "words", "listed", "text", "own", "unknown")
     assert {each["isError"] for each in got} == {False, True}
+
+
+async def test_what_a_tracer_has_put_around_all_tools_runs_once_for_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    traced: list[str] = []
+    original = Server.call_tool
+
+    @functools.wraps(original)
+    def call_tool(self: Any, **kwargs: Any) -> Any:
+        def register(function: Any) -> Any:
+            async def trace(name: str, arguments: dict[str, Any]) -> Any:
+                traced.append(name)
+                return await function(name, arguments)
+
+            return original(self, **kwargs)(trace)
+
+        return register
+
+    monkeypatch.setattr(Server, "call_tool", call_tool)
+    async with connected(low_level(Listed(), validate_input=True), Tasks()) as client:
+        for n in (1, 2):
+            assert not (await answer(client, "pair", {"n": n}))["isError"]
+    assert traced == ["pair", "pair"]
 
 
 @pytest.mark.parametrize("kind", ["low-level", "FastMCP"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Awaitable, Callable
+from types import FunctionType
 from typing import Any, Final, TypeAlias
 
 from jsonschema.validators import validator_for
@@ -145,13 +146,16 @@ class ToolHandler:
 
 def function_of(server: Server[Any, Any], handler: _Handler) -> _Function | None:
     """Return the author's function that a handler of the SDK's own calls, or `None` for another handler."""
-    if not inspect.isfunction(handler) or handler.__module__ != Server.__module__:
-        return None
-    if type(server).call_tool is not Server.call_tool:
+    if not (_is_sdks_own(handler) and _is_sdks_own(type(server).call_tool)):
         return None
     variables = inspect.getclosurevars(handler).nonlocals
     function: _Function | None = variables.get("func")
     return function if variables.get("self") is server else None
+
+
+def _is_sdks_own(function: object) -> bool:
+    """Return whether a function is the SDK's, and none that an author or a tracer has put in its place."""
+    return type(function) is FunctionType and function.__code__.co_filename == inspect.getfile(Server)
 
 
 class _ToolSchemas:
