@@ -342,6 +342,8 @@ The examples with an engine start its broker, too: a Redis or PostgreSQL that is
     engines/test_examples.py::test_without_a_server_the_example_says_what_to_install
 `TaskTaking` finds and claims tasks in one step
     stores/redis/test_taking.py::test_each_task_is_taken_once_by_many_workers
+a worker hands a task to its event loop once, and not twice
+    engines/test_handover.py::test_calls_at_once_are_run_once_each_with_the_variables_of_their_threads
 Redis: a task that runs in a worker costs a third of the processor time
     core/test_taking.py::test_a_task_costs_a_worker_two_calls_and_its_server_one
     stores/redis/test_ends.py::test_a_dispatched_task_costs_its_server_one_round_trip_and_its_worker_few

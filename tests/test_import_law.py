@@ -49,9 +49,10 @@ EXTRAS = {
     "adapters/mcp_v1*/*": {"mcp", "starlette"},
     "adapters/mcp_v1/_schemas.py": {"jsonschema"},  # a dependency of mcp 1.x, which validates with it
     "adapters/mcp_v2*/*": {"mcp", "mcp_types", "starlette"},
+    "engines/_handover.py": {"asyncio"},  # what a portal of anyio does, in one turn of the event loop
     "engines/_running.py": {"asyncio"},
     "operations/_signals.py": {"asyncio"},  # passes on the signals that its event loops do not handle on Windows
-    "engines/celery.py": {"celery"},
+    "engines/celery.py": {"asyncio", "celery"},  # a worker has an event loop of its own
     "engines/docket.py": {"asyncio", "docket"},  # the engine runs on nothing else
     "engines/procrastinate.py": {"asyncio", "procrastinate", "psycopg_pool"},  # the engine's own pool
     "operations/_asking.py": {"click"},

@@ -5,9 +5,15 @@
     python -m tests.benchmarks.bench_workers --bare        a worker for bare jobs; the environment says which
 
 This process is the server: it makes tasks through its runtime, which watches them until they have ended. A bare job is
-what the engine alone does: it is submitted, and a worker runs it. In neither case does a client read the result.
+what the engine alone does: it is submitted, and a worker runs it. In neither case does a client read the result. The
+two are not alike: a task leaves its state and its outcome in the store, where its client finds them, and a bare job
+leaves nothing. So there are two ratios. In the first, this process makes tasks and submits jobs, as fast as it can.
+In the second, a client of the SDK in this process calls tools: one that is dispatched, and one that an author would
+write without this library, which submits a bare job and returns.
+
 Workers of tasks and of bare jobs are up at the same time and get work in turns, so that a ratio is one of neighbouring
-rounds. Work reports its first line in a datagram to this process, with the time of the machine's monotonic clock.
+rounds; where there are fewer processors than processes, they share them with the broker and with this process. Work
+reports its first line in a datagram to this process, with the time of the machine's monotonic clock.
 """
 
 from __future__ import annotations
@@ -29,17 +35,19 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
+from mcp import Client
 from mcp.server import MCPServer
 
 from mcp_task_runtime import ServerTaskContext, StoreDispatcher, TaskRequest, TaskSettings, TaskSpec, open_store
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
+from mcp_task_runtime.client import TasksClient
 from tests.benchmarks.measuring import row, seconds
 from tests.stores import postgres_server, redis_server
 
 SETTING = "BENCH_WORKERS"
 STARTS = int(os.environ.get("BENCH_STARTS", "100"))
-JOBS = int(os.environ.get("BENCH_JOBS", "500"))
-ROUNDS = 5
+JOBS = int(os.environ.get("BENCH_JOBS", "300"))
+ROUNDS = 3
 CONCURRENCY = 16
 AT_A_TIME = 64
 WORKERS = (1, 2, 4)
@@ -130,8 +138,8 @@ class Reports:
         self._times.clear()
 
 
-def make_tasks(place: Place) -> tuple[Tasks, Any]:
-    """Return the tasks of the server, and their dispatcher."""
+def make_tasks(place: Place) -> tuple[MCPServer[Any], Tasks, Any]:
+    """Return the server, its tasks, and their dispatcher."""
     dispatcher: Any = StoreDispatcher()
     if place.engine == "docket":
         from mcp_task_runtime.engines.docket import DocketDispatcher
@@ -149,7 +157,8 @@ def make_tasks(place: Place) -> tuple[Tasks, Any]:
         dispatcher = CeleryDispatcher(Celery("tasks", broker=place.url))
     settings = TaskSettings(shutdown_grace=0.1, max_tasks_per_owner=None)
     tasks = Tasks(open_store(place.url), settings=settings, dispatcher=dispatcher)
-    tasks.install(MCPServer[Any]("bench"))
+    server: MCPServer[Any] = MCPServer("bench")
+    tasks.install(server)
     reporter: list[Reporter] = []
 
     def say(event: str, n: int) -> None:
@@ -171,7 +180,7 @@ def make_tasks(place: Place) -> tuple[Tasks, Any]:
             say("stopped", n)
         return n
 
-    return tasks, dispatcher
+    return server, tasks, dispatcher
 
 
 class BareDocket:
@@ -208,13 +217,13 @@ class BareDocket:
     async def __aexit__(self, *_: object) -> None:
         await self._docket.__aexit__(None, None, None)
 
-    async def submit(self, jobs: int) -> None:
+    async def submit(self, n: int) -> None:
+        """Submit a job."""
+        await self._docket.add("job")(n)
+
+    async def submit_all(self, jobs: int) -> None:
         """Submit so many jobs."""
-
-        async def one(n: int) -> None:
-            await self._docket.add("job")(n)
-
-        await in_turns(one, jobs)
+        await in_turns(self.submit, jobs)
 
 
 class BareProcrastinate:
@@ -244,13 +253,13 @@ class BareProcrastinate:
     async def __aexit__(self, *_: object) -> None:
         await self._app.close_async()
 
-    async def submit(self, jobs: int) -> None:
+    async def submit(self, n: int) -> None:
+        """Submit a job."""
+        await self._app.configure_task("job", queue="bare").defer_async(n=n)
+
+    async def submit_all(self, jobs: int) -> None:
         """Submit so many jobs."""
-
-        async def one(n: int) -> None:
-            await self._app.configure_task("job", queue="bare").defer_async(n=n)
-
-        await in_turns(one, jobs)
+        await in_turns(self.submit, jobs)
 
 
 class BareCelery:
@@ -275,14 +284,21 @@ class BareCelery:
     async def __aexit__(self, *_: object) -> None:
         self.app.close()
 
-    async def submit(self, jobs: int) -> None:
+    async def submit(self, n: int) -> None:
+        """Submit a job, as code in an event loop must."""
+        await anyio.to_thread.run_sync(self._send, n)
+
+    async def submit_all(self, jobs: int) -> None:
         """Submit so many jobs, as code without an event loop does: one by one."""
 
         def submit() -> None:
             for n in range(jobs):
-                self.app.send_task("job", args=[n], queue="bare", ignore_result=True)
+                self._send(n)
 
         await anyio.to_thread.run_sync(submit)
+
+    def _send(self, n: int) -> None:
+        self.app.send_task("job", args=[n], queue="bare", ignore_result=True)
 
 
 BARE: dict[str, Callable[[Place], Any]] = {
@@ -354,25 +370,50 @@ def spec_of(tool: str, n: int) -> TaskSpec:
     return TaskSpec(request=TaskRequest(name=tool, arguments_json=json.dumps({"n": n}), rerunnable=True))
 
 
-async def rates_of(tasks: Tasks, bare: Any, reports: Reports, jobs: int, rounds: int) -> list[tuple[float, float]]:
-    """Return how many tasks, and how many bare jobs, workers end in a second: both of each round."""
+class Rates:
+    """Measures how many tasks, and how many bare jobs, workers end in a second."""
 
-    async def one(n: int) -> None:
-        await tasks.runtime.dispatch(spec_of("quick", n))
+    def __init__(self, tasks: Tasks, bare: Any, reports: Reports, client: Client, tasks_client: TasksClient) -> None:
+        self._tasks = tasks
+        self._bare = bare
+        self._reports = reports
+        self._client = client
+        self._tasks_client = tasks_client
 
-    async def ours() -> None:
-        before = reports.count
-        await in_turns(one, jobs)
-        await reports.until(before + jobs)
-        while tasks.runtime.statistics().live_tasks:  # noqa: ASYNC110 - the last ends follow at once
-            await anyio.sleep(0.005)
+    async def made(self, jobs: int) -> tuple[float, float]:
+        """Return both rates where this process makes the tasks, and submits the jobs."""
 
-    async def theirs() -> None:
-        before = reports.count
-        await bare.submit(jobs)
-        await reports.until(before + jobs)
+        async def one(n: int) -> None:
+            await self._tasks.runtime.dispatch(spec_of("quick", n))
 
-    return [(jobs / await seconds(ours), jobs / await seconds(theirs)) for _ in range(rounds)]
+        return (
+            await self._rate(lambda: in_turns(one, jobs), jobs),
+            await self._rate(lambda: self._bare.submit_all(jobs), jobs),
+        )
+
+    async def called(self, jobs: int) -> tuple[float, float]:
+        """Return both rates where a client calls tools for them."""
+
+        async def task(n: int) -> None:
+            await self._tasks_client.start(self._client, "quick", {"n": n})
+
+        async def job(n: int) -> None:
+            await self._client.call_tool("submit", {"n": n})
+
+        return (
+            await self._rate(lambda: in_turns(task, jobs), jobs),
+            await self._rate(lambda: in_turns(job, jobs), jobs),
+        )
+
+    async def _rate(self, submit: Callable[[], Awaitable[None]], jobs: int) -> float:
+        async def run() -> None:
+            before = self._reports.count
+            await submit()
+            await self._reports.until(before + jobs)
+            while self._tasks.runtime.statistics().live_tasks:  # noqa: ASYNC110 - the last ends follow at once
+                await anyio.sleep(0.005)
+
+        return jobs / await seconds(run)
 
 
 def shown(values: list[float]) -> str:
@@ -383,7 +424,7 @@ def shown(values: list[float]) -> str:
 async def measure(name: str, place: Place, folder: Path) -> None:
     """Print the rows of a setup."""
     reports = Reports(place.reports)
-    tasks, dispatcher = make_tasks(place)
+    server, tasks, dispatcher = make_tasks(place)
     store: Any = tasks.runtime.store
     async with AsyncExitStack() as stack:
         stack.enter_context(reports.read())
@@ -398,14 +439,27 @@ async def measure(name: str, place: Place, folder: Path) -> None:
         row(f"{name}: from a call to the first line of its work, median", "", shown(starts))
         row(f"{name}: from a cancel to the end of work, median", "", shown(stops))
         bare = await stack.enter_async_context(BARE[place.rival](place))
+
+        @server.tool()
+        async def submit(n: int) -> str:
+            await bare.submit(n)
+            return "submitted"
+
+        tasks_client = TasksClient()
+        client = await stack.enter_async_context(Client(server, extensions=[tasks_client]))
+        rates = Rates(tasks, bare, reports, client, tasks_client)
         for count in WORKERS:
+            found: dict[str, list[tuple[float, float]]] = {"": [], " of calls": []}
             async with workers(place, folder, count, bare=False), workers(place, folder, count, bare=True):
-                await rates_of(tasks, bare, reports, JOBS // 5, 1)  # connections are opened
-                found = await rates_of(tasks, bare, reports, JOBS, ROUNDS)
-            ratio = statistics.median(ours / theirs for ours, theirs in found)
-            ours, theirs = (statistics.median(each) for each in zip(*found, strict=True))
-            what = f"{name}: rate of tasks with {count} worker{'s' * (count > 1)} / that of bare jobs of {place.rival}"
-            row(what, f"≥ {LEAST}", f"{ratio:.2f} ({ours:,.0f} / {theirs:,.0f} a second)")
+                await rates.made(JOBS // 5)  # connections are opened
+                for _ in range(ROUNDS):
+                    found[""].append(await rates.made(JOBS))
+                    found[" of calls"].append(await rates.called(JOBS // 2))
+            for how, pairs in found.items():
+                ratio = statistics.median(ours / theirs for ours, theirs in pairs)
+                ours, theirs = (statistics.median(each) for each in zip(*pairs, strict=True))
+                what = f"{name}: rate of tasks{how} with {count} worker{'s' * (count > 1)} / that of bare jobs{how}"
+                row(f"{what} of {place.rival}", f"≥ {LEAST}", f"{ratio:.2f} ({ours:,.0f} / {theirs:,.0f} a second)")
 
 
 async def prepare(place: Place) -> None:
@@ -438,7 +492,7 @@ if __name__ == "__main__":
         asyncio.run(main(sys.argv[1:]))
 elif SETTING in os.environ:
     _place = Place(**json.loads(os.environ[SETTING]))
-    tasks, _dispatcher = make_tasks(_place)
+    _server, tasks, _dispatcher = make_tasks(_place)
     if _place.engine == "celery":
         celery = _dispatcher.app
         _dispatcher.serve(tasks)

@@ -13,6 +13,7 @@ question to a client would hold a process, and a process that Celery ends by for
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, ExitStack
@@ -28,6 +29,7 @@ import anyio.to_thread
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from mcp_task_runtime.core.dispatch import Dispatch, TaskExecutor
+from mcp_task_runtime.engines._handover import Handover
 
 __all__ = ["CeleryDispatcher"]
 
@@ -116,6 +118,7 @@ class _WorkerProcess:
         self._tasks = tasks
         self._stack = ExitStack()
         self._portal: BlockingPortal | None = None
+        self._handover: Handover | None = None
 
     def start(self, sender: Any = None, **_: Any) -> None:
         pool = getattr(sender, "pool_cls", None)
@@ -127,11 +130,12 @@ class _WorkerProcess:
             )
         self._portal = self._stack.enter_context(start_blocking_portal("asyncio"))
         self._stack.enter_context(self._portal.wrap_async_context_manager(self._tasks.worker()))
+        self._handover = Handover(self._portal.call(_current_loop), self._tasks.execute)
 
     def execute(self, task_id: str) -> None:
         """Run a task; a tool's failure is an outcome of the task, and none of this."""
-        if self._portal is not None:
-            self._portal.call(self._tasks.execute, task_id)
+        if self._handover is not None:
+            self._handover.call(task_id)
 
     def wind_down(self, **_: Any) -> None:
         """Give what runs its grace period: the engine waits for its threads without end."""
@@ -139,5 +143,9 @@ class _WorkerProcess:
             self._portal.start_task_soon(self._tasks.wind_down)
 
     def stop(self, **_: Any) -> None:
-        self._portal = None
+        self._portal = self._handover = None
         self._stack.close()
+
+
+async def _current_loop() -> asyncio.AbstractEventLoop:
+    return asyncio.get_running_loop()
