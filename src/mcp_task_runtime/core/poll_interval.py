@@ -7,7 +7,6 @@ cost: its age plus a tenth, and plus a hundredth once it is older than five seco
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -41,7 +40,7 @@ def paced(view: TaskView, now: datetime, settings: TaskSettings) -> TaskView:
     interval = _interval_ms(task, now)
     if settings.max_polls_per_second is not None:
         interval = max(interval, -(-1_000 // settings.max_polls_per_second))
-    return replace(view, record=replace(view.record, task=replace(task, poll_interval_ms=interval)))
+    return TaskView(view.record, view.questions, interval)
 
 
 def _interval_ms(task: Task, now: datetime) -> int:

@@ -169,7 +169,7 @@ async def ask_question(
     own = _own(store, queue)
     settled = False  # whether there is nothing to withdraw
     try:
-        record = await _put(store, queue, task_id, question, replays=replays, fence=fence)
+        record = await _put(store, queue, own, task_id, question, replays=replays, fence=fence)
         if record is None:
             settled = True
             return None
@@ -207,6 +207,7 @@ async def ask_question(
 async def _put(
     store: TaskStore,
     queue: TaskMessageQueue,
+    own: TaskQuestions | None,
     task_id: str,
     question: QueuedMessage,
     *,
@@ -214,7 +215,6 @@ async def _put(
     fence: Fence | None,
 ) -> TaskRecord | None:
     """Ask; return the task afterwards, or `None` if the key was used before and nothing replays."""
-    own = _own(store, queue)
     if own is not None:
         record = await own.ask(task_id, question, fence=fence)
         if record is not None or not replays:

@@ -21,10 +21,13 @@ class TaskView:
     Attributes:
         record: What the store has.
         questions: The open questions in the order they were asked; none once the task has ended.
+        poll_interval_ms: Milliseconds that the client is asked to wait before its next poll, where they depend on the
+            task's age; `None` for what the task says.
     """
 
     record: TaskRecord
     questions: tuple[QueuedMessage, ...] = ()
+    poll_interval_ms: int | None = None
 
     @property
     def task(self) -> Task:
@@ -33,7 +36,10 @@ class TaskView:
         if is_terminal(task.status):
             return task
         status: TaskStatus = "input_required" if self.questions else "working"
-        return task if task.status == status else replace(task, status=status)
+        interval = task.poll_interval_ms if self.poll_interval_ms is None else self.poll_interval_ms
+        if task.status == status and task.poll_interval_ms == interval:
+            return task
+        return replace(task, status=status, poll_interval_ms=interval)
 
 
 def as_client_sees(view: TaskView) -> TaskView:
@@ -41,7 +47,7 @@ def as_client_sees(view: TaskView) -> TaskView:
 
     Where the work has said nothing of itself, the status message says what it waits for.
     """
-    if not any(question.is_for_person for question in view.questions):
+    if not view.questions or not any(question.is_for_person for question in view.questions):
         return view
     record = view.record
     if record.task.status_message is None:
