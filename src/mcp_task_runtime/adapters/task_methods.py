@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from sys import intern
 from typing import Final, Protocol
@@ -126,9 +126,47 @@ class TaskMethods:
             ProtocolError: `task` is malformed.
             StoreError: The task could not be created.
         """
+        spec = self._spec(params, requestor, connection, protocol_version, undeliverable, declared_json)
+        if seal is not None:
+            spec = seal(spec)
+        news = self._background if news is None else news
+        if declared is not None and self._runtime.is_dispatched(spec.request.name):
+            return await self._dispatch(with_options(spec, declared.options), connection, news, declared.options)
+
+        def announce(record: TaskRecord) -> TaskStreamSession:
+            client = TaskStreamSession(record, connection, self._handler, news)
+            client.announce(self._runtime)
+            return client
+
+        call = _AugmentedCall(
+            runtime=self._runtime,
+            spec=spec,
+            job=job,
+            handler=self._handler if undeliverable is None else self._silent_handler(undeliverable),
+            connect=announce,
+            around=around,
+            home=home,
+        )
+        if convert is not None and declared is not None:
+            record = await call.unwind(self._unwinding(self._runtime, spec.request.name), declared.options, convert)
+            said = declared.options.model_immediate_response
+        else:
+            record, said = await call.run(declared)
+        return wire_2025.render_created(record.task, model_immediate_response=said)
+
+    def _spec(
+        self,
+        params: Mapping[str, JSONValue],
+        requestor: Requestor,
+        connection: TaskSession,
+        protocol_version: object,
+        undeliverable: str | None,
+        declared_json: str | None,
+    ) -> TaskSpec:
+        """Return what the task of a call is made with; see `call`."""
         meta: JSONValue = params.get("_meta")
         token = meta.get("progressToken") if isinstance(meta, Mapping) else None
-        new = TaskSpec(
+        return TaskSpec(
             owner=requestor.owner,
             ttl_ms=wire_2025.parse_ttl(params.get("task")),
             request=TaskRequest(
@@ -141,73 +179,16 @@ class TaskMethods:
                 intern(dump_json(connection.client_capabilities)) if declared_json is None else declared_json
             ),
         )
-        news = self._background if news is None else news
-        if seal is not None:
-            new = seal(new)
-        if declared is not None and self._runtime.is_dispatched(new.request.name):
-            return await self._dispatch(with_options(new, declared.options), connection, news, declared.options)
-        handler = self._handler
-        if undeliverable is not None:
-            handler = TaskResultHandler(
-                self._runtime.store,
-                self._runtime.queue,
-                settings=self._runtime.settings,
-                undeliverable=undeliverable,
-                inbox=self._handler.inbox,
-            )
 
-        def announce(record: TaskRecord) -> TaskStreamSession:
-            client = TaskStreamSession(record, connection, self._handler, news)
-            client.announce(self._runtime)
-            return client
-
-        if convert is not None and declared is not None:
-            unwinding = self._unwinding(self._runtime, new.request.name)
-            perform = partial(unwinding.perform, handler=handler, connect=announce, convert=convert)
-            with around(unwinding):
-                ended = await self._begin(unwinding, job)
-                record = await submit_call(
-                    self._runtime,
-                    with_options(new, declared.options),
-                    perform if ended is None else ended,
-                    outcome_of=Outcome.completed,
-                    home=home,
-                )
-            said = declared.options.model_immediate_response
-            return wire_2025.render_created(record.task, model_immediate_response=said)
-        calls: list[TaskCall] = []
-
-        async def work(execution: Execution[JSONObject]) -> JSONObject:
-            call = TaskCall(
-                self._runtime,
-                new.request.name,
-                execution=execution,
-                handler=handler,
-                new=lambda: new,
-                connect=announce,
-                declared=declared,
-                client_decides=True,
-            )
-            calls.append(call)
-            await call.start()
-            with calling(call), around(call):
-                # A call that ends before its tool began is a task too: the client asked for one.
-                try:
-                    result = await job(call)
-                except Exception:
-                    await call.begin()
-                    raise
-                await call.begin()
-                return result
-
-        made = await self._runtime.run(
-            work,
-            outcome_of=Outcome.completed,
-            resource_scope=home,
-            begin_after=(BEGIN_SECONDS, new) if declared is None else None,
+    def _silent_handler(self, undeliverable: str) -> TaskResultHandler:
+        """Return a handler for a task whose client cannot be asked."""
+        return TaskResultHandler(
+            self._runtime.store,
+            self._runtime.queue,
+            settings=self._runtime.settings,
+            undeliverable=undeliverable,
+            inbox=self._handler.inbox,
         )
-        assert isinstance(made, TaskRecord)
-        return wire_2025.render_created(made.task, model_immediate_response=calls[0].model_immediate_response)
 
     async def _dispatch(
         self, spec: TaskSpec, connection: TaskSession, news: TaskNews, options: TaskOptions
@@ -218,32 +199,6 @@ class TaskMethods:
         client = TaskStreamSession(record, connection, self._handler, news)
         client.announce(self._runtime, with_progress=True)
         return wire_2025.render_created(record.task, model_immediate_response=options.model_immediate_response)
-
-    async def _begin(
-        self, call: UnwindingCall, job: _Job
-    ) -> Callable[[Execution[JSONObject]], Awaitable[JSONObject]] | None:
-        """Run a tool until its work begins.
-
-        Returns:
-            Where it ended before that, with wrong arguments for example, work that ends in the same way: the client
-            asked for a task. Otherwise `None`.
-        """
-        error: Exception | None = None
-        result: JSONObject = {}
-        with calling(call):
-            try:
-                result = await job(call)
-            except Exception as raised:
-                error = raised
-        if call.has_begun:
-            return None
-
-        async def end(execution: Execution[JSONObject]) -> JSONObject:
-            if error is not None:
-                raise error
-            return result
-
-        return end
 
     async def get(
         self,
@@ -335,3 +290,89 @@ class TaskMethods:
         except InvalidTransitionError:
             raise wire_2025.already_ended() from None
         return wire_2025.render_record(record)
+
+
+@dataclass(frozen=True, slots=True)
+class _AugmentedCall:
+    """A `tools/call` whose client has asked for a task, so that it becomes one however it ends."""
+
+    runtime: TaskRuntime
+    spec: TaskSpec
+    job: _Job
+    handler: TaskResultHandler
+    connect: Callable[[TaskRecord], TaskStreamSession]
+    around: Callable[[TaskCall | UnwindingCall], AbstractContextManager[object]]
+    home: Hashable
+
+    async def unwind(self, call: UnwindingCall, options: TaskOptions, convert: Convert[JSONObject]) -> TaskRecord:
+        """Run the tool until its work begins, and submit the work as that of the task."""
+        perform = partial(call.perform, handler=self.handler, connect=self.connect, convert=convert)
+        with self.around(call):
+            ended = await self._begin(call)
+            return await submit_call(
+                self.runtime,
+                with_options(self.spec, options),
+                perform if ended is None else ended,
+                outcome_of=Outcome.completed,
+                home=self.home,
+            )
+
+    async def _begin(self, call: UnwindingCall) -> Callable[[Execution[JSONObject]], Awaitable[JSONObject]] | None:
+        """Run the tool until its work begins.
+
+        Returns:
+            Where it ended before that, with wrong arguments for example, work that ends in the same way. Otherwise
+            `None`.
+        """
+        error: Exception | None = None
+        result: JSONObject = {}
+        with calling(call):
+            try:
+                result = await self.job(call)
+            except Exception as raised:
+                error = raised
+        if call.has_begun:
+            return None
+
+        async def end(execution: Execution[JSONObject]) -> JSONObject:
+            if error is not None:
+                raise error
+            return result
+
+        return end
+
+    async def run(self, declared: DeclaredTool | None) -> tuple[TaskRecord, str | None]:
+        """Run the tool; return its task, and what its options say to the model meanwhile."""
+        calls: list[TaskCall] = []
+
+        async def work(execution: Execution[JSONObject]) -> JSONObject:
+            call = TaskCall(
+                self.runtime,
+                self.spec.request.name,
+                execution=execution,
+                handler=self.handler,
+                new=lambda: self.spec,
+                connect=self.connect,
+                declared=declared,
+                client_decides=True,
+            )
+            calls.append(call)
+            await call.start()
+            with calling(call), self.around(call):
+                # A call that ends before its tool began is a task too: the client asked for one.
+                try:
+                    result = await self.job(call)
+                except Exception:
+                    await call.begin()
+                    raise
+                await call.begin()
+                return result
+
+        made = await self.runtime.run(
+            work,
+            outcome_of=Outcome.completed,
+            resource_scope=self.home,
+            begin_after=(BEGIN_SECONDS, self.spec) if declared is None else None,
+        )
+        assert isinstance(made, TaskRecord)
+        return made, calls[0].model_immediate_response
