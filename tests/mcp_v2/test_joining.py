@@ -8,8 +8,9 @@ import anyio
 import pytest
 from mcp.server import MCPServer
 
-from mcp_task_runtime import ServerTaskContext
+from mcp_task_runtime import InMemoryTaskStore, ServerTaskContext
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
+from mcp_task_runtime.testing import YieldingTaskStore
 from tests.mcp_v2.in_process import memory_client
 from tests.support.patience import PATIENCE
 
@@ -19,6 +20,13 @@ pytestmark = pytest.mark.anyio
 def key_of(arguments: dict[str, Any]) -> str | None:
     key: str | None = arguments.get("key")
     return key
+
+
+def test_join_is_refused_with_a_store_that_cannot() -> None:
+    store = InMemoryTaskStore()
+    tasks = Tasks(YieldingTaskStore(store), queue=store.message_queue)
+    with pytest.raises(ValueError, match="join needs a store that implements TaskJoins"):
+        tasks.adopt("adopted", join=True)
 
 
 @pytest.mark.parametrize("name", ["declared", "adopted", "running"])

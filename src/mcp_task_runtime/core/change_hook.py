@@ -20,6 +20,7 @@ from typing import Any, Final, TypeAlias
 import anyio
 import anyio.to_thread
 
+from mcp_task_runtime.core.functions import is_async
 from mcp_task_runtime.core.group import IsolatedGroup
 from mcp_task_runtime.core.observer import Observation, TaskChange
 
@@ -55,7 +56,7 @@ class ChangeHook:
         if not callable(callback):
             raise ValueError("on_change must be a function of a TaskChange")
         self._callback = callback
-        self._is_async = _is_async(callback)
+        self._is_async = is_async(callback)
         self._waiting: deque[TaskChange] = deque()
         self._calls: set[object] = set()
         self._is_dropping = False
@@ -167,9 +168,3 @@ class ChangeHook:
         finally:
             if begins.acquire(blocking=False):
                 self._calls.discard(token)
-
-
-def _is_async(callback: Callable[..., object]) -> bool:
-    while isinstance(callback, functools.partial):
-        callback = callback.func
-    return inspect.iscoroutinefunction(callback) or inspect.iscoroutinefunction(getattr(callback, "__call__", None))  # noqa: B004

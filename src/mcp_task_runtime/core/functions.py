@@ -1,4 +1,4 @@
-"""Functions of authors: what runs when one is called, and how to call it; and some that are to be called."""
+"""Functions of authors: what a call of one runs, and how to call one in a thread; and tuples of callbacks."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def call_in_thread(function: Callable[[], Any]) -> Any:
 
 
 def without(functions: tuple[FunctionT, ...], function: FunctionT) -> tuple[FunctionT, ...]:
-    """Return functions without one of them: the first that is equal, if there is one."""
+    """Return callbacks without one of them: the first that is equal, if there is one."""
     if function not in functions:
         return functions
     index = functions.index(function)

@@ -256,7 +256,7 @@ async def answer(inspector: TaskInspector, task_id: str, key: str | None, answer
     if key is not None:
         questions = tuple([question for question in questions if question.key == key])
     if not questions:
-        click.echo("Error: the task has no such open question", err=True)
+        click.echo("Error: the task has no open question" + ("" if key is None else " with this key"), err=True)
         return 1
     if len(questions) > 1:
         for question in questions:
@@ -284,7 +284,7 @@ def _parse(text: str) -> JSONValue:
 @as_json_option
 @command
 async def prune(inspector: TaskInspector, yes: bool, as_json: bool, **filters: Any) -> None:
-    """Delete ended tasks that match; they go by themselves when their time to live is over."""
+    """Delete ended tasks that match, before their time to live is over."""
     wanted = task_filter(inspector.now(), **filters)
     if wanted == TaskFilter():
         raise click.UsageError("say which tasks with --older-than, --status, --tool and the like")
