@@ -19,7 +19,7 @@ JUNK = st.sampled_from([None, True, False, 0, 1, 1.0, 0.5, -1, "", "x", [], {}, 
 @needs_schemas
 @pytest.mark.parametrize("schema", get_args(Schema))
 @given(data=st.data())
-@settings(max_examples=60, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, suppress_health_check=list(HealthCheck))
 def test_it_finds_valid_what_jsonschema_does(schema: Schema, data: st.DataObject) -> None:
     definition = data.draw(st.sampled_from(sorted(document(schema)["$defs"])))
     instances = valid(schema, definition)
