@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import product
 from typing import Any
 
@@ -14,8 +15,11 @@ from mcp.server.session import ServerSession
 from mcp.shared.memory import create_client_server_memory_streams
 from mcp.shared.message import SessionMessage
 
-from mcp_task_runtime.adapters.mcp_v1._connection import Connection, cancellable
+from mcp_task_runtime.adapters.mcp_v1._connection import Connection, cancellable, is_about_lost_connection
 from tests.support.patience import PATIENCE
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import ExceptionGroup
 
 MOMENTS = 12
 """Steps of the event loop before an answer is sent, and before its request is cancelled."""
@@ -70,3 +74,19 @@ async def test_a_request_may_be_cancelled_at_any_moment_of_the_handling_of_its_a
                     group.start_soon(ask, session, anyio.CancelScope())
                     await answer(await take())
                 server.cancel_scope.cancel()
+
+
+CLOSED, BROKEN, OTHER = anyio.ClosedResourceError(), anyio.BrokenResourceError(), ValueError("something else")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (CLOSED, True),
+        (ExceptionGroup("", [CLOSED, ExceptionGroup("", [BROKEN])]), True),
+        (ExceptionGroup("", [CLOSED, OTHER]), False),
+        (OTHER, False),
+    ],
+)
+def test_an_error_is_about_a_lost_connection_if_everything_in_it_is(error: Exception, expected: bool) -> None:
+    assert is_about_lost_connection(error) is expected
