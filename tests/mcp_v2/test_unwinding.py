@@ -14,9 +14,10 @@ import anyio.lowlevel
 import pytest
 from mcp import Client
 from mcp.server import MCPServer
-from mcp.server.context import ServerRequestContext
+from mcp.server.context import CallNext, ServerRequestContext
+from mcp.server.extension import Extension
 from mcp.server.mcpserver import Context
-from mcp_types import CallToolRequestParams
+from mcp_types import CallToolRequestParams, CallToolResult, InputRequiredResult
 from pydantic import BaseModel, Field
 from typing_extensions import Unpack
 
@@ -180,6 +181,35 @@ async def test_the_work_gets_the_arguments_as_the_sdk_has_checked_them() -> None
             assert task["result"]["content"][0]["text"] == "4 [Name(name='Ada')]"
             wrong = (await client.call("declared", {"size": 0})).result
             assert (wrong["resultType"], wrong["isError"]) == ("complete", True)
+
+
+async def test_interceptors_inside_see_a_result_that_reaches_no_client() -> None:
+    seen: list[Any] = []
+
+    class Other(Extension):
+        identifier = "example.com/other"
+
+        async def intercept_tool_call(self, params: CallToolRequestParams, ctx: Any, call_next: CallNext) -> Any:
+            seen.append(await call_next(ctx))
+            return seen[-1]
+
+    mcp: MCPServer[Any] = MCPServer("test", extensions=[Other()])
+    tasks = Tasks()
+    tasks.install(mcp)
+
+    @tasks.tool()
+    async def double(number: int, task: ServerTaskContext) -> int:
+        return 2 * number
+
+    tasks_client = TasksClient()
+    async with Client(mcp, extensions=[tasks_client]) as client:
+        with anyio.fail_after(PATIENCE):
+            result = await client.call_tool("double", {"number": 21})
+            wrong = await client.call_tool("double", {"number": "many"})
+    assert (result.structured_content, wrong.is_error) == ({"result": 42}, True)
+    left, refused = seen
+    assert (type(left), left.request_state) == (InputRequiredResult, "The call has become a task")
+    assert isinstance(refused, CallToolResult), "wrong arguments are a result of the call itself"
 
 
 async def test_the_work_runs_once_whatever_it_ends_with() -> None:

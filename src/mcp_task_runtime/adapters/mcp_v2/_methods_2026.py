@@ -19,7 +19,6 @@ from mcp_types import (
     INTERNAL_ERROR,
     METHOD_NOT_FOUND,
     CallToolRequestParams,
-    CallToolResult,
     ErrorData,
     InputRequiredResult,
     RequestParams,
@@ -93,13 +92,13 @@ class _UnwindingCall(UnwindingCall):
 class _ReturningCall(UnwindingCall):
     """A call of a tool that was made with `Tasks.tool`: nothing is between the work and the SDK.
 
-    So a result ends the request, at a fraction of what an error costs. The SDK passes an error result as it is.
+    So a result ends the request, at a fraction of what an error costs: one that the SDK neither converts nor checks.
     """
 
     __slots__ = ()
 
     raises_as_is = True
-    _RESULT: ClassVar = CallToolResult(content=[], is_error=True)
+    _RESULT: ClassVar = InputRequiredResult(request_state="The call has become a task")
 
     def _leave(self) -> Any:
         return self._RESULT
