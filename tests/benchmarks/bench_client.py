@@ -262,20 +262,32 @@ async def function_calls(body: Callable[[], Awaitable[object]]) -> float:
 
 
 async def count() -> None:
-    """Print the function calls of a call and of a handle: they are the same in each run, on any machine."""
+    """Print the function calls of each kind of call: they are the same in each run, on any machine."""
     logging.disable(logging.CRITICAL)
     minimal, minimal_tasks = minimal_server(Consent)
     takes = [MinimalClient(minimal_tasks)]
     async with (
         Client(bare_server()) as bare,
-        Client(task_server(), extensions=takes) as client,
-        Client(minimal, extensions=takes) as least,
+        Client(task_server(), extensions=takes) as taker,
+        Client(task_server(), extensions=[TasksClient()], elicitation_callback=accept) as client,
+        Client(minimal, extensions=takes, elicitation_callback=accept) as least,
     ):
-        for each in (bare, client, least):
+        for each in (bare, taker, client, least):
             await each.list_tools()
-        row("Function calls of a bare call", "", f"{await function_calls(lambda: bare.session.call_tool('plain')):.0f}")
-        row("Those of the handle of a task", "", f"{await function_calls(lambda: handle_alone(client)):.0f}")
-        row("Those of the least server with tasks", "", f"{await function_calls(lambda: handle_alone(least)):.0f}")
+        bodies: tuple[tuple[str, Callable[[], Awaitable[object]]], ...] = (
+            ("Function calls of a bare call", lambda: bare.session.call_tool("plain")),
+            ("Those of the handle of a task", lambda: handle_alone(taker)),
+            ("Those of the least server with tasks", lambda: handle_alone(least)),
+            ("Function calls of a bare `call_tool`", lambda: bare.call_tool("plain")),
+            ("Those of two requests to the bare server", lambda: bare_requests(bare, 2)),
+            ("Those of `call_tool` of a task tool that returns at once", lambda: client.call_tool("quick")),
+            ("Those of the least server and client with tasks", lambda: least.call_tool("quick")),
+            ("Those of four requests to the bare server", lambda: bare_requests(bare, 4)),
+            ("Those of `call_tool` of a task tool that asks one question", lambda: client.call_tool("ask")),
+            ("Those of the least server and client with tasks", lambda: least.call_tool("ask")),
+        )
+        for what, body in bodies:
+            row(what, "", f"{await function_calls(body):.0f}")
 
 
 if __name__ == "__main__":
