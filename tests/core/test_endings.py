@@ -14,6 +14,7 @@ from mcp_task_runtime import (
     InMemoryTaskStore,
     InvalidTransitionError,
     Outcome,
+    QueuedMessage,
     StoreError,
     StoreUnavailableError,
     TaskContext,
@@ -227,6 +228,17 @@ async def test_a_late_outcome_is_dropped_quietly_and_the_listeners_hear_of_the_e
     assert await store.get_result(record.task_id) == Outcome.cancelled()
     assert heard == [(record.task_id, None)]
     assert caplog.records == []
+
+
+async def test_an_end_that_comes_late_leaves_nothing_in_a_mailbox_of_another_maker() -> None:
+    """L8: the one who ended the task did not know of the question."""
+    store, queue = FailingStore(), InMemoryTaskMessageQueue()
+    record = await store.create_task(NEW)
+    await store.finish_task(record.task_id, Outcome.cancelled())
+    await queue.enqueue(record.task_id, QueuedMessage("request", "elicitation/create", "{}", "k"))
+    await TaskEndings(store, queue).finish_eventually(record, Outcome.completed({}))
+    assert await queue.outstanding(record.task_id) == ()
+    assert queue.mailboxes == 0
 
 
 async def test_the_outcome_of_a_run_that_lost_its_lease_leaves_task_and_questions_to_the_next_run() -> None:
