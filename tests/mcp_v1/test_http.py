@@ -25,7 +25,7 @@ SERVE = str(Path(__file__).with_name("serve.py"))
 ALICE = {"authorization": "Bearer alice"}
 BOB = {"authorization": "Bearer bob"}
 
-KEPT_UNTIL_THE_TTL = {"TaskRecord", "Task", "TaskRequest", "Outcome", "Entry", "Group", "Index"}
+KEPT_UNTIL_THE_TTL = {"TaskRecord", "Task", "TaskRequest", "Outcome", "Entry", "Group", "Index", "Owned"}
 
 
 @pytest.fixture(scope="module")
