@@ -37,10 +37,18 @@ async def build_report(topic: str, task: ServerTaskContext) -> str:
     return f"{topic}: published" if answer.action == "accept" and answer.data.ok else f"{topic}: draft kept"
 
 
-async def show(message: Any) -> None:
-    """Show a status of the task. How it ends, the result says."""
-    if isinstance(message, types.ServerNotification) and isinstance(message.root, types.TaskStatusNotification):
-        print(f"  {message.root.params.status}: {message.root.params.statusMessage or ''}")
+class Progress:
+    """Shows each status of the task, and knows when the last one has come."""
+
+    def __init__(self) -> None:
+        self.ended = anyio.Event()
+
+    async def show(self, message: Any) -> None:
+        if isinstance(message, types.ServerNotification) and isinstance(message.root, types.TaskStatusNotification):
+            status = message.root.params.status
+            print(f"  {status}: {message.root.params.statusMessage or ''}")
+            if status == "completed":
+                self.ended.set()
 
 
 async def answer_yes(
@@ -53,15 +61,17 @@ async def answer_yes(
 async def main() -> None:
     warnings.simplefilter("ignore")  # the SDK's own client for tasks is called deprecated from mcp 1.28
     server = StdioServerParameters(command=sys.executable, args=[__file__, "serve"])
+    progress = Progress()
     async with (
         stdio_client(server) as (read, write),
-        ClientSession(read, write, elicitation_callback=answer_yes, message_handler=show) as client,
+        ClientSession(read, write, elicitation_callback=answer_yes, message_handler=progress.show) as client,
     ):
         await client.initialize()
         print("calling build_report")
         created = await client.experimental.call_tool_as_task("build_report", {"topic": "Bees"})
         result = await client.experimental.get_task_result(created.task.taskId, types.CallToolResult)
         print(f"result: {result.structuredContent}")
+        await progress.ended.wait()  # the SDK's stdio client fails when a message comes while its session closes
 
 
 if __name__ == "__main__":

@@ -368,13 +368,9 @@ A runtime with `on_change` that is cancelled on trio is closed at once
 `mcp` 1.x: the schemas of a tool are compiled once, and not in each call
     mcp_v1/test_schemas.py::test_no_call_of_a_known_tool_checks_a_schema_again
     mcp_v1/test_schemas.py::test_each_call_of_a_low_level_tool_ends_as_the_sdk_ends_it
-Clients still hear of each status, those of one connection one after the other
+Clients still hear of each status; those of one connection are told one after the other
     mcp_v1/scenarios.py::b10_each_change_of_status_is_notified_with_the_whole_task
     adapters/test_notifications.py::test_functions_run_one_after_the_other_and_one_that_raises_hurts_none
-a client that asks for the result (`tasks/result`) hears of the end by that alone, and others hear of it 20 ms later
-    mcp_v1/test_low_level.py::test_a_client_that_waits_for_a_result_hears_of_the_end_by_that_alone
-    mcp_v1/test_low_level.py::test_l13_another_principal_that_asks_for_a_result_hides_no_end_from_the_client
-    adapters/test_notifications.py::test_news_of_an_end_is_told_in_a_moment_unless_its_client_asks_for_the_result
 Tools that ask through the SDK's own context keep 1 to 3 KiB less while they wait
     mcp_v1/test_unwinding.py::test_work_that_asks_through_the_sdks_context_keeps_neither_its_call_nor_its_question
 A stdio server on `mcp` 1.x logs no traceback when its event loop ends in good order

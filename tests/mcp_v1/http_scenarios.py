@@ -38,8 +38,7 @@ async def b6_changes_of_status_ride_the_stream_of_the_connection(url: str) -> No
         task_id = await client.start("ask")
         await client.notified("notifications/tasks/status", taskId=task_id, status="input_required")
         assert await client.text(task_id) == "Sure? accept True"
-        polled = await client.start("double", {"x": 1})
-        await client.notified("notifications/tasks/status", taskId=polled, status="completed")
+        await client.notified("notifications/tasks/status", taskId=task_id, status="completed")
 
 
 async def b6_fault_10_a_stream_that_drops_without_a_word_loses_no_question(url: str) -> None:

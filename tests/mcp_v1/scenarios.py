@@ -682,8 +682,7 @@ async def b10_each_change_of_status_is_notified_with_the_whole_task(world: World
         task_id = await client.start("ask")
         await client.notified("notifications/tasks/status", taskId=task_id, status="input_required")
         await client.text(task_id)
-        polled = await client.start("double", {"x": 1})
-        await client.notified("notifications/tasks/status", taskId=polled, status="completed")
+        await client.notified("notifications/tasks/status", taskId=task_id, status="completed")
         for message in client.notifications:
             assert RELATED not in message["params"].get("_meta", {})
             assert "ttl" in message["params"]

@@ -498,48 +498,6 @@ async def test_l16_without_authentication_each_session_has_a_limit_of_its_own() 
             assert "tasks at once (at most 1)" in error["message"]
 
 
-async def test_a_client_that_waits_for_a_result_hears_of_the_end_by_that_alone() -> None:
-    tasks = quick()
-
-    async def work(task: ServerTaskContext) -> Any:
-        return text((await task.elicit("Sure?", FORM)).action)
-
-    async def asks() -> Any:
-        return await tasks.run(work)
-
-    async def plain() -> Any:
-        return text("plain")
-
-    async def yes(question: Wire) -> Wire | None:
-        return accept(ok=True)
-
-    server = make_server(tasks, {"asks": ("optional", asks), "plain": ("optional", plain)})
-    async with tasks, connect(server, yes) as client:
-        asking = await client.start("asks")
-        await client.notified("notifications/tasks/status", taskId=asking, status="input_required")
-        assert await client.text(asking) == "accept"
-        polled = await client.start("plain")
-        await client.notified("notifications/tasks/status", taskId=polled, status="completed")
-        told = [message["params"] for message in client.notifications]
-        ends = [each["taskId"] for each in told if each["status"] == "completed"]
-        assert ends == [polled]  # they are told in order
-
-
-async def test_l13_another_principal_that_asks_for_a_result_hides_no_end_from_the_client() -> None:
-    principals = ["ada"]
-    tasks = Tasks(principal=lambda ctx: principals[-1])
-
-    async def handler() -> Any:
-        return await tasks.run(nothing)
-
-    async with tasks, connect(make_server(tasks, {"nothing": ("optional", handler)})) as client:
-        created = await client.result("tools/call", {"name": "nothing", "arguments": {}, "task": {}})
-        task_id = created["task"]["taskId"]
-        principals.append("eve")
-        assert (await client.error("tasks/result", {"taskId": task_id}))["code"] == -32602
-        await client.notified("notifications/tasks/status", taskId=task_id, status="completed")
-
-
 async def test_a_context_over_the_sdks_own_session_tells_and_asks_the_client() -> None:
     """As the reference makes one: without `Tasks`, with the session of the request."""
     store = InMemoryTaskStore()

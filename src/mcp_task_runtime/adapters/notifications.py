@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import contextvars
 import logging
-import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
 
@@ -24,14 +22,12 @@ from mcp_task_runtime.wire import v2025_11_25 as wire_2025
 
 __all__ = [
     "NO_TOKEN",
-    "AtOnce",
     "CallNotifier",
     "InTurn",
     "LatestSender",
     "NotifyingSession",
     "StartSoon",
     "StatusNotifier",
-    "TaskNews",
     "TaskNotifier",
 ]
 
@@ -45,9 +41,6 @@ _MISS_SECONDS: Final = 0.5
 
 _RETRY_SECONDS: Final = 5.0
 """How long a stalled client is left alone where no background task can wait for it."""
-
-_ASK_SECONDS: Final = 0.02
-"""How long the news of an end waits for its client to ask for the result, which says the same."""
 
 _STEP: Final = 1e-3
 """How much progress grows with a status message."""
@@ -139,52 +132,13 @@ class LatestSender:
             self._lock = None
 
 
-class TaskNews(Protocol):
-    """Runs what tells a client of its tasks, in the background."""
-
-    def start_soon(self, function: Callable[[], Coroutine[Any, Any, None]], /) -> object:
-        """Run a function that tells of a task."""
-        ...
-
-    def end_soon(self, task_id: str, function: Callable[[], Coroutine[Any, Any, None]], /) -> object:
-        """Run a function that tells how a task has ended, unless its client learns that otherwise."""
-        ...
-
-
-class AtOnce:
-    """Starts each function at once, as a task of its own."""
-
-    def __init__(self, start_soon: StartSoon) -> None:
-        """Start functions.
-
-        Args:
-            start_soon: Starts one in the background.
-        """
-        self.start_soon = start_soon
-
-    def end_soon(self, task_id: str, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Start a function that tells how a task has ended."""
-        self.start_soon(function)
-
-
 class InTurn:
     """Runs functions in the background, one after the other: one task of the event loop for all of a connection.
 
     It begins with the first function, and waits for more until it is closed.
     """
 
-    __slots__ = (
-        "_asked",
-        "_ends",
-        "_functions",
-        "_is_closed",
-        "_is_running",
-        "_is_waiting",
-        "_scope",
-        "_start_soon",
-        "_wait",
-        "_woken",
-    )
+    __slots__ = ("_functions", "_is_closed", "_is_running", "_scope", "_start_soon", "_woken")
 
     def __init__(self, start_soon: StartSoon) -> None:
         """Make a queue without functions.
@@ -195,10 +149,6 @@ class InTurn:
         """
         self._start_soon = start_soon
         self._functions: deque[Callable[[], Coroutine[Any, Any, None]]] = deque()
-        self._ends: dict[str, tuple[float, Callable[[], Coroutine[Any, Any, None]]]] = {}  # the oldest first
-        self._asked: set[str] = set()
-        self._is_waiting = False
-        self._wait: anyio.CancelScope | None = None
         self._woken: anyio.Event | None = None
         self._scope: anyio.CancelScope | None = None
         self._is_running = False
@@ -223,57 +173,12 @@ class InTurn:
         if self._woken is not None:
             self._woken.set()
 
-    def end_soon(self, task_id: str, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run a function that tells how a task has ended, in a moment; not where its client asks for the result.
-
-        Raises:
-            Exception: What `start_soon` raised; the function does not run then.
-        """
-        if task_id in self._asked or self._is_closed:
-            return
-        self._ends[task_id] = (time.monotonic() + _ASK_SECONDS, function)
-        if self._is_waiting:  # one wait for all that end meanwhile
-            return
-        self._is_waiting = True
-        try:
-            contextvars.Context().run(self._start_soon, self._wait_for_requests)
-        except BaseException:
-            self._is_waiting = False
-            del self._ends[task_id]
-            raise
-
-    def asked(self, task_id: str) -> AbstractContextManager[None]:
-        """Return a block that answers a client's request for the result of a task; it tells of the end."""
-        return _Asked(task_id, self._ends, self._asked)
-
-    async def _wait_for_requests(self) -> None:
-        try:
-            with anyio.CancelScope() as self._wait:
-                while self._ends:
-                    task_id, (when, function) = next(iter(self._ends.items()))
-                    if (seconds := when - time.monotonic()) > 0:
-                        await anyio.sleep(seconds)
-                        continue
-                    del self._ends[task_id]
-                    self._tell(function)
-        finally:
-            self._is_waiting = False
-            self._wait = None
-
-    def _tell(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        try:
-            self.start_soon(function)
-        except Exception:
-            logger.exception("The end of a task could not be sent to its client")
-
     def close(self) -> None:
         """Run no more: what runs is cancelled, and what waits is dropped."""
         self._is_closed = True
         self._functions.clear()
-        self._ends.clear()
-        for scope in (self._scope, self._wait):
-            if scope is not None:
-                scope.cancel()
+        if self._scope is not None:
+            self._scope.cancel()
 
     async def _run(self) -> None:
         try:
@@ -296,24 +201,6 @@ class InTurn:
             await self._functions.popleft()()
         except Exception:
             logger.exception("A change of a task could not be sent to its client")
-
-
-class _Asked:
-    """A block that answers a request for the result of a task."""
-
-    __slots__ = ("_asked", "_ends", "_task_id")
-
-    def __init__(self, task_id: str, ends: dict[str, Any], asked: set[str]) -> None:
-        self._task_id = task_id
-        self._ends = ends
-        self._asked = asked
-
-    def __enter__(self) -> None:
-        self._ends.pop(self._task_id, None)
-        self._asked.add(self._task_id)
-
-    def __exit__(self, *_: object) -> None:
-        self._asked.discard(self._task_id)
 
 
 class StatusNotifier:

@@ -27,7 +27,7 @@ from mcp_task_runtime.adapters._tool_calls import (
 )
 from mcp_task_runtime.adapters._tool_table import DeclaredTool
 from mcp_task_runtime.adapters.host import RuntimeHost
-from mcp_task_runtime.adapters.notifications import AtOnce, TaskNews
+from mcp_task_runtime.adapters.notifications import StartSoon
 from mcp_task_runtime.adapters.requestor import Requestor
 from mcp_task_runtime.adapters.result_handler import TaskResultHandler
 from mcp_task_runtime.adapters.session import TaskSession
@@ -83,7 +83,7 @@ class TaskMethods:
         self._handler = TaskResultHandler(
             runtime.store, runtime.queue, settings=runtime.settings, followers=runtime.followers, inbox=inbox
         )
-        self._background: TaskNews = AtOnce(host.start_soon)
+        self._start_soon: StartSoon = host.start_soon  # bound once: each task keeps it
         self._unwinding = unwinding
         self._pollers: dict[str, None] = {}
         """Tasks whose client was told that input is required, the oldest first."""
@@ -103,7 +103,7 @@ class TaskMethods:
         convert: Convert[JSONObject] | None = None,
         around: Callable[[TaskCall | UnwindingCall], AbstractContextManager[object]] = nullcontext,
         declared_json: str | None = None,
-        news: TaskNews | None = None,
+        tell_soon: StartSoon | None = None,
     ) -> JSONObject:
         """Run a tool as a task and return its handle as soon as there is one (wire rule B3).
 
@@ -120,7 +120,7 @@ class TaskMethods:
             convert: Makes the tool's result of what its work ends with: the work goes on without its request.
             around: Returns a block that sets the context variables of a call.
             declared_json: What the client declared, as JSON text; the connection is asked when `None`.
-            news: Runs what tells the client of the task; each at once, as a task of the host's, when `None`.
+            tell_soon: Starts what tells the client of the task; in the background of the host when `None`.
 
         Raises:
             ProtocolError: `task` is malformed.
@@ -129,12 +129,12 @@ class TaskMethods:
         spec = self._spec(params, requestor, connection, protocol_version, undeliverable, declared_json)
         if seal is not None:
             spec = seal(spec)
-        news = self._background if news is None else news
+        tell_soon = self._start_soon if tell_soon is None else tell_soon
         if declared is not None and self._runtime.is_dispatched(spec.request.name):
-            return await self._dispatch(with_options(spec, declared.options), connection, news, declared.options)
+            return await self._dispatch(with_options(spec, declared.options), connection, tell_soon, declared.options)
 
         def announce(record: TaskRecord) -> TaskStreamSession:
-            client = TaskStreamSession(record, connection, self._handler, news)
+            client = TaskStreamSession(record, connection, self._handler, tell_soon)
             client.announce(self._runtime)
             return client
 
@@ -191,12 +191,12 @@ class TaskMethods:
         )
 
     async def _dispatch(
-        self, spec: TaskSpec, connection: TaskSession, news: TaskNews, options: TaskOptions
+        self, spec: TaskSpec, connection: TaskSession, tell_soon: StartSoon, options: TaskOptions
     ) -> JSONObject:
         """Have a worker run a tool, also one with wrong arguments: the client has asked for a task."""
         record = await self._runtime.dispatch(spec)
         await cancelled_with_caller(self._runtime, record, spec)
-        client = TaskStreamSession(record, connection, self._handler, news)
+        client = TaskStreamSession(record, connection, self._handler, tell_soon)
         client.announce(self._runtime, with_progress=True)
         return wire_2025.render_created(record.task, model_immediate_response=options.model_immediate_response)
 
@@ -236,7 +236,6 @@ class TaskMethods:
         connect: Callable[[], TaskSession],
         *,
         is_alive: Callable[[], Awaitable[bool]] | None = None,
-        answering: Callable[[str], AbstractContextManager[object]] = nullcontext,
     ) -> JSONObject:
         """Serve `tasks/result`: wait for the end, with the task's questions on this stream (wire rules B5, B6).
 
@@ -245,21 +244,19 @@ class TaskMethods:
             requestor: Who asks.
             connect: Returns the stream of the request; called for a task that has not ended.
             is_alive: As for `TaskResultHandler.handle`.
-            answering: Returns a block in which a request for the result of a task of the requestor's is answered.
 
         Raises:
             ProtocolError: What the call would have ended with, or the task was cancelled.
         """
         task_id = wire_2025.parse_task_id(params)
         ended = (await self._runtime.get(task_id, owner=requestor.owner)).record.outcome
-        with answering(task_id):
-            if ended is not None:  # nothing is queued for its client any more
-                audit.retrieved(task_id, requestor.owner)
-                return wire_2025.render_result(ended, task_id)
-            with self._host.until_stopped():
-                outcome = await self._handler.handle(task_id, connect(), is_alive=is_alive)
-                audit.retrieved(task_id, requestor.owner)
-                return wire_2025.render_result(outcome, task_id)
+        if ended is not None:  # nothing is queued for its client any more
+            audit.retrieved(task_id, requestor.owner)
+            return wire_2025.render_result(ended, task_id)
+        with self._host.until_stopped():
+            outcome = await self._handler.handle(task_id, connect(), is_alive=is_alive)
+            audit.retrieved(task_id, requestor.owner)
+            return wire_2025.render_result(outcome, task_id)
         raise ProtocolError(INTERNAL_ERROR, "The server stops before the task has ended")
 
     async def list(self, params: Mapping[str, JSONValue] | None, requestor: Requestor) -> JSONObject:

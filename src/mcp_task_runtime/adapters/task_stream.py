@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from functools import partial
 
-from mcp_task_runtime.adapters.notifications import LatestSender, TaskNews
+from mcp_task_runtime.adapters.notifications import LatestSender, StartSoon
 from mcp_task_runtime.adapters.result_handler import TaskResultHandler
 from mcp_task_runtime.adapters.session import TaskSession
 from mcp_task_runtime.core.json import JSONObject, JSONValue
@@ -30,7 +29,6 @@ class TaskStreamSession:
     """
 
     __slots__ = (
-        "_background",
         "_connection",
         "_handler",
         "_is_over",
@@ -39,6 +37,7 @@ class TaskStreamSession:
         "_progress",
         "_record",
         "_runtime",
+        "_start_soon",
         "_statuses",
         "_told",
         "_told_progress",
@@ -49,7 +48,7 @@ class TaskStreamSession:
     can_send_request = False
 
     def __init__(
-        self, record: TaskRecord, connection: TaskSession, handler: TaskResultHandler, background: TaskNews
+        self, record: TaskRecord, connection: TaskSession, handler: TaskResultHandler, start_soon: StartSoon
     ) -> None:
         """Make the session of a task.
 
@@ -57,13 +56,13 @@ class TaskStreamSession:
             record: The task as it was made.
             connection: What of the client's connection outlives the call.
             handler: Knows the streams of the task in this process.
-            background: Runs what tells the client.
+            start_soon: Starts what tells the client in the background.
         """
         self._record = record
         self._told: JSONValue = record.task.status
         self._connection = connection
         self._handler = handler
-        self._background = background
+        self._start_soon = start_soon
         self._statuses: LatestSender | None = None  # for what the work itself says
         self._progress: LatestSender | None = None
         self._runtime: TaskRuntime | None = None
@@ -97,7 +96,7 @@ class TaskStreamSession:
     async def notify_status(self, task: Task, outcome: Outcome | None) -> None:
         """Send the whole task; the work that says so waits for a client that does not read, for a moment."""
         if self._statuses is None:
-            self._statuses = LatestSender(self._connection, self._background.start_soon)
+            self._statuses = LatestSender(self._connection, self._start_soon)
         await self._send_status(wire_2025.render_task(task, outcome))
 
     async def _send_status(self, params: JSONObject) -> None:
@@ -116,7 +115,7 @@ class TaskStreamSession:
         token = self._record.request.progress_token
         if token is not None:
             if self._progress is None:
-                self._progress = LatestSender(self, self._background.start_soon)
+                self._progress = LatestSender(self, self._start_soon)
             await self._progress.send(*wire_2025.render_progress(progress, token))
 
     def announce(self, runtime: TaskRuntime, *, with_progress: bool = False) -> None:
@@ -146,24 +145,15 @@ class TaskStreamSession:
             return
         if record.status != self._told or self._has_progressed(record):
             self._is_telling = True
-            if self._is_over:
-                self._tell_end_soon()
-            else:
-                self._background.start_soon(self._tell)
+            self._start_soon(self._tell)
 
     def _has_progressed(self, record: TaskRecord) -> bool:
         return self._with_progress and record.progress not in (None, self._told_progress) and record.outcome is None
 
-    def _tell_end_soon(self) -> None:
-        self._background.end_soon(self._record.task_id, partial(self._tell, with_end=True))
-
-    async def _tell(self, *, with_end: bool = False) -> None:
+    async def _tell(self) -> None:
         """Send what is new, and again while there is something newer. It does not raise."""
         try:
             while (record := self._news) is not None:
-                if self._is_over and not with_end:
-                    self._tell_end_soon()
-                    return
                 self._news = None
                 await self._tell_of(record)
         except TaskNotFoundError:

@@ -6,7 +6,7 @@ import functools
 import json
 import logging
 from collections.abc import Awaitable, Callable, Generator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from sys import intern
 from types import TracebackType
 from typing import Any, TypeAlias, cast
@@ -45,7 +45,6 @@ __all__ = [
     "KeptRequest",
     "RequestSession",
     "SharedSession",
-    "answering",
     "as_caller",
     "as_kept_caller",
     "as_mcp_errors",
@@ -382,10 +381,3 @@ def shared_session(ctx: Context, start_soon: StartSoon) -> SharedSession:
     if not isinstance(shared, SharedSession) or shared.session is not ctx.session:
         shared = connection.shared = SharedSession(ctx, start_soon)
     return shared
-
-
-def answering(task_id: str) -> AbstractContextManager[object]:
-    """Return a block for a request for the result of a task: its connection is not told of the end in addition."""
-    connection = current_connection()
-    shared = None if connection is None else connection.shared
-    return shared.news.asked(task_id) if isinstance(shared, SharedSession) else nullcontext()

@@ -48,7 +48,6 @@ from mcp_task_runtime.adapters.mcp_v1._requests import (
     Context,
     RequestSession,
     SharedSession,
-    answering,
     as_caller,
     as_kept_caller,
     as_mcp_errors,
@@ -234,7 +233,7 @@ class Tasks(BaseTasks[Any]):  # a type checker with mcp 2.x does not know the cl
                 convert=self._converted if name in self._own_tools else None,
                 around=functools.partial(within_call, ctx, connection),
                 declared_json=connection.declared_json,
-                news=connection.news,
+                tell_soon=connection.news.start_soon,
             )
             return raw_result(created)
 
@@ -347,7 +346,6 @@ class Tasks(BaseTasks[Any]):  # a type checker with mcp 2.x does not know the cl
                     self._requestor(ctx),
                     lambda: RequestSession(ctx, self._may_answer(ctx)),
                     is_alive=liveness(ctx),
-                    answering=answering,
                 )
             return raw_result(result)
 
