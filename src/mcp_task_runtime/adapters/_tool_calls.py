@@ -82,8 +82,8 @@ class ToolCall(ABC):
     raises_as_is: ClassVar[bool] = False
 
     def __init__(self, runtime: TaskRuntime, name: str) -> None:
-        self.runtime = runtime
-        self.name = name
+        self.runtime: TaskRuntime = runtime
+        self.name: str = name
         self.error: TaskRuntimeError | None = None
 
     @abstractmethod
@@ -167,7 +167,7 @@ class UnwindingCall(ToolCall):
     def __init__(self, runtime: TaskRuntime, name: str) -> None:
         """Make a call."""
         super().__init__(runtime, name)
-        self.has_begun = False
+        self.has_begun: bool = False
         self._work: Callable[[ServerTaskContext], Awaitable[Any]] | None = None
         self._context: ServerTaskContext | None = None
         self._has_inbox = False
@@ -238,7 +238,7 @@ class UnwindingCall(ToolCall):
         self._context = context
         work, self._work = self._work, None
         assert work is not None
-        self.error = None  # the way out of the request; it holds the frames of that
+        self.error: TaskRuntimeError | None = None  # the way out of the request; it holds the frames of that
         end: Callable[[], Any]
         try:
             running = work(context)

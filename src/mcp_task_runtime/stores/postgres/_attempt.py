@@ -50,7 +50,8 @@ class Queries:
             schema: Its name.
             clock: Where the time of statements comes from; the server when `None`.
         """
-        self.reads = self.writes = 0
+        self.reads: int = 0
+        self.writes: int = 0
         self._schema = schema
         self._clock = clock
         self._queries: dict[str, bytes] = {}
