@@ -29,7 +29,7 @@ from mcp_task_runtime import (
     task_execution,
 )
 from mcp_task_runtime.adapters._options import TaskOptions
-from mcp_task_runtime.adapters._tool_calls import TaskCall, current_call, run_within_request
+from mcp_task_runtime.adapters._tool_calls import TaskCall, UnwindingCall, run_within_request
 from mcp_task_runtime.adapters.host import RuntimeHost
 from mcp_task_runtime.adapters.requestor import Requestor
 from mcp_task_runtime.adapters.task_methods import TaskMethods
@@ -246,14 +246,13 @@ def methods_2025(world: World, host: RuntimeHost) -> TaskMethods:
 
 
 async def called(world: World, methods: TaskMethods) -> str:
-    created = await methods.call(CALL, partial(begin_and_wait, world), ME, RecordingSession(), undeliverable=None)
+    created = await methods.call(CALL, begin_and_wait, ME, RecordingSession(), undeliverable=None)
     await still()
     task_id: str = created["task"]["taskId"]
     return task_id
 
 
-async def begin_and_wait(world: World) -> JSON:
-    call = current_call(world.runtime)
+async def begin_and_wait(call: TaskCall | UnwindingCall) -> JSON:
     assert isinstance(call, TaskCall)
     await call.begin()
     return await call.run(lambda context: context.ask("roots/list", {}), TaskOptions())
@@ -262,8 +261,10 @@ async def begin_and_wait(world: World) -> JSON:
 @plan
 async def tools_call_2025(world: World, host: RuntimeHost) -> Plan:
     methods = methods_2025(world, host)
-    job = partial(begin_and_wait, world)
-    return Plan(partial(methods.call, CALL, job, ME, RecordingSession(), undeliverable=None), also=(only("cancelled"),))
+    return Plan(
+        partial(methods.call, CALL, begin_and_wait, ME, RecordingSession(), undeliverable=None),
+        also=(only("cancelled"),),
+    )
 
 
 @plan
