@@ -342,6 +342,8 @@ The examples with an engine start its broker, too: a Redis or PostgreSQL that is
     engines/test_examples.py::test_without_a_server_the_example_says_what_to_install
 `TaskTaking` finds and claims tasks in one step
     stores/redis/test_taking.py::test_each_task_is_taken_once_by_many_workers
+the kit checks them where a store declares `taking` or `ends`
+    kit/test_memory_backend.py::test_a_store_that_takes_work_keeps_the_laws
 a worker hands a task to its event loop once, and not twice
     engines/test_handover.py::test_calls_at_once_are_run_once_each_with_the_variables_of_their_threads
 Redis: a task that runs in a worker costs a third of the processor time

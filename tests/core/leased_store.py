@@ -95,8 +95,12 @@ class TakingTaskStore(LeasedTaskStore):
     """One that finds and claims tasks for a worker in one step, and tells of ends alone."""
 
     def watch_end(self, task_id: str, on_end: Callable[[], None]) -> Callable[[], None]:
+        is_told = False
+
         def changed(record: TaskRecord | None) -> None:
-            if record is None or is_terminal(record.status):
+            nonlocal is_told
+            if not is_told and (record is None or is_terminal(record.status)):
+                is_told = True
                 on_end()
 
         return self.watch_task(task_id, changed, after=0)
@@ -104,6 +108,8 @@ class TakingTaskStore(LeasedTaskStore):
     async def take_work(
         self, names: Collection[str], *, worker: str, lease_ms: int, limit: int, with_sealed: bool = False
     ) -> tuple[TaskRecord, ...]:
+        if limit < 1:
+            raise ValueError("limit must be at least 1")
         while True:
             found = await self.wait_for_work(names, limit=1_000)
             wanted = [record for record in found if with_sealed or not is_sealed(record)][:limit]

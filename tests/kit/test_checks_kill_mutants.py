@@ -41,7 +41,10 @@ def test_each_law_is_named_by_a_check_that_kills_a_mutant(law: str) -> None:
     assert killers.intersection(check.name for check in checks)
 
 
-ABILITIES = {"diagnosis", "watching", "work", "fences", "joins", "journal", "leases", "questions", "quotas", "search"}
+ABILITIES = {"diagnosis", "ends", "fences", "joins", "journal", "leases", "questions", "quotas", "search", "taking"} | {
+    "watching",
+    "work",
+}
 
 
 def test_each_check_of_an_unconditional_law_or_of_an_ability_kills_a_mutant() -> None:

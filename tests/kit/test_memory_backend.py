@@ -33,8 +33,8 @@ from mcp_task_runtime.testing import (
 from mcp_task_runtime.testing.checks.leases import LEASE_CHECKS
 from mcp_task_runtime.testing.checks.store import ABILITY_CHECKS
 from mcp_task_runtime.testing.yielding import YieldingBundledStore
-from tests.core.leased_store import LeasedTaskStore, Link
-from tests.kit.memory import memory_backend, memory_queue, memory_store
+from tests.core.leased_store import LeasedTaskStore, Link, TakingTaskStore
+from tests.kit.memory import ONLY_ON_REDIS, memory_backend, memory_queue, memory_store
 from tests.support.patience import PATIENCE
 
 MISSING = {"durable", "leases", "shared"}
@@ -94,6 +94,9 @@ class Kept:
 
     def leased_store(self, clock: FakeClock, location: str) -> AbstractAsyncContextManager[TaskStore]:
         return nullcontext(self._stores.setdefault(location, LeasedTaskStore(clock=clock)))
+
+    def taking_store(self, clock: FakeClock, location: str) -> AbstractAsyncContextManager[TaskStore]:
+        return nullcontext(self._stores.setdefault(location, TakingTaskStore(clock=clock)))
 
     def linked_store(self, clock: FakeClock, location: str) -> AbstractAsyncContextManager[TaskStore]:
         store = self._stores.setdefault(location, LeasedTaskStore(clock=clock))
@@ -167,10 +170,22 @@ def test_the_whole_contract_is_one_call_that_reports_what_it_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    "check", [check for check in ABILITY_CHECKS if not check.needs & {"diagnosis", "durable", "shared"}], ids=str
+    "check",
+    [check for check in ABILITY_CHECKS if not check.needs & {"diagnosis", "durable", "shared", *ONLY_ON_REDIS}],
+    ids=str,
 )
 async def test_the_store_has_the_abilities_that_it_declares(check: Check[TaskStore]) -> None:
     await check.run(memory_store)
+
+
+@pytest.mark.parametrize("check", [check for check in ABILITY_CHECKS if check.needs & ONLY_ON_REDIS], ids=str)
+async def test_a_store_that_takes_work_keeps_the_laws(check: Check[TaskStore]) -> None:
+    @asynccontextmanager
+    async def closing(clock: FakeClock, location: str) -> AsyncIterator[TaskStore]:
+        async with TakingTaskStore(clock=clock) as store:
+            yield store
+
+    await check.run(Kept().taking_store if "shared" in check.needs else closing)
 
 
 @asynccontextmanager
@@ -179,7 +194,7 @@ async def yielding_bundled_store(clock: FakeClock, location: str) -> AsyncIterat
         yield YieldingBundledStore(store)
 
 
-NOT_YIELDING = {"diagnosis", "durable", "shared", "watching", "work"}
+NOT_YIELDING = {"diagnosis", "durable", "shared", "watching", "work", *ONLY_ON_REDIS}
 
 
 @pytest.mark.parametrize("check", [check for check in ABILITY_CHECKS if not check.needs & NOT_YIELDING], ids=str)
@@ -187,7 +202,11 @@ async def test_the_checks_do_not_mind_abilities_that_yield(check: Check[TaskStor
     await check.run(yielding_bundled_store, footprint=count_nothing)
 
 
-@pytest.mark.parametrize("check", [check for check in ABILITY_CHECKS if check.needs & {"durable", "shared"}], ids=str)
+@pytest.mark.parametrize(
+    "check",
+    [check for check in ABILITY_CHECKS if check.needs & {"durable", "shared"} and not check.needs & ONLY_ON_REDIS],
+    ids=str,
+)
 async def test_a_store_that_is_kept_has_its_abilities_in_every_process(check: Check[TaskStore]) -> None:
     await check.run(Kept().leased_store)
 
@@ -202,12 +221,12 @@ class Observed(Kept):
     """Stores as a runtime with an observer sees them; those that are kept, and those that are closed."""
 
     def kept(self, clock: FakeClock, location: str) -> AbstractAsyncContextManager[TaskStore]:
-        store = self._stores.setdefault(location, LeasedTaskStore(clock=clock))
+        store = self._stores.setdefault(location, TakingTaskStore(clock=clock))
         return nullcontext(observed(store, None, IsolatedObserver())[0])
 
     @asynccontextmanager
     async def closed(self, clock: FakeClock, location: str) -> AsyncIterator[TaskStore]:
-        async with InMemoryTaskStore(clock=clock) as store:
+        async with TakingTaskStore(clock=clock) as store:
             yield observed(store, None, IsolatedObserver())[0]
 
     @asynccontextmanager

@@ -57,11 +57,13 @@ from mcp_task_runtime.testing.checks.queue import QUEUE_CHECKS
 from mcp_task_runtime.testing.checks.store import ABILITY_CHECKS, STORE_CHECKS
 from mcp_task_runtime.testing.clock import FakeClock
 from mcp_task_runtime.testing.machine.machine import check_task_store_machine
+from tests.kit.memory import ONLY_ON_REDIS
 from tests.stores.postgres_server import PostgresServer
 from tests.stores.profile import PROFILE
 from tests.support.patience import PATIENCE
 
-CAPABILITIES: tuple[Capability, ...] = get_args(Capability)
+CAPABILITIES: tuple[Capability, ...] = tuple(set(get_args(Capability)) - ONLY_ON_REDIS)
+CHECKS = [check for check in (*STORE_CHECKS, *ABILITY_CHECKS) if not check.needs & ONLY_ON_REDIS]
 
 
 @pytest.fixture
@@ -125,7 +127,7 @@ def opener(server: PostgresServer, spare_schemas: list[str]) -> Iterator[Opener]
         spare_schemas.append(schema)
 
 
-@pytest.mark.parametrize("check", [*STORE_CHECKS, *ABILITY_CHECKS], ids=str)
+@pytest.mark.parametrize("check", CHECKS, ids=str)
 async def test_the_store_keeps_the_laws(check: Check[TaskStore], opener: Opener) -> None:
     await check.run(opener.store, footprint=opener.count_rows)
 

@@ -479,13 +479,18 @@ class _SeesNoLapsedLeases(Link):
         return ()
 
 
-def leased_process_mutant(name: str, *killers: str, process: Callable[[LeasedTaskStore], Any]) -> None:
+def leased_process_mutant(
+    name: str,
+    *killers: str,
+    process: Callable[[LeasedTaskStore], Any],
+    store_class: type[LeasedTaskStore] = LeasedTaskStore,
+) -> None:
     """Register a store that keeps its tasks by location, and how each process but the first opens it."""
     stores: dict[str, LeasedTaskStore] = {}
 
     def factory(clock: FakeClock, location: str) -> AbstractAsyncContextManager[Any]:
         if location not in stores:
-            stores[location] = LeasedTaskStore(clock=clock)
+            stores[location] = store_class(clock=clock)
             return nullcontext(stores[location])
         return nullcontext(process(stores[location]))
 

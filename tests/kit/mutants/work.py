@@ -1,4 +1,4 @@
-"""Stores with `TaskWork`, `TaskWatching` or `TaskDiagnosis` that have one fault each."""
+"""Stores that have one fault each in what they do for workers, for those who watch, or in their diagnosis."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 
 from mcp_task_runtime.core.types import Finding, TaskRecord
-from tests.core.leased_store import LeasedTaskStore, Link
+from tests.core.leased_store import LeasedTaskStore, Link, TakingTaskStore
 from tests.kit.mutants.leases import leased_process_mutant
 from tests.kit.mutants.registry import store_mutant
 
@@ -70,6 +70,116 @@ class _SeesNoWork(Link):
 
 
 leased_process_mutant("AProcessSeesNoWorkOfOthers", "a_worker_is_woken_by_another_process", process=_SeesNoWork)
+
+
+@store_mutant("tasks_are_taken_in_their_order")
+class TheLastThatWaitsIsTakenFirst(TakingTaskStore):
+    async def wait_for_work(self, names: Collection[str], *, limit: int) -> Found:
+        return (await super().wait_for_work(names, limit=limit))[::-1]
+
+
+@store_mutant("each_task_is_taken_by_one_of_the_workers_that_want_it")
+class WhatAnotherHasTakenIsTakenAgain(TakingTaskStore):
+    async def take_work(self, names: Collection[str], **options: Any) -> Found:
+        found = await self.wait_for_work(names, limit=options["limit"])
+        await anyio.lowlevel.checkpoint()
+        await super().take_work(names, **options)
+        return found
+
+
+@store_mutant("a_worker_takes_its_own_tools_alone")
+class SealedTasksAreTaken(TakingTaskStore):
+    async def take_work(self, names: Collection[str], **options: Any) -> Found:
+        return await super().take_work(names, **{**options, "with_sealed": True})
+
+
+@store_mutant("a_worker_that_was_cancelled_has_taken_nothing")
+class ACancelledWorkerTakes(TakingTaskStore):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._left: list[str] = []
+
+    async def take_work(self, names: Collection[str], *, worker: str, **options: Any) -> Found:
+        self._left.append(worker)
+        taken = await super().take_work(names, worker=self._left[0], **options)
+        self._left.remove(worker)
+        return taken
+
+
+@store_mutant("a_worker_that_takes_is_woken_when_the_store_is_closed")
+class ClosingWakesNoWorkerThatTakes(TakingTaskStore):
+    async def aclose(self) -> None:
+        self._work = None
+        await super().aclose()
+
+
+@store_mutant("a_task_is_taken_by_its_id_while_it_waits")
+class ATaskOfAnotherToolIsTaken(TakingTaskStore):
+    async def take_task(self, task_id: str, names: Collection[str], **options: Any) -> TaskRecord | None:
+        return await super().take_task(task_id, [*names, "tool"], **options)
+
+
+class _TakesNothing(Link):
+    """A process's connection."""
+
+    async def take_work(self, *args: Any, **options: Any) -> Found:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    async def take_task(self, *args: Any, **options: Any) -> None:
+        pass
+
+
+leased_process_mutant(
+    "AProcessTakesNoWorkOfOthers",
+    "a_worker_takes_what_another_process_makes",
+    process=_TakesNothing,
+    store_class=TakingTaskStore,
+)
+
+
+@store_mutant("an_end_is_told_once_and_no_other_change")
+class EachChangeIsTakenForAnEnd(TakingTaskStore):
+    def watch_end(self, task_id: str, on_end: Callable[[], None]) -> Callable[[], None]:
+        return self.watch_task(task_id, lambda record: on_end(), after=1)
+
+
+@store_mutant("an_end_before_its_watch_is_told")
+class AnEndBeforeItsWatchIsMissed(TakingTaskStore):
+    def watch_end(self, task_id: str, on_end: Callable[[], None]) -> Callable[[], None]:
+        is_begun = False
+
+        def tell() -> None:
+            if is_begun:
+                on_end()
+
+        stop = super().watch_end(task_id, tell)
+        is_begun = True
+        return stop
+
+
+@store_mutant("no_end_is_watched_in_a_closed_store")
+class EndsAreWatchedInAClosedStore(TakingTaskStore):
+    def watch_end(self, task_id: str, on_end: Callable[[], None]) -> Callable[[], None]:
+        return (lambda: None) if self._closed else super().watch_end(task_id, on_end)
+
+
+class _TellsNoEnd(Link):
+    """A process's connection."""
+
+    async def finish_task(self, task_id: str, *args: Any, **options: Any) -> TaskRecord:
+        entry = self._target._entries[task_id]
+        watchers, entry.watchers = entry.watchers, ()
+        try:
+            ended: TaskRecord = await self._call(self._target, "finish_task", task_id, *args, **options)
+            return ended
+        finally:
+            entry.watchers = watchers
+
+
+leased_process_mutant(
+    "AProcessTellsNoEnd", "an_end_by_another_process_is_told_once", process=_TellsNoEnd, store_class=TakingTaskStore
+)
 
 
 @store_mutant("a_watch_is_called_after_each_change")

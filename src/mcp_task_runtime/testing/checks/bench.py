@@ -48,6 +48,7 @@ BACKENDS = ("asyncio", "trio")
 Capability: TypeAlias = Literal[
     "diagnosis",
     "durable",
+    "ends",
     "fences",
     "joins",
     "journal",
@@ -58,6 +59,7 @@ Capability: TypeAlias = Literal[
     "quotas",
     "search",
     "shared",
+    "taking",
     "watching",
     "work",
 ]
@@ -75,7 +77,9 @@ Capability: TypeAlias = Literal[
 - `journal`: it implements `TaskJournal`; needs `leases`.
 - `search`: it implements `TaskSearch`.
 - `work`: it implements `TaskWork`; needs `leases`.
+- `taking`: it implements `TaskTaking`; needs `work`.
 - `watching`: it implements `TaskWatching`.
+- `ends`: it implements `TaskEndWatching`.
 - `diagnosis`: it implements `TaskDiagnosis`.
 """
 

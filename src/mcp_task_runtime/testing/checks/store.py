@@ -17,6 +17,7 @@ from mcp_task_runtime.testing.checks.bench import (
     run_checks,
 )
 from mcp_task_runtime.testing.checks.diagnosis import DIAGNOSIS_CHECKS
+from mcp_task_runtime.testing.checks.ends import END_CHECKS
 from mcp_task_runtime.testing.checks.fences import FENCE_CHECKS
 from mcp_task_runtime.testing.checks.joins import JOIN_CHECKS
 from mcp_task_runtime.testing.checks.journal import JOURNAL_CHECKS
@@ -31,6 +32,7 @@ from mcp_task_runtime.testing.checks.store_sharing import STORE_SHARING_CHECKS
 from mcp_task_runtime.testing.checks.store_time import STORE_TIME_CHECKS
 from mcp_task_runtime.testing.checks.store_values import STORE_VALUE_CHECKS
 from mcp_task_runtime.testing.checks.store_waiting import STORE_WAITING_CHECKS
+from mcp_task_runtime.testing.checks.taking import TAKING_CHECKS
 from mcp_task_runtime.testing.checks.unheld_leases import UNHELD_LEASE_CHECKS
 from mcp_task_runtime.testing.checks.watching import WATCHING_CHECKS
 from mcp_task_runtime.testing.checks.work import WORK_CHECKS
@@ -58,7 +60,9 @@ ABILITY_CHECKS: Final[list[Check[TaskStore]]] = [
     *JOURNAL_CHECKS,
     *SEARCH_CHECKS,
     *WORK_CHECKS,
+    *TAKING_CHECKS,
     *WATCHING_CHECKS,
+    *END_CHECKS,
     *DIAGNOSIS_CHECKS,
 ]
 """The further checks of `check_task_store`: values, and the abilities that are declared."""
