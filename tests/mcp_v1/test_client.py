@@ -246,6 +246,17 @@ async def test_a_server_without_tasks_is_called_plainly_and_has_none_to_resume()
     assert "task" not in scripted.of("tools/call")[0].params
 
 
+async def test_a_server_that_lists_no_tasks_is_not_asked_for_a_list() -> None:
+    scripted = script()
+    scripted.capabilities = {"tools": {}, "tasks": {"cancel": {}, "requests": {"tools": {"call": {}}}}}
+    tasks = quick_client()
+    async with connected(scripted) as session:
+        with pytest.raises(TaskError, match="lists no tasks"):
+            tasks.list_tasks(session)
+        assert tasks.resume(session, TASK_ID).task_id == TASK_ID
+    assert scripted.of("tasks/list") == []
+
+
 async def test_a_task_call_says_what_it_is_and_nothing_more() -> None:
     scripted = script(task("completed"))
     tasks = quick_client()
