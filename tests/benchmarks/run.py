@@ -58,18 +58,18 @@ def chart(table: str) -> str:
         if bound and found:
             limit, value = (float(text.replace(",", "").rstrip(".")) for text in (bound[2], found[0]))
             bars.append((cells[0].replace("`", ""), f"{cells[2]}, bound {cells[1]}", _used(bound[1], limit, value)))
-    height = 34 * len(bars) + 30
+    height = 18 * len(bars) + 30
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="900" height="{height}"',
-        ' font-family="sans-serif" font-size="12">',
+        ' font-family="sans-serif" font-size="11">',
         f'<rect width="900" height="{height}" fill="white"/>',
         '<text x="10" y="18" font-weight="bold">Part of the bound that is used; right of the line it is missed</text>',
     ]
     for number, (what, figures, used) in enumerate(bars):
-        y = 30 + 34 * number
-        width, colour = min(used, 2.2) * 300, "#2a7" if used <= 1 else "#c63"
-        parts.append(f'<rect x="10" y="{y + 16}" width="{width:.0f}" height="10" fill="{colour}"/>')
-        parts.append(f'<text x="10" y="{y + 12}">{escape(what)}: {escape(figures)}</text>')
+        y = 30 + 18 * number
+        width, colour = min(used, 2.2) * 300, "#ade3c4" if used <= 1 else "#f4b8a0"
+        parts.append(f'<rect x="10" y="{y}" width="{width:.0f}" height="16" fill="{colour}"/>')
+        parts.append(f'<text x="14" y="{y + 12}">{escape(what)}: {escape(figures)}</text>')
     parts.append(f'<line x1="310" y1="30" x2="310" y2="{height}" stroke="#444" stroke-dasharray="3"/>')
     return "\n".join([*parts, "</svg>"]) + "\n"
 
