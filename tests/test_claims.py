@@ -344,8 +344,12 @@ The examples with an engine start its broker, too: a Redis or PostgreSQL that is
     stores/redis/test_taking.py::test_each_task_is_taken_once_by_many_workers
 the kit checks them where a store declares `taking` or `ends`
     kit/test_memory_backend.py::test_a_store_that_takes_work_keeps_the_laws
-a worker hands a task to its event loop once, and not twice
-    engines/test_handover.py::test_calls_at_once_are_run_once_each_with_the_variables_of_their_threads
+No thread of the worker waits for a task
+    engines/test_loop_jobs.py::test_each_job_runs_once_with_the_variables_of_the_loop
+the server sends what waits in one thread
+    engines/test_batches.py::test_calls_that_come_together_are_made_in_turn_and_fail_alone
+events and `inspect` show it as before
+    engines/test_engines.py::test_celery_shows_what_runs_in_its_worker
 Redis: a task that runs in a worker costs a third of the processor time
     core/test_taking.py::test_a_task_costs_a_worker_two_calls_and_its_server_one
     stores/redis/test_ends.py::test_a_dispatched_task_costs_its_server_one_round_trip_and_its_worker_few

@@ -49,7 +49,8 @@ EXTRAS = {
     "adapters/mcp_v1*/*": {"mcp", "starlette"},
     "adapters/mcp_v1/_schemas.py": {"jsonschema"},  # a dependency of mcp 1.x, which validates with it
     "adapters/mcp_v2*/*": {"mcp", "mcp_types", "starlette"},
-    "engines/_handover.py": {"asyncio"},  # what a portal of anyio does, in one turn of the event loop
+    "engines/_celery_pool.py": {"asyncio", "billiard", "celery", "kombu"},
+    "engines/_loop_jobs.py": {"asyncio"},  # the event loop of a worker of Celery
     "engines/_running.py": {"asyncio"},
     "operations/_signals.py": {"asyncio"},  # passes on the signals that its event loops do not handle on Windows
     "engines/celery.py": {"asyncio", "celery"},  # a worker has an event loop of its own

@@ -24,21 +24,21 @@ class Name(BaseModel):
     name: str
 
 
-def make_dispatcher(engine: str, broker: str) -> TaskDispatcher:
+def make_dispatcher(engine: str, broker: str, *, start_grace_ms: int = GRACE_MS) -> TaskDispatcher:
     """Return the dispatcher of an engine."""
     if engine == "docket":
         from mcp_task_runtime.engines.docket import DocketDispatcher
 
-        return DocketDispatcher(broker, queues=QUEUES, start_grace_ms=GRACE_MS)
+        return DocketDispatcher(broker, queues=QUEUES, start_grace_ms=start_grace_ms)
     if engine == "procrastinate":
         from mcp_task_runtime.engines.procrastinate import ProcrastinateDispatcher
 
-        return ProcrastinateDispatcher(broker, queues=QUEUES, start_grace_ms=GRACE_MS)
+        return ProcrastinateDispatcher(broker, queues=QUEUES, start_grace_ms=start_grace_ms)
     from celery import Celery
 
     from mcp_task_runtime.engines.celery import CeleryDispatcher
 
-    return CeleryDispatcher(Celery("reports", broker=broker), queues=QUEUES, start_grace_ms=GRACE_MS)
+    return CeleryDispatcher(Celery("reports", broker=broker), queues=QUEUES, start_grace_ms=start_grace_ms)
 
 
 def log(tool: str, n: int) -> None:

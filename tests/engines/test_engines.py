@@ -160,8 +160,8 @@ def _text(path: str) -> str:
 
 
 @asynccontextmanager
-async def a_site(folder: Path, broker: Broker) -> AsyncIterator[Site]:
-    dispatcher: Any = reports.make_dispatcher(broker.engine, broker.url)
+async def a_site(folder: Path, broker: Broker, *, start_grace_ms: int = reports.GRACE_MS) -> AsyncIterator[Site]:
+    dispatcher: Any = reports.make_dispatcher(broker.engine, broker.url, start_grace_ms=start_grace_ms)
     if broker.engine == "procrastinate":
         async with dispatcher:
             await dispatcher.app.schema_manager.apply_schema_async()
@@ -251,6 +251,57 @@ async def test_what_a_lost_worker_of_docket_had_fetched_is_delivered_again(tmp_p
                 await site.until_runs(*started)
                 await site.end(started)
     assert site.runs()[1:] == []
+
+
+async def test_what_a_terminated_worker_of_celery_has_fetched_and_not_begun_is_delivered_at_once(
+    tmp_path: Path,
+) -> None:
+    if importlib.util.find_spec("celery") is None:
+        pytest.skip("celery is not installed: python3 tests/run.py --suite engines")
+    with broker_of("celery") as broker:
+        async with a_site(tmp_path, broker, start_grace_ms=3_600_000) as site:
+            async with site.worker("--concurrency", "1") as first:
+                running = await site.start("wait", 1)
+                await site.until_runs(*running)
+                fetched = await site.start("ask", 1, 2)
+                keys = {f"{task_id}.1" for task_id in fetched.values()}
+                while not keys <= set(await anyio.to_thread.run_sync(reserved, site.dispatcher.app)):  # noqa: ASYNC110 - of an engine
+                    await anyio.sleep(0.05)
+                first.send_signal(signal.SIGTERM)
+                assert await first.wait() == 0
+            async with site.worker():
+                await site.until_runs(*fetched)
+                await site.end(fetched)
+    assert Counter(n for tool, n, _ in site.runs() if tool == "ask") == {1: 1, 2: 1}
+
+
+async def test_celery_shows_what_runs_in_its_worker(tmp_path: Path) -> None:
+    if importlib.util.find_spec("celery") is None:
+        pytest.skip("celery is not installed: python3 tests/run.py --suite engines")
+    with broker_of("celery") as broker:
+        async with a_site(tmp_path, broker) as site:
+            async with site.worker():
+                started = await site.start("wait", 1)
+                await site.until_runs(*started)
+                key = f"{started['wait', 1]}.1"
+                while key not in await anyio.to_thread.run_sync(active, site.dispatcher.app):  # noqa: ASYNC110 - of an engine
+                    await anyio.sleep(0.05)
+                (tmp_path / "gate").touch()
+                await site.end(started)
+                while key in await anyio.to_thread.run_sync(active, site.dispatcher.app):  # noqa: ASYNC110 - of an engine
+                    await anyio.sleep(0.05)
+
+
+def active(app: Any) -> list[str]:
+    found: dict[str, list[dict[str, str]]] | None = None
+    while not found:  # the worker may be slow to answer
+        found = app.control.inspect(timeout=5).active()
+    return [request["id"] for requests in found.values() for request in requests]
+
+
+def reserved(app: Any) -> list[str]:
+    found: dict[str, list[dict[str, str]]] = app.control.inspect(timeout=5).reserved() or {}
+    return [request["id"] for requests in found.values() for request in requests]
 
 
 def revoked(app: Any) -> list[str]:

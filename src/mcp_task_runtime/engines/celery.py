@@ -8,36 +8,34 @@ In the module that has the tasks of the server:
     dispatcher.serve(tasks)
 
 A worker is then `celery -A reports.server worker --pool threads --concurrency 8 -Q mcp-tasks`. Prefork is refused: a
-question to a client would hold a process, and a process that Celery ends by force loses its work.
+question to a client would hold a process, and a process that Celery ends by force loses its work. Work runs in one
+event loop: `--concurrency` says how many tasks, and no thread waits for them. Celery's events and `inspect` show them;
+its signals around a task, such as `task_prerun`, and its log line of a success are for work in threads.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, ExitStack
+from contextvars import copy_context
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 try:
     from celery import signals
 except ImportError as _error:
     raise ImportError("CeleryDispatcher needs: pip install 'mcp-task-runtime[celery]'") from _error
-import anyio
-import anyio.to_thread
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from mcp_task_runtime.core.dispatch import Dispatch, TaskExecutor
-from mcp_task_runtime.engines._handover import Handover
+from mcp_task_runtime.engines._batches import ThreadBatches
+from mcp_task_runtime.engines._celery_pool import FUNCTION, Runner, pool_class
 
 __all__ = ["CeleryDispatcher"]
 
 logger: logging.Logger = logging.getLogger(__name__)
-
-_FUNCTION: Final = "mcp_task_runtime.execute"
-_THREADS: Final = 4
-"""Messages that are sent at once: a broker that is down holds a thread for some seconds."""
 
 
 class Worker(TaskExecutor, Protocol):
@@ -76,35 +74,32 @@ class CeleryDispatcher:
         self.app: Any = app
         self._queue = queue
         self._queues = dict(queues or {})
-        self._limiter: anyio.CapacityLimiter | None = None
+        self._batches = ThreadBatches()
 
     async def submit(self, dispatch: Dispatch) -> None:
         """Send a message for the task, in a thread that is left alone when it takes too long."""
         send = partial(
             self.app.send_task,
-            _FUNCTION,
+            FUNCTION,
             args=[dispatch.task_id],
+            argsrepr=repr((dispatch.task_id,)),  # which it would make with more effort
+            kwargsrepr="{}",
             task_id=dispatch.key,
             queue=self._queues.get(dispatch.name, self._queue),
             expires=dispatch.not_after,
             ignore_result=True,
             retry=False,
         )
-        await self._in_thread(send)
+        await self._batches.call(send)
 
     async def revoke(self, task_id: str) -> None:
         """Tell the workers that are there to drop the message for the first run of a task."""
-        await self._in_thread(partial(self.app.control.revoke, Dispatch.first_key(task_id)))
-
-    async def _in_thread(self, send: Callable[[], object]) -> None:
-        if self._limiter is None:
-            self._limiter = anyio.CapacityLimiter(_THREADS)
-        await anyio.to_thread.run_sync(send, abandon_on_cancel=True, limiter=self._limiter)
+        await self._batches.call(partial(self.app.control.revoke, Dispatch.first_key(task_id)))
 
     def serve(self, tasks: Worker) -> None:
         """Let the worker processes of the application run tasks of a server."""
         process = _WorkerProcess(tasks)
-        self.app.task(name=_FUNCTION, ignore_result=True)(process.execute)
+        self.app.task(name=FUNCTION, ignore_result=True)(_run_by_the_pool)
         # Strong references: the engine would drop bound methods.
         signals.worker_init.connect(process.start, weak=False)
         signals.worker_shutting_down.connect(process.wind_down, weak=False)
@@ -112,13 +107,13 @@ class CeleryDispatcher:
 
 
 class _WorkerProcess:
-    """A worker process: an event loop in a thread, which all threads of the pool hand their tasks to."""
+    """A worker process: an event loop in a thread, which runs all tasks of the server."""
 
     def __init__(self, tasks: Worker) -> None:
         self._tasks = tasks
         self._stack = ExitStack()
         self._portal: BlockingPortal | None = None
-        self._handover: Handover | None = None
+        self._runner: Runner | None = None
 
     def start(self, sender: Any = None, **_: Any) -> None:
         pool = getattr(sender, "pool_cls", None)
@@ -130,22 +125,23 @@ class _WorkerProcess:
             )
         self._portal = self._stack.enter_context(start_blocking_portal("asyncio"))
         self._stack.enter_context(self._portal.wrap_async_context_manager(self._tasks.worker()))
-        self._handover = Handover(self._portal.call(_current_loop), self._tasks.execute)
-
-    def execute(self, task_id: str) -> None:
-        """Run a task; a tool's failure is an outcome of the task, and none of this."""
-        if self._handover is not None:
-            self._handover.call(task_id)
+        self._runner = self._portal.call(self._make_runner)
+        sender.pool_cls = pool_class(self._runner)
 
     def wind_down(self, **_: Any) -> None:
-        """Give what runs its grace period: the engine waits for its threads without end."""
-        if self._portal is not None:
+        """Give what runs its grace period, for which the engine waits without end; what waits, the broker has still."""
+        if self._portal is not None and self._runner is not None:
+            if self._runner.jobs is not None:
+                self._runner.jobs.close()
             self._portal.start_task_soon(self._tasks.wind_down)
 
     def stop(self, **_: Any) -> None:
-        self._portal = self._handover = None
+        self._portal = self._runner = None
         self._stack.close()
 
+    async def _make_runner(self) -> Runner:
+        return Runner(asyncio.get_running_loop(), copy_context(), self._tasks.execute)
 
-async def _current_loop() -> asyncio.AbstractEventLoop:
-    return asyncio.get_running_loop()
+
+def _run_by_the_pool(task_id: str) -> None:
+    """In place of what the pool does with a message."""

@@ -1,0 +1,168 @@
+"""`LoopJobs`: runs the jobs of an engine on the event loop of another thread, so many at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextvars import Context
+from threading import Event, Lock
+from typing import Final, Protocol
+
+__all__ = ["Job", "LoopJobs"]
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+_GATHER_SECONDS: Final = 0.005
+"""How long after jobs have begun the next ones begin, all of them at once: it costs half of one after the other."""
+_LOOK_SECONDS: Final = 1.0
+"""How often the last jobs are waited for before a look whether the event loop is there still."""
+
+
+class Job(Protocol):
+    """What an engine wants to run. Its methods are called in threads of the engine, and may block."""
+
+    def accept(self) -> str:
+        """Tell the engine that the job begins; return the identifier of its task. If this raises, it does not begin."""
+        ...
+
+    def end(self, error: Exception | None) -> None:
+        """Tell the engine that the job has ended, and with which error, if any."""
+        ...
+
+
+class LoopJobs:
+    """Runs a function of an event loop for each job. No thread waits for a job.
+
+    A thread for each job costs more than the job: Python's lock goes from one to the other several times.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        context: Context,
+        execute: Callable[[str], Awaitable[object]],
+        *,
+        limit: int,
+        on_end: Callable[[], object],
+    ) -> None:
+        """Make an empty set of jobs.
+
+        Args:
+            loop: The event loop, which runs in another thread.
+            context: The context variables that jobs begin with.
+            execute: The function, which gets the identifier of a task.
+            limit: Most jobs that run at once. The others wait, and are not accepted.
+            on_end: Has a thread of the engine call `settle`; called in the thread of the event loop, must not block.
+        """
+        self._loop = loop
+        self._context = context
+        self._execute = execute
+        self._limit = limit
+        self._on_end = on_end
+        self._is_closed = False
+        self._lock = Lock()  # of the engine's threads
+        self._waiting: deque[Job] = deque()
+        self._running = 0
+        self._starting: deque[tuple[Job, str]] = deque()
+        self._is_starting = False
+        self._ended: deque[tuple[Job, Exception | None]] = deque()
+        self._is_settling = False
+        self._last_ended = Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._started_at = float("-inf")
+
+    # -- in threads of the engine
+
+    def put(self, job: Job) -> None:
+        """Run a job as soon as fewer than `limit` run."""
+        with self._lock:
+            self._waiting.append(job)
+            self._begin_waiting()
+
+    def settle(self) -> None:
+        """Tell the engine of the jobs that have ended, and begin others in their place."""
+        with self._lock:
+            self._is_settling = False
+            while self._ended:
+                self._end(*self._ended.popleft())
+            self._begin_waiting()
+
+    def drop_waiting(self) -> None:
+        """Forget the jobs that wait: the engine delivers them again."""
+        with self._lock:
+            self._waiting.clear()
+
+    def close(self) -> None:
+        """Begin no more jobs. A handler of a signal may call this."""
+        self._is_closed = True
+
+    def join(self) -> None:
+        """Begin no more jobs, and wait until those that run have ended, or their event loop."""
+        self.close()
+        while self._running and not self._loop.is_closed():
+            self._last_ended.wait(_LOOK_SECONDS)
+            self._last_ended.clear()
+            self.settle()
+
+    def _begin_waiting(self) -> None:
+        while self._waiting and self._running < self._limit and not self._is_closed:
+            job = self._waiting.popleft()
+            self._running += 1
+            try:
+                self._hand_over(job, job.accept())
+            except Exception as error:
+                self._end(job, error)
+
+    def _hand_over(self, job: Job, task_id: str) -> None:
+        self._starting.append((job, task_id))
+        if self._is_starting:
+            return
+        self._is_starting = True  # before the event loop can say that it has started
+        try:
+            self._loop.call_soon_threadsafe(self._start)
+        except RuntimeError:  # it has ended
+            self._is_starting = False
+            self._starting.clear()
+            raise
+
+    def _end(self, job: Job, error: Exception | None) -> None:
+        self._running -= 1
+        try:
+            job.end(error)
+        except Exception:
+            logger.exception("The end of a job could not be reported to its engine")
+
+    # -- in the event loop
+
+    def _start(self) -> None:
+        begins_at = self._started_at + _GATHER_SECONDS
+        if self._loop.time() < begins_at:
+            self._loop.call_at(begins_at, self._start_all)
+        else:
+            self._start_all()
+
+    def _start_all(self) -> None:
+        self._started_at = self._loop.time()
+        self._is_starting = False  # before it looks: what comes from now on starts another time
+        while self._starting:
+            run = self._run(*self._starting.popleft())
+            task = self._context.copy().run(self._loop.create_task, run)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, job: Job, task_id: str) -> None:
+        error: Exception | None = RuntimeError("The event loop of the worker has ended")
+        try:
+            await self._execute(task_id)
+            error = None
+        except Exception as raised:
+            error = raised
+        finally:
+            self._ended.append((job, error))
+            if self._is_closed:
+                self._last_ended.set()
+            if not self._is_settling:
+                self._is_settling = True
+                self._on_end()
