@@ -20,6 +20,7 @@ import anyio.abc
 import anyio.lowlevel
 from typing_extensions import Self
 
+from mcp_task_runtime.core.loops import asyncio_task
 from mcp_task_runtime.core.questions import CLEANUP_SECONDS
 from mcp_task_runtime.core.runtime import TaskRuntime
 from mcp_task_runtime.core.store import TaskSharing
@@ -36,7 +37,9 @@ class _Opening:
     """One time the runtime is open: on one event loop, for a number of holders."""
 
     def __init__(self) -> None:
-        self.loop = anyio.lowlevel.current_token()
+        task = asyncio_task()
+        self._asyncio_loop = None if task is None else task.get_loop()
+        self._loop = anyio.lowlevel.current_token()
         self.holders = 0
         self.is_kept = False
         self.is_usable = False
@@ -47,6 +50,13 @@ class _Opening:
         self.opened = anyio.Event()
         self.released = anyio.Event()
         self.closed = anyio.Event()
+
+    def is_here(self) -> bool:
+        """Return whether it is open on the event loop that runs here."""
+        task = asyncio_task()
+        if task is not None:  # each request asks; anyio takes its time to say which loop it is
+            return task.get_loop() is self._asyncio_loop
+        return self._loop == anyio.lowlevel.current_token()
 
 
 class RuntimeHost:
@@ -164,7 +174,7 @@ class RuntimeHost:
     def _current(self) -> _Opening | None:
         """Return the opening on this event loop; one on another loop died with it."""
         opening = self._opening
-        return opening if opening is not None and opening.loop == anyio.lowlevel.current_token() else None
+        return opening if opening is not None and opening.is_here() else None
 
     def _release(self, opening: _Opening) -> bool:
         opening.holders -= 1

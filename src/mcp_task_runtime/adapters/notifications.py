@@ -17,6 +17,7 @@ import anyio
 
 from mcp_task_runtime.adapters.session import TaskSession
 from mcp_task_runtime.core.json import JSONObject
+from mcp_task_runtime.core.signal import Signal
 from mcp_task_runtime.core.types import Outcome, Progress, Task
 from mcp_task_runtime.wire import v2025_11_25 as wire_2025
 
@@ -149,7 +150,7 @@ class InTurn:
         """
         self._start_soon = start_soon
         self._functions: deque[Callable[[], Coroutine[Any, Any, None]]] = deque()
-        self._woken: anyio.Event | None = None
+        self._woken: Signal | None = None
         self._scope: anyio.CancelScope | None = None
         self._is_running = False
         self._is_closed = False
@@ -188,7 +189,7 @@ class InTurn:
                 while True:
                     while self._functions:
                         await self._run_next()
-                    self._woken = anyio.Event()
+                    self._woken = Signal()
                     await self._woken.wait()
                     self._woken = None
         finally:

@@ -8,14 +8,15 @@ from datetime import datetime
 __all__ = ["DeadlineHeap"]
 
 _SMALL = 64
-"""Below this many entries leftovers are not worth clearing."""
+"""So many leftovers are not worth clearing."""
 
 
 class DeadlineHeap:
     """Names with a time each, by time.
 
-    `set` and `discard` only mark what they replace; the heap is rebuilt when marks outnumber names,
-    so each call costs O(log n) amortised and memory stays proportional to the names.
+    A name has an entry in the heap at its time or earlier. What a later time or `discard` leaves there is dropped when
+    it comes up, or with the rest when leftovers outnumber names, so each call costs O(log n) amortised and memory
+    stays proportional to the names.
     """
 
     __slots__ = ("_due", "_heap")
@@ -31,15 +32,17 @@ class DeadlineHeap:
         """Set when a name is due; `None` forgets it."""
         if due is None:
             self.discard(name)
-        elif self._due.get(name) != due:
-            self._due[name] = due
+            return
+        known = self._due.get(name)
+        self._due[name] = due
+        if known is None or due < known:  # a later time gets its entry when the earlier one comes up
             heapq.heappush(self._heap, (due, name))
-            self._compact()
+            self._compact_if_worth_it()
 
     def discard(self, name: str) -> None:
         """Forget a name, if it is known."""
         if self._due.pop(name, None) is not None:
-            self._compact()
+            self._compact_if_worth_it()
 
     def due_of(self, name: str) -> datetime | None:
         """Return when a name is due; `None` for never."""
@@ -49,10 +52,14 @@ class DeadlineHeap:
         """Return the earliest time, or `None` when there is none."""
         heap = self._heap
         while heap:
-            due, name = heap[0]
-            if self._due.get(name) == due:
+            entry, name = heap[0]
+            due = self._due.get(name)
+            if due == entry:
                 return due
-            heapq.heappop(heap)
+            if due is None or due < entry:
+                heapq.heappop(heap)
+            else:
+                heapq.heapreplace(heap, (due, name))
         return None
 
     def is_due(self, now: datetime) -> bool:
@@ -68,7 +75,7 @@ class DeadlineHeap:
         del self._due[name]
         return name
 
-    def _compact(self) -> None:
-        if len(self._heap) > _SMALL and len(self._heap) > 2 * len(self._due):
+    def _compact_if_worth_it(self) -> None:
+        if len(self._heap) > 2 * len(self._due) + _SMALL:
             self._heap = [(due, name) for name, due in self._due.items()]
             heapq.heapify(self._heap)

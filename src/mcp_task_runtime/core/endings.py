@@ -149,7 +149,7 @@ class TaskEndings:
         try:
             if self._ends_at_once:  # it needs no time limit and no shield
                 try:
-                    await self._end(record.task_id, outcome, fence, reason, error)
+                    await self._end(record.task.task_id, outcome, fence, reason, error)
                 except (InvalidTransitionError, TaskNotFoundError, LeaseLostError):
                     raise
                 except Exception:

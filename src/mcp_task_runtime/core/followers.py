@@ -127,7 +127,7 @@ class TaskFollowers:
 
     def feed(self, record: TaskRecord) -> None:
         """Tell the readers of a change that this process made, without a read."""
-        topic = self._topics.get(record.task_id)
+        topic = self._topics.get(record.task.task_id)
         if topic is not None:
             topic.publish(record)
             if is_terminal(record.status):
@@ -157,7 +157,7 @@ class TaskFollowers:
         self._drop_unused(topic)
 
     def _drop_unused(self, topic: _Topic) -> None:
-        if topic.users:
+        if topic.readers or topic.callbacks:
             topic.begin()
             return
         topic.stop()

@@ -14,6 +14,8 @@ import anyio.abc
 import anyio.lowlevel
 from typing_extensions import Self
 
+from mcp_task_runtime.core.loops import asyncio_task
+
 __all__ = ["IsolatedGroup", "current_task"]
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -195,10 +197,7 @@ def _plain_asyncio_loop() -> asyncio.AbstractEventLoop | None:
 
 def current_task() -> int | None:
     """Return a number for the event loop's task that runs here, or `None` where no event loop runs."""
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:
-        task = None
+    task = asyncio_task()
     if task is not None:
         return id(task)
     try:

@@ -116,7 +116,7 @@ class LiveTasks:
         """Remove a task as soon as clients may see its end, though its work may still clean up."""
         if task_id in self._owners:
             self.unreserve(self._owners.pop(task_id))
-        self._deadlines.discard(task_id)
+            self._deadlines.discard(task_id)
 
     async def run(self, on_due: Callable[[str], None]) -> None:
         """Call a function with each task whose deadline has come, until cancelled.

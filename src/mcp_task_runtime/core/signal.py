@@ -6,6 +6,8 @@ import asyncio
 
 import anyio
 
+from mcp_task_runtime.core.loops import asyncio_task
+
 __all__ = ["Signal"]
 
 
@@ -42,7 +44,7 @@ class Signal:
         """Return as soon as the signal is set; at once, without a checkpoint, if it is."""
         if self.is_set:
             return
-        task = _asyncio_task()
+        task = asyncio_task()
         if task is None:
             if self._event is None:
                 self._event = anyio.Event()
@@ -68,11 +70,3 @@ class Signal:
             self._futures = None
         elif isinstance(self._futures, set):
             self._futures.discard(future)
-
-
-def _asyncio_task() -> asyncio.Task[object] | None:
-    """Return the asyncio task that runs, or `None` on another event loop, also where asyncio hosts that loop."""
-    try:
-        return asyncio.current_task()
-    except RuntimeError:
-        return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from mcp_task_runtime.core.clock import Clock
 from mcp_task_runtime.core.deadlines import DeadlineHeap
 from mcp_task_runtime.core.text import text_bytes
@@ -31,13 +33,13 @@ class StoredTasks:
         self._expiry = DeadlineHeap()
 
     def __len__(self) -> int:
-        self._purge()
+        self._purge(self._clock.now())
         return len(self._tasks)
 
     @property
     def bytes(self) -> int:
         """Bytes of all owners' tasks."""
-        self._purge()
+        self._purge(self._clock.now())
         return sum(size for _, size in self._totals.values())
 
     def check(self, spec: TaskSpec) -> int:
@@ -46,18 +48,27 @@ class StoredTasks:
         Raises:
             LimitExceededError: It would have too many, or they would be too large.
         """
-        self._purge()
-        count, total = self._totals.get(spec.owner, (0, 0))
-        if self._max_tasks is not None and count >= self._max_tasks:
-            raise LimitExceededError("stored tasks", self._max_tasks)
         size = _size(spec)
-        if self._max_bytes is not None and total + size > self._max_bytes:
-            raise LimitExceededError("bytes of stored tasks", self._max_bytes)
+        if self._excess(spec.owner, size) is not None:
+            self._purge(self._clock.now())
+            excess = self._excess(spec.owner, size)
+            if excess is not None:
+                raise excess
         return size
+
+    def _excess(self, owner: str | None, size: int) -> LimitExceededError | None:
+        """Return the bound that one more task of this size would exceed, as far as is known without a look at time."""
+        count, total = self._totals.get(owner, (0, 0))
+        if self._max_tasks is not None and count >= self._max_tasks:
+            return LimitExceededError("stored tasks", self._max_tasks)
+        if self._max_bytes is not None and total + size > self._max_bytes:
+            return LimitExceededError("bytes of stored tasks", self._max_bytes)
+        return None
 
     def add(self, record: TaskRecord, size: int) -> None:
         """Count a new task of this size."""
         task_id, owner = record.task.task_id, record.owner
+        self._purge(record.task.created_at)  # each task makes room for itself: what is gone is kept by none
         if task_id in self._tasks:  # one that is gone had the identifier
             self.discard(task_id)
         self._tasks[task_id] = (owner, size, size)
@@ -93,8 +104,7 @@ class StoredTasks:
         else:
             del self._totals[owner]
 
-    def _purge(self) -> None:
-        now = self._clock.now()
+    def _purge(self, now: datetime) -> None:
         if self._expiry.is_due(now):
             while (task_id := self._expiry.pop_due(now)) is not None:
                 self.discard(task_id)

@@ -9,6 +9,9 @@ from mcp_task_runtime.errors import LimitExceededError
 __all__ = ["ascii_lower", "check_size", "check_text", "clean_text", "text_bytes"]
 
 
+_MOST_BYTES: Final = 4
+"""Bytes that a character may take in UTF-8."""
+
 _LOWER: Final = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
 
 
@@ -62,5 +65,7 @@ def check_size(what: str, text: str | None, most: int | None) -> None:
     Raises:
         LimitExceededError: It is larger.
     """
-    if most is not None and text is not None and text_bytes(text) > most:
+    if most is None or text is None or _MOST_BYTES * len(text) <= most:  # most texts need not be counted
+        return
+    if text_bytes(text) > most:
         raise LimitExceededError(f"bytes of {what}", most)

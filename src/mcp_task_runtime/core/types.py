@@ -152,7 +152,9 @@ class Outcome:
     @property
     def is_error(self) -> bool:
         """Whether the task completed with a result whose `isError` is true."""
-        if self.status != "completed" or self.payload_json is None or _IS_ERROR.search(self.payload_json) is None:
+        if self.status != "completed" or self.payload_json is None or "true" not in self.payload_json:
+            return False
+        if _IS_ERROR.search(self.payload_json) is None:
             return False
         result: JSONValue = load_json(self.payload_json)
         return isinstance(result, dict) and result.get("isError") is True

@@ -70,11 +70,13 @@ def render_task(task: Task, outcome: Outcome | None = None) -> JSONObject:
     if outcome is not None and outcome.is_error:
         # Under this revision such a result is a failure (B7), and the message says what went wrong (B13).
         status, message = "failed", _reason(outcome.result or {})
+    created_at = format_timestamp(task.created_at)
+    is_new = task.last_updated_at is task.created_at
     rendered: JSONObject = {
         "taskId": task.task_id,
         "status": status,
-        "createdAt": format_timestamp(task.created_at),
-        "lastUpdatedAt": format_timestamp(task.last_updated_at),
+        "createdAt": created_at,
+        "lastUpdatedAt": created_at if is_new else format_timestamp(task.last_updated_at),
         "ttl": task.ttl_ms,
         "pollInterval": task.poll_interval_ms,
     }

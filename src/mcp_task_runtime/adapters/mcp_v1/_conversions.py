@@ -81,7 +81,7 @@ def _conversion(tool: Tool) -> _Conversion:
         if schema is not None and not schema.takes(structured):
             raise ValueError("The SDK says what is wrong")
         blocks = list(content)
-        if not all(type(block) in _BLOCKS for block in blocks):
+        if not _BLOCKS.issuperset(map(type, blocks)):
             return _dump(types.CallToolResult(content=blocks, structuredContent=structured, isError=False))
         # What a model of the result makes of these, without the model.
         result: JSONObject = {"content": [_dump(block) for block in blocks]}

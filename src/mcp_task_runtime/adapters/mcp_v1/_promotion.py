@@ -143,7 +143,8 @@ class within_task:  # read as a verb: with within_task(ctx, call, declared)
         if token.progressToken is None:
             token = token.model_copy(update={"progressToken": ""})
         session: Any = _TaskSession(ctx.session, ServerSession, call, declared)
-        self._ctx: Context = replace(ctx, session=session, meta=token, experimental=experimental)
+        changed = {"session": session, "meta": token, "experimental": experimental}
+        self._ctx: Context = RequestContext(**{**vars(ctx), **changed})
 
     def __enter__(self) -> None:
         self._reset = request_ctx.set(self._ctx)
