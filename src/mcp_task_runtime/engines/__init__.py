@@ -14,11 +14,14 @@ State, questions, answers, outcome and cancellation pass through the store, so e
 cannot travel runs in the server: closures (`tasks.run`), calls that are promoted while they run (`promote_after`), and
 tools whose request resolves arguments (`Resolve`). `dispatch=True` refuses one of these when it is registered.
 
-What a broker loses, delivers twice, or acknowledges too early costs time and no task. A task that no worker has started
-after `start_grace_ms` is submitted again; one that was started is claimed, and a second message finds nothing to do. An
-engine's own retries never come: a tool that fails has an outcome. For work that may run again write
-`rerunnable=True`. In a worker, `ctx.request_context.lifespan_context` is the state of the worker's own lifespan, and
-`task.caller` tells who called; see `Credentials` for tokens and headers.
+What a broker loses, delivers twice, or acknowledges too early costs time and no task. A task that the broker did not
+take, because `submit` raised or took more than 5 s, is offered again: after 0.25 s, then less often, after 5 s at most,
+and as soon as the broker takes another one. A task that no worker has started after `start_grace_ms` is submitted
+again; one that was started is claimed, and a second message finds nothing to do. An engine's own retries never come: a
+tool that fails has an outcome. For work that may run again write `rerunnable=True`.
+
+In a worker, `ctx.request_context.lifespan_context` is the state of the worker's own lifespan, and `task.caller` tells
+who called; see `Credentials` for tokens and headers.
 
 Any other engine takes ten lines. `submit` has a worker call `tasks.execute(task_id)`, inside `tasks.worker()`:
 

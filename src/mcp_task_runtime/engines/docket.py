@@ -28,6 +28,9 @@ __all__ = ["DocketDispatcher"]
 
 _FUNCTION: Final = "execute_mcp_task"
 _SHORTEST_REDELIVERY_MS: Final = 1_000
+_FULL_PAUSE: Final = timedelta(milliseconds=50)
+"""How long a full worker sleeps before it looks for free slots. So often an idle one reads: 0.3 % of a processor more
+than with the engine's 250 ms, in which a full one makes 4 tasks a second for each slot."""
 
 
 class DocketDispatcher:
@@ -107,7 +110,12 @@ class DocketDispatcher:
 
             docket.register(execute_mcp_task, names=[_FUNCTION])
             redelivery = timedelta(milliseconds=max(self.start_grace_ms, _SHORTEST_REDELIVERY_MS))
-            async with Worker(docket, concurrency=concurrency, redelivery_timeout=redelivery) as worker:
+            async with Worker(
+                docket,
+                concurrency=concurrency,
+                redelivery_timeout=redelivery,
+                minimum_check_interval=_FULL_PAUSE,
+            ) as worker:
                 await worker.run_forever()
 
     def _name_of(self, tool: str) -> str:
