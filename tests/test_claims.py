@@ -342,6 +342,12 @@ The examples with an engine start its broker, too: a Redis or PostgreSQL that is
     engines/test_examples.py::test_without_a_server_the_example_says_what_to_install
 `TaskTaking` finds and claims tasks in one step
     stores/redis/test_taking.py::test_each_task_is_taken_once_by_many_workers
+a worker keeps the tasks that it has claimed when its next claim fails
+    stores/test_sealed.py::test_a_worker_keeps_the_tasks_it_has_claimed_when_the_next_claim_fails
+says nothing of the store's address when the store is down
+    mcp_v2/test_question_page.py::test_a_page_says_that_the_store_is_down_and_not_where_it_is
+address that no server made costs no read
+    mcp_v2/test_question_page.py::test_an_address_that_the_server_did_not_make_costs_no_read
 the kit checks them where a store declares `taking` or `ends`
     kit/test_memory_backend.py::test_a_store_that_takes_work_keeps_the_laws
 No thread of the worker waits for a task

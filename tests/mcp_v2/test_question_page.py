@@ -19,6 +19,10 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from mcp_task_runtime import Inbox, InMemoryTaskStore
+from mcp_task_runtime.core.message_queue import QueuedMessage
+from mcp_task_runtime.core.types import NewTask, TaskFilter, TaskPage, TaskRecord
+from mcp_task_runtime.core.views import TaskView
+from mcp_task_runtime.errors import StoreUnavailableError
 from mcp_task_runtime.operations.web import dashboard
 from tests.mcp_v2.in_process import connect_2025, memory_client
 from tests.mcp_v2.raw_client import EXTENSION_ID, RawClient, accept
@@ -164,6 +168,66 @@ async def test_an_address_is_good_until_its_time_has_passed() -> None:
             made = PAGE.address_of(task_id, key, ends)
             assert made is not None
             assert (await browser.open(made)).status_code == code
+
+
+class Backend(InMemoryTaskStore):
+    """A store that counts what is read, and can be down."""
+
+    reads = 0
+    is_down = False
+
+    def _look(self) -> None:
+        self.reads += 1
+        if self.is_down:
+            raise StoreUnavailableError("db.internal:5432 cannot be reached")
+
+    async def get_task(self, task_id: str) -> TaskRecord | None:
+        self._look()
+        return await super().get_task(task_id)
+
+    async def get_view(self, task_id: str) -> TaskView | None:
+        self._look()
+        return await super().get_view(task_id)
+
+    async def search_tasks(self, wanted: TaskFilter, **options: Any) -> TaskPage:
+        self._look()
+        return await super().search_tasks(wanted, **options)
+
+
+async def asked_for_a_person(store: InMemoryTaskStore) -> str:
+    """Make a task that asks, and return the address of the page for its question."""
+    record = await store.create_task(NewTask(ttl_ms=60_000))
+    key = f"{QueuedMessage.key_for_person('k')}.1"
+    await store.ask(record.task_id, QueuedMessage.request(key, "elicitation/create", {"message": "Publish it?"}))
+    address = PAGE.address_of(record.task_id, "k", store.clock.now() + timedelta(hours=1))
+    assert address is not None
+    return address.removeprefix("http://127.0.0.1:8321/tasks")
+
+
+async def test_an_address_that_the_server_did_not_make_costs_no_read() -> None:
+    async with Backend() as store:
+        address = await asked_for_a_person(store)
+        visitor = Visitor(dashboard(store, inbox_secret=SECRET))
+        store.reads = 0
+        for wrong in (address.replace("id=", "id=0"), address[:-1], address.replace("key=k", "key=l")):
+            assert (await visitor.get(wrong)).status_code == 404
+        assert store.reads == 0
+        assert (await visitor.get(address)).status_code == 200
+        assert store.reads > 0
+
+
+async def test_a_page_says_that_the_store_is_down_and_not_where_it_is() -> None:
+    async with Backend() as store:
+        address = await asked_for_a_person(store)
+        visitor = Visitor(dashboard(store, inbox_secret=SECRET))
+        csrf = csrf_of((await visitor.get(address)).text)
+        store.is_down = True
+        for page in (await visitor.get(address), await visitor.send(address, {"action": "decline"}, csrf=csrf)):
+            assert page.status_code == 503
+            assert "Try again later" in page.text
+            assert "db.internal" not in page.text
+        store.is_down = False
+        assert (await visitor.send(address, {"action": "decline"}, csrf=csrf)).is_redirect
 
 
 async def test_a_client_of_2025_is_told_to_open_the_page_and_lists_work_that_waits_for_a_person_as_working() -> None:

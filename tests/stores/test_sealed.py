@@ -36,7 +36,7 @@ from mcp_task_runtime.core.store import (
     TaskWork,
 )
 from mcp_task_runtime.core.types import NewTask, Outcome, Progress, TaskFilter, TaskRecord, TaskRequest
-from mcp_task_runtime.errors import InvalidCursorError, SealedError
+from mcp_task_runtime.errors import InvalidCursorError, SealedError, StoreUnavailableError
 from mcp_task_runtime.operations import TaskInspector
 from mcp_task_runtime.stores.memory import InMemoryTaskMessageQueue, InMemoryTaskStore
 from mcp_task_runtime.stores.sealed import seal_queue, seal_store
@@ -446,6 +446,56 @@ async def test_a_worker_that_takes_what_it_cannot_open_puts_it_back(caplog: pyte
             left = await cast(TaskTaking, theirs).take_work(["tool"], worker="theirs", lease_ms=60_000, limit=5)
         assert {record.task_id for record in left} == set(foreign)
         assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+async def test_a_worker_keeps_the_tasks_it_has_claimed_when_the_next_claim_fails() -> None:
+    """No other code would run them: their leases would lapse, and work that must not rerun would fail."""
+
+    class Failing(TakingTaskStore):
+        works_for = 99
+
+        async def claim_task(self, task_id: str, *, worker: str, lease_ms: int) -> TaskRecord | None:
+            self.works_for -= 1
+            if self.works_for == -1:
+                raise StoreUnavailableError("The connection is cut")
+            return await super().claim_task(task_id, worker=worker, lease_ms=lease_ms)
+
+    async with Failing() as plain:
+        ours, theirs = cast(TaskTaking, sealed(plain, KEY)), sealed(plain, OTHER)
+        new = NewTask(ttl_ms=None, worker="", lease_ms=0, request=request_of())
+        await theirs.create_task(new)  # once it was taken in vain, the store looks before it claims
+        own = [(await cast(TaskStore, ours).create_task(new)).task_id for _ in range(3)]
+        with anyio.fail_after(PATIENCE):
+            taken = list(await ours.take_work(["tool"], worker="ours", lease_ms=60_000, limit=1))
+            assert len(taken) == 1
+            for works_for, number in ((1, 1), (99, 1)):
+                plain.works_for = works_for
+                found = await ours.take_work(["tool"], worker="ours", lease_ms=60_000, limit=2)
+                assert len(found) == number
+                taken += found
+            assert sorted(record.task_id for record in taken) == sorted(own)
+
+
+async def test_a_worker_hears_of_the_first_claim_that_fails() -> None:
+    class Failing(TakingTaskStore):
+        is_down = False
+
+        async def claim_task(self, task_id: str, *, worker: str, lease_ms: int) -> TaskRecord | None:
+            if self.is_down:
+                raise StoreUnavailableError("The connection is cut")
+            return await super().claim_task(task_id, worker=worker, lease_ms=lease_ms)
+
+    async with Failing() as plain:
+        ours, theirs = cast(TaskTaking, sealed(plain, KEY)), sealed(plain, OTHER)
+        new = NewTask(ttl_ms=None, worker="", lease_ms=0, request=request_of())
+        await theirs.create_task(new)
+        for _ in range(2):
+            await cast(TaskStore, ours).create_task(new)
+        with anyio.fail_after(PATIENCE):
+            await ours.take_work(["tool"], worker="ours", lease_ms=60_000, limit=1)
+            plain.is_down = True
+            with pytest.raises(StoreUnavailableError):
+                await ours.take_work(["tool"], worker="ours", lease_ms=60_000, limit=2)
 
 
 async def test_a_doctor_counts_what_cannot_be_opened(tmp_path: Path) -> None:

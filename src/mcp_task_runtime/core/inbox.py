@@ -66,9 +66,9 @@ class Inbox:
         """
         if self.url is None or self.secret is None:
             return None
-        ends = int(until.timestamp())
-        token = page_token(self.secret, task_id, key, ends)
-        query = urlencode({"id": handle_of(task_id), "key": key, "until": ends, "token": token})
+        handle, ends = handle_of(task_id), int(until.timestamp())
+        token = page_token(self.secret, handle, key, ends)
+        query = urlencode({"id": handle, "key": key, "until": ends, "token": token})
         return f"{self.url.rstrip('/')}/question?{query}"
 
 
@@ -82,17 +82,17 @@ def check_secret(secret: str) -> None:
         raise ValueError(f"the secret of an inbox must have at least {_SHORTEST_SECRET} characters")
 
 
-def page_token(secret: str, task_id: str, key: str, until: int) -> str:
-    """Return what proves the address of a question's page."""
-    text = f"mcp-tasks question\0{len(task_id)}\0{task_id}\0{key}\0{until}"
+def page_token(secret: str, handle: str, key: str, until: int) -> str:
+    """Return what proves the address of a question's page: it covers all that the address names."""
+    text = f"mcp-tasks question\0{len(handle)}\0{handle}\0{key}\0{until}"
     return hmac.new(secret.encode("utf-8", "surrogatepass"), text.encode("utf-8", "surrogatepass"), sha256).hexdigest()
 
 
-def is_page_token(secret: str, task_id: str, key: str, until: str, token: str, *, now: datetime) -> bool:
-    """Return whether an address of a question's page is one of ours, and still good."""
+def is_page_token(secret: str, handle: str, key: str, until: str, token: str, *, now: datetime) -> bool:
+    """Return whether an address of a question's page is one of ours, and has not expired; it reads no store."""
     if not (until.isascii() and until.isdecimal() and len(until) < 16):
         return False
-    wanted = page_token(secret, task_id, key, int(until))
+    wanted = page_token(secret, handle, key, int(until))
     is_ours = hmac.compare_digest(token.encode("utf-8", "surrogatepass"), wanted.encode())
     return is_ours and now.astimezone(timezone.utc).timestamp() < int(until)
 

@@ -9,8 +9,8 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from mcp_task_runtime.core.inbox import is_page_token, question_of_page
 from mcp_task_runtime.core.message_queue import QueuedMessage
-from mcp_task_runtime.errors import ProtocolError, TaskRuntimeError
-from mcp_task_runtime.operations.inspect import TaskInspector
+from mcp_task_runtime.errors import ProtocolError, StoreError, TaskNotFoundError
+from mcp_task_runtime.operations.inspect import AmbiguousTaskError, TaskInspector
 from mcp_task_runtime.operations.web._forms import FormError, form_of, read_answer
 from mcp_task_runtime.operations.web._guard import csrf_token, read_form
 from mcp_task_runtime.operations.web._templates import render
@@ -35,6 +35,12 @@ class QuestionPage:
 
     async def serve(self, request: Request) -> Response:
         """Show the question of an address, or take the answer to it."""
+        try:
+            return await self._serve(request)
+        except StoreError:  # its text names the store's address, which is for operators
+            return _page(request, "The question cannot be shown or answered now. Try again later.", status_code=503)
+
+    async def _serve(self, request: Request) -> Response:
         found = await self._find(request)
         if found is None:
             if request.query_params.get("said") == _DONE:
@@ -53,17 +59,17 @@ class QuestionPage:
         return RedirectResponse(f"{_base(request)}/question?{query}", status_code=303)
 
     async def _find(self, request: Request) -> tuple[str, QueuedMessage] | None:
-        """Return the task and the open question of an address that is ours."""
+        """Return the task and the open question of an address that is ours; any other address costs no read."""
         names = ("id", "key", "until", "token")
         handle, key, until, token = (request.query_params.get(name, "") for name in names)
         if self._secret is None or not (handle and key):
             return None
+        if not is_page_token(self._secret, handle, key, until, token, now=self._inspector.now()):
+            return None
         try:
             task_id = await self._inspector.resolve(handle)
-            if not is_page_token(self._secret, task_id, key, until, token, now=self._inspector.now()):
-                return None
             question = question_of_page(await self._inspector.questions(task_id), key)
-        except (TaskRuntimeError, ValueError):
+        except (TaskNotFoundError, AmbiguousTaskError):
             return None
         return None if question is None else (task_id, question)
 

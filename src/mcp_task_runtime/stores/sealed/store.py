@@ -42,7 +42,7 @@ from mcp_task_runtime.core.types import (
     TaskRecord,
 )
 from mcp_task_runtime.core.views import TaskView
-from mcp_task_runtime.errors import InvalidCursorError, SealedError
+from mcp_task_runtime.errors import InvalidCursorError, SealedError, StoreError
 from mcp_task_runtime.stores._storable import check_json, check_new_task, check_outcome, check_progress, check_text
 from mcp_task_runtime.stores.sealed._records import (
     open_outcome,
@@ -273,11 +273,9 @@ class _SealedStore:
                 return tuple(opened)
         while True:
             found = await self.wait_for_work(names, limit=limit)
-            with anyio.CancelScope(shield=True):
-                claims = [await self.claim_task(each.task_id, worker=worker, lease_ms=lease_ms) for each in found]
-            claimed = tuple([record for record in claims if record is not None])
+            claimed = await self._claim_each(found, worker, lease_ms)
             if claimed:
-                return claimed
+                return tuple(claimed)
             await anyio.sleep(_LOST_RACE_SECONDS)
 
     async def take_task(
@@ -290,6 +288,22 @@ class _SealedStore:
             with anyio.CancelScope(shield=True):
                 await self._put_back(task_id, worker)
             raise
+
+    async def _claim_each(self, found: Sequence[TaskRecord], worker: str, lease_ms: int) -> list[TaskRecord]:
+        """Claim tasks. Where a claim fails, those before it count: no other code would run or release them."""
+        claimed: list[TaskRecord] = []
+        with anyio.CancelScope(shield=True):
+            for each in found:
+                try:
+                    record = await self.claim_task(each.task_id, worker=worker, lease_ms=lease_ms)
+                except StoreError:
+                    if not claimed:
+                        raise
+                    logger.debug("A task that waits could not be claimed", exc_info=True)
+                    break
+                if record is not None:
+                    claimed.append(record)
+        return claimed
 
     async def _put_back(self, task_id: str, worker: str) -> None:
         await self._store.drop_leases(worker, [task_id], lapse=True)
