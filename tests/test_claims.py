@@ -342,6 +342,10 @@ The examples with an engine start its broker, too: a Redis or PostgreSQL that is
     engines/test_examples.py::test_without_a_server_the_example_says_what_to_install
 `TaskTaking` finds and claims tasks in one step
     stores/redis/test_taking.py::test_each_task_is_taken_once_by_many_workers
+a database file that is made can be read and written by its owner alone (mode 0600), and so can its log
+    stores/test_sqlite.py::test_a_file_is_made_for_its_owner_alone_and_keeps_the_permissions_it_has
+`LeaseLostError` and `SealedError` are imported from `mcp_task_runtime`, as the other errors are
+    test_errors.py::test_every_error_is_imported_from_the_package
 a worker keeps the tasks that it has claimed when its next claim fails
     stores/test_sealed.py::test_a_worker_keeps_the_tasks_it_has_claimed_when_the_next_claim_fails
 says nothing of the store's address when the store is down
@@ -838,6 +842,8 @@ Exceptions reach a client as the SDK's own plain call would show them; `mask_err
     mcp_v2/test_like_plain_tools.py::test_the_text_of_an_unexpected_exception_stays_in_the_server_on_demand
 **A store** holds arguments, results, questions and answers in plain text
     stores/test_sealed.py::test_no_secret_is_in_the_backend
+A SQLite file is made for its owner alone
+    stores/test_sqlite.py::test_a_file_is_made_for_its_owner_alone_and_keeps_the_permissions_it_has
 Damaged data hurts the task it belongs to
     stores/test_sqlite_faults.py::test_a_damaged_task_is_a_store_error_and_hurts_no_other
     stores/redis/test_form.py::test_a_damaged_field_is_a_store_error_and_hurts_that_task_alone

@@ -6,6 +6,7 @@ import inspect
 
 import pytest
 
+import mcp_task_runtime
 from mcp_task_runtime import errors
 
 ERRORS = [name for name in errors.__all__ if name != "TaskRuntimeError"]
@@ -20,3 +21,9 @@ def test_each_error_has_the_one_base_and_is_listed_with_its_cure(name: str) -> N
 def test_every_error_of_the_module_is_exported() -> None:
     defined = {name for name, value in vars(errors).items() if inspect.isclass(value) and issubclass(value, Exception)}
     assert defined == set(errors.__all__)
+
+
+@pytest.mark.parametrize("name", errors.__all__)
+def test_every_error_is_imported_from_the_package(name: str) -> None:
+    assert name in mcp_task_runtime.__all__
+    assert getattr(mcp_task_runtime, name) is getattr(errors, name)

@@ -1,9 +1,9 @@
 """Background tasks for MCP servers: durable, cancellable, able to ask their client.
 
-What belongs to one line of the SDK is imported by name: `mcp_task_runtime.adapters.mcp_v2` for servers on
-`mcp` 2.x, `mcp_task_runtime.adapters.mcp_v1` for servers on `mcp` 1.x, and
-`mcp_task_runtime.adapters.mcp_v2_client` for clients. So is each durable store, unless `open_store` makes it,
-such as `mcp_task_runtime.stores.sqlite`. Importing this package imports no SDK and no driver.
+A server imports `Tasks` from `mcp_task_runtime.server`, a client `TasksClient` from `mcp_task_runtime.client`: each is
+the class for the SDK line that is installed. `open_store` returns a store by its URL; its class is in a package of its
+own, such as `mcp_task_runtime.stores.sqlite`. This package has the rest of what tools and their servers use, and
+importing it imports no SDK and no driver.
 
 Durations: a name that ends in `_ms` holds milliseconds, as the protocol has them; any other number is in seconds, as
 in the standard library. Two arguments keep the names and units that the SDK has given them: `read_timeout_seconds` of
@@ -45,11 +45,13 @@ from mcp_task_runtime.errors import (
     CapabilityError,
     InvalidCursorError,
     InvalidTransitionError,
+    LeaseLostError,
     LimitExceededError,
     ProtocolError,
     QuestionTimeoutError,
     RevisionConflictError,
     SchemaVersionError,
+    SealedError,
     StepChangedError,
     StepResultError,
     StoreClosedError,
@@ -82,6 +84,7 @@ __all__ = [
     "InvalidCursorError",
     "InvalidTransitionError",
     "Lease",
+    "LeaseLostError",
     "LimitExceededError",
     "Outcome",
     "ProtocolError",
@@ -91,6 +94,7 @@ __all__ = [
     "Resolver",
     "RevisionConflictError",
     "SchemaVersionError",
+    "SealedError",
     "ServerTaskContext",
     "StepChangedError",
     "StepResultError",

@@ -1210,6 +1210,21 @@ async def test_a_read_only_file_can_be_read_and_says_why_it_cannot_be_written() 
         await store.aclose()
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
+async def test_a_file_is_made_for_its_owner_alone_and_keeps_the_permissions_it_has(tmp_path: Path) -> None:
+    def modes() -> dict[str, int]:
+        return {each.name: each.stat().st_mode & 0o777 for each in tmp_path.iterdir()}
+
+    path = tmp_path / "tasks.db"
+    async with SQLiteTaskStore(path) as store:
+        await store.create_task(NewTask(ttl_ms=None, task_id="a"))
+        assert modes() == {"tasks.db": 0o600, "tasks.db-wal": 0o600, "tasks.db-shm": 0o600}
+    path.chmod(0o640)
+    async with SQLiteTaskStore(path) as store:
+        assert (await store.finish_task("a", DONE)).status == "completed"
+        assert modes() == {"tasks.db": 0o640, "tasks.db-wal": 0o640, "tasks.db-shm": 0o640}
+
+
 @contextmanager
 def read_only(path: Path) -> Iterator[None]:
     """Make a file read-only. Permissions do not stop root, so root becomes another user meanwhile."""

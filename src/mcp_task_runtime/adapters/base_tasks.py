@@ -130,8 +130,10 @@ class BaseTasks(ABC, Generic[ContextT]):
                 `mcp_task_runtime.stores.sealed`. `None`: it is kept as plain text.
 
         Raises:
-            ValueError: `queue` is `None` and the store brings none; or a number of seconds is out of range; or there is
-                a dispatcher, and the store is not shared.
+            ImportError: `seal` is given, and the extra `credentials` is not installed.
+            ValueError: No queue was given and the store has none; an argument has the wrong type or is out of range;
+                a key of `seal` is malformed; or there is a dispatcher, and the store is not shared. The message names
+                the argument.
         """
         if principal is None:
             principal = self._authenticated_principal
@@ -195,9 +197,9 @@ class BaseTasks(ABC, Generic[ContextT]):
 
         For a process that has the same server and tools, on the same store, and serves no client. Any number of such
         processes share the tasks that the servers make: with `StoreDispatcher` the store wakes them, with another
-        dispatcher its engine. The server's own lifespan is
-        entered first. When this is cancelled, no more tasks are taken, and what runs gets the grace period of the
-        settings; then rerunnable work goes back to the others, other work fails, and the lifespan closes.
+        dispatcher its engine. The server's own lifespan is entered first. When this is cancelled, no more tasks are
+        taken, and what runs gets the grace period of the settings; then rerunnable work is handed over to other
+        workers, other work fails, and the lifespan closes.
 
         Args:
             concurrency: Most tasks that run at once; those that wait for an answer count.
@@ -275,14 +277,14 @@ class BaseTasks(ABC, Generic[ContextT]):
             description: As for the SDK's own `tool`.
             annotations: As for the SDK's own `tool`.
             icons: As for the SDK's own `tool`.
-            meta: As for the SDK's own `tool`; `mcp` 1.23 has it not everywhere.
+            meta: As for the SDK's own `tool`.
             structured_output: As for the SDK's own `tool`.
             advertise: As for `adopt`.
             **options: How its calls become tasks; see `TaskOptions`.
 
         Raises:
             RuntimeError: These Tasks are not installed in a high-level server.
-            ValueError: A number is out of range; the message names it. Or `required` without `advertise`.
+            ValueError: A number is out of range, or options exclude each other; the message names them.
         """
         if callable(name):
             raise TypeError("Use @tasks.tool() instead of @tasks.tool")
@@ -321,7 +323,7 @@ class BaseTasks(ABC, Generic[ContextT]):
             **options: How its calls become tasks; see `TaskOptions`.
 
         Raises:
-            ValueError: A number is out of range; the message names it. Or `required` without `advertise`.
+            ValueError: A number is out of range, or options exclude each other; the message names them.
         """
         declared = DeclaredTool(TaskOptions(**options), advertise=advertise)
 
@@ -404,7 +406,7 @@ class BaseTasks(ABC, Generic[ContextT]):
             **options: How its calls become tasks; see `TaskOptions`.
 
         Raises:
-            ValueError: A number is out of range; the message names it. Or `required` without `advertise`.
+            ValueError: A number is out of range, or options exclude each other; the message names them.
         """
         self._declare(name, DeclaredTool(TaskOptions(**options), is_adopted=True, advertise=advertise))
 
@@ -581,6 +583,8 @@ class BaseTasks(ABC, Generic[ContextT]):
         Raises:
             TaskNotFoundError: The task is unknown or has expired.
             InvalidTransitionError: The task has already ended; nothing changed.
+            LimitExceededError: The result is larger than `TaskSettings.max_payload_bytes`; nothing changed.
+            StoreError: The store failed; see `TaskRuntime.finish`.
             ValueError: The result is none of these.
         """
         if isinstance(result, str):
@@ -597,6 +601,8 @@ class BaseTasks(ABC, Generic[ContextT]):
         Raises:
             TaskNotFoundError: The task is unknown or has expired.
             InvalidTransitionError: The task has already ended; nothing changed.
+            LimitExceededError: The text is larger than `TaskSettings.max_payload_bytes`; nothing changed.
+            StoreError: The store failed; see `TaskRuntime.finish`.
         """
         await self.runtime.finish(task_id, Outcome.failed(error))
 

@@ -1,10 +1,10 @@
 """`TaskStore`: what a backend promises about the state of tasks, and the further abilities it may have.
 
 A custom store implements `TaskStore` and no more. Abilities are protocols of their own, declared by
-implementing them: `TaskLeases`, `TaskWork`, `TaskQuestions`, `TaskOwners`, `TaskQuotas`, `TaskJournal`, `TaskSearch`,
-`TaskSharing`, `TaskWatching`, `TaskConnecting`, `TaskDiagnosis`. All bundled stores have all of them, the last two
-where there is a backend. That of Redis also has `TaskTaking` and `TaskEndWatching`, which let many workers share it at
-a lower cost. `TaskSealing` says that a store seals what it keeps, as `stores.sealed` has any store do.
+implementing them: `TaskLeases`, `TaskWork`, `TaskQuestions`, `TaskOwners`, `TaskJoins`, `TaskQuotas`, `TaskJournal`,
+`TaskSearch`, `TaskSharing`, `TaskWatching`, `TaskConnecting`, `TaskDiagnosis`. All bundled stores have all of them, the
+last two where there is a backend. That of Redis also has `TaskTaking` and `TaskEndWatching`, which let many workers
+share it at a lower cost. `TaskSealing` says that a store seals what it keeps, as `stores.sealed` has any store do.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ __all__ = [
 class TaskStore(Protocol):
     """State of tasks and their outcomes.
 
-    A store implements these members and no more. For every method:
+    These members are all that a store must have. For every method:
 
     - **Atomic.** It happens in full or not at all, for every observer, also when it is cancelled at any
       of its awaits (L6). Which changes are allowed is decided by `core.transitions` alone.

@@ -5,7 +5,7 @@
 - `cli`: the command `mcp-tasks` (also `python -m mcp_task_runtime`), over `TaskInspector`; needs the extra `cli`.
 - `web`: the same in a browser, as `mcp-tasks web` or mounted in an application; needs the extra `web`.
 - `telemetry`: spans and metrics by OpenTelemetry; needs the extra `telemetry`.
-- `worker`: its command `mcp-tasks worker`, a process that runs the tasks of a server.
+- `worker`: the command `mcp-tasks worker`, a process that runs the tasks of a server.
 
 An ability for operators is added to `TaskInspector` first; a command then only reads options and prints.
 """

@@ -52,7 +52,9 @@ From version 3 on:
 
 from __future__ import annotations
 
+import os
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
@@ -167,7 +169,7 @@ def open_database(path: str, *, synchronous: Synchronous, create: bool) -> sqlit
     Args:
         path: The file's absolute path.
         synchronous: How safe a commit is.
-        create: Whether to make the file if there is none.
+        create: Whether to make the file if there is none, for its owner alone.
 
     Raises:
         SchemaVersionError: A later version of this library wrote it.
@@ -175,6 +177,8 @@ def open_database(path: str, *, synchronous: Synchronous, create: bool) -> sqlit
             behind the name of the file.
         sqlite3.Error: It cannot be opened, is locked, or is no database.
     """
+    if create:
+        _make_private(path)
     url = f"{Path(path).as_uri()}?mode={'rwc' if create else 'rw'}"
     connection = sqlite3.connect(url, timeout=0.0, isolation_level=None, uri=True)
     try:
@@ -198,6 +202,12 @@ def open_database(path: str, *, synchronous: Synchronous, create: bool) -> sqlit
         connection.close()
         raise
     return connection
+
+
+def _make_private(path: str) -> None:
+    """Make an empty file that its owner alone can read, if there is none; SQLite gives its log the same permissions."""
+    with suppress(OSError):  # it exists, or SQLite says why it cannot be made
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
 
 
 def _missing(connection: sqlite3.Connection) -> list[tuple[int, tuple[str, ...]]]:

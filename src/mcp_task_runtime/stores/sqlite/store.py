@@ -111,7 +111,8 @@ class SQLiteTaskStore(Opened):
         """Make a store; the file is made when it is opened, its folder must exist.
 
         Args:
-            path: The database file, on a local disk.
+            path: The database file, on a local disk. One that is made can be read and written by its owner alone;
+                change its permissions where processes of other users share it.
             clock: Where time comes from; its `now` is called in threads. `None` is the time of the file, which all
                 processes share: it starts as the wall clock at the first use after a boot, and then moves as the
                 machine's monotonic clock does, so that no process is harmed when a wall clock jumps.
