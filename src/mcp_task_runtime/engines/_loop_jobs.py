@@ -14,8 +14,8 @@ __all__ = ["Job", "LoopJobs"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-_GATHER_SECONDS: Final = 0.005
-"""How long after jobs have begun the next ones begin, all of them at once: it costs half of one after the other."""
+_GATHER_SECONDS: Final = 0.02
+"""How long after jobs have begun the next ones begin while others run, all at once: one after the other costs twice."""
 _LOOK_SECONDS: Final = 1.0
 """How often the last jobs are waited for before a look whether the event loop is there still."""
 
@@ -117,11 +117,12 @@ class LoopJobs:
 
     def _hand_over(self, job: Job, task_id: str) -> None:
         self._starting.append((job, task_id))
-        if self._is_starting:
+        is_full = self._running == self._limit  # so that no more can come to begin with it
+        if self._is_starting and not is_full:
             return
         self._is_starting = True  # before the event loop can say that it has started
         try:
-            self._loop.call_soon_threadsafe(self._start)
+            self._loop.call_soon_threadsafe(self._start_all if is_full else self._start)
         except RuntimeError:  # it has ended
             self._is_starting = False
             self._starting.clear()
@@ -138,15 +139,15 @@ class LoopJobs:
 
     def _start(self) -> None:
         begins_at = self._started_at + _GATHER_SECONDS
-        if self._loop.time() < begins_at:
+        if self._tasks and self._loop.time() < begins_at:
             self._loop.call_at(begins_at, self._start_all)
         else:
             self._start_all()
 
     def _start_all(self) -> None:
-        self._started_at = self._loop.time()
         self._is_starting = False  # before it looks: what comes from now on starts another time
         while self._starting:
+            self._started_at = self._loop.time()
             run = self._run(*self._starting.popleft())
             task = self._context.copy().run(self._loop.create_task, run)
             self._tasks.add(task)
