@@ -346,6 +346,9 @@ a database file that is made can be read and written by its owner alone (mode 06
     stores/test_sqlite.py::test_a_file_is_made_for_its_owner_alone_and_keeps_the_permissions_it_has
 `LeaseLostError` and `SealedError` are imported from `mcp_task_runtime`, as the other errors are
     test_errors.py::test_every_error_is_imported_from_the_package
+On Python 3.12 a call with a trace context, or with capabilities of its own, no longer leaves some hundred bytes
+    core/test_text.py::test_what_clients_said_is_not_kept_however_much_it_was
+    core/test_text.py::test_no_text_is_interned_which_python_3_12_would_never_free
 a worker keeps the tasks that it has claimed when its next claim fails
     stores/test_sealed.py::test_a_worker_keeps_the_tasks_it_has_claimed_when_the_next_claim_fails
 says nothing of the store's address when the store is down

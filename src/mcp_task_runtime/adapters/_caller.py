@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from sys import intern
 from typing import Final
 
 from mcp_task_runtime.core.json import JSONObject, JSONValue, dump_json
 from mcp_task_runtime.core.reader import store_errors
 from mcp_task_runtime.core.store import TaskStore
+from mcp_task_runtime.core.text import shared_text
 from mcp_task_runtime.core.types import TaskRecord
 from mcp_task_runtime.wire.trace_context import trace_context
 from mcp_task_runtime.wire.v2026_07_28 import parse_related_task_ids
@@ -57,7 +57,7 @@ def caller_of(meta: JSONValue, protocol_version: object = None, undeliverable: s
         kept[_PROTOCOL] = protocol_version
     if undeliverable is not None:
         kept[_UNDELIVERABLE] = undeliverable
-    return intern(dump_json(kept))
+    return shared_text(dump_json(kept))
 
 
 @lru_cache(maxsize=16)

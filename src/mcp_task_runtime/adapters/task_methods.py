@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable, Hashable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from sys import intern
 from typing import Final, Protocol
 
 from mcp_task_runtime.adapters._caller import caller_of
@@ -37,6 +36,7 @@ from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.inbox import Inbox
 from mcp_task_runtime.core.json import JSONObject, JSONValue, dump_json
 from mcp_task_runtime.core.runtime import TaskRuntime
+from mcp_task_runtime.core.text import shared_text
 from mcp_task_runtime.core.types import Outcome, TaskRecord, TaskRequest, TaskSpec
 from mcp_task_runtime.errors import (
     INTERNAL_ERROR,
@@ -176,7 +176,7 @@ class TaskMethods:
                 caller_json=caller_of(meta, protocol_version, undeliverable),
             ),
             client_capabilities_json=(
-                intern(dump_json(connection.client_capabilities)) if declared_json is None else declared_json
+                shared_text(dump_json(connection.client_capabilities)) if declared_json is None else declared_json
             ),
         )
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 from mcp_task_runtime.errors import LimitExceededError
 
-__all__ = ["ascii_lower", "check_size", "check_text", "clean_text", "text_bytes"]
+__all__ = ["ascii_lower", "check_size", "check_text", "clean_text", "shared_text", "text_bytes"]
 
 
 _MOST_BYTES: Final = 4
 """Bytes that a character may take in UTF-8."""
+
+_SHARED: Final = 128
+_LONGEST_SHARED: Final = 4096
+"""Characters of the longest text that is shared: what clients send must not fill the memory (law L16)."""
 
 _LOWER: Final = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
 
@@ -46,6 +51,20 @@ def check_text(name: str, text: str) -> str:
             text.encode()
         except UnicodeEncodeError as error:
             raise ValueError(f"{name} is not Unicode text: it contains a lone surrogate") from error
+    return text
+
+
+def shared_text(text: str) -> str:
+    """Return the object that stands for this text in other tasks already, if it was asked for lately.
+
+    For what the clients of many tasks declare alike. `sys.intern` is not for that: what Python 3.12 has interned is
+    never freed.
+    """
+    return text if len(text) > _LONGEST_SHARED else _shared(text)
+
+
+@lru_cache(maxsize=_SHARED)
+def _shared(text: str) -> str:
     return text
 
 

@@ -7,7 +7,6 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager
-from sys import intern
 from types import TracebackType
 from typing import Any, TypeAlias, cast
 
@@ -37,6 +36,7 @@ from mcp_task_runtime.core.causes import UnexpectedError
 from mcp_task_runtime.core.context import client_error
 from mcp_task_runtime.core.json import JSONObject, JSONValue, dump_json, to_json_value
 from mcp_task_runtime.core.store_log import log_store_error
+from mcp_task_runtime.core.text import shared_text
 from mcp_task_runtime.errors import INTERNAL_ERROR, CapabilityError, ProtocolError, StoreError, TaskRuntimeError
 
 __all__ = [
@@ -335,7 +335,7 @@ class SharedSession(ConnectionSession):
         params = self.session.client_params
         if params is not self._params:
             self._params = params
-            self._declared_json = intern(dump_json(self.declared()))
+            self._declared_json = shared_text(dump_json(self.declared()))
         return self._declared_json
 
     def shared_experimental(self, own: Any) -> Any:

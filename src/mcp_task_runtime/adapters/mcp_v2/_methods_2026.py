@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from sys import intern
 from typing import Any, ClassVar
 
 import anyio
@@ -52,6 +51,7 @@ from mcp_task_runtime.adapters.session import DetachedSession
 from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.json import JSONObject, dump_json
 from mcp_task_runtime.core.runtime import TaskRuntime
+from mcp_task_runtime.core.text import shared_text
 from mcp_task_runtime.core.types import Outcome, TaskRecord, TaskRequest, TaskSpec
 from mcp_task_runtime.errors import InvalidTransitionError, ProtocolError
 from mcp_task_runtime.wire import v2026_07_28 as wire
@@ -196,7 +196,7 @@ class Methods2026:
                 arguments_json=dump_json(params.arguments) if params.arguments else "{}",
                 caller_json=caller_of((ctx.params or {}).get("_meta"), ctx.protocol_version),
             ),
-            client_capabilities_json=intern(dump_json(ctx.session.client_capabilities or {})),
+            client_capabilities_json=shared_text(dump_json(ctx.session.client_capabilities or {})),
         )
         return self._seal(spec, ctx)
 
