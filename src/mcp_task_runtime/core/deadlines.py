@@ -37,12 +37,13 @@ class DeadlineHeap:
         self._due[name] = due
         if known is None or due < known:  # a later time gets its entry when the earlier one comes up
             heapq.heappush(self._heap, (due, name))
-            self._compact_if_worth_it()
+            if len(self._heap) > 2 * len(self._due) + _SMALL:
+                self._compact()
 
     def discard(self, name: str) -> None:
         """Forget a name, if it is known."""
-        if self._due.pop(name, None) is not None:
-            self._compact_if_worth_it()
+        if self._due.pop(name, None) is not None and len(self._heap) > 2 * len(self._due) + _SMALL:
+            self._compact()
 
     def due_of(self, name: str) -> datetime | None:
         """Return when a name is due; `None` for never."""
@@ -75,7 +76,6 @@ class DeadlineHeap:
         del self._due[name]
         return name
 
-    def _compact_if_worth_it(self) -> None:
-        if len(self._heap) > 2 * len(self._due) + _SMALL:
-            self._heap = [(due, name) for name, due in self._due.items()]
-            heapq.heapify(self._heap)
+    def _compact(self) -> None:
+        self._heap = [(due, name) for name, due in self._due.items()]
+        heapq.heapify(self._heap)

@@ -310,9 +310,10 @@ class SharedSession(ConnectionSession):
         session: The SDK's session.
         declared: Returns what the client declared, as JSON.
         news: Tells the client of its tasks, one after the other.
+        tell_soon: Starts what tells the client of a task: `news.start_soon`.
     """
 
-    __slots__ = ("_declared_json", "_experimental", "_params", "declared", "news", "session")
+    __slots__ = ("_declared_json", "_experimental", "_params", "declared", "news", "session", "tell_soon")
 
     def __init__(self, ctx: Context, start_soon: StartSoon) -> None:
         """Make the session of the connection that a request came by.
@@ -325,6 +326,7 @@ class SharedSession(ConnectionSession):
         self.session: Any = ctx.session
         self.declared: Callable[[], JSONObject] = functools.partial(declared_by, ctx.session)
         self.news: InTurn = InTurn(start_soon)
+        self.tell_soon: StartSoon = self.news.start_soon  # bound once: each task keeps it
         self._params: object = None
         self._declared_json = "{}"
         self._experimental: Any = None

@@ -134,6 +134,7 @@ class Tasks(BaseTasks[Any]):  # a type checker with mcp 2.x does not know the cl
 
     def _set_up(self) -> None:
         self._methods = TaskMethods(self.runtime, self._host, inbox=self._inbox, unwinding=_UnwindingCall)
+        self._convert = self._converted  # bound once: each task keeps it
         self._scopes = ConnectionScopes()
         self._own_tools: set[str] = set()
         """Tools whose work is all that the SDK calls: nothing of the author's comes after it."""
@@ -230,10 +231,10 @@ class Tasks(BaseTasks[Any]):  # a type checker with mcp 2.x does not know the cl
                 declared=self._tools.get(name),
                 protocol_version=protocol_version(ctx),
                 seal=None if self._credentials is None else functools.partial(self._sealed, ctx=ctx),
-                convert=self._converted if name in self._own_tools else None,
+                convert=self._convert if name in self._own_tools else None,
                 around=functools.partial(within_call, ctx, connection),
                 declared_json=connection.declared_json,
-                tell_soon=connection.news.start_soon,
+                tell_soon=connection.tell_soon,
             )
             return raw_result(created)
 
