@@ -349,6 +349,11 @@ a database file that is made can be read and written by its owner alone (mode 06
 On Python 3.12 a call with a trace context, or with capabilities of its own, no longer leaves some hundred bytes
     core/test_text.py::test_what_clients_said_is_not_kept_however_much_it_was
     core/test_text.py::test_no_text_is_interned_which_python_3_12_would_never_free
+`mcp-tasks answer` asks a field with several choices, and shows the titles of choices
+    operations/test_asking.py::test_each_kind_of_field_is_asked_until_it_can_be_read
+    operations/test_asking.py::test_choices_are_shown_with_their_titles
+A value that cannot be read is asked again where the field may be left out, too
+    operations/test_asking.py::test_a_field_that_is_not_required_can_be_left_out
 a worker keeps the tasks that it has claimed when its next claim fails
     stores/test_sealed.py::test_a_worker_keeps_the_tasks_it_has_claimed_when_the_next_claim_fails
 says nothing of the store's address when the store is down

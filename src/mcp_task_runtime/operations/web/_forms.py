@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from mcp_task_runtime.core.json import JSONObject, JSONValue, dump_json, load_json
 from mcp_task_runtime.core.message_queue import QueuedMessage
+from mcp_task_runtime.operations._choices import options_of, text_of
 
 __all__ = ["Choice", "Field", "FormError", "QuestionForm", "form_of", "read_answer"]
 
@@ -166,7 +167,7 @@ def _field(name: str, schema: JSONObject, required: frozenset[str], sent: Mappin
     default = schema.get("default")
     is_required = name in required
     if sent is None:
-        values = [_text(each) for each in (default if isinstance(default, list) else [default]) if each is not None]
+        values = [text_of(each) for each in (default if isinstance(default, list) else [default]) if each is not None]
     else:
         values = list(sent.get(_PREFIX + name, ()))
     kind, choices = _kind(schema, is_required=is_required)
@@ -205,22 +206,8 @@ def _kind(schema: JSONObject, *, is_required: bool) -> tuple[Kind, list[tuple[st
 
 def _choices(schema: JSONObject) -> list[tuple[str, str]] | None:
     """Return what there is to choose from, as a form sends it and as a person reads it."""
-    options = _options(schema)
-    return None if options is None else [(_text(value), label) for value, label in options]
-
-
-def _options(schema: JSONObject) -> list[tuple[JSONValue, str]] | None:
-    """Return the values to choose from and their labels, in each of the ways that the protocol has had."""
-    for keyword in ("oneOf", "anyOf"):
-        options = schema.get(keyword)
-        if isinstance(options, list) and options and all(isinstance(o, dict) and "const" in o for o in options):
-            return [(option["const"], _text(option.get("title", option["const"]))) for option in options]
-    values = schema.get("enum")
-    if not isinstance(values, list):
-        return None
-    names = schema.get("enumNames")
-    labels = names if isinstance(names, list) and len(names) == len(values) else values
-    return [(value, _text(label)) for value, label in zip(values, labels, strict=True)]
+    options = options_of(schema)
+    return None if options is None else [(text_of(value), label) for value, label in options]
 
 
 def _attributes(schema: JSONObject, kind: Kind) -> tuple[tuple[str, str], ...]:
@@ -250,7 +237,7 @@ def _value(name: str, schema: JSONObject, sent: Sequence[str], *, is_required: b
     if kind == "select":
         if schema.get("type") == "boolean":
             return None if text == "" else text == "true"
-        return next((value for value, _ in _options(schema) or () if _text(value) == text), text or None)
+        return next((value for value, _ in options_of(schema) or () if text_of(value) == text), text or None)
     if kind == "number":
         return None if text.strip() == "" else _number(name, text.strip())
     if text == "" and not is_required:
@@ -282,10 +269,6 @@ def _required(schema: JSONValue) -> frozenset[str]:
 def _first(sent: Mapping[str, Sequence[str]] | None, name: str) -> str:
     values = (sent or {}).get(name, ())
     return values[0] if values else ""
-
-
-def _text(value: JSONValue) -> str:
-    return value if isinstance(value, str) else dump_json(value)
 
 
 def _can_be_opened(url: str) -> bool:
