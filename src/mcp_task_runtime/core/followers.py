@@ -337,7 +337,7 @@ class _Topic:
             self._stop_pump()
             self._unwatch = _do_nothing  # the store may call back before it returns
             try:
-                unwatch = self._watching.watch_task(self.task_id, self._on_store_change, after=self._revision)
+                unwatch = self._watching.watch_task(self.task_id, self, after=self._revision)
             except StoreClosedError:
                 return
             if self._unwatch is None:  # the first call was the last one
@@ -365,7 +365,7 @@ class _Topic:
     def _has_ended(self) -> bool:
         return self.record is not None and is_terminal(self.record.status)
 
-    def _on_store_change(self, record: TaskRecord | None) -> None:
+    def __call__(self, record: TaskRecord | None) -> None:  # a bound method would be one more object for each task
         """Take a change from a store that calls back, or look at the task where it does not say what it is."""
         if self._unwatch is None:
             return
