@@ -354,6 +354,9 @@ On Python 3.12 a call with a trace context, or with capabilities of its own, no 
     operations/test_asking.py::test_choices_are_shown_with_their_titles
 A value that cannot be read is asked again where the field may be left out, too
     operations/test_asking.py::test_a_field_that_is_not_required_can_be_left_out
+Redis Cluster: no connection is left open where a node did not answer at the start, or the first call was cancelled
+    stores/redis/test_links.py::test_a_connection_that_fails_while_a_node_is_asked_is_not_kept
+    stores/redis/test_links.py::test_a_connection_is_not_kept_when_the_first_caller_is_cancelled
 a worker keeps the tasks that it has claimed when its next claim fails
     stores/test_sealed.py::test_a_worker_keeps_the_tasks_it_has_claimed_when_the_next_claim_fails
 says nothing of the store's address when the store is down

@@ -364,15 +364,20 @@ class ClusterLink:
     async def _prepare(self) -> None:
         """Ask the nodes once for their time, and whether they may evict."""
         self._is_prepared = True
+        self._group.start_soon(self._follow_time)  # also where the caller is cancelled below
         for node in self._client.connection_pool.cluster_layout.primaries:
             with suppress(RedisError, OSError, anyio.ClosedResourceError):
                 with anyio.fail_after(self._timeout):
                     connection = await self._open_connection(node.host, node.port)
-                    await _ask_time(connection, self._watch, self._timeout)
-                    info: Any = await connection.create_request(b"INFO", b"memory", decode=False, timeout=self._timeout)
-                    self._watch.check_memory(info)
-                    connection.invalidate("No longer used")
-        self._group.start_soon(self._follow_time)
+                    try:
+                        await self._ask(connection)
+                    finally:
+                        connection.invalidate("No longer used")
+
+    async def _ask(self, connection: BaseConnection) -> None:
+        await _ask_time(connection, self._watch, self._timeout)
+        info: Any = await connection.create_request(b"INFO", b"memory", decode=False, timeout=self._timeout)
+        self._watch.check_memory(info)
 
     async def _follow_time(self) -> None:
         while True:
