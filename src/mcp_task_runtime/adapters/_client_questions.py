@@ -270,7 +270,7 @@ class ClientQuestions:
         return result
 
     async def _offer_page(self, digest: str, params_json: str, until: datetime) -> None:
-        """Ask the client to have its user open the page for a question; who declines that, declines the question.
+        """Ask the client to have its user open the page for a question; declining that declines the question.
 
         What goes wrong here is no harm: the question still waits for the operators.
         """

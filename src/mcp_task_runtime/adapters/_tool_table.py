@@ -68,7 +68,7 @@ class ToolTable:
         """Make an empty table.
 
         Args:
-            on_rest: Called with the name of a tool for which that holds, when it is asked for.
+            on_rest: Called with the name of a tool that only `declare_rest` covers, when it is looked up.
         """
         self._on_rest = on_rest
         self._tools: dict[str, DeclaredTool] = {}

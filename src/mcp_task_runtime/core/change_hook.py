@@ -63,7 +63,7 @@ class ChangeHook:
         self._changed = anyio.Event()
         self._flushed = anyio.Event()
         self._is_busy = False
-        self._is_over = False  # nothing delivers any more
+        self._is_over = False  # `run` has ended: nothing delivers
 
     @property
     def waiting(self) -> int:

@@ -125,7 +125,7 @@ class StoreDispatcher:
         """Do nothing: the store has the task, and has woken the workers."""
 
     async def revoke(self, task_id: str) -> None:
-        """Do nothing: a task that has ended waits no more."""
+        """Do nothing: a task that has ended no longer waits."""
 
 
 class Outbox:

@@ -224,7 +224,7 @@ class TaskFollower:
         return record
 
     def call_at_news(self, function: Callable[[], object]) -> None:
-        """Call a function each time there may be news, at once if there is some already, until this is left.
+        """Call a function each time there may be news, at once if there is some, until the `with` block ends.
 
         A call may still come afterwards. The function does not raise.
         """
@@ -324,7 +324,7 @@ class _Topic:
         return self.readers + len(self.callbacks)
 
     def begin(self) -> None:
-        """Begin to wait in the store for those who are there, if the group is open and the task can still change."""
+        """Start to wait in the store for readers and callbacks, if the group is open and the task can still change."""
         if not self._group.is_open or self.is_gone or self._has_ended():
             return
         if self.readers or self._watching is None:

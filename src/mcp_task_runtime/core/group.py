@@ -109,7 +109,7 @@ class IsolatedGroup:
     def cancel_soon(self, scope: anyio.CancelScope) -> None:
         """Cancel the scope of a started function once what is due in this turn of the event loop has run.
 
-        A function that ends in this turn is not cancelled any more, which costs a tenth.
+        A function that ends in this turn is not cancelled: a cancellation costs ten times as much.
         """
         if self._loop is None or self._group is None:
             scope.cancel()

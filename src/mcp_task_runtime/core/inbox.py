@@ -52,7 +52,7 @@ class Inbox:
         """Return the inbox that a number of seconds stands for, or the one that is given.
 
         Raises:
-            ValueError: It is no number of seconds.
+            ValueError: It is not a number of seconds, or out of range.
         """
         return value if value is None or isinstance(value, Inbox) else cls(value)
 
@@ -62,7 +62,7 @@ class Inbox:
         Args:
             task_id: The task that asks.
             key: What its key begins with; see `question_of_page`.
-            until: When the address is good no longer.
+            until: When the address expires.
         """
         if self.url is None or self.secret is None:
             return None

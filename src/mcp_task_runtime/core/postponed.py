@@ -108,7 +108,7 @@ class PostponedRuns:
         return True
 
     def discard(self, task_id: str) -> None:
-        """Let a task wait no more: it has ended, or runs."""
+        """Stop the wait of a task: it has ended, or runs."""
         scope = self._waiting.pop(task_id, None)
         if scope is not None:
             scope.cancel()

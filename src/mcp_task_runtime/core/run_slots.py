@@ -32,7 +32,7 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 _RUNNING: Final = "Running"
 _QUICK: Final = timedelta(milliseconds=100)
-"""Work that ends sooner has no write of its own that says that it runs."""
+"""Work that ends sooner costs no write that says that it runs."""
 
 
 class RunSlots:
@@ -53,7 +53,7 @@ class RunSlots:
             clock: The store's clock.
             slots: The slots of all work, and of each queue.
             maker: Makes tasks.
-            reader: Writes that a task waits no more.
+            reader: Writes that a task no longer waits.
             group: Runs that writing.
             observer: Hears of runs that wait.
         """

@@ -16,7 +16,7 @@ __all__ = ["Slots", "WorkSlots"]
 
 
 class _Waiter:
-    """A piece of work that waits, in as many coroutines as it likes."""
+    """A piece of work that waits, in one coroutine or several."""
 
     __slots__ = ("coroutines", "event")
 
@@ -128,7 +128,7 @@ class WorkSlots:
         self._entered.clear()
 
     def know(self, queue: WorkQueue) -> None:
-        """Note a queue.
+        """Register a queue.
 
         Raises:
             ValueError: There is another one of this name.
@@ -164,7 +164,7 @@ class WorkSlots:
             self._discount(queue.name)
 
     def enter(self, key: Hashable, queue: WorkQueue | None) -> None:
-        """Let the count of `admit` go with a piece of work, until that gets its slot or is closed."""
+        """Tie the count of `admit` to a piece of work, until it gets its slot or is closed."""
         if queue is not None:
             self._entered[key] = queue.name
 

@@ -91,7 +91,7 @@ class StoredTasks:
         self._expiry.set(task_id, record.task.expires_at)
 
     def discard(self, task_id: str) -> None:
-        """Count a task no more: it was deleted."""
+        """Stop counting a task: it was deleted."""
         entry = self._tasks.pop(task_id, None)
         if entry is not None:
             self._expiry.discard(task_id)

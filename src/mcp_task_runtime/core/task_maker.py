@@ -164,7 +164,7 @@ class TaskMaker:
         return await store.join_task(new, key=join_key, ended_ms=self._settings.join_ended_ms)
 
     def forget(self, record: TaskRecord) -> None:
-        """Count a task as stored no more: it was deleted."""
+        """Stop counting a task as stored: it was deleted."""
         self._stored.discard(record.task_id)
 
     def _bounded(self, spec: TaskSpec, waits_ms: int | None, is_queued: bool) -> NewTask:

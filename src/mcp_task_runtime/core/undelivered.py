@@ -48,7 +48,7 @@ class Undelivered(Generic[T]):
             self._added.set()
 
     def discard(self, key: str) -> None:
-        """Drop what need not be taken any more."""
+        """Drop what no longer needs to be taken."""
         self._kept.pop(key, None)
 
     def note_success(self) -> None:

@@ -11,7 +11,7 @@ __all__ = ["WorkQueue"]
 class WorkQueue:
     """Work that waits for its own slots: that of one tool, or of several tools that are given the same queue.
 
-    It counts in each process of its own. Work that waits for an answer releases its slot meanwhile.
+    Each process has its own slots. Work that waits for an answer releases its slot meanwhile.
 
     Attributes:
         name: Name of the queue, for errors.

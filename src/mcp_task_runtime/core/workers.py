@@ -544,7 +544,7 @@ class Workers:
     ) -> bool:
         delay = execution.rerun_delay
         assert delay is not None
-        # Watched from now on: an end by this process or another one lets the task wait no more.
+        # Watched from now on: an end by this process or another one stops the wait.
         unwatch = execution.take_watch()
         if unwatch is not None:
             self._open.keep(record.task_id, unwatch)
@@ -610,7 +610,7 @@ class Workers:
         self.stop(task_id)
 
     def _note_end(self, task_id: str) -> None:
-        """Count an ended task no more, as soon as clients may see its end."""
+        """Stop counting a task as live as soon as clients may see its end."""
         self._live.discard(task_id)
         if self._postponed is not None:
             self._postponed.discard(task_id)

@@ -66,7 +66,7 @@ def check_object(name: str, text: str) -> None:
     """Refuse text that is not a JSON object that `load_json` can read.
 
     Raises:
-        ValueError: It is none, nested too deeply, or has a number that is too long.
+        ValueError: It is not, is nested too deeply, or has a number that is too long.
     """
     if text != "{}" and not isinstance(_parse(name, text), dict):
         raise ValueError(f"{name} must be a JSON object")

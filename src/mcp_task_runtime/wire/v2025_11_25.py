@@ -163,7 +163,7 @@ def parse_task_id(params: Mapping[str, JSONValue] | None) -> str:
     """Return the `taskId` of a `tasks/*` request.
 
     Raises:
-        ProtocolError: There is none, or it is no string (A3).
+        ProtocolError: It is missing, or not a string (A3).
     """
     task_id = (params or {}).get("taskId")
     if not isinstance(task_id, str):

@@ -58,7 +58,7 @@ def dashboard(
 
     Raises:
         ValueError: The store does not implement `TaskSearch`, or has no message queue of its own; `token` is too short
-            or given together with `behind_auth`; an origin is none; `inbox_secret` is too short.
+            or given together with `behind_auth`; an origin is malformed; `inbox_secret` is too short.
     """
     inspector = TaskInspector(store)
     access = Access(token=token, behind_auth=behind_auth, origins=origins)

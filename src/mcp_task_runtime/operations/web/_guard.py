@@ -49,7 +49,7 @@ class Access:
         """Take the arguments of `dashboard`.
 
         Raises:
-            ValueError: `token` is too short, given together with `behind_auth`, or an origin is none.
+            ValueError: `token` is too short, given together with `behind_auth`, or an origin is malformed.
         """
         if token is not None and behind_auth:
             raise ValueError("give a token or behind_auth, not both")

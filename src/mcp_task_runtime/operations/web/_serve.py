@@ -43,7 +43,7 @@ def listen(host: str, port: int) -> socket.socket:
     """Return a socket to listen at; 0 is a free port.
 
     Raises:
-        OSError: The address cannot be had.
+        OSError: The address is in use, or not one of this machine.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     return socket.create_server((host, port), family=family)
@@ -61,7 +61,7 @@ async def serve(
 
     Args:
         store: The store of the servers.
-        listener: Where to listen; it is closed in the end.
+        listener: Where to listen; closed when this returns.
         token: As for `dashboard`.
         origins: As for `dashboard`.
         inbox_secret: As for `dashboard`.

@@ -52,10 +52,10 @@ class Connections(Protocol):
         ...
 
     def connect(self) -> Connection[Any]:
-        """Return a new connection that is none of the pool's, in autocommit mode.
+        """Return a new connection outside of the pool, in autocommit mode.
 
         Raises:
-            psycopg.Error: There is no connection to be had.
+            psycopg.Error: No connection could be made.
         """
         ...
 
@@ -297,7 +297,7 @@ def _environment() -> dict[str, str]:
 
 
 def _unknown_parameter(database: str) -> str | None:
-    """Return a parameter of a URL that is none of PostgreSQL's."""
+    """Return a parameter of a URL that PostgreSQL does not know."""
     known = {default.keyword.decode() for default in Conninfo.get_defaults()}
     try:
         pairs = parse_qsl(urlsplit(database).query, keep_blank_values=True)

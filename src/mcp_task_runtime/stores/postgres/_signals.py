@@ -64,7 +64,7 @@ class Signals:
         return len(self._signals) + len(self.watchers)
 
     def enter(self, topic: Topic, task_id: str) -> TopicSignal:
-        """Return the signal for a topic of a task, for one waiter more, who calls `leave` in the end."""
+        """Return the signal for a topic of a task, for one more waiter, which calls `leave` at its end."""
         signal = self._signals.get((topic, task_id))
         if signal is None:
             signal = self._signals[topic, task_id] = TopicSignal()
@@ -72,7 +72,7 @@ class Signals:
         return signal
 
     def leave(self, topic: Topic, task_id: str) -> None:
-        """Let one waiter for a topic of a task wait no more."""
+        """Remove one waiter for a topic of a task."""
         signal = self._signals[topic, task_id]
         signal.waiters -= 1
         if not signal.waiters:
