@@ -29,8 +29,9 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 SUBMIT_SECONDS: Final = 5.0
 """How long a dispatcher may take for one task. One that is only slow, on a busy machine, would get it twice."""
-_AT_ONCE: Final = 8
-"""Tasks that a dispatcher has at once: the time for one must not pass while it waits for connections or threads."""
+_AT_ONCE: Final = 32
+"""Tasks that a dispatcher has at once. It may send them together; the time for one must not pass while it waits for
+connections or threads."""
 _MOST_WAITING: Final = 1_000
 """Tasks that wait for their turn with the dispatcher. One more is submitted when its wait for a worker is overdue."""
 
@@ -67,7 +68,7 @@ class TaskDispatcher(Protocol):
     """Carries tasks to worker processes, where `TaskRuntime.execute` runs them.
 
     Both methods are cancelled after 5 seconds, and may raise anything: that is logged, and the task is submitted
-    again later. They are called concurrently, `submit` for a few tasks at once. A task may be submitted more than once.
+    again later. They are called concurrently, `submit` for up to 32 tasks at once. A task may be submitted twice.
     """
 
     @property
