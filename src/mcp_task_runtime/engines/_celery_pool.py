@@ -8,13 +8,14 @@ import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import Context
+from functools import partial
 from os import getpid
 from time import monotonic
 from typing import Any, Final
 
 from billiard.einfo import ExceptionInfo
 from celery.concurrency.thread import TaskPool
-from kombu.serialization import loads
+from kombu.serialization import loads, prepare_accept_content
 
 from mcp_task_runtime.engines._loop_jobs import LoopJobs
 
@@ -78,7 +79,9 @@ class _LoopPool(TaskPool):  # type: ignore[misc]  # of untyped code
         """
         if args and args[0] == FUNCTION:
             body, content_type, encoding = args[3:]
-            self._jobs.put(_Message(body, content_type, encoding, accept_callback, callback))
+            accepted = prepare_accept_content(self.app.conf.accept_content)
+            load = partial(loads, body, content_type, encoding, accept=accepted)
+            self._jobs.put(_Message(body if content_type is None else load, accept_callback, callback))
             return None
         return super().on_apply(target, args, kwargs, callback, accept_callback, **options)
 
@@ -116,12 +119,15 @@ class _LoopPool(TaskPool):  # type: ignore[misc]  # of untyped code
 class _Message:
     """A message of Celery, and what its worker wants to know of it."""
 
-    def __init__(
-        self, body: Any, content_type: str | None, encoding: str | None, on_accepted: Any, on_ended: Any
-    ) -> None:
+    def __init__(self, body: Any, on_accepted: Any, on_ended: Any) -> None:
+        """Take a message.
+
+        Args:
+            body: Its body, or what decodes that where the application accepts its content.
+            on_accepted: Acknowledges it.
+            on_ended: Hears of its end.
+        """
         self._body = body
-        self._content_type = content_type
-        self._encoding = encoding
         self._on_accepted = on_accepted
         self._on_ended = on_ended
         self._began_at = monotonic()
@@ -130,9 +136,7 @@ class _Message:
         """Acknowledge the message; return the task's identifier."""
         self._began_at = monotonic()
         self._on_accepted(getpid(), self._began_at)
-        body = self._body
-        if self._content_type is not None:  # it is not decoded yet
-            body = loads(body, self._content_type, self._encoding)
+        body = self._body() if callable(self._body) else self._body
         (task_id,) = body[0]
         return str(task_id)
 
