@@ -29,6 +29,31 @@ pytestmark = pytest.mark.anyio
 PATIENCE = 120.0
 EACH = 8
 
+FAULTY_LIFESPAN = """
+from contextlib import asynccontextmanager
+
+from mcp.server import MCPServer
+
+from mcp_task_runtime import StoreDispatcher, open_store
+from mcp_task_runtime.adapters.mcp_v2 import Tasks
+
+
+@asynccontextmanager
+async def lifespan(server):
+    raise RuntimeError("no setting")
+    yield
+
+
+mcp = MCPServer("faulty", lifespan=lifespan)
+tasks = Tasks(open_store("sqlite:///tasks.db"), dispatcher=StoreDispatcher())
+tasks.install(mcp)
+
+
+@tasks.tool()
+async def work() -> str:
+    return "done"
+"""
+
 
 @pytest.fixture
 def anyio_backend() -> str:
@@ -198,3 +223,21 @@ async def test_wrong_usage_is_one_line(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "No work is registered for no" in done.stderr.decode()
     assert "Traceback" not in done.stderr.decode()
+
+
+@pytest.mark.parametrize("fault", ['raise ValueError("no setting")', FAULTY_LIFESPAN], ids=["import", "lifespan"])
+async def test_an_error_of_the_server_itself_shows_its_traceback(tmp_path: Path, fault: str) -> None:
+    (tmp_path / "faulty.py").write_text(fault)
+    command = [sys.executable, "-m", "mcp_task_runtime", "worker", "faulty:tasks"]
+    done = await anyio.run_process(command, cwd=tmp_path, check=False, stderr=subprocess.PIPE)
+    assert done.returncode == 1
+    said = done.stderr.decode()
+    assert "faulty.py" in said
+    assert said.rstrip().endswith("Error: no setting")
+
+
+async def test_without_its_extra_the_command_says_what_it_needs() -> None:
+    program = "import runpy, sys; sys.modules['click'] = None; runpy.run_module('mcp_task_runtime', run_name='__main__')"
+    done = await anyio.run_process([sys.executable, "-c", program], check=False, stderr=subprocess.PIPE)
+    assert done.returncode == 2
+    assert done.stderr.decode().strip() == "Error: The command mcp-tasks needs: pip install 'mcp-task-runtime[cli]'"

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from itertools import count
+from traceback import walk_tb
 from typing import Any, Final
 
 try:
@@ -397,8 +398,16 @@ def worker(path: str, concurrency: int, tools: str | None, loop: str) -> None:
     try:
         tasks = load_worker(path)
         anyio.run(partial(run_worker, tasks, concurrency=concurrency, tools=names), backend=loop)
-    except (ValueError, LookupError, RuntimeError) as error:
-        raise click.UsageError(str(error)) from error
     except StoreError as error:
         click.echo(f"Error: {error}", err=True)
         click.get_current_context().exit(3)
+    except (ValueError, LookupError, RuntimeError) as error:
+        if not _is_raised_here(error):  # a fault of the server: its author needs the traceback
+            raise
+        raise click.UsageError(str(error)) from error
+
+
+def _is_raised_here(error: Exception) -> bool:
+    """Return whether this package raised an error, and not the module or the lifespan of a server."""
+    *_, (frame, _) = walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).partition(".")[0] == __name__.partition(".")[0]
