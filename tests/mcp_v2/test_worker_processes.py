@@ -237,7 +237,8 @@ async def test_an_error_of_the_server_itself_shows_its_traceback(tmp_path: Path,
 
 
 async def test_without_its_extra_the_command_says_what_it_needs() -> None:
-    program = "import runpy, sys; sys.modules['click'] = None; runpy.run_module('mcp_task_runtime', run_name='__main__')"
+    hide_click = "import runpy, sys; sys.modules['click'] = None"
+    program = f"{hide_click}; runpy.run_module('mcp_task_runtime', run_name='__main__')"
     done = await anyio.run_process([sys.executable, "-c", program], check=False, stderr=subprocess.PIPE)
     assert done.returncode == 2
     assert done.stderr.decode().strip() == "Error: The command mcp-tasks needs: pip install 'mcp-task-runtime[cli]'"
