@@ -1054,6 +1054,32 @@ async def test_run_outside_a_tool_call_says_what_to_do() -> None:
         await Tasks().run(quick)
 
 
+async def test_a_request_that_a_tool_makes_of_its_own_server_is_no_part_of_its_call() -> None:
+    mcp, tasks = server_with()
+
+    async def work(task: ServerTaskContext) -> str:
+        return "run"
+
+    @mcp.resource("test://work")
+    async def runs_work() -> str:
+        try:
+            return await tasks.run(work)
+        except RuntimeError as error:
+            return str(error)
+
+    @mcp.tool()
+    async def reads() -> str:
+        async with Client(mcp) as client:
+            (content,) = (await client.read_resource("test://work")).contents
+        assert isinstance(content, types.TextResourceContents)
+        return f"{content.text}; {await tasks.run(work)}"
+
+    async with connected(mcp) as client:
+        assert text_of(await client.call_tool("reads")).startswith("run() works in a tool call of the server")
+    async with Client(mcp) as client:
+        assert text_of(await client.call_tool("reads")).endswith("; run")
+
+
 @pytest.mark.parametrize("server", [MCPServer, Server])
 async def test_a_lifespan_that_was_handed_over_uncalled_says_how_to_write_it(server: Any) -> None:
     with pytest.raises(TypeError, match=r"lifespan=tasks\.lifespan\(\)"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import datetime, timedelta
 from hashlib import blake2b
@@ -110,7 +109,7 @@ class ClientQuestions:
         """
         self._require_deliverable()
         declared = self._capability("elicitation")
-        if not isinstance(declared, Mapping):
+        if not isinstance(declared, dict):
             raise CapabilityError("Client does not support elicitation capability")
         # An empty declaration means forms: they came first.
         if mode not in declared and not (mode == "form" and not declared):
@@ -164,7 +163,7 @@ class ClientQuestions:
     def _capability(self, *path: str) -> JSONValue:
         value: JSONValue = self._session.client_capabilities
         for name in path:
-            value = value.get(name) if isinstance(value, Mapping) else None
+            value = value.get(name) if isinstance(value, dict) else None
         return value
 
     def _require_deliverable(self) -> None:

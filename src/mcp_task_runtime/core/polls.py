@@ -49,8 +49,9 @@ class Polls:
 
     def answered(self, view: TaskView) -> TaskView:
         """Return what a poll is answered with, and note in the audit log that the client has seen an end."""
-        if is_terminal(view.record.status):
+        if is_terminal(view.record.status):  # it is not polled again
             audit.retrieved(view.record.task_id, view.record.owner)
+            return view
         return self.paced(view)
 
     def paced(self, view: TaskView) -> TaskView:

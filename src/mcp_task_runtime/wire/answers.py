@@ -133,7 +133,7 @@ def _is_number(value: float, *, whole: bool) -> bool:
 
 
 def _schema_problem(schema: JSONValue, value: JSONValue, where: str) -> str | None:
-    if not isinstance(schema, Mapping):
+    if not isinstance(schema, dict):
         return None
     names = schema.get("type")
     if names is not None and not any(
@@ -192,7 +192,7 @@ def _object_problem(schema: Mapping[str, JSONValue], value: Mapping[str, JSONVal
         if name not in value:
             return f"{where}.{name} is missing"
     properties = schema.get("properties")
-    for name, part in properties.items() if isinstance(properties, Mapping) else ():
+    for name, part in properties.items() if isinstance(properties, dict) else ():
         if name in value:
             problem = _schema_problem(part, value[name], f"{where}.{name}")
             if problem is not None:

@@ -240,7 +240,7 @@ class Tasks(BaseTasks[Context], Extension):
         if self._tools.is_plain(params.name):
             return await self._call_plainly(params.name, ctx, call_next, partial(_undeclared, params.name))
         result = await self._methods_2026.call(params, ctx, call_next)
-        if self._is_high_level and isinstance(result, CallToolResult) and not result.is_error:
+        if isinstance(result, CallToolResult) and not result.is_error and self._is_high_level:
             self._tools.note_success(params.name)
         return result
 
@@ -270,7 +270,8 @@ class Tasks(BaseTasks[Context], Extension):
         if ctx.request_id is None or is_modern(ctx):
             if is_listen(ctx):
                 return await self._listeners.serve(self._principal(ctx), ctx, call_next)
-            if ctx.method == "tools/call":  # its call is noted where it is served
+            # A call is noted where it is served. No other request is part of one: a tool may make it in this process.
+            if ctx.method == "tools/call" or current_call(self.runtime) is None:
                 return await call_next(ctx)
             with calling(None):
                 return await call_next(ctx)
