@@ -17,7 +17,15 @@ from mcp.server import MCPServer
 from mcp.server.context import CallNext, ServerRequestContext
 from mcp.server.extension import Extension
 from mcp.server.mcpserver import Context
-from mcp_types import CallToolRequestParams, CallToolResult, InputRequiredResult
+from mcp.server.session import ServerSession
+from mcp_types import (
+    CallToolRequestParams,
+    CallToolResult,
+    ClientCapabilities,
+    InputRequiredResult,
+    RootsCapability,
+    SamplingCapability,
+)
 from pydantic import BaseModel, Field
 from typing_extensions import Unpack
 
@@ -67,6 +75,12 @@ def server_with(*functions: Any, store: TaskStore | None = None) -> tuple[MCPSer
     for function in functions:
         tasks.tool()(function)
     return mcp, tasks
+
+
+def sessions() -> list[ServerSession]:
+    """Return what lives of the SDK's sessions."""
+    gc.collect()
+    return [each for each in gc.get_objects() if type(each) is ServerSession]
 
 
 def of_calls() -> list[object]:
@@ -165,6 +179,57 @@ async def test_the_sdks_own_context_asks_and_reports_through_the_task() -> None:
             await client.update(task_id, {key: accept(name="Ada")})
             task = await client.until(task_id, "completed")
             assert task["result"]["content"][0]["text"] == "accept 1/2"
+
+
+async def test_work_that_asks_through_the_sdks_context_keeps_no_session_of_its_request() -> None:
+    said: list[tuple[object, ...]] = []
+
+    def say(ctx: Context) -> None:
+        session = ctx.session
+        sampling = ClientCapabilities(sampling=SamplingCapability())
+        roots = ClientCapabilities(roots=RootsCapability())
+        said.append(
+            (
+                session.client_params,
+                ctx.client_capabilities,
+                session.protocol_version,
+                ctx.protocol_version,
+                session.can_send_request,
+                session.check_client_capability(sampling),
+                session.check_client_capability(roots),
+            )
+        )
+
+    async def asks(topic: str, ctx: Context) -> str:
+        say(ctx)
+        answers = [await ctx.elicit(f"{topic}?", Name), await ctx.elicit("Sure?", Name)]
+        say(ctx)
+        return " ".join(answer.action for answer in answers)
+
+    mcp, tasks = server_with(asks)
+    mcp.tool("adopted")(asks)
+    tasks.adopt("adopted")
+    with anyio.fail_after(2 * PATIENCE):
+        async with tasks, memory_client(mcp) as client:
+            for tool in ("asks", "adopted"):
+                kept = weakref.WeakSet(sessions())
+                started = [await client.start(tool, {"topic": f"bees {number}"}) for number in range(5)]
+                for task_id in started:
+                    await until_asked(client, task_id)
+                # One is shared by all tasks; requests that were answered may still be ending.
+                while len([each for each in sessions() if each not in kept]) > 1:
+                    await anyio.lowlevel.checkpoint()
+                for task_id in started:
+                    for _ in range(2):
+                        await until_asked(client, task_id)
+                        (key,) = await client.asked(task_id)
+                        await client.update(task_id, {key: accept(name="Ada")})
+                    task = await client.until(task_id, "completed")
+                    assert task["result"]["content"][0]["text"] == "accept accept"
+    before = said[0]
+    assert before[0] is not None
+    assert before[4:] == (False, True, False)
+    assert all(each == before for each in said)
 
 
 async def test_the_work_gets_the_arguments_as_the_sdk_has_checked_them() -> None:

@@ -7,7 +7,8 @@ request is over; so the tool gets a session that asks through the task instead.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from contextlib import nullcontext
 from types import MethodType
 from typing import Any
 
@@ -27,24 +28,22 @@ _NEEDED_CAPABILITY = {
 }
 
 
-class SessionProxy:
+class SessionProxy(ABC):
     """A session for one call: what a class of one SDK line does not replace goes to the request's own session."""
 
-    __slots__ = ("_call", "_declared", "_sdk_class", "_session")
+    __slots__ = ("_call", "_sdk_class", "_session")
 
-    def __init__(self, session: Any, sdk_class: type, call: PromotedCall, declared: Callable[[], JSONObject]) -> None:
+    def __init__(self, session: Any, sdk_class: type, call: PromotedCall) -> None:
         """Make the session of a call.
 
         Args:
             session: The session of the request.
             sdk_class: The SDK's class of sessions.
             call: The call.
-            declared: Returns what the client declared.
         """
-        self._session = session
+        self._session: Any = session
         self._sdk_class = sdk_class
         self._call = call
-        self._declared = declared
 
     def __getattr__(self, name: str) -> Any:
         # The SDK's helpers, such as `elicit_form`, come back here for the request they send.
@@ -52,6 +51,10 @@ class SessionProxy:
         if inspect.isfunction(member) and not name.startswith("_"):
             return MethodType(member, self)
         return getattr(self._session, name)
+
+    @abstractmethod
+    def _declared(self) -> JSONObject:
+        """Return what the client declared, as JSON."""
 
     async def _ask(self, request: BaseModel, seconds: float | None) -> JSONObject:
         """Put a request of the SDK's to the client, as a question of the task; return the answer.
@@ -69,7 +72,7 @@ class SessionProxy:
         lacks = needed is not None and self._declared().get(needed) is None
         if lacks and not (self._call.has_inbox and (await self._call.context()).asks_person(method, params)):
             raise CapabilityError(f"Client does not support {needed} capability")
-        if seconds is None:
-            return await (await self._call.context()).ask(method, params)
-        with anyio.fail_after(seconds):
-            return await (await self._call.context()).ask(method, params)
+        with nullcontext() if seconds is None else anyio.fail_after(seconds):
+            asking = (await self._call.context()).ask(method, params)
+            del message, params
+            return await asking

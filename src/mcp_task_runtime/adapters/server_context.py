@@ -671,7 +671,9 @@ class ServerTaskContext:
         """
         is_for_person = self.asks_person(method, params)
         try:
-            return await self._questions.ask(method, params, within=timeout, is_for_person=is_for_person)
+            asking = self._questions.ask(method, params, within=timeout, is_for_person=is_for_person)
+            del params  # the answer may take days
+            return await asking
         except QuestionTimeoutError:
             self._leave_order()
             raise

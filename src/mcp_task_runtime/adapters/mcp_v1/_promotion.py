@@ -42,7 +42,21 @@ _ANY_TOKEN: Final = types.RequestParams.Meta(progressToken="")
 class _TaskSession(SessionProxy):
     """A `ServerSession` for a call that is a task: it asks through the task, and notifies by the connection."""
 
-    __slots__ = ()
+    __slots__ = ("_declared_of",)
+
+    def __init__(self, session: Any, call: PromotedCall, declared: Callable[[], JSONObject]) -> None:
+        """Make the session of a call.
+
+        Args:
+            session: The session of the request.
+            call: The call.
+            declared: Returns what the client declared.
+        """
+        super().__init__(session, ServerSession, call)
+        self._declared_of = declared
+
+    def _declared(self) -> JSONObject:
+        return self._declared_of()
 
     async def send_request(
         self,
@@ -142,7 +156,7 @@ class within_task:  # read as a verb: with within_task(ctx, call, declared)
         token = _ANY_TOKEN if ctx.meta is None else ctx.meta
         if token.progressToken is None:
             token = token.model_copy(update={"progressToken": ""})
-        session: Any = _TaskSession(ctx.session, ServerSession, call, declared)
+        session: Any = _TaskSession(ctx.session, call, declared)
         changed = {"session": session, "meta": token, "experimental": experimental}
         self._ctx: Context = RequestContext(**{**vars(ctx), **changed})
 

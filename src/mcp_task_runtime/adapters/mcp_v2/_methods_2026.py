@@ -153,7 +153,7 @@ class Methods2026:
         unwinds = declared is not None and declared.options.promote_after is None
         if declared is not None and unwinds and self._conversions.get(params.name) is not None:
             return await self._call_and_unwind(declared.options, params, ctx, call_next)
-        new = partial(self.new_task, params, ctx)
+        ctx = replace(ctx)  # that of the work: it gets the session of the call, and keeps that of the request no longer
 
         async def work(execution: Execution[HandlerResult]) -> HandlerResult:
             call = TaskCall(
@@ -161,16 +161,17 @@ class Methods2026:
                 params.name,
                 execution=execution,
                 handler=self._handler,
-                new=new,
+                new=partial(self.new_task, params, ctx),
                 connect=_detached,
                 declared=declared,
             )
             with as_mcp_errors():
                 await call.start()
             session: Any = PromotingSession(ctx, call)
+            ctx.session = session
             with calling(call):
                 try:
-                    return await answer_through_task(params, call, partial(call_next, replace(ctx, session=session)))
+                    return await answer_through_task(params, call, partial(call_next, ctx))
                 except Exception as error:
                     if not execution.is_published:
                         raise

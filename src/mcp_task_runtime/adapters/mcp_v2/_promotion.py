@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
+from mcp.server.connection import Connection
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.session import ServerSession
-from mcp.shared.exceptions import MCPError
+from mcp.shared.exceptions import MCPError, NoBackChannelError
 from mcp_types import (
     REQUEST_TIMEOUT,
     ClientCapabilities,
@@ -24,9 +25,9 @@ from pydantic import BaseModel
 from mcp_task_runtime.adapters._own_loop import HomeLoop, run_in_own_loop
 from mcp_task_runtime.adapters._session_proxy import SessionProxy
 from mcp_task_runtime.adapters._tool_calls import PromotedCall, TaskCall
-from mcp_task_runtime.adapters.mcp_v2._requests import Context, KeptRequest, as_mcp_errors, capabilities, is_modern
+from mcp_task_runtime.adapters.mcp_v2._requests import Context, KeptRequest, as_json, as_mcp_errors, is_modern
 from mcp_task_runtime.adapters.notifications import CallNotifier
-from mcp_task_runtime.core.json import JSONObject
+from mcp_task_runtime.core.json import JSONObject, dump_json
 from mcp_task_runtime.wire.v2025_11_25 import PROTOCOL_VERSION
 
 __all__ = ["PromotingSession", "call_in_own_loop", "context_by_name"]
@@ -50,6 +51,49 @@ class _NoConnection:
 
     async def send_log_message(self, *_: Any) -> None:
         """Drop it."""
+
+
+class _EndedRequest:
+    """In place of the channel of a request that is over."""
+
+    can_send_request = False
+
+    async def send_raw_request(self, method: str, *_: Any) -> Any:
+        """Refuse, as the SDK does where a request has no way to its client.
+
+        Raises:
+            NoBackChannelError: Always.
+        """
+        raise NoBackChannelError(method)
+
+    async def notify(self, *_: Any) -> None:
+        """Drop it."""
+
+    async def progress(self, *_: Any) -> None:
+        """Drop it."""
+
+
+_ENDED: Any = _EndedRequest()
+
+_sessions: WeakValueDictionary[tuple[str, str], ServerSession] = WeakValueDictionary()
+"""Sessions of requests that are over, by protocol revision and what the client declared."""
+
+
+def _session_after(session: ServerSession) -> ServerSession:
+    """Return a session that says of the client what that of a request does, and keeps nothing of the request.
+
+    All tasks of clients that declared the same share one.
+    """
+    client = session.client_params
+    declared = session.client_capabilities
+    version = session.protocol_version
+    key = (version, dump_json([as_json(client), as_json(declared)]))
+    kept = _sessions.get(key)
+    if kept is None:
+        info = None if client is None else client.client_info
+        kept = ServerSession(_ENDED, Connection.from_envelope(version, info, declared))
+        _sessions[key] = kept
+    return kept
 
 
 async def context_by_name(
@@ -92,9 +136,12 @@ async def call_in_own_loop(call_next: CallNext, ctx: Context) -> HandlerResult:
 
 
 class PromotingSession(SessionProxy):
-    """A `ServerSession` for one call: as before while it is a call, through the task once it is one."""
+    """A `ServerSession` for one call: as before while it is a call, through the task once it is one.
 
-    __slots__ = ("_dropped", "_has_connection", "_later")
+    A task that asks may wait for days: where its client's protocol has no connections, it keeps nothing of the request.
+    """
+
+    __slots__ = ("_dropped", "_has_connection", "_has_request", "_later")
 
     def __init__(
         self, ctx: Context, call: PromotedCall, later: Callable[[], CallNotifier | None] | None = None
@@ -107,8 +154,9 @@ class PromotingSession(SessionProxy):
             later: Returns the request that the client waits for once the call is a task, if it does; `None` where a
                 task has none.
         """
-        super().__init__(ctx.session, ServerSession, call, partial(capabilities, ctx))
+        super().__init__(ctx.session, ServerSession, call)
         self._has_connection = not is_modern(ctx)
+        self._has_request = True
         self._later = later
         self._dropped: set[str] = set()
 
@@ -131,6 +179,8 @@ class PromotingSession(SessionProxy):
                 request, result_type, request_read_timeout_seconds, metadata, progress_callback
             )
             return result
+        if self._has_request and not self._has_connection and self._call.is_task:
+            self._leave_request()
         with as_mcp_errors():
             try:
                 asking = self._ask(request, request_read_timeout_seconds)
@@ -140,6 +190,13 @@ class PromotingSession(SessionProxy):
                 message = f"The client did not answer within {request_read_timeout_seconds} seconds"
                 raise MCPError(REQUEST_TIMEOUT, message) from None
         return result_type.model_validate(answer, by_name=False)
+
+    def _declared(self) -> JSONObject:
+        return as_json(self._session.client_capabilities)
+
+    def _leave_request(self) -> None:
+        self._session = _session_after(self._session)
+        self._has_request = False
 
     async def report_progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
         """Report progress: of the call, or as the status of the task."""

@@ -16,9 +16,9 @@ from mcp.server.auth.provider import AccessToken
 from mcp.server.context import ServerRequestContext
 from mcp.shared.exceptions import MCPError
 from mcp.shared.message import ServerMessageMetadata
-from mcp_types import CONNECTION_CLOSED, ClientCapabilities
+from mcp_types import CONNECTION_CLOSED
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.datastructures import Headers
 
 from mcp_task_runtime.adapters._tool_calls import ToolCall
@@ -45,6 +45,7 @@ __all__ = [
     "RawMessage",
     "RawResult",
     "RequestSession",
+    "as_json",
     "as_kept_caller",
     "as_mcp_errors",
     "as_shown",
@@ -137,10 +138,11 @@ class KeptRequest:
 
 def capabilities(ctx: Context) -> JSONObject:
     """Return what the client declared, as JSON."""
-    return _as_json(ctx.session.client_capabilities)
+    return as_json(ctx.session.client_capabilities)
 
 
-def _as_json(declared: ClientCapabilities | None) -> JSONObject:
+def as_json(declared: BaseModel | None) -> JSONObject:
+    """Return a model of the SDK as JSON; `{}` for none."""
     value: JSONObject | None = to_json_value(declared)
     return value or {}
 
@@ -178,7 +180,7 @@ class ConnectionSession:
     def client_capabilities(self) -> JSONObject:
         """What the client declared, as JSON."""
         if self._capabilities is None:
-            self._capabilities = _as_json(self._session.client_capabilities)
+            self._capabilities = as_json(self._session.client_capabilities)
         return self._capabilities
 
     async def send_notification(self, method: str, params: JSONObject) -> None:
