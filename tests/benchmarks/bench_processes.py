@@ -12,11 +12,15 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import resource
 import sys
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import asdict
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import asdict, dataclass
 from itertools import count, cycle
+from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
@@ -37,7 +41,7 @@ from tests.support.processes import HTTPServerProcess
 
 AT_A_TIME = 500
 CALLS = 2_000
-WARM_UP = 50
+LONGEST_SECONDS = 300
 
 ids = count(1)
 
@@ -93,51 +97,101 @@ async def plain_call(servers: list[HTTPExchange]) -> None:
     assert (await request(servers[0], "tools/call", {"name": "plain", "arguments": {}}, {}))["content"]
 
 
-async def load(urls: list[str], call: Callable[[list[HTTPExchange]], Awaitable[None]]) -> tuple[float, float]:
-    """Return the rate of calls a second, and the 99th percentile of their durations in seconds."""
-    most = AT_A_TIME * len(urls)  # each caller keeps one to each server: fewer would be closed and opened in turns
-    limits = httpx.Limits(max_connections=most, max_keepalive_connections=most)
-    taken: list[float] = []
-    async with httpx.AsyncClient(limits=limits, timeout=None) as http:
-        servers = [HTTPExchange(http, url) for url in urls]
-        left = iter(range(WARM_UP))
+@dataclass(frozen=True)
+class Load:
+    """What a load of calls came to.
 
-        async def caller(number: int) -> None:
-            own = servers[number % len(servers) :] + servers[: number % len(servers)]
+    Attributes:
+        rate: Calls a second.
+        slow: The 99th percentile of their durations, in seconds.
+        client: Share of a core that the clients' process used.
+        servers: The same of each server.
+    """
+
+    rate: float
+    slow: float
+    client: float
+    servers: tuple[float, ...]
+
+    def __str__(self) -> str:
+        servers = " + ".join(f"{share:.0%}" for share in self.servers)
+        return (
+            f"{self.rate:,.0f} a second, 99th percentile {self.slow:.2f} s, servers {servers} of a core, "
+            f"clients {self.client:.0%}"
+        )
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the processor time that a process has used, as Linux says it; zero on other systems."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def load(processes: Sequence[HTTPServerProcess], call: Callable[[list[HTTPExchange]], Awaitable[None]]) -> Load:
+    """Make calls, so many at a time, and return what they came to.
+
+    Raises:
+        TimeoutError: They took longer than `LONGEST_SECONDS`.
+    """
+    taken: list[float] = []
+    async with AsyncExitStack() as stack:
+        # One pool for all would search its hundreds of connections with each request.
+        clients = [await stack.enter_async_context(client()) for _ in range(AT_A_TIME)]
+
+        async def caller(number: int, left: Iterator[int]) -> None:
+            at = number % len(processes)
+            servers = [HTTPExchange(clients[number], each.url) for each in (*processes[at:], *processes[:at])]
             for _ in left:
                 began = time.perf_counter()
-                await call(own)
+                await call(servers)
                 taken.append(time.perf_counter() - began)
 
-        for calls in (WARM_UP, CALLS):
+        async def all_calls(calls: int) -> None:
             left = iter(range(calls))
-            taken.clear()
-            began = time.perf_counter()
             async with anyio.create_task_group() as group:
                 for number in range(AT_A_TIME):
-                    group.start_soon(caller, number)
+                    group.start_soon(caller, number, left)
+
+        with anyio.fail_after(LONGEST_SECONDS):
+            await all_calls(AT_A_TIME)  # opens the connections
+            taken.clear()
+            pids = [os.getpid(), *(each.pid for each in processes)]
+            before = [cpu_seconds(pid) for pid in pids]
+            began = time.perf_counter()
+            await all_calls(CALLS)
             seconds = time.perf_counter() - began
-    return CALLS / seconds, sorted(taken)[int(len(taken) * 0.99)]
+        shares = [(cpu_seconds(pid) - used) / seconds for pid, used in zip(pids, before, strict=True)]
+    return Load(CALLS / seconds, sorted(taken)[int(len(taken) * 0.99)], shares[0], tuple(shares[1:]))
+
+
+def client() -> httpx.AsyncClient:
+    return httpx.AsyncClient(timeout=None, verify=False, trust_env=False)
 
 
 async def compare(name: str, place: Place) -> None:
     command = ["-W", "ignore", "-m", "tests.benchmarks.bench_processes", json.dumps(asdict(place))]
     with HTTPServerProcess(command) as first, HTTPServerProcess(command) as second:
-        one = await load([first.url], task_call)
-        two = await load([first.url, second.url], task_call)
-        plain = await load([first.url], plain_call)
-        plain_two = await load([first.url, second.url], plain_call)
-    rates = f"{two[0]:,.0f} / {one[0]:,.0f} a second"
-    row(
-        f"{name}, two processes, {AT_A_TIME} task calls at a time over HTTP: rate / that of one process",
-        "",
-        f"{two[0] / one[0]:.2f} ({rates}; 99th percentile {two[1]:.2f} / {one[1]:.2f} s; "
-        f"plain calls: {plain_two[0]:,.0f} / {plain[0]:,.0f} a second)",
-    )
+        for what, call in (("task calls", task_call), ("plain calls", plain_call)):
+            one, two = await load([first], call), await load([first, second], call)
+            row(
+                f"{name}, two processes, {AT_A_TIME} {what} at a time over HTTP: rate / that of one process",
+                "",
+                f"{two.rate / one.rate:.2f} (two: {two}; one: {one})",
+            )
+
+
+def allow_connections() -> None:
+    """Raise the limit of open files as far as this process may: there are two connections for each caller."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 async def main() -> None:
     logging.disable(logging.CRITICAL)
+    allow_connections()
     with redis_server.running_server() as redis:
         await compare("Redis", Place("redis", redis.url, f"bench_{token_hex(4)}"))
     with postgres_server.running_server() as postgres:
