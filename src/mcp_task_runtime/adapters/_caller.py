@@ -48,11 +48,11 @@ def caller_of(meta: JSONValue, protocol_version: object = None, undeliverable: s
         protocol_version: The protocol revision of the call.
         undeliverable: Why no question can reach the client, if that is so.
     """
-    if meta is None and undeliverable is None and isinstance(protocol_version, str):
-        return _usual_caller(protocol_version)
     kept: JSONObject = trace_context(meta)
     if related := parse_related_task_ids(meta):
         kept[_KEY] = related
+    if not kept and undeliverable is None and isinstance(protocol_version, str):
+        return _usual_caller(protocol_version)
     if isinstance(protocol_version, str):
         kept[_PROTOCOL] = protocol_version
     if undeliverable is not None:

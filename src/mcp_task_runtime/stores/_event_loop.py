@@ -13,7 +13,7 @@ from contextvars import copy_context
 
 import anyio
 
-__all__ = ["call_from_any_thread", "call_later", "current_backend", "start_background_task"]
+__all__ = ["call_from_any_thread", "call_later", "current_backend", "event_loop_time", "start_background_task"]
 
 _background_tasks: set[asyncio.Task[None]] = set()
 """asyncio itself keeps only weak references to tasks."""
@@ -61,6 +61,14 @@ def call_later(seconds: float, function: Callable[[], object]) -> Callable[[], N
         trio.lowlevel.spawn_system_task(wait, context=copy_context())
         return scope.cancel
     return loop.call_later(seconds, function).cancel
+
+
+def event_loop_time() -> float:
+    """Return what `anyio.current_time` returns, at less cost, and also in a function of `call_later`."""
+    try:
+        return asyncio.get_running_loop().time()
+    except RuntimeError:
+        return anyio.current_time()
 
 
 def current_backend() -> str:

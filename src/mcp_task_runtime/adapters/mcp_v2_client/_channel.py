@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Literal
 
 import anyio
@@ -19,6 +17,7 @@ from typing_extensions import Self
 from mcp_task_runtime.adapters.mcp_v2_client._client_task import ClientTask
 from mcp_task_runtime.adapters.mcp_v2_client._errors import ERRORS, InvalidTaskResponseError
 from mcp_task_runtime.adapters.mcp_v2_client._sessions import Sessions
+from mcp_task_runtime.core.group import current_task
 
 __all__ = ["Channel", "Handle", "Started", "arriving", "starting"]
 
@@ -72,7 +71,9 @@ class Channel:
         session = context.session
         if self._session is None or self._session() is None:  # a client may be entered again
             self._session = weakref.ref(session)
-        start = current_start(session)
+        start = _start.get()
+        if start is not None and not start.waits_for(session):
+            start = None
         sessions = self._sessions if start is None else start.sessions
         raw = handle.model_extra or {}
         task_id = raw.get("taskId")
@@ -81,13 +82,13 @@ class Channel:
         task = sessions.task_2026(session, task_id, read_timeout_seconds=context.read_timeout_seconds)
         try:
             task.take_handle(raw)
-            if start is not None:
-                raise Started(ClientTask(task, session, tool_name=context.tool_name))
-            return await task.result()
+            if start is None:
+                return await task.result()
         except (anyio.get_cancelled_exc_class(), InvalidTaskResponseError):
             if not await task.give_up():
                 sessions.unfinished.add(task_id)
             raise
+        raise Started(ClientTask(task, session, tool_name=context.tool_name))
 
     def take_push(self, pushed: Pushed) -> None:
         """Take a change of a task of 2026-07-28."""
@@ -114,39 +115,32 @@ class Started(Exception):  # no error: the way out of `Client.call_tool` with a 
         self.task = task
 
 
-@dataclass(slots=True, eq=False)
-class _Start:
-    """A `TasksClient.start` that is, or was, under way."""
+class starting:  # read as a phrase: with starting(sessions, session)
+    """Context manager in which `Client.call_tool` raises `Started` with a task instead of following it."""
 
-    sessions: Sessions
-    session: ClientSession
-    anyio_task_id: int
-    is_under_way: bool = True
+    __slots__ = ("_event_loop_task", "_is_under_way", "_session", "_token", "sessions")
+
+    def __init__(self, sessions: Sessions, session: ClientSession) -> None:
+        self.sessions: Sessions = sessions
+        self._session = session
+        self._event_loop_task = current_task()
+        self._is_under_way = True
+
+    def __enter__(self) -> None:
+        self._token = _start.set(self)
+
+    def __exit__(self, *_: object) -> None:
+        self._is_under_way = False
+        _start.reset(self._token)
+
+    def waits_for(self, session: ClientSession) -> bool:
+        """Return whether this waits for the handle that is being resolved now.
+
+        `Client.call_tool` resolves a handle in the task of the event loop that called it. Other calls inherit the
+        context: a callback's, in a task of its own, an in-process server's, on another session, and those of tasks
+        that the two leave running.
+        """
+        return self._is_under_way and session is self._session and current_task() == self._event_loop_task
 
 
-_start: ContextVar[_Start | None] = ContextVar("mcp_task_runtime_start", default=None)
-
-
-@contextmanager
-def starting(sessions: Sessions, session: ClientSession) -> Iterator[None]:
-    """A block whose `Client.call_tool` raises `Started` with a task instead of following it."""
-    start = _Start(sessions, session, anyio.get_current_task().id)
-    token = _start.set(start)
-    try:
-        yield
-    finally:
-        start.is_under_way = False
-        _start.reset(token)
-
-
-def current_start(session: ClientSession) -> _Start | None:
-    """Return the `TasksClient.start` that waits for the handle which is being resolved now, if one does.
-
-    `Client.call_tool` resolves a handle in the anyio task that called it. Other calls inherit the context: a
-    callback's, in a task of its own, an in-process server's, on another session, and those of tasks that the
-    two leave running.
-    """
-    start = _start.get()
-    if start is None or not start.is_under_way or session is not start.session:
-        return None
-    return start if anyio.get_current_task().id == start.anyio_task_id else None
+_start: ContextVar[starting | None] = ContextVar("mcp_task_runtime_start", default=None)

@@ -276,6 +276,8 @@ class TasksClient(ClientExtension):
 
 def _serves_tasks(client: Client) -> bool:
     """Return whether the server of this connection runs tools as tasks when it is asked to (B1)."""
+    if client.protocol_version in MODERN_PROTOCOL_VERSIONS:  # known without its capabilities
+        return False
     return serves_tasks(client.protocol_version, to_json_value(client.server_capabilities))
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import weakref
+from dataclasses import dataclass
 from functools import partial
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from mcp.client import ClientSession
 from mcp_types import CallToolResult
 
-from mcp_task_runtime.adapters.mcp_v2_client._connection import Connection
+from mcp_task_runtime.adapters.mcp_v2_client._connection import Connection, listen
 from mcp_task_runtime.adapters.mcp_v2_client._listening import ListenHub
 from mcp_task_runtime.adapters.mcp_v2_client._task_2026 import Task2026
 from mcp_task_runtime.adapters.task_client.calls_2025 import ListedTools
@@ -18,10 +19,20 @@ from mcp_task_runtime.adapters.task_client.remote_task import Limits, OnUpdate, 
 from mcp_task_runtime.adapters.task_client.statistics import ClientStatistics
 from mcp_task_runtime.adapters.task_client.task_2025 import Task2025
 from mcp_task_runtime.adapters.task_client.tasks_2026 import parse_task
+from mcp_task_runtime.adapters.task_client.time_limit import TimeLimit
 from mcp_task_runtime.adapters.task_client.unfinished import UnfinishedTasks
 from mcp_task_runtime.core.json import JSONObject
 
 __all__ = ["Sessions"]
+
+
+@dataclass(slots=True, eq=False)
+class _Kept:
+    """What is kept of one session; it must not hold the session."""
+
+    request_limit: TimeLimit
+    tools: ListedTools
+    hub: ListenHub | None = None
 
 
 class Sessions:
@@ -35,31 +46,31 @@ class Sessions:
         self.limits = limits
         self._on_update = on_update
         self._max_streams = max_streams
-        self._tools: WeakKeyDictionary[ClientSession, ListedTools] = WeakKeyDictionary()
+        self._kept: WeakKeyDictionary[ClientSession, _Kept] = WeakKeyDictionary()
         self._tasks: WeakValueDictionary[tuple[ClientSession, str], RemoteTask[CallToolResult]] = WeakValueDictionary()
-        self._hubs: WeakKeyDictionary[ClientSession, ListenHub] = WeakKeyDictionary()
         self.unfinished = UnfinishedTasks()
 
     def statistics(self) -> ClientStatistics:
         """Return what is held now."""
+        hubs = self._hubs()
         return ClientStatistics(
             followed=sum(task.is_followed for task in self._tasks.values()),
-            pushed=sum(hub.followed for hub in self._hubs.values()),
-            listen_streams=sum(hub.open_streams for hub in self._hubs.values()),
+            pushed=sum(hub.followed for hub in hubs),
+            listen_streams=sum(hub.open_streams for hub in hubs),
         )
 
     def connection(self, session: ClientSession) -> Connection:
         """Return the connection of a session."""
-        return Connection(session, self.limits)
+        return Connection(session, self.limits, self._of(session).request_limit)
 
     def tools(self, session: ClientSession) -> ListedTools:
         """Return the list of tools of a session."""
-        return self._tools.setdefault(session, ListedTools())
+        return self._of(session).tools
 
     def task_2026(self, session: ClientSession, task_id: str, *, read_timeout_seconds: float | None = None) -> Task2026:
         """Return a task of a server of 2026-07-28."""
         task = self._tasks.get((session, task_id))
-        if not isinstance(task, Task2026):
+        if task is None or not isinstance(task, Task2026):
             task = Task2026(
                 self.connection(session),
                 task_id,
@@ -75,7 +86,7 @@ class Sessions:
     ) -> Task2025[CallToolResult]:
         """Return a task of a server of 2025-11-25."""
         task = self._tasks.get((session, task_id))
-        if not isinstance(task, Task2025):
+        if task is None or not isinstance(task, Task2025):
             task = Task2025(
                 self.connection(session),
                 task_id,
@@ -90,12 +101,19 @@ class Sessions:
         """Return what has changes pushed over a session, if changes are wanted."""
         if not self._max_streams:
             return None
-        hub = self._hubs.get(session)
-        if hub is None:
-            hub = self._hubs[session] = ListenHub(
-                partial(_listen, weakref.ref(session), self.limits), max_streams=max_streams
-            )
-        return hub
+        kept = self._of(session)
+        if kept.hub is None:
+            kept.hub = ListenHub(partial(_listen, weakref.ref(session)), max_streams=max_streams)
+        return kept.hub
+
+    def _hubs(self) -> list[ListenHub]:
+        return [kept.hub for kept in self._kept.values() if kept.hub is not None]
+
+    def _of(self, session: ClientSession) -> _Kept:
+        kept = self._kept.get(session)
+        if kept is None:
+            kept = self._kept[session] = _Kept(TimeLimit(self.limits.request), ListedTools())
+        return kept
 
     def push(self, session: ClientSession | None, task_id: str, raw: JSONObject) -> None:
         """Take what was pushed of a task.
@@ -107,10 +125,10 @@ class Sessions:
             raw: What came.
         """
         if session is None:
-            for each in self._hubs.values():
+            for each in self._hubs():
                 each.wake(task_id)
             return
-        hub = self._hubs.get(session)
+        hub = self._of(session).hub
         if hub is None:
             return
         try:
@@ -119,8 +137,8 @@ class Sessions:
             hub.wake(task_id)
 
 
-async def _listen(session: weakref.ref[ClientSession], limits: Limits, task_ids: list[str]) -> None:
+async def _listen(session: weakref.ref[ClientSession], task_ids: list[str]) -> None:
     """Listen to tasks over a session, which those who follow them hold."""
     known = session()
     if known is not None:
-        await Connection(known, limits).listen(task_ids)
+        await listen(known, task_ids)

@@ -12,7 +12,13 @@ from pydantic import BaseModel, Field, ValidationError
 from mcp_task_runtime.adapters.task_client.errors import BaseInvalidTaskResponseError, MalformedError
 from mcp_task_runtime.adapters.task_client.remote_task import TaskConnection
 from mcp_task_runtime.adapters.task_client.snapshots import TaskSnapshot
-from mcp_task_runtime.adapters.task_client.task_2025 import Fields2025, Task2025, parse_result, problem_of
+from mcp_task_runtime.adapters.task_client.task_2025 import (
+    Fields2025,
+    Task2025,
+    parse_result,
+    problem_of,
+    snapshot_2025,
+)
 from mcp_task_runtime.core.json import JSONObject
 from mcp_task_runtime.wire.v2025_11_25 import PROTOCOL_VERSION, TaskSupport
 
@@ -177,7 +183,7 @@ async def list_tasks(connection: TaskConnection[ResultT]) -> AsyncGenerator[Task
         raw = await connection.request("tasks/list", params, task_id="", is_limited=True, read_timeout_seconds=None)
         try:
             page = _Page.model_validate(raw)
-            snapshots = [fields.snapshot(fields.task_id) for fields in page.tasks]
+            snapshots = [snapshot_2025(fields, fields["taskId"]) for fields in page.tasks]
         except (ValidationError, MalformedError) as error:
             raise connection.errors.invalid(f"tasks/list: {problem_of(error)}") from None
         for snapshot in snapshots:

@@ -20,6 +20,7 @@ from mcp_task_runtime.adapters.task_client.errors import BaseTaskError, is_passi
 from mcp_task_runtime.adapters.task_client.snapshots import TaskSnapshot
 from mcp_task_runtime.core.signal import Signal
 from mcp_task_runtime.core.transitions import is_terminal
+from mcp_task_runtime.stores._event_loop import event_loop_time
 
 __all__ = ["PollSettings", "Pushes", "Watch"]
 
@@ -132,7 +133,7 @@ class Watch:
 
     def look_within(self, seconds: float) -> None:
         """Look in so many seconds at the latest."""
-        self._due = min(self._due, anyio.current_time() + seconds)
+        self._due = min(self._due, event_loop_time() + seconds)
         self._notify()
 
     def push(self, snapshot: TaskSnapshot) -> bool:
@@ -143,7 +144,7 @@ class Watch:
         """
         if not self._is_pushed:
             self._is_pushed = True
-            self._due = max(self._due, anyio.current_time() + self._settings.pushed_interval_ms / 1000)
+            self._due = max(self._due, event_loop_time() + self._settings.pushed_interval_ms / 1000)
         latest = self._pushed or self._seen
         if latest is not None and _is_repeated(snapshot, latest):
             return True
@@ -159,7 +160,7 @@ class Watch:
         if not self._is_pushed:
             within = self._settings.pushed_within
             seconds = within if self._seen is None else self._settings.seconds(1000 * within)
-            self._due = max(self._due, anyio.current_time() + seconds)
+            self._due = max(self._due, event_loop_time() + seconds)
 
     def expect_change(self) -> None:
         """See soon what this side led to: it is pushed, or looked at where no stream has shown the task."""
@@ -195,12 +196,12 @@ class Watch:
             except BaseTaskError as error:
                 rest = self._settings.rest_after(error)
                 if rest is not None:  # no failure, and no push makes it sooner
-                    self._due = self._not_before = anyio.current_time() + rest
+                    self._due = self._not_before = event_loop_time() + rest
                     continue
                 failures += 1
                 if not is_passing(error) or failures == self._settings.max_failures:
                     raise
-                self._due = anyio.current_time() + self._settings.retry_pause * 2 ** (failures - 1)
+                self._due = event_loop_time() + self._settings.retry_pause * 2 ** (failures - 1)
             else:
                 return self._show(self._newer(snapshot))
 
@@ -213,7 +214,7 @@ class Watch:
     def _begin_look(self) -> None:
         self.begun += 1
         self._is_woken = False
-        now = anyio.current_time()
+        now = event_loop_time()
         shortest = self._settings.bounds_ms[0] / 1000
         self._early = max(self._early, now - _EARLY_LOOKS * shortest) + shortest
 
@@ -224,18 +225,19 @@ class Watch:
 
     def _show(self, snapshot: TaskSnapshot) -> TaskSnapshot:
         self._seen = snapshot
-        now = anyio.current_time()
-        self._due = now + self._settings.seconds(snapshot.poll_interval_ms, is_pushed=self._is_pushed)
+        if not is_terminal(snapshot.status):
+            interval = self._settings.seconds(snapshot.poll_interval_ms, is_pushed=self._is_pushed)
+            self._due = event_loop_time() + interval
         return snapshot
 
     async def _until_due(self, grace: float) -> TaskSnapshot | None:
         """Wait until a look is due or a state was pushed, which is returned."""
-        follow_at = anyio.current_time() + grace if self._pushes is not None else math.inf
+        follow_at = event_loop_time() + grace if self._pushes is not None else math.inf
         while True:
             if (pushed := self._pushed) is not None:
                 self._pushed = None
                 return pushed
-            now = anyio.current_time()
+            now = event_loop_time()
             due = max(min(self._due, self._early) if self._is_woken else self._due, self._not_before)
             if now >= due:
                 return None

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Annotated, Any, ClassVar, TypeAlias
+from typing import Annotated, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
-from pydantic.alias_generators import to_camel
+from pydantic import BeforeValidator, ValidationError
+from typing_extensions import NotRequired, TypedDict
 
 from mcp_task_runtime.adapters.task_client.errors import MalformedError
 from mcp_task_runtime.core.json import JSONObject, load_json
 from mcp_task_runtime.core.types import TaskStatus
 
-__all__ = ["Milliseconds", "TaskFields", "TaskSnapshot", "problems"]
+__all__ = ["Milliseconds", "TaskFields", "TaskSnapshot", "problems", "snapshot_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,41 +74,49 @@ Milliseconds: TypeAlias = Annotated[int, BeforeValidator(_without_fraction)]
 """Any number that JSON can say: the protocols want integers, and a fraction or 1e300 must not cost the task."""
 
 
-class TaskFields(BaseModel):
-    """What every form of a task has. Serialisers that drop nulls lose the TTL: it may be missing."""
+class TaskFields(TypedDict):
+    """What every form of a task has, by its name on the wire."""
 
-    model_config: ClassVar[ConfigDict] = ConfigDict(alias_generator=to_camel)
-
-    task_id: str
+    taskId: str
     status: TaskStatus
-    status_message: str | None = None
-    created_at: datetime
-    last_updated_at: datetime
-    ttl_ms: Milliseconds | None = None
-    poll_interval_ms: Milliseconds | None = None
+    statusMessage: NotRequired[str | None]
+    createdAt: datetime
+    lastUpdatedAt: datetime
 
-    def snapshot(self, task_id: str, **details: Any) -> TaskSnapshot:
-        """Return what was said, if it was said of this task.
 
-        Raises:
-            MalformedError: It was said of another task, or a time lies outside of the calendar.
-        """
-        if self.task_id != task_id:
-            raise MalformedError("another task than the one asked for")
-        try:
-            created_at, last_updated_at = _utc(self.created_at), _utc(self.last_updated_at)
-        except OverflowError:  # the first and the last day of the calendar, in a time zone
-            raise MalformedError("no date in UTC") from None
-        return TaskSnapshot(
-            task_id,
-            self.status,
-            self.status_message,
-            created_at,
-            last_updated_at,
-            self.ttl_ms,
-            self.poll_interval_ms,
-            **details,
-        )
+def snapshot_of(
+    fields: TaskFields,
+    task_id: str,
+    *,
+    ttl_ms: int | None,
+    poll_interval_ms: int | None,
+    input_requests_json: str = "{}",
+    result_json: str | None = None,
+    error_json: str | None = None,
+) -> TaskSnapshot:
+    """Return what was said, if it was said of this task.
+
+    Raises:
+        MalformedError: It was said of another task, or a time lies outside of the calendar.
+    """
+    if fields["taskId"] != task_id:
+        raise MalformedError("another task than the one asked for")
+    try:
+        created_at, last_updated_at = _utc(fields["createdAt"]), _utc(fields["lastUpdatedAt"])
+    except OverflowError:  # the first and the last day of the calendar, in a time zone
+        raise MalformedError("no date in UTC") from None
+    return TaskSnapshot(
+        task_id,
+        fields["status"],
+        fields.get("statusMessage"),
+        created_at,
+        last_updated_at,
+        ttl_ms,
+        poll_interval_ms,
+        input_requests_json,
+        result_json,
+        error_json,
+    )
 
 
 def problems(error: ValidationError) -> str:

@@ -12,7 +12,8 @@ from typing import Final, Generic, TypeVar
 import anyio
 import anyio.abc
 import anyio.lowlevel
-from pydantic import Field, ValidationError
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import NotRequired
 
 from mcp_task_runtime.adapters.task_client.errors import (
     CONNECTION_CLOSED,
@@ -28,13 +29,19 @@ from mcp_task_runtime.adapters.task_client.errors import (
 )
 from mcp_task_runtime.adapters.task_client.polling import Pushes, Watch
 from mcp_task_runtime.adapters.task_client.remote_task import OnUpdate, RemoteTask, TaskConnection
-from mcp_task_runtime.adapters.task_client.snapshots import Milliseconds, TaskFields, TaskSnapshot, problems
+from mcp_task_runtime.adapters.task_client.snapshots import (
+    Milliseconds,
+    TaskFields,
+    TaskSnapshot,
+    problems,
+    snapshot_of,
+)
 from mcp_task_runtime.core.json import JSONObject
 from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.errors import INTERNAL_ERROR, METHOD_NOT_FOUND
 from mcp_task_runtime.wire.v2025_11_25 import related_task_id
 
-__all__ = ["Fields2025", "Task2025", "parse_result", "problem_of"]
+__all__ = ["Fields2025", "Task2025", "parse_result", "problem_of", "snapshot_2025"]
 
 ResultT = TypeVar("ResultT")
 
@@ -148,7 +155,7 @@ class Task2025(RemoteTask[ResultT]):
 
     def _parse(self, raw: JSONObject, method: str) -> TaskSnapshot:
         try:
-            return Fields2025.model_validate(raw).snapshot(self.task_id)
+            return snapshot_2025(_FIELDS.validate_python(raw), self.task_id)
         except (ValidationError, MalformedError) as error:
             raise self.invalid(f"{method}: {problem_of(error)}") from None
 
@@ -310,8 +317,16 @@ class _Following(Generic[ResultT]):
 class Fields2025(TaskFields):
     """A task as a server of 2025-11-25 sends it (B4)."""
 
-    ttl_ms: Milliseconds | None = Field(default=None, alias="ttl")
-    poll_interval_ms: Milliseconds | None = Field(default=None, alias="pollInterval")
+    ttl: NotRequired[Milliseconds | None]  # serialisers that drop nulls lose it
+    pollInterval: NotRequired[Milliseconds | None]
+
+
+_FIELDS: Final = TypeAdapter(Fields2025)
+
+
+def snapshot_2025(fields: Fields2025, task_id: str) -> TaskSnapshot:
+    """Return what was said of a task; see `snapshot_of`."""
+    return snapshot_of(fields, task_id, ttl_ms=fields.get("ttl"), poll_interval_ms=fields.get("pollInterval"))
 
 
 def problem_of(error: ValidationError | MalformedError) -> str:
