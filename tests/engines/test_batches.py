@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from mcp_task_runtime.engines._batches import ThreadBatches
@@ -100,4 +101,22 @@ async def test_a_call_that_hangs_holds_others_until_it_is_cancelled() -> None:
         assert broker.called == []
         hanging.cancel()
         await until(lambda: broker.called == [4])
+    broker.goes_on.set()
+
+
+async def test_calls_and_other_work_in_threads_do_not_wait_for_each_other() -> None:
+    broker, batches, others = Broker(), ThreadBatches(), anyio.to_thread.current_default_thread_limiter()
+    free = others.available_tokens
+    async with anyio.create_task_group() as group:
+        hanging = anyio.CancelScope()
+
+        async def hang() -> None:
+            with hanging:
+                await batches.call(broker.hang)
+
+        group.start_soon(hang)
+        await until(broker.hangs.is_set)
+        assert others.available_tokens == free
+        hanging.cancel()
+    assert others.available_tokens == free  # though the thread is busy still
     broker.goes_on.set()

@@ -75,7 +75,9 @@ class ThreadBatches:
         try:
             async with self._limiter:
                 self._next = None
-                await anyio.to_thread.run_sync(batch.make, abandon_on_cancel=True)
+                # A limiter of its own: other work in threads does not delay this call, and is not delayed by it.
+                apart = anyio.CapacityLimiter(1)
+                await anyio.to_thread.run_sync(batch.make, abandon_on_cancel=True, limiter=apart)
         finally:
             if self._next is batch:
                 self._next = None
