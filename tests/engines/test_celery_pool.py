@@ -38,7 +38,7 @@ async def test_content_that_the_application_does_not_accept_is_not_decoded(seria
     enable_insecure_serializers()  # as another library in the process may have done
     try:
         content_type, encoding, body = dumps([["task"], {}, {}], serializer=serializer)
-        pool = pool_class(Runner(asyncio.get_running_loop(), copy_context(), execute))(limit=1, app=app)
+        pool = pool_class(Runner(asyncio.get_running_loop(), copy_context(), execute, lambda: None))(limit=1, app=app)
         pool.on_start()
         message: tuple[Any, ...] = (FUNCTION, "task.1", {}, body, content_type, encoding)
         pool.on_apply(None, message, {}, ends.append, lambda *_: None)

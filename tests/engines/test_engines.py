@@ -292,6 +292,23 @@ async def test_celery_shows_what_runs_in_its_worker(tmp_path: Path) -> None:
                     await anyio.sleep(0.05)
 
 
+async def test_a_worker_of_celery_that_is_shut_down_by_a_command_gives_its_work_to_another_one(tmp_path: Path) -> None:
+    if importlib.util.find_spec("celery") is None:
+        pytest.skip("celery is not installed: python3 tests/run.py --suite engines")
+    with broker_of("celery") as broker:
+        async with a_site(tmp_path, broker) as site:
+            async with site.worker() as first:
+                started = await site.start("wait", 1)
+                await site.until_runs(*started)
+                await anyio.to_thread.run_sync(active, site.dispatcher.app)  # until it takes commands
+                await anyio.to_thread.run_sync(site.dispatcher.app.control.shutdown)
+                assert await first.wait() == 0
+            async with site.worker():
+                await site.until_runs(*started, times=2)
+                (tmp_path / "gate").touch()
+                await site.end(started)
+
+
 def active(app: Any) -> list[str]:
     found: dict[str, list[dict[str, str]]] | None = None
     while not found:  # the worker may be slow to answer

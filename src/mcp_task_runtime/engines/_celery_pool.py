@@ -34,15 +34,21 @@ class Runner:
         loop: The event loop, which runs in another thread.
         context: The context variables that tasks begin with.
         execute: Runs a task by its identifier.
+        wind_down: Starts the grace period of what runs, if it has not started; called in any thread.
         jobs: The tasks that run, once the pool is there.
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, context: Context, execute: Callable[[str], Awaitable[object]]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        context: Context,
+        execute: Callable[[str], Awaitable[object]],
+        wind_down: Callable[[], object],
     ) -> None:
         self.loop = loop
         self.context = context
         self.execute = execute
+        self.wind_down = wind_down
         self.jobs: LoopJobs | None = None
 
 
@@ -98,6 +104,7 @@ class _LoopPool(TaskPool):  # type: ignore[misc]  # of untyped code
 
     def on_stop(self) -> None:
         """Wait for what runs."""
+        self.runner.wind_down()  # `celery control shutdown` sends no signal before
         self._jobs.join()
         super().on_stop()
         self._hears.close()

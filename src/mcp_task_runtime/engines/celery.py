@@ -114,6 +114,7 @@ class _WorkerProcess:
         self._stack = ExitStack()
         self._portal: BlockingPortal | None = None
         self._runner: Runner | None = None
+        self._winds_down = False
 
     def start(self, sender: Any = None, **_: Any) -> None:
         pool = getattr(sender, "pool_cls", None)
@@ -130,7 +131,8 @@ class _WorkerProcess:
 
     def wind_down(self, **_: Any) -> None:
         """Give what runs its grace period, for which the engine waits without end; what waits, the broker has still."""
-        if self._portal is not None and self._runner is not None:
+        if self._portal is not None and self._runner is not None and not self._winds_down:
+            self._winds_down = True
             if self._runner.jobs is not None:
                 self._runner.jobs.close()
             self._portal.start_task_soon(self._tasks.wind_down)
@@ -140,7 +142,7 @@ class _WorkerProcess:
         self._stack.close()
 
     async def _make_runner(self) -> Runner:
-        return Runner(asyncio.get_running_loop(), copy_context(), self._tasks.execute)
+        return Runner(asyncio.get_running_loop(), copy_context(), self._tasks.execute, self.wind_down)
 
 
 def _run_by_the_pool(task_id: str) -> None:
