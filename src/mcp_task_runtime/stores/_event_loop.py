@@ -9,9 +9,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 
 import anyio
+
+_library: ContextVar[str | None] | None = None
+with suppress(ImportError):  # without it, anyio asks asyncio itself
+    from sniffio import current_async_library_cvar
+
+    _library = current_async_library_cvar
 
 __all__ = ["call_from_any_thread", "call_later", "current_backend", "event_loop_time", "start_background_task"]
 
@@ -60,7 +66,7 @@ def call_later(seconds: float, function: Callable[[], object]) -> Callable[[], N
 
         trio.lowlevel.spawn_system_task(wait, context=copy_context())
         return scope.cancel
-    return loop.call_later(seconds, function).cancel
+    return loop.call_later(seconds, _in_asyncio(function)).cancel
 
 
 def event_loop_time() -> float:
@@ -101,6 +107,22 @@ def call_from_any_thread() -> Callable[[Callable[[], object]], None]:
 
     def call_in_asyncio(function: Callable[[], object]) -> None:
         with suppress(RuntimeError):
-            loop.call_soon_threadsafe(function)
+            loop.call_soon_threadsafe(_in_asyncio(function))
 
     return call_in_asyncio
+
+
+def _in_asyncio(function: Callable[[], object]) -> Callable[[], None]:
+    """Return a function for a call without a task: sniffio, where it is installed, asks the task which loop runs."""
+
+    def call() -> None:
+        if _library is None:
+            function()
+            return
+        token = _library.set("asyncio")
+        try:
+            function()
+        finally:
+            _library.reset(token)
+
+    return call
