@@ -43,8 +43,7 @@ DEPENDENCIES = {"anyio", "pydantic", "pydantic_core", "typing_extensions"}
 EXTRAS = {
     "core/causes.py": {"asyncio"},  # its class of cancellations, which the work of any task may raise
     "core/group.py": {"asyncio"},  # a task of its own costs a third of one in a task group
-    "stores/_event_loop.py": {"asyncio", "sniffio", "trio"},  # starts the one task that no task group of ours can hold
-    "core/loops.py": {"asyncio"},  # asks asyncio which of its tasks runs, a third of what anyio takes
+    "core/event_loop.py": {"asyncio", "sniffio", "trio"},  # does what anyio cannot, or only at a higher cost
     "core/signal.py": {"asyncio"},  # a future where an event costs ten times as much
     "adapters/credentials.py": {"cryptography"},
     "adapters/mcp_v1*/*": {"mcp", "starlette"},

@@ -15,8 +15,8 @@ import anyio.to_thread
 import pytest
 
 from mcp_task_runtime import InMemoryTaskStore, TaskRuntime
+from mcp_task_runtime.core.event_loop import start_background_task
 from mcp_task_runtime.core.group import IsolatedGroup
-from mcp_task_runtime.stores._event_loop import start_background_task
 from mcp_task_runtime.stores._threads import event_loop, poster
 from tests.support.event_loops import on_one_loop
 from tests.support.patience import PATIENCE

@@ -67,6 +67,12 @@ class Broker:
         self.server.start() if self.engine != "procrastinate" else self.server.open()
 
 
+def needs(engine: str) -> pytest.MarkDecorator:
+    """Skip a test where an engine is not installed."""
+    reason = f"{engine} is not installed: python3 tests/run.py --suite engines"
+    return pytest.mark.skipif(importlib.util.find_spec(engine) is None, reason=reason)
+
+
 @pytest.fixture(params=["docket", "procrastinate", "celery"])
 def broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
     engine: str = request.param
@@ -236,9 +242,8 @@ async def test_a_cancelled_task_is_taken_out_of_the_engine(broker: Broker, tmp_p
             await anyio.sleep(0.05)
 
 
+@needs("docket")
 async def test_what_a_lost_worker_of_docket_had_fetched_is_delivered_again(tmp_path: Path) -> None:
-    if importlib.util.find_spec("docket") is None:
-        pytest.skip("docket is not installed: python3 tests/run.py --suite engines")
     with broker_of("docket") as broker:
         async with a_site(tmp_path, broker) as site:
             started = await site.start("ask", 1)
@@ -253,11 +258,10 @@ async def test_what_a_lost_worker_of_docket_had_fetched_is_delivered_again(tmp_p
     assert site.runs()[1:] == []
 
 
+@needs("celery")
 async def test_what_a_terminated_worker_of_celery_has_fetched_and_not_begun_is_delivered_at_once(
     tmp_path: Path,
 ) -> None:
-    if importlib.util.find_spec("celery") is None:
-        pytest.skip("celery is not installed: python3 tests/run.py --suite engines")
     with broker_of("celery") as broker:
         async with a_site(tmp_path, broker, start_grace_ms=3_600_000) as site:
             async with site.worker("--concurrency", "1") as first:
@@ -275,9 +279,8 @@ async def test_what_a_terminated_worker_of_celery_has_fetched_and_not_begun_is_d
     assert Counter(n for tool, n, _ in site.runs() if tool == "ask") == {1: 1, 2: 1}
 
 
+@needs("celery")
 async def test_celery_shows_what_runs_in_its_worker(tmp_path: Path) -> None:
-    if importlib.util.find_spec("celery") is None:
-        pytest.skip("celery is not installed: python3 tests/run.py --suite engines")
     with broker_of("celery") as broker:
         async with a_site(tmp_path, broker) as site:
             async with site.worker():
@@ -292,9 +295,8 @@ async def test_celery_shows_what_runs_in_its_worker(tmp_path: Path) -> None:
                     await anyio.sleep(0.05)
 
 
+@needs("celery")
 async def test_a_worker_of_celery_that_is_shut_down_by_a_command_gives_its_work_to_another_one(tmp_path: Path) -> None:
-    if importlib.util.find_spec("celery") is None:
-        pytest.skip("celery is not installed: python3 tests/run.py --suite engines")
     with broker_of("celery") as broker:
         async with a_site(tmp_path, broker) as site:
             async with site.worker() as first:
@@ -343,9 +345,8 @@ async def waiting(dispatcher: Any, url: str) -> set[str]:
         return {execution.key for execution in (*snapshot.future, *snapshot.running)}
 
 
+@needs("celery")
 async def test_a_worker_of_celery_with_processes_is_refused(tmp_path: Path) -> None:
-    if importlib.util.find_spec("celery") is None:
-        pytest.skip("celery is not installed: python3 tests/run.py --suite engines")
     command = [sys.executable, "-m", "celery", "-A", "tests.engines.reports:celery", "worker", "--pool", "prefork"]
     environment = {
         **os.environ,

@@ -17,8 +17,8 @@ import anyio.to_thread
 from mcp_task_runtime.adapters._tool_calls import calling
 from mcp_task_runtime.adapters.server_context import ServerTaskContext
 from mcp_task_runtime.core.backoff import Backoff
+from mcp_task_runtime.core.event_loop import call_from_any_thread, current_backend
 from mcp_task_runtime.core.steps import Retries
-from mcp_task_runtime.stores._event_loop import call_from_any_thread, current_backend
 
 __all__ = ["HomeLoop", "in_own_loop", "run_in_own_loop"]
 

@@ -14,7 +14,7 @@ import anyio.abc
 import anyio.lowlevel
 from typing_extensions import Self
 
-from mcp_task_runtime.core.loops import asyncio_task
+from mcp_task_runtime.core.event_loop import asyncio_task
 
 __all__ = ["IsolatedGroup", "current_task"]
 

@@ -6,7 +6,7 @@ import asyncio
 
 import anyio
 
-from mcp_task_runtime.core.loops import asyncio_task
+from mcp_task_runtime.core.event_loop import asyncio_task
 
 __all__ = ["Signal"]
 

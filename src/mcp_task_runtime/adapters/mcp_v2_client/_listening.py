@@ -23,8 +23,8 @@ from pydantic import ValidationError
 from mcp_task_runtime.adapters.task_client.errors import LOST_CONNECTION
 from mcp_task_runtime.adapters.task_client.polling import Watch
 from mcp_task_runtime.adapters.task_client.snapshots import TaskSnapshot
+from mcp_task_runtime.core.event_loop import start_background_task
 from mcp_task_runtime.core.transitions import is_terminal
-from mcp_task_runtime.stores._event_loop import start_background_task
 
 __all__ = ["MAX_TASKS_PER_STREAM", "ListenHub"]
 

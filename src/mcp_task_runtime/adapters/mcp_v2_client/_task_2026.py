@@ -24,9 +24,9 @@ from mcp_task_runtime.adapters.task_client.remote_task import OnUpdate, RemoteTa
 from mcp_task_runtime.adapters.task_client.snapshots import TaskSnapshot, problems
 from mcp_task_runtime.adapters.task_client.tasks_2026 import parse_task
 from mcp_task_runtime.core.causes import is_stray
+from mcp_task_runtime.core.event_loop import call_later
 from mcp_task_runtime.core.json import JSONObject, dump_json, load_json, to_json_value
 from mcp_task_runtime.core.transitions import is_terminal
-from mcp_task_runtime.stores._event_loop import call_later
 
 __all__ = ["Task2026"]
 

@@ -18,9 +18,9 @@ import anyio
 
 from mcp_task_runtime.adapters.task_client.errors import BaseTaskError, is_passing, retry_after_ms
 from mcp_task_runtime.adapters.task_client.snapshots import TaskSnapshot
+from mcp_task_runtime.core.event_loop import event_loop_time
 from mcp_task_runtime.core.signal import Signal
 from mcp_task_runtime.core.transitions import is_terminal
-from mcp_task_runtime.stores._event_loop import event_loop_time
 
 __all__ = ["PollSettings", "Pushes", "Watch"]
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import anyio
 
-from mcp_task_runtime.stores._event_loop import call_later, event_loop_time
+from mcp_task_runtime.core.event_loop import call_later, event_loop_time
 
 __all__ = ["TimeLimit"]
 

@@ -11,8 +11,8 @@ import anyio
 import psycopg
 from psycopg import Connection, sql
 
+from mcp_task_runtime.core.event_loop import start_background_task
 from mcp_task_runtime.errors import StoreUnavailableError
-from mcp_task_runtime.stores._event_loop import start_background_task
 from mcp_task_runtime.stores._outage import Outage
 from mcp_task_runtime.stores._threads import Threads
 from mcp_task_runtime.stores.postgres._errors import translated

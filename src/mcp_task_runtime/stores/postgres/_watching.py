@@ -11,8 +11,8 @@ from typing import Final, TypeAlias
 
 import anyio
 
+from mcp_task_runtime.core.event_loop import start_background_task
 from mcp_task_runtime.errors import StoreClosedError, StoreError, StoreUnavailableError
-from mcp_task_runtime.stores._event_loop import start_background_task
 from mcp_task_runtime.stores.postgres._watchers import Watchers
 
 __all__ = ["Look", "Watching"]

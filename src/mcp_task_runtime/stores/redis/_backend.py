@@ -26,9 +26,9 @@ from coredis.exceptions import ConnectionError as ConnectionLostError
 from coredis.pool import ConnectionPool
 
 from mcp_task_runtime.core.clock import Clock, SystemClock
+from mcp_task_runtime.core.event_loop import start_background_task
 from mcp_task_runtime.core.types import Finding
 from mcp_task_runtime.errors import StoreClosedError, StoreError, StoreUnavailableError
-from mcp_task_runtime.stores._event_loop import start_background_task
 from mcp_task_runtime.stores.redis._connections import (
     Call,
     ClusterLink,

@@ -8,7 +8,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from mcp_task_runtime.stores._event_loop import call_later
+from mcp_task_runtime.core.event_loop import call_later
 from tests.support.event_loops import in_virtual_time
 
 pytestmark = [pytest.mark.anyio, in_virtual_time]

@@ -1,7 +1,8 @@
-"""What anyio has no function for: a task that no task group owns, and a call without a task, on whichever loop runs.
+"""What anyio has no function for, or a costly one, on whichever event loop runs.
 
-What is opened on first use and shared by all callers has no task group of its own to live in, and
-must not live in that of the caller who happened to come first. Here alone the event loop is asked itself.
+A task that no task group owns, a call without a task, which task runs, and the time of the loop. What is opened on
+first use and shared by all callers has no task group of its own to live in, and must not live in that of the first
+caller.
 """
 
 from __future__ import annotations
@@ -19,10 +20,25 @@ with suppress(ImportError):  # without it, anyio asks asyncio itself
 
     _library = current_async_library_cvar
 
-__all__ = ["call_from_any_thread", "call_later", "current_backend", "event_loop_time", "start_background_task"]
+__all__ = [
+    "asyncio_task",
+    "call_from_any_thread",
+    "call_later",
+    "current_backend",
+    "event_loop_time",
+    "start_background_task",
+]
 
 _background_tasks: set[asyncio.Task[None]] = set()
 """asyncio itself keeps only weak references to tasks."""
+
+
+def asyncio_task() -> asyncio.Task[object] | None:
+    """Return the asyncio task that runs, or `None` on another event loop, also where asyncio hosts that loop."""
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None
 
 
 def start_background_task(function: Callable[[], Awaitable[None]]) -> None:
@@ -112,17 +128,17 @@ def call_from_any_thread() -> Callable[[Callable[[], object]], None]:
     return call_in_asyncio
 
 
-def _in_asyncio(function: Callable[[], object]) -> Callable[[], None]:
+def _in_asyncio(function: Callable[[], object]) -> Callable[[], object]:
     """Return a function for a call without a task: sniffio, where it is installed, asks the task which loop runs."""
+    library = _library
+    if library is None:
+        return function
 
     def call() -> None:
-        if _library is None:
-            function()
-            return
-        token = _library.set("asyncio")
+        token = library.set("asyncio")
         try:
             function()
         finally:
-            _library.reset(token)
+            library.reset(token)
 
     return call

@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio
 
-from mcp_task_runtime.stores._event_loop import call_from_any_thread, call_later
+from mcp_task_runtime.core.event_loop import call_from_any_thread, call_later
 
 
 def test_a_call_without_a_task_can_start_one_in_a_program_that_asyncio_runs() -> None:
