@@ -6,7 +6,7 @@ import itertools
 import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from functools import partial
@@ -646,6 +646,34 @@ async def test_a_server_that_takes_no_changes_for_now_is_unavailable(
 
 
 # --- pools, cancellation, closing ---
+
+
+@pytest.mark.parametrize("kind", ["its own", "the caller's"])
+async def test_calls_that_join_do_so_whatever_the_default_isolation_of_the_database(
+    server: PostgresServer, schema: str, kind: str
+) -> None:
+    url = make_conninfo(server.url, options=r"-c default_transaction_isolation=repeatable\ read")
+    with ExitStack() as stack:
+        pool: ConnectionPool[Any] | None = None
+        if kind == "the caller's":
+            pool = stack.enter_context(ConnectionPool(url, min_size=2, max_size=2, open=True))
+        other = stack.enter_context(psycopg.connect(server.url))
+        other.execute("SELECT pg_advisory_xact_lock(hashtextextended('call', 0))")
+        async with PostgresTaskStore(pool or url, schema=schema, timeout=PATIENCE) as store:
+            join = partial(store.join_task, NewTask(ttl_ms=None), key="call", ended_ms=0)
+            with anyio.fail_after(PATIENCE):
+                async with in_background(join) as one_ending, in_background(join) as other_ending:
+                    blocked = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'advisory' AND query LIKE %s"
+                    while len(server.execute(blocked, [f"%{schema}%"])) < 2:  # noqa: ASYNC110 - another process
+                        await anyio.sleep(0.02)
+                    other.rollback()  # both have begun, and neither has made a task
+                    (one, is_new), (two, is_also_new) = await one_ending(), await other_ending()
+        assert one == two
+        assert is_new is not is_also_new
+        if pool is not None:
+            with pool.connection() as connection:
+                assert connection.isolation_level is None
+                assert connection.execute("SHOW transaction_isolation").fetchone() == ("repeatable read",)
 
 
 async def test_a_pool_that_was_handed_in_may_be_of_any_kind_and_stays_open(server: PostgresServer, schema: str) -> None:

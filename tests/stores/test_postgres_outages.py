@@ -18,7 +18,7 @@ from psycopg import sql
 from mcp_task_runtime.core import clock as clock_module
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
 from mcp_task_runtime.core.types import Fence, NewTask, Outcome, TaskRecord
-from mcp_task_runtime.errors import StoreUnavailableError, TaskNotFoundError
+from mcp_task_runtime.errors import StoreUnavailableError, TaskExistsError, TaskNotFoundError
 from mcp_task_runtime.stores.postgres import PostgresTaskStore
 from mcp_task_runtime.testing import FakeClock
 from tests.stores.postgres_server import PostgresServer, Proxy, running_proxy
@@ -244,6 +244,39 @@ async def test_a_change_whose_reply_is_lost_happens_once_and_is_reported(how: st
         else:
             with pytest.raises(TaskNotFoundError):
                 await queue.wait_for_answer("mailbox", "k")
+
+
+@pytest.mark.parametrize("how", ["created", "joined"])
+async def test_a_task_that_a_worker_claims_before_its_maker_hears_of_it_is_no_other_task(
+    how: str, make: Open, proxy: Proxy, postgres: PostgresServer, schema: str
+) -> None:
+    async with make(timeout=PATIENCE) as store, PostgresTaskStore(postgres.url, schema=schema) as elsewhere:
+        await store.create_task(NewTask(ttl_ms=None, task_id="the first one removes what has expired"))
+        new = NewTask(ttl_ms=None, task_id="a", worker="", lease_ms=0)
+        came: list[tuple[TaskRecord, bool]] = []
+
+        async def create() -> None:
+            if how == "created":
+                came.append((await store.create_task(new), True))
+            else:
+                came.append(await store.join_task(new, key="call", ended_ms=0))
+
+        with anyio.fail_after(PATIENCE):
+            async with anyio.create_task_group() as group:
+                proxy.freeze()
+                proxy.lose_reply()
+                group.start_soon(create)
+                await elsewhere.wait_for_work([""], limit=1)
+                claimed = await elsewhere.claim_task("a", worker="v", lease_ms=60_000)
+                proxy.thaw()
+        assert proxy.has_lost_reply
+        assert claimed is not None
+        ((record, is_new),) = came
+        assert (record.task_id, record.revision, is_new) == ("a", 1, True)
+        assert record.task.created_at == claimed.task.created_at
+        again = store.create_task(NewTask(ttl_ms=None, task_id="a"))
+        with pytest.raises(TaskExistsError):
+            await again
 
 
 async def test_answers_whose_reply_is_lost_are_taken_once(make: Open, proxy: Proxy) -> None:

@@ -1,10 +1,14 @@
-"""Connections to PostgreSQL: a small pool of this library's own, or one that the caller made."""
+"""Connections to PostgreSQL: a small pool of this library's own, or one that the caller made.
+
+The statements of a store need the isolation level READ COMMITTED: where one waits for another and then looks at what
+that has done, a snapshot of an earlier time would hide it. So no default of a server, database or role decides it.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from math import ceil
 from threading import Condition
 from time import monotonic
@@ -12,7 +16,7 @@ from typing import Any, Final, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
 import psycopg
-from psycopg import Connection
+from psycopg import Connection, IsolationLevel
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import Conninfo
 from psycopg_pool import ConnectionPool, PoolTimeout
@@ -29,6 +33,7 @@ _DEFAULTS: Final = {
     "tcp_user_timeout": "30000",
 }
 
+_READ_COMMITTED: Final = "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED"
 _WAIT_SECONDS: Final = 0.5
 _IDLE_SECONDS: Final = 600.0
 _LONGEST_SECONDS: Final = 3_600.0
@@ -134,7 +139,13 @@ class OwnPool:
 
     def connect(self) -> Connection[Any]:
         """See `Connections`."""
-        return psycopg.connect(self._conninfo, autocommit=True)
+        connection = psycopg.connect(self._conninfo, autocommit=True)
+        try:
+            connection.execute(_READ_COMMITTED)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     def take(self) -> Connection[Any]:
         """See `Connections`."""
@@ -239,8 +250,8 @@ class BorrowedPool:
             self._pool.putconn(connection)
 
     def using(self, connection: Connection[Any]) -> AbstractContextManager[object]:
-        """See `Connections`."""
-        return connection  # one of a pool is not closed at the end of the block
+        """See `Connections`: in one transaction, unless the caller's pool is in autocommit mode."""
+        return _read_committed(connection)
 
     def put(self, connection: Connection[Any]) -> None:
         """See `Connections`."""
@@ -264,6 +275,19 @@ class BorrowedPool:
         conninfo = pool.conninfo() if callable(pool.conninfo) else pool.conninfo
         kwargs = pool.kwargs() if callable(pool.kwargs) else pool.kwargs
         return conninfo, kwargs or {}
+
+
+@contextmanager
+def _read_committed(connection: Connection[Any]) -> Iterator[None]:
+    """Commit what is done with a connection of a caller's pool in a block, or roll it back."""
+    given = connection.isolation_level
+    connection.isolation_level = IsolationLevel.READ_COMMITTED
+    try:
+        with connection:  # one of a pool is not closed at the end of the block
+            yield
+    finally:
+        if not connection.closed:
+            connection.isolation_level = given
 
 
 def is_alive(connection: Connection[Any]) -> bool:

@@ -23,7 +23,7 @@ Everything stands in a database schema of its own (`mcp_task_runtime` unless ano
 - `progress` (JSON): the `Progress`, or NULL
 - `events`: the history without `created`: microseconds since 1970, the kind and, if there is one, the text,
   with a space between them
-- `watchers`: random numbers of the processes to notify of changes: the one that made the task, and those
+- `watchers`: random numbers of the processes to notify of changes: first the one that made the task, then those
   that waited for it; some may have ended
 - `operation`: random number of the latest call that changed the task, so that a call whose connection
   broke finds out whether it happened; NULL in rows of version 1

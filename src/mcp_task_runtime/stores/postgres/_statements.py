@@ -144,7 +144,8 @@ JOINED: Final = (
     " {find_joinable}(%(join_key)s::text, {now}, %(ended_ms)s::bigint)"
 )
 
-CREATED: Final = "SELECT created_at FROM {tasks} WHERE task_id = %(task_id)s AND operation = %(operation)s"
+# Not by its operation: a worker may have claimed the task before its maker hears that it is there.
+CREATED: Final = "SELECT created_at FROM {tasks} WHERE task_id = %(task_id)s AND watchers[1] = %(watcher)s::bigint"
 
 TAKEN: Final = "SELECT FROM {tasks} WHERE task_id = %(task_id)s AND " + ALIVE
 

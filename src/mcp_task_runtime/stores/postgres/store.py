@@ -95,7 +95,8 @@ class PostgresTaskStore(DatabaseUser):
 
         Args:
             database: URL or connection string of a database; or a pool, which stays the caller's to open and
-                close. One more connection, made like the pool's, listens while a caller waits.
+                close. One more connection, made like the pool's, listens while a caller waits. Connections of a pool in
+                autocommit mode must have the isolation level READ COMMITTED, which is PostgreSQL's own default.
             clock: Where time comes from; the server's clock when `None`, so that processes whose own clocks
                 disagree see the same time.
             schema: Name of the database schema that holds the tables; made if there is none.
