@@ -82,27 +82,27 @@ async def test_a_damaged_task_is_a_store_error_and_hurts_no_other(
 ) -> None:
     clock = FakeClock()
     async with SQLiteTaskStore(path, clock=clock) as store:
-        for task_id in ("before", "bad", "after"):
+        for task_id in ("before", "bad-task-and-secret", "after"):
             await store.create_task(NewTask(ttl_ms=None, task_id=task_id, owner="ada", worker="w", lease_ms=1_000))
         clock.advance(2)
-    run(path, f"UPDATE tasks SET {column.rstrip('_')} = ? WHERE task_id = 'bad'", value)
+    run(path, f"UPDATE tasks SET {column.rstrip('_')} = ? WHERE task_id = 'bad-task-and-secret'", value)
     healthy = ["before", "after"]
     async with SQLiteTaskStore(path, clock=clock) as store:
         uses: list[Callable[[], Awaitable[Any]]] = [
-            partial(store.get_task, "bad"),
-            partial(store.get_view, "bad"),
-            partial(store.get_result, "bad"),
-            partial(store.update_task, "bad", status_message="x"),
-            partial(store.ask, "bad", QUESTION),
-            partial(store.answer_all, "bad", {"k": Answer.result({})}),
-            partial(store.record_step, "bad", "s", "1", fence=Fence("w", 1)),
-            partial(store.claim_task, "bad", worker="w", lease_ms=1),
-            partial(store.wait_for_update, "bad", after=1),
-            partial(store.finish_task, "bad", DONE),
+            partial(store.get_task, "bad-task-and-secret"),
+            partial(store.get_view, "bad-task-and-secret"),
+            partial(store.get_result, "bad-task-and-secret"),
+            partial(store.update_task, "bad-task-and-secret", status_message="x"),
+            partial(store.ask, "bad-task-and-secret", QUESTION),
+            partial(store.answer_all, "bad-task-and-secret", {"k": Answer.result({})}),
+            partial(store.record_step, "bad-task-and-secret", "s", "1", fence=Fence("w", 1)),
+            partial(store.claim_task, "bad-task-and-secret", worker="w", lease_ms=1),
+            partial(store.wait_for_update, "bad-task-and-secret", after=1),
+            partial(store.finish_task, "bad-task-and-secret", DONE),
         ]
         with caplog.at_level(logging.WARNING, LOGGER), anyio.fail_after(PATIENCE):
             for use in uses:
-                with pytest.raises(StoreError, match="task bad is damaged"):
+                with pytest.raises(StoreError, match="task bad-task… is damaged"):
                     await use()
             for _ in range(3):
                 listed = (await store.list_tasks(owner="ada")).records
@@ -112,12 +112,12 @@ async def test_a_damaged_task_is_a_store_error_and_hurts_no_other(
                 found = (await store.search_tasks(TaskFilter(), newest_first=False)).records
                 assert [record.task_id for record in found] == healthy
             await store.count_tasks()
-            await store.drop_leases("w", ["bad", "after"], lapse=False)
+            await store.drop_leases("w", ["bad-task-and-secret", "after"], lapse=False)
             assert [record.task_id for record in await store.list_lapsed()] == ["before"]
             await store.update_task("after", status_message="goes on")
-            assert await store.delete_task("bad")
+            assert await store.delete_task("bad-task-and-secret")
         (line,) = caplog.messages
-        assert "What is stored of task bad is damaged, and left out of lists" in line
+        assert "What is stored of task bad-task… is damaged, and left out of lists" in line
 
 
 async def test_a_list_of_nothing_but_damaged_tasks_ends(path: Path) -> None:

@@ -322,4 +322,5 @@ class DamageLog:
 
 
 def _shown(task_id: Any) -> str:
-    return task_id if type(task_id) is str else repr(task_id)[:80]
+    """Return the beginning of an identifier: the whole of it may be a secret (law L10)."""
+    return f"{task_id if type(task_id) is str else repr(task_id):.8}…"
