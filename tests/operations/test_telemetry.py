@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from mcp_task_runtime import Execution, InMemoryTaskStore, Outcome, TaskRequest, TaskRuntime, TaskSettings, TaskSpec
-from mcp_task_runtime.core.observer import WorkWaiting
+from mcp_task_runtime.core.observer import LeaseLost, TaskChange, WorkStarted, WorkStopped, WorkWaiting
 from mcp_task_runtime.core.types import NewTask
 from mcp_task_runtime.errors import LimitExceededError
 from mcp_task_runtime.testing.clock import FakeClock
@@ -220,6 +220,31 @@ async def test_a_worker_in_another_process_and_a_rerun_are_linked_to_the_same_ca
     assert [f"{link.context.span_id:x}" for span in spans for link in span.links] == ["cd" * 8] * 2
     assert len({attributes_of(span)["mcp_task_runtime.worker"] for span in spans}) == 2
     assert there.metrics()["task.rerun"] == {(TOOL,): 1}
+
+
+async def test_a_run_that_ends_after_the_next_one_has_begun_here_has_a_span_all_the_same() -> None:
+    recorded = Recorded()
+    observe = recorded.telemetry.observe
+    clock = FakeClock()
+    store = LeasedTaskStore(clock=clock)
+    lost = await store.create_task(NewTask(ttl_ms=None, worker="one", lease_ms=1_000))
+    observe(WorkStarted(lost, 0.0))
+    clock.advance(1)
+    claimed = await store.claim_task(lost.task_id, worker="one", lease_ms=1_000)
+    assert claimed is not None
+    observe(WorkStarted(claimed, 1.0))
+    observe(LeaseLost(lost))
+    observe(WorkStopped(lost, None, None))
+    ended = await store.finish_task(lost.task_id, Outcome.completed(RESULT))
+    observe(TaskChange.of(ended))
+    observe(WorkStopped(claimed, Outcome.completed(RESULT), None))
+    observe(WorkStopped(claimed, Outcome.completed(RESULT), None))
+    first, second = recorded.spans
+    assert [attributes_of(span)["mcp_task_runtime.task.attempt"] for span in (first, second)] == [1, 2]
+    assert [event.name for event in first.events] == ["mcp_task_runtime.lease.lost"]
+    assert second.events == ()
+    assert "mcp_task_runtime.task.status" not in attributes_of(first)
+    assert attributes_of(second)["mcp_task_runtime.task.status"] == "completed"
 
 
 async def test_metrics_count_what_happens() -> None:

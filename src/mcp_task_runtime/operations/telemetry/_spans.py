@@ -41,7 +41,8 @@ class TaskSpans:
     def __init__(self, provider: TracerProvider | None) -> None:
         """Make a recorder without spans."""
         self._tracer = trace.get_tracer("mcp_task_runtime", tracer_provider=provider)
-        self._spans: dict[str, tuple[int, Span]] = {}
+        self._spans: dict[str, dict[int, Span]] = {}
+        """By task and attempt, the latest last: a run that lost its lease may end after the next has begun here."""
         self._recorders: dict[type[Any], Callable[[Any], None]] = {
             WorkStarted: self._started,
             WorkStopped: self._stopped,
@@ -67,15 +68,16 @@ class TaskSpans:
             attributes=_attributes(record),
             links=[Link(caller)] if caller.is_valid else [],
         )
-        self._spans[record.task_id] = (_attempt(record), span)
+        self._spans.setdefault(record.task_id, {})[_attempt(record)] = span
         # For the rest of the work, which runs in a context of its own: nothing has to be reset.
         context.attach(trace.set_span_in_context(span))
 
     def _stopped(self, stopped: WorkStopped) -> None:
-        attempt, span = self._spans.get(stopped.record.task_id, (0, trace.INVALID_SPAN))
-        if attempt != _attempt(stopped.record):  # a later run of the same task is here, too
-            return
-        del self._spans[stopped.record.task_id]
+        task_id = stopped.record.task_id
+        runs = self._spans.get(task_id, {})
+        span = runs.pop(_attempt(stopped.record), trace.INVALID_SPAN)
+        if not runs:
+            self._spans.pop(task_id, None)
         raised = stopped.error
         error = error_type_of(stopped.outcome) if raised is None else type(raised).__qualname__
         if error is not None:
@@ -98,11 +100,13 @@ class TaskSpans:
         )
 
     def _lost(self, lost: LeaseLost) -> None:
-        self._span(lost.record.task_id).add_event("mcp_task_runtime.lease.lost")
+        span = self._spans.get(lost.record.task_id, {}).get(_attempt(lost.record), trace.INVALID_SPAN)
+        span.add_event("mcp_task_runtime.lease.lost")
 
     def _span(self, task_id: str) -> Span:
-        """Return the span of a task's run here, or one that records nothing."""
-        return self._spans.get(task_id, (0, trace.INVALID_SPAN))[1]
+        """Return the span of a task's latest run here, or one that records nothing."""
+        runs = self._spans.get(task_id)
+        return next(reversed(runs.values())) if runs else trace.INVALID_SPAN
 
 
 def _text_fields(record: TaskRecord) -> dict[str, str]:
