@@ -1475,3 +1475,32 @@ async def test_only_so_many_cleared_mailboxes_are_remembered(path: Path, monkeyp
         for number in range(12):
             await queue.clear(f"{number}")
         assert query(path, "SELECT task_id FROM clears") == [(f"{number}",) for number in range(7, 12)]
+
+
+async def test_an_owner_never_sees_a_status_and_questions_of_two_times(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with SQLiteTaskStore(path) as store:
+        record = await store.create_task(NewTask(ttl_ms=None, owner="ada"))
+        asked = await store.ask(record.task_id, QueuedMessage.request("k", "elicitation/create", {}))
+        assert asked is not None
+        decode = sqlite_store.record_of
+
+        def answered_meanwhile(row: Any) -> TaskRecord:
+            """Do what another process may do between two statements of a read."""
+            found = decode(row)
+            with closing(sqlite3.connect(path, isolation_level=None, timeout=PATIENCE)) as connection:
+                connection.execute("BEGIN IMMEDIATE")
+                connection.execute("UPDATE messages SET answer_type = 'result', answer_payload = '{}'")
+                connection.execute("UPDATE tasks SET status = 'working', revision = 3")
+                connection.execute("COMMIT")
+            return found
+
+        with monkeypatch.context() as patch:
+            patch.setattr(sqlite_store, "record_of", answered_meanwhile)
+            view = await store.get_owned(record.task_id, owner="ada")
+        assert view is not None
+        assert (view.record.status == "input_required") is bool(view.questions)
+        after = await store.get_owned(record.task_id, owner="ada")
+        assert after is not None
+        assert (after.record.status, after.questions) == ("working", ())

@@ -73,10 +73,6 @@ _VIEW: Final = (
     " WHERE task_id = ?1 AND key IS NOT NULL AND answer_type IS NULL"
 )
 _OWNED: Final = f"SELECT {RECORD_COLUMNS} FROM tasks WHERE task_id = ? AND owner IS ? AND {ALIVE}"
-_OPEN: Final = (
-    f"SELECT {MESSAGE_COLUMNS} FROM messages INDEXED BY messages_open"
-    " WHERE task_id = ? AND key IS NOT NULL AND answer_type IS NULL ORDER BY position"
-)
 _HISTORY: Final = f"SELECT created_at, events FROM tasks WHERE task_id = ? AND {ALIVE}"
 _STEP: Final = "SELECT value FROM steps WHERE task_id = ? AND key = ?"
 _RECORD_STEP: Final = "INSERT INTO steps (task_id, key, value) VALUES (?, ?, ?)"
@@ -85,7 +81,7 @@ _STEPS: Final = (
     " AND EXISTS (SELECT 1 FROM tasks WHERE task_id = ?1 AND (expires_at IS NULL OR expires_at > ?2))"
 )
 
-STATEMENTS: Final = (_VIEW, _OWNED, _OPEN, _HISTORY, _STEP, _STEPS)
+STATEMENTS: Final = (_VIEW, _OWNED, _HISTORY, _STEP, _STEPS)
 """All statements of this module that read or change rows which are there."""
 
 
@@ -360,19 +356,7 @@ class SQLiteTaskStore(Opened):
 
     async def get_view(self, task_id: str) -> TaskView | None:
         """Return the task with its open questions in one read; see `TaskQuestions.get_view`."""
-
-        def view(transaction: Transaction) -> TaskView | None:
-            rows = transaction.execute(_VIEW, (to_sql(task_id), transaction.stamp)).fetchall()
-            rows.sort(key=_first)
-            if not rows or rows[0][0] != 0:
-                _tasks.miss()
-                return None
-            record = record_of(rows[0][1:])
-            if is_terminal(record.status):
-                return TaskView(record)
-            return TaskView(record, tuple([message_of(row[1:5]) for row in rows[1:]]))
-
-        return await self._engine.read(view)
+        return await self._engine.read(partial(_view, task_id=task_id))
 
     # --- TaskOwners ---
 
@@ -386,7 +370,8 @@ class SQLiteTaskStore(Opened):
             record = record_of(row)
             if record.status != "input_required":
                 return TaskView(record)
-            return TaskView(record, tuple(map(message_of, transaction.execute(_OPEN, (to_sql(task_id),)).fetchall())))
+            view = _view(transaction, task_id)  # again: status and questions must be of one time
+            return view if view is not None and view.record.owner == owner else None
 
         return await self._engine.read(find)
 
@@ -443,6 +428,19 @@ class SQLiteTaskStore(Opened):
             return (TaskEvent(from_stamp(row[0]), "created"), *events)
 
         return await self._engine.read(history)
+
+
+def _view(transaction: Transaction, task_id: str) -> TaskView | None:
+    """Return a task with its open questions, by one statement."""
+    rows = transaction.execute(_VIEW, (to_sql(task_id), transaction.stamp)).fetchall()
+    rows.sort(key=_first)
+    if not rows or rows[0][0] != 0:
+        _tasks.miss()
+        return None
+    record = record_of(rows[0][1:])
+    if is_terminal(record.status):
+        return TaskView(record)
+    return TaskView(record, tuple([message_of(row[1:5]) for row in rows[1:]]))
 
 
 def _first(row: tuple[Any, ...]) -> Any:
