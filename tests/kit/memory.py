@@ -17,6 +17,7 @@ ABILITIES: tuple[Capability, ...] = (
     "leases",
     "listing",
     "mailbox",
+    "owners",
     "questions",
     "quotas",
     "search",

@@ -13,7 +13,7 @@ from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessa
 from mcp_task_runtime.core.observed_store import observed
 from mcp_task_runtime.core.observer import IsolatedObserver
 from mcp_task_runtime.core.store import TaskStore
-from mcp_task_runtime.core.types import TaskFilter
+from mcp_task_runtime.core.types import Outcome, TaskFilter
 from mcp_task_runtime.errors import StoreClosedError
 from mcp_task_runtime.stores.memory import InMemoryTaskMessageQueue, InMemoryTaskStore
 from mcp_task_runtime.stores.memory._entry import Entry
@@ -29,6 +29,7 @@ from mcp_task_runtime.testing import (
     check_task_backend,
     check_task_message_queue,
     check_task_store,
+    check_task_store_machine,
 )
 from mcp_task_runtime.testing.checks.leases import LEASE_CHECKS
 from mcp_task_runtime.testing.checks.store import ABILITY_CHECKS
@@ -167,6 +168,38 @@ def test_the_whole_contract_is_one_call_that_reports_what_it_left_out() -> None:
 
     assert check_task_message_queue(memory_queue, backends=["trio"]).passed
     assert check_task_backend(memory_backend, capabilities=["mailbox"], backends=["trio"]).passed
+
+
+@pytest.mark.parametrize(
+    ("declared", "said"),
+    [
+        (["lising", "fenced"], "the unknown 'fenced', 'lising'; there are diagnosis, durable, "),
+        ("listing", "the unknown 'g', "),
+        (["listing", "fences"], "'fences' without 'leases'"),
+        (["leases", "taking"], "'taking' without 'work'"),
+    ],
+)
+def test_a_declaration_that_would_leave_out_checks_unseen_is_refused(declared: Any, said: str) -> None:
+    checks: list[Any] = [
+        partial(check_task_store, memory_store),
+        partial(check_task_message_queue, memory_queue),
+        partial(check_task_backend, memory_backend),
+        partial(check_task_store_machine, memory_backend),
+    ]
+    for check in checks:
+        with pytest.raises(ValueError, match=f"^capabilities has {said}"):
+            check(capabilities=declared)
+
+
+async def test_an_operation_that_never_returns_is_found_by_a_sentence() -> None:
+    class Hanging(InMemoryTaskStore):
+        async def get_result(self, task_id: str) -> Outcome | None:
+            await anyio.sleep_forever()
+            return None
+
+    (check,) = [check for check in STORE_CHECKS if check.name.startswith("a_created_task_is_working")]
+    with pytest.raises(AssertionError, match=r"an operation has not returned, and 0\.3 seconds"):
+        await check.run(lambda clock, location: Hanging(clock=clock), patience=0.01)
 
 
 @pytest.mark.parametrize(

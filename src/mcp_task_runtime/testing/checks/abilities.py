@@ -9,6 +9,7 @@ from mcp_task_runtime.core.store import (
     TaskJoins,
     TaskJournal,
     TaskLeases,
+    TaskOwners,
     TaskQuestions,
     TaskQuotas,
     TaskSearch,
@@ -22,7 +23,16 @@ __all__ = ["AbleStore", "able", "fence_of", "leased_task", "question", "require_
 
 
 class AbleStore(
-    TaskStore, TaskLeases, TaskQuestions, TaskJournal, TaskJoins, TaskQuotas, TaskSearch, TaskWork, Protocol
+    TaskStore,
+    TaskLeases,
+    TaskQuestions,
+    TaskOwners,
+    TaskJournal,
+    TaskJoins,
+    TaskQuotas,
+    TaskSearch,
+    TaskWork,
+    Protocol,
 ):
     """A store with every ability; a check uses those that it needs."""
 

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, get_args
 
 import anyio
 from anyio.abc import TaskGroup
@@ -32,6 +32,7 @@ __all__ = [
     "CheckReport",
     "Factory",
     "Footprint",
+    "check_capabilities",
     "require",
     "require_raises",
     "run_checks",
@@ -55,6 +56,7 @@ Capability: TypeAlias = Literal[
     "leases",
     "listing",
     "mailbox",
+    "owners",
     "questions",
     "quotas",
     "search",
@@ -72,6 +74,7 @@ Capability: TypeAlias = Literal[
 - `leases`: it implements `TaskLeases`, so that lost processes are noticed.
 - `fences`: a write with a `fence` is refused once the run has lost its lease; needs `leases`.
 - `questions`: it implements `TaskQuestions`: a task and its mailbox change in one write.
+- `owners`: it implements `TaskOwners`.
 - `joins`: it implements `TaskJoins`.
 - `quotas`: it implements `TaskQuotas`.
 - `journal`: it implements `TaskJournal`; needs `leases`.
@@ -82,6 +85,14 @@ Capability: TypeAlias = Literal[
 - `ends`: it implements `TaskEndWatching`.
 - `diagnosis`: it implements `TaskDiagnosis`.
 """
+
+_NEEDED: Final[dict[Capability, Capability]] = {
+    "fences": "leases",
+    "journal": "leases",
+    "work": "leases",
+    "taking": "work",
+}
+"""Capabilities whose checks need another one."""
 
 LISTING: Final[tuple[Capability, ...]] = ("listing",)
 """What a store is able to do unless its author says otherwise."""
@@ -99,6 +110,21 @@ Footprint: TypeAlias = Callable[[T], Awaitable[int]]
 """Counts everything that a backend keeps at its location, for example rows or keys."""
 
 
+def check_capabilities(capabilities: Collection[str]) -> None:
+    """Refuse a declaration that would leave out checks without a word.
+
+    Raises:
+        ValueError: One is unknown, or needs another that is not declared.
+    """
+    known: tuple[Capability, ...] = get_args(Capability)
+    unknown = sorted(set(capabilities).difference(known))
+    if unknown:
+        raise ValueError(f"capabilities has the unknown {', '.join(map(repr, unknown))}; there are {', '.join(known)}")
+    for capability, needed in _NEEDED.items():
+        if capability in capabilities and needed not in capabilities:
+            raise ValueError(f"capabilities has {capability!r} without {needed!r}, which its checks need")
+
+
 def require(condition: object, sentence: str) -> None:
     """Raise `AssertionError` with the sentence unless the condition holds."""
     if not condition:
@@ -106,7 +132,7 @@ def require(condition: object, sentence: str) -> None:
 
 
 async def require_raises(error: type[E], operation: Awaitable[Any], what: str) -> E:
-    """Await an operation that must raise exactly this class of error, and return the error."""
+    """Await an operation that must raise this class of error, and return the error."""
     try:
         value = await operation
     except error as raised:
@@ -260,10 +286,12 @@ class Check(Generic[T]):
         """
         clock = FakeClock()
         opener = partial(factory, clock, f"kit_{secrets.token_hex(8)}")
+        seconds = 30 * patience
         try:
-            with anyio.fail_after(30 * patience):
+            with anyio.move_on_after(seconds) as limit:
                 async with opener() as subject:
                     await self._body(Bench(subject, clock, patience, footprint, opener))
+            require(not limit.cancelled_caught, f"an operation has not returned, and {seconds:g} seconds have passed")
         except Exception as error:
             cause: BaseException = error
             while isinstance(inner := getattr(cause, "exceptions", None), tuple) and inner:
@@ -313,7 +341,9 @@ def run_checks(
 
     Raises:
         AssertionError: Some failed; the message has a sentence for each.
+        ValueError: The capabilities make no sense; see `check_capabilities`.
     """
+    check_capabilities(capabilities)
     passed: list[tuple[str, str]] = []
     left_out: list[tuple[str, tuple[Capability, ...]]] = []
     broken: list[str] = []

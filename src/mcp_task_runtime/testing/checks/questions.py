@@ -99,6 +99,7 @@ def check_task_backend(
 
     Raises:
         AssertionError: A law is broken; the message says which and how, for each broken one.
+        ValueError: A capability is unknown, or needs another that is not declared.
     """
     return run_checks(
         QUESTION_CHECKS,

@@ -69,6 +69,7 @@ def check_task_message_queue(
 
     Raises:
         AssertionError: A law is broken; the message says which and how, for each broken one.
+        ValueError: A capability is unknown, or needs another that is not declared.
     """
     return run_checks(
         QUEUE_CHECKS,

@@ -22,6 +22,7 @@ from mcp_task_runtime.testing.checks.fences import FENCE_CHECKS
 from mcp_task_runtime.testing.checks.joins import JOIN_CHECKS
 from mcp_task_runtime.testing.checks.journal import JOURNAL_CHECKS
 from mcp_task_runtime.testing.checks.leases import LEASE_CHECKS
+from mcp_task_runtime.testing.checks.owners import OWNER_CHECKS
 from mcp_task_runtime.testing.checks.quotas import QUOTA_CHECKS
 from mcp_task_runtime.testing.checks.search import SEARCH_CHECKS
 from mcp_task_runtime.testing.checks.store_cost import STORE_COST_CHECKS
@@ -55,6 +56,7 @@ ABILITY_CHECKS: Final[list[Check[TaskStore]]] = [
     *UNHELD_LEASE_CHECKS,
     *FENCE_CHECKS,
     *QUESTION_STORE_CHECKS,
+    *OWNER_CHECKS,
     *JOIN_CHECKS,
     *QUOTA_CHECKS,
     *JOURNAL_CHECKS,
@@ -90,6 +92,7 @@ def check_task_store(
 
     Raises:
         AssertionError: A law is broken; the message says which and how, for each broken one.
+        ValueError: A capability is unknown, or needs another that is not declared.
     """
     return run_checks(
         [*STORE_CHECKS, *ABILITY_CHECKS],

@@ -33,7 +33,15 @@ from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
 from mcp_task_runtime.core.types import Fence, LiveStatus, Outcome, Progress, TaskFilter, TaskRequest
 from mcp_task_runtime.errors import InvalidCursorError
 from mcp_task_runtime.testing import strategies
-from mcp_task_runtime.testing.checks.bench import BACKENDS, LISTING, Capability, Factory, require, require_raises
+from mcp_task_runtime.testing.checks.bench import (
+    BACKENDS,
+    LISTING,
+    Capability,
+    Factory,
+    check_capabilities,
+    require,
+    require_raises,
+)
 from mcp_task_runtime.testing.checks.questions import TaskBackend
 from mcp_task_runtime.testing.machine.comparison import Comparison
 from mcp_task_runtime.testing.machine.model import (
@@ -101,7 +109,9 @@ def check_task_store_machine(
     Raises:
         AssertionError: The backend and the model differ. What Hypothesis adds to the error (its notes) is
             the shortest story it found.
+        ValueError: A capability is unknown, or needs another that is not declared.
     """
+    check_capabilities(capabilities)
     for backend in backends:
         with start_blocking_portal(backend) as portal:
             opened = portal.wrap_async_context_manager(_task_group())
