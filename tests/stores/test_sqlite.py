@@ -64,6 +64,7 @@ from mcp_task_runtime.stores.sqlite import (
     _leases,
     _mailbox,
     _pages,
+    _records,
     _schema,
     _search,
     _tasks,
@@ -1484,7 +1485,7 @@ async def test_an_owner_never_sees_a_status_and_questions_of_two_times(
         record = await store.create_task(NewTask(ttl_ms=None, owner="ada"))
         asked = await store.ask(record.task_id, QueuedMessage.request("k", "elicitation/create", {}))
         assert asked is not None
-        decode = sqlite_store.record_of
+        decode = _records.record_of
 
         def answered_meanwhile(row: Any) -> TaskRecord:
             """Do what another process may do between two statements of a read."""
