@@ -25,6 +25,7 @@ from mcp_task_runtime import (
 from mcp_task_runtime.core import followers as followers_module
 from mcp_task_runtime.core.followers import TaskFollowers
 from mcp_task_runtime.core.group import IsolatedGroup
+from mcp_task_runtime.core.message_queue import QueuedMessage
 from mcp_task_runtime.core.reader import TaskReader
 from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.core.types import NewTask, TaskRecord
@@ -84,11 +85,15 @@ class World:
         self.store = store or CountingStore()
         self.group = IsolatedGroup()
         self.views = 0
+        self.outages = 0
         reader = TaskReader(self.store, self.store.message_queue, is_own_queue=False)
 
         async def view(record: TaskRecord) -> Any:
             self.views += 1
             await anyio.lowlevel.checkpoint()
+            if self.outages:
+                self.outages -= 1
+                raise StoreUnavailableError("gone")
             return await reader.view(record)
 
         self.followers = TaskFollowers(self.store, self.group, view)
@@ -412,6 +417,20 @@ async def test_a_closed_store_says_so_to_readers() -> None:
             await still()
             await world.store.aclose()
     assert got == [StoreClosedError]
+
+
+async def test_a_view_waits_for_the_end_of_an_outage() -> None:
+    """L12."""
+    world = World()
+    record = await world.store.create_task(NEW)
+    await world.store.ask(record.task_id, QueuedMessage.request("k", "elicitation/create", {}))
+    world.outages = 3
+    with anyio.fail_after(PATIENCE):
+        async with world.group:
+            with world.followers.follow(record.task_id) as follower:
+                await follower.changed()
+                assert len((await follower.view()).questions) == 1
+    assert (world.outages, world.views) == (0, 4)
 
 
 async def test_the_questions_of_a_revision_are_read_once_for_all_readers() -> None:

@@ -39,7 +39,7 @@ from mcp_task_runtime.client import ClientStatistics, ClientTask, TasksClient, T
 from mcp_task_runtime.core.message_queue import QueuedMessage
 from mcp_task_runtime.core.types import Fence, NewTask, NewTaskFields, Outcome, TaskRecord
 from mcp_task_runtime.core.views import TaskView
-from mcp_task_runtime.errors import StoreUnavailableError
+from mcp_task_runtime.errors import StoreError, StoreUnavailableError
 from mcp_task_runtime.testing.clock import FakeClock
 from tests.mcp_v2 import push_server
 from tests.mcp_v2.guarded import Guarded
@@ -481,8 +481,8 @@ async def refusal_of_listen(client: Client, notifications: Wire) -> tuple[int, s
 
 
 @asynccontextmanager
-async def watched() -> AsyncGenerator[tuple[WatchedStore, Tasks, Connection], None]:
-    store = WatchedStore()
+async def watched(store: WatchedStore | None = None) -> AsyncGenerator[tuple[WatchedStore, Tasks, Connection], None]:
+    store = store or WatchedStore()
     mcp, tasks = make_server(store)
     with anyio.fail_after(PATIENCE):
         async with tasks, memory_connection(mcp) as connection:
@@ -663,6 +663,67 @@ async def test_c11_a_stream_outlasts_an_outage_of_the_store() -> None:
                 await store.until(lambda: store.waiting == 0)
                 store.unavailable = False
                 assert (await stream.task())["statusMessage"] == "x"
+
+
+class PartlyDamagedStore(WatchedStore):
+    """A store in which some tasks cannot be read.
+
+    Attributes:
+        errors: What a read of a task raises.
+        failures: How many reads failed.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.errors: dict[str, StoreError] = {}
+        self.failures = 0
+
+    def _read(self, task_id: str) -> None:
+        if task_id in self.errors:
+            self.failures += 1
+            self._change()
+            raise self.errors[task_id]
+
+    async def get_view(self, task_id: str) -> TaskView | None:
+        self._read(task_id)
+        return await super().get_view(task_id)
+
+    async def get_owned(self, task_id: str, *, owner: str | None) -> TaskView | None:
+        self._read(task_id)
+        return await super().get_owned(task_id, owner=owner)
+
+
+@pytest.mark.parametrize("error", [StoreUnavailableError("gone"), StoreError("damaged")], ids=["outage", "damage"])
+async def test_c11_a_question_that_cannot_be_read_comes_later_and_delays_no_other_task(error: StoreError) -> None:
+    """Laws L12, L13: whatever the store says of one task, the stream goes on."""
+    store = PartlyDamagedStore()
+    async with watched(store) as (_, _, connection):
+        asks, works = [await connection.client.start("work") for _ in range(2)]
+        async with connection.listen(asks, works) as stream:
+            await stream.acknowledged()
+            for _ in range(2):
+                await stream.task()
+            store.errors[asks] = error
+            await store.ask(asks, QueuedMessage.request("k", "elicitation/create", elicit()["params"]))
+            await store.until(lambda: store.failures > 0)
+            await store.update_task(works, status_message="on")
+            assert (await stream.task())["taskId"] == works
+            store.errors.clear()
+            seen = await stream.task()
+            assert (seen["taskId"], list(seen["inputRequests"])) == (asks, ["k"])
+
+
+async def test_c11_a_task_that_cannot_be_read_is_left_out_of_the_acknowledgement() -> None:
+    store = PartlyDamagedStore()
+    async with watched(store) as (_, _, connection):
+        damaged, intact = [await connection.client.start("work") for _ in range(2)]
+        store.errors[damaged] = StoreError("damaged")
+        async with connection.listen(damaged, intact) as stream:
+            assert await stream.acknowledged() == [intact]
+            assert (await stream.task())["taskId"] == intact
+        store.errors[damaged] = StoreUnavailableError("gone")
+        async with connection.listen(damaged, intact) as stream:
+            assert (await stream.next())["error"]["message"] == "The task store failed"
 
 
 async def test_c11_many_listeners_of_one_task_share_one_wait_and_no_reads() -> None:

@@ -21,7 +21,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
 from types import TracebackType
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -39,6 +39,8 @@ from mcp_task_runtime.errors import StoreClosedError, StoreError, StoreUnavailab
 __all__ = ["ChangeCallback", "TaskFollower", "TaskFollowers"]
 
 logger: logging.Logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _FIRST_RETRY_SECONDS = 0.1
 _LONGEST_RETRY_SECONDS = 5.0
@@ -487,7 +489,7 @@ class _Topic:
         """Return the task with its questions, at this revision or later; readers at once share a read."""
         record = self.record
         if record is None or record.revision < revision:
-            record = await self._store.get_task(self.task_id)
+            record = await _outlasting(partial(self._store.get_task, self.task_id))
             if record is None:
                 raise TaskNotFoundError(self.task_id)
             self.publish(record)
@@ -497,7 +499,7 @@ class _Topic:
             self._lock = anyio.Lock()
         async with self._lock:
             if self._view is None or self._view.record.revision < record.revision:
-                self._view = await self._read_view(record)
+                self._view = await _outlasting(partial(self._read_view, record))
             if self._view is None:
                 raise TaskNotFoundError(self.task_id)
             return self._view
@@ -566,6 +568,17 @@ async def _call_in_turns(calls: list[Callable[[], object]]) -> None:
         for call in calls[start : start + _BATCH]:
             call()
         await anyio.lowlevel.checkpoint()
+
+
+async def _outlasting(read: Callable[[], Awaitable[T]]) -> T:
+    """Return what a read of the store returns; an outage is waited out."""
+    delay = 0.0
+    while True:
+        try:
+            return await read()
+        except StoreUnavailableError:
+            delay = min(2 * delay, _LONGEST_RETRY_SECONDS) or _FIRST_RETRY_SECONDS
+            await anyio.sleep(delay)
 
 
 def _do_nothing() -> None:

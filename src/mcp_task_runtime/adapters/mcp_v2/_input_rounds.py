@@ -288,9 +288,12 @@ class InputRounds:
     async def _changed(self, follower: TaskFollower, record: TaskRecord) -> TaskView:
         """Return the task after a change, and let it live meanwhile."""
         clock = self._runtime.store.clock
+        has_changed = False
         while True:
             with clock.move_on_at(clock.now() + timedelta(milliseconds=self._runtime.settings.input_ttl_ms / 3)):
-                await follower.changed()
+                if not has_changed:
+                    await follower.changed()
+                    has_changed = True
                 return await follower.view()
             await self._extend(record)
 

@@ -6,9 +6,11 @@ fewer of the states in between, always in order and always the last one; many re
 
 from __future__ import annotations
 
+import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import count
 from typing import Any, Final, cast
 
 import anyio
@@ -27,18 +29,25 @@ from mcp_task_runtime.adapters.host import RuntimeHost
 from mcp_task_runtime.adapters.mcp_v2._listened import ListenedTasks
 from mcp_task_runtime.adapters.mcp_v2._requests import Context, RawMessage, as_mcp_errors, declares_tasks
 from mcp_task_runtime.core import audit
+from mcp_task_runtime.core.backoff import Backoff
 from mcp_task_runtime.core.followers import TaskFollower
 from mcp_task_runtime.core.json import JSONObject, JSONValue
 from mcp_task_runtime.core.runtime import TaskRuntime
+from mcp_task_runtime.core.store_log import log_store_error
 from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.core.views import TaskView
 from mcp_task_runtime.errors import (
     INVALID_PARAMS,
     LimitExceededError,
     ProtocolError,
+    StoreClosedError,
+    StoreError,
+    StoreUnavailableError,
     TaskNotFoundError,
 )
 from mcp_task_runtime.wire import v2026_07_28 as wire_2026
+
+logger: logging.Logger = logging.getLogger(__name__)
 
 __all__ = ["MAX_TASKS_PER_STREAM", "Listeners", "is_listen"]
 
@@ -47,6 +56,8 @@ MAX_TASKS_PER_STREAM: Final = 1000
 
 _LONGEST_ID: Final = 200
 """Characters of an id that may be one of ours."""
+
+_READ_AGAIN: Final = Backoff(first=0.1, longest=5.0)
 
 _BATCH: Final = 32
 """Tasks that are read before others have their turn."""
@@ -126,7 +137,10 @@ class Listeners:
         return of - count
 
     async def _agreed(self, task_ids: Sequence[str], owner: str | None) -> deque[TaskView]:
-        """Return those of the tasks that are the caller's, as they are: the others are left out without a word."""
+        """Return those of the tasks that are the caller's, as they are: the others are left out without a word.
+
+        So is one that cannot be read: it costs the stream no other (law L13).
+        """
         agreed: deque[TaskView] = deque()
         for number, task_id in enumerate(task_ids, 1):
             if number % _BATCH == 0:
@@ -135,6 +149,10 @@ class Listeners:
                 agreed.append(await self._runtime.get(task_id, owner=owner))
             except TaskNotFoundError:
                 continue
+            except StoreUnavailableError:
+                raise
+            except StoreError as error:
+                log_store_error(logger, "A task cannot be listened to", error)
         return agreed
 
     async def _serve_both(
@@ -178,9 +196,9 @@ class Listeners:
     async def _push(
         self, ctx: Context, listened: ListenedTasks, task_id: str, follower: TaskFollower, owner: str | None
     ) -> None:
-        """Send a task that was taken if it is newer than what was sent last."""
+        """Send a task that was taken if it is newer than what was sent last; one that cannot be read is tried again."""
         try:
-            view = await follower.news()
+            view = await self._news(follower)
         except TaskNotFoundError:
             listened.leave(task_id)
             return
@@ -188,6 +206,19 @@ class Listeners:
             listened.put_back(task_id)
         else:
             listened.leave(task_id)
+
+    async def _news(self, follower: TaskFollower) -> TaskView | None:
+        """Return what is new of a task; a store that fails for it costs the stream no other task (law L13)."""
+        for failures in count(1):
+            try:
+                return await follower.news()
+            except StoreClosedError:
+                raise
+            except StoreError as error:
+                if failures == 1:
+                    log_store_error(logger, "A task that is listened to cannot be read; trying again", error)
+            await anyio.sleep(_READ_AGAIN.after(failures).total_seconds())
+        raise AssertionError("numbers do not end")
 
     async def _send(self, ctx: Context, view: TaskView, owner: str | None) -> bool:
         """Send a task; return whether it may still change."""
