@@ -139,7 +139,7 @@ def _forward(cls: type[Any], *names: str) -> None:
 
 
 _forward(Link, "create_task", "get_task", "update_task", "finish_task", "get_result", "list_tasks", "delete_task")
-_forward(Link, "wait_for_update", "renew_leases", "drop_leases", "list_lapsed", "claim_task")
+_forward(Link, "wait_for_update", "renew_leases", "drop_leases", "list_lapsed", "list_lost", "claim_task")
 _forward(Link, "wait_for_work", "ask", "answer_all", "get_view", "get_owned", "record_step", "read_steps", "join_task")
 _forward(Link, "count_live_tasks")
 _forward(_LinkedQueue, "enqueue", "dequeue", "peek", "is_empty", "clear", "wait_for_message", "outstanding")

@@ -6,18 +6,28 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import anyio.lowlevel
 import pytest
 
-from mcp_task_runtime import Execution, LimitExceededError, Outcome, StoreError, TaskSettings, TaskSpec
+from mcp_task_runtime import (
+    Execution,
+    LimitExceededError,
+    Outcome,
+    StoreError,
+    TaskRuntime,
+    TaskSettings,
+    TaskSpec,
+    TaskStore,
+)
 from mcp_task_runtime.core.dispatch import Dispatch, StoreDispatcher
 from mcp_task_runtime.core.sealed import SEALED_JSON
 from mcp_task_runtime.core.types import NewTask, TaskRequest
-from tests.core.leased_store import LEASE_SECONDS, SETTINGS, TURN_SECONDS, Cluster, Process, open_cluster
+from tests.core.leased_store import LEASE_SECONDS, SETTINGS, TURN_SECONDS, Cluster, Link, Process, open_cluster
 from tests.core.worlds import open_world
+from tests.support.patience import PATIENCE
 
 SPEC = TaskSpec(request=TaskRequest(name="tool", arguments_json='{"n":7}'))
 RERUNNABLE = TaskSpec(request=replace(SPEC.request, rerunnable=True))
@@ -646,6 +656,45 @@ async def test_work_that_a_worker_loses_waits_for_the_next_one_with_room() -> No
                 await cluster.until_ended(record.task_id)
             lost.link.is_cut = False
         assert tool.runs == [(lost.worker, 1), (other.worker, 2)]
+
+
+@pytest.mark.parametrize("rerunnable", [False, True])
+async def test_lost_work_is_found_however_many_tasks_have_waited_longer(rerunnable: bool) -> None:
+    async with open_cluster(1, dispatcher=StoreDispatcher()) as (cluster, (server,)):
+        Tool().register(server)
+        waiting = NewTask(ttl_ms=None, request=SPEC.request, worker="", lease_ms=0)
+        for _ in range(10_001):
+            await cluster.store.create_task(waiting)
+        request = replace(SPEC.request, rerunnable=rerunnable)
+        task_id = (await cluster.store.create_task(NewTask(ttl_ms=None, request=request, worker="lost"))).task_id
+        await cluster.pass_time(3 * LEASE_SECONDS)
+        found = cluster.store.record(task_id)
+        if rerunnable:
+            assert lease_of(cluster, task_id) == ("", 1), "it waits for another worker"
+        else:
+            assert found.status == "failed"
+
+
+class PlainLink(Link):
+    """One to a store without `TaskSweeping`."""
+
+    list_lost = None
+
+
+async def test_a_store_that_cannot_tell_lost_work_apart_is_looked_through() -> None:
+    cluster = Cluster()
+    link = PlainLink(cluster.store)
+    server = Process(link, TaskRuntime(cast(TaskStore, link), settings=SETTINGS, dispatcher=StoreDispatcher()))
+    cluster.processes.append(server)
+    with anyio.fail_after(PATIENCE):
+        async with server.runtime:
+            Tool().register(server)
+            for _ in range(150):
+                await cluster.store.create_task(NewTask(ttl_ms=None, request=SPEC.request, worker="", lease_ms=0))
+            lost = await cluster.store.create_task(NewTask(ttl_ms=None, request=SPEC.request, worker="lost"))
+            await cluster.pass_time(3 * LEASE_SECONDS)
+            assert cluster.store.record(lost.task_id).status == "failed"
+    assert "list_lapsed" in link.calls
 
 
 async def test_a_worker_that_stops_lets_its_work_end_within_the_grace_and_hands_over_the_rest() -> None:

@@ -21,6 +21,7 @@ ABILITIES: tuple[Capability, ...] = (
     "questions",
     "quotas",
     "search",
+    "sweeping",
     "watching",
     "work",
 )

@@ -23,7 +23,7 @@ from tests.support.patience import PATIENCE
 
 pytestmark = pytest.mark.anyio
 
-READS = {"get_task", "get_owned", "get_view", "get_result", "outstanding", "list_lapsed"}
+READS = {"get_task", "get_owned", "get_view", "get_result", "outstanding", "list_lost"}
 WAITS = {"wait_for_update", "wait_for_answer"}
 RENEWALS = {"connect", "renew_leases"}
 """Writes that a runtime makes now and then, whatever its tasks do."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, ExitStack, aclosing, asynccontextmanager, suppress
@@ -49,7 +50,13 @@ from mcp_task_runtime.errors import (
     TaskNotFoundError,
     TaskRuntimeError,
 )
-from mcp_task_runtime.stores.postgres import PostgresTaskMessageQueue, PostgresTaskStore, _search_statements
+from mcp_task_runtime.stores.postgres import (
+    PostgresTaskMessageQueue,
+    PostgresTaskStore,
+    _search_statements,
+    _statements,
+)
+from mcp_task_runtime.stores.postgres._attempt import Queries
 from mcp_task_runtime.stores.postgres._schema import MIGRATIONS
 from mcp_task_runtime.testing.checks.bench import Capability, Check
 from mcp_task_runtime.testing.checks.questions import QUESTION_CHECKS, TaskBackend
@@ -235,7 +242,7 @@ async def test_a_schema_is_made_once_however_many_open_it_at_once(
     async with make() as store:
         assert len((await store.list_tasks(owner="ada")).records) == 6
     versions = server.execute(sql.SQL("SELECT version FROM {}.schema_migrations").format(sql.Identifier(schema)))
-    assert versions == [(1,), (2,), (3,)]
+    assert versions == [(1,), (2,), (3,), (4,)]
 
 
 async def test_a_schema_of_a_later_version_is_refused_and_left_alone(
@@ -248,7 +255,7 @@ async def test_a_schema_of_a_later_version_is_refused_and_left_alone(
     for use in (make().__aenter__, partial(make().get_task, created.task_id)):
         with pytest.raises(SchemaVersionError) as refused:
             await use()
-        assert (refused.value.found, refused.value.supported) == (7, 3)
+        assert (refused.value.found, refused.value.supported) == (7, 4)
     server.execute(sql.SQL("DELETE FROM {} WHERE version = 7").format(table))
     async with make() as store:
         assert await store.get_task(created.task_id) == created
@@ -445,7 +452,7 @@ async def require_rows(store: PostgresTaskStore, live: TaskRecord) -> None:
     assert await queue.wait_for_answer("live", "k2") == Answer("result", '{"roots":[]}')
 
 
-async def test_the_stored_form_of_version_3_is_kept(make: Open, server: PostgresServer, schema: str) -> None:
+async def test_the_stored_form_of_version_4_is_kept(make: Open, server: PostgresServer, schema: str) -> None:
     live = replace(
         LIVE,
         request=replace(LIVE.request, max_attempts=5, caller_json='{"traceparent":"00"}', sealed_credentials="sealed"),
@@ -465,7 +472,7 @@ async def test_the_stored_form_of_version_3_is_kept(make: Open, server: Postgres
         )
 
 
-async def test_the_stored_form_of_version_1_is_brought_to_version_3_once_however_many_start(
+async def test_the_stored_form_of_version_1_is_brought_to_version_4_once_however_many_start(
     make: Open, server: PostgresServer, schema: str
 ) -> None:
     server.execute(f"CREATE SCHEMA {schema}; SET search_path = {schema}; {VERSION_1} {ROWS_OF_VERSION_1}")
@@ -482,16 +489,19 @@ async def test_the_stored_form_of_version_1_is_brought_to_version_3_once_however
         changed = await stores[1].update_task("live", progress=Progress(1), fence=Fence("w", 2))
         assert (changed.status, changed.revision) == ("working", 5)
     versions = server.execute(f"SELECT version FROM {schema}.schema_migrations ORDER BY version")
-    assert versions == [(1,), (2,), (3,)]
+    assert versions == [(1,), (2,), (3,), (4,)]
 
 
-async def test_the_stored_form_of_version_2_is_brought_to_version_3(
+def migration(version: int, schema: str) -> str:
+    """Return the statements that lead to a version."""
+    names = set(re.findall(r"(?<!{){([a-z_]+)}", MIGRATIONS[version - 1]))
+    return MIGRATIONS[version - 1].format(**{name: f"{schema}.{name}" for name in names})
+
+
+async def test_the_stored_form_of_version_2_is_brought_to_version_4(
     make: Open, server: PostgresServer, schema: str
 ) -> None:
-    names = {name: f"{schema}.{name}" for name in ("tasks", "messages", "steps", "secrets", "find_joinable")}
-    names |= {name: f"{schema}.{name}" for name in ("drop_belongings", "has_questions")}
-    second = MIGRATIONS[1].format(**names)
-    server.execute(f"CREATE SCHEMA {schema}; SET search_path = {schema}; {VERSION_1} {second}")
+    server.execute(f"CREATE SCHEMA {schema}; SET search_path = {schema}; {VERSION_1} {migration(2, schema)}")
     server.execute(
         f"SET search_path = {schema}; INSERT INTO schema_migrations VALUES (2, now()); {ROWS_OF_VERSION_1}"
         """ UPDATE tasks SET status = 'completed', outcome = '{"isError":true}' WHERE task_id = 'ended';"""
@@ -507,7 +517,32 @@ async def test_the_stored_form_of_version_2_is_brought_to_version_3(
         await store.finish_task("live", Outcome.completed({"isError": True}))
         assert [one.task_id for one in (await store.search_tasks(TaskFilter(errors_only=True))).records] == ["live"]
     versions = server.execute(f"SELECT version FROM {schema}.schema_migrations ORDER BY version")
-    assert versions == [(1,), (2,), (3,)]
+    assert versions == [(1,), (2,), (3,), (4,)]
+
+
+async def test_the_stored_form_of_version_3_is_brought_to_version_4_while_processes_of_version_3_run(
+    make: Open, server: PostgresServer, schema: str, clock: FakeClock
+) -> None:
+    second, third = migration(2, schema), migration(3, schema)
+    server.execute(f"CREATE SCHEMA {schema}; SET search_path = {schema}; {VERSION_1} {second} {third}")
+    server.execute(
+        f"SET search_path = {schema}; INSERT INTO schema_migrations VALUES (2, now()), (3, now()); {ROWS_OF_VERSION_1}"
+    )
+    async with make() as store:
+        waits = await store.create_task(NewTask(ttl_ms=None, worker="", lease_ms=0))
+        held = await store.create_task(NewTask(ttl_ms=None, worker="w", lease_ms=31_000))
+        clock.advance(31)
+        assert await store.list_lost([], limit=10) == (LIVE, held)
+        assert await store.list_lapsed() == (waits, LIVE, held)
+        sweep = f"SELECT task_id FROM {schema}.tasks WHERE lease_expires_at <= %s ORDER BY lease_expires_at"
+        found = [task_id for (task_id,) in server.execute(sweep, [clock.now()])]
+        assert found == [waits.task_id, "live", held.task_id]
+        claim = f"UPDATE {schema}.tasks SET lease_worker = 'old' WHERE task_id = %s"
+        server.execute(claim, [waits.task_id])
+        lost = [record.task_id for record in await store.list_lost([], limit=10)]
+        assert lost == [waits.task_id, "live", held.task_id]
+    versions = server.execute(f"SELECT version FROM {schema}.schema_migrations ORDER BY version")
+    assert versions == [(1,), (2,), (3,), (4,)]
 
 
 # --- statements and status table ---
@@ -1081,6 +1116,40 @@ async def test_leases_are_renewed_dropped_and_claimed_by_exactly_one(make: Open,
         left = await store.get_task(mine.task_id)
         assert left == replace(claimed, lease=None)
         assert [record.task_id for record in await store.list_lapsed()] == [theirs.task_id]
+
+
+async def test_a_sweep_and_a_look_read_no_more_rows_where_many_tasks_wait(
+    make: Open, server: PostgresServer, schema: str
+) -> None:
+    async with make() as store:
+        lost = await store.create_task(NewTask(ttl_ms=None, request=TaskRequest(name="tool"), worker="w", lease_ms=0))
+        await store.create_task(NewTask(ttl_ms=None, request=TaskRequest(name="tool"), worker="", lease_ms=0))
+        columns = server.execute(
+            "SELECT string_agg(quote_ident(column_name), ', ') FROM information_schema.columns WHERE table_schema = %s"
+            " AND table_name = 'tasks' AND column_name NOT IN ('task_id', 'position', 'tool')",
+            [schema],
+        )[0][0]
+        server.execute(
+            f"INSERT INTO {schema}.tasks (task_id, {columns}) SELECT 'copy ' || number, {columns} FROM {schema}.tasks"
+            " CROSS JOIN generate_series(1, 5000) AS number WHERE lease_worker = ''"
+        )
+        server.execute(f"ANALYZE {schema}.tasks")
+        assert [each.task_id for each in await store.list_lost([], limit=10)] == [lost.task_id]
+    queries = Queries(schema, None)
+    for statement in (_statements.LIST_LOST, _statements.LIST_LAPSED, _statements.WAITING):
+        for names in (["another"], ["tool", "another"]):
+            explain = "EXPLAIN (ANALYZE, FORMAT JSON) " + queries.query(statement).decode()
+            ((plans,),) = server.execute(explain, {"names": names, "limit": 10})
+            rows = [node["Actual Rows"] * node["Actual Loops"] for node in _nodes(plans[0]["Plan"])]
+            filtered = [node.get("Rows Removed by Filter", 0) for node in _nodes(plans[0]["Plan"])]
+            assert max(rows) <= 20, (statement, names, plans)
+            assert max(filtered) == 0, (statement, names, plans)
+
+
+def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for part in plan.get("Plans", ()):
+        yield from _nodes(part)
 
 
 # --- what is kept, and what comes from clients ---

@@ -31,6 +31,7 @@ from mcp_task_runtime.core.store import (
     TaskSealing,
     TaskSearch,
     TaskStore,
+    TaskSweeping,
     TaskTaking,
     TaskWatching,
     TaskWork,
@@ -411,6 +412,7 @@ async def test_work_is_left_to_those_who_have_its_key(caplog: pytest.LogCaptureF
         foreign = [await theirs.create_task(new) for _ in range(3)]
         own = await ours.create_task(new)
         assert await ours.list_lapsed(limit=1) == (own,)
+        assert await cast(TaskSweeping, ours).list_lost(["tool"], limit=1) == (own,)
         with anyio.fail_after(PATIENCE):
             assert await cast(TaskWork, ours).wait_for_work(["tool"], limit=1) == (own,)
         with pytest.raises(SealedError):

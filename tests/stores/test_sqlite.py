@@ -334,6 +334,9 @@ SCHEMA_3 = (
     + "CREATE INDEX tasks_waiting ON tasks (name, lease_expires_at) WHERE lease_worker = '';\n"
     + "CREATE TABLE owners (owner PRIMARY KEY NOT NULL, live INTEGER NOT NULL) WITHOUT ROWID;\n"
 )
+BY_LEASE = "CREATE INDEX tasks_by_lease ON tasks (lease_expires_at) WHERE lease_expires_at IS NOT NULL;\n"
+HELD = "CREATE INDEX tasks_held ON tasks (lease_expires_at) WHERE lease_worker <> '';\n"
+SCHEMA_4 = SCHEMA_3.replace(BY_LEASE, "") + HELD
 # fmt: off
 ROWS_1: list[tuple[Any, ...]] = [
     (1, "live", "ada", "input_required", "asked", 1767225600000000, 1767225601500000, 60000, 250, 1767225660000000, 2,
@@ -406,7 +409,7 @@ async def test_a_file_of_version_1_is_read_and_migrated(path: Path) -> None:
         finished = await store.finish_task("live", DONE)
         assert (finished.revision, finished.outcome) == (4, DONE)
         assert (await store.count_tasks()).by_status_and_name == {("completed", "report"): 1, ("failed", ""): 1}
-    assert query(path, "PRAGMA user_version") == [(3,)]
+    assert query(path, "PRAGMA user_version") == [(4,)]
 
 
 async def test_a_file_of_version_2_is_read_and_migrated(path: Path) -> None:
@@ -433,7 +436,35 @@ async def test_a_file_of_version_2_is_read_and_migrated(path: Path) -> None:
         await store.finish_task("live", Outcome.completed({"isError": True}))
         assert await store.count_live_tasks("ada") == 0
         assert [one.task_id for one in (await store.search_tasks(TaskFilter(errors_only=True))).records] == ["live"]
+    assert schema_of(path) == normal(SCHEMA_4)
+
+
+OLD_SWEEP = "SELECT task_id FROM tasks WHERE lease_expires_at <= ? ORDER BY lease_expires_at LIMIT ?"
+"""How a process of version 3 lists leases that have lapsed."""
+
+
+async def test_a_file_of_version_3_is_read_and_migrated_while_a_process_of_version_3_has_it_open(path: Path) -> None:
+    make_version_1(path, ROWS_1)
+    run_script(path, "; ".join([*_schema.MIGRATIONS[1], *_schema.MIGRATIONS[2], "PRAGMA user_version = 3"]))
     assert schema_of(path) == normal(SCHEMA_3)
+    clock = FakeClock()
+    with closing(sqlite3.connect(path)) as old:
+        assert old.execute(OLD_SWEEP, (1767225629999999, 10)).fetchall() == []
+        async with SQLiteTaskStore(path, clock=clock) as store:
+            waits = await store.create_task(NewTask(ttl_ms=None, worker="", lease_ms=0))
+            held = await store.create_task(NewTask(ttl_ms=None, worker="w", lease_ms=31_000))
+            clock.advance(31)
+            assert await store.list_lost([], limit=10) == (RECORDS_1[0], held)
+            assert await store.list_lapsed() == (waits, RECORDS_1[0], held)
+            now = 1767225600000000 + 31_000_000
+            found = [task_id for (task_id,) in old.execute(OLD_SWEEP, (now, 10))]
+            assert found == [waits.task_id, "live", held.task_id]
+            with old:
+                old.execute("UPDATE tasks SET lease_worker = 'old' WHERE task_id = ?", (waits.task_id,))
+            lost = await store.list_lost([], limit=10)
+            assert [record.task_id for record in lost] == [waits.task_id, "live", held.task_id]
+    assert schema_of(path) == normal(SCHEMA_4)
+    assert query(path, "PRAGMA user_version") == [(4,)]
 
 
 async def test_text_with_lone_surrogates_of_version_1_is_read(path: Path) -> None:
@@ -455,7 +486,7 @@ async def test_text_with_lone_surrogates_of_version_1_is_read(path: Path) -> Non
         assert await store.delete_task(text)
 
 
-async def test_the_stored_form_is_that_of_version_3(path: Path) -> None:
+async def test_the_stored_form_is_that_of_version_4(path: Path) -> None:
     clock = FakeClock()
     async with SQLiteTaskStore(path, clock=clock) as store:
         queue = store.message_queue
@@ -496,8 +527,8 @@ async def test_the_stored_form_is_that_of_version_3(path: Path) -> None:
         ("working", "report", 0),
     ]
     assert query(path, "SELECT * FROM clock") == []
-    assert schema_of(path) == normal(SCHEMA_3)
-    assert query(path, "PRAGMA user_version") == [(3,)]
+    assert schema_of(path) == normal(SCHEMA_4)
+    assert query(path, "PRAGMA user_version") == [(4,)]
     assert query(path, "PRAGMA application_id") == [(0x4D435054,)]
     assert query(path, "PRAGMA journal_mode") == [("wal",)]
 
@@ -665,13 +696,13 @@ async def test_a_newer_file_is_refused_and_left_alone(path: Path) -> None:
     before = content_of(path)
     error = await refusal_of(path)
     assert isinstance(error, SchemaVersionError)
-    assert (error.found, error.supported) == (99, 3)
+    assert (error.found, error.supported) == (99, 4)
     store = SQLiteTaskStore(path)
     with pytest.raises(SchemaVersionError):
         await store.get_task("kept")
     await store.aclose()
     assert content_of(path) == before
-    run_script(path, "PRAGMA user_version = 3")
+    run_script(path, "PRAGMA user_version = 4")
     async with SQLiteTaskStore(path) as store:
         assert await store.get_task("kept") is not None
 

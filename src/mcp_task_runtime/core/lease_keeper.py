@@ -44,6 +44,10 @@ class LostWork(Protocol):
         """Stop the work of a task whose lease this process no longer holds; its outcome is dropped."""
         ...
 
+    def wanted(self) -> Collection[str]:
+        """Return the tools whose tasks this process may want although no process holds them."""
+        ...
+
     def can_resume(self, record: TaskRecord) -> bool:
         """Return whether this process may claim a task whose lease has lapsed."""
         ...
@@ -128,7 +132,7 @@ class LeaseKeeper:
     async def _turn(self) -> None:
         began = self._clock.now()
         await self._renew()
-        lapsed = await self._leases.list_lapsed(_FEWEST_LAPSED)  # also without a claim: it shows that the store works
+        lapsed = await self._list_lost(_FEWEST_LAPSED)  # also without a claim: it shows that the store works
         before, self._last_turn = self._last_turn or began, self._clock.now()
         # Counted to the end of the turn: a store may wait out its own outage in a call that then succeeds.
         if not timedelta(0) <= self._last_turn - before <= 2 * self._lease / _RENEWALS:
@@ -149,6 +153,9 @@ class LeaseKeeper:
                 if task_id not in held:
                     self._work.stop(task_id)
 
+    async def _list_lost(self, limit: int) -> tuple[TaskRecord, ...]:
+        return await self._leases.list_lost(self._work.wanted(), limit)
+
     async def _reap(self, lapsed: tuple[TaskRecord, ...]) -> None:
         limit = _FEWEST_LAPSED
         while True:
@@ -156,7 +163,7 @@ class LeaseKeeper:
             if len(lapsed) < limit or any(claimed) or limit >= _MOST_LAPSED or not self.may_claim:
                 return
             limit *= 10  # those at the head are for processes that have their tools: look behind them
-            lapsed = await self._leases.list_lapsed(limit)
+            lapsed = await self._list_lost(limit)
 
     async def _claim(self, record: TaskRecord) -> bool:
         try:

@@ -62,6 +62,15 @@ class Resumption(LostWork):
         """Stop work whose lease was lost and drop its outcome."""
         self._workers.lose(task_id)
 
+    def wanted(self) -> Collection[str]:
+        """Return the tools whose tasks this process may want although no process holds them.
+
+        Tasks that the store itself shows to workers are theirs.
+        """
+        if self._outbox is None or self._outbox.grace_ms:
+            return self._works.keys()
+        return [name for name in self._works if not self._outbox.has(name)]
+
     def can_resume(self, record: TaskRecord) -> bool:
         """Return whether this process may claim a task that was lost or put back: to run its work, or to end it.
 

@@ -1,10 +1,11 @@
 """`TaskStore`: what a backend promises about the state of tasks, and the further abilities it may have.
 
 A custom store implements `TaskStore` and no more. Abilities are protocols of their own, declared by
-implementing them: `TaskLeases`, `TaskWork`, `TaskQuestions`, `TaskOwners`, `TaskJoins`, `TaskQuotas`, `TaskJournal`,
-`TaskSearch`, `TaskSharing`, `TaskWatching`, `TaskConnecting`, `TaskDiagnosis`. All bundled stores have all of them, the
-last two where there is a backend. That of Redis also has `TaskTaking` and `TaskEndWatching`, which let many workers
-share it at a lower cost. `TaskSealing` says that a store seals what it keeps, as `stores.sealed` has any store do.
+implementing them: `TaskLeases`, `TaskSweeping`, `TaskWork`, `TaskQuestions`, `TaskOwners`, `TaskJoins`, `TaskQuotas`,
+`TaskJournal`, `TaskSearch`, `TaskSharing`, `TaskWatching`, `TaskConnecting`, `TaskDiagnosis`. All bundled stores have
+all of them, the last two where there is a backend. That of Redis also has `TaskTaking` and `TaskEndWatching`, which let
+many workers share it at a lower cost. `TaskSealing` says that a store seals what it keeps, as `stores.sealed` has any
+store do.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ __all__ = [
     "TaskSearch",
     "TaskSharing",
     "TaskStore",
+    "TaskSweeping",
     "TaskTaking",
     "TaskWatching",
     "TaskWork",
@@ -254,6 +256,29 @@ class TaskLeases(Protocol):
         Returns:
             The stored snapshot, or `None`, and nothing changed, if there is nothing to claim: the task is
             unknown, has ended or expired, has no lease, or a worker holds one that has not lapsed.
+        """
+        ...
+
+
+@runtime_checkable
+class TaskSweeping(Protocol):
+    """Ability of a store with `TaskLeases` to find the tasks of lost workers however many tasks wait for a worker.
+
+    Without it a process lists all lapsed leases and looks behind the waiting tasks of others, but not behind more than
+    10,000.
+    """
+
+    async def list_lost(self, names: Collection[str], *, limit: int) -> tuple[TaskRecord, ...]:
+        """Return those tasks of `TaskLeases.list_lapsed` that a worker holds, and of these tools also the others.
+
+        The longest lapsed come first. Tasks of other tools that wait for a worker cost nothing (L8).
+
+        Args:
+            names: `TaskRequest.name` of the tasks that are listed although no process holds them.
+            limit: Most tasks to return, at least 1.
+
+        Raises:
+            ValueError: `limit` is below 1.
         """
         ...
 

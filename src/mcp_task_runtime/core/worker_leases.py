@@ -8,7 +8,7 @@ from collections.abc import Collection
 from datetime import timedelta
 
 from mcp_task_runtime.core.ids import new_worker_name
-from mcp_task_runtime.core.store import TaskLeases, TaskTaking
+from mcp_task_runtime.core.store import TaskLeases, TaskSweeping, TaskTaking
 from mcp_task_runtime.core.store_log import log_loss
 from mcp_task_runtime.core.types import TaskRecord
 
@@ -30,6 +30,7 @@ class WorkerLeases:
         self.lease_ms = lease_ms
         self._name = new_worker_name()
         self._store = store
+        self._sweeping = store if isinstance(store, TaskSweeping) else None
         self._taking = store if isinstance(store, TaskTaking) else None
 
     @property
@@ -41,8 +42,13 @@ class WorkerLeases:
         """Renew leases; return those that this process still holds. See `TaskLeases.renew_leases`."""
         return await self._store.renew_leases(self.worker, task_ids, lease_ms=self.lease_ms)
 
-    async def list_lapsed(self, limit: int) -> tuple[TaskRecord, ...]:
-        """Return tasks whose lease has lapsed; see `TaskLeases.list_lapsed`."""
+    async def list_lost(self, names: Collection[str], limit: int) -> tuple[TaskRecord, ...]:
+        """Return tasks whose lease has lapsed, without those of other tools that wait if the store can leave them out.
+
+        See `TaskSweeping.list_lost` and `TaskLeases.list_lapsed`.
+        """
+        if self._sweeping is not None:
+            return await self._sweeping.list_lost(names, limit=limit)
         return await self._store.list_lapsed(limit=limit)
 
     async def claim(self, task_id: str) -> TaskRecord | None:

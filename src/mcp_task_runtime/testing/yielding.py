@@ -27,6 +27,7 @@ from mcp_task_runtime.core.store import (
     TaskSearch,
     TaskSharing,
     TaskStore,
+    TaskSweeping,
 )
 from mcp_task_runtime.core.types import (
     Fence,
@@ -220,7 +221,7 @@ class YieldingQuestionStore(YieldingTaskStore):
 
 
 class _BundledStore(
-    _QuestionStore, TaskOwners, TaskLeases, TaskJoins, TaskJournal, TaskQuotas, TaskSearch, Protocol
+    _QuestionStore, TaskOwners, TaskLeases, TaskSweeping, TaskJoins, TaskJournal, TaskQuotas, TaskSearch, Protocol
 ): ...
 
 
@@ -251,6 +252,11 @@ class YieldingBundledStore(YieldingQuestionStore):
         """Return live tasks whose lease has lapsed; see `TaskLeases.list_lapsed`."""
         await checkpoint()
         return await _then_checkpoint(self._bundled.list_lapsed(limit=limit))
+
+    async def list_lost(self, names: Collection[str], *, limit: int) -> tuple[TaskRecord, ...]:
+        """Return tasks of lost workers; see `TaskSweeping.list_lost`."""
+        await checkpoint()
+        return await _then_checkpoint(self._bundled.list_lost(names, limit=limit))
 
     async def claim_task(self, task_id: str, *, worker: str, lease_ms: int) -> TaskRecord | None:
         """Take over a live task; see `TaskLeases.claim_task`."""

@@ -1,4 +1,4 @@
-"""Stores that have one fault each in what they do for workers, for those who watch, or in their diagnosis."""
+"""Stores that have one fault each in what they do for workers, sweeps and those who watch, or in their diagnosis."""
 
 from __future__ import annotations
 
@@ -242,3 +242,34 @@ class ADiagnosisRepeatsItself(LeasedTaskStore):
 class AClosedStoreIsFine(LeasedTaskStore):
     async def diagnose(self) -> tuple[Finding, ...]:
         return (Finding("schema", "ok", "version 1"),)
+
+
+@store_mutant("lost_tasks_and_the_waiting_ones_of_some_tools_are_listed")
+class TheWaitingTasksOfAllToolsAreListed(LeasedTaskStore):
+    async def list_lost(self, names: Collection[str], *, limit: int) -> Found:
+        return await self.list_lapsed(limit=limit)
+
+
+@store_mutant("a_task_is_lost_from_the_time_at_which_its_worker_is")
+class OnlyTheFirstWorkerIsLost(LeasedTaskStore):
+    async def list_lost(self, names: Collection[str], *, limit: int) -> Found:
+        found = await super().list_lost(names, limit=limit)
+        return tuple(each for each in found if each.lease is not None and each.lease.attempt < 2)
+
+
+@store_mutant("tasks_that_wait_for_a_worker_cost_a_sweep_nothing")
+class ASweepLooksAtAllThatWait(LeasedTaskStore):
+    async def list_lost(self, names: Collection[str], *, limit: int) -> Found:
+        for record in await self.list_lapsed(limit=10**6):
+            assert record.lease is not None
+        return await super().list_lost(names, limit=limit)
+
+
+class _SeesNoLoss(Link):
+    """A process's connection."""
+
+    async def list_lost(self, names: Collection[str], *, limit: int) -> Found:
+        return ()
+
+
+leased_process_mutant("AProcessSeesNoLossOfOthers", "a_task_that_another_process_lost_is_listed", process=_SeesNoLoss)

@@ -117,6 +117,21 @@ async def test_leases_work_on_a_cluster(on_cluster: ClusterOpener, clock: FakeCl
         assert (await store.list_tasks(owner="eve")).records == ()
 
 
+async def test_a_task_is_lost_whose_worker_ended_before_it_moved_its_lease(
+    on_cluster: ClusterOpener, clock: FakeClock
+) -> None:
+    """On a cluster a claim and the move are two steps; a worker that looks for work makes up for the second."""
+    prefix = f"leases_{token_hex(4)}"
+    async with on_cluster.client() as client, RedisTaskStore(client, clock=clock, prefix=prefix) as store:
+        request = TaskRequest(name="tool")
+        record = await store.create_task(NewTask(ttl_ms=None, request=request, worker="", lease_ms=0))
+        await client.hset(f"{prefix}:{{{record.task_id}}}:task", {"worker": "lost"})
+        waits = await store.create_task(NewTask(ttl_ms=None, request=request, worker="", lease_ms=0))
+        assert await store.wait_for_work(["tool"], limit=10) == (waits,)
+        (lost,) = await store.list_lost([], limit=10)
+        assert lost.task_id == record.task_id
+
+
 async def test_tasks_are_taken_and_their_ends_told_on_a_cluster(on_cluster: ClusterOpener, clock: FakeClock) -> None:
     """Tasks are in other slots than what says that they wait."""
     request = TaskRequest(name="tool")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from datetime import datetime
 
 from mcp_task_runtime.core.deadlines import DeadlineHeap
@@ -12,21 +12,24 @@ __all__ = ["LeaseIndex"]
 
 
 class LeaseIndex:
-    """Identifiers of tasks with a lease; those whose lease no process holds also by tool. Each call is O(log n)."""
+    """Identifiers of tasks with a lease: those that a worker holds, and by tool those that no process holds.
 
-    __slots__ = ("_lapses", "_waiting")
+    A change is O(log n). A look is linear in the tools and in its limit.
+    """
+
+    __slots__ = ("_held", "_waiting")
 
     def __init__(self) -> None:
-        self._lapses = DeadlineHeap()
+        self._held = DeadlineHeap()
         self._waiting: dict[str, DeadlineHeap] = {}
 
     def __len__(self) -> int:
-        return len(self._lapses)
+        return len(self._held) + sum(len(waiting) for waiting in self._waiting.values())
 
     def set(self, record: TaskRecord) -> None:
         """Note the lease that a task has now, or that it has none."""
         lease, name = record.lease, record.request.name
-        self._lapses.set(record.task_id, None if lease is None else lease.expires_at)
+        self._held.set(record.task_id, lease.expires_at if lease is not None and lease.worker else None)
         if lease is not None and not lease.worker:
             waiting = self._waiting.get(name)
             if waiting is None:
@@ -37,22 +40,23 @@ class LeaseIndex:
 
     def discard(self, record: TaskRecord) -> None:
         """Forget a task."""
-        self._lapses.discard(record.task_id)
+        self._held.discard(record.task_id)
         self._leave(record)
 
     def lapsed(self, now: datetime, limit: int) -> list[str]:
         """Return the tasks whose lease has lapsed, the longest lapsed first."""
-        return [task_id for _, task_id in _due(self._lapses, now, limit)]
+        return _first([self._held, *self._waiting.values()], now, limit)
+
+    def lost(self, names: Collection[str], now: datetime, limit: int) -> list[str]:
+        """Return those of them that a worker holds, and of these tools all."""
+        return _first([self._held, *self._of(names)], now, limit)
 
     def waiting(self, names: Collection[str], now: datetime, limit: int) -> list[str]:
-        """Return the tasks of these tools whose lease has lapsed and is held by no process, the longest waiting first.
+        """Return those of them that no process holds, of these tools."""
+        return _first(self._of(names), now, limit)
 
-        The cost is linear in `names` and `limit`.
-        """
-        heaps = [heap for name in sorted(set(names)) if (heap := self._waiting.get(name)) is not None]
-        found = [each for heap in heaps for each in _due(heap, now, limit)]
-        found.sort()
-        return [task_id for _, task_id in found[:limit]]
+    def _of(self, names: Collection[str]) -> list[DeadlineHeap]:
+        return [heap for name in sorted(set(names)) if (heap := self._waiting.get(name)) is not None]
 
     def _leave(self, record: TaskRecord) -> None:
         waiting = self._waiting.get(record.request.name)
@@ -60,6 +64,12 @@ class LeaseIndex:
             waiting.discard(record.task_id)
             if not waiting:
                 del self._waiting[record.request.name]
+
+
+def _first(heaps: Iterable[DeadlineHeap], now: datetime, limit: int) -> list[str]:
+    found = [each for heap in heaps for each in _due(heap, now, limit)]
+    found.sort()
+    return [task_id for _, task_id in found[:limit]]
 
 
 def _due(heap: DeadlineHeap, now: datetime, limit: int) -> list[tuple[datetime, str]]:

@@ -341,6 +341,12 @@ class InMemoryTaskStore:
         now = self._purge()
         return tuple([self._entries[task_id].record for task_id in self._leases.lapsed(now, limit)])
 
+    async def list_lost(self, names: Collection[str], *, limit: int) -> tuple[TaskRecord, ...]:
+        """Return tasks of lost workers, and of these tools those that wait; see `TaskSweeping.list_lost`."""
+        _check_limit(limit)
+        now = self._purge()
+        return tuple([self._entries[task_id].record for task_id in self._leases.lost(names, now, limit)])
+
     async def claim_task(self, task_id: str, *, worker: str, lease_ms: int) -> TaskRecord | None:
         """Take over a live task whose lease has lapsed or is not held; see `TaskLeases.claim_task`."""
         now = self._purge()

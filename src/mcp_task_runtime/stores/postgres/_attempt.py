@@ -28,6 +28,7 @@ _RELATIONS: Final = (
     "find_joinable",
     "count_live",
     "has_room",
+    "tasks_by_lease",
     "tasks_by_status",
     "tasks_by_name",
 )

@@ -53,19 +53,17 @@ class Leases:
 
     async def lapsed(self, *, limit: int) -> tuple[TaskRecord, ...]:
         """Return live tasks whose lease has lapsed; see `TaskLeases.list_lapsed`."""
+        return await self._lapsed(statements.LIST_LAPSED, limit)
+
+    async def lost(self, names: Collection[str], *, limit: int) -> tuple[TaskRecord, ...]:
+        """Return tasks of lost workers, and of these tools those that wait; see `TaskSweeping.list_lost`."""
+        return await self._lapsed(statements.LIST_LOST, limit, names=[to_text(name) for name in set(names)])
+
+    async def _lapsed(self, statement: str, limit: int, **parameters: object) -> tuple[TaskRecord, ...]:
         limit = checked_limit(limit)
 
         def read(attempt: Attempt) -> tuple[TaskRecord, ...]:
-            found: list[TaskRecord] = []
-            offset = 0
-            while True:
-                parameters = {"limit": limit - len(found), "offset": offset}
-                rows = list(attempt.fetch_each(statements.LIST_LAPSED, parameters))
-                records = self._pages.intact(rows)
-                found += records
-                offset += len(rows)
-                if len(records) == len(rows) or len(found) == limit:  # damaged rows leave room for others
-                    return tuple(found)
+            return self._pages.first_intact(attempt, statement, limit, parameters)
 
         return await self._database.read(read)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from mcp_task_runtime.core.types import TaskPage, TaskRecord
 from mcp_task_runtime.errors import InvalidCursorError
 from mcp_task_runtime.stores._cursor import CursorKey, owner_scope
 from mcp_task_runtime.stores.postgres import _statements as statements
+from mcp_task_runtime.stores.postgres._attempt import Attempt
 from mcp_task_runtime.stores.postgres._database import Database
 from mcp_task_runtime.stores.postgres._rows import DamagedRowError, record_of, to_text
 
@@ -51,6 +52,25 @@ class Pages:
                     self._reported.add(position)
                     logger.error("Left a damaged task out of a list: the row of `tasks` with position %d", position)
         return records
+
+    def first_intact(
+        self, attempt: Attempt, statement: str, limit: int, parameters: Mapping[str, object]
+    ) -> tuple[TaskRecord, ...]:
+        """Return the first tasks of a query that are not damaged.
+
+        Args:
+            attempt: Reads them.
+            statement: The query; its parameter `limit` says how many rows it has.
+            limit: Most tasks to return.
+            parameters: Its other parameters.
+        """
+        size = limit
+        while True:
+            rows = list(attempt.fetch_each(statement, {**parameters, "limit": size}))
+            records = self.intact(rows)
+            if len(records) >= limit or len(rows) < size:
+                return tuple(records[:limit])
+            size *= 2  # those at the head are damaged
 
 
 def position_of(key: CursorKey, cursor: str, scope: bytes) -> int:

@@ -1,7 +1,7 @@
 """The stored form of tasks in PostgreSQL, and the statements that make it. Imports no driver.
 
 Everything stands in a database schema of its own (`mcp_task_runtime` unless another is named), so that
-`DROP SCHEMA … CASCADE` removes all of it and nothing else. Version 3; earlier ones are brought to it in place:
+`DROP SCHEMA … CASCADE` removes all of it and nothing else. Version 4; earlier ones are brought to it in place:
 
 `schema_migrations`: one row for each migration applied; the highest `version` is the schema's.
 
@@ -189,6 +189,10 @@ MIGRATIONS: Final = (
         RETURN {{count_live}}($1, $2, $3) < $3;
     END
     $room$;
+    """,
+    """
+    DROP INDEX {tasks_by_lease};
+    CREATE INDEX tasks_held ON {tasks} (lease_expires_at, position) WHERE lease_worker <> '';
     """,
 )
 """The statements that lead from each version to the next; the first from an empty schema to version 1."""

@@ -38,6 +38,7 @@ __all__ = [
     "JOIN",
     "JOINED",
     "LIST_LAPSED",
+    "LIST_LOST",
     "LIST_OF_NOBODY",
     "LIST_OF_OWNER",
     "LOOK_AT_WATCHED",
@@ -291,13 +292,14 @@ DROP_LEASES: Final = (
     + ALIVE
 )
 
-LIST_LAPSED: Final = (
-    "SELECT position, "
-    + COLUMNS
-    + " FROM {tasks} WHERE lease_expires_at <= {now} AND "
-    + ALIVE
-    + " ORDER BY lease_expires_at, position LIMIT %(limit)s OFFSET %(offset)s"
-)
+_FIRST_LAPSED: Final = " ORDER BY lease_expires_at, position LIMIT %(limit)s"
+
+
+def _lapsed(condition: str) -> str:
+    """Return the query for the live tasks whose lease lapsed first, of those that meet a condition."""
+    lapsed = f"{condition} AND lease_expires_at <= {{now}} AND {ALIVE}"
+    return f"SELECT position, {COLUMNS} FROM {{tasks}} WHERE {lapsed}{_FIRST_LAPSED}"
+
 
 CLAIM: Final = (
     """
@@ -324,15 +326,26 @@ CLAIM: Final = (
     + _NOTIFY_WORK
 )
 
-# The tasks of each tool in turn: those of others are not walked over.
-WAITING: Final = (
-    "SELECT found.* FROM unnest(%(names)s::text[]) AS wanted (name) CROSS JOIN LATERAL (SELECT position, "
-    + COLUMNS
-    + f" FROM {{tasks}} WHERE tool = left(wanted.name, {NAME_LENGTH}) AND request_name = wanted.name"
-    + " AND lease_worker = '' AND lease_expires_at <= {now} AND "
-    + ALIVE
-    + " ORDER BY lease_expires_at, position LIMIT %(limit)s) AS found"
-    + " ORDER BY lease_expires_at, position LIMIT %(limit)s"
+_HELD: Final = "(" + _lapsed("lease_worker <> ''") + ")"
+
+
+def _of_each(tools: str, condition: str) -> str:
+    """Return the query for the tasks that wait of each tool in turn: those of others are not walked over."""
+    each = _lapsed(f"{condition} AND lease_worker = ''")
+    return f"SELECT found.* FROM {tools} CROSS JOIN LATERAL ({each}) AS found{_FIRST_LAPSED}"
+
+
+WAITING: Final = _of_each(
+    "unnest(%(names)s::text[]) AS wanted (name)",
+    f"tool = left(wanted.name, {NAME_LENGTH}) AND request_name = wanted.name",
+)
+LIST_LOST: Final = _HELD + " UNION ALL (" + WAITING + ")" + _FIRST_LAPSED
+
+_NEXT_TOOL: Final = "SELECT tool FROM {tasks} WHERE lease_worker = ''"
+LIST_LAPSED: Final = (
+    f"WITH RECURSIVE waiting (name) AS (({_NEXT_TOOL} ORDER BY tool LIMIT 1)"
+    f" UNION ALL SELECT ({_NEXT_TOOL} AND tool > name ORDER BY tool LIMIT 1) FROM waiting WHERE name IS NOT NULL)"
+    f" {_HELD} UNION ALL ({_of_each('waiting', 'tool = waiting.name')}){_FIRST_LAPSED}"
 )
 
 # --- questions ---

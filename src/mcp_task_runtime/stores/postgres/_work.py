@@ -27,12 +27,6 @@ class WaitingWork:
         stored = [to_text(name) for name in names]
 
         def look(attempt: Attempt) -> tuple[TaskRecord, ...] | NotYet:
-            size = limit
-            while True:
-                rows = list(attempt.fetch_each(statements.WAITING, {"names": stored, "limit": size}))
-                records = self._pages.intact(rows)
-                if len(records) >= limit or len(rows) < size:
-                    return tuple(records[:limit]) or NotYet(None)
-                size *= 2  # those at the head are damaged
+            return self._pages.first_intact(attempt, statements.WAITING, limit, {"names": stored}) or NotYet(None)
 
         return await self._database.wait("work", "", look)

@@ -276,6 +276,10 @@ class PostgresTaskStore(DatabaseUser):
         """Return live tasks whose lease has lapsed; see `TaskLeases.list_lapsed`."""
         return await self._leases.lapsed(limit=limit)
 
+    async def list_lost(self, names: Collection[str], *, limit: int) -> tuple[TaskRecord, ...]:
+        """Return tasks of lost workers, and of these tools those that wait; see `TaskSweeping.list_lost`."""
+        return await self._leases.lost(names, limit=limit)
+
     async def claim_task(self, task_id: str, *, worker: str, lease_ms: int) -> TaskRecord | None:
         """Take over a live task whose lease has lapsed or is held by no process; see `TaskLeases.claim_task`."""
         return await self._leases.claim(task_id, worker=worker, lease_ms=lease_ms)

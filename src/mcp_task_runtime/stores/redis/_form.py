@@ -38,6 +38,11 @@ mailbox are published on the channel `P:{T}`, and a task that waits for a worker
 of a task that has ended or was deleted is also published on the channels `P:{store:U}` of the store objects that made
 it and that were the last to claim it: `U` is what their operations, the fields `mark` and `claim`, begin with.
 
+In `P:{leases:}` tasks that no process holds stand apart from those that a worker holds: their time is less by `WAITS`.
+One that stands among the others, because an earlier version or, on a cluster, a process that ended left it there, is
+moved when these are read. One that a worker holds and that stands among the waiting ones is moved when a worker looks
+for work.
+
 Times are microseconds since 1970 UTC, as decimal integers. In a record a field that is missing is `None`.
 
 Version 1 had no events, steps and search, and no `progress`, `name` and `owner_tag`; its requests ended after
@@ -83,6 +88,7 @@ __all__ = [
     "STEPS",
     "TAKEN",
     "WAITING",
+    "WAITS",
     "Keys",
     "dump_answer",
     "dump_message",
@@ -91,6 +97,7 @@ __all__ = [
     "event_text",
     "from_micros",
     "key_field",
+    "lease_place",
     "load_answer",
     "load_event",
     "load_message",
@@ -103,6 +110,9 @@ __all__ = [
 
 SCHEMA_VERSION: Final = 2
 """The version of this form. What was stored with a later one is refused."""
+
+WAITS: Final = 2**53
+"""Microseconds until the year 2255: by so much a task that no process holds comes earlier in the index of leases."""
 
 _MESSAGE_VERSION: Final = 1
 """The version of the form of messages and answers."""
@@ -153,6 +163,11 @@ QUEUE, ASKED, ANSWERS, TAKEN, WAITING, EVENTS, STEPS = range(1, 8)
 def to_micros(time: datetime) -> int:
     """Return a time as microseconds since 1970 UTC."""
     return (time - _EPOCH) // _MICROSECOND
+
+
+def lease_place(lease: Lease) -> int:
+    """Return the score that a task with this lease has in the index of leases."""
+    return to_micros(lease.expires_at) - (0 if lease.worker else WAITS)
 
 
 def from_micros(micros: bytes | int) -> datetime:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from typing import Final
 
 from mcp_task_runtime.core.types import TaskRecord
 from mcp_task_runtime.stores import _storable
 from mcp_task_runtime.stores.redis._backend import Backend
 from mcp_task_runtime.stores.redis._calls import TaskCalls, loaded
 from mcp_task_runtime.stores.redis._connections import Call, script_call
-from mcp_task_runtime.stores.redis._form import event_text, pack, schema_error, to_micros
-from mcp_task_runtime.stores.redis._pages import SET_ASIDE_MICROS, Pages
+from mcp_task_runtime.stores.redis._form import WAITS, event_text, lease_place, pack, schema_error, to_micros
+from mcp_task_runtime.stores.redis._pages import SET_ASIDE_MICROS, Entry, Pages
 from mcp_task_runtime.stores.redis._work import WaitingWork
 
 __all__ = ["Leases"]
+
+_HELD: Final = "0", ""
+_UNHELD: Final = "-inf", "waits"
+"""The parts of the index, as scores; see `_form`."""
 
 
 class Leases:
@@ -38,28 +43,39 @@ class Leases:
 
     async def lapsed(self, *, limit: int) -> tuple[TaskRecord, ...]:
         """Return live tasks whose lease has lapsed; see `TaskLeases.list_lapsed`."""
+        found = await self._first(limit, _HELD, _UNHELD)
+        self._work.mend(found)
+        return _in_order(found, limit)
+
+    async def lost(self, names: Collection[str], *, limit: int) -> tuple[TaskRecord, ...]:
+        """Return tasks of lost workers, and of these tools those that wait; see `TaskSweeping.list_lost`."""
+        held = await self._first(limit, _HELD)
+        return _in_order([*held, *await self._work.find(sorted(set(names)), limit)], limit)
+
+    async def _first(self, limit: int, *parts: tuple[str, str]) -> list[TaskRecord]:
+        """Return the tasks whose lease lapsed first in each of these parts of the index; it heals when it is read."""
         if limit < 1:
             raise ValueError("limit must be at least 1")
-        found: dict[str, TaskRecord] = {}
         while True:
-            now, page = await self._pages.read(self._keys.leases, "-inf", "", limit)
+            now, page = await self._pages.read(self._keys.leases, *parts, limit=limit)
+            found: list[TaskRecord] = []
+            waiting: list[TaskRecord] = []
             corrections: list[bytes | int | str] = []
             for entry in page:
-                record = entry.record
-                lease = None if record is None else record.lease
-                if entry.is_damaged:
-                    corrections += entry.member, entry.place, now + SET_ASIDE_MICROS
-                elif record is None or lease is None or not entry.is_live:
-                    corrections += entry.member, entry.place, ""
-                elif to_micros(lease.expires_at) > now:
-                    corrections += entry.member, entry.place, to_micros(lease.expires_at)
-                else:
-                    found[record.task_id] = record
-            if corrections:  # the index heals when it is read
+                record, right = entry.record, _right_place(entry, now)
+                is_apart = isinstance(right, int) and (right < 0) != (entry.place < 0)
+                if record is not None and isinstance(right, int) and _is_due(right, now) and not is_apart:
+                    found.append(record)
+                    continue
+                corrections += entry.member, entry.place, right
+                if record is not None and is_apart and entry.place >= 0:
+                    waiting.append(record)
+            if waiting:  # they stand in the sets of their tools before a sweep no longer sees them here
+                await self._backend.send(*self._work.entering(waiting))
+            if corrections:
                 await self._backend.send(script_call("correct", (self._keys.leases,), *corrections))
-            if not corrections or len(found) >= limit or len(page) < limit:
-                self._work.mend(found.values())
-                return tuple(sorted(found.values(), key=_lapsed_at)[:limit])
+            if not corrections or len(found) >= limit:
+                return found
 
     async def claim(
         self, task_id: str, *, worker: str, lease_ms: int, waits: tuple[bytes, int] | None = None
@@ -82,11 +98,10 @@ class Leases:
             return None
         self._backend.note_made(tag, since)
         record = loaded(rest[0])
-        if record.lease is not None:
-            self._move_lapse(tag, to_micros(record.lease.expires_at))
         if worker:
-            self._work.leave(tag, self._keys.name_tag(record.request.name))
-        else:
+            await self._work.leave_to_worker(record)
+        elif record.lease is not None:
+            self._move_lapse(tag, to_micros(record.lease.expires_at))
             await self._work.enter(record)
         return record
 
@@ -114,6 +129,23 @@ class Leases:
         """Move an entry of the index of leases where the scripts cannot do it: on a cluster, without waiting."""
         if self._backend.is_cluster:
             self._backend.post(Call(b"ZADD", (self._keys.leases,), (b"XX", when, tag)))
+
+
+def _right_place(entry: Entry, now: int) -> int | str:
+    """Return the score that an entry should have; empty for none."""
+    if entry.is_damaged:
+        return now + SET_ASIDE_MICROS - (WAITS if entry.place < 0 else 0)
+    lease = None if entry.record is None or not entry.is_live else entry.record.lease
+    return "" if lease is None else lease_place(lease)
+
+
+def _is_due(place: int, now: int) -> bool:
+    return (place if place >= 0 else place + WAITS) <= now
+
+
+def _in_order(records: Iterable[TaskRecord], limit: int) -> tuple[TaskRecord, ...]:
+    each = {record.task_id: record for record in records}  # one may have moved between two looks
+    return tuple(sorted(each.values(), key=_lapsed_at)[:limit])
 
 
 def _lapsed_at(record: TaskRecord) -> float:

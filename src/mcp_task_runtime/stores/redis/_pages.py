@@ -59,19 +59,20 @@ class Pages:
         self._backend = backend
         self._reported: set[bytes] = set()
 
-    async def read(self, index: bytes, lowest: str, highest: str, limit: int) -> tuple[int, list[Entry]]:
-        """Return the time, and a page of an index of leases or of an owner's tasks.
+    async def read(self, index: bytes, *parts: tuple[str, str], limit: int) -> tuple[int, list[Entry]]:
+        """Return the time, and a page of each part of an index of leases or of an owner's tasks.
 
         Args:
             index: Its key.
-            lowest: Lowest score.
-            highest: Highest score; empty for now.
-            limit: Most entries.
+            parts: The lowest score and the highest one: empty for now, `waits` for now among the leases that no process
+                holds.
+            limit: Most entries of each part.
         """
-        call = script_call("page", (index,), self._backend.now(), lowest, highest, limit, *self.record_ends)
-        (reply,) = await self._backend.send(call)
-        now = int(reply[0])
-        page: list[tuple[bytes, Any, Any]] = reply[1]
+        ends = self.record_ends
+        calls = [script_call("page", (index,), self._backend.now(), *part, limit, *ends) for part in parts]
+        replies = await self._backend.send(*calls)
+        now = int(replies[-1][0])
+        page: list[tuple[bytes, Any, Any]] = [entry for _, entries in replies for entry in entries]
         found = [(member, member.rpartition(b" ")[2], score, it) for member, score, it in page]
         return now, await self.entries(now, found, are_marked=index != self._backend.keys.leases)
 

@@ -22,7 +22,7 @@ from typing import Final
 
 from mcp_task_runtime.core.sealed import SEALED_JSON
 from mcp_task_runtime.core.transitions import EVENTS_KEPT, TERMINAL_STATUSES, TRANSITIONS
-from mcp_task_runtime.stores.redis._form import FIELDS, HEAD, SCHEMA_VERSION
+from mcp_task_runtime.stores.redis._form import FIELDS, HEAD, SCHEMA_VERSION, WAITS
 
 __all__ = ["FOLLOWS", "LIVE", "SCRIPTS", "UPDATES", "Script"]
 
@@ -59,6 +59,7 @@ def _names(fields: tuple[str, ...]) -> str:
 
 _CONSTANTS: Final = {
     "SEALED": f"'{SEALED_JSON}'",
+    "WAITS": f"{WAITS}",
     "SCHEMA": f"{SCHEMA_VERSION}",
     "EVENTS": f"{EVENTS_KEPT}",
     "HEAD": f"{{{_names(HEAD)}}}",
@@ -99,6 +100,6 @@ SCRIPTS: Final[Mapping[str, Script]] = {
     "wait": _script("time", "sets", "wait"),
     "take": _script("time", "sealed", "take"),
     **{name: _script("time", name) for name in ("page", "now", "join", "live", "waiting")},
-    **{name: _script(name) for name in ("clear", "correct", "ended")},
+    **{name: _script(name) for name in ("clear", "correct", "ended", "leave")},
 }
 """All scripts, by name."""

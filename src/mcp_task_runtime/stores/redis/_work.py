@@ -9,13 +9,15 @@ and for a task of an earlier version of this library, which kept no sets.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
 from mcp_task_runtime.core.types import TaskRecord
+from mcp_task_runtime.errors import StoreError
 from mcp_task_runtime.stores.redis._backend import Backend
 from mcp_task_runtime.stores.redis._connections import Call, script_call
-from mcp_task_runtime.stores.redis._form import to_micros
+from mcp_task_runtime.stores.redis._form import WAITS, lease_place, to_micros
 from mcp_task_runtime.stores.redis._pages import SET_ASIDE_MICROS, Entry, Pages
 
 __all__ = ["WaitingWork"]
@@ -54,17 +56,28 @@ class WaitingWork:
     async def enter(self, record: TaskRecord) -> None:
         """Add a task that no process holds, where the scripts cannot: on a cluster."""
         if self._backend.is_cluster:
-            await self._backend.send(*self._entering([record]))
+            await self._backend.send(*self.entering([record]))
+
+    async def leave_to_worker(self, record: TaskRecord) -> None:
+        """Move a task that a worker has claimed to the leases that are held, where the scripts cannot: on a cluster.
+
+        If that fails, the next look of a worker does it.
+        """
+        if self._backend.is_cluster and record.lease is not None:
+            keys = self._keys.leases, self._keys.waiting(self._keys.name_tag(record.request.name))
+            place = lease_place(record.lease)
+            with suppress(StoreError):
+                await self._backend.send(script_call("leave", keys, self._keys.tag(record.task_id), place))
 
     def leave(self, tag: bytes, name_tag: bytes) -> None:
-        """Remove a task, where the scripts cannot: on a cluster, without waiting for it."""
+        """Remove a task that has ended, where the scripts cannot: on a cluster, without waiting for it."""
         if self._backend.is_cluster:
             self._backend.post(Call(b"ZREM", (self._keys.waiting(name_tag),), (tag,)))
 
     def mend(self, records: Iterable[TaskRecord]) -> None:
         """Add those of these tasks that wait and may be missing, without waiting for it."""
         waiting = [record for record in records if record.lease is not None and not record.lease.worker]
-        self._backend.post(*self._entering(waiting[:_BATCH]))
+        self._backend.post(*self.entering(waiting[:_BATCH]))
 
     async def find(self, names: Sequence[str], limit: int) -> tuple[TaskRecord, ...]:
         """Return tasks that wait, the longest waiting first."""
@@ -85,11 +98,20 @@ class WaitingWork:
                     found[entry.record.task_id] = entry.record
                 elif right is not None:
                     key = keys[int(number) - 1]
+                    if right == "":
+                        corrections.append(self._leaving(entry))
                     corrections.append(script_call("correct", (key,), entry.member, entry.place, right))
             if corrections:
                 await self._backend.send(*corrections)
             if not corrections or len(found) >= limit or len(page) < limit:
                 return tuple(list(found.values())[:limit])
+
+    def _leaving(self, entry: Entry) -> Call:
+        """Return the call that moves in the index of leases a task that a worker has claimed, or that is gone."""
+        lease = entry.record.lease if entry.record is not None and entry.is_live else None
+        if lease is None:
+            return script_call("correct", (self._keys.leases,), entry.tag, entry.place - WAITS, "")
+        return Call(b"ZADD", (self._keys.leases,), (b"XX", lease_place(lease), entry.tag))
 
     async def _complete(self) -> None:
         """Add what an earlier version of this library stored: once, and noted in Redis."""
@@ -110,11 +132,11 @@ class WaitingWork:
             records = await self._pages.load(tags[start : start + _BATCH])
             waiting = [each for each in records if each.lease is not None and not each.lease.worker]
             if waiting:
-                await self._backend.send(*self._entering(waiting))
+                await self._backend.send(*self.entering(waiting))
 
-    def _entering(self, waiting: Sequence[TaskRecord]) -> list[Call]:
-        """Return the call that adds tasks; none for no task."""
-        keys: list[bytes] = []
+    def entering(self, waiting: Sequence[TaskRecord]) -> list[Call]:
+        """Return the call that adds tasks, and moves them in the index of leases; none for no task."""
+        keys: list[bytes] = [self._keys.leases]
         arguments: list[bytes | int | str] = []
         for record in waiting:
             if record.lease is not None:
@@ -122,7 +144,7 @@ class WaitingWork:
                 keys.append(self._keys.waiting(self._keys.name_tag(record.request.name)))
                 arguments += self._keys.tag(record.task_id), to_micros(record.lease.expires_at)
                 arguments.append("" if expires_at is None else to_micros(expires_at))
-        if not keys:
+        if not arguments:
             return []
         return [script_call("wait", tuple(keys), self._backend.now(), self._backend.margin_ms, *arguments)]
 

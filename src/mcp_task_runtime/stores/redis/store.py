@@ -6,7 +6,8 @@ message there says only that something happened, so waiters look again; after a 
 
 On a cluster a task and its mailbox are in one slot, and the indexes that span tasks are in others. What a
 script cannot do in one step there is made safe by order: the index is written after the task and checked
-against it when it is read. So on a cluster `create_task`, `list_tasks` and `list_lapsed` take two round trips.
+against it when it is read. So on a cluster `create_task`, `list_tasks`, `list_lapsed` and
+`claim_task` take two round trips, as `list_lost` does everywhere.
 
 All time is the server's, unless a clock is injected: when a task was created or changed, whether it has expired and
 whether its lease has lapsed. On a cluster it is that of the node that has the task.
@@ -296,7 +297,7 @@ class RedisTaskStore(Opened):
         found: list[Entry] = []
         while True:
             wanted = limit + 1 - len(found)
-            _, page = await self._pages.read(index, f"({place}", "+inf", wanted)
+            _, page = await self._pages.read(index, (f"({place}", "+inf"), limit=wanted)
             found += [entry for entry in page if entry.is_live]
             gone = [entry.member for entry in page if entry.is_gone]
             if gone:  # the index heals when it is read
@@ -389,6 +390,10 @@ class RedisTaskStore(Opened):
     async def list_lapsed(self, *, limit: int = 100) -> tuple[TaskRecord, ...]:
         """Return live tasks whose lease has lapsed; see `TaskLeases.list_lapsed`. Damaged tasks are left out."""
         return await self._leases.lapsed(limit=limit)
+
+    async def list_lost(self, names: Collection[str], *, limit: int) -> tuple[TaskRecord, ...]:
+        """Return tasks of lost workers, and of these tools those that wait; see `TaskSweeping.list_lost`."""
+        return await self._leases.lost(names, limit=limit)
 
     async def claim_task(self, task_id: str, *, worker: str, lease_ms: int) -> TaskRecord | None:
         """Take over a live task; see `TaskLeases.claim_task`."""

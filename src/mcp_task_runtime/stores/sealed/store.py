@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final, Protocol, cast
 
 import anyio
@@ -23,6 +24,7 @@ from mcp_task_runtime.core.store import (
     TaskQuotas,
     TaskSearch,
     TaskStore,
+    TaskSweeping,
     TaskTaking,
     TaskWatching,
     TaskWork,
@@ -90,6 +92,7 @@ def seal_store(store: TaskStore, keys: Sequence[str | bytes]) -> TaskStore:
 class _AbleStore(
     TaskStore,
     TaskLeases,
+    TaskSweeping,
     TaskWork,
     TaskTaking,
     TaskQuestions,
@@ -221,12 +224,20 @@ class _SealedStore:
 
         return self._store.watch_task(task_id, changed, after=after)
 
-    # --- TaskLeases, TaskWork: a process takes no work that it cannot open
+    # --- TaskLeases, TaskSweeping, TaskWork: a process takes no work that it cannot open
 
     async def list_lapsed(self, *, limit: int = 100) -> tuple[TaskRecord, ...]:
+        return await self._list_opened(self._store.list_lapsed, limit)
+
+    async def list_lost(self, names: Collection[str], *, limit: int) -> tuple[TaskRecord, ...]:
+        return await self._list_opened(partial(self._store.list_lost, names), limit)
+
+    async def _list_opened(
+        self, list_records: Callable[..., Awaitable[tuple[TaskRecord, ...]]], limit: int
+    ) -> tuple[TaskRecord, ...]:
         wanted = limit
         while True:
-            found = await self._store.list_lapsed(limit=wanted)
+            found = await list_records(limit=wanted)
             opened = self._openable(found)
             if len(opened) >= limit or len(found) < wanted:
                 return tuple(opened[:limit])

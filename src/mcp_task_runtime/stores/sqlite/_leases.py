@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from datetime import timedelta
 from typing import Final
@@ -13,10 +13,11 @@ from mcp_task_runtime.errors import StoreError
 from mcp_task_runtime.stores import _storable
 from mcp_task_runtime.stores.sqlite import _tasks
 from mcp_task_runtime.stores.sqlite._engine import Engine
-from mcp_task_runtime.stores.sqlite._pages import LARGEST_INTEGER, page_size
+from mcp_task_runtime.stores.sqlite._pages import page_size
 from mcp_task_runtime.stores.sqlite._records import RECORD_COLUMNS, DamageLog, to_sql, to_stamp
 from mcp_task_runtime.stores.sqlite._tasks import ALIVE
 from mcp_task_runtime.stores.sqlite._transaction import Transaction
+from mcp_task_runtime.stores.sqlite._work import first_lapsed, lapsed_records, waiting_records, waiting_tools
 
 __all__ = ["STATEMENTS", "Leases"]
 
@@ -26,11 +27,12 @@ _DROP: Final = (
     "UPDATE tasks SET lease_worker = NULL, lease_expires_at = NULL, lease_attempt = NULL, lease_handovers = 0"
     " WHERE task_id = ?"
 )
-_LAPSED: Final = (
-    f"SELECT {RECORD_COLUMNS} FROM tasks WHERE lease_expires_at <= ? AND {ALIVE} ORDER BY lease_expires_at LIMIT ?"
+_LOST: Final = (
+    f"SELECT {RECORD_COLUMNS} FROM tasks WHERE lease_worker <> '' AND lease_expires_at <= ? AND {ALIVE}"
+    " ORDER BY lease_expires_at LIMIT ?"
 )
 
-STATEMENTS: Final = (_RENEW, _LAPSE, _DROP, _LAPSED)
+STATEMENTS: Final = (_RENEW, _LAPSE, _DROP, _LOST)
 """All statements of this module."""
 
 
@@ -72,18 +74,22 @@ class Leases:
 
     async def lapsed(self, *, limit: int) -> tuple[TaskRecord, ...]:
         """Return live tasks whose lease has lapsed; see `TaskLeases.list_lapsed`."""
+        return await self._read(waiting_tools, limit)
+
+    async def lost(self, names: Collection[str], *, limit: int) -> tuple[TaskRecord, ...]:
+        """Return tasks of lost workers, and of these tools those that wait; see `TaskSweeping.list_lost`."""
+        tools = [to_sql(name) for name in set(names)]
+        return await self._read(lambda _: tools, limit)
+
+    async def _read(self, tools_of: Callable[[Transaction], Collection[object]], limit: int) -> tuple[TaskRecord, ...]:
         wanted = page_size(limit)
 
-        def lapsed(transaction: Transaction) -> tuple[TaskRecord, ...]:
-            size = wanted
-            while True:
-                rows = transaction.execute(_LAPSED, (transaction.stamp, transaction.stamp, size)).fetchall()
-                records = self._damage.records_of(rows)
-                if len(records) >= wanted or len(rows) < size:
-                    return tuple(records[:wanted])
-                size = min(wanted + len(rows) - len(records), LARGEST_INTEGER)  # those at the head are damaged
+        def read(transaction: Transaction) -> tuple[TaskRecord, ...]:
+            found = waiting_records(transaction, self._damage, tools_of(transaction), wanted)
+            found += lapsed_records(transaction, self._damage, _LOST, wanted)
+            return first_lapsed(found, wanted)
 
-        return await self._engine.read(lapsed)
+        return await self._engine.read(read)
 
     async def claim(self, task_id: str, *, worker: str, lease_ms: int) -> TaskRecord | None:
         """Take over a live task; see `TaskLeases.claim_task`."""

@@ -48,6 +48,8 @@ From version 3 on:
 
 - `owners`: how many live tasks each owner has, expired ones that are still there included; an empty blob stands for
   tasks without an owner
+
+From version 4 on no index has the leases that no process holds by their time alone.
 """
 
 from __future__ import annotations
@@ -158,6 +160,10 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         "CREATE TABLE owners (owner PRIMARY KEY NOT NULL, live INTEGER NOT NULL) WITHOUT ROWID",
         "INSERT INTO owners (owner, live) SELECT ifnull(owner, x''), count(*) FROM tasks"
         " WHERE status IN ('working', 'input_required') GROUP BY 1",
+    ),
+    (
+        "DROP INDEX tasks_by_lease",
+        "CREATE INDEX tasks_held ON tasks (lease_expires_at) WHERE lease_worker <> ''",
     ),
 )
 """The statements that lead from each version to the next; the first from an empty file to version 1."""

@@ -297,6 +297,10 @@ class SQLiteTaskStore(Opened):
         """Return live tasks whose lease has lapsed; see `TaskLeases.list_lapsed`. Damaged tasks are left out."""
         return await self._leases.lapsed(limit=limit)
 
+    async def list_lost(self, names: Collection[str], *, limit: int) -> tuple[TaskRecord, ...]:
+        """Return tasks of lost workers, and of these tools those that wait; see `TaskSweeping.list_lost`."""
+        return await self._leases.lost(names, limit=limit)
+
     async def claim_task(self, task_id: str, *, worker: str, lease_ms: int) -> TaskRecord | None:
         """Take over a task that no process runs; see `TaskLeases.claim_task`."""
         return await self._leases.claim(task_id, worker=worker, lease_ms=lease_ms)

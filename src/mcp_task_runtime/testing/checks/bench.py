@@ -61,6 +61,7 @@ Capability: TypeAlias = Literal[
     "quotas",
     "search",
     "shared",
+    "sweeping",
     "taking",
     "watching",
     "work",
@@ -80,6 +81,7 @@ Capability: TypeAlias = Literal[
 - `journal`: it implements `TaskJournal`; needs `leases`.
 - `search`: it implements `TaskSearch`.
 - `work`: it implements `TaskWork`; needs `leases`.
+- `sweeping`: it implements `TaskSweeping`; needs `leases`.
 - `taking`: it implements `TaskTaking`; needs `work`.
 - `watching`: it implements `TaskWatching`.
 - `ends`: it implements `TaskEndWatching`.
@@ -90,6 +92,7 @@ _NEEDED: Final[dict[Capability, Capability]] = {
     "fences": "leases",
     "journal": "leases",
     "work": "leases",
+    "sweeping": "leases",
     "taking": "work",
 }
 """Capabilities whose checks need another one."""

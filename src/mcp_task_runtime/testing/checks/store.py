@@ -33,6 +33,7 @@ from mcp_task_runtime.testing.checks.store_sharing import STORE_SHARING_CHECKS
 from mcp_task_runtime.testing.checks.store_time import STORE_TIME_CHECKS
 from mcp_task_runtime.testing.checks.store_values import STORE_VALUE_CHECKS
 from mcp_task_runtime.testing.checks.store_waiting import STORE_WAITING_CHECKS
+from mcp_task_runtime.testing.checks.sweeping import SWEEPING_CHECKS
 from mcp_task_runtime.testing.checks.taking import TAKING_CHECKS
 from mcp_task_runtime.testing.checks.unheld_leases import UNHELD_LEASE_CHECKS
 from mcp_task_runtime.testing.checks.watching import WATCHING_CHECKS
@@ -62,6 +63,7 @@ ABILITY_CHECKS: Final[list[Check[TaskStore]]] = [
     *JOURNAL_CHECKS,
     *SEARCH_CHECKS,
     *WORK_CHECKS,
+    *SWEEPING_CHECKS,
     *TAKING_CHECKS,
     *WATCHING_CHECKS,
     *END_CHECKS,

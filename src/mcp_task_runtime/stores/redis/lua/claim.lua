@@ -18,7 +18,7 @@ local lapses = digits(now + 1000 * ARGV[6])
 redis.call('HSET', KEYS[1], 'op', op, 'claim', op, 'revision', digits(head.revision + 1),
     'last_updated_at', later(now, head.last_updated_at),
     'worker', worker, 'lease_expires_at', lapses, 'attempt', attempt)
-relapse(lapses)
+relapse(worker, lapses)
 tell('t')
 if worker == '' then
     wait(lapses)

@@ -32,8 +32,9 @@ end
 if KEYS[9] then
     index(KEYS[10], KEYS[11], now, margin, member, latest)
     if lapses ~= '' then
-        lease(KEYS[9], tag, lapses, at_most == '' and '' or at_most + margin)
-        if redis.call('HGET', KEYS[1], 'worker') == '' then
+        local worker = redis.call('HGET', KEYS[1], 'worker')
+        lease(KEYS[9], tag, place_of(worker, lapses), at_most == '' and '' or at_most + margin)
+        if worker == '' then
             put(KEYS[9] .. ':waiting:' .. tag_of_tool(name), lapses, tag, now, latest, margin)
             ring()
         end

@@ -5,7 +5,7 @@ if ARGV[6] == '1' then
     if tonumber(head.lease_expires_at) <= tonumber(now) then return {'ok', head.lease_expires_at} end
     local lapses = digits(now)
     redis.call('HSET', KEYS[1], 'lease_expires_at', lapses, 'handovers', digits((head.handovers or 0) + 1))
-    relapse(lapses)
+    relapse(ARGV[5], lapses)
     if ARGV[5] == '' then wait(lapses) end
     return {'ok', lapses}
 end

@@ -30,8 +30,8 @@ local function index(tasks, expiry, now, margin, member, latest)
 end
 
 local function lease(leases, tag, lapses, keep)
-    local left = redis.call('PTTL', leases)
-    redis.call('ZADD', leases, 'LT', lapses, tag)
+    local left, before = redis.call('PTTL', leases), tonumber(redis.call('ZSCORE', leases, tag) or -1)
+    if before < 0 or tonumber(lapses) < before then redis.call('ZADD', leases, lapses, tag) end
     if keep == '' then
         redis.call('PERSIST', leases)
     elseif left ~= -1 and tonumber(keep) > left then

@@ -1,9 +1,11 @@
 -- A page of an index, and what its entries name. Records are not read where they may live in another slot of a
 -- cluster: then ARGV 5 and 6 are empty. A record that cannot be read is `false`, and hurts no other.
--- KEYS: index. ARGV: now; lowest score; highest score, or empty for now; limit; how a record's key begins and ends.
+-- KEYS: index. ARGV: now; lowest score; highest score, empty for now and `waits` for those that have waited until now;
+-- limit; how a record's key begins and ends.
 local now = time(ARGV[1])
 local highest = ARGV[3]
 if highest == '' then highest = now end
+if highest == 'waits' then highest = digits(now - WAITS) end
 local found = redis.call('ZRANGEBYSCORE', KEYS[1], ARGV[2], highest, 'WITHSCORES', 'LIMIT', 0, ARGV[4])
 local page = {}
 for number = 1, #found, 2 do

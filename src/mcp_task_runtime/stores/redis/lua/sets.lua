@@ -4,6 +4,11 @@ local function tag_of_tool(name) -- what stands for a tool in the names of keys
     return '~' .. redis.sha1hex(name)
 end
 
+local function place_of(worker, lapses) -- where a task stands in the index of leases
+    if worker == '' then return digits(lapses - WAITS) end
+    return lapses
+end
+
 local function put(key, score, member, now, latest, margin) -- add to a sorted set that expires with its last member
     local left = redis.call('PTTL', key)
     redis.call('ZADD', key, score, member)

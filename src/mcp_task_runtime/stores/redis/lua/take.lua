@@ -19,6 +19,7 @@ local function waits(tag, key, waiting) -- whether an entry stands for a task to
         'last_updated_at', 'created_at', 'ttl_ms', 'request')
     if not head.err and not head[1] then
         redis.call('ZREM', waiting, tag)
+        redis.call('ZREM', KEYS[1], tag)
         return nil
     end
     local is_whole = not head.err and tonumber(head[1]) and tonumber(head[1]) <= SCHEMA and head[2]
@@ -31,6 +32,7 @@ local function waits(tag, key, waiting) -- whether an entry stands for a task to
     local is_over = head[9] and tonumber(now) >= tonumber(head[8]) + 1000 * tonumber(head[9])
     if is_over or head[3] ~= '' or not string.find(ARGV[9], ' ' .. head[2] .. ' ', 1, true) then
         redis.call('ZREM', waiting, tag)
+        if is_over then redis.call('ZREM', KEYS[1], tag) end
         return nil
     end
     if tonumber(head[4]) > tonumber(now) then

@@ -43,7 +43,9 @@ local function tool() -- the name of the task's tool
 end
 local function ring() if KEYS[9] then redis.call('PUBLISH', KEYS[9], 'w') end end -- wake those that wait for work
 local function unlease() if KEYS[9] then redis.call('ZREM', KEYS[9], tag) end end
-local function relapse(lapses) if KEYS[9] then redis.call('ZADD', KEYS[9], 'XX', lapses, tag) end end
+local function relapse(worker, lapses)
+    if KEYS[9] then redis.call('ZADD', KEYS[9], 'XX', place_of(worker, lapses), tag) end
+end
 local function wait(lapses) -- enter the task in what waits for a worker of its tool, as long as it can live
     if not KEYS[9] then return end
     local latest = head.ttl_ms and digits(head.created_at + 1000 * head.ttl_ms) or ''

@@ -14,7 +14,7 @@ if ARGV[9] ~= '' then
     head.ttl_ms = ARGV[9]
     keep(math.max(math.ceil((head.created_at - now) / 1000) + ARGV[9] + margin, 1))
     local at_most = ARGV[9] + head.retention_ms + 1
-    if KEYS[9] and head.worker then lease(KEYS[9], tag, head.lease_expires_at, digits(at_most + margin)) end
+    if KEYS[9] and head.worker then lease(KEYS[9], tag, place_of(head.worker, head.lease_expires_at), digits(at_most + margin)) end
     if head.worker == '' then wait(head.lease_expires_at) end
     if KEYS[9] and head.owner_tag then
         local stem = opening .. 'owner:' .. head.owner_tag .. '}:'
