@@ -346,6 +346,26 @@ async def test_a_lock_that_is_not_released_in_time_is_raised_and_nothing_is_lost
         assert notes(path) == ["after"]
 
 
+@pytest.mark.parametrize("method", ["write", "read"])
+@pytest.mark.parametrize("says", ["locking protocol", "database schema is locked: main", "database is locked"])
+async def test_a_lock_is_waited_for_whatever_sqlite_calls_it(
+    path: Path, says: str, method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    tries: list[Transaction] = []
+
+    def locked_twice(transaction: Transaction) -> str:
+        tries.append(transaction)
+        if len(tries) < 3:
+            raise sqlite3.OperationalError(says)
+        return "done"
+
+    async with opened(path, timeout=PATIENCE) as engine:
+        with caplog.at_level(logging.INFO, LOGGER):
+            assert await getattr(engine, method)(locked_twice) == "done"
+    assert len(tries) == 3
+    assert not caplog.records
+
+
 async def test_a_file_that_is_locked_at_the_start_is_opened_when_it_is_free(path: Path) -> None:
     async with opened(path):
         pass

@@ -44,7 +44,7 @@ _START = datetime(2026, 1, 1, tzinfo=timezone.utc)
 
 
 def _text(max_size: int = 12) -> st.SearchStrategy[str]:
-    """Text that every store can keep: no surrogates, and no NUL, which PostgreSQL refuses."""
+    """Text that every store can keep: no surrogates, which are refused, and no NUL, which a store may refuse."""
     return st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=max_size)
 
 

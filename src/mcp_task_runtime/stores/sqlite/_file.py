@@ -29,9 +29,8 @@ T = TypeVar("T")
 
 _LOCKED_PAUSE: Final = (0.0005, 0.0035)  # seconds: from, to
 _QUIET_SECONDS: Final = 30.0
+_LOCKED: Final = "stayed locked by another process"
 _UNAVAILABLE: Final = {
-    "database is locked": "stayed locked by another process",
-    "database table is locked": "stayed locked by another process",
     "database or disk is full": "cannot grow, the disk is full",
     "attempt to write a readonly database": "is read-only",
     "unable to open database file": "cannot be opened",
@@ -45,7 +44,8 @@ _UNUSABLE: Final = {
 
 def is_locked(error: BaseException | None) -> bool:
     """Whether this error of SQLite says that another process holds a lock."""
-    return isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
+    # The second is what SQLite says after it has lost the race for a lock of the log for some seconds.
+    return isinstance(error, sqlite3.OperationalError) and ("locked" in str(error) or str(error) == "locking protocol")
 
 
 def patiently(operation: Callable[[], T], deadline: float) -> T:
@@ -131,7 +131,9 @@ class DatabaseFile:
             return error
         text = str(error).lower()
         translated: StoreError
-        if text in _UNAVAILABLE:
+        if is_locked(error):
+            translated = StoreUnavailableError(f"{self} {_LOCKED}")
+        elif text in _UNAVAILABLE:
             translated = StoreUnavailableError(f"{self} {_UNAVAILABLE[text]}")
         else:
             translated = StoreError(f"{self} {_UNUSABLE.get(text, 'failed')}")

@@ -172,7 +172,7 @@ async def _asked(bench: _Bench, task_id: str, *keys: str) -> AsyncIterator[list[
 def _quiet_log() -> Iterator[None]:
     """Keep tracebacks of exceptions that a check raises on purpose out of the caller's log."""
     logger = logging.getLogger("mcp_task_runtime")
-    before, logger.disabled = logger.level, False
+    before = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
         yield
