@@ -27,8 +27,8 @@ ABILITIES: tuple[Capability, ...] = (
 )
 """What the in-memory backend is able to do."""
 
-ONLY_ON_REDIS: frozenset[Capability] = frozenset({"ends", "taking"})
-"""What the other bundled stores are not able to do."""
+ONLY_ON_SERVERS: frozenset[Capability] = frozenset({"ends", "taking"})
+"""What the bundled stores of one machine are not able to do."""
 
 
 def memory_store(clock: FakeClock, location: str) -> AbstractAsyncContextManager[TaskStore]:

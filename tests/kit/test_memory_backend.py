@@ -35,7 +35,7 @@ from mcp_task_runtime.testing.checks.leases import LEASE_CHECKS
 from mcp_task_runtime.testing.checks.store import ABILITY_CHECKS
 from mcp_task_runtime.testing.yielding import YieldingBundledStore
 from tests.core.leased_store import LeasedTaskStore, Link, TakingTaskStore
-from tests.kit.memory import ONLY_ON_REDIS, memory_backend, memory_queue, memory_store
+from tests.kit.memory import ONLY_ON_SERVERS, memory_backend, memory_queue, memory_store
 from tests.support.patience import PATIENCE
 
 MISSING = {"durable", "leases", "shared"}
@@ -204,14 +204,14 @@ async def test_an_operation_that_never_returns_is_found_by_a_sentence() -> None:
 
 @pytest.mark.parametrize(
     "check",
-    [check for check in ABILITY_CHECKS if not check.needs & {"diagnosis", "durable", "shared", *ONLY_ON_REDIS}],
+    [check for check in ABILITY_CHECKS if not check.needs & {"diagnosis", "durable", "shared", *ONLY_ON_SERVERS}],
     ids=str,
 )
 async def test_the_store_has_the_abilities_that_it_declares(check: Check[TaskStore]) -> None:
     await check.run(memory_store)
 
 
-@pytest.mark.parametrize("check", [check for check in ABILITY_CHECKS if check.needs & ONLY_ON_REDIS], ids=str)
+@pytest.mark.parametrize("check", [check for check in ABILITY_CHECKS if check.needs & ONLY_ON_SERVERS], ids=str)
 async def test_a_store_that_takes_work_keeps_the_laws(check: Check[TaskStore]) -> None:
     @asynccontextmanager
     async def closing(clock: FakeClock, location: str) -> AsyncIterator[TaskStore]:
@@ -227,7 +227,7 @@ async def yielding_bundled_store(clock: FakeClock, location: str) -> AsyncIterat
         yield YieldingBundledStore(store)
 
 
-NOT_YIELDING = {"diagnosis", "durable", "shared", "watching", "work", *ONLY_ON_REDIS}
+NOT_YIELDING = {"diagnosis", "durable", "shared", "watching", "work", *ONLY_ON_SERVERS}
 
 
 @pytest.mark.parametrize("check", [check for check in ABILITY_CHECKS if not check.needs & NOT_YIELDING], ids=str)
@@ -237,7 +237,7 @@ async def test_the_checks_do_not_mind_abilities_that_yield(check: Check[TaskStor
 
 @pytest.mark.parametrize(
     "check",
-    [check for check in ABILITY_CHECKS if check.needs & {"durable", "shared"} and not check.needs & ONLY_ON_REDIS],
+    [check for check in ABILITY_CHECKS if check.needs & {"durable", "shared"} and not check.needs & ONLY_ON_SERVERS],
     ids=str,
 )
 async def test_a_store_that_is_kept_has_its_abilities_in_every_process(check: Check[TaskStore]) -> None:

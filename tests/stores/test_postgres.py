@@ -64,13 +64,12 @@ from mcp_task_runtime.testing.checks.queue import QUEUE_CHECKS
 from mcp_task_runtime.testing.checks.store import ABILITY_CHECKS, STORE_CHECKS
 from mcp_task_runtime.testing.clock import FakeClock
 from mcp_task_runtime.testing.machine.machine import check_task_store_machine
-from tests.kit.memory import ONLY_ON_REDIS
 from tests.stores.postgres_server import PostgresServer
 from tests.stores.profile import PROFILE
 from tests.support.patience import PATIENCE
 
-CAPABILITIES: tuple[Capability, ...] = tuple(set(get_args(Capability)) - ONLY_ON_REDIS)
-CHECKS = [check for check in (*STORE_CHECKS, *ABILITY_CHECKS) if not check.needs & ONLY_ON_REDIS]
+CAPABILITIES: tuple[Capability, ...] = get_args(Capability)
+CHECKS = [*STORE_CHECKS, *ABILITY_CHECKS]
 
 
 @pytest.fixture

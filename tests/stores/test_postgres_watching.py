@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -17,7 +17,7 @@ from mcp_task_runtime.core.transitions import create_record
 from mcp_task_runtime.core.types import NewTask, Outcome, TaskRecord
 from mcp_task_runtime.errors import StoreClosedError, StoreError, StoreUnavailableError
 from mcp_task_runtime.stores.postgres import PostgresTaskStore, _watching
-from mcp_task_runtime.stores.postgres._watchers import Watchers
+from mcp_task_runtime.stores.postgres._watchers import Look, Watchers
 from mcp_task_runtime.stores.postgres._watching import Watching
 from mcp_task_runtime.testing.clock import FakeClock
 from tests.stores.postgres_server import PostgresServer
@@ -39,6 +39,7 @@ class Backend:
 
     Attributes:
         revisions: The tasks that there are.
+        ended: Those of them that have ended.
         looks: What each look asked for.
         errors: What the next looks raise.
         listening: How often the job made sure that changes are heard of.
@@ -47,6 +48,7 @@ class Backend:
 
     def __init__(self) -> None:
         self.revisions: dict[str, int] = {}
+        self.ended: set[str] = set()
         self.looks: list[list[str]] = []
         self.errors: list[Exception] = []
         self.listening = 0
@@ -59,9 +61,12 @@ class Backend:
     async def listen(self) -> None:
         self.listening += 1
 
-    async def look(self, task_ids: Sequence[str]) -> dict[str, int]:
-        self.looks.append(list(task_ids))
-        found = {task_id: self.revisions[task_id] for task_id in task_ids if task_id in self.revisions}
+    async def look(self, tasks: Mapping[str, bool]) -> dict[str, Look | None]:
+        self.looks.append(list(tasks))
+        found = {
+            task_id: Look(self.revisions[task_id], task_id in self.ended) if task_id in self.revisions else None
+            for task_id in tasks
+        }
         await self.gate.wait()
         if self.errors:
             raise self.errors.pop(0)

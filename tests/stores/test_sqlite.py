@@ -78,12 +78,12 @@ from mcp_task_runtime.testing.checks.store import ABILITY_CHECKS, STORE_CHECKS
 from mcp_task_runtime.testing.clock import FakeClock
 from mcp_task_runtime.testing.concurrency.stepping import quiesce
 from mcp_task_runtime.testing.machine.machine import check_task_store_machine
-from tests.kit.memory import ONLY_ON_REDIS
+from tests.kit.memory import ONLY_ON_SERVERS
 from tests.stores.profile import PROFILE
 from tests.support.patience import IS_LONG, PATIENCE
 
-CAPABILITIES: tuple[Capability, ...] = tuple(set(get_args(Capability)) - ONLY_ON_REDIS)
-CHECKS = [check for check in (*STORE_CHECKS, *ABILITY_CHECKS) if not check.needs & ONLY_ON_REDIS]
+CAPABILITIES: tuple[Capability, ...] = tuple(set(get_args(Capability)) - ONLY_ON_SERVERS)
+CHECKS = [check for check in (*STORE_CHECKS, *ABILITY_CHECKS) if not check.needs & ONLY_ON_SERVERS]
 DONE = Outcome.completed({"content": [{"type": "text", "text": "grüß 🌍"}]})
 NOTE = QueuedMessage.notification("notifications/message", {"text": "grüß 🌍"})
 QUESTION = QueuedMessage.request("k", "elicitation/create", {"message": "Sure?"})

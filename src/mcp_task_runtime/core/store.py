@@ -3,9 +3,9 @@
 A custom store implements `TaskStore` and no more. Abilities are protocols of their own, declared by
 implementing them: `TaskLeases`, `TaskSweeping`, `TaskWork`, `TaskQuestions`, `TaskOwners`, `TaskJoins`, `TaskQuotas`,
 `TaskJournal`, `TaskSearch`, `TaskSharing`, `TaskWatching`, `TaskConnecting`, `TaskDiagnosis`. All bundled stores have
-all of them, the last two where there is a backend. That of Redis also has `TaskTaking` and `TaskEndWatching`, which let
-many workers share it at a lower cost. `TaskSealing` says that a store seals what it keeps, as `stores.sealed` has any
-store do.
+all of them, the last two where there is a backend. Those of Redis and PostgreSQL also have `TaskTaking` and
+`TaskEndWatching`, which let many workers share them at a lower cost. `TaskSealing` says that a store seals what it
+keeps, as `stores.sealed` has any store do.
 """
 
 from __future__ import annotations

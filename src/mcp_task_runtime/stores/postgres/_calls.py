@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mcp_task_runtime.core.types import TaskRecord
@@ -13,6 +13,7 @@ from mcp_task_runtime.stores.postgres._attempt import Attempt
 from mcp_task_runtime.stores.postgres._database import Database
 from mcp_task_runtime.stores.postgres._errors import RetryError
 from mcp_task_runtime.stores.postgres._rows import decode_nothing, record_of, to_text
+from mcp_task_runtime.stores.postgres._watchers import Look
 
 __all__ = ["TaskCalls", "changed_row", "live_record", "read_record"]
 
@@ -53,20 +54,25 @@ class TaskCalls:
 
         return await self._database.change(stored, change)
 
-    async def look_at_watched(self, task_ids: Sequence[str]) -> dict[str, int]:
-        """Have this process notified of changes of tasks; return the revisions of those that there are, from then on.
+    async def look_at_watched(self, tasks: Mapping[str, bool]) -> dict[str, Look | None]:
+        """Have this process notified of changes of tasks; return what they are like from then on, `None` for none.
 
         Args:
-            task_ids: The tasks, in their stored form.
+            tasks: The tasks, in their stored form, and whether only their ends matter.
         """
-        parameters = {"task_ids": list(task_ids), "watcher": self._database.watcher}
+        parameters = {"task_ids": list(tasks), "watcher": self._database.watcher}
 
-        def look(attempt: Attempt) -> dict[str, int]:
+        def look(attempt: Attempt) -> dict[str, Look | None]:
             while True:
                 rows = attempt.execute(statements.LOOK_AT_WATCHED, parameters).fetchall()
-                unwatched = [task_id for task_id, _, is_watched in rows if not is_watched]
+                unwatched = [
+                    task_id
+                    for task_id, _, _, is_watched, is_end_watched in rows
+                    if not is_watched and not (is_end_watched and tasks[task_id])
+                ]
                 if not unwatched:
-                    return {task_id: revision for task_id, revision, _ in rows}
+                    found = {task_id: Look(revision, has_ended) for task_id, revision, has_ended, *_ in rows}
+                    return {task_id: found.get(task_id) for task_id in tasks}
                 attempt.count_write()
                 attempt.execute(statements.WATCH, {**parameters, "task_ids": unwatched})
                 # Look again: only changes from now on notify.

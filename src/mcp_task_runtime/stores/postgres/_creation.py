@@ -49,7 +49,10 @@ class Creation:
                 _check_room(attempt, new, parameters)
             return create_record(new, now=utc(row[0]))
 
-        return await self._database.write(create)
+        mark = self._database.ends_mark
+        record = await self._database.write(create)
+        self._database.note_made(parameters["task_id"], mark)
+        return record
 
     async def join(self, new: NewTask, *, key: str, ended_ms: int) -> tuple[TaskRecord, bool]:
         """Return the task that was made with this key, or create one; see `TaskJoins.join_task`."""
@@ -73,7 +76,11 @@ class Creation:
                     _check_room(attempt, new, parameters)  # or what was to be joined has gone
             return create_record(new, now=utc(row[0])), True
 
-        return await self._database.write(join)
+        mark = self._database.ends_mark
+        record, is_new = await self._database.write(join)
+        if is_new:
+            self._database.note_made(parameters["task_id"], mark)
+        return record, is_new
 
     async def count_live(self, owner: str | None) -> int:
         """Return how many live tasks an owner has; see `TaskQuotas.count_live_tasks`."""

@@ -49,11 +49,11 @@ from mcp_task_runtime.stores.postgres._connections import BorrowedPool, BusyErro
 from mcp_task_runtime.stores.postgres._errors import RetryError, sqlstate_of, timed_out, translated
 from mcp_task_runtime.stores.postgres._listener import Listener
 from mcp_task_runtime.stores.postgres._migrations import migrate
-from mcp_task_runtime.stores.postgres._rows import from_text
+from mcp_task_runtime.stores.postgres._rows import from_text, to_text
 from mcp_task_runtime.stores.postgres._signals import Signals, Topic
 from mcp_task_runtime.stores.postgres._statements import SERVER_TIME
 from mcp_task_runtime.stores.postgres._statistics import PostgresStatistics
-from mcp_task_runtime.stores.postgres._watching import Look, Watching
+from mcp_task_runtime.stores.postgres._watching import LookAt, Watching
 
 __all__ = ["Database"]
 
@@ -266,13 +266,17 @@ class Database:
         """Wake the waiters in this process for a mailbox that it cleared, and for its task."""
         self._state.signals.fire_cleared(task_id)
 
+    def fire_ended(self, task_id: str) -> None:
+        """Wake the waiters in this process for a task that it ended or deleted."""
+        self._state.signals.fire_ended(task_id)
+
     def watch(
         self,
         task_id: str,
         on_change: Callable[[TaskRecord | None], None],
         *,
         after: int,
-        look: Look,
+        look: LookAt,
     ) -> Callable[[], None]:
         """Call a function soon after each change of a task, until the function returned is called.
 
@@ -280,7 +284,7 @@ class Database:
             task_id: The task, in its stored form.
             on_change: Called with the task, or with `None` where it has to look.
             after: The revision that it has already.
-            look: Has this process notified of changes of tasks, and returns the revisions of those that there are.
+            look: Has this process notified of changes of tasks; see `Watching.begin`.
 
         Raises:
             StoreClosedError: The store is closed.
@@ -292,7 +296,40 @@ class Database:
         state.watching.begin(look)
         return watcher
 
-    async def wait(self, topic: Topic, task_id: str, look: Callable[[Attempt], T | NotYet]) -> T:
+    def watch_end(self, task_id: str, on_end: Callable[[], None], *, look: LookAt) -> Callable[[], None]:
+        """Call a function when a task has ended or is gone, at once if that is known.
+
+        Args:
+            task_id: The task, in its stored form; made or claimed by this process.
+            on_end: What to call.
+            look: As for `watch`.
+
+        Raises:
+            StoreClosedError: The store is closed.
+        """
+        if self._closed:
+            raise StoreClosedError
+        state = self._state
+        watcher = state.signals.watchers.add_end(task_id, on_end)
+        state.watching.begin(look)
+        return _do_nothing if watcher is None else watcher
+
+    @property
+    def ends_mark(self) -> int:
+        """What `note_made` takes, read before a task is made or claimed."""
+        return self._state.signals.watchers.ends_mark
+
+    def note_made(self, task_id: str, mark: int) -> None:
+        """Note a task that was made or claimed, in its stored form; see `Watchers.made`."""
+        self._state.signals.watchers.made(task_id, mark)
+
+    def fire_changed(self, record: TaskRecord) -> None:
+        """Wake the waiters in this process for a task that it changed."""
+        self._state.signals.fire("task", to_text(record.task_id), record)
+
+    async def wait(
+        self, topic: Topic, task_id: str, look: Callable[[Attempt], T | NotYet], *, writes: bool = False
+    ) -> T:
         """Look, and look again whenever something may have changed, until there is no reason to wait (law L3).
 
         An outage does not end the wait, only the first look must succeed.
@@ -301,6 +338,7 @@ class Database:
             topic: What kind of change is waited for.
             task_id: Of which task, in its stored form.
             look: Reads what is waited for.
+            writes: Whether it changes what it finds. A look that has begun is not cancelled then.
 
         Raises:
             TaskNotFoundError: The task is gone, or its mailbox was cleared.
@@ -316,7 +354,7 @@ class Database:
             while True:
                 event = signal.event
                 try:
-                    seen = await self.read(look)
+                    seen = await (self._write_to_the_end(look) if writes else self.read(look))
                 except StoreUnavailableError:
                     if not isinstance(seen, NotYet):
                         raise
@@ -342,6 +380,13 @@ class Database:
             state.signals.leave(topic, task_id)
 
     # --- inside ---
+
+    async def _write_to_the_end(self, work: Callable[[Attempt], T]) -> T:
+        """Return what `work` returns that may write, also when this is cancelled meanwhile."""
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        with anyio.CancelScope(shield=True):
+            return await self.write(work)
+        raise AssertionError("this scope is never cancelled")
 
     async def _listen(self, listener: Listener) -> None:
         """Hear of changes from now on; the caller waits for some."""
@@ -484,3 +529,7 @@ class Database:
         row = Cursor(connection, row_factory=tuple_row).execute(SERVER_TIME).fetchone()
         assert row is not None
         clock.observe(row[0], sent=sent, received=clock.monotonic())
+
+
+def _do_nothing() -> None:
+    pass

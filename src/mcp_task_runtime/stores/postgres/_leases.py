@@ -14,9 +14,9 @@ from mcp_task_runtime.stores.postgres._database import Database
 from mcp_task_runtime.stores.postgres._pages import Pages, checked_limit
 from mcp_task_runtime.stores.postgres._rows import from_text, record_of, to_stored, to_text
 
-__all__ = ["Leases"]
+__all__ = ["LONGEST_WORKER", "Leases"]
 
-_LONGEST_WORKER: Final = 100
+LONGEST_WORKER: Final = 100
 """Characters of a worker's name in the history of a task."""
 
 
@@ -47,7 +47,7 @@ class Leases:
             "worker": to_text(worker),
             "task_ids": [to_text(task_id) for task_id in task_ids],
             "lapse": lapse,
-            "event": to_text(worker[:_LONGEST_WORKER]),
+            "event": to_text(worker[:LONGEST_WORKER]),
         }
         await self._database.write(lambda attempt: attempt.execute(statements.DROP_LEASES, parameters))
 
@@ -75,7 +75,7 @@ class Leases:
             "task_id": stored,
             "worker": to_stored("worker", worker),
             "lease_ms": lease_ms,
-            "event": to_text(worker[:_LONGEST_WORKER]),
+            "event": to_text(worker[:LONGEST_WORKER]),
             **self._calls.marks(),
         }
 
@@ -83,4 +83,8 @@ class Leases:
             row = changed_row(attempt, statements.CLAIM, parameters)
             return None if row is None else record_of(row)
 
-        return await self._database.change(stored, claim)
+        mark = self._database.ends_mark
+        claimed = await self._database.change(stored, claim)
+        if claimed is not None:
+            self._database.note_made(stored, mark)
+        return claimed

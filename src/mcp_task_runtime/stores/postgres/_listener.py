@@ -120,7 +120,7 @@ class Listener:
             self.is_on = True
             session.begun.set()
             self._signals.fire_all()  # nothing was heard before
-            self._signals.watchers.mark_all()
+            self._signals.watchers.listening()
             return await self._hear(connection)
         except (psycopg.Error, OSError):
             return True
@@ -129,6 +129,7 @@ class Listener:
             return True
         finally:
             self.is_on = False
+            self._signals.watchers.deaf()
             connection.close()
 
     async def _hear(self, connection: Connection[Any]) -> bool:

@@ -24,6 +24,9 @@ _TOPICS: Final[dict[str, tuple[Topic, ...]]] = {
 }
 """The waiters that a notification wakes, by its first letter; see `_statements`."""
 
+_GONE: Final = "d"
+"""The letter of an end, or a deletion; the number of its transaction follows."""
+
 
 class TopicSignal:
     """Wakes the waiters for one topic of one task.
@@ -84,6 +87,11 @@ class Signals:
         if topic == "task":
             self.watchers.tell(task_id, record)
 
+    def fire_ended(self, task_id: str) -> None:
+        """Wake the waiters for a task that this process ended or deleted."""
+        self.fire_cleared(task_id)
+        self.watchers.ended(task_id)
+
     def fire_all(self) -> None:
         """Wake all waiters."""
         for signal in self._signals.values():
@@ -105,6 +113,8 @@ class Signals:
             ValueError: Another application sent the notification.
         """
         head, _, task_id = payload.partition(":")
+        if head[:1] == _GONE and head[1:].isdecimal():  # another application may send anything
+            self.watchers.ended(task_id)
         for topic in _TOPICS.get(head[:1], ()):
             signal = self._signals.get((topic, task_id))
             if signal is not None and len(head) > 1:

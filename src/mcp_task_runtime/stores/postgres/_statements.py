@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from mcp_task_runtime.core.sealed import SEALED_JSON
 from mcp_task_runtime.core.transitions import EVENTS_KEPT, TERMINAL_STATUSES, TRANSITIONS
 from mcp_task_runtime.stores.postgres._schema import NAME_LENGTH
 
@@ -54,7 +55,11 @@ __all__ = [
     "RENEW_LEASES",
     "SERVER_TIME",
     "STEP",
+    "TAKE",
     "TAKEN",
+    "TAKEN_BY_OPERATION",
+    "TAKE_WORK",
+    "TAKE_WORK_IN_TURN",
     "UPDATE",
     "WAITING",
     "WATCH",
@@ -74,11 +79,15 @@ _MAIL: Final = (
 )
 
 # A notification is a letter for what happened, the transaction that did it where the order matters, and the task.
-_OTHERS_WATCH: Final = "NOT watchers <@ ARRAY[%(watcher)s]::bigint[]"
+# It is sent where other processes watch the task: for ends alone those that stand with the complement of their number.
+_OTHERS_WATCH: Final = "EXISTS (SELECT FROM unnest(watchers) AS w (number) WHERE number >= 0 AND number <> %(watcher)s)"
+_OTHERS_WAIT_FOR_END: Final = "NOT watchers <@ ARRAY[%(watcher)s, ~%(watcher)s::bigint]::bigint[]"
 _NOTIFY_UPDATE: Final = "CASE WHEN " + _OTHERS_WATCH + " THEN pg_notify({channel}, 'u:' || task_id) END"
 _NOTIFY_MESSAGE: Final = "pg_notify({channel}, 'm:' || task_id)"  # a waiter may have come before the task
 _NOTIFY_ANSWER: Final = "CASE WHEN " + _OTHERS_WATCH + " THEN pg_notify({channel}, 'a:' || task_id) END"
-_NOTIFY_WORK: Final = "CASE WHEN lease_worker = '' THEN pg_notify({channel}, 'w:') END"
+_NOTIFY_WORK: Final = (  # a task that an engine carries waits for none of those that listen
+    "CASE WHEN lease_worker = '' AND lease_expires_at <= {now} THEN pg_notify({channel}, 'w:') END"
+)
 _NOTIFY_GONE: Final = "pg_notify({channel}, 'd' || pg_current_xact_id()::text || ':' || task_id)"
 
 COLUMNS: Final = (
@@ -113,7 +122,8 @@ CREATE: Final = (
         {now} + %(ttl_ms)s::bigint * interval '1 millisecond', %(poll_interval_ms)s, %(retention_ms)s, %(revision)s,
         %(method)s, %(name)s, %(arguments)s, %(progress_token)s, %(rerunnable)s, %(client_capabilities)s,
         %(max_attempts)s, %(caller)s, %(sealed_credentials)s, %(lease_worker)s,
-        {now} + %(lease_ms)s::bigint * interval '1 millisecond', %(lease_attempt)s, ARRAY[%(watcher)s]::bigint[],
+        {now} + %(lease_ms)s::bigint * interval '1 millisecond', %(lease_attempt)s,
+        ARRAY[CASE WHEN %(lease_worker)s::text = '' THEN ~%(watcher)s::bigint ELSE %(watcher)s::bigint END],
         %(operation)s, %(status_message)s
     ) ON CONFLICT (task_id) DO NOTHING RETURNING created_at, """
     + _NOTIFY_WORK
@@ -146,7 +156,10 @@ JOINED: Final = (
 )
 
 # Not by its operation: a worker may have claimed the task before its maker hears that it is there.
-CREATED: Final = "SELECT created_at FROM {tasks} WHERE task_id = %(task_id)s AND watchers[1] = %(watcher)s::bigint"
+CREATED: Final = (
+    "SELECT created_at FROM {tasks}"
+    " WHERE task_id = %(task_id)s AND watchers[1] IN (%(watcher)s::bigint, ~%(watcher)s::bigint)"
+)
 
 TAKEN: Final = "SELECT FROM {tasks} WHERE task_id = %(task_id)s AND " + ALIVE
 
@@ -241,7 +254,7 @@ FINISH: Final = (
     + " RETURNING "
     + COLUMNS
     + ", {drop_belongings}(task_id), CASE WHEN "
-    + _OTHERS_WATCH
+    + _OTHERS_WAIT_FOR_END
     + " THEN "
     + _NOTIFY_GONE
     + " END"
@@ -253,7 +266,8 @@ WATCH: Final = (
 )
 
 LOOK_AT_WATCHED: Final = (
-    "SELECT task_id, revision, watchers @> ARRAY[%(watcher)s]::bigint[] FROM {tasks}"
+    "SELECT task_id, revision, NOT " + _LIVE + ", watchers @> ARRAY[%(watcher)s]::bigint[],"
+    " watchers @> ARRAY[~%(watcher)s::bigint] FROM {tasks}"
     " WHERE task_id = ANY(%(task_ids)s::text[]) AND " + ALIVE
 )
 
@@ -347,6 +361,83 @@ LIST_LAPSED: Final = (
     f" UNION ALL SELECT ({_NEXT_TOOL} AND tool > name ORDER BY tool LIMIT 1) FROM waiting WHERE name IS NOT NULL)"
     f" {_HELD} UNION ALL ({_of_each('waiting', 'tool = waiting.name')}){_FIRST_LAPSED}"
 )
+
+# --- taking work ---
+
+_OPENABLE: Final = (
+    "(%(with_sealed)s::boolean OR NOT starts_with(request_arguments::text, '"
+    + SEALED_JSON.replace("{", "{{").replace("}", "}}")
+    + "'))"
+)
+_COUNTABLE: Final = f"lease_attempt < {2**31 - 1} AND revision < {2**63 - 1}"
+"""Not so of a row that is damaged: what counts its attempts and revisions would fail for all that are taken with it."""
+
+_TAKE: Final = (
+    """
+        lease_worker = %(worker)s,
+        lease_expires_at = {now} + %(lease_ms)s::bigint * interval '1 millisecond',
+        lease_attempt = lease_attempt + 1,
+        watchers = CASE WHEN watchers @> ARRAY[%(watcher)s]::bigint[] THEN watchers
+            ELSE watchers || %(watcher)s::bigint END,
+        events = """
+    + _with_event("'claimed ' || %(event)s::text || '#' || (lease_attempt + 1)::text")
+    + ","
+    + _CHANGED
+)
+
+TAKE: Final = (
+    "UPDATE {tasks} SET "
+    + _TAKE
+    + " WHERE task_id = %(task_id)s AND lease_worker = '' AND request_name = ANY(%(names)s::text[]) AND "
+    + _OPENABLE
+    + " AND "
+    + _LIVE
+    + " AND "
+    + ALIVE
+    + _RETURNING
+)
+
+
+def _each_waiting(condition: str, end: str) -> str:
+    """Return what finds tasks that may be taken: as in WAITING, those of each tool in turn."""
+    return (
+        "unnest(%(names)s::text[]) AS tools (name) CROSS JOIN LATERAL (SELECT task_id, lease_expires_at FROM {tasks}"
+        f" WHERE tool = left(tools.name, {NAME_LENGTH}) AND request_name = tools.name AND lease_worker = ''"
+        f" AND lease_expires_at <= {{now}} AND {condition} AND {_COUNTABLE} AND {_LIVE} AND {ALIVE}"
+        f" {end}) AS found"
+    )
+
+
+# The last two columns are of the only row where nothing was taken: whether that is because other workers look at the
+# same tasks, and whether sealed ones wait.
+TAKE_WORK: Final = (
+    "WITH wanted AS (SELECT found.* FROM "
+    + _each_waiting(_OPENABLE, "ORDER BY lease_expires_at, position LIMIT %(limit)s FOR NO KEY UPDATE SKIP LOCKED")
+    + " ORDER BY lease_expires_at LIMIT %(limit)s), taken AS (UPDATE {tasks} AS t SET "
+    + _TAKE
+    + " FROM (SELECT task_id AS chosen, lease_expires_at AS since FROM wanted) AS w WHERE task_id = chosen"
+    + " RETURNING position, "
+    + COLUMNS
+    + ", since, "
+    + _NOTIFY_UPDATE
+    + ") SELECT taken.*, CASE WHEN position IS NULL THEN EXISTS (SELECT FROM "
+    + _each_waiting(_OPENABLE, "LIMIT 1")
+    + ") END, CASE WHEN position IS NULL AND NOT %(with_sealed)s::boolean THEN EXISTS (SELECT FROM "
+    + _each_waiting("NOT " + _OPENABLE, "LIMIT 1")
+    + ") END FROM (VALUES (true)) AS one LEFT JOIN taken ON true"
+)
+
+TAKE_WORK_IN_TURN: Final = TAKE_WORK.replace(" SKIP LOCKED", "")
+"""Waits for workers that look at the same tasks: what it does not find does not wait."""
+
+TAKEN_BY_OPERATION: Final = (
+    "SELECT position, "
+    + COLUMNS
+    + ", lease_expires_at FROM {tasks} WHERE lease_worker <> '' AND lease_expires_at > {now}"
+    + " AND lease_worker = %(worker)s AND operation = %(operation)s AND "
+    + ALIVE
+)
+"""Its cost is linear in the leases that are held."""
 
 # --- questions ---
 

@@ -2,14 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
+from typing import NamedTuple, TypeAlias
 
 from mcp_task_runtime.core.functions import without
 from mcp_task_runtime.core.signal import Signal
 from mcp_task_runtime.core.types import TaskRecord
+from mcp_task_runtime.stores.postgres._recent_ends import RecentEnds
 
-__all__ = ["Watcher", "Watchers"]
+__all__ = ["Look", "Watcher", "Watchers"]
+
+
+class Look(NamedTuple):
+    """What a look has found of a task.
+
+    Attributes:
+        revision: Its revision.
+        has_ended: Whether it has ended.
+    """
+
+    revision: int
+    has_ended: bool
+
+
+class EndWatcher:
+    """A function that is called once, for the end of one task, unless this is called before."""
+
+    __slots__ = ("_on_end", "_watchers", "task_id")
+
+    def __init__(self, watchers: Watchers, task_id: str, on_end: Callable[[], None]) -> None:
+        self.task_id = task_id
+        self._watchers: Watchers | None = watchers
+        self._on_end = on_end
+
+    def __call__(self) -> None:
+        """Call the function no more."""
+        watchers, self._watchers = self._watchers, None
+        if watchers is not None:
+            watchers.discard(self)
+
+    def tell(self, record: TaskRecord | None) -> None:
+        """Do nothing: not every change is an end."""
+
+    def end(self) -> None:
+        """Call the function: the task has ended or is gone."""
+        if self._watchers is not None:
+            self()
+            self._on_end()
+
+    def look(self, found: Look | None) -> None:
+        """Take what a look has found of the task."""
+        if found is None or found.has_ended:
+            self.end()
 
 
 class Watcher:
@@ -44,6 +89,20 @@ class Watcher:
             self.revision = record.revision
         self._on_change(record)
 
+    def end(self) -> None:
+        """Do nothing: an end is told as a change, too."""
+
+    def look(self, found: Look | None) -> None:
+        """Take what a look has found of the task."""
+        if found is None:
+            self.tell(None)
+        elif found.revision > self.revision:
+            self.revision = found.revision
+            self.tell(None)
+
+
+_AnyWatcher: TypeAlias = Watcher | EndWatcher
+
 
 class Watchers:
     """The watchers on one event loop, by task, and those tasks of which changes may have been missed.
@@ -53,9 +112,10 @@ class Watchers:
     """
 
     def __init__(self) -> None:
-        self._by_task: dict[str, tuple[Watcher, ...]] = {}
+        self._by_task: dict[str, tuple[_AnyWatcher, ...]] = {}
         self._stale: dict[str, None] = {}
         self._doubtful: dict[str, float] = {}
+        self._ends = RecentEnds()
         self.stirred = Signal()
 
     def __len__(self) -> int:
@@ -68,7 +128,19 @@ class Watchers:
         self.mark([task_id])
         return watcher
 
-    def discard(self, watcher: Watcher) -> None:
+    def add_end(self, task_id: str, on_end: Callable[[], None]) -> EndWatcher | None:
+        """Call a function when a task has ended, or at once if it has: `None` then."""
+        has_ended = self._ends.find(task_id)
+        if has_ended:
+            on_end()
+            return None
+        watcher = EndWatcher(self, task_id, on_end)
+        self._by_task[task_id] = (*self._by_task.get(task_id, ()), watcher)
+        if has_ended is None:
+            self.mark([task_id])
+        return watcher
+
+    def discard(self, watcher: _AnyWatcher) -> None:
         """Call a function no more."""
         others = without(self._by_task[watcher.task_id], watcher)
         if others:
@@ -83,20 +155,48 @@ class Watchers:
         for watcher in self._by_task.get(task_id, ()):
             watcher.tell(record)
 
+    # --- ends ---
+
+    @property
+    def ends_mark(self) -> int:
+        """What `made` takes, read before the task is made or claimed."""
+        return self._ends.mark
+
+    def made(self, task_id: str, mark: int) -> None:
+        """Note a task that was made or claimed: its end may be watched soon, and is looked for only if it was missed.
+
+        Args:
+            task_id: The task.
+            mark: `ends_mark` before that.
+        """
+        self._ends.made(task_id, mark)
+
+    def ended(self, task_id: str) -> None:
+        """Call the functions for a task that has ended or is gone."""
+        self._ends.ended(task_id)
+        for watcher in self._by_task.get(task_id, ()):
+            watcher.end()
+
+    def listening(self) -> None:
+        """Have all watched tasks looked at: what happens from now on is heard of, what happened before was missed."""
+        self._ends.begin()
+        self.mark(list(self._by_task))
+
+    def deaf(self) -> None:
+        """Note that changes are missed from now on."""
+        self._ends.stop()
+
     # --- tasks to look at ---
 
-    def mark(self, task_ids: Sequence[str]) -> None:
+    def mark(self, task_ids: Iterable[str]) -> None:
         """Have tasks looked at that are watched: changes may have been missed."""
         self._stale.update(dict.fromkeys(task_id for task_id in task_ids if task_id in self._by_task))
         if self._stale:
             self.stirred.set()
 
-    def mark_all(self) -> None:
-        """Have all watched tasks looked at."""
-        self.mark(list(self._by_task))
-
     def doubt(self, task_id: str, until: float) -> None:
         """Have a task looked at now and then until a time: a change of it may still happen without notice."""
+        self._ends.forget(task_id)
         if task_id in self._by_task:
             self._doubtful[task_id] = until
             self.mark([task_id])
@@ -111,27 +211,33 @@ class Watchers:
         """Whether there are tasks that may yet change without notice."""
         return bool(self._doubtful)
 
-    def take_stale(self, most: int) -> list[str]:
-        """Return tasks to look at, which are taken for looked at; `mark` those whose look fails."""
-        taken = list(islice(self._stale, most))
+    def take_stale(self, most: int) -> dict[str, bool]:
+        """Return tasks to look at, and whether only their ends matter.
+
+        They are taken for looked at; `mark` those whose look fails.
+        """
+        taken = {
+            task_id: all(isinstance(watcher, EndWatcher) for watcher in self._by_task.get(task_id, ()))
+            for task_id in islice(self._stale, most)
+        }
         for task_id in taken:
             del self._stale[task_id]
         if not self._stale:
             self.stirred = Signal()
         return taken
 
-    def looked(self, task_ids: Sequence[str], revisions: Mapping[str, int]) -> None:
-        """Call the functions for tasks that have changed, or are gone.
+    def looked(self, found: Mapping[str, Look | None]) -> None:
+        """Call the functions for tasks that have changed, or have ended, or are gone.
 
         Args:
-            task_ids: The tasks that were looked at.
-            revisions: The revisions of those of them that there are.
+            found: What a look has found of each task that it was for.
         """
-        for task_id in task_ids:
-            revision = revisions.get(task_id)
+        for task_id, look in found.items():
             for watcher in self._by_task.get(task_id, ()):
-                if revision is None:
-                    watcher.tell(None)
-                elif revision > watcher.revision:
-                    watcher.revision = revision
-                    watcher.tell(None)
+                watcher.look(look)
+
+    def failed(self, task_ids: Iterable[str]) -> None:
+        """Have the functions for changes look themselves, and get the error that the look got."""
+        for task_id in task_ids:
+            for watcher in self._by_task.get(task_id, ()):
+                watcher.tell(None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import Context
 from functools import partial
 from typing import Final, TypeAlias
@@ -13,11 +13,11 @@ import anyio
 
 from mcp_task_runtime.core.event_loop import start_background_task
 from mcp_task_runtime.errors import StoreClosedError, StoreError, StoreUnavailableError
-from mcp_task_runtime.stores.postgres._watchers import Watchers
+from mcp_task_runtime.stores.postgres._watchers import Look, Watchers
 
-__all__ = ["Look", "Watching"]
+__all__ = ["LookAt", "Watching"]
 
-Look: TypeAlias = Callable[[Sequence[str]], Awaitable[Mapping[str, int]]]
+LookAt: TypeAlias = Callable[[Mapping[str, bool]], Awaitable[Mapping[str, Look | None]]]
 
 logger: logging.Logger = logging.getLogger("mcp_task_runtime.stores.postgres")
 
@@ -59,11 +59,12 @@ class Watching:
         """Whether the job runs."""
         return self._session is not None
 
-    def begin(self, look: Look) -> None:
+    def begin(self, look: LookAt) -> None:
         """Begin, unless it has begun. The caller has added a watcher.
 
         Args:
-            look: Has this process notified of changes of tasks; returns the revisions of those that there are.
+            look: Has this process notified of changes of tasks, or only of the end of those of which only that matters;
+                returns what each is like, `None` for one that is gone.
         """
         if self._session is None:
             self._session = _Session()
@@ -77,7 +78,7 @@ class Watching:
             session.scope.cancel()
             await session.ended.wait()
 
-    async def _run(self, look: Look) -> None:
+    async def _run(self, look: LookAt) -> None:
         session = self._session
         assert session is not None
         try:
@@ -88,7 +89,7 @@ class Watching:
             self._session = None
             session.ended.set()
 
-    async def _turn_safely(self, look: Look) -> bool:
+    async def _turn_safely(self, look: LookAt) -> bool:
         """Take a turn. An error that is not the store's, of a watcher for one, is logged and ends this turn alone."""
         try:
             return await self._turn(look)
@@ -97,7 +98,7 @@ class Watching:
             await anyio.sleep(_FIRST_RETRY_SECONDS)
             return True
 
-    async def _turn(self, look: Look) -> bool:
+    async def _turn(self, look: LookAt) -> bool:
         """Wait until there are tasks to look at, and look at some; return whether to go on."""
         watchers = self._watchers
         with anyio.move_on_after(_DOUBT_SECONDS if watchers.has_doubtful else _IDLE_SECONDS):
@@ -107,19 +108,19 @@ class Watching:
             watchers.mark_doubtful(anyio.current_time())
         if not watchers.stirred.is_set:
             return bool(watchers)
-        task_ids: list[str] = []
+        tasks: dict[str, bool] = {}
         try:
             await self._listen()
-            task_ids = watchers.take_stale(_AT_ONCE)
-            if task_ids:  # those that began this turn may be watched no more
-                watchers.looked(task_ids, await look(task_ids))
+            tasks = watchers.take_stale(_AT_ONCE)
+            if tasks:  # those that began this turn may be watched no more
+                watchers.looked(await look(tasks))
         except StoreClosedError:
             return False
         except StoreError as error:
-            task_ids = task_ids or watchers.take_stale(_AT_ONCE)
-            watchers.mark(task_ids)
+            tasks = tasks or watchers.take_stale(_AT_ONCE)
+            watchers.mark(tasks)
             if not isinstance(error, StoreUnavailableError):
-                watchers.looked(task_ids, {})  # they look themselves, and get the error
+                watchers.failed(tasks)
             self._delay = min(2 * self._delay, _LONGEST_RETRY_SECONDS) or _FIRST_RETRY_SECONDS
             await anyio.sleep(self._delay)
         else:

@@ -59,6 +59,7 @@ from mcp_task_runtime.stores.postgres._rows import (
     utc,
 )
 from mcp_task_runtime.stores.postgres._search import Search
+from mcp_task_runtime.stores.postgres._taking import Taking
 from mcp_task_runtime.stores.postgres._user import DatabaseUser
 from mcp_task_runtime.stores.postgres._work import WaitingWork
 from mcp_task_runtime.stores.postgres.queue import PostgresTaskMessageQueue, message_parameters, watch
@@ -116,6 +117,7 @@ class PostgresTaskStore(DatabaseUser):
         self._search = Search(self._database, self._pages)
         self._work = WaitingWork(self._database, self._pages)
         self._leases = Leases(self._database, self._calls, self._pages)
+        self._taking = Taking(self._database, self._calls, self._pages)
         self._creation = Creation(self._database, self._calls)
 
     @property
@@ -207,7 +209,7 @@ class PostgresTaskStore(DatabaseUser):
         }
         apply = partial(finish_record, outcome=outcome, now=self.clock.now(), fence=fence)
         record = await self._calls.change(task_id, statements.FINISH, parameters, apply)
-        self._database.fire_cleared(to_text(task_id))
+        self._database.fire_ended(to_text(task_id))
         return record
 
     async def get_result(self, task_id: str) -> Outcome | None:
@@ -230,7 +232,7 @@ class PostgresTaskStore(DatabaseUser):
 
         deleted = await self._database.change(parameters["task_id"], delete)
         if deleted:
-            self._database.fire_cleared(parameters["task_id"])
+            self._database.fire_ended(parameters["task_id"])
         return deleted
 
     async def wait_for_update(self, task_id: str, *, after: int) -> TaskRecord:
@@ -262,6 +264,15 @@ class PostgresTaskStore(DatabaseUser):
         """
         return self._database.watch(to_text(task_id), on_change, after=after, look=self._calls.look_at_watched)
 
+    # --- TaskEndWatching ---
+
+    def watch_end(self, task_id: str, on_end: Callable[[], None]) -> Callable[[], None]:
+        """Call a function when a task has ended; see `TaskEndWatching.watch_end`.
+
+        A task is read only if its end may have been missed: one that was made before this process listened.
+        """
+        return self._database.watch_end(to_text(task_id), on_end, look=self._calls.look_at_watched)
+
     # --- TaskLeases ---
 
     async def renew_leases(self, worker: str, task_ids: Collection[str], *, lease_ms: int) -> frozenset[str]:
@@ -292,6 +303,23 @@ class PostgresTaskStore(DatabaseUser):
         The cost of a look is linear in `names` and `limit`.
         """
         return await self._work.wait(names, limit=limit)
+
+    # --- TaskTaking ---
+
+    async def take_work(
+        self, names: Collection[str], *, worker: str, lease_ms: int, limit: int, with_sealed: bool = False
+    ) -> tuple[TaskRecord, ...]:
+        """Wait until tasks of these tools wait for a worker, and claim them; see `TaskTaking.take_work`.
+
+        One statement for all. Its cost is linear in `names` and `limit`.
+        """
+        return await self._taking.work(names, worker=worker, lease_ms=lease_ms, limit=limit, with_sealed=with_sealed)
+
+    async def take_task(
+        self, task_id: str, names: Collection[str], *, worker: str, lease_ms: int, with_sealed: bool = False
+    ) -> TaskRecord | None:
+        """Claim a task of these tools that waits for a worker; see `TaskTaking.take_task`."""
+        return await self._taking.task(task_id, names, worker=worker, lease_ms=lease_ms, with_sealed=with_sealed)
 
     # --- TaskQuestions ---
 
