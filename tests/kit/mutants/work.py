@@ -106,6 +106,22 @@ class ACancelledWorkerTakes(TakingTaskStore):
         return taken
 
 
+@store_mutant("a_worker_that_is_cancelled_gets_what_it_has_claimed")
+class ACancelledWorkerLeavesWhatItHasClaimed(TakingTaskStore):
+    async def take_work(self, names: Collection[str], **options: Any) -> Found:
+        taken = await super().take_work(names, **options)
+        await anyio.lowlevel.checkpoint()
+        return taken
+
+
+@store_mutant("a_worker_that_is_cancelled_gets_what_it_has_claimed")
+class ACancelledWorkerLeavesTheTaskThatItHasClaimed(TakingTaskStore):
+    async def take_task(self, task_id: str, names: Collection[str], **options: Any) -> TaskRecord | None:
+        taken = await super().take_task(task_id, names, **options)
+        await anyio.lowlevel.checkpoint()
+        return taken
+
+
 @store_mutant("a_worker_that_takes_is_woken_when_the_store_is_closed")
 class ClosingWakesNoWorkerThatTakes(TakingTaskStore):
     async def aclose(self) -> None:

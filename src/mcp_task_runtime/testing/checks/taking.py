@@ -14,6 +14,7 @@ from mcp_task_runtime.errors import StoreClosedError
 from mcp_task_runtime.testing.checks.abilities import AbleStore, able
 from mcp_task_runtime.testing.checks.bench import Check, checks_into, require, require_raises, start
 from mcp_task_runtime.testing.checks.store_bench import StoreBench
+from mcp_task_runtime.testing.concurrency.cancellation import Trial, check_cancellation
 from mcp_task_runtime.testing.concurrency.stepping import quiesce
 
 __all__ = ["TAKING_CHECKS"]
@@ -127,6 +128,47 @@ async def a_worker_that_was_cancelled_has_taken_nothing(bench: StoreBench) -> No
     made = await _waiting_task(store)
     taken = await _taken(bench, store)
     require(taken == [made.task_id], "a task went with a worker that was cancelled")
+
+
+@_check("L6", "L12", needs=["taking", "work", "leases"])
+async def a_worker_that_is_cancelled_gets_what_it_has_claimed(bench: StoreBench) -> None:
+    store = _taking(bench.subject)
+    count = 0
+
+    async def setup(how: str) -> Trial:
+        nonlocal count
+        count += 1
+        tool, task_id, taken = f"tool {count}", f"task {count}", list[object]()
+
+        async def make() -> None:
+            new = NewTask(ttl_ms=None, task_id=task_id, request=TaskRequest(name=tool), worker="", lease_ms=0)
+            await store.create_task(new)
+
+        async def take() -> None:
+            if how == "by its id":
+                taken.append(await store.take_task(task_id, [tool], worker="w", lease_ms=_LEASE_MS, with_sealed=False))
+            else:
+                taken.extend(await _take(store, tool))
+
+        async def look() -> tuple[int, str | None]:
+            record = await store.get_task(task_id)
+            return len(taken), None if record is None or record.lease is None else record.lease.worker
+
+        if how != "that comes later":
+            await make()
+        return Trial(
+            take,
+            look,
+            meanwhile=make if how == "that comes later" else None,
+            leftovers=lambda: bench.clock.waiting,
+            also=((0, ""),),  # it came and was not taken
+        )
+
+    for how in ("that waits", "by its id", "that comes later"):
+        try:
+            await check_cancellation(partial(setup, how), patience=bench.patience)
+        except AssertionError as error:
+            raise AssertionError(f"of taking a task {how} (tasks returned, worker of the lease): {error}") from error
 
 
 @_check("L3", needs=["taking", "work", "leases"])
