@@ -335,6 +335,11 @@ an answer to a question of a task whose changes are pushed is followed by no `ta
     adapters/test_watch.py::test_what_this_side_led_to_is_pushed_soon_or_looked_at
 a task that a lost worker had fetched and not begun runs elsewhere after `start_grace_ms`
     engines/test_engines.py::test_what_a_lost_worker_of_docket_had_fetched_is_delivered_again
+A dispatcher of your own with `start_grace_ms = 0` is offered every task until it takes it
+    core/test_dispatch.py::test_no_burst_is_too_large_where_no_task_is_overdue
+    core/test_dispatch.py::test_a_task_that_was_refused_once_is_offered_until_it_is_taken_where_none_is_overdue
+No dispatcher is offered tasks that ended while they were offered before
+    core/test_dispatch.py::test_a_task_that_ends_while_it_is_offered_is_offered_no_more
 A task that waited for a slot or for a worker says "Running" when its work has run for 0.1 s
     core/test_work_queues.py::test_work_waits_for_the_slots_of_its_queue_and_says_so
 The examples with an engine start its broker, too: a Redis or PostgreSQL that is installed, unless a URL names one

@@ -53,6 +53,8 @@ class Link:
         fails: Names of methods that fail while the others work.
         error: What a call raises that fails.
         calls: Every call that was made, by name.
+        before: Called with a call's name before it is made, and may raise.
+        after: Called with a call's name when it has been made, and may raise: its answer is lost.
     """
 
     def __init__(self, store: InMemoryTaskStore, *, name: str = "") -> None:
@@ -61,6 +63,7 @@ class Link:
         self.error: StoreError = StoreUnavailableError("The connection is cut")
         self.calls: list[str] = []
         self.before: Callable[[str], Any] | None = None
+        self.after: Callable[[str], Any] | None = None
         self._target: Any = store
         self.clock: Clock = store.clock
         self.message_queue: Any = _LinkedQueue(self, store.message_queue)
@@ -74,6 +77,8 @@ class Link:
         result = await getattr(target, name)(*args, **kwargs)
         if name.startswith("wait_"):
             self._check(name)
+        if self.after is not None:
+            await self.after(name)
         await anyio.lowlevel.cancel_shielded_checkpoint()
         return result
 

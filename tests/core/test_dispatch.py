@@ -17,6 +17,7 @@ from mcp_task_runtime import (
     LimitExceededError,
     Outcome,
     StoreError,
+    StoreUnavailableError,
     TaskRuntime,
     TaskSettings,
     TaskSpec,
@@ -25,6 +26,8 @@ from mcp_task_runtime import (
 from mcp_task_runtime.core.dispatch import Dispatch, StoreDispatcher
 from mcp_task_runtime.core.sealed import SEALED_JSON
 from mcp_task_runtime.core.types import NewTask, TaskRequest
+from mcp_task_runtime.core.undelivered import Undelivered
+from mcp_task_runtime.testing.clock import FakeClock
 from tests.core.leased_store import LEASE_SECONDS, SETTINGS, TURN_SECONDS, Cluster, Link, Process, open_cluster
 from tests.core.worlds import open_world
 from tests.support.patience import PATIENCE
@@ -430,19 +433,170 @@ async def test_a_broker_gets_a_burst_of_tasks_a_few_at_once(monkeypatch: pytest.
 
 
 async def test_tasks_that_wait_for_a_broker_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """L16: one more is submitted when its wait is overdue."""
+    """L16: one more waits like one that was not taken; beyond that bound it is submitted when its wait is overdue."""
     monkeypatch.setattr("mcp_task_runtime.core.dispatch.SUBMIT_SECONDS", 1_000)
     monkeypatch.setattr("mcp_task_runtime.core.dispatch._MOST_WAITING", 2)
+    monkeypatch.setattr("mcp_task_runtime.core.undelivered._MOST", 1)
     broker = SlowBroker()
     async with open_cluster(dispatcher=broker) as (cluster, (server, other)):
         Tool().register(server, other)
-        records = [await server.runtime.dispatch(SPEC) for _ in range(35)]
+        records = [await server.runtime.dispatch(SPEC) for _ in range(36)]
         await cluster.settle()
         broker.gate.set()
         await cluster.settle()
-        assert len(broker.submitted) == 34
+        assert len(broker.submitted) == 35
         await cluster.pass_time(GRACE_SECONDS + TURN_SECONDS)
         assert {each.task_id for each in broker.submitted} == {record.task_id for record in records}
+
+
+# --- a dispatcher whose tasks are never overdue -------------------------------------------------------------------
+
+
+class ForgetfulTimer(SlowBroker):
+    """A broker for which no task is overdue: what the server does not bring to it, nothing brings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.start_grace_ms = 0
+        self.gate.set()
+
+
+async def test_no_burst_is_too_large_where_no_task_is_overdue(monkeypatch: pytest.MonkeyPatch) -> None:
+    """L12."""
+    monkeypatch.setattr("mcp_task_runtime.core.dispatch.SUBMIT_SECONDS", 1_000)
+    monkeypatch.setattr("mcp_task_runtime.core.dispatch._MOST_WAITING", 2)
+    monkeypatch.setattr("mcp_task_runtime.core.undelivered._MOST", 1)
+    broker = ForgetfulTimer()
+    broker.gate = anyio.Event()
+    async with open_cluster(dispatcher=broker) as (cluster, (server, other)):
+        Tool().register(server, other)
+        records = [await server.runtime.dispatch(SPEC) for _ in range(40)]
+        await cluster.settle()
+        broker.gate.set()
+        await cluster.pass_time(6)
+        assert sorted(each.task_id for each in broker.submitted) == sorted(record.task_id for record in records)
+
+
+async def test_no_task_is_lost_to_a_broker_that_goes_down_again_where_none_is_overdue() -> None:
+    """L12."""
+    broker = ForgetfulTimer()
+    async with open_cluster(dispatcher=broker) as (cluster, (server, other)):
+        Tool().register(server, other)
+        broker.fault = "down"
+        records = [await server.runtime.dispatch(SPEC) for _ in range(6)]
+        await cluster.settle()
+        broker.fault, broker.takes = "", 2
+        await cluster.pass_time(6)
+        assert broker.fault == "down"
+        broker.fault, broker.takes = "", 1_000
+        await cluster.pass_time(6)
+        assert sorted(each.task_id for each in broker.submitted) == sorted(record.task_id for record in records)
+
+
+async def test_a_task_that_was_refused_once_is_offered_until_it_is_taken_where_none_is_overdue() -> None:
+    """L12, L13: and keeps no other from being taken."""
+    broker = ForgetfulTimer()
+    async with open_cluster(dispatcher=broker) as (cluster, (server, other)):
+        Tool().register(server, other)
+        broker.fault = "down"
+        poison, *others = [await server.runtime.dispatch(SPEC) for _ in range(4)]
+        await cluster.settle()
+        broker.fault, broker.poison = "", poison.task_id
+        await cluster.pass_time(20)
+        assert sorted(each.task_id for each in broker.submitted) == sorted(record.task_id for record in others)
+        broker.poison = ""
+        await cluster.pass_time(6)
+        assert [each.task_id for each in broker.submitted][3:] == [poison.task_id]
+
+
+@pytest.mark.parametrize("offers", [0, 1])
+async def test_a_task_that_ends_while_it_is_offered_is_offered_no_more(
+    offers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """L8: whether it is offered for the first time, or again."""
+    monkeypatch.setattr("mcp_task_runtime.core.dispatch.SUBMIT_SECONDS", 1_000)
+    broker = SlowBroker()
+    async with open_cluster(dispatcher=broker) as (cluster, (server, other)):
+        Tool().register(server, other)
+        broker.fault = "down"
+        if offers:
+            broker.gate.set()
+        record = await server.runtime.dispatch(SPEC)
+        await cluster.settle()
+        assert broker.refused == offers
+        if offers:
+            broker.gate = anyio.Event()
+            await cluster.pass_time(1)
+        assert broker.inside == 1
+        await server.runtime.cancel(record.task_id, owner=None)
+        broker.gate.set()
+        await cluster.settle()
+        assert broker.refused == offers + 1
+        broker.fault = ""
+        await cluster.pass_time(6)
+        assert broker.submitted == []
+
+
+async def test_an_offer_that_is_cancelled_loses_nothing(anyio_backend_name: str) -> None:
+    """L6."""
+    clock = FakeClock()
+    offered: list[str] = []
+    gate = anyio.Event()
+
+    async def offer(value: str) -> bool:
+        offered.append(value)
+        await gate.wait()
+        return True
+
+    undelivered = Undelivered(clock, offer)
+    for value in "ab":
+        undelivered.add(value, value)
+    undelivered.note_success()
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as group:
+            group.start_soon(undelivered.run)
+            while not offered:
+                await anyio.lowlevel.checkpoint()
+            group.cancel_scope.cancel()
+        gate.set()
+        undelivered.note_success()
+        async with anyio.create_task_group() as group:
+            group.start_soon(undelivered.run)
+            while len(offered) < 3:
+                await anyio.lowlevel.checkpoint()
+            group.cancel_scope.cancel()
+    assert offered == ["a", "a", "b"]
+
+
+@pytest.mark.parametrize("is_written", [True, False])
+async def test_a_task_is_put_back_where_none_is_overdue_although_the_store_failed(is_written: bool) -> None:
+    """L12: whether it was put back before the answer was lost, or not."""
+    broker = ForgetfulTimer()
+    async with open_cluster(dispatcher=broker) as (cluster, (server, lost)):
+        tool = Tool()
+        tool.register(server, lost)
+        record = await server.runtime.dispatch(RERUNNABLE)
+        failed: list[str] = []
+
+        async def fail(name: str) -> None:
+            if name == "claim_task" and not failed:
+                failed.append(name)
+                raise StoreUnavailableError("The answer was lost")
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(lost.runtime.execute, record.task_id)
+            await cluster.cut(lost)
+            if is_written:
+                server.link.after = fail
+            else:
+                server.link.before = fail
+            await cluster.pass_time(6 * LEASE_SECONDS)
+            assert failed
+            submitted = [each.key for each in broker.submitted]
+            lost.link.is_cut = False
+            group.cancel_scope.cancel()
+        assert f"{record.task_id}.2" in submitted
+        assert lease_of(cluster, record.task_id) == ("", 1)
 
 
 async def test_work_of_a_lost_worker_is_put_back_while_the_broker_hangs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,7 @@ _AT_ONCE: Final = 32
 """Tasks that a dispatcher has at once. It may send them together; the time for one must not pass while it waits for
 connections or threads."""
 _MOST_WAITING: Final = 1_000
-"""Tasks that wait for their turn with the dispatcher. One more is submitted when its wait for a worker is overdue."""
+"""Tasks that wait for their turn with the dispatcher. One more has it after those, like one that was not taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,11 @@ class TaskDispatcher(Protocol):
 
     @property
     def start_grace_ms(self) -> int:
-        """Milliseconds after which a task that no worker has started is submitted again; 0 for never."""
+        """Milliseconds after which a task that no worker has started is submitted again; 0 for never.
+
+        With 0 the process that makes a task offers it until it is taken. What is not taken when that process ends, or
+        is lost by the engine, waits until its TTL ends it.
+        """
         ...
 
     async def submit(self, dispatch: Dispatch) -> None:
@@ -149,13 +153,15 @@ class Outbox:
         self._is_failing = False
         self._waiting = 0
         self._room: anyio.Semaphore | None = None
+        self._offered: dict[str, Dispatch] = {}
         self._undelivered = Undelivered(clock, self._offer)
 
     def reset(self) -> None:
         """Forget what an event loop before has left: the runtime opens."""
         self._waiting = 0
         self._room = anyio.Semaphore(_AT_ONCE)
-        self._undelivered.reset()
+        self._offered.clear()
+        self._undelivered.reset(keeps_all=self._carries and not self.grace_ms)
 
     async def run(self) -> None:
         """Submit again what the dispatcher did not take, until cancelled: all of it as soon as it takes tasks again."""
@@ -181,24 +187,34 @@ class Outbox:
 
     async def submit(self, record: TaskRecord) -> None:
         """Submit a task in its turn; it is submitted again later if this fails."""
-        assert self._room is not None, "the runtime is not open"
-        if self._waiting >= _MOST_WAITING:
-            return
         attempt = 1 if record.lease is None else record.lease.attempt + 1
         dispatch = Dispatch(record.task_id, record.request.name, attempt, record.task.expires_at)
+        if self._waiting >= _MOST_WAITING:
+            self._undelivered.add(dispatch.task_id, dispatch)
+            return
+        self._offered[dispatch.task_id] = dispatch
+        try:
+            is_taken = await self._submit_in_turn(dispatch)
+        finally:
+            is_wanted = self._offered.get(dispatch.task_id) is dispatch
+            if is_wanted:
+                del self._offered[dispatch.task_id]
+        if is_taken:
+            self._undelivered.note_success()
+        elif is_wanted:  # otherwise it has ended meanwhile, or a later run of it is on its way
+            self._undelivered.add(dispatch.task_id, dispatch)
+
+    async def _submit_in_turn(self, dispatch: Dispatch) -> bool:
+        assert self._room is not None, "the runtime is not open"
         self._waiting += 1
         try:
             await self._room.acquire()
         finally:
             self._waiting -= 1
         try:
-            is_taken = await self._submit(dispatch)
+            return await self._submit(dispatch)
         finally:
             self._room.release()
-        if is_taken:
-            self._undelivered.note_success()
-        else:
-            self._undelivered.add(dispatch.task_id, dispatch)
 
     async def _offer(self, dispatch: Dispatch) -> bool:
         """Submit a task that the dispatcher did not take before; return whether it takes it now."""
@@ -230,9 +246,13 @@ class Outbox:
             anyio.CancelScope()
         )  # no scope but those around it counts
 
+    def drop(self, task_id: str) -> None:
+        """Offer a task no longer that was not taken: it has ended."""
+        self._offered.pop(task_id, None)
+        self._undelivered.discard(task_id)
+
     def revoke(self, task_id: str) -> None:
         """Revoke a task that has ended, without waiting for it. A failure is not worth a warning: nothing runs."""
-        self._undelivered.discard(task_id)
         self._group.start(partial(self._revoke, task_id), anyio.CancelScope())
 
     async def put_back(self, record: TaskRecord) -> bool:
@@ -246,7 +266,13 @@ class Outbox:
         lease = record.lease
         if lease is None or not (lease.worker or self.grace_ms):
             return False
-        waiting = await self._leases.put_back(record.task_id, self.grace_ms)
+        waiting = None
+        try:
+            waiting = await self._leases.put_back(record.task_id, self.grace_ms)
+        except BaseException:
+            if not self.grace_ms:  # it may wait now, and then it is never overdue
+                self.post(record)
+            raise
         if waiting is None:
             return False
         self.post(waiting)  # leases are renewed meanwhile, however long the dispatcher takes

@@ -15,13 +15,14 @@ T = TypeVar("T")
 
 _PAUSE: Final = Backoff(first=0.25, factor=2.0, longest=5.0)
 _MOST: Final = 1_000
-"""What is kept at once. The store has all of it: what is dropped here is overdue there later."""
+"""What is kept at once, unless all must be: what is dropped here is overdue in the store later."""
 
 
 class Undelivered(Generic[T]):
     """Offers again what was not taken: one of it after a pause that grows with each failure, the rest after a success.
 
-    What is refused right after another was taken may be at fault itself, and is dropped.
+    What is refused right after another was taken may be at fault itself: it is dropped, or offered after the others if
+    all must be kept.
     """
 
     def __init__(self, clock: Clock, offer: Callable[[T], Awaitable[bool]]) -> None:
@@ -33,17 +34,22 @@ class Undelivered(Generic[T]):
         """
         self._clock = clock
         self._offer = offer
-        self.reset()
+        self.reset(keeps_all=False)
 
-    def reset(self) -> None:
-        """Forget all: the runtime opens, perhaps on another event loop."""
+    def reset(self, *, keeps_all: bool) -> None:
+        """Forget all: the runtime opens, perhaps on another event loop.
+
+        Args:
+            keeps_all: Whether nothing may be dropped until it is taken: nothing else would offer it again.
+        """
+        self._keeps_all = keeps_all
         self._kept: dict[str, T] = {}
         self._added = Signal()
         self._succeeded = Signal()
 
     def add(self, key: str, value: T) -> None:
         """Keep what was not taken; in place of what has the same key, and unless too much is kept."""
-        if key in self._kept or len(self._kept) < _MOST:
+        if self._keeps_all or key in self._kept or len(self._kept) < _MOST:
             self._kept[key] = value
             self._added.set()
 
@@ -77,14 +83,16 @@ class Undelivered(Generic[T]):
             is_taking: Whether something else was taken just now.
         """
         any_taken = False
-        while self._kept:
-            key = next(iter(self._kept))
-            value = self._kept.pop(key)
-            if await self._offer(value):
-                any_taken = is_taking = True
-            elif is_taking:
-                is_taking = False  # it is at fault, or there is an outage again: the next one shows which
-            else:
-                self._kept.setdefault(key, value)  # behind the others, if it is the one that is at fault
+        for key, value in list(self._kept.items()):
+            if self._kept.get(key) is not value:
+                continue  # dropped or replaced meanwhile
+            taken = await self._offer(value)
+            any_taken = any_taken or taken
+            if self._kept.get(key) is value:  # one that is offered is kept until then: this may be cancelled
+                del self._kept[key]
+                if not taken and (self._keeps_all or not is_taking):
+                    self._kept[key] = value  # behind the others, if it is the one that is at fault
+            if not taken and not is_taking:
                 break
+            is_taking = taken  # if it is not, it is at fault, or there is an outage again: the next one shows which
         return any_taken

@@ -614,6 +614,8 @@ class Workers:
         self._live.discard(task_id)
         if self._postponed is not None:
             self._postponed.discard(task_id)
+        if self._outbox is not None:
+            self._outbox.drop(task_id)
         self._open.discard(task_id)
 
 
