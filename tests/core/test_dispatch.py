@@ -107,9 +107,9 @@ class Tool:
 
         return work
 
-    def register(self, *processes: Process) -> None:
+    def register(self, *processes: Process, is_dispatched: bool = True) -> None:
         for process in processes:
-            process.runtime.register("tool", self.of(process), is_dispatched=True)
+            process.runtime.register("tool", self.of(process), is_dispatched=is_dispatched)
 
 
 @asynccontextmanager
@@ -816,9 +816,7 @@ async def test_work_that_a_worker_loses_waits_for_the_next_one_with_room() -> No
 async def test_lost_work_is_found_however_many_tasks_have_waited_longer(rerunnable: bool) -> None:
     async with open_cluster(1, dispatcher=StoreDispatcher()) as (cluster, (server,)):
         Tool().register(server)
-        waiting = NewTask(ttl_ms=None, request=SPEC.request, worker="", lease_ms=0)
-        for _ in range(10_001):
-            await cluster.store.create_task(waiting)
+        await make_waiting(cluster, "tool", 10_001)
         request = replace(SPEC.request, rerunnable=rerunnable)
         task_id = (await cluster.store.create_task(NewTask(ttl_ms=None, request=request, worker="lost"))).task_id
         await cluster.pass_time(3 * LEASE_SECONDS)
@@ -829,26 +827,59 @@ async def test_lost_work_is_found_however_many_tasks_have_waited_longer(rerunnab
             assert found.status == "failed"
 
 
+async def test_lost_work_is_found_however_many_tasks_of_its_tool_this_process_cannot_open() -> None:
+    async with open_cluster(1) as (cluster, (server,)):
+        Tool().register(server, is_dispatched=False)
+        await make_sealed(cluster, 10_001)
+        lost = await cluster.store.create_task(NewTask(ttl_ms=None, request=SPEC.request, worker="lost"))
+        await cluster.pass_time(3 * LEASE_SECONDS)
+        assert cluster.store.record(lost.task_id).status == "failed"
+
+
 class PlainLink(Link):
-    """One to a store without `TaskSweeping`."""
+    """One to a store that has leases and none of the abilities that build on them."""
 
     list_lost = None
+    wait_for_work = None
+
+
+@asynccontextmanager
+async def plain_process() -> AsyncIterator[tuple[Cluster, Process]]:
+    cluster = Cluster()
+    link = PlainLink(cluster.store)
+    process = Process(link, TaskRuntime(cast(TaskStore, link), settings=SETTINGS, dispatcher=StoreDispatcher()))
+    cluster.processes.append(process)
+    with anyio.fail_after(PATIENCE):
+        async with process.runtime:
+            yield cluster, process
+
+
+async def make_waiting(cluster: Cluster, name: str, number: int) -> None:
+    new = NewTask(ttl_ms=None, request=replace(SPEC.request, name=name), worker="", lease_ms=0)
+    for _ in range(number):
+        await cluster.store.create_task(new)
 
 
 async def test_a_store_that_cannot_tell_lost_work_apart_is_looked_through() -> None:
-    cluster = Cluster()
-    link = PlainLink(cluster.store)
-    server = Process(link, TaskRuntime(cast(TaskStore, link), settings=SETTINGS, dispatcher=StoreDispatcher()))
-    cluster.processes.append(server)
-    with anyio.fail_after(PATIENCE):
-        async with server.runtime:
-            Tool().register(server)
-            for _ in range(150):
-                await cluster.store.create_task(NewTask(ttl_ms=None, request=SPEC.request, worker="", lease_ms=0))
-            lost = await cluster.store.create_task(NewTask(ttl_ms=None, request=SPEC.request, worker="lost"))
-            await cluster.pass_time(3 * LEASE_SECONDS)
-            assert cluster.store.record(lost.task_id).status == "failed"
-    assert "list_lapsed" in link.calls
+    async with plain_process() as (cluster, server):
+        Tool().register(server)
+        await make_waiting(cluster, "tool", 150)
+        lost = await cluster.store.create_task(NewTask(ttl_ms=None, request=SPEC.request, worker="lost"))
+        await cluster.pass_time(3 * LEASE_SECONDS)
+        assert cluster.store.record(lost.task_id).status == "failed"
+        assert "list_lapsed" in server.link.calls
+
+
+async def test_a_worker_finds_its_tool_in_a_plain_store_behind_those_of_others() -> None:
+    async with plain_process() as (cluster, worker):
+        tool = Tool()
+        tool.gate.set()
+        tool.register(worker)
+        await make_waiting(cluster, "other", 1_001)
+        async with working(worker):
+            record = await worker.runtime.dispatch(SPEC)
+            await cluster.pass_time(2 * TURN_SECONDS)
+            assert cluster.store.record(record.task_id).status == "completed"
 
 
 async def test_a_worker_that_stops_lets_its_work_end_within_the_grace_and_hands_over_the_rest() -> None:

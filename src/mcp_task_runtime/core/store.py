@@ -271,7 +271,8 @@ class TaskSweeping(Protocol):
     async def list_lost(self, names: Collection[str], *, limit: int) -> tuple[TaskRecord, ...]:
         """Return those tasks of `TaskLeases.list_lapsed` that a worker holds, and of these tools also the others.
 
-        The longest lapsed come first. Tasks of other tools that wait for a worker cost nothing (L8).
+        Those that a worker holds come first; among them and among the others the longest lapsed. Tasks of other tools
+        that wait for a worker cost nothing (L8).
 
         Args:
             names: `TaskRequest.name` of the tasks that are listed although no process holds them.

@@ -32,6 +32,7 @@ _SPARE: Final = 16
 _MOST_SEALED: Final = 1_000
 """Most tasks at the head that a worker looks behind because it cannot open them."""
 _LOOKS_A_LEASE: Final = 3
+_FEWEST_LAPSED: Final = 1_000
 
 
 class WorkSource(Protocol):
@@ -184,11 +185,20 @@ class WorkLoop:
         with self._clock.move_on_at(self._clock.now() + self._pause):
             if implements(self._store, TaskWork):
                 return await cast(TaskWork, self._store).wait_for_work(names, limit=most)
-            found = await self._store.list_lapsed(limit=1_000)
-            if waiting := [each for each in found if _waits(each) and each.request.name in names]:
-                return tuple(waiting[:most])
+            if found := await self._look_through(names):
+                return found[:most]
             await anyio.sleep_forever()
         return ()
+
+    async def _look_through(self, names: Collection[str]) -> tuple[TaskRecord, ...]:
+        """Return tasks that wait, from a store without `TaskWork`: as far behind those of other tools as it takes."""
+        limit = _FEWEST_LAPSED
+        while True:
+            found = await self._store.list_lapsed(limit=limit)
+            waiting = tuple([each for each in found if _waits(each) and each.request.name in names])
+            if waiting or len(found) < limit:
+                return waiting
+            limit *= 10
 
     async def _follow(self, execution: Execution[Any]) -> None:
         try:

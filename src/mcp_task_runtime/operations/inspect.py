@@ -23,6 +23,7 @@ from mcp_task_runtime.core.store import (
     TaskSearch,
     TaskSharing,
     TaskStore,
+    TaskSweeping,
 )
 from mcp_task_runtime.core.task_maker import QUEUED
 from mcp_task_runtime.core.transitions import TERMINAL_STATUSES, is_terminal
@@ -372,19 +373,23 @@ class TaskInspector:
             Finding("clock", level, f"this machine and the store differ by {difference.total_seconds():.1f} s")
         )
         if isinstance(self._store, TaskLeases):
-            lapsed = await self._store.list_lapsed(limit=_BATCH)
-            held = [record for record in lapsed if record.lease is not None and record.lease.worker]
+            held, waiting = await self._lapsed(self._store)
             findings.append(
-                Finding(
-                    "leases", "warning", f"{_many(len(held))} of lost workers; a server with their tools takes over"
-                )
+                Finding("leases", "warning", f"{_many(held)} of lost workers; a server with their tools takes over")
                 if held
                 else Finding("leases", "ok", "no worker is lost")
             )
-            if len(held) < len(lapsed):
-                text = f"{_many(len(lapsed) - len(held))} wait for a worker; is one running that has their tools?"
+            if waiting:
+                text = f"{_many(waiting)} wait for a worker; is one running that has their tools?"
                 findings.append(Finding("waiting work", "warning", text))
         return tuple(findings)
+
+    async def _lapsed(self, store: TaskLeases) -> tuple[int, int]:
+        """Return how many tasks lost their worker, and how many wait for one too long; of each `_BATCH` at most."""
+        lost = await store.list_lost([], limit=_BATCH) if isinstance(store, TaskSweeping) else ()
+        lapsed = await store.list_lapsed(limit=_BATCH + len(lost))
+        held = [record for record in lapsed if record.lease is not None and record.lease.worker]
+        return min(max(len(held), len(lost)), _BATCH), min(len(lapsed) - len(held), _BATCH)
 
 
 def _many(count: int) -> str:

@@ -266,6 +266,13 @@ class TheWaitingTasksOfAllToolsAreListed(LeasedTaskStore):
         return await self.list_lapsed(limit=limit)
 
 
+@store_mutant("lost_tasks_and_the_waiting_ones_of_some_tools_are_listed")
+class WhatWaitsHidesWhatIsLost(LeasedTaskStore):
+    async def list_lost(self, names: Collection[str], *, limit: int) -> Found:
+        wanted = {each.task_id for each in await super().list_lost(names, limit=10**6)}
+        return tuple([each for each in await self.list_lapsed(limit=10**6) if each.task_id in wanted][:limit])
+
+
 @store_mutant("a_task_is_lost_from_the_time_at_which_its_worker_is")
 class OnlyTheFirstWorkerIsLost(LeasedTaskStore):
     async def list_lost(self, names: Collection[str], *, limit: int) -> Found:

@@ -134,7 +134,7 @@ async def test_processes_of_an_earlier_version_share_the_leases(
         assert await lost(store) == [held]
         assert claimed in earlier.sweep(START + 2_000_000)
         clock.advance(58)
-        assert await lost(store, "tool") == [due, held, claimed, early]
+        assert await lost(store, "tool") == [held, due, claimed, early]
         assert await lost(store) == [held]
         assert earlier.places()[early] == START + 60_000_000 - WAITS
 

@@ -48,8 +48,8 @@ class LeaseIndex:
         return _first([self._held, *self._waiting.values()], now, limit)
 
     def lost(self, names: Collection[str], now: datetime, limit: int) -> list[str]:
-        """Return those of them that a worker holds, and of these tools all."""
-        return _first([self._held, *self._of(names)], now, limit)
+        """Return those of them that a worker holds, then those of these tools that no process holds."""
+        return (_first([self._held], now, limit) + self.waiting(names, now, limit))[:limit]
 
     def waiting(self, names: Collection[str], now: datetime, limit: int) -> list[str]:
         """Return those of them that no process holds, of these tools."""

@@ -306,7 +306,8 @@ DROP_LEASES: Final = (
     + ALIVE
 )
 
-_FIRST_LAPSED: Final = " ORDER BY lease_expires_at, position LIMIT %(limit)s"
+_BY_LAPSE: Final = "lease_expires_at, position LIMIT %(limit)s"
+_FIRST_LAPSED: Final = f" ORDER BY {_BY_LAPSE}"
 
 
 def _lapsed(condition: str) -> str:
@@ -353,7 +354,7 @@ WAITING: Final = _of_each(
     "unnest(%(names)s::text[]) AS wanted (name)",
     f"tool = left(wanted.name, {NAME_LENGTH}) AND request_name = wanted.name",
 )
-LIST_LOST: Final = _HELD + " UNION ALL (" + WAITING + ")" + _FIRST_LAPSED
+LIST_LOST: Final = f"SELECT * FROM ({_HELD} UNION ALL ({WAITING})) AS found ORDER BY lease_worker = '', {_BY_LAPSE}"
 
 _NEXT_TOOL: Final = "SELECT tool FROM {tasks} WHERE lease_worker = ''"
 LIST_LAPSED: Final = (

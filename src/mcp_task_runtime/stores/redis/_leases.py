@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from typing import Final
 
 from mcp_task_runtime.core.types import TaskRecord
@@ -45,12 +45,14 @@ class Leases:
         """Return live tasks whose lease has lapsed; see `TaskLeases.list_lapsed`."""
         found = await self._first(limit, _HELD, _UNHELD)
         self._work.mend(found)
-        return _in_order(found, limit)
+        return tuple(sorted(found, key=_lapsed_at)[:limit])
 
     async def lost(self, names: Collection[str], *, limit: int) -> tuple[TaskRecord, ...]:
-        """Return tasks of lost workers, and of these tools those that wait; see `TaskSweeping.list_lost`."""
-        held = await self._first(limit, _HELD)
-        return _in_order([*held, *await self._work.find(sorted(set(names)), limit)], limit)
+        """Return tasks of lost workers, then those of these tools that wait; see `TaskSweeping.list_lost`."""
+        held = sorted(await self._first(limit, _HELD), key=_lapsed_at)
+        waiting = await self._work.find(sorted(set(names)), limit)
+        found = {record.task_id: record for record in (*held, *waiting)}  # one may have been put back in between
+        return tuple(found.values())[:limit]
 
     async def _first(self, limit: int, *parts: tuple[str, str]) -> list[TaskRecord]:
         """Return the tasks whose lease lapsed first in each of these parts of the index; it heals when it is read."""
@@ -141,11 +143,6 @@ def _right_place(entry: Entry, now: int) -> int | str:
 
 def _is_due(place: int, now: int) -> bool:
     return (place if place >= 0 else place + WAITS) <= now
-
-
-def _in_order(records: Iterable[TaskRecord], limit: int) -> tuple[TaskRecord, ...]:
-    each = {record.task_id: record for record in records}  # one may have moved between two looks
-    return tuple(sorted(each.values(), key=_lapsed_at)[:limit])
 
 
 def _lapsed_at(record: TaskRecord) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Final
@@ -74,22 +74,26 @@ class Leases:
 
     async def lapsed(self, *, limit: int) -> tuple[TaskRecord, ...]:
         """Return live tasks whose lease has lapsed; see `TaskLeases.list_lapsed`."""
-        return await self._read(waiting_tools, limit)
-
-    async def lost(self, names: Collection[str], *, limit: int) -> tuple[TaskRecord, ...]:
-        """Return tasks of lost workers, and of these tools those that wait; see `TaskSweeping.list_lost`."""
-        tools = [to_sql(name) for name in set(names)]
-        return await self._read(lambda _: tools, limit)
-
-    async def _read(self, tools_of: Callable[[Transaction], Collection[object]], limit: int) -> tuple[TaskRecord, ...]:
         wanted = page_size(limit)
 
-        def read(transaction: Transaction) -> tuple[TaskRecord, ...]:
-            found = waiting_records(transaction, self._damage, tools_of(transaction), wanted)
-            found += lapsed_records(transaction, self._damage, _LOST, wanted)
-            return first_lapsed(found, wanted)
+        def lapsed(transaction: Transaction) -> tuple[TaskRecord, ...]:
+            waiting = waiting_records(transaction, self._damage, waiting_tools(transaction), wanted)
+            return first_lapsed([*self._lost(transaction, wanted), *waiting], wanted)
 
-        return await self._engine.read(read)
+        return await self._engine.read(lapsed)
+
+    async def lost(self, names: Collection[str], *, limit: int) -> tuple[TaskRecord, ...]:
+        """Return tasks of lost workers, then those of these tools that wait; see `TaskSweeping.list_lost`."""
+        wanted, tools = page_size(limit), [to_sql(name) for name in set(names)]
+
+        def lost(transaction: Transaction) -> tuple[TaskRecord, ...]:
+            waiting = waiting_records(transaction, self._damage, tools, wanted)
+            return (*self._lost(transaction, wanted), *first_lapsed(waiting, wanted))[:wanted]
+
+        return await self._engine.read(lost)
+
+    def _lost(self, transaction: Transaction, limit: int) -> Sequence[TaskRecord]:
+        return lapsed_records(transaction, self._damage, _LOST, limit)
 
     async def claim(self, task_id: str, *, worker: str, lease_ms: int) -> TaskRecord | None:
         """Take over a live task; see `TaskLeases.claim_task`."""

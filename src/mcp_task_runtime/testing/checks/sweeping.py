@@ -48,14 +48,16 @@ async def lost_tasks_and_the_waiting_ones_of_some_tools_are_listed(bench: StoreB
     handed_over = await _make(store, "ours")
     bench.clock.advance(1)
     lost = await _make(store, "theirs", worker="lost")
+    bench.clock.advance(1)
+    late = await _make(store, "ours", worker="late")
     await _make(store, "ours", worker="busy", lease_ms=_LEASE_MS)
     await _make(store, "ours", lease_ms=_LEASE_MS)
     bench.clock.advance(1)
     for names, wanted in (
-        ((), [lost]),
-        (("unknown",), [lost]),
-        (("ours", "ours"), [handed_over, lost]),
-        (("theirs", "ours"), [theirs, handed_over, lost]),
+        ((), [lost, late]),
+        (("unknown",), [lost, late]),
+        (("ours", "ours"), [lost, late, handed_over]),
+        (("theirs", "ours"), [lost, late, theirs, handed_over]),
     ):
         found = await store.list_lost(names, limit=10)
         ids = [record.task_id for record in wanted]
@@ -63,8 +65,9 @@ async def lost_tasks_and_the_waiting_ones_of_some_tools_are_listed(bench: StoreB
         require([each.task_id for each in found] == ids, f"for the tools {names} list_lost shows {found} and not {ids}")
         for record in found:
             require(record == await read_task(store, record.task_id), "list_lost shows a task otherwise than get_task")
-        first = await _lost(store, *names, limit=1)
-        require(first == ids[:1], f"for the tools {names} list_lost shows {first} first and not {ids[0]}")
+        for limit in (1, 3):
+            first = await _lost(store, *names, limit=limit)
+            require(first == ids[:limit], f"for the tools {names} list_lost shows {first} first and not {ids[:limit]}")
     for limit in (0, -1):
         await require_raises(ValueError, store.list_lost([], limit=limit), f"list_lost with limit={limit}")
 
