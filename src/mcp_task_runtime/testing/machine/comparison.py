@@ -6,6 +6,7 @@ from typing import Any
 
 from hypothesis.stateful import invariant
 
+from mcp_task_runtime.core.views import TaskView
 from mcp_task_runtime.errors import TaskNotFoundError
 from mcp_task_runtime.testing.checks.bench import require
 from mcp_task_runtime.testing.machine.stage import Stage, Waiter
@@ -48,14 +49,19 @@ class Comparison(Stage):
         self.model.mail.pop(task, None)
 
     async def _compare_abilities(self, store: Any, task: str) -> None:
-        if "questions" in self.capabilities:
+        record = self.model.record(task)
+        is_live = record is None or record.outcome is None  # of an ended task the mailbox may not be cleared yet
+        if "questions" in self.capabilities and is_live:
             view = await store.get_view(task)
-            record = self.model.record(task)
             questions = tuple(self.model.mail.get(task, {}).get("open", {}).values())
-            seen = None if view is None else (view.record, view.questions)
-            if record is None or record.outcome is None:
-                wanted = None if record is None else (record, questions)
-                require(seen == wanted, f"get_view of {task} is {seen} and must be {wanted}")
+            wanted = None if record is None else TaskView(record, questions)
+            require(view == wanted, f"get_view of {task} is {view} and must be {wanted}")
+        if "owners" in self.capabilities:
+            for owner in ("ada", None):
+                view = await store.get_owned(task, owner=owner)
+                shown = None if record is None or record.owner != owner else record
+                seen = None if view is None else view.record
+                require(seen == shown, f"get_owned of {task} for {owner!r} is {seen} and must be {shown}")
         if "journal" in self.capabilities and self.model.refusal(task, None) is None:
             steps = await store.read_steps(task)
             require(
