@@ -338,6 +338,8 @@ a task that a lost worker had fetched and not begun runs elsewhere after `start_
 A dispatcher of your own with `start_grace_ms = 0` is offered every task until it takes it
     core/test_dispatch.py::test_no_burst_is_too_large_where_no_task_is_overdue
     core/test_dispatch.py::test_a_task_that_was_refused_once_is_offered_until_it_is_taken_where_none_is_overdue
+no longer hides the task from other workers until the next sweep
+    stores/redis/test_cluster.py::test_a_claim_whose_second_step_is_late_hides_no_task_that_was_put_back_meanwhile
 No dispatcher is offered tasks that ended while they were offered before
     core/test_dispatch.py::test_a_task_that_ends_while_it_is_offered_is_offered_no_more
 A task that waited for a slot or for a worker says "Running" when its work has run for 0.1 s

@@ -21,6 +21,7 @@ from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.core.types import Fence, NewTask, TaskFilter, TaskRequest
 from mcp_task_runtime.errors import LeaseLostError, StoreUnavailableError, TaskExistsError
 from mcp_task_runtime.stores.redis import RedisTaskStore
+from mcp_task_runtime.stores.redis._work import WaitingWork
 from mcp_task_runtime.testing.checks.bench import Check
 from mcp_task_runtime.testing.checks.questions import QUESTION_CHECKS, TaskBackend
 from mcp_task_runtime.testing.checks.quotas import QUOTA_CHECKS
@@ -130,6 +131,41 @@ async def test_a_task_is_lost_whose_worker_ended_before_it_moved_its_lease(
         assert await store.wait_for_work(["tool"], limit=10) == (waits,)
         (lost,) = await store.list_lost([], limit=10)
         assert lost.task_id == record.task_id
+
+
+async def test_a_claim_whose_second_step_is_late_hides_no_task_that_was_put_back_meanwhile(
+    on_cluster: ClusterOpener, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a cluster a claim and the move are two steps: a worker may stand still in between, and lose its lease."""
+    reached, go_on = anyio.Event(), anyio.Event()
+    leave = WaitingWork.leave_to_worker
+
+    async def late(work: WaitingWork, *args: Any) -> None:
+        reached.set()
+        await go_on.wait()
+        await leave(work, *args)
+
+    prefix = f"late_{token_hex(4)}"
+    request = TaskRequest(name="tool", rerunnable=True)
+    async with on_cluster.client() as client, RedisTaskStore(client, clock=clock, prefix=prefix) as slow:
+        async with RedisTaskStore(client, clock=clock, prefix=prefix) as store:
+            record = await store.create_task(NewTask(ttl_ms=None, request=request, worker="", lease_ms=0))
+            clock.advance(1)
+            assert await store.wait_for_work(["tool"], limit=10) == (record,), "it looks no more for older tasks"
+            with anyio.fail_after(PATIENCE):
+                async with anyio.create_task_group() as group:
+                    with monkeypatch.context() as patch:
+                        patch.setattr(WaitingWork, "leave_to_worker", late)
+                        group.start_soon(partial(slow.claim_task, record.task_id, worker="slow", lease_ms=1_000))
+                        await reached.wait()
+                    clock.advance(2)
+                    assert await store.claim_task(record.task_id, worker="", lease_ms=0) is not None
+                    go_on.set()
+                (waiting,) = await store.wait_for_work(["tool"], limit=10)
+            assert waiting.task_id == record.task_id
+            (listed,) = await store.list_lost(["tool"], limit=10)
+            assert listed.task_id == record.task_id
+            assert await store.list_lost([], limit=10) == ()
 
 
 async def test_tasks_are_taken_and_their_ends_told_on_a_cluster(on_cluster: ClusterOpener, clock: FakeClock) -> None:

@@ -101,7 +101,7 @@ class Leases:
         self._backend.note_made(tag, since)
         record = loaded(rest[0])
         if worker:
-            await self._work.leave_to_worker(record)
+            await self._work.leave_to_worker(record, int(rest[1]) if len(rest) > 1 else 0)
         elif record.lease is not None:
             self._move_lapse(tag, to_micros(record.lease.expires_at))
             await self._work.enter(record)

@@ -58,16 +58,20 @@ class WaitingWork:
         if self._backend.is_cluster:
             await self._backend.send(*self.entering([record]))
 
-    async def leave_to_worker(self, record: TaskRecord) -> None:
+    async def leave_to_worker(self, record: TaskRecord, before: int) -> None:
         """Move a task that a worker has claimed to the leases that are held, where the scripts cannot: on a cluster.
 
-        If that fails, the next look of a worker does it.
+        If that fails, the next look of a worker does it. A task that was put back meanwhile stays where it is.
+
+        Args:
+            record: The task.
+            before: When the lease before it would have lapsed, in microseconds.
         """
         if self._backend.is_cluster and record.lease is not None:
             keys = self._keys.leases, self._keys.waiting(self._keys.name_tag(record.request.name))
             place = lease_place(record.lease)
             with suppress(StoreError):
-                await self._backend.send(script_call("leave", keys, self._keys.tag(record.task_id), place))
+                await self._backend.send(script_call("leave", keys, self._keys.tag(record.task_id), place, before))
 
     def leave(self, tag: bytes, name_tag: bytes) -> None:
         """Remove a task that has ended, where the scripts cannot: on a cluster, without waiting for it."""

@@ -26,4 +26,4 @@ if worker == '' then
 else
     unwait()
 end
-return {'ok', all()}
+return {'ok', all(), head.lease_expires_at}
