@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import functools
 import gc
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from mcp import ClientSession, types
 from mcp.server.fastmcp import Context, FastMCP
+from mcp.shared.context import RequestContext
+from mcp.shared.exceptions import McpError
 from mcp.shared.memory import create_connected_server_and_client_session
 from pydantic import BaseModel, Field
 
@@ -70,10 +74,12 @@ def shout_in_another_handler(mcp: FastMCP[Any]) -> None:
 
 
 @asynccontextmanager
-async def connected(*functions: Any, mcp: FastMCP[Any] | None = None) -> AsyncGenerator[ClientSession, None]:
+async def connected(
+    *functions: Any, mcp: FastMCP[Any] | None = None, adopted: Sequence[str] = ()
+) -> AsyncGenerator[ClientSession, None]:
     mcp = mcp or FastMCP("unwinding")
     tasks = Tasks()
-    tasks.install(mcp)
+    tasks.install(mcp, tools=adopted)
     for function in functions:
         tasks.tool()(function)
     with anyio.fail_after(PATIENCE):
@@ -126,19 +132,61 @@ async def test_work_that_waits_keeps_nothing_of_its_call() -> None:
         assert text(await result(client, task)) == "bees accept"
 
 
-async def test_work_that_asks_through_the_sdks_context_keeps_neither_its_call_nor_its_question() -> None:
+@pytest.mark.parametrize("tool", ["asks", "adopted"])
+async def test_work_that_asks_through_the_sdks_context_keeps_neither_its_call_nor_its_question(tool: str) -> None:
+    said: list[tuple[object, ...]] = []
+
+    def say(ctx: Context) -> None:  # type: ignore[type-arg]
+        request, session = ctx.request_context, ctx.session
+        asked_for = request.experimental.task_metadata
+        assert asked_for is not None
+        said.append((ctx.request_id, request.meta, request.lifespan_context, session.client_params, asked_for.ttl))
+
     async def asks(topic: str, ctx: Context) -> str:  # type: ignore[type-arg]
+        say(ctx)
         answer = await ctx.elicit(f"{topic}?", Name)
+        say(ctx)
         return f"{topic} {answer.action}"
 
-    kinds = [types.CallToolRequestParams, types.ElicitRequest]
+    mcp: FastMCP[Any] = FastMCP("unwinding")
+    mcp.tool("adopted")(asks)
+    count = 5
+    # Each task has a context of the SDK; what its request said of it, all tasks of a connection share that said it.
+    most = {types.CallToolRequestParams: 0, types.ElicitRequest: 0, RequestContext: count, types.TaskMetadata: 1}
+    async with connected(asks, mcp=mcp, adopted=["adopted"]) as client:
+        before = {kind: alive(kind) for kind in most}
+        started = [await start(client, tool, {"topic": f"bees {number}"}) for number in range(count)]
+        for task in started:
+            while await status(client, task) != "input_required":
+                pass
+        # Requests that were answered may still be ending.
+        while any(alive(kind) > before[kind] + more for kind, more in most.items()):
+            await anyio.lowlevel.checkpoint()
+        for number, task in enumerate(started):
+            assert text(await result(client, task)) == f"bees {number} accept"
+    assert len(said) == 2 * count
+    assert sorted(said, key=repr) == sorted(said[:count] * 2, key=repr)
+
+
+async def test_a_question_of_the_sdks_session_is_withdrawn_when_its_time_is_up() -> None:
+    has_asked = anyio.Event()  # the client is asked when it reads the task, and does not before
+
+    async def asks(ctx: Context) -> str:  # type: ignore[type-arg]
+        schema = Name.model_json_schema()
+        params = types.ElicitRequestFormParams(message="Who?", requestedSchema=schema)
+        request = types.ServerRequest(types.ElicitRequest(params=params))
+        try:
+            await ctx.session.send_request(request, types.ElicitResult, timedelta(milliseconds=10))
+        except McpError as error:
+            return f"{error.error.code} {error.error.message}"
+        finally:
+            has_asked.set()
+        return "answered"
+
     async with connected(asks) as client:
-        kept = [alive(kind) for kind in kinds]
-        task = await start(client, "asks", {"topic": "bees"})
-        while await status(client, task) != "input_required":
-            pass
-        assert all(alive(kind) <= before for kind, before in zip(kinds, kept, strict=True))
-        assert text(await result(client, task)) == "bees accept"
+        task = await start(client, "asks", {})
+        await has_asked.wait()
+        assert text(await result(client, task)) == "408 The client did not answer within 0.01 seconds"
 
 
 async def test_the_sdks_own_context_asks_and_reports_through_the_task() -> None:

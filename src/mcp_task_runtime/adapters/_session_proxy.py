@@ -7,8 +7,9 @@ request is over; so the tool gets a session that asks through the task instead.
 from __future__ import annotations
 
 import inspect
+import sys
 from abc import ABC, abstractmethod
-from contextlib import nullcontext
+from collections.abc import Coroutine
 from types import MethodType
 from typing import Any
 
@@ -56,23 +57,28 @@ class SessionProxy(ABC):
     def _declared(self) -> JSONObject:
         """Return what the client declared, as JSON."""
 
-    async def _ask(self, request: BaseModel, seconds: float | None) -> JSONObject:
-        """Put a request of the SDK's to the client, as a question of the task; return the answer.
+    async def _question(self, request: BaseModel, seconds: float | None) -> Coroutine[Any, Any, JSONObject]:
+        """Return what puts a request of the SDK's to the client, as a question of the task, and returns the answer.
+
+        It is to be awaited at once, and raises `ProtocolError` if the client answers with an error, or `TimeoutError`
+        if it does not answer within so many seconds; then the question is withdrawn.
 
         Raises:
             CapabilityError: The client did not declare that it can be asked this.
-            ProtocolError: The client answered with an error.
-            TimeoutError: It did not answer within so many seconds; the question is withdrawn.
         """
         message = request.model_dump(by_alias=True, mode="json", exclude_none=True)
-        del request  # the answer may take days
-        method = message["method"]
-        params = message.pop("params", {})
+        method = sys.intern(message["method"])  # each question that waits has it
+        params = message.get("params", {})
         needed = _NEEDED_CAPABILITY.get(method)
         lacks = needed is not None and self._declared().get(needed) is None
         if lacks and not (self._call.has_inbox and (await self._call.context()).asks_person(method, params)):
             raise CapabilityError(f"Client does not support {needed} capability")
-        with nullcontext() if seconds is None else anyio.fail_after(seconds):
+        if seconds is None:
+            return (await self._call.context()).ask(method, params)
+        return self._ask_within(seconds, method, params)
+
+    async def _ask_within(self, seconds: float, method: str, params: JSONObject) -> JSONObject:
+        with anyio.fail_after(seconds):
             asking = (await self._call.context()).ask(method, params)
-            del message, params
+            del params  # the answer may take days
             return await asking

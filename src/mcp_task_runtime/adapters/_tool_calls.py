@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Hashable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from contextvars import ContextVar
 from dataclasses import replace
 from functools import partial
@@ -46,6 +46,7 @@ __all__ = [
     "calling",
     "cancelled_with_caller",
     "current_call",
+    "enter_for_good",
     "run_with_reruns",
     "run_within_request",
     "submit_call",
@@ -217,8 +218,8 @@ class UnwindingCall(ToolCall):
         execution: Execution[T],
         *,
         handler: TaskResultHandler,
-        connect: Callable[[TaskRecord], NotifyingSession],
         convert: Convert[T],
+        connect: Callable[[TaskRecord], NotifyingSession] | None = None,
         context: ServerTaskContext | None = None,
     ) -> T:
         """Do the work of a task, and return what the SDK makes of it.
@@ -226,14 +227,15 @@ class UnwindingCall(ToolCall):
         Args:
             execution: The run.
             handler: Delivers questions.
-            connect: Returns the session for the work.
             convert: Makes the tool's result of what the work returns or raises.
+            connect: Returns the session for the work, where there is no context yet.
             context: The context of the task, where there is one already.
         """
         record = execution.record
         assert record is not None
         self._has_inbox = handler.inbox is not None
         if context is None:
+            assert connect is not None
             context = ServerTaskContext.of_run(execution, record, self.runtime, connect(record), handler)
         self._context = context
         work, self._work = self._work, None
@@ -344,8 +346,8 @@ class TaskCall(ToolCall):
         self.model_immediate_response: str | None = None
         self._execution = execution
         self._handler = handler
-        self._new = new
-        self._connect = connect
+        self._new: Callable[[], TaskSpec] | None = new
+        self._connect: Callable[[TaskRecord], NotifyingSession] | None = connect
         self._declared = declared
         self._options = DEFAULT_OPTIONS if declared is None else declared.options
         self._client_decides = client_decides
@@ -361,13 +363,8 @@ class TaskCall(ToolCall):
 
     async def perform(self, unwinding: UnwindingCall, convert: Convert[T]) -> T:
         """Do the work that an unwinding call of the tool has kept, as that of this task."""
-        return await unwinding.perform(
-            self._execution,
-            handler=self._handler,
-            connect=self._connect,
-            convert=convert,
-            context=await self.context(),
-        )
+        context = await self.context()
+        return await unwinding.perform(self._execution, handler=self._handler, convert=convert, context=context)
 
     def note_failure(self, error: Exception) -> bool:
         """Note what left the work; see `ToolCall.note_failure`."""
@@ -426,7 +423,9 @@ class TaskCall(ToolCall):
             execution.promote_after(options.promote_after, new)
             record = await execution.reserve(new)
         if self._session is None:
+            assert self._connect is not None
             self._session = self._connect(record)
+            self._new = self._connect = None  # they hold the request
         return record
 
     async def start(self) -> None:
@@ -447,6 +446,7 @@ class TaskCall(ToolCall):
 
     def new_task(self, options: TaskOptions) -> TaskSpec:
         """Return what a task for this call is made with; the client's own TTL comes first."""
+        assert self._new is not None
         return with_options(self._new(), options)
 
 
@@ -529,6 +529,14 @@ class calling:  # read as a verb: with calling(call)
 
     def __exit__(self, *_: object) -> None:
         _current_call.reset(self._token)
+
+
+def enter_for_good(block: AbstractContextManager[object]) -> None:
+    """Enter a block that sets context variables, and never leave it: in a task whose variables are its own.
+
+    To leave it, what the variables held before would be kept: the request, while the work waits for days.
+    """
+    block.__enter__()
 
 
 async def run_with_reruns(

@@ -495,8 +495,9 @@ class ServerTaskContext:
         if not self.asks_person("elicitation/create", params):
             self._questions.require_elicitation("form")
             self._questions.require_handler("elicit")
-        answer = await self.ask("elicitation/create", params, timeout=timeout)
-        return read_elicitation(answer, requested_schema)
+        asking = self.ask("elicitation/create", params, timeout=timeout)
+        del params  # the answer may take days
+        return read_elicitation(await asking, requested_schema)
 
     async def elicit_url(
         self, message: str, url: str, elicitation_id: str, *, timeout: float | None = None

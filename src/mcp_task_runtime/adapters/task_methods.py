@@ -21,6 +21,7 @@ from mcp_task_runtime.adapters._tool_calls import (
     UnwindingCall,
     calling,
     cancelled_with_caller,
+    enter_for_good,
     submit_call,
     with_options,
 )
@@ -48,6 +49,8 @@ from mcp_task_runtime.wire import v2025_11_25 as wire_2025
 
 __all__ = ["TaskMethods"]
 
+
+_COMPLETED: Final = Outcome.completed  # bound once: each task keeps it
 
 _MOST_POLLERS: Final = 10_000
 """Tasks of which is known that their client was told of a question; it is told again of a forgotten one."""
@@ -310,7 +313,7 @@ class _AugmentedCall:
                 self.runtime,
                 with_options(self.spec, options),
                 perform if ended is None else ended,
-                outcome_of=Outcome.completed,
+                outcome_of=_COMPLETED,
                 home=self.home,
             )
 
@@ -341,35 +344,50 @@ class _AugmentedCall:
     async def run(self, declared: DeclaredTool | None) -> tuple[TaskRecord, str | None]:
         """Run the tool; return its task, and what its options say to the model meanwhile."""
         calls: list[TaskCall] = []
-
-        async def work(execution: Execution[JSONObject]) -> JSONObject:
-            call = TaskCall(
-                self.runtime,
-                self.spec.request.name,
-                execution=execution,
-                handler=self.handler,
-                new=lambda: self.spec,
-                connect=self.connect,
-                declared=declared,
-                client_decides=True,
-            )
-            calls.append(call)
-            await call.start()
-            with calling(call), self.around(call):
-                # A call that ends before its tool began is a task too: the client asked for one.
-                try:
-                    result = await self.job(call)
-                except Exception:
-                    await call.begin()
-                    raise
-                await call.begin()
-                return result
-
         made = await self.runtime.run(
-            work,
-            outcome_of=Outcome.completed,
+            partial(self._work, declared, calls),
+            outcome_of=_COMPLETED,
             resource_scope=self.home,
             begin_after=(BEGIN_SECONDS, self.spec) if declared is None else None,
         )
         assert isinstance(made, TaskRecord)
         return made, calls[0].model_immediate_response
+
+    async def _work(
+        self, declared: DeclaredTool | None, calls: list[TaskCall], execution: Execution[JSONObject]
+    ) -> JSONObject:
+        """Run the tool as that of a run, which keeps nothing of the request once its task has begun.
+
+        Args:
+            declared: As for `run`.
+            calls: Gets the call.
+            execution: The run.
+        """
+        call = TaskCall(
+            self.runtime,
+            self.spec.request.name,
+            execution=execution,
+            handler=self.handler,
+            new=partial(_given, self.spec),
+            connect=self.connect,
+            declared=declared,
+            client_decides=True,
+        )
+        calls.append(call)
+        await call.start()
+        enter_for_good(calling(call))
+        enter_for_good(self.around(call))
+        running = self.job(call)
+        del self, calls  # the work may take days
+        # A call that ends before its tool began is a task too: the client asked for one.
+        try:
+            result = await running
+        except Exception:
+            await call.begin()
+            raise
+        await call.begin()
+        return result
+
+
+def _given(spec: TaskSpec) -> TaskSpec:
+    return spec

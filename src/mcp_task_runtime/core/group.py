@@ -42,6 +42,7 @@ class IsolatedGroup:
         self._loop: asyncio.AbstractEventLoop | None = None  # where functions run as tasks of asyncio
         self._tasks: dict[asyncio.Task[None], anyio.CancelScope | None] = {}
         self._emptied: anyio.Event | None = None
+        self._on_done = self._forget  # bound once: each task keeps it
 
     @property
     def is_open(self) -> bool:
@@ -104,7 +105,7 @@ class IsolatedGroup:
             scope.cancel()
         task = self._loop.create_task(self._run_in_new_scope(function) if scope is None else self._run(function, scope))
         self._tasks[task] = scope
-        task.add_done_callback(self._forget, context=_EMPTY)  # the context of the caller would be copied, and kept
+        task.add_done_callback(self._on_done, context=_EMPTY)  # the context of the caller would be copied, and kept
 
     def cancel_soon(self, scope: anyio.CancelScope) -> None:
         """Cancel the scope of a started function once what is due in this turn of the event loop has run.

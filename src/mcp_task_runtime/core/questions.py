@@ -12,8 +12,7 @@ each time, so of two calls that overlap the later one sees both changes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
-from typing import Final, cast
+from typing import cast
 
 import anyio
 
@@ -42,9 +41,6 @@ __all__ = [
 
 CLEANUP_SECONDS = 5.0
 """Seconds that clean-up may take when it is shielded from cancellation."""
-
-
-_NOTHING: Final = nullcontext()
 
 
 def _own(store: TaskStore, queue: TaskMessageQueue) -> TaskQuestions | None:
@@ -177,10 +173,16 @@ async def ask_question(
             # A queue knows no time, and no other call may come to notice that the task has expired (law L7).
             expires_at = None if ends_at_deadline else record.task.expires_at
             dropped = False
+            del record  # the answer may take days
             try:
-                with _NOTHING if expires_at is None else store.clock.move_on_at(expires_at):
-                    answer = await queue.wait_for_answer(task_id, key)
+                waiting = queue.wait_for_answer(task_id, key)
+                if expires_at is None:
+                    answer = await waiting
                     settled = True
+                else:
+                    with store.clock.move_on_at(expires_at):
+                        answer = await waiting
+                        settled = True
             except TaskNotFoundError:
                 dropped = True
             if settled:

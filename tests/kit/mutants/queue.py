@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import anyio
@@ -64,10 +65,10 @@ class AnAnsweredQuestionStaysInTheQueue(InMemoryTaskMessageQueue):
     async def answer(self, task_id: str, key: str, answer: Answer) -> bool:
         mailbox = self._mailbox(task_id)
         question = None if mailbox is None else mailbox.questions.get(key)
-        queued = mailbox is not None and question in (mailbox.messages or ())
+        queued = mailbox is not None and question is not None and question.message in (mailbox.messages or ())
         taken = await super().answer(task_id, key, answer)
         if taken and queued and mailbox is not None and question is not None:
-            mailbox.messages = [QueuedMessage("notification", question.method), *(mailbox.messages or ())]
+            mailbox.messages = [QueuedMessage("notification", question.message.method), *(mailbox.messages or ())]
         return taken
 
 
@@ -150,8 +151,9 @@ class AMessageBeforeTheWaitIsLost(InMemoryTaskMessageQueue):
 class OnlyTheLastAskerWakes(InMemoryTaskMessageQueue):
     async def wait_for_answer(self, task_id: str, key: str) -> Answer:
         mailbox = self._mailbox(task_id)
-        if mailbox is not None and mailbox.settled:
-            mailbox.settled.pop(key, None)
+        question = None if mailbox is None else mailbox.questions.get(key)
+        if question is not None:
+            question.settled = None
         return await super().wait_for_answer(task_id, key)
 
 
@@ -200,7 +202,18 @@ class ACancelledListenerTakesTheEventWithIt(InMemoryTaskMessageQueue):
 class TheLiveQuestionsAreReturned(InMemoryTaskMessageQueue):
     async def outstanding(self, task_id: str) -> tuple[QueuedMessage, ...]:
         mailbox = self._mailbox(task_id)
-        return () if mailbox is None else mailbox.questions.values()  # type: ignore[return-value]
+        return () if mailbox is None else _LiveQuestions(mailbox.questions)  # type: ignore[return-value]
+
+
+class _LiveQuestions:
+    def __init__(self, questions: Mapping[str, Any]) -> None:
+        self._questions = questions
+
+    def __len__(self) -> int:
+        return len(self._questions)
+
+    def __iter__(self) -> Iterator[QueuedMessage]:
+        return (question.message for question in self._questions.values())
 
 
 @queue_mutant("a_cancelled_change_happened_in_full_or_not_at_all")

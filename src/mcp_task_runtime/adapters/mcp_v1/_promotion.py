@@ -75,8 +75,8 @@ class _TaskSession(SessionProxy):
         seconds = None if request_read_timeout_seconds is None else request_read_timeout_seconds.total_seconds()
         with as_mcp_errors():
             try:
-                asking = self._ask(request, seconds)
-                del request  # the answer may take days
+                asking = await self._question(request, seconds)
+                del request, metadata, progress_callback  # the answer may take days
                 answer = await asking
             except TimeoutError:
                 raise mcp_error(_REQUEST_TIMEOUT, f"The client did not answer within {seconds} seconds") from None

@@ -160,15 +160,14 @@ def protocol_version(ctx: Context) -> object:
 class as_caller:  # read as a verb: with as_caller(ctx)
     """Context manager that lets `get_access_token()` tell of this request's caller, also in background work."""
 
-    __slots__ = ("_ctx", "_token")
+    __slots__ = ("_token", "_user")
 
     def __init__(self, ctx: Context) -> None:
-        self._ctx = ctx
+        self._user = _user(ctx)
 
     def __enter__(self) -> None:
-        user = _user(self._ctx)
         # A variable that is not set costs the tasks nothing that keep this context.
-        self._token = None if user is auth_context_var.get() else auth_context_var.set(user)
+        self._token = None if self._user is auth_context_var.get() else auth_context_var.set(self._user)
 
     def __exit__(self, *_: object) -> None:
         if self._token is not None:

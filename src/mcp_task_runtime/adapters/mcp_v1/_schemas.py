@@ -121,16 +121,17 @@ class ToolHandler:
                 own = _ToolSchemas(tool)
             self._tools[tool.name] = own
 
-    async def __call__(self, request: types.CallToolRequest) -> types.ServerResult:
-        """Return what the handler returns for a request."""
+    def __call__(self, request: types.CallToolRequest) -> Awaitable[types.ServerResult]:
+        """Return a call of the handler for a request, to be awaited."""
         unchecking = self._unchecking
         if unchecking is None:
-            return await self._handler(request)
+            return self._handler(request)
+        params = request.params
         if self._checks_input:
-            schemas = self._tools.get(request.params.name)
-            if schemas is None or not schemas.take(request.params.arguments or {}):
-                return await self._handler(request)
-        return await unchecking(request)
+            schemas = self._tools.get(params.name)
+            if schemas is None or not schemas.take(params.arguments or {}):
+                return self._handler(request)
+        return unchecking(_Request(params.name, params.arguments))
 
     async def _checked(self, function: _Function, name: str, arguments: JSONObject) -> Any:
         """Return what a tool returns, in a form that the SDK takes as it is if it is valid."""
@@ -142,6 +143,20 @@ class ToolHandler:
         if schemas is None or not schemas.give(structured):
             return returned
         return types.CallToolResult(content=list(content), structuredContent=structured, isError=False)
+
+
+class _Request:
+    """What the SDK's own handler reads of a request, which it holds until the tool returns: maybe for days."""
+
+    __slots__ = ("arguments", "name")
+
+    def __init__(self, name: str, arguments: JSONObject | None) -> None:
+        self.name = name
+        self.arguments = arguments
+
+    @property
+    def params(self) -> _Request:
+        return self
 
 
 def function_of(server: Server[Any, Any], handler: _Handler) -> _Function | None:

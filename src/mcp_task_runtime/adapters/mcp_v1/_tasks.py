@@ -209,22 +209,9 @@ class Tasks(BaseTasks[Any]):  # a type checker with mcp 2.x does not know the cl
                 raise wire.task_forbidden(name)
 
             connection = shared_session(ctx, self._host.start_soon)
-
-            async def job(call: TaskCall | UnwindingCall) -> JSONObject:
-                try:
-                    with as_mcp_errors():
-                        result = await self._call(request, call)
-                except _WayOut:
-                    return {}
-                except Exception as error:
-                    raise as_shown(error) from error
-                if isinstance(call, UnwindingCall) and call.has_begun:
-                    return {}  # what the SDK makes of the way out
-                return cast(JSONObject, result.model_dump(by_alias=True, mode="json", exclude_none=True))
-
             created = await self._methods.call(
                 params_of(request.params),
-                job,
+                functools.partial(self._job, request),
                 self._requestor(ctx),
                 connection,
                 undeliverable=undeliverable(ctx),
@@ -237,6 +224,21 @@ class Tasks(BaseTasks[Any]):  # a type checker with mcp 2.x does not know the cl
                 tell_soon=connection.tell_soon,
             )
             return raw_result(created)
+
+    async def _job(self, request: types.CallToolRequest, call: TaskCall | UnwindingCall) -> JSONObject:
+        """Return the result of a call that becomes a task, as JSON."""
+        running = self._call(request, call)
+        del request  # a task may wait for days
+        try:
+            with as_mcp_errors():
+                result = await running
+        except _WayOut:
+            return {}
+        except Exception as error:
+            raise as_shown(error) from error
+        if isinstance(call, UnwindingCall) and call.has_begun:
+            return {}  # what the SDK makes of the way out
+        return cast(JSONObject, result.model_dump(by_alias=True, mode="json", exclude_none=True))
 
     async def _converted(self, request: TaskRequest, end: Callable[[], Any], note: NoteFailure) -> JSONObject:
         """Return what the SDK makes of the end of a tool's work.
@@ -261,10 +263,13 @@ class Tasks(BaseTasks[Any]):  # a type checker with mcp 2.x does not know the cl
     async def _call(self, request: types.CallToolRequest, call: ToolCall) -> types.ServerResult:
         """Run the server's own handler, inside `calling`; let pass what it makes of errors that left a task's work."""
         assert self._call_tool is not None
+        running: Awaitable[types.ServerResult]
         if self._blocks(call.name):
-            result = await call_in_own_loop(self._context(), functools.partial(self._call_tool, request))
+            running = call_in_own_loop(self._context(), functools.partial(self._call_tool, request))
         else:
-            result = await self._call_tool(request)
+            running = self._call_tool(request)
+        del request  # a task may wait for days
+        result = await running
         if isinstance(call, UnwindingCall) and call.has_begun:
             return result
         if call.error is not None and _tells_of(result, call.error):

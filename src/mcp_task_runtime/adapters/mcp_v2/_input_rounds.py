@@ -192,7 +192,7 @@ class InputRounds:
             session: Any = PromotingSession(ctx, call, partial(self._requests.newest, task_id))
             with calling(call), self._requests.running(task_id):
                 try:
-                    return await answer_through_task(params, call, partial(call_next, replace(ctx, session=session)))
+                    return await answer_through_task(params, call, replace(ctx, session=session), call_next)
                 except Exception as error:
                     if not execution.is_published:
                         raise

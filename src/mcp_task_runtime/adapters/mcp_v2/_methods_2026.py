@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -31,6 +31,7 @@ from mcp_task_runtime.adapters._tool_calls import (
     UnwindingCall,
     calling,
     cancelled_with_caller,
+    enter_for_good,
     submit_call,
     with_options,
 )
@@ -132,6 +133,7 @@ class Methods2026:
         self._principal = principal
         self._seal = seal
         self._conversions = conversions
+        self._convert = conversions.convert  # bound once: each task keeps it
 
     def bindings(self) -> Sequence[MethodBinding]:
         """Return the methods other than `tools/call`."""
@@ -153,32 +155,40 @@ class Methods2026:
         unwinds = declared is not None and declared.options.promote_after is None
         if declared is not None and unwinds and self._conversions.get(params.name) is not None:
             return await self._call_and_unwind(declared.options, params, ctx, call_next)
-        ctx = replace(ctx)  # that of the work: it gets the session of the call, and keeps that of the request no longer
-
-        async def work(execution: Execution[HandlerResult]) -> HandlerResult:
-            call = TaskCall(
-                self._runtime,
-                params.name,
-                execution=execution,
-                handler=self._handler,
-                new=partial(self.new_task, params, ctx),
-                connect=_detached,
-                declared=declared,
-            )
-            with as_mcp_errors():
-                await call.start()
-            session: Any = PromotingSession(ctx, call)
-            ctx.session = session
-            with calling(call):
-                try:
-                    return await answer_through_task(params, call, partial(call_next, ctx))
-                except Exception as error:
-                    if not execution.is_published:
-                        raise
-                    raise as_shown(error, INTERNAL_ERROR, "Internal server error") from error
-
+        # The context of the work gets the session of the call, and keeps that of the request no longer.
+        work = partial(self._work, declared, params, replace(ctx), call_next)
         result = await self._runtime.run(work, outcome_of=outcome_of_result, resource_scope=id(ctx.lifespan_context))
         return wire.render_handle(result) if isinstance(result, TaskRecord) else result
+
+    async def _work(
+        self,
+        declared: DeclaredTool | None,
+        params: CallToolRequestParams,
+        ctx: Context,
+        call_next: CallNext,
+        execution: Execution[HandlerResult],
+    ) -> HandlerResult:
+        """Run a tool as the work of a run that may become a task."""
+        call = TaskCall(
+            self._runtime,
+            params.name,
+            execution=execution,
+            handler=self._handler,
+            new=partial(self.new_task, params, ctx),
+            connect=_detached,
+            declared=declared,
+        )
+        with as_mcp_errors():
+            await call.start()
+        session: Any = PromotingSession(ctx, call)
+        ctx.session = session
+        enter_for_good(calling(call))
+        try:
+            return await answer_through_task(params, call, ctx, call_next)
+        except Exception as error:
+            if not execution.is_published:
+                raise
+            raise as_shown(error, INTERNAL_ERROR, "Internal server error") from error
 
     def new_task(self, params: CallToolRequestParams, ctx: Context, *, is_implicit: bool = False) -> TaskSpec:
         """Return what a task for a call is made with.
@@ -241,7 +251,7 @@ class Methods2026:
         call, result = await self.unwound(params.name, ctx, call_next)
         if not call.has_begun:
             return result
-        work = partial(call.perform, handler=self._handler, connect=_detached, convert=self._conversions.convert)
+        work = partial(call.perform, handler=self._handler, connect=_detached, convert=self._convert)
         with as_mcp_errors():
             record = await submit_call(
                 self._runtime,
@@ -278,10 +288,10 @@ class Methods2026:
 
 
 async def answer_through_task(
-    params: CallToolRequestParams, call: TaskCall, run: Callable[[], Awaitable[HandlerResult]]
+    params: CallToolRequestParams, call: TaskCall, ctx: Context, call_next: CallNext
 ) -> HandlerResult:
     """Run a tool; where it needs multi-round-trip input although its call is a task, ask through the task."""
-    result = await run()
+    result = await call_next(ctx)
     while call.is_task and isinstance(result, InputRequiredResult):
         with as_mcp_errors():
             answers = await _ask_all(await call.context(), result)
@@ -289,7 +299,7 @@ async def answer_through_task(
         answered["inputResponses"] = answers
         params.input_responses = CallToolRequestParams.model_validate(answered).input_responses
         params.request_state = result.request_state
-        result = await run()
+        result = await call_next(ctx)
     return result
 
 

@@ -158,7 +158,7 @@ class PromotingSession(SessionProxy):
         self._has_connection = not is_modern(ctx)
         self._has_request = True
         self._later = later
-        self._dropped: set[str] = set()
+        self._dropped: tuple[str, ...] = ()
 
     async def send_request(
         self,
@@ -183,8 +183,8 @@ class PromotingSession(SessionProxy):
             self._leave_request()
         with as_mcp_errors():
             try:
-                asking = self._ask(request, request_read_timeout_seconds)
-                del request  # the answer may take days
+                asking = await self._question(request, request_read_timeout_seconds)
+                del request, metadata, progress_callback  # the answer may take days
                 answer = await asking
             except TimeoutError:
                 message = f"The client did not answer within {request_read_timeout_seconds} seconds"
@@ -241,5 +241,5 @@ class PromotingSession(SessionProxy):
     def _log_dropped(self, what: str) -> None:
         """Log once a call what its protocol has no way to send (wire rule C11)."""
         if what not in self._dropped:
-            self._dropped.add(what)
+            self._dropped = (*self._dropped, what)
             logger.info("%s of a tool was dropped: its call has become a task, which carries none", what)

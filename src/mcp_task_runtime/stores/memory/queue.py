@@ -18,17 +18,26 @@ _FEW = 16
 """How many answered questions may stay in the list of messages."""
 
 
+class _Question:
+    """An open question."""
+
+    __slots__ = ("message", "settled")
+
+    def __init__(self, message: QueuedMessage) -> None:
+        self.message = message
+        self.settled: Signal | None = None  # set when it has its answer, or never gets one
+
+
 class _Mailbox:
     """One task's messages; containers and signals exist while there is something in them."""
 
-    __slots__ = ("answered", "answers", "arrived", "messages", "questions", "settled", "waiting")
+    __slots__ = ("answered", "answers", "arrived", "messages", "questions", "waiting")
 
     def __init__(self) -> None:
         self.messages: list[QueuedMessage] | None = None
         self.answered = 0  # upper bound of the questions among the messages that have an answer
-        self.questions: dict[str, QueuedMessage] = {}
+        self.questions: dict[str, _Question] = {}
         self.answers: dict[str, Answer] | None = None
-        self.settled: dict[str, Signal] | None = None
         self.arrived: Signal | None = None
         self.waiting = 0
 
@@ -40,7 +49,7 @@ class _Mailbox:
 
     def put(self, message: QueuedMessage) -> None:
         if message.key is not None:
-            self.questions[message.key] = message
+            self.questions[message.key] = _Question(message)
         if self.messages is None:
             self.messages = [message]
         else:
@@ -62,7 +71,7 @@ class _Mailbox:
         return None
 
     def answer(self, key: str, answer: Answer) -> None:
-        del self.questions[key]
+        settled = self.questions.pop(key).settled
         if self.answers is None:
             self.answers = {}
         self.answers[key] = answer
@@ -71,17 +80,17 @@ class _Mailbox:
             if len(self.messages) < 2 * self.answered - _FEW:
                 self.messages = [message for message in self.messages if not self._is_answered(message)]
                 self.answered = 0
-        signal = None if self.settled is None else self.settled.pop(key, None)
-        if signal is not None:
-            signal.set()
+        if settled is not None:
+            settled.set()
 
     def wake(self) -> None:
         if self.arrived is not None:
             self.arrived.set()
             self.arrived = None
-        for signal in () if self.settled is None else self.settled.values():
-            signal.set()
-        self.settled = None
+        for question in self.questions.values():
+            if question.settled is not None:
+                question.settled.set()
+                question.settled = None
 
     def _is_answered(self, message: QueuedMessage) -> bool:
         return message.key is not None and message.key not in self.questions
@@ -183,14 +192,12 @@ class InMemoryTaskMessageQueue:
             answer = None if mailbox.answers is None else mailbox.answers.get(key)
             if answer is not None:
                 return answer
-            if key not in mailbox.questions:
+            question = mailbox.questions.get(key)
+            if question is None:
                 raise TaskNotFoundError(task_id)
-            if mailbox.settled is None:
-                mailbox.settled = {}
-            signal = mailbox.settled.get(key)
-            if signal is None:
-                signal = mailbox.settled[key] = Signal()
-            await signal.wait()
+            if question.settled is None:
+                question.settled = Signal()
+            await question.settled.wait()
             if self._mailbox(task_id) is not mailbox:  # cleared, though there may be a new one by now
                 raise TaskNotFoundError(task_id)
 
@@ -232,7 +239,7 @@ class InMemoryTaskMessageQueue:
     def questions(self, task_id: str) -> tuple[QueuedMessage, ...]:
         """Return the open questions of a task, in the order they were asked."""
         mailbox = self._mailboxes.get(task_id)
-        return () if mailbox is None else tuple(mailbox.questions.values())
+        return () if mailbox is None else tuple(question.message for question in mailbox.questions.values())
 
     def has_had(self, task_id: str, key: str) -> bool:
         """Whether the task has had a request with this key."""
