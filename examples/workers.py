@@ -3,12 +3,13 @@
 python examples/workers.py
 
 Elsewhere: serve `mcp` as ever, and start as many workers as you like with
-`mcp-tasks worker examples.workers:tasks --concurrency 8`.
+`mcp-tasks worker examples.workers:tasks --concurrency 8`, all with the same `MCP_TASKS_STORE`.
 """
 # ci: run
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import tempfile
@@ -23,8 +24,11 @@ from mcp_task_runtime import ServerTaskContext, StoreDispatcher, open_store
 from mcp_task_runtime.client import ClientTask, TasksClient
 from mcp_task_runtime.server import Tasks
 
-FOLDER = os.environ.setdefault("EXAMPLE_FOLDER", tempfile.mkdtemp())
-store = open_store(f"sqlite:///{FOLDER}/tasks.db")
+if __name__ == "__main__":
+    folder = tempfile.TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    os.environ["MCP_TASKS_STORE"] = f"sqlite:///{folder.name}/tasks.db"  # for the workers, too
+store = open_store(os.environ.get("MCP_TASKS_STORE", "sqlite:///tasks.db"))
 mcp = MCPServer("reports")
 tasks = Tasks(store, dispatcher=StoreDispatcher())
 tasks.install(mcp)

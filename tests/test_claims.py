@@ -883,7 +883,7 @@ Who can write to the store can then still delete a task, undo a change of it, or
 The web page shows all owners' tasks, so it is for its own machine alone, unless there is a token
     operations/web/test_dashboard.py::test_the_list_shows_the_tasks_of_all_owners_the_newest_first
     operations/web/test_dashboard.py::test_a_page_is_for_its_own_machine_alone_unless_told_otherwise
-    operations/web/test_command.py::test_elsewhere_than_on_this_machine_it_needs_a_token
+    operations/web/test_command.py::test_wrong_usage_is_refused_before_anything_is_served
 or the application's own authentication in front of it
     operations/web/test_dashboard.py::test_an_application_with_its_own_authentication_mounts_it
 Its forms are bound to a cookie and the page's own origin, no script or style of others runs

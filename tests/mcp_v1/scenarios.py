@@ -579,6 +579,17 @@ async def bad_arguments_end_the_task_as_failed_like_the_call_would(world: World)
         assert result["content"] == plain["content"]
 
 
+async def b3_arguments_that_are_no_object_are_refused_and_make_no_task(world: World) -> None:
+    async with world.connect() as client:
+        for arguments in (True, False, 0, 5, -1.5, "", "x", "\0", [], [{"x": 1}]):
+            plain: Wire = {"name": "double", "arguments": arguments}
+            for params in (plain, {**plain, "task": {}}):
+                error = await client.error("tools/call", params)
+                assert error["code"] == -32602, (arguments, error)
+        assert (await client.result("tasks/list"))["tasks"] == []
+        assert "task" in await client.result("tools/call", {"name": "double", "arguments": {"x": 1}, "task": {}})
+
+
 # -- B8 to B10: cancel, list, notifications
 
 

@@ -71,6 +71,17 @@ async def test_a_tool_runs_as_a_task_whenever_it_is_registered(when: str, tools:
         assert plain["content"][0]["text"] == "page of y"
 
 
+async def test_a_name_that_no_tool_has_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    mcp, tasks = new_server(), new_tasks()
+    mcp.tool()(fetch)
+    tasks.install(mcp, tools=["fetch", "fecth"])
+    async with tasks, connect(mcp, never) as client:
+        for _ in range(2):
+            assert await shown(client) == {"fetch": "optional"}
+    said = [record.message for record in caplog.records if record.name.startswith("mcp_task_runtime")]
+    assert [text.partition(" was")[0] for text in said if "declared to run" in text] == ["The tool 'fecth'"]
+
+
 async def test_what_is_not_named_stays_forbidden_and_what_is_not_advertised_is_accepted() -> None:
     mcp, tasks = new_server(), new_tasks()
     mcp.tool()(fetch)

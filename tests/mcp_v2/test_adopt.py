@@ -118,6 +118,40 @@ async def test_a_task_of_a_tool_that_was_never_named_can_be_retried() -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
+async def test_a_name_that_no_tool_has_is_logged_once(mode: Any, caplog: pytest.LogCaptureFixture) -> None:
+    mcp: MCPServer[Any] = MCPServer("existing")
+    mcp.tool()(fetch)
+    new_tasks().install(mcp, tools=["fetch", "fecth"])
+    with anyio.fail_after(PATIENCE):
+        for _ in range(2):
+            async with Client(mcp, mode=mode) as client:
+                assert [tool.name for tool in (await client.list_tools()).tools] == ["fetch"]
+    said = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert [text.partition(" was")[0] for text in said] == ["The tool 'fecth'"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_list_in_pages_says_nothing_of_tools_that_are_on_another_page(
+    mode: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def list_tools(ctx: Any, params: Any) -> ListToolsResult:
+        is_first = params is None or params.cursor is None
+        name, cursor = ("fetch", "2") if is_first else ("index", None)
+        return ListToolsResult(tools=[Tool(name=name, input_schema={"type": "object"})], next_cursor=cursor)
+
+    async def call_tool(ctx: Any, params: CallToolRequestParams) -> CallToolResult:
+        raise NotImplementedError
+
+    server: Server[Any] = Server("pages", on_list_tools=list_tools, on_call_tool=call_tool)
+    new_tasks().install(server, tools=["fetch", "index"])
+    with anyio.fail_after(PATIENCE):
+        async with Client(server, mode=mode) as client:
+            assert (await client.list_tools()).next_cursor == "2"
+            assert (await client.list_tools(cursor="2")).next_cursor is None
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == []
+
+
+@pytest.mark.parametrize("mode", MODES)
 async def test_a_tool_that_is_not_named_stays_plain(mode: Any) -> None:
     mcp: MCPServer[Any] = MCPServer("existing")
     mcp.tool()(fetch)

@@ -16,8 +16,9 @@ from typing import Any
 import anyio
 import anyio.abc
 import pytest
+from mcp.server import MCPServer
 
-from mcp_task_runtime import StoreUnavailableError, TaskStore
+from mcp_task_runtime import StoreUnavailableError, TaskStore, open_store
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
 from mcp_task_runtime.operations.worker import load_worker
 from tests.mcp_v2.listeners import memory_connection
@@ -209,6 +210,10 @@ async def test_a_worker_that_is_terminated_gives_its_work_to_another_one_at_once
         ("tests.mcp_v2.no_server:tasks", "there is no module 'tests.mcp_v2.no_server'"),
         ("tests.mcp_v2.worker_server:nothing", "has no 'nothing'"),
         ("tests.mcp_v2.worker_server:mcp", "is no Tasks object"),
+        ("./worker_server:tasks", "there is no module './worker_server'"),
+        ("..worker_server:tasks", "there is no module '..worker_server'"),
+        ("worker_server.py/:tasks", "there is no module 'worker_server.py/'"),
+        ("tests..mcp_v2:tasks", "there is no module 'tests..mcp_v2'"),
     ],
 )
 def test_a_path_that_names_no_tasks_is_refused_with_what_to_write(path: str, message: str) -> None:
@@ -216,13 +221,36 @@ def test_a_path_that_names_no_tasks_is_refused_with_what_to_write(path: str, mes
         load_worker(path)
 
 
-async def test_wrong_usage_is_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mcp_task_runtime", "worker", "tests.mcp_v2.worker_server:tasks", "--tools", "no"]
+@pytest.mark.parametrize(
+    ("options", "hidden", "message"),
+    [
+        (["--tools", "no"], "", "No work is registered for no"),
+        (["--tools", ""], "", "--tools names no tool"),
+        (["--tools", " , "], "", "--tools names no tool"),
+        (["--concurrency", "0"], "", "0 is not in the range"),
+        (["--loop", "trio"], "trio", "--loop trio needs: pip install 'anyio[trio]'"),
+    ],
+)
+async def test_wrong_usage_is_one_line(options: list[str], hidden: str, message: str, tmp_path: Path) -> None:
+    hide = "import runpy, sys; sys.modules[sys.argv.pop(1)] = None"
+    program = f"{hide}; runpy.run_module('mcp_task_runtime', run_name='__main__')"
+    command = [sys.executable, "-c", program, hidden, "worker", "tests.mcp_v2.worker_server:tasks", *options]
     environment = {**os.environ, "WORKER_SERVER_FOLDER": str(tmp_path)}
     done = await anyio.run_process(command, env=environment, check=False, stderr=subprocess.PIPE)
     assert done.returncode == 2
-    assert "No work is registered for no" in done.stderr.decode()
+    assert message in done.stderr.decode()
     assert "Traceback" not in done.stderr.decode()
+
+
+async def test_a_worker_of_tasks_without_a_dispatcher_says_that_it_gets_little(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mcp: MCPServer[Any] = MCPServer("alone")
+    tasks = Tasks(open_store(f"sqlite:///{tmp_path}/tasks.db"))
+    tasks.install(mcp)
+    with pytest.raises(LookupError, match="No work is registered for any tool"):
+        await tasks.work()
+    assert "These Tasks have no dispatcher" in caplog.text
 
 
 @pytest.mark.parametrize("fault", ['raise ValueError("no setting")', FAULTY_LIFESPAN], ids=["import", "lifespan"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -443,10 +444,41 @@ async def test_wrong_usage_and_a_store_that_is_not_there_have_codes_of_their_own
     assert missing.code == 2
     assert "MCP_TASKS_STORE" in missing.err
     assert (await mcp_tasks("memory://", "list")).code == 2
-    away = await mcp_tasks("sqlite:////nowhere/at/all.db", "list")
-    assert away.code == 3
-    assert "/nowhere/at/all.db" in away.err
-    assert "Traceback" not in away.err
+    assert (await mcp_tasks("redis://host\udcff/0", "list")).code == 2
+    for path in ("/nowhere/at/all.db", f"/{'long' * 99}.db"):
+        away = await mcp_tasks(f"sqlite:///{path}", "list")
+        assert away.code == 3
+        assert path in away.err
+        assert "Traceback" not in away.err
+
+
+@pytest.mark.parametrize("command", ["list", "show a", "cancel a", "stats", "doctor", "workers", "web --port 0"])
+async def test_a_file_that_is_not_there_is_not_made(command: str, tmp_path: Path) -> None:
+    """A path with a fault in it would show no tasks, and look as if there were none."""
+    done = await mcp_tasks(f"sqlite:///{tmp_path / 'tsaks.db'}", *command.split())
+    assert (done.code, done.out) == (3, "")
+    assert done.err.startswith(f"Error: There is no database file {tmp_path / 'tsaks.db'}")
+    assert os.listdir(tmp_path) == []
+
+
+@on_one_store
+@pytest.mark.parametrize(
+    "arguments",
+    [*(f"list --{name}" for name in ("text", "tool", "owner", "id")), "show", "watch", "cancel", "retry", "answer"],
+)
+async def test_bytes_that_are_no_text_are_wrong_usage(url: str, store: BundledTaskStore, arguments: str) -> None:
+    """So Python shows bytes of a command line that it cannot decode."""
+    await some_tasks(store)
+    done = await mcp_tasks(url, *arguments.split(), "a\udcff")
+    assert done.code == 2
+    assert "is not Unicode text" in done.err
+
+
+@on_one_store
+async def test_an_age_before_the_calendar_begins_is_one_that_no_task_has(url: str, store: BundledTaskStore) -> None:
+    await some_tasks(store)
+    assert rows((await mcp_tasks(url, "list", "--older-than", "999999d", "--json")).out) == []
+    assert len(rows((await mcp_tasks(url, "list", "--newer-than", "999999d", "--json")).out)) == 3
 
 
 async def test_workers_are_those_of_the_2000_oldest_live_tasks() -> None:

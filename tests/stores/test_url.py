@@ -21,6 +21,7 @@ from mcp_task_runtime.errors import StoreUnavailableError
 from mcp_task_runtime.stores.postgres import PostgresTaskStore
 from mcp_task_runtime.stores.redis import RedisTaskStore
 from mcp_task_runtime.stores.sqlite import SQLiteTaskStore
+from mcp_task_runtime.stores.url import database_file
 from mcp_task_runtime.testing import FakeClock
 from tests.stores import redis_server
 from tests.stores.postgres_server import PostgresServer
@@ -47,6 +48,27 @@ async def test_a_file_is_relative_after_three_slashes_and_absolute_after_four(
             await store.create_task(NewTask(ttl_ms=None, task_id=url))
             assert await store.get_task(f"sqlite:///{quoted}") is not None
     assert (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize("scheme", ["redis", "rediss", "postgresql"])
+def test_a_url_of_a_server_is_text_and_one_of_a_file_any_bytes(scheme: str) -> None:
+    with pytest.raises(ValueError, match="url is not Unicode text") as caught:
+        open_store(f"{scheme}://user:secret@host\udcff/0")
+    assert "secret" not in str(caught.value)
+    assert isinstance(open_store("sqlite:///tasks\udcff.db"), SQLiteTaskStore)
+
+
+@pytest.mark.parametrize(
+    ("url", "file"),
+    [
+        ("sqlite:///a%20b.db?timeout=3", Path("a b.db")),
+        ("sqlite:////var/tasks.db", Path("/var/tasks.db")),
+        ("memory://", None),
+        ("redis://host/0", None),
+    ],
+)
+def test_the_file_of_a_url(url: str, file: Path | None) -> None:
+    assert database_file(url) == file
 
 
 @pytest.fixture(scope="module")

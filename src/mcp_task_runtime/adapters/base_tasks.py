@@ -210,6 +210,11 @@ class BaseTasks(ABC, Generic[ContextT]):
             RuntimeError: The store is not shared, or these Tasks are not installed in a server.
             ValueError: `concurrency` is below 1.
         """
+        if self._dispatcher is None:
+            logger.warning(
+                "These Tasks have no dispatcher: a server runs its work itself, and this worker gets only what is "
+                "retried or handed over. Where workers are to run all of it, write Tasks(store, dispatcher=...)"
+            )
         failure: Exception | None = None
         taking = anyio.CancelScope()
 

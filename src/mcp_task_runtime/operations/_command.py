@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from functools import wraps
@@ -11,11 +11,12 @@ from typing import Any, Final, cast
 import anyio
 import click
 
+from mcp_task_runtime.core.text import check_text
 from mcp_task_runtime.core.types import TaskFilter, TaskStatus
-from mcp_task_runtime.errors import StoreError, TaskRuntimeError
+from mcp_task_runtime.errors import StoreError, StoreUnavailableError, TaskRuntimeError
 from mcp_task_runtime.operations.inspect import TaskInspector
 from mcp_task_runtime.stores.sealed import seal_store
-from mcp_task_runtime.stores.url import open_store
+from mcp_task_runtime.stores.url import database_file, open_store
 
 __all__ = [
     "EXIT_CODES",
@@ -38,6 +39,9 @@ STATUSES: Final[tuple[TaskStatus, ...]] = ("working", "input_required", "complet
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
+_LONGEST_AGE: Final = timedelta(days=36_500)
+"""An age that no task has; one that is longer might lead to a time before the calendar begins."""
+
 
 class _Age(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
     name = "age"
@@ -48,7 +52,7 @@ class _Age(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.
         number, unit = str(value)[:-1], str(value)[-1:]
         if not (number.isascii() and number.isdigit()) or unit not in _UNITS or len(number) > 6:
             self.fail("write a number and a unit: 90s, 15m, 2h or 7d", param, ctx)
-        return timedelta(seconds=int(number) * _UNITS[unit])
+        return min(timedelta(seconds=int(number) * _UNITS[unit]), _LONGEST_AGE)
 
 
 @asynccontextmanager
@@ -64,8 +68,26 @@ async def _inspector(ctx: click.Context) -> AsyncIterator[TaskInspector]:
         raise click.UsageError(str(error)) from error
     if not getattr(store, "is_shared", True):
         raise click.UsageError("memory:// is the memory of this command alone; name the store of the servers")
+    _require_file(url)
     async with store:
         yield TaskInspector(seen)
+
+
+def _require_file(url: str) -> None:
+    """Require the file that a URL of SQLite names: one made here would be empty, and hide a fault in its path.
+
+    Raises:
+        StoreUnavailableError: It is not there.
+    """
+    file = database_file(url)
+    if file is None:
+        return
+    try:
+        file.stat()
+    except FileNotFoundError:
+        raise StoreUnavailableError(f"There is no database file {file.absolute()}; a server makes it") from None
+    except OSError:
+        pass  # the store says what is wrong with it
 
 
 def command(body: Callable[..., Awaitable[int | None]]) -> Callable[..., None]:
@@ -84,6 +106,7 @@ def command(body: Callable[..., Awaitable[int | None]]) -> Callable[..., None]:
     @wraps(body)
     def run_command(**options: Any) -> None:
         ctx = click.get_current_context()
+        _check_texts(ctx.params)
         try:
             code = anyio.run(run, ctx, options)
         except StoreError as error:
@@ -97,6 +120,21 @@ def command(body: Callable[..., Awaitable[int | None]]) -> Callable[..., None]:
         ctx.exit(code or 0)
 
     return run_command
+
+
+def _check_texts(params: Mapping[str, Any]) -> None:
+    """Refuse bytes of a command line that are not Unicode text: no store could hold what they are compared with.
+
+    Raises:
+        click.UsageError: An argument or option has some; the message names it.
+    """
+    for name, value in params.items():
+        for text in value if isinstance(value, tuple) else (value,):
+            if isinstance(text, str):
+                try:
+                    check_text(name, text)
+                except ValueError as error:
+                    raise click.UsageError(str(error)) from error
 
 
 def _leaf_of(error: BaseException) -> BaseException:

@@ -12,6 +12,7 @@ import os
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from itertools import count
 from traceback import walk_tb
 from typing import Any, Final
@@ -355,12 +356,18 @@ async def web(inspector: TaskInspector, host: str, port: int, origins: tuple[str
     answer a question at its own page.
     """
     try:
+        from mcp_task_runtime.operations.web import dashboard
         from mcp_task_runtime.operations.web._serve import is_loopback, listen, serve
     except ImportError as error:
         raise click.UsageError(str(error)) from error
     token = os.environ.get("MCP_TASKS_WEB_TOKEN") or None
     if token is None and not is_loopback(host):
         raise click.UsageError("set MCP_TASKS_WEB_TOKEN to listen anywhere but at this machine's loopback address")
+    secret = os.environ.get("MCP_TASKS_INBOX_SECRET") or None
+    try:
+        application = dashboard(inspector.store, token=token, origins=origins, inbox_secret=secret)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
     try:
         listener = listen(host, port)
     except OSError as error:
@@ -368,11 +375,7 @@ async def web(inspector: TaskInspector, host: str, port: int, origins: tuple[str
         return 1
     name = f"[{host}]" if ":" in host else host
     click.echo(f"The tasks are at http://{name}:{listener.getsockname()[1]}/ (press Ctrl+C to end)")
-    try:
-        secret = os.environ.get("MCP_TASKS_INBOX_SECRET") or None
-        await serve(inspector.store, listener, token=token, origins=origins, inbox_secret=secret)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
+    await serve(application, listener)
     return None
 
 
@@ -394,6 +397,10 @@ def worker(path: str, concurrency: int, tools: str | None, loop: str) -> None:
     --store is not needed.
     """
     names = None if tools is None else [name.strip() for name in tools.split(",") if name.strip()]
+    if names is not None and not names:
+        raise click.UsageError("--tools names no tool; leave it out for all tools")
+    if find_spec(loop) is None:
+        raise click.UsageError(f"--loop {loop} needs: pip install 'anyio[{loop}]'")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         tasks = load_worker(path)

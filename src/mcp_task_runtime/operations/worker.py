@@ -45,6 +45,8 @@ def load_worker(path: str) -> Worker:
     module_name, _, name = path.partition(":")
     if not module_name or not name:
         raise ValueError("name the Tasks of the server as package.module:tasks")
+    if not all(part.isidentifier() for part in module_name.split(".")):  # a path, or a relative name
+        raise ValueError(f"there is no module {module_name!r}; write a module, and no file, as package.module:tasks")
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Protocol
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -12,9 +13,10 @@ from typing_extensions import Self
 from mcp_task_runtime.core.clock import Clock
 from mcp_task_runtime.core.message_queue import TaskMessageQueue
 from mcp_task_runtime.core.store import TaskStore
+from mcp_task_runtime.core.text import check_text
 from mcp_task_runtime.stores.memory import InMemoryTaskStore
 
-__all__ = ["BundledTaskStore", "open_store"]
+__all__ = ["BundledTaskStore", "database_file", "open_store"]
 
 
 class BundledTaskStore(TaskStore, Protocol):
@@ -77,6 +79,7 @@ def open_store(url: str, *, clock: Clock | None = None) -> BundledTaskStore:
         return InMemoryTaskStore(clock=clock)
     if parts.scheme == "sqlite":
         return _open_sqlite(url, parts, clock)
+    check_text("url", url)  # for a file it may be other bytes
     if parts.scheme in ("redis", "rediss"):
         from mcp_task_runtime.stores.redis.store import RedisTaskStore
 
@@ -100,7 +103,7 @@ def open_store(url: str, *, clock: Clock | None = None) -> BundledTaskStore:
 def _open_sqlite(url: str, parts: SplitResult, clock: Clock | None) -> BundledTaskStore:
     from mcp_task_runtime.stores.sqlite.store import SQLiteTaskStore
 
-    path = unquote(parts.path[1:])
+    path = _path_of(parts)
     if not url.startswith("sqlite:///") or not path:
         raise ValueError("url must be sqlite:///FILE, or sqlite:////FILE for an absolute path")
     if parts.fragment:
@@ -110,6 +113,16 @@ def _open_sqlite(url: str, parts: SplitResult, clock: Clock | None) -> BundledTa
     except ValueError as error:
         raise ValueError(f"{error}; write ? in the name of a file as %3F") from error
     return SQLiteTaskStore(path, clock=clock, **options)
+
+
+def database_file(url: str) -> Path | None:
+    """Return the file that the URL of a SQLite store names; `None` for any other URL that `open_store` takes."""
+    parts = urlsplit(url)
+    return Path(_path_of(parts)) if parts.scheme == "sqlite" else None
+
+
+def _path_of(parts: SplitResult) -> str:
+    return unquote(parts.path[1:])
 
 
 def _of_redis(name: str) -> bool:

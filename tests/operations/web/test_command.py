@@ -61,15 +61,18 @@ async def test_the_command_serves_the_page_until_it_is_interrupted(url: str, sto
         process.communicate()
 
 
-async def test_elsewhere_than_on_this_machine_it_needs_a_token(url: str) -> None:
-    for host, environment, message in (
-        ("0.0.0.0", {}, "set MCP_TASKS_WEB_TOKEN"),
-        ("127.0.0.1", {"MCP_TASKS_WEB_TOKEN": "short"}, "at least 16 characters"),
+async def test_wrong_usage_is_refused_before_anything_is_served(url: str, store: BundledTaskStore) -> None:
+    for host, options, environment, message in (
+        ("0.0.0.0", [], {}, "set MCP_TASKS_WEB_TOKEN"),
+        ("127.0.0.1", [], {"MCP_TASKS_WEB_TOKEN": "short"}, "at least 16 characters"),
+        ("127.0.0.1", [], {"MCP_TASKS_INBOX_SECRET": "short"}, "at least 16 characters"),
+        ("127.0.0.1", ["--origin", "ops.example"], {}, "an origin is like https://ops.example"),
     ):
-        process = start(url, "--host", host, "--port", "0", **environment)
+        process = start(url, "--host", host, "--port", "0", *options, **environment)
         out, _ = process.communicate(timeout=PATIENCE)
         assert process.returncode == 2
         assert message in out
+        assert "The tasks are at" not in out
     with socket.create_server(("127.0.0.1", 0)) as taken:
         process = start(url, "--port", str(taken.getsockname()[1]))
         out, _ = process.communicate(timeout=PATIENCE)

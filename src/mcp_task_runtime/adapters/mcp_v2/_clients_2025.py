@@ -117,10 +117,7 @@ class Clients2025:
 
     async def _list_tools(self, ctx: Context, call_next: CallNext) -> JSONObject:
         result = await _as_object(call_next(ctx))
-        tools = result.get("tools", [])
-        if result.get("nextCursor") is None and "cursor" not in (ctx.params or {}):  # it has no other page
-            self._tools.warn_of_missing(tool["name"] for tool in tools)
-        result["tools"] = self._tools.show(tools)
+        result["tools"] = self._tools.show(result.get("tools", []))
         return result
 
     async def _support_of(self, name: str, ctx: Context, call_next: CallNext) -> wire.TaskSupport:
@@ -138,8 +135,9 @@ class Clients2025:
     async def _call(self, ctx: Context, call_next: CallNext) -> HandlerResult:
         params = ctx.params or {}
         name = params.get("name")
-        if not isinstance(name, str):
-            return await call_next(ctx)  # the SDK refuses it
+        if not isinstance(name, str) or not isinstance(params.get("arguments"), dict | None):
+            with calling(None):
+                return await call_next(ctx)  # the SDK refuses it
         support = await self._support_of(name, ctx, call_next)
         if ctx.protocol_version not in _PROTOCOL_VERSIONS or params.get("task") is None:
             if support == "required":

@@ -26,7 +26,7 @@ from mcp.server.mcpserver import exceptions as sdk_exceptions
 from mcp.server.mcpserver.exceptions import ResourceError, ToolError
 from mcp.server.mcpserver.tools import Tool
 from mcp.shared.exceptions import MCPError
-from mcp_types import INTERNAL_ERROR, CallToolRequestParams, CallToolResult, TextContent
+from mcp_types import INTERNAL_ERROR, CallToolRequestParams, CallToolResult, ListToolsResult, TextContent
 
 from mcp_task_runtime.adapters._masking import masked_text
 from mcp_task_runtime.adapters._tool_calls import PlainCall, TaskCall, ToolCall, calling, current_call
@@ -267,6 +267,8 @@ class Tasks(BaseTasks[Context], Extension):
         That is push for tasks (wire rule C11), and clients of protocol revision 2025-11-25.
         """
         self._has_middleware = True
+        if ctx.method == "tools/list":
+            call_next = partial(self._list_tools, call_next)
         if ctx.request_id is None or is_modern(ctx):
             if is_listen(ctx):
                 return await self._listeners.serve(self._principal(ctx), ctx, call_next)
@@ -276,6 +278,14 @@ class Tasks(BaseTasks[Context], Extension):
             with calling(None):
                 return await call_next(ctx)
         return await self._clients_2025.middleware(ctx, call_next)
+
+    async def _list_tools(self, call_next: CallNext, ctx: Context) -> HandlerResult:
+        """List the tools; warn of those that were declared and are not there."""
+        result = await call_next(ctx)
+        names = _whole_list(result)
+        if names is not None and "cursor" not in (ctx.params or {}):
+            self._tools.warn_of_missing(names)
+        return result
 
     def _around(self, name: str, call_next: CallNext) -> CallNext:
         """Return the handler of a tool with what an adopted one needs around it, which knows nothing of tasks."""
@@ -371,6 +381,15 @@ def _undeclared(name: str) -> TaskRuntimeError:
         f"This call of {name!r} is no task: the tool was not declared, and has succeeded without Tasks.run() before. "
         "Its next calls become tasks; declare a tool that calls Tasks.run() in some of its calls alone"
     )
+
+
+def _whole_list(result: HandlerResult) -> list[str] | None:
+    """Return the names of the tools that a result of `tools/list` has; `None` if there is another page."""
+    if isinstance(result, ListToolsResult):
+        return None if result.next_cursor is not None else [tool.name for tool in result.tools]
+    if isinstance(result, dict) and result.get("nextCursor") is None:  # a middleware's
+        return [tool["name"] for tool in result.get("tools", ())]
+    return None
 
 
 def _low_level(server: object) -> Server[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import signal
 import socket
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from contextlib import contextmanager
 
 try:
@@ -13,8 +13,7 @@ try:
 except ImportError as _missing:
     raise ImportError("The dashboard needs: pip install 'mcp-task-runtime[web]'") from _missing
 
-from mcp_task_runtime.core.store import TaskStore
-from mcp_task_runtime.operations.web._app import dashboard
+from starlette.applications import Starlette
 
 __all__ = ["is_loopback", "listen", "serve"]
 
@@ -49,29 +48,16 @@ def listen(host: str, port: int) -> socket.socket:
     return socket.create_server((host, port), family=family)
 
 
-async def serve(
-    store: TaskStore,
-    listener: socket.socket,
-    *,
-    token: str | None,
-    origins: Iterable[str],
-    inbox_secret: str | None = None,
-) -> None:
+async def serve(application: Starlette, listener: socket.socket) -> None:
     """Serve the dashboard until the process is told to stop, by a signal.
 
     Args:
-        store: The store of the servers.
+        application: What `dashboard` returned.
         listener: Where to listen; closed when this returns.
-        token: As for `dashboard`.
-        origins: As for `dashboard`.
-        inbox_secret: As for `dashboard`.
-
-    Raises:
-        ValueError: As for `dashboard`.
     """
     with listener:
         config = uvicorn.Config(
-            dashboard(store, token=token, origins=origins, inbox_secret=inbox_secret),
+            application,
             access_log=False,  # addresses hold the beginnings of identifiers
             log_level="warning",
             lifespan="off",
