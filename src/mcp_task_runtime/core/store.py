@@ -404,7 +404,7 @@ class TaskQuestions(Protocol):
         ...
 
     async def get_view(self, task_id: str) -> TaskView | None:
-        """Return the task with its open questions, in the order they were asked, in one read."""
+        """Return the task with its open questions, in the order they were asked, as they were at one time."""
         ...
 
 
@@ -419,7 +419,8 @@ class TaskOwners(Protocol):
     async def get_owned(self, task_id: str, *, owner: str | None) -> TaskView | None:
         """Return the task with its open questions, or `None` when this owner has no task with that identifier.
 
-        A task of another owner costs what an unknown one does.
+        Status and questions are of one time, as in `TaskQuestions.get_view`. A task of another owner costs what an
+        unknown one does.
 
         Args:
             task_id: The task.
