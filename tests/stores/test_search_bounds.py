@@ -110,6 +110,23 @@ async def test_nothing_is_left_out_where_no_text_is_looked_for(store: BundledTas
             assert pages <= NUMBER // 10 + 1
 
 
+async def test_a_filter_may_name_thousands_of_owners_and_tools(store: BundledTaskStore) -> None:
+    assert isinstance(store, TaskSearch)
+    made = [
+        await store.create_task(NewTask(ttl_ms=None, owner=owner, request=TaskRequest(name=name)))
+        for owner, name in (("owner 7", "tool 7"), (None, "tool 7"), ("eve", "tool 7"), ("owner 7", "other"))
+    ]
+    owners = frozenset(f"owner {number}" for number in range(2_000))
+    names = frozenset(f"tool {number}" for number in range(2_000))
+    for wanted, found in (
+        (TaskFilter(owners=owners), [0, 3]),
+        (TaskFilter(owners=owners | {None}, names=names), [0, 1]),
+        (TaskFilter(names=names), [0, 1, 2]),
+    ):
+        seen, _ = await walk(store, wanted, newest_first=False)
+        assert seen == [made[number].task_id for number in found]
+
+
 async def test_an_age_leads_to_its_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory_search, "LOOKED_AT_MOST", 20)
     monkeypatch.setattr(sqlite_search, "LOOKED_AT_MOST", 20)

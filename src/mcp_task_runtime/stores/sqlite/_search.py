@@ -8,8 +8,9 @@ else that a filter says is looked for among them, as far as one page looks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from heapq import merge
 from typing import Any, Final, NamedTuple, cast
@@ -71,20 +72,21 @@ def find(
     transaction: Transaction, wanted: TaskFilter, position: int | None, *, newest_first: bool, limit: int
 ) -> Found:
     """Return up to `limit` matching tasks behind a position, or fewer where it would take too long to find as many."""
-    conditions, values = _conditions(wanted)
-    condition = " AND ".join(conditions) or "1"
     few = None if not wanted.id_prefix else _few_with_prefix(transaction, wanted.id_prefix)
     if few is not None:
         few = [sequence for sequence in few if _is_behind(sequence, position, newest_first)]
         few.sort(reverse=newest_first)
+        condition, values = _condition(wanted)
         statement = f"SELECT 1 FROM tasks WHERE sequence = ? AND {ALIVE} AND {condition}"
         alive = ((sequence, transaction.stamp, *values) for sequence in few)
         matching = (parameters[0] for parameters in alive if transaction.execute(statement, parameters).fetchone())
         return _page(((sequence, 1) for sequence in matching), limit)
     bounds = _bounds(transaction, wanted)
+    sources, rest = _sources(transaction, wanted)
+    condition, values = _condition(rest)
     walks = [
         _walk(transaction, f"{source}{bounds}", keys, condition, values, position, newest_first, limit)
-        for source, keys in _sources(transaction, wanted)
+        for source, keys in sources
     ]
     return _page(merge(*walks, reverse=newest_first), limit)
 
@@ -125,15 +127,16 @@ def count(transaction: Transaction) -> TaskCounts:
     )
 
 
-def _sources(transaction: Transaction, wanted: TaskFilter) -> list[tuple[str, tuple[Any, ...]]]:
-    """Return the sets to walk, each with the values that it is named by."""
+def _sources(transaction: Transaction, wanted: TaskFilter) -> tuple[list[tuple[str, tuple[Any, ...]]], TaskFilter]:
+    """Return the sets to walk, each with the values that it is named by, and what is still to be asked of the tasks."""
     kinds = [
         (status, name, number)
         for status, name, number in _pairs(transaction)
         if (wanted.statuses is None or status in wanted.statuses) and (wanted.names is None or name in wanted.names)
     ]
     if wanted.errors_only:
-        return [(_OF_ERROR, (to_sql(name),)) for status, name, _ in kinds if status == "completed"]
+        rest = replace(wanted, statuses=None, names=None, errors_only=False)
+        return [(_OF_ERROR, (to_sql(name),)) for status, name, _ in kinds if status == "completed"], rest
     if wanted.owners is not None:
         size = sum(number for *_, number in kinds)
         owned = 0
@@ -141,10 +144,11 @@ def _sources(transaction: Transaction, wanted: TaskFilter) -> list[tuple[str, tu
             statement = f"SELECT count(*) FROM (SELECT 1 FROM {_OF_OWNER} LIMIT ?)"
             owned += transaction.execute(statement, (to_sql(owner), _FEW)).fetchone()[0]
         if owned < _FEW or owned < size:
-            return [(_OF_OWNER, (to_sql(owner),)) for owner in wanted.owners]
+            return [(_OF_OWNER, (to_sql(owner),)) for owner in wanted.owners], replace(wanted, owners=None)
     if wanted.statuses is None and wanted.names is None:
-        return [(_ALL, ())]
-    return [(_OF_KIND, (status, to_sql(name))) for status, name, _ in kinds]
+        return [(_ALL, ())], wanted
+    rest = replace(wanted, statuses=None, names=None)
+    return [(_OF_KIND, (status, to_sql(name))) for status, name, _ in kinds], rest
 
 
 def _pairs(transaction: Transaction) -> list[tuple[TaskStatus, str, int]]:
@@ -210,7 +214,7 @@ def _sequence_at(transaction: Transaction, time: datetime, slack: timedelta) -> 
     return cast("int", low)
 
 
-def _conditions(wanted: TaskFilter) -> tuple[list[str], tuple[Any, ...]]:
+def _condition(wanted: TaskFilter) -> tuple[str, tuple[Any, ...]]:
     """Return what a task must be, and the values of the parameters in it."""
     terms: list[str] = []
     values: list[Any] = []
@@ -221,9 +225,11 @@ def _conditions(wanted: TaskFilter) -> tuple[list[str], tuple[Any, ...]]:
 
     for column, choice in (("status", wanted.statuses), ("name", wanted.names)):
         if choice is not None:
-            add(f"{column} IN ({', '.join('?' * len(choice))})", *map(to_sql, choice))
+            add(_among(column, choice), *map(to_sql, choice))
     if wanted.owners is not None:
-        add(f"({' OR '.join(['owner IS ?'] * len(wanted.owners)) or '0'})", *map(to_sql, wanted.owners))
+        named = wanted.owners - {None}
+        among = _among("owner", named)
+        add(among if named == wanted.owners else f"({among} OR owner IS NULL)", *map(to_sql, named))
     if wanted.id_prefix is not None:
         add("task_id >= ? AND task_id < ?", *_range(wanted.id_prefix))
     if wanted.text is not None:
@@ -234,7 +240,12 @@ def _conditions(wanted: TaskFilter) -> tuple[list[str], tuple[Any, ...]]:
         add("created_at < ?", to_stamp(wanted.created_before))
     if wanted.errors_only:
         add("is_error = 1")
-    return terms, tuple(values)
+    return " AND ".join(terms) or "1", tuple(values)
+
+
+def _among(column: str, choice: Collection[str | None]) -> str:
+    """Return the condition that a column has one of these values: SQLite takes more of them in one than with `OR`."""
+    return f"{column} IN ({', '.join('?' * len(choice))})"
 
 
 def _few_with_prefix(transaction: Transaction, prefix: str) -> list[int] | None:
