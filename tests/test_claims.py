@@ -338,6 +338,10 @@ a task that a lost worker had fetched and not begun runs elsewhere after `start_
 A dispatcher of your own with `start_grace_ms = 0` is offered every task until it takes it
     core/test_dispatch.py::test_no_burst_is_too_large_where_no_task_is_overdue
     core/test_dispatch.py::test_a_task_that_was_refused_once_is_offered_until_it_is_taken_where_none_is_overdue
+while it waits for a slot, a worker or its next run has the status message "The task was cancelled"
+    core/test_work_queues.py::test_a_cancelled_task_does_not_say_that_it_waits_or_runs
+    core/test_dispatch.py::test_a_task_can_be_cancelled_before_and_while_it_runs_elsewhere
+    core/test_rerun_policy.py::test_a_task_that_waits_can_be_cancelled
 no longer hides the task from other workers until the next sweep
     stores/redis/test_cluster.py::test_a_claim_whose_second_step_is_late_hides_no_task_that_was_put_back_meanwhile
 No dispatcher is offered tasks that ended while they were offered before

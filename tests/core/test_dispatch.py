@@ -172,6 +172,7 @@ async def test_a_task_can_be_cancelled_before_and_while_it_runs_elsewhere() -> N
         tool.register(server, worker)
         waiting = await server.runtime.dispatch(SPEC)
         await server.runtime.cancel(waiting.task_id, owner=None)
+        assert cluster.store.record(waiting.task_id).task.status_message == "The task was cancelled", "it waits no more"
         assert not await worker.runtime.execute(waiting.task_id)
         running = await server.runtime.dispatch(SPEC)
         async with anyio.create_task_group() as group:

@@ -105,7 +105,8 @@ async def test_a_task_that_waits_can_be_cancelled(where: str) -> None:
         await cluster.settle()
         await (a if where == "here" else b).runtime.cancel(task_id, owner=None)
         await cluster.settle()
-        assert cluster.store.record(task_id).status == "cancelled"
+        ended = cluster.store.record(task_id)
+        assert (ended.status, ended.task.status_message) == ("cancelled", "The task was cancelled")
         statistics = a.runtime.statistics()
         assert (statistics.postponed, statistics.live_tasks, statistics.detached) == (0, 0, 0)
         await cluster.pass_time(12)

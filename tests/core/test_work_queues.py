@@ -85,6 +85,26 @@ async def test_work_waits_for_the_slots_of_its_queue_and_says_so() -> None:
             await line.end(label)
 
 
+async def test_a_cancelled_task_does_not_say_that_it_waits_or_runs() -> None:
+    """What its work has said stays."""
+    async with open_world() as world:
+        line, queue = Line(world), WorkQueue("reports", 1)
+        for label in ("before", "running", "telling", "queued"):
+            await line.submit(label, queue)
+        await world.runtime.cancel(line.ids["queued"], owner=None)
+        assert await line.message("queued") == "The task was cancelled"
+        await line.end("before")
+        world.clock.advance(0.1)
+        await line.still()
+        assert await line.message("running") == "Running"
+        await world.runtime.cancel(line.ids["running"], owner=None)
+        await line.still()
+        assert await line.message("running") == "The task was cancelled"
+        await world.memory.update_task(line.ids["telling"], status_message="Collecting sources")
+        await world.runtime.cancel(line.ids["telling"], owner=None)
+        assert await line.message("telling") == "Collecting sources"
+
+
 @pytest.mark.parametrize("queue", [WorkQueue("reports", 1), None], ids=["of a queue", "of all work"])
 async def test_owners_have_turns(queue: WorkQueue | None) -> None:
     async with open_world(settings=TaskSettings(shutdown_grace=0, max_running=None if queue else 1)) as world:

@@ -17,6 +17,7 @@ from mcp_task_runtime.core import audit
 from mcp_task_runtime.core.clock import Clock
 from mcp_task_runtime.core.group import IsolatedGroup
 from mcp_task_runtime.core.questions import CLEANUP_SECONDS
+from mcp_task_runtime.core.status_messages import runs_again
 from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.core.store_log import log_loss
 from mcp_task_runtime.core.types import TaskRecord
@@ -79,7 +80,7 @@ class PostponedRuns:
         """
         assert record.lease is not None
         attempt, task_id = record.lease.used_attempts, record.task_id
-        message = f"Runs again in {delay.total_seconds():g} s (attempt {attempt + 1} of {record.request.max_attempts})"
+        message = runs_again(delay, attempt + 1, record.request.max_attempts)
         until = self._clock.now() + delay
         scope = self._waiting[task_id] = anyio.CancelScope()  # from now on its lease is not renewed
         is_waiting = False

@@ -16,6 +16,7 @@ from mcp_task_runtime.core.questions import CLEANUP_SECONDS
 from mcp_task_runtime.core.reader import TaskReader
 from mcp_task_runtime.core.run_observer import RunObserver
 from mcp_task_runtime.core.slots import WorkSlots
+from mcp_task_runtime.core.status_messages import RUNNING
 from mcp_task_runtime.core.task_maker import TaskMaker
 from mcp_task_runtime.core.types import TaskRecord, TaskSpec
 from mcp_task_runtime.errors import (
@@ -30,7 +31,6 @@ __all__ = ["RunSlots"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-_RUNNING: Final = "Running"
 _QUICK: Final = timedelta(milliseconds=100)
 """Work that ends sooner costs no write that says that it runs."""
 
@@ -143,6 +143,6 @@ class RunSlots:
         self._quick.pop(execution, None)  # the write is not cancelled
         try:
             with anyio.move_on_after(CLEANUP_SECONDS):
-                await self._reader.say(record, _RUNNING)
+                await self._reader.say(record, RUNNING)
         except (InvalidTransitionError, RevisionConflictError, StoreError, TaskNotFoundError):
             logger.debug("The status message of a task that waited was not replaced", exc_info=True)

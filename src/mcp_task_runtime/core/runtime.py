@@ -39,6 +39,7 @@ from mcp_task_runtime.core.run_slots import RunSlots
 from mcp_task_runtime.core.settings import TaskSettings
 from mcp_task_runtime.core.slots import WorkSlots
 from mcp_task_runtime.core.statistics import RuntimeStatistics
+from mcp_task_runtime.core.status_messages import CANCELLED, says_where_work_stands
 from mcp_task_runtime.core.store import TaskConnecting, TaskLeases, TaskSearch, TaskSharing, TaskStore
 from mcp_task_runtime.core.stored_tasks import StoredTasks
 from mcp_task_runtime.core.task_maker import TaskMaker
@@ -518,15 +519,17 @@ class TaskRuntime:
     async def cancel(self, task_id: str, *, owner: str | None) -> TaskRecord:
         """End the task as `cancelled`, then stop its work (law L9).
 
-        The work is cancelled at its next await and runs its clean-up; what it returns is dropped.
+        The work is cancelled at its next await and runs its clean-up; what it returns is dropped. The status message
+        that the work has set stays; one of the runtime that it waits, or runs, is replaced.
 
         Raises:
             TaskNotFoundError: The task is unknown, or belongs to another owner.
             InvalidTransitionError: The task has already ended (an error only in wire rule B8).
             StoreError: As for `finish`.
         """
-        await self._owned.record(task_id, owner)
-        return await self.finish(task_id, Outcome.cancelled())
+        record = await self._owned.record(task_id, owner)
+        is_stale = says_where_work_stands(record.task.status_message)
+        return await self.finish(task_id, Outcome.cancelled(status_message=CANCELLED if is_stale else None))
 
     async def finish(self, task_id: str, outcome: Outcome) -> TaskRecord:
         """End a task by its id, from anywhere; its work, if it still runs, is stopped.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final, cast
+from typing import cast
 
 from mcp_task_runtime.core import audit
 from mcp_task_runtime.core.abilities import does_never_wait, time_limit
@@ -12,6 +12,7 @@ from mcp_task_runtime.core.live_tasks import LiveTasks
 from mcp_task_runtime.core.observer import TaskObserver
 from mcp_task_runtime.core.reader import store_errors
 from mcp_task_runtime.core.settings import TaskSettings
+from mcp_task_runtime.core.status_messages import QUEUED
 from mcp_task_runtime.core.store import TaskJoins, TaskQuotas, TaskSealing, TaskStore
 from mcp_task_runtime.core.stored_tasks import StoredTasks
 from mcp_task_runtime.core.text import check_size, check_text
@@ -19,10 +20,7 @@ from mcp_task_runtime.core.types import DEFAULT_POLL_INTERVAL_MS, NewTask, TaskR
 from mcp_task_runtime.core.worker_leases import WorkerLeases
 from mcp_task_runtime.errors import LimitExceededError, StoreUnavailableError
 
-__all__ = ["QUEUED", "TaskMaker"]
-
-QUEUED: Final = "Queued"
-"""The status message of a task that waits for a slot or for a worker."""
+__all__ = ["TaskMaker"]
 
 _CREATE_SECONDS = 60.0
 

@@ -15,6 +15,7 @@ from mcp_task_runtime.core.json import JSONValue
 from mcp_task_runtime.core.message_queue import QueuedMessage
 from mcp_task_runtime.core.questions import answer_questions
 from mcp_task_runtime.core.sealed import is_sealed
+from mcp_task_runtime.core.status_messages import QUEUED
 from mcp_task_runtime.core.store import (
     TaskDiagnosis,
     TaskJournal,
@@ -25,7 +26,6 @@ from mcp_task_runtime.core.store import (
     TaskStore,
     TaskSweeping,
 )
-from mcp_task_runtime.core.task_maker import QUEUED
 from mcp_task_runtime.core.transitions import TERMINAL_STATUSES, is_terminal
 from mcp_task_runtime.core.types import (
     Finding,
