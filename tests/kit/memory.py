@@ -27,6 +27,9 @@ ABILITIES: tuple[Capability, ...] = (
 )
 """What the in-memory backend is able to do."""
 
+OF_A_BACKEND: frozenset[Capability] = frozenset({"connecting", "diagnosis"})
+"""What a store is able to do whose tasks are elsewhere than in memory."""
+
 ONLY_ON_SERVERS: frozenset[Capability] = frozenset({"ends", "taking"})
 """What the bundled stores of one machine are not able to do."""
 

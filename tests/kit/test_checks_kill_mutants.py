@@ -41,7 +41,9 @@ def test_each_law_is_named_by_a_check_that_kills_a_mutant(law: str) -> None:
     assert killers.intersection(check.name for check in checks)
 
 
-ABILITIES = {"diagnosis", "ends", "fences", "joins", "journal", "leases", "owners", "questions", "quotas", "search"} | {
+ABILITIES = {"connecting", "diagnosis", "ends", "fences", "joins", "journal", "leases", "owners", "questions"} | {
+    "quotas",
+    "search",
     "sweeping",
     "taking",
     "watching",

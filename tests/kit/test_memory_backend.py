@@ -35,7 +35,7 @@ from mcp_task_runtime.testing.checks.leases import LEASE_CHECKS
 from mcp_task_runtime.testing.checks.store import ABILITY_CHECKS
 from mcp_task_runtime.testing.yielding import YieldingBundledStore
 from tests.core.leased_store import LeasedTaskStore, Link, TakingTaskStore
-from tests.kit.memory import ONLY_ON_SERVERS, memory_backend, memory_queue, memory_store
+from tests.kit.memory import OF_A_BACKEND, ONLY_ON_SERVERS, memory_backend, memory_queue, memory_store
 from tests.support.patience import PATIENCE
 
 MISSING = {"durable", "leases", "shared"}
@@ -173,7 +173,7 @@ def test_the_whole_contract_is_one_call_that_reports_what_it_left_out() -> None:
 @pytest.mark.parametrize(
     ("declared", "said"),
     [
-        (["lising", "fenced"], "the unknown 'fenced', 'lising'; there are diagnosis, durable, "),
+        (["lising", "fenced"], "the unknown 'fenced', 'lising'; there are connecting, diagnosis, "),
         ("listing", "the unknown 'g', "),
         (["listing", "fences"], "'fences' without 'leases'"),
         (["leases", "taking"], "'taking' without 'work'"),
@@ -204,7 +204,7 @@ async def test_an_operation_that_never_returns_is_found_by_a_sentence() -> None:
 
 @pytest.mark.parametrize(
     "check",
-    [check for check in ABILITY_CHECKS if not check.needs & {"diagnosis", "durable", "shared", *ONLY_ON_SERVERS}],
+    [check for check in ABILITY_CHECKS if not check.needs & {"durable", "shared", *OF_A_BACKEND, *ONLY_ON_SERVERS}],
     ids=str,
 )
 async def test_the_store_has_the_abilities_that_it_declares(check: Check[TaskStore]) -> None:
@@ -227,7 +227,7 @@ async def yielding_bundled_store(clock: FakeClock, location: str) -> AsyncIterat
         yield YieldingBundledStore(store)
 
 
-NOT_YIELDING = {"diagnosis", "durable", "shared", "watching", "work", *ONLY_ON_SERVERS}
+NOT_YIELDING = {"durable", "shared", "watching", "work", *OF_A_BACKEND, *ONLY_ON_SERVERS}
 
 
 @pytest.mark.parametrize("check", [check for check in ABILITY_CHECKS if not check.needs & NOT_YIELDING], ids=str)
@@ -271,7 +271,7 @@ class Observed(Kept):
 
 async def test_a_store_that_is_observed_keeps_every_law() -> None:
     for check in (*STORE_CHECKS, *ABILITY_CHECKS):
-        if "diagnosis" in check.needs:
+        if check.needs & OF_A_BACKEND:
             continue
         stores = Observed()
         is_kept = check.needs & (MISSING if check in STORE_CHECKS else {"durable", "shared"})

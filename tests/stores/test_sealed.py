@@ -59,7 +59,7 @@ from mcp_task_runtime.testing import (
 from mcp_task_runtime.testing.checks.abilities import AbleStore
 from mcp_task_runtime.testing.checks.joins import JOIN_CHECKS
 from tests.core.leased_store import TakingTaskStore
-from tests.kit.memory import ONLY_ON_SERVERS
+from tests.kit.memory import OF_A_BACKEND, ONLY_ON_SERVERS
 from tests.support.patience import PATIENCE
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def possible(checks: Iterable[Check[Any]], *missing: str) -> list[Check[Any]]:
 
 
 @pytest.mark.parametrize(
-    "check", possible([*STORE_CHECKS, *ABILITY_CHECKS], "diagnosis", "durable", "shared", *ONLY_ON_SERVERS), ids=str
+    "check", possible([*STORE_CHECKS, *ABILITY_CHECKS], "durable", "shared", *OF_A_BACKEND, *ONLY_ON_SERVERS), ids=str
 )
 async def test_a_sealed_store_keeps_the_law(check: Check[TaskStore]) -> None:
     await check.run(memory, footprint=count_nothing)

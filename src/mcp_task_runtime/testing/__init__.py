@@ -11,7 +11,8 @@ and learns by a sentence which law is broken, and how. What a store is able to d
 `Capability`), never guessed: without one, its checks are left out, and the report says so.
 
 - `check_task_store` checks a `TaskStore`, and of its abilities those that are declared: `leases`, `fences`,
-  `questions`, `owners`, `joins`, `quotas`, `journal`, `search`, `work`, `taking`, `watching`, `ends`, `diagnosis`.
+  `questions`, `owners`, `joins`, `quotas`, `journal`, `search`, `work`, `taking`, `watching`, `ends`,
+  `connecting`, `diagnosis`, `sweeping`.
 - `check_task_message_queue` does the same for a queue; `check_task_backend` for a store and a queue together.
 - `check_task_store_machine` drives both through random stories, in lock-step with a model.
 

@@ -1,4 +1,4 @@
-"""Stores that have one fault each in what they do for workers, sweeps and those who watch, or in their diagnosis."""
+"""Stores that have one fault each in what they do for workers, sweeps, those who watch, and operators."""
 
 from __future__ import annotations
 
@@ -258,6 +258,29 @@ class ADiagnosisRepeatsItself(LeasedTaskStore):
 class AClosedStoreIsFine(LeasedTaskStore):
     async def diagnose(self) -> tuple[Finding, ...]:
         return (Finding("schema", "ok", "version 1"),)
+
+
+@store_mutant("connecting_again_closes_nothing_that_is_in_use")
+class ConnectingForgetsEverything(LeasedTaskStore):
+    async def connect(self) -> None:
+        self._entries.clear()
+
+
+@store_mutant("a_closed_store_cannot_be_connected")
+class AClosedStoreConnects(LeasedTaskStore):
+    async def connect(self) -> None:
+        pass
+
+
+class _IsAlone(Link):
+    """A process's connection."""
+
+    is_shared = False
+
+
+leased_process_mutant(
+    "AProcessSaysThatItIsAlone", "a_store_that_processes_share_does_not_say_otherwise", process=_IsAlone
+)
 
 
 @store_mutant("lost_tasks_and_the_waiting_ones_of_some_tools_are_listed")

@@ -47,6 +47,7 @@ BACKENDS = ("asyncio", "trio")
 """The event loops that checks run on, by their anyio names."""
 
 Capability: TypeAlias = Literal[
+    "connecting",
     "diagnosis",
     "durable",
     "ends",
@@ -85,6 +86,7 @@ Capability: TypeAlias = Literal[
 - `taking`: it implements `TaskTaking`; needs `work`.
 - `watching`: it implements `TaskWatching`.
 - `ends`: it implements `TaskEndWatching`.
+- `connecting`: it implements `TaskConnecting`.
 - `diagnosis`: it implements `TaskDiagnosis`.
 """
 

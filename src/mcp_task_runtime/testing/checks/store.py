@@ -16,6 +16,7 @@ from mcp_task_runtime.testing.checks.bench import (
     Footprint,
     run_checks,
 )
+from mcp_task_runtime.testing.checks.connecting import CONNECTING_CHECKS
 from mcp_task_runtime.testing.checks.diagnosis import DIAGNOSIS_CHECKS
 from mcp_task_runtime.testing.checks.ends import END_CHECKS
 from mcp_task_runtime.testing.checks.fences import FENCE_CHECKS
@@ -67,6 +68,7 @@ ABILITY_CHECKS: Final[list[Check[TaskStore]]] = [
     *TAKING_CHECKS,
     *WATCHING_CHECKS,
     *END_CHECKS,
+    *CONNECTING_CHECKS,
     *DIAGNOSIS_CHECKS,
 ]
 """The further checks of `check_task_store`: values, and the abilities that are declared."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
-from mcp_task_runtime.core.store import TaskStore
+from mcp_task_runtime.core.store import TaskSharing, TaskStore
 from mcp_task_runtime.core.types import NewTask, TaskRecord, TaskRequest
 from mcp_task_runtime.errors import InvalidTransitionError, TaskNotFoundError
 from mcp_task_runtime.testing.checks.bench import Check, checks_into, require, require_raises
@@ -51,6 +51,17 @@ async def a_cursor_outlives_the_store_that_made_it(bench: StoreBench) -> None:
     async with bench.open_again() as second:
         page = await second.list_tasks(owner="ada", cursor=cursor, limit=2)
         require([r.task_id for r in page.records] == ids[2:], "a cursor leads elsewhere after reopening")
+
+
+@_check("L12", needs=["shared"])
+async def a_store_that_processes_share_does_not_say_otherwise(bench: StoreBench) -> None:
+    async with bench.open_again() as other:
+        for store in (bench.subject, other):
+            require(
+                not isinstance(store, TaskSharing) or store.is_shared,
+                "a store that processes share says with `is_shared` that one runtime alone uses it:"
+                " that runtime would not notice lost processes, nor what others change",
+            )
 
 
 @_check("L3", needs=["shared"])
