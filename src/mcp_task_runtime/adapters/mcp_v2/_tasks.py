@@ -294,9 +294,9 @@ class Tasks(BaseTasks[Context], Extension):
             return call_next
         if declared.blocks:
             call_next = partial(call_in_own_loop, call_next)
-        return partial(self._call_masked, name, call_next) if self._mask_errors else call_next
+        return partial(self._call_masked, call_next) if self._mask_errors else call_next
 
-    async def _call_masked(self, name: str, call_next: CallNext, ctx: Context) -> HandlerResult:
+    async def _call_masked(self, call_next: CallNext, ctx: Context) -> HandlerResult:
         call = current_call(self.runtime)
         assert call is not None
         with self._masking(call):

@@ -158,7 +158,7 @@ JOINED: Final = (
 # Not by its operation: a worker may have claimed the task before its maker hears that it is there.
 CREATED: Final = (
     "SELECT created_at FROM {tasks}"
-    " WHERE task_id = %(task_id)s AND watchers[1] IN (%(watcher)s::bigint, ~%(watcher)s::bigint)"
+    " WHERE task_id = %(task_id)s AND watchers[1] IN (%(watcher)s::bigint, ~%(watcher)s::bigint) AND " + ALIVE
 )
 
 TAKEN: Final = "SELECT FROM {tasks} WHERE task_id = %(task_id)s AND " + ALIVE
