@@ -1145,6 +1145,45 @@ async def test_a_sweep_and_a_look_read_no_more_rows_where_many_tasks_wait(
             assert max(filtered) == 0, (statement, names, plans)
 
 
+SINGLE = (
+    "UPDATE",
+    "FINISH",
+    "CLAIM",
+    "TAKE",
+    "ASK",
+    "ANSWER_ALL",
+    "RECORD_STEP",
+    "RENEW_LEASES",
+    "DROP_LEASES",
+    "DELETE",
+)
+"""The statements that change tasks which their identifiers name."""
+
+
+async def test_a_task_is_found_by_its_identifier_however_few_were_live_when_they_were_counted(
+    make: Open, server: PostgresServer, schema: str
+) -> None:
+    """L8: to walk over all live tasks is as good where there are none, and the plan is kept when there are many."""
+    async with make() as store:
+        for number in range(300):
+            await store.create_task(NewTask(ttl_ms=None, task_id=f"task {number}"))
+            await store.finish_task(f"task {number}", DONE)
+    server.execute(f"VACUUM ANALYZE {schema}.tasks")
+    if server.execute("SELECT current_setting('server_version_num')::int < 160000")[0][0]:
+        pytest.skip("PostgreSQL shows no plan without parameters before version 16")
+    queries = Queries(schema, None)
+    for name in (*SINGLE, "TAKE_WORK", "WATCH", "LOOK_AT_WATCHED"):
+        query = queries.query(getattr(_statements, name)).decode()
+        names = sorted(set(re.findall(r"%\((\w+)\)s", query)))
+        for number, parameter in enumerate(names, 1):
+            query = query.replace(f"%({parameter})s", f"${number}")
+        ((plans,),) = server.execute(f"EXPLAIN (GENERIC_PLAN, FORMAT JSON) {query}")
+        nodes = list(_nodes(plans[0]["Plan"]))
+        indexes = {node["Index Name"] for node in nodes if node.get("Index Name", "").startswith("tasks_")}
+        assert indexes <= {"tasks_pkey", "tasks_waiting" if name == "TAKE_WORK" else "tasks_pkey"}, (name, plans)
+        assert "Seq Scan" not in {node["Node Type"] for node in nodes if node.get("Relation Name") == "tasks"}, name
+
+
 def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield plan
     for part in plan.get("Plans", ()):

@@ -71,6 +71,9 @@ ALIVE: Final = "(expires_at IS NULL OR expires_at > {now})"
 _LIVE: Final = (
     "status = ANY('{{" + ",".join(sorted(status for status in TRANSITIONS if status not in TERMINAL_STATUSES)) + "}}')"
 )
+# Of tasks that their identifiers find. With the column alone the planner may walk over all tasks of a status, or all
+# that wait, where these were few when it last counted them.
+_IS_LIVE: Final = _LIVE.replace("status", "(status || '')")
 _FENCED: Final = """(%(fence_worker)s::text IS NULL
         OR (lease_worker = %(fence_worker)s::text AND lease_attempt = %(fence_attempt)s::bigint))"""
 _MAIL: Final = (
@@ -211,7 +214,7 @@ UPDATE: Final = (
     + " END,"
     + _CHANGED
     + """
-    WHERE task_id = %(task_id)s AND status = ANY(%(sources)s::text[]) AND """
+    WHERE task_id = %(task_id)s AND (status || '') = ANY(%(sources)s::text[]) AND """
     + _FENCED
     + " AND (%(if_revision)s::bigint IS NULL OR revision = %(if_revision)s::bigint) AND "
     + ALIVE
@@ -247,7 +250,7 @@ FINISH: Final = (
     + ","
     + _CHANGED
     + """
-    WHERE task_id = %(task_id)s AND status = ANY(%(sources)s::text[]) AND """
+    WHERE task_id = %(task_id)s AND (status || '') = ANY(%(sources)s::text[]) AND """
     + _FENCED
     + " AND "
     + ALIVE
@@ -288,7 +291,7 @@ LIST_OF_NOBODY: Final = _LIST + "owner IS NULL" + _PAGE
 
 RENEW_LEASES: Final = (
     "UPDATE {tasks} SET lease_expires_at = {now} + %(lease_ms)s::bigint * interval '1 millisecond'"
-    " WHERE task_id = ANY(%(task_ids)s) AND lease_worker = %(worker)s AND " + ALIVE + " RETURNING task_id"
+    " WHERE task_id = ANY(%(task_ids)s) AND (lease_worker || '') = %(worker)s AND " + ALIVE + " RETURNING task_id"
 )
 
 DROP_LEASES: Final = (
@@ -302,7 +305,7 @@ DROP_LEASES: Final = (
         events = """
     + _with_event("'released ' || %(event)s::text || '#' || lease_attempt::text")
     + """
-    WHERE task_id = ANY(%(task_ids)s) AND lease_worker = %(worker)s AND """
+    WHERE task_id = ANY(%(task_ids)s) AND (lease_worker || '') = %(worker)s AND """
     + ALIVE
 )
 
@@ -333,7 +336,7 @@ CLAIM: Final = (
     + _CHANGED
     + """
     WHERE task_id = %(task_id)s AND """
-    + _LIVE
+    + _IS_LIVE
     + " AND (lease_expires_at <= {now} OR (lease_worker = '' AND %(worker)s::text <> '')) AND "
     + ALIVE
     + _RETURNING
@@ -389,10 +392,10 @@ _TAKE: Final = (
 TAKE: Final = (
     "UPDATE {tasks} SET "
     + _TAKE
-    + " WHERE task_id = %(task_id)s AND lease_worker = '' AND request_name = ANY(%(names)s::text[]) AND "
+    + " WHERE task_id = %(task_id)s AND (lease_worker || '') = '' AND request_name = ANY(%(names)s::text[]) AND "
     + _OPENABLE
     + " AND "
-    + _LIVE
+    + _IS_LIVE
     + " AND "
     + ALIVE
     + _RETURNING
@@ -447,7 +450,7 @@ ASK: Final = (
     """
     WITH task AS (
         SELECT task_id FROM {tasks} WHERE task_id = %(task_id)s AND """
-    + _LIVE
+    + _IS_LIVE
     + " AND "
     + _FENCED
     + " AND "
@@ -476,7 +479,7 @@ ANSWER_ALL: Final = (
     """
     WITH task AS (
         SELECT task_id FROM {tasks} WHERE task_id = %(task_id)s AND """
-    + _LIVE
+    + _IS_LIVE
     + " AND "
     + ALIVE
     + """ FOR NO KEY UPDATE
@@ -587,7 +590,7 @@ RECORD_STEP: Final = (
     """
     WITH task AS (
         SELECT task_id FROM {tasks} WHERE task_id = %(task_id)s AND """
-    + _LIVE
+    + _IS_LIVE
     + " AND "
     + _FENCED
     + " AND "
