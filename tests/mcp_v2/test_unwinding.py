@@ -322,6 +322,42 @@ async def test_a_call_that_is_cancelled_while_its_task_is_created_leaves_none_th
             assert record.status == "cancelled"
 
 
+async def test_of_two_tools_with_one_name_the_first_one_runs_and_its_result_is_made_as_its_own() -> None:
+    """As the SDK does; a result has the form that its tool has."""
+    mcp, tasks = server_with()
+
+    @tasks.tool(name="same")
+    async def first(task: ServerTaskContext) -> int:
+        return 1
+
+    @tasks.tool(name="same")
+    async def second(task: ServerTaskContext) -> dict[str, str]:
+        return {"number": "two"}
+
+    with anyio.fail_after(PATIENCE):
+        async with tasks, memory_client(mcp) as client:
+            ended = await client.until(await client.start("same"), "completed")
+            plain = (await client.call("same", capabilities={})).result
+    assert ended["result"]["structuredContent"] == plain["structuredContent"] == {"result": 1}
+
+
+async def test_a_tool_of_tasks_that_replaced_another_one_runs_as_itself() -> None:
+    async def tool(task: ServerTaskContext) -> int:
+        return 1
+
+    mcp, tasks = server_with(tool)
+    mcp.remove_tool("tool")
+
+    @tasks.tool(name="tool")
+    async def other(task: ServerTaskContext) -> dict[str, str]:
+        return {"number": "two"}
+
+    with anyio.fail_after(PATIENCE):
+        async with tasks, memory_client(mcp) as client:
+            ended = await client.until(await client.start("tool"), "completed")
+    assert ended["result"]["structuredContent"] == {"number": "two"}
+
+
 async def test_a_tool_that_replaced_one_of_tasks_is_not_taken_for_it() -> None:
     async def tool(task: ServerTaskContext) -> str:
         return "of tasks"

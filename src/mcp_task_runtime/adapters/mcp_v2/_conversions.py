@@ -32,14 +32,16 @@ class Conversions:
         """Know no tools."""
         self._runtime = runtime
         self._tools: dict[str, Tool] = {}
+        self._unclear: set[str] = set()
 
     def add(self, tool: Tool) -> None:
-        """Add a tool, which is made like that of the server."""
-        self._tools[tool.name] = tool
+        """Add a tool, which is made like that of the server. Of two with one name, the SDK knows which one runs."""
+        if self._tools.setdefault(tool.name, tool) is not tool:
+            self._unclear.add(tool.name)
 
     def get(self, name: str) -> Tool | None:
         """Return a tool, or `None` where the results of a name cannot be made apart from its calls."""
-        return self._tools.get(name)
+        return None if name in self._unclear else self._tools.get(name)
 
     async def convert(self, request: TaskRequest, end: Callable[[], Any], note: NoteFailure) -> HandlerResult:
         """Return what the SDK makes of the end of a tool's work; see `Convert`.
