@@ -422,6 +422,23 @@ async def test_what_an_engine_carries_wakes_no_worker_that_listens(make: Open, b
         assert before.heard() == []
 
 
+async def test_an_end_is_sent_to_no_process_that_does_not_wait_for_it(make: Open, before: Before) -> None:
+    """L8: with many workers each would hear of all ends."""
+    async with make() as home, make() as worker, make() as third:
+        await until_listening(home)
+        heard: list[str] = []
+        task, other = await created(home), await created(home)
+        home.watch_end(task, partial(heard.append, "home"))
+        for task_id in (task, other):
+            assert await worker.take_task(task_id, ["tool"], worker="w", lease_ms=60_000) is not None
+        assert before.heard() == ["w:", "w:"]
+        await worker.finish_task(task, DONE)
+        await until(lambda: heard == ["home"])
+        assert before.heard() == []
+        await third.finish_task(other, DONE)
+        assert before.heard() == [f"d:{other}"], "its worker must hear of it"
+
+
 async def test_a_dispatched_task_costs_its_server_one_write_and_its_worker_few(make: Open) -> None:
     """L8, beside the look for the next task: nothing is read to see that it has ended, nor before it is claimed."""
     request = TaskRequest(name="tool", arguments_json="{}")

@@ -51,7 +51,7 @@ from mcp_task_runtime.stores.postgres._listener import Listener
 from mcp_task_runtime.stores.postgres._migrations import migrate
 from mcp_task_runtime.stores.postgres._rows import from_text, to_text
 from mcp_task_runtime.stores.postgres._signals import Signals, Topic
-from mcp_task_runtime.stores.postgres._statements import SERVER_TIME
+from mcp_task_runtime.stores.postgres._statements import SERVER_TIME, own_channel
 from mcp_task_runtime.stores.postgres._statistics import PostgresStatistics
 from mcp_task_runtime.stores.postgres._watching import LookAt, Watching
 
@@ -401,7 +401,8 @@ class Database:
         state, loop = self._current, event_loop()
         if state is None or state.loop is not loop:
             signals, connections = Signals(), self._connections
-            listener = Listener(signals, connections.connect, self._schema, threads=self._threads, outage=self._outage)
+            channels = (self._schema, own_channel(self.watcher))
+            listener = Listener(signals, connections.connect, channels, threads=self._threads, outage=self._outage)
             watching = Watching(signals.watchers, partial(self._listen, listener))
             state = self._current = _LoopState(loop, connections.maximum or 1_000, signals, listener, watching)
         return state

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any, Final
 
@@ -47,7 +47,7 @@ class Listener:
         self,
         signals: Signals,
         connect: Callable[[], Connection[Any]],
-        channel: str,
+        channels: Sequence[str],
         *,
         threads: Threads,
         outage: Outage,
@@ -55,7 +55,7 @@ class Listener:
         self.is_on = False
         self._signals = signals
         self._connect = connect
-        self._channel = channel
+        self._channels = channels
         self._threads = threads
         self._outage = outage
         self._session: _Session | None = None
@@ -147,7 +147,8 @@ class Listener:
     def _connect_to_listen(self) -> Connection[Any]:
         connection = self._connect()
         try:
-            connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(self._channel)))
+            statements = [sql.SQL("LISTEN {}").format(sql.Identifier(channel)) for channel in self._channels]
+            connection.execute(sql.SQL("; ").join(statements))
         except BaseException:
             connection.close()
             raise

@@ -25,7 +25,7 @@ Everything stands in a database schema of its own (`mcp_task_runtime` unless ano
   with a space between them
 - `watchers`: random numbers of the processes to notify of changes: first the one that made the task, then those
   that waited for it; some may have ended. One that made the task for a worker stands with the complement of its number
-  (`~`), and is notified of the end alone
+  (`~`), and is notified of the end alone, on a channel of its own
 - `operation`: random number of the latest call that changed the task, so that a call whose connection
   broke finds out whether it happened; NULL in rows of version 1
 - `join_key`: names the call that the task was made for, if a repeated call joins it; otherwise NULL

@@ -63,6 +63,7 @@ __all__ = [
     "UPDATE",
     "WAITING",
     "WATCH",
+    "own_channel",
 ]
 
 SERVER_TIME: Final = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
@@ -82,9 +83,9 @@ _MAIL: Final = (
 )
 
 # A notification is a letter for what happened, the transaction that did it where the order matters, and the task.
-# It is sent where other processes watch the task: for ends alone those that stand with the complement of their number.
+# It is sent where other processes watch the task. The maker that stands with the complement of its number waits for the
+# end alone, and hears of it on a channel of its own, unless others must hear of it as well.
 _OTHERS_WATCH: Final = "EXISTS (SELECT FROM unnest(watchers) AS w (number) WHERE number >= 0 AND number <> %(watcher)s)"
-_OTHERS_WAIT_FOR_END: Final = "NOT watchers <@ ARRAY[%(watcher)s, ~%(watcher)s::bigint]::bigint[]"
 _NOTIFY_UPDATE: Final = "CASE WHEN " + _OTHERS_WATCH + " THEN pg_notify({channel}, 'u:' || task_id) END"
 _NOTIFY_MESSAGE: Final = "pg_notify({channel}, 'm:' || task_id)"  # a waiter may have come before the task
 _NOTIFY_ANSWER: Final = "CASE WHEN " + _OTHERS_WATCH + " THEN pg_notify({channel}, 'a:' || task_id) END"
@@ -92,6 +93,12 @@ _NOTIFY_WORK: Final = (  # a task that an engine carries waits for none of those
     "CASE WHEN lease_worker = '' AND lease_expires_at <= {now} THEN pg_notify({channel}, 'w:') END"
 )
 _NOTIFY_GONE: Final = "pg_notify({channel}, 'd' || pg_current_xact_id()::text || ':' || task_id)"
+_OWN_CHANNEL: Final = "mcp_task_runtime:"
+_NOTIFY_END: Final = (
+    f"CASE WHEN {_OTHERS_WATCH} THEN {_NOTIFY_GONE} WHEN watchers[1] < 0 AND watchers[1] <> ~%(watcher)s::bigint THEN "
+    + _NOTIFY_GONE.replace("{channel}", f"'{_OWN_CHANNEL}' || (~watchers[1])::text")
+    + " END"
+)
 
 COLUMNS: Final = (
     "task_id, status, status_message, created_at, last_updated_at, ttl_ms, poll_interval_ms, revision, owner,"
@@ -100,6 +107,11 @@ COLUMNS: Final = (
     " request_max_attempts, request_caller::text, sealed_credentials, progress::text, lease_handovers"
 )
 _RETURNING: Final = " RETURNING " + COLUMNS + ", " + _NOTIFY_UPDATE
+
+
+def own_channel(watcher: int) -> str:
+    """Return the channel that only one process listens on."""
+    return f"{_OWN_CHANNEL}{watcher}"
 
 
 def _with_event(event: str) -> str:
@@ -256,11 +268,8 @@ FINISH: Final = (
     + ALIVE
     + " RETURNING "
     + COLUMNS
-    + ", {drop_belongings}(task_id), CASE WHEN "
-    + _OTHERS_WAIT_FOR_END
-    + " THEN "
-    + _NOTIFY_GONE
-    + " END"
+    + ", {drop_belongings}(task_id), "
+    + _NOTIFY_END
 )
 
 WATCH: Final = (
