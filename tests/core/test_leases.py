@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from mcp_task_runtime import Answer, Execution, Outcome, TaskNotFoundError, TaskSettings, TaskSpec
@@ -23,6 +24,7 @@ from tests.core.leased_store import (
     Process,
     open_cluster,
 )
+from tests.core.test_dispatch import Broker
 
 pytestmark = pytest.mark.anyio
 
@@ -229,6 +231,39 @@ async def test_get_shows_the_end_of_a_lost_task_also_where_the_store_takes_its_t
 
         b.link.before = slow
         assert (await b.runtime.get(task_id, owner=None)).task.status == "failed"
+
+
+@pytest.mark.parametrize("is_dispatched", [False, True])
+async def test_a_client_that_leaves_while_its_poll_claims_a_lost_task_does_not_lose_the_task(
+    is_dispatched: bool,
+) -> None:
+    """L6: the claim uses up an attempt, and nothing would run it until the new lease lapses, too."""
+    broker = Broker()
+    async with open_cluster(dispatcher=broker) as (cluster, (a, b)):
+        questions = Questions("?")
+        for process in (a, b):
+            process.runtime.register("tool", questions.of(process), is_dispatched=is_dispatched)
+        task_id = await lost_task(cluster, RERUNNABLE)
+        await cluster.pass_time(LEASE_SECONDS - 1)
+        assert questions.runs == []
+        cluster.clock.advance(2)  # the lease lapses, and no sweep has a turn before the poll
+        with anyio.CancelScope() as client:
+
+            async def leave(name: str) -> None:
+                if name == "claim_task":
+                    client.cancel()
+                    await anyio.lowlevel.checkpoint()  # the store has written, and has not returned
+
+            b.link.after = leave
+            await b.runtime.get(task_id, owner=None)
+        assert client.cancel_called
+        b.link.after = None
+        await cluster.settle()
+        if is_dispatched:
+            assert [dispatch.task_id for dispatch in broker.submitted] == [task_id]
+        else:
+            assert questions.runs == [(b, 2)]
+            await cluster.until_asked(task_id, "?")
 
 
 async def test_exactly_one_of_many_processes_takes_a_lost_task_over() -> None:

@@ -109,13 +109,22 @@ class LeaseKeeper:
                 await anyio.sleep_forever()
 
     async def claim_if_lost(self, record: TaskRecord) -> bool:
-        """Claim a task whose worker was lost, and resume its work; return whether it was claimed."""
+        """Claim a task whose worker was lost, and resume its work; return whether it was claimed.
+
+        Cancelled, it happened in full or not at all: what is claimed runs. It takes a third of a lease at most.
+        """
         lease = record.lease
         if lease is None or (lease.worker and (lease.expires_at > self._clock.now() or not self.may_claim)):
             return False  # one that no process holds was put back by its worker, and can be claimed at any time
         elsewhere = self._work.runs_elsewhere(record)
         if lease.expires_at > self._clock.now() if elsewhere else not self._work.can_resume(record):
             return False
+        is_claimed = False
+        with anyio.CancelScope(shield=True):
+            is_claimed = await self._claim_lost(record, elsewhere=elsewhere)
+        return is_claimed
+
+    async def _claim_lost(self, record: TaskRecord, *, elsewhere: bool) -> bool:
         # Bounded: a claim that outwaits an outage in the store would be made before the worker can renew its lease.
         with self._clock.move_on_at(self._clock.now() + self._lease / _RENEWALS) as limit:
             if elsewhere:
