@@ -1130,7 +1130,7 @@ async def test_a_sweep_and_a_look_read_no_more_rows_where_many_tasks_wait(
         )[0][0]
         server.execute(
             f"INSERT INTO {schema}.tasks (task_id, {columns}) SELECT 'copy ' || number, {columns} FROM {schema}.tasks"
-            " CROSS JOIN generate_series(1, 5000) AS number WHERE lease_worker = ''"
+            " CROSS JOIN generate_series(1, 100000) AS number WHERE lease_worker = ''"
         )
         server.execute(f"ANALYZE {schema}.tasks")
         assert [each.task_id for each in await store.list_lost([], limit=10)] == [lost.task_id]

@@ -1453,6 +1453,46 @@ async def test_no_statement_reads_a_whole_table(path: Path) -> None:
         assert not [step for step in plan if "TEMP B-TREE" in step], (statement, plan)
 
 
+async def test_a_sweep_takes_no_more_steps_where_many_tasks_wait(path: Path) -> None:
+    async with SQLiteTaskStore(path, clock=FakeClock()) as store:
+        request = TaskRequest(name="tool")
+        lost = await store.create_task(NewTask(ttl_ms=None, request=request, worker="lost", lease_ms=0))
+        await store.create_task(NewTask(ttl_ms=None, request=request, worker="", lease_ms=0))
+        few = steps_of_sweep(path)
+        columns = [row[1] for row in query(path, "PRAGMA table_info(tasks)") if row[1] not in ("sequence", "task_id")]
+        run_script(
+            path,
+            "WITH RECURSIVE numbers (number) AS (SELECT 1 UNION ALL SELECT number + 1 FROM numbers LIMIT 100000)"
+            f" INSERT INTO tasks (task_id, {', '.join(columns)}) SELECT 'copy ' || number, {', '.join(columns)}"
+            " FROM tasks JOIN numbers WHERE lease_worker = ''",
+        )
+        for names in ([], ["another"]):
+            assert await store.list_lost(names, limit=100) == (lost,)
+        first, _ = await store.list_lost(["tool"], limit=2)
+        assert first == lost
+    assert steps_of_sweep(path) <= 1.2 * few + 100
+
+
+def steps_of_sweep(path: Path) -> int:
+    """Return how many steps of SQLite's machine the statements of a sweep take, with a tool that has no task."""
+    steps = 0
+
+    def count() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    with closing(sqlite3.connect(path)) as connection:
+        connection.set_progress_handler(count, 1)
+        for statement in (*_leases.STATEMENTS, *_work.STATEMENTS):
+            if statement.startswith("SELECT") and "lease_expires_at <= ?" in statement:
+                values: list[object] = [2**62] * (statement.count("?") - 1)
+                if "name = ?" in statement:
+                    values[0] = "another"
+                connection.execute(statement, [*values, 100]).fetchall()
+    return steps
+
+
 async def test_expired_tasks_and_their_mailboxes_are_removed_by_the_way(path: Path) -> None:
     clock = FakeClock()
     async with SQLiteTaskStore(path, clock=clock) as store:

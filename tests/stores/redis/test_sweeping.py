@@ -159,3 +159,30 @@ async def test_a_task_that_expired_while_it_waited_leaves_the_leases_when_a_work
             else:
                 await store.wait_for_work(["tool"], limit=2)
         assert set(earlier.places()) == {live}
+
+
+async def test_a_sweep_costs_the_server_nothing_for_tasks_that_wait(
+    server: RedisServer, prefix: str, clock: FakeClock
+) -> None:
+    """It would read what is no task, and remove it."""
+    async with RedisTaskStore(server.url, clock=clock, prefix=prefix, timeout=PATIENCE) as store:
+        held = await make(store, "w")
+        await make(store)
+        costs = []
+        for count in (10, 100_000):
+            for start in range(0, count, 10_000):
+                tags = [f"T{number}" for number in range(start, min(start + 10_000, count))]
+                server.client.zadd(f"{prefix}:{{leases:}}", dict.fromkeys(tags, START - WAITS))
+                server.client.zadd(f"{prefix}:{{leases:}}:waiting:tool", dict.fromkeys(tags, START))
+            assert await lost(store, "another") == [held]
+            server.client.config_resetstat()
+            calls = store.statistics().calls
+            assert await lost(store, "another") == [held]
+            assert store.statistics().calls == calls + 2
+            stats: dict[str, Any] = server.client.info("commandstats")
+            costs.append({name: entry["calls"] for name, entry in stats.items() if "config" not in name})
+            assert server.client.zcard(f"{prefix}:{{leases:}}") == count + 2
+        for cost in costs:
+            for name in ("cmdstat_ping", "cmdstat_time", "cmdstat_info"):  # of a connection that is kept alive
+                cost.pop(name, None)
+        assert costs[0] == costs[1]
