@@ -576,8 +576,8 @@ PostgreSQL: lease and expiry times are the server's, so processes whose clocks d
 a server that goes away for a moment is waited out (`timeout`), and the log says so once
     stores/test_postgres_outages.py::test_a_server_that_is_away_for_a_moment_is_waited_out_and_the_log_says_so_once
 Schemas of earlier versions are migrated in place
-    stores/test_postgres.py::test_the_stored_form_of_version_1_is_brought_to_version_4_once_however_many_start
-    stores/test_postgres.py::test_the_stored_form_of_version_2_is_brought_to_version_4
+    stores/test_postgres.py::test_the_stored_form_of_version_1_is_brought_to_version_3_once_however_many_start
+    stores/test_postgres.py::test_the_stored_form_of_version_2_is_brought_to_version_3
 Tools that exist run as tasks without a change of their code, on both lines and under both protocols
     mcp_v2/test_adopt.py::test_a_tool_runs_as_a_task_whenever_it_is_registered
     mcp_v1/test_adopt.py::test_a_tool_runs_as_a_task_whenever_it_is_registered
@@ -944,7 +944,7 @@ Add it to `TaskRecord` in `core/types.py`, carry it in `core/transitions.py`
 Older stored forms must be read: add a test with the old form
     stores/test_sqlite.py::test_a_file_of_version_2_is_read_and_migrated
     stores/redis/test_form.py::test_what_version_1_stored_is_read_changed_and_found
-    stores/test_postgres.py::test_the_stored_form_of_version_2_is_brought_to_version_4
+    stores/test_postgres.py::test_the_stored_form_of_version_2_is_brought_to_version_3
 `mcp_task_runtime.testing.check_task_store`. `examples/custom_store.py` is one to begin with
     kit/test_memory_backend.py::test_the_store_keeps_the_law
     test_contributing.py::test_every_path_that_a_page_names_is_there

@@ -241,7 +241,7 @@ async def test_a_schema_is_made_once_however_many_open_it_at_once(
     async with make() as store:
         assert len((await store.list_tasks(owner="ada")).records) == 6
     versions = server.execute(sql.SQL("SELECT version FROM {}.schema_migrations").format(sql.Identifier(schema)))
-    assert versions == [(1,), (2,), (3,), (4,)]
+    assert versions == [(1,), (2,), (3,)]
 
 
 async def test_a_schema_of_a_later_version_is_refused_and_left_alone(
@@ -254,7 +254,7 @@ async def test_a_schema_of_a_later_version_is_refused_and_left_alone(
     for use in (make().__aenter__, partial(make().get_task, created.task_id)):
         with pytest.raises(SchemaVersionError) as refused:
             await use()
-        assert (refused.value.found, refused.value.supported) == (7, 4)
+        assert (refused.value.found, refused.value.supported) == (7, 3)
     server.execute(sql.SQL("DELETE FROM {} WHERE version = 7").format(table))
     async with make() as store:
         assert await store.get_task(created.task_id) == created
@@ -451,7 +451,7 @@ async def require_rows(store: PostgresTaskStore, live: TaskRecord) -> None:
     assert await queue.wait_for_answer("live", "k2") == Answer("result", '{"roots":[]}')
 
 
-async def test_the_stored_form_of_version_4_is_kept(make: Open, server: PostgresServer, schema: str) -> None:
+async def test_the_stored_form_of_version_3_is_kept(make: Open, server: PostgresServer, schema: str) -> None:
     live = replace(
         LIVE,
         request=replace(LIVE.request, max_attempts=5, caller_json='{"traceparent":"00"}', sealed_credentials="sealed"),
@@ -471,7 +471,7 @@ async def test_the_stored_form_of_version_4_is_kept(make: Open, server: Postgres
         )
 
 
-async def test_the_stored_form_of_version_1_is_brought_to_version_4_once_however_many_start(
+async def test_the_stored_form_of_version_1_is_brought_to_version_3_once_however_many_start(
     make: Open, server: PostgresServer, schema: str
 ) -> None:
     server.execute(f"CREATE SCHEMA {schema}; SET search_path = {schema}; {VERSION_1} {ROWS_OF_VERSION_1}")
@@ -488,7 +488,7 @@ async def test_the_stored_form_of_version_1_is_brought_to_version_4_once_however
         changed = await stores[1].update_task("live", progress=Progress(1), fence=Fence("w", 2))
         assert (changed.status, changed.revision) == ("working", 5)
     versions = server.execute(f"SELECT version FROM {schema}.schema_migrations ORDER BY version")
-    assert versions == [(1,), (2,), (3,), (4,)]
+    assert versions == [(1,), (2,), (3,)]
 
 
 def migration(version: int, schema: str) -> str:
@@ -497,7 +497,7 @@ def migration(version: int, schema: str) -> str:
     return MIGRATIONS[version - 1].format(**{name: f"{schema}.{name}" for name in names})
 
 
-async def test_the_stored_form_of_version_2_is_brought_to_version_4(
+async def test_the_stored_form_of_version_2_is_brought_to_version_3(
     make: Open, server: PostgresServer, schema: str
 ) -> None:
     server.execute(f"CREATE SCHEMA {schema}; SET search_path = {schema}; {VERSION_1} {migration(2, schema)}")
@@ -516,10 +516,10 @@ async def test_the_stored_form_of_version_2_is_brought_to_version_4(
         await store.finish_task("live", Outcome.completed({"isError": True}))
         assert [one.task_id for one in (await store.search_tasks(TaskFilter(errors_only=True))).records] == ["live"]
     versions = server.execute(f"SELECT version FROM {schema}.schema_migrations ORDER BY version")
-    assert versions == [(1,), (2,), (3,), (4,)]
+    assert versions == [(1,), (2,), (3,)]
 
 
-async def test_the_stored_form_of_version_3_is_brought_to_version_4_while_processes_of_version_3_run(
+async def test_what_version_0_2_0_stored_is_swept_while_a_process_of_that_version_goes_on_with_it(
     make: Open, server: PostgresServer, schema: str, clock: FakeClock
 ) -> None:
     second, third = migration(2, schema), migration(3, schema)
@@ -541,7 +541,34 @@ async def test_the_stored_form_of_version_3_is_brought_to_version_4_while_proces
         lost = [record.task_id for record in await store.list_lost([], limit=10)]
         assert lost == [waits.task_id, "live", held.task_id]
     versions = server.execute(f"SELECT version FROM {schema}.schema_migrations ORDER BY version")
-    assert versions == [(1,), (2,), (3,), (4,)]
+    assert versions == [(1,), (2,), (3,)]
+
+
+@pytest.mark.parametrize("how", ["another role", "read-only"])
+async def test_who_may_change_no_index_of_version_0_2_0_goes_on_with_it(
+    make: Open, server: PostgresServer, schema: str, clock: FakeClock, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    async with make() as store:
+        lost = await store.create_task(NewTask(ttl_ms=None, worker="w", lease_ms=0))
+    role = f"role_{schema}"
+    server.execute(
+        f"DROP INDEX {schema}.tasks_held; CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA {schema} TO {role};"
+        f" GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role}"
+    )
+    try:
+        url = make_conninfo(server.url, user=role)
+        if how == "read-only":
+            url = make_conninfo(server.url, options="-c default_transaction_read_only=on")
+        async with PostgresTaskStore(url, clock=clock, schema=schema) as store:
+            assert await store.list_lost([], limit=10) == (lost,)
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        async with make() as store:
+            assert await store.list_lost([], limit=10) == (lost,)
+        indexes = server.execute("SELECT indexname FROM pg_indexes WHERE schemaname = %s", [schema])
+        assert ("tasks_held",) in indexes
+        assert len(caplog.records) == 1
+    finally:
+        server.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
 # --- statements and status table ---

@@ -336,7 +336,7 @@ SCHEMA_3 = (
 )
 BY_LEASE = "CREATE INDEX tasks_by_lease ON tasks (lease_expires_at) WHERE lease_expires_at IS NOT NULL;\n"
 HELD = "CREATE INDEX tasks_held ON tasks (lease_expires_at) WHERE lease_worker <> '';\n"
-SCHEMA_4 = SCHEMA_3.replace(BY_LEASE, "") + HELD
+REINDEXED_3 = SCHEMA_3.replace(BY_LEASE, "") + HELD
 # fmt: off
 ROWS_1: list[tuple[Any, ...]] = [
     (1, "live", "ada", "input_required", "asked", 1767225600000000, 1767225601500000, 60000, 250, 1767225660000000, 2,
@@ -409,7 +409,7 @@ async def test_a_file_of_version_1_is_read_and_migrated(path: Path) -> None:
         finished = await store.finish_task("live", DONE)
         assert (finished.revision, finished.outcome) == (4, DONE)
         assert (await store.count_tasks()).by_status_and_name == {("completed", "report"): 1, ("failed", ""): 1}
-    assert query(path, "PRAGMA user_version") == [(4,)]
+    assert query(path, "PRAGMA user_version") == [(3,)]
 
 
 async def test_a_file_of_version_2_is_read_and_migrated(path: Path) -> None:
@@ -436,14 +436,14 @@ async def test_a_file_of_version_2_is_read_and_migrated(path: Path) -> None:
         await store.finish_task("live", Outcome.completed({"isError": True}))
         assert await store.count_live_tasks("ada") == 0
         assert [one.task_id for one in (await store.search_tasks(TaskFilter(errors_only=True))).records] == ["live"]
-    assert schema_of(path) == normal(SCHEMA_4)
+    assert schema_of(path) == normal(REINDEXED_3)
 
 
 OLD_SWEEP = "SELECT task_id FROM tasks WHERE lease_expires_at <= ? ORDER BY lease_expires_at LIMIT ?"
-"""How a process of version 3 lists leases that have lapsed."""
+"""How a process of version 0.2.0 lists leases that have lapsed; it opens files up to version 3 of their form."""
 
 
-async def test_a_file_of_version_3_is_read_and_migrated_while_a_process_of_version_3_has_it_open(path: Path) -> None:
+async def test_a_file_of_version_0_2_0_is_swept_while_a_process_of_that_version_goes_on_with_it(path: Path) -> None:
     make_version_1(path, ROWS_1)
     run_script(path, "; ".join([*_schema.MIGRATIONS[1], *_schema.MIGRATIONS[2], "PRAGMA user_version = 3"]))
     assert schema_of(path) == normal(SCHEMA_3)
@@ -463,8 +463,20 @@ async def test_a_file_of_version_3_is_read_and_migrated_while_a_process_of_versi
                 old.execute("UPDATE tasks SET lease_worker = 'old' WHERE task_id = ?", (waits.task_id,))
             lost = await store.list_lost([], limit=10)
             assert [record.task_id for record in lost] == [waits.task_id, "live", held.task_id]
-    assert schema_of(path) == normal(SCHEMA_4)
-    assert query(path, "PRAGMA user_version") == [(4,)]
+    assert schema_of(path) == normal(REINDEXED_3)
+    assert query(path, "PRAGMA user_version") == [(3,)]
+
+
+async def test_a_file_of_version_0_2_0_that_may_not_be_written_is_read(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_version_1(path, ROWS_1)
+    run_script(path, "; ".join([*_schema.MIGRATIONS[1], *_schema.MIGRATIONS[2], "PRAGMA user_version = 3"]))
+    monkeypatch.setattr(os, "access", lambda *_: False)  # the tests may run as a user who may write everything
+    async with SQLiteTaskStore(path, clock=FakeClock()) as store:
+        assert await store.list_lost([], limit=10) == ()
+        assert await store.get_task("live") == RECORDS_1[0]
+    assert schema_of(path) == normal(SCHEMA_3)
 
 
 async def test_text_with_lone_surrogates_of_version_1_is_read(path: Path) -> None:
@@ -486,7 +498,7 @@ async def test_text_with_lone_surrogates_of_version_1_is_read(path: Path) -> Non
         assert await store.delete_task(text)
 
 
-async def test_the_stored_form_is_that_of_version_4(path: Path) -> None:
+async def test_the_stored_form_is_that_of_version_3(path: Path) -> None:
     clock = FakeClock()
     async with SQLiteTaskStore(path, clock=clock) as store:
         queue = store.message_queue
@@ -527,8 +539,8 @@ async def test_the_stored_form_is_that_of_version_4(path: Path) -> None:
         ("working", "report", 0),
     ]
     assert query(path, "SELECT * FROM clock") == []
-    assert schema_of(path) == normal(SCHEMA_4)
-    assert query(path, "PRAGMA user_version") == [(4,)]
+    assert schema_of(path) == normal(REINDEXED_3)
+    assert query(path, "PRAGMA user_version") == [(3,)]
     assert query(path, "PRAGMA application_id") == [(0x4D435054,)]
     assert query(path, "PRAGMA journal_mode") == [("wal",)]
 
@@ -696,13 +708,13 @@ async def test_a_newer_file_is_refused_and_left_alone(path: Path) -> None:
     before = content_of(path)
     error = await refusal_of(path)
     assert isinstance(error, SchemaVersionError)
-    assert (error.found, error.supported) == (99, 4)
+    assert (error.found, error.supported) == (99, 3)
     store = SQLiteTaskStore(path)
     with pytest.raises(SchemaVersionError):
         await store.get_task("kept")
     await store.aclose()
     assert content_of(path) == before
-    run_script(path, "PRAGMA user_version = 4")
+    run_script(path, "PRAGMA user_version = 3")
     async with SQLiteTaskStore(path) as store:
         assert await store.get_task("kept") is not None
 

@@ -1,7 +1,8 @@
-"""Brings a database schema to the version of this library, or refuses it. Nothing is ever dropped."""
+"""Brings a database schema to the version of this library, or refuses it. No table and no row is ever dropped."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any, Final
@@ -11,9 +12,19 @@ from psycopg import Connection, Cursor, sql
 from psycopg.rows import TupleRow, tuple_row
 
 from mcp_task_runtime.errors import SchemaVersionError, StoreError
-from mcp_task_runtime.stores.postgres._schema import MAKE_MIGRATIONS, MIGRATED, MIGRATIONS, SECRET, VERSION
+from mcp_task_runtime.stores.postgres._schema import (
+    HAS_INDEXES,
+    MAKE_MIGRATIONS,
+    MIGRATED,
+    MIGRATIONS,
+    REINDEX,
+    SECRET,
+    VERSION,
+)
 
 __all__ = ["migrate"]
+
+logger: logging.Logger = logging.getLogger("mcp_task_runtime.stores.postgres")
 
 _OLDEST_SERVER: Final = 14_00_00
 
@@ -45,6 +56,12 @@ def migrate(
         if migration.version() < len(MIGRATIONS):
             with connection.transaction():
                 migration.apply()
+        elif not migration.has_indexes():
+            try:
+                with connection.transaction():
+                    migration.apply()
+            except (psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction):
+                logger.warning("The index of lost tasks is missing until the owner of the tables opens the store")
         return migration.secret()
     finally:
         if not connection.closed:
@@ -80,7 +97,7 @@ class _Migration:
         return version
 
     def apply(self) -> None:
-        """Apply the migrations that are missing, in a transaction that one process at a time can be in."""
+        """Apply what is missing, in a transaction that one process at a time can be in."""
         digest = blake2b(self._schema.encode(), digest_size=8, person=b"mcp-task-runtime").digest()
         self._cursor.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
         self._cursor.execute("SELECT pg_advisory_xact_lock(%s)", [int.from_bytes(digest, "big") - 2**63])
@@ -93,6 +110,12 @@ class _Migration:
             except psycopg.errors.DuplicateTable as error:
                 raise StoreError(f"The schema {self._schema!r} has tables of another application") from error
             self._cursor.execute(self._query(MIGRATED), {"version": number, **self._parameters})
+        if not self.has_indexes():
+            self._cursor.execute(self._query(REINDEX))
+
+    def has_indexes(self) -> bool:
+        """Return whether the indexes are those of this version of the library."""
+        return self._cursor.execute(HAS_INDEXES, [self._schema]).fetchone() is not None
 
     def secret(self) -> bytes:
         """Return the secret of list cursors."""

@@ -1,7 +1,9 @@
 """The stored form of tasks in PostgreSQL, and the statements that make it. Imports no driver.
 
 Everything stands in a database schema of its own (`mcp_task_runtime` unless another is named), so that
-`DROP SCHEMA … CASCADE` removes all of it and nothing else. Version 4; earlier ones are brought to it in place:
+`DROP SCHEMA … CASCADE` removes all of it and nothing else. Version 3; earlier ones are brought to it in place.
+Indexes may change without a new version, so that processes of an earlier version of this library go on with the schema:
+those of 0.2.0 made `tasks_by_lease` in place of `tasks_held`.
 
 `schema_migrations`: one row for each migration applied; the highest `version` is the schema's.
 
@@ -66,7 +68,17 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["KEY_BYTES", "MAKE_MIGRATIONS", "MIGRATED", "MIGRATIONS", "NAME_LENGTH", "SECRET", "VERSION"]
+__all__ = [
+    "HAS_INDEXES",
+    "KEY_BYTES",
+    "MAKE_MIGRATIONS",
+    "MIGRATED",
+    "MIGRATIONS",
+    "NAME_LENGTH",
+    "REINDEX",
+    "SECRET",
+    "VERSION",
+]
 
 KEY_BYTES: Final = 1024
 """The longest identifier, owner or key: PostgreSQL indexes no text of more than some 2,700 bytes."""
@@ -191,12 +203,15 @@ MIGRATIONS: Final = (
     END
     $room$;
     """,
-    """
-    DROP INDEX {tasks_by_lease};
-    CREATE INDEX tasks_held ON {tasks} (lease_expires_at, position) WHERE lease_worker <> '';
-    """,
 )
 """The statements that lead from each version to the next; the first from an empty schema to version 1."""
+
+REINDEX: Final = """
+    DROP INDEX IF EXISTS {tasks_by_lease};
+    CREATE INDEX tasks_held ON {tasks} (lease_expires_at, position) WHERE lease_worker <> '';
+"""
+"""The statements that give a schema of the latest version the indexes of this version of the library."""
+HAS_INDEXES: Final = "SELECT FROM pg_indexes WHERE schemaname = %s AND indexname = 'tasks_held'"
 
 MAKE_MIGRATIONS: Final = (
     "CREATE TABLE {schema_migrations} (version integer PRIMARY KEY, applied_at timestamptz NOT NULL)"

@@ -49,7 +49,8 @@ From version 3 on:
 - `owners`: how many live tasks each owner has, expired ones that are still there included; an empty blob stands for
   tasks without an owner
 
-From version 4 on no index has the leases that no process holds by their time alone.
+Indexes may change without a new version, so that processes of an earlier version of this library go on with the file:
+those of 0.2.0 made `tasks_by_lease` in place of `tasks_held`.
 """
 
 from __future__ import annotations
@@ -161,12 +162,14 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         "INSERT INTO owners (owner, live) SELECT ifnull(owner, x''), count(*) FROM tasks"
         " WHERE status IN ('working', 'input_required') GROUP BY 1",
     ),
-    (
-        "DROP INDEX tasks_by_lease",
-        "CREATE INDEX tasks_held ON tasks (lease_expires_at) WHERE lease_worker <> ''",
-    ),
 )
 """The statements that lead from each version to the next; the first from an empty file to version 1."""
+
+_REINDEX: Final = (
+    "DROP INDEX IF EXISTS tasks_by_lease",
+    "CREATE INDEX tasks_held ON tasks (lease_expires_at) WHERE lease_worker <> ''",
+)
+"""The statements that give a file of the latest version the indexes of this version of the library."""
 
 
 def open_database(path: str, *, synchronous: Synchronous, create: bool) -> sqlite3.Connection:
@@ -189,12 +192,12 @@ def open_database(path: str, *, synchronous: Synchronous, create: bool) -> sqlit
     connection = sqlite3.connect(url, timeout=0.0, isolation_level=None, uri=True)
     try:
         connection.execute("BEGIN")  # what `_missing` looks at belongs together
-        is_behind = bool(_missing(connection))
+        is_behind = bool(_missing(connection, path))
         connection.execute("COMMIT")
         if is_behind:
             _make_write_ahead(connection)
             connection.execute("BEGIN IMMEDIATE")
-            for number, statements in _missing(connection):  # again: another process may have been first
+            for number, statements in _missing(connection, path):  # again: another process may have been first
                 for statement in statements:
                     connection.execute(statement)
                 connection.execute(f"PRAGMA user_version = {number}")
@@ -216,8 +219,8 @@ def _make_private(path: str) -> None:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
 
 
-def _missing(connection: sqlite3.Connection) -> list[tuple[int, tuple[str, ...]]]:
-    """Return the migrations the file lacks, each with the version it leads to."""
+def _missing(connection: sqlite3.Connection, path: str) -> list[tuple[int, tuple[str, ...]]]:
+    """Return the migrations the file lacks, each with the version it leads to, and then the indexes it lacks."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     if version > len(MIGRATIONS):
@@ -226,8 +229,11 @@ def _missing(connection: sqlite3.Connection) -> list[tuple[int, tuple[str, ...]]
         is_blank = connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
         if application or version or not is_blank:
             raise StoreError("belongs to another application")
-    migrations: list[tuple[int, tuple[str, ...]]] = list(enumerate(MIGRATIONS, 1))
-    return migrations[version:]
+    missing: list[tuple[int, tuple[str, ...]]] = list(enumerate(MIGRATIONS, 1))[version:]
+    has_index = connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'tasks_held'").fetchone() == (1,)
+    if not has_index and os.access(path, os.W_OK):  # one who may only read goes on without
+        missing.append((len(MIGRATIONS), _REINDEX))
+    return missing
 
 
 def _make_write_ahead(connection: sqlite3.Connection) -> None:
