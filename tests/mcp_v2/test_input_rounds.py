@@ -37,6 +37,7 @@ from mcp_task_runtime import (
     TaskSettings,
 )
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
+from mcp_task_runtime.core.views import TaskView
 from mcp_task_runtime.stores.memory import InMemoryTaskStore
 from mcp_task_runtime.stores.sqlite import SQLiteTaskStore
 from mcp_task_runtime.testing import FakeClock
@@ -624,6 +625,42 @@ async def test_a_store_that_is_unavailable_when_a_call_is_to_live_longer_ends_no
         store = world.tasks.runtime.store
         assert isinstance(store, UnextendableStore)
         assert store.refusals > 0
+
+
+class UnreadableStore(InMemoryTaskStore):
+    """A store that cannot be reached for some reads of a task with its questions.
+
+    Attributes:
+        outages: How often each method is to fail.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.outages = {"get_view": 2, "get_owned": 1}
+
+    async def get_view(self, task_id: str) -> TaskView | None:
+        self._read("get_view")
+        return await super().get_view(task_id)
+
+    async def get_owned(self, task_id: str, *, owner: str | None) -> TaskView | None:
+        self._read("get_owned")
+        return await super().get_owned(task_id, owner=owner)
+
+    def _read(self, method: str) -> None:
+        if self.outages[method]:
+            self.outages[method] -= 1
+            raise StoreUnavailableError("the store is unavailable")
+
+
+async def test_a_store_that_is_unavailable_while_the_questions_are_read_ends_no_call() -> None:
+    """L12."""
+    async with open_world(UnreadableStore) as world:
+        questions, state = await world.asked("greet")
+        store = world.tasks.runtime.store
+        assert isinstance(store, UnreadableStore)
+        assert store.outages == {"get_view": 0, "get_owned": 0}
+        message = await world.retry("greet", state, {key: accept(name="Ada") for key in questions})
+        assert text(message) == "Hello, Ada"
 
 
 async def test_the_time_for_a_client_to_return_is_a_setting() -> None:

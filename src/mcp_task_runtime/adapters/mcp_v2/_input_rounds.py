@@ -281,7 +281,8 @@ class InputRounds:
                 told = progress
                 if view.questions:
                     await anyio.sleep(_ROUND_SECONDS)
-                    view = await self._runtime.get(record.task_id, owner=record.owner)
+                    with suppress(StoreUnavailableError):  # then those that are known make the round
+                        view = await self._runtime.get(record.task_id, owner=record.owner)
                 if view.questions or view.record.outcome is not None:
                     return view
 
