@@ -229,7 +229,8 @@ def _missing(connection: sqlite3.Connection, path: str) -> list[tuple[int, tuple
         is_blank = connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
         if application or version or not is_blank:
             raise StoreError("belongs to another application")
-    missing: list[tuple[int, tuple[str, ...]]] = list(enumerate(MIGRATIONS, 1))[version:]
+    missing: list[tuple[int, tuple[str, ...]]] = []
+    missing += list(enumerate(MIGRATIONS, 1))[version:]
     has_index = connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'tasks_held'").fetchone() == (1,)
     if not has_index and os.access(path, os.W_OK):  # one who may only read goes on without
         missing.append((len(MIGRATIONS), _REINDEX))
