@@ -11,9 +11,11 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from mcp_task_runtime.adapters.task_client import polling
 from mcp_task_runtime.adapters.task_client.errors import BaseTaskError
 from mcp_task_runtime.adapters.task_client.polling import PollSettings, Watch
 from mcp_task_runtime.adapters.task_client.snapshots import TaskSnapshot
+from mcp_task_runtime.core.event_loop import call_later
 from tests.support.event_loops import in_virtual_time
 from tests.support.patience import PATIENCE
 
@@ -127,6 +129,47 @@ async def test_a_watch_follows_once_it_waits_and_after_its_grace() -> None:
         with anyio.move_on_after(0.05):
             await watch.next(grace=0.001)
         assert stream.followed == 1
+
+
+@in_virtual_time
+@pytest.mark.parametrize("end", ["due", "pushed", "woken", "closed and cancelled"])
+async def test_a_watch_leaves_no_timer_however_its_wait_ends(end: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    running: list[float] = []
+
+    def counted(seconds: float, function: Callable[[], object]) -> Callable[[], None]:
+        running.append(seconds)
+        stop = call_later(seconds, function)
+
+        def stop_counted() -> None:
+            stop()
+            running.remove(seconds)
+
+        return stop_counted
+
+    monkeypatch.setattr(polling, "call_later", counted)
+    watch = watch_of(Server(state(poll_ms=10_000)))
+    shown: list[TaskSnapshot] = []
+
+    async def look() -> None:
+        shown.append(await watch.next())
+
+    with anyio.fail_after(PATIENCE):
+        await watch.next()
+        async with anyio.create_task_group() as group:
+            group.start_soon(look)
+            await anyio.wait_all_tasks_blocked()
+            assert [round(seconds) for seconds in running] == [10]
+            if end == "due":
+                await anyio.sleep(11)
+            elif end == "pushed":
+                watch.push(state("pushed", after=1))
+            elif end == "woken":
+                watch.wake()
+            else:
+                watch.close()
+                group.cancel_scope.cancel()
+    assert running == []
+    assert len(shown) == (0 if end == "closed and cancelled" else 1)
 
 
 @pytest.mark.parametrize(

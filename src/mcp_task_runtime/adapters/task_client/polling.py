@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Protocol
-
-import anyio
 
 from mcp_task_runtime.adapters.task_client.errors import BaseTaskError, is_passing, retry_after_ms
 from mcp_task_runtime.adapters.task_client.snapshots import TaskSnapshot
-from mcp_task_runtime.core.event_loop import event_loop_time
+from mcp_task_runtime.core.event_loop import call_later, event_loop_time
 from mcp_task_runtime.core.signal import Signal
 from mcp_task_runtime.core.transitions import is_terminal
 
@@ -246,9 +244,12 @@ class Watch:
                 self._pushes.follow(self)
                 continue  # it may have pushed already
             self._changed = Signal()
-            with anyio.CancelScope(deadline=min(due, follow_at)):
+            stop = call_later(min(due, follow_at) - now, self._changed.set)
+            try:
                 await self._changed.wait()
-            self._changed = None
+            finally:
+                stop()
+                self._changed = None
 
     def _notify(self) -> None:
         if self._changed is not None:
@@ -264,6 +265,16 @@ def _is_later(one: TaskSnapshot, other: TaskSnapshot) -> bool:
 
 def _is_repeated(one: TaskSnapshot, other: TaskSnapshot) -> bool:
     """Return whether two states say the same of the task: the suggested poll interval may depend on its age."""
-    if one.last_updated_at != other.last_updated_at:
-        return False
-    return replace(one, poll_interval_ms=other.poll_interval_ms) == other
+    return one.last_updated_at == other.last_updated_at and _said(one) == _said(other)
+
+
+def _said(snapshot: TaskSnapshot) -> tuple[object, ...]:
+    return (
+        snapshot.status,
+        snapshot.status_message,
+        snapshot.created_at,
+        snapshot.ttl_ms,
+        snapshot.input_requests_json,
+        snapshot.result_json,
+        snapshot.error_json,
+    )
