@@ -43,15 +43,15 @@ class RateLimit:
         Raises:
             LimitExceededError: The key is past its limit, and this does not count; the error says how long.
         """
+        latest = now + _BURST
         full_again = self._full_again.get(key, now)
-        if full_again > now + _BURST:  # the clock was set back
+        if not now < full_again <= latest:  # it is past, or the clock was set back
             full_again = now
-        full_again = max(full_again, now) + self._step
-        wait = full_again - now - _BURST
-        if wait > timedelta(0):
-            milliseconds = -(-wait // timedelta(milliseconds=1))
+        full_again += self._step
+        if full_again > latest:
+            milliseconds = -((latest - full_again) // timedelta(milliseconds=1))
             raise LimitExceededError(self._limit, self._per_second, retry_after_ms=milliseconds)
         self._full_again[key] = full_again
         self._full_again.move_to_end(key)
-        while not now < next(iter(self._full_again.values())) <= now + _BURST:
+        while not now < next(iter(self._full_again.values())) <= latest:
             self._full_again.popitem(last=False)

@@ -47,9 +47,12 @@ def as_client_sees(view: TaskView) -> TaskView:
 
     Where the work has said nothing of itself, the status message says what it waits for.
     """
-    if not view.questions or not any(question.is_for_person for question in view.questions):
+    if not view.questions:
+        return view
+    questions = tuple([question for question in view.questions if not question.is_for_person])
+    if len(questions) == len(view.questions):
         return view
     record = view.record
     if record.task.status_message is None:
         record = replace(record, task=replace(record.task, status_message=_WAITS_FOR_PERSON))
-    return TaskView(record, tuple([question for question in view.questions if not question.is_for_person]))
+    return TaskView(record, questions)

@@ -136,8 +136,8 @@ def _schema_problem(schema: JSONValue, value: JSONValue, where: str) -> str | No
     if not isinstance(schema, dict):
         return None
     names = schema.get("type")
-    if names is not None and not any(
-        _has_type(value, name) for name in (names if isinstance(names, list) else [names])
+    if names is not None and not (
+        any(_has_type(value, name) for name in names) if isinstance(names, list) else _has_type(value, names)
     ):
         return f"{where} must be of type {names if isinstance(names, str) else ' or '.join(map(str, names))}"
     if "const" in schema and value != schema["const"]:

@@ -25,7 +25,7 @@ from mcp_task_runtime.adapters.task_client.snapshots import TaskSnapshot, proble
 from mcp_task_runtime.adapters.task_client.tasks_2026 import parse_task
 from mcp_task_runtime.core.causes import is_stray
 from mcp_task_runtime.core.event_loop import call_later
-from mcp_task_runtime.core.json import JSONObject, dump_json, load_json, to_json_value
+from mcp_task_runtime.core.json import JSONObject, dump_json, load_json
 from mcp_task_runtime.core.transitions import is_terminal
 
 __all__ = ["Task2026"]
@@ -149,7 +149,7 @@ class Task2026(RemoteTask[CallToolResult]):
         if not isinstance(answer, answers):
             raise MCPError(types.INTERNAL_ERROR, "Client callback returned an invalid result")
         try:
-            value: JSONObject = load_json(dump_json(to_json_value(answer)))
+            value: JSONObject = load_json(dump_json(answer))
         except ValueError:  # such as half a surrogate pair, which would end the whole connection
             raise MCPError(types.INTERNAL_ERROR, "Client callback returned a result that is not JSON") from None
         return value

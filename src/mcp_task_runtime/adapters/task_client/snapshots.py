@@ -70,8 +70,9 @@ def _without_fraction(value: object) -> object:
     return int(value) if isinstance(value, float) and math.isfinite(value) else value
 
 
-Milliseconds: TypeAlias = Annotated[int, BeforeValidator(_without_fraction)]
-"""Any number that JSON can say: the protocols want integers, and a fraction or 1e300 must not cost the task."""
+Milliseconds: TypeAlias = int | Annotated[int, BeforeValidator(_without_fraction)]
+"""Any number that JSON can say: the protocols want integers, which need no call of Python, and a fraction or 1e300 must
+not cost the task."""
 
 
 class TaskFields(TypedDict):
