@@ -97,6 +97,10 @@ class Worker:
                 self.taken += ids(await self._take())
                 self.has_ended.set()
 
+    async def run_in(self, scope: anyio.CancelScope) -> None:
+        with scope:
+            await self.run()
+
     async def ended(self) -> None:
         with anyio.fail_after(PATIENCE):
             await self.has_ended.wait()
@@ -298,10 +302,11 @@ async def test_what_a_lost_call_takes_later_reaches_the_worker(
         assert (record.revision, record.lease and record.lease.attempt) == (2, 1)
 
 
+@pytest.mark.parametrize("calls_again", [False, True])
 async def test_what_a_look_took_in_an_outage_is_returned_by_the_next_one(
-    make: Open, proxy: Proxy, schema: str, database: Database, monkeypatch: pytest.MonkeyPatch
+    make: Open, proxy: Proxy, schema: str, database: Database, monkeypatch: pytest.MonkeyPatch, calls_again: bool
 ) -> None:
-    """L12: the look failed, and what it has done is not known."""
+    """L12: the look failed, and what it did is not known. Now and then a worker cancels its call, and calls again."""
     monkeypatch.setattr(_database, "_LOOK_AGAIN_SECONDS", 0.01)
     clock = FakeClock()
     new = NewTask(ttl_ms=None, request=TaskRequest(name="tool"), worker="", lease_ms=60_000)
@@ -314,7 +319,8 @@ async def test_what_a_look_took_in_an_outage_is_returned_by_the_next_one(
         task = (await other.create_task(new)).task_id
         worker = Worker(store)
         await in_time(partial(store.get_task, "none"))
-        group.start_soon(worker.run)
+        first_call = anyio.CancelScope()
+        group.start_soon(worker.run_in, first_call)
         await until_waiting(store)
         with database.locking(task):
             clock.advance(61)
@@ -323,6 +329,10 @@ async def test_what_a_look_took_in_an_outage_is_returned_by_the_next_one(
             looks = store.statistics().writes
             proxy.close()
             await until(lambda: store.statistics().writes > looks)
+            if calls_again:
+                first_call.cancel()
+                await until(lambda: store.statistics().waiters == 0)
+                group.start_soon(worker.run)
         proxy.open()
         await worker.ended()
         assert worker.taken == [task]

@@ -439,6 +439,9 @@ class Database:
     async def _acquire_slot(self) -> anyio.Semaphore:
         """Wait for a slot: as long as it takes while the server answers, up to the timeout in an outage."""
         slots = self._state.slots
+        if slots.value:  # it does not wait
+            await slots.acquire()
+            return slots
         while True:
             with anyio.move_on_after(self._timeout):
                 await slots.acquire()

@@ -447,7 +447,7 @@ TAKEN_BY_OPERATION: Final = (
     "SELECT position, "
     + COLUMNS
     + ", lease_expires_at FROM {tasks} WHERE lease_worker <> '' AND lease_expires_at > {now}"
-    + " AND lease_worker = %(worker)s AND operation = %(operation)s AND "
+    + " AND lease_worker = %(worker)s AND operation = ANY(%(operations)s::bigint[]) AND "
     + ALIVE
 )
 """Its cost is linear in the leases that are held."""

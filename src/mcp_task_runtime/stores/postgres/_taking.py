@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, Final
 
 import anyio
 import anyio.lowlevel
@@ -24,6 +24,10 @@ __all__ = ["Taking"]
 logger: logging.Logger = logging.getLogger("mcp_task_runtime.stores.postgres")
 
 
+_MOST_IN_DOUBT: Final = 10
+"""Calls without an answer whose tasks a worker looks for."""
+
+
 class Taking:
     """Takes tasks for workers. A look that has begun is not cancelled: what it claims must reach the worker."""
 
@@ -32,15 +36,19 @@ class Taking:
         self._calls = calls
         self._pages = pages
         self._has_complained = False
+        self._in_doubt: dict[str, list[int]] = {}
 
     async def work(
         self, names: Collection[str], *, worker: str, lease_ms: int, limit: int, with_sealed: bool
     ) -> tuple[TaskRecord, ...]:
         """Wait for tasks and take them; see `TaskTaking.take_work`."""
         limit = checked_limit(limit)
-        # One number for all looks of a call: those before the last one have taken nothing, as far as is known.
         parameters = {**_parameters(names, worker, lease_ms, with_sealed), "limit": limit, **self._calls.marks()}
-        unanswered = 0
+        # One number for all looks of a call. What a look without an answer has taken is found by it: by the next look,
+        # or by the worker's next call.
+        operations = [*self._in_doubt.pop(worker, ()), parameters["operation"]]
+        parameters["operations"] = operations
+        unanswered = len(operations) - 1
 
         def look(attempt: Attempt) -> tuple[TaskRecord, ...] | NotYet:
             nonlocal unanswered
@@ -55,7 +63,12 @@ class Taking:
             return NotYet(None)
 
         mark = self._database.ends_mark
-        taken = await self._database.wait("work", "", look, writes=True)
+        try:
+            taken = await self._database.wait("work", "", look, writes=True)
+            unanswered = 0
+        finally:
+            if unanswered:
+                self._in_doubt[worker] = operations[-_MOST_IN_DOUBT:]
         for record in taken:
             self._database.fire_changed(record)
             self._database.note_made(to_text(record.task_id), mark)
@@ -87,7 +100,7 @@ class Taking:
         Args:
             attempt: Where.
             parameters: Those of the statements.
-            is_in_doubt: Whether an earlier attempt of this call may have taken some, or may be about to.
+            is_in_doubt: Whether an earlier attempt may have taken some, or may be about to.
         """
         if is_in_doubt:
             rows: list[Sequence[Any]] = list(attempt.fetch_each(statements.TAKEN_BY_OPERATION, parameters))
