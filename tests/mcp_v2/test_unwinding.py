@@ -133,9 +133,17 @@ async def test_arguments_that_work_needs_at_its_beginning_alone_are_not_kept_whi
             assert [each() for each in kept] == [None]
 
 
-@pytest.mark.parametrize(("place", "before"), [("memory://", 17), ("sqlite:///{}/tasks.db", 20)])
+@pytest.mark.parametrize(
+    ("tool", "place", "before"),
+    [
+        ("asks", "memory://", 17),
+        ("asks", "sqlite:///{}/tasks.db", 20),
+        ("asks_through_context", "memory://", 25),
+        ("adopted", "memory://", 29),
+    ],
+)
 async def test_a_task_that_waits_on_a_question_takes_little_memory(
-    place: str, before: int, tmp_path: Path, anyio_backend_name: str
+    tool: str, place: str, before: int, tmp_path: Path, anyio_backend_name: str
 ) -> None:
     """Less than it took before, and never the 50 KiB that the default limits reckon with.
 
@@ -146,14 +154,19 @@ async def test_a_task_that_waits_on_a_question_takes_little_memory(
     async def asks(topic: str, task: ServerTaskContext) -> str:
         return (await task.elicit(f"{topic}?", Name)).action
 
+    async def asks_through_context(topic: str, ctx: Context) -> str:
+        return (await ctx.elicit(f"{topic}?", Name)).action
+
     async def start(count: int) -> None:
-        for task_id in [await client.start("asks", {"topic": f"bees {number}"}) for number in range(count)]:
+        for task_id in [await client.start(tool, {"topic": f"bees {number}"}) for number in range(count)]:
             await until_asked(client, task_id)
         gc.collect()
 
     with anyio.fail_after(2 * PATIENCE):
         async with open_store(place.format(tmp_path)) as store:
-            mcp, tasks = server_with(asks, store=store)
+            mcp, tasks = server_with(asks, asks_through_context, store=store)
+            mcp.tool("adopted")(asks_through_context)
+            tasks.adopt("adopted")
             async with tasks, memory_client(mcp) as client:
                 await start(10)
                 tracemalloc.start()
