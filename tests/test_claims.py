@@ -411,7 +411,7 @@ A runtime with `on_change` that is cancelled on trio is closed at once
 Clients still hear of each status; those of one connection are told one after the other
     mcp_v1/scenarios.py::b10_each_change_of_status_is_notified_with_the_whole_task
     adapters/test_notifications.py::test_functions_run_one_after_the_other_and_one_that_raises_hurts_none
-Tools that ask through the SDK's own context keep 8 to 15 KiB less while they wait
+Tools that ask through the SDK's own context keep 6 to 15 KiB less while they wait
     mcp_v1/test_unwinding.py::test_work_that_asks_through_the_sdks_context_keeps_neither_its_call_nor_its_question
 A stdio server on `mcp` 1.x logs no traceback when its event loop ends in good order
     core/test_group.py::test_an_event_loop_that_ends_around_an_open_runtime_logs_nothing

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -16,7 +17,7 @@ fastmcp: Any = pytest.importorskip("fastmcp", reason="the package fastmcp is in 
 from mcp import Client  # noqa: E402
 from mcp_types import CallToolResult, ElicitResult, TextContent  # noqa: E402
 
-from mcp_task_runtime import ProtocolError, ServerTaskContext  # noqa: E402
+from mcp_task_runtime import ProtocolError, ServerTaskContext, StoreDispatcher, open_store  # noqa: E402
 from mcp_task_runtime.client import ClientTask, TaskFailedError, TasksClient  # noqa: E402
 from mcp_task_runtime.server import Tasks  # noqa: E402
 from tests.support.low_level import low_level  # noqa: E402
@@ -36,7 +37,7 @@ async def accept(context: Any, params: Any) -> ElicitResult:
     return ElicitResult(action="accept", content={"name": "Ada"})
 
 
-def make_server() -> tuple[Any, Tasks, list[str]]:
+def make_server(store: Any = None, dispatcher: Any = None) -> tuple[Any, Tasks, list[str]]:
     """Return a server with tools of every kind, mounted ones too, and what its middleware has seen."""
     seen: list[str] = []
     home = threading.get_ident()
@@ -52,7 +53,7 @@ def make_server() -> tuple[Any, Tasks, list[str]]:
 
     mcp = fastmcp.FastMCP("x", lifespan=lifespan, middleware=[Notes()])
     mounted = fastmcp.FastMCP("mounted")
-    tasks = Tasks()
+    tasks = Tasks(store, dispatcher=dispatcher)
     tasks.install(mcp, tools=["existing", "sub_asks"])
     tasks.adopt("blocks", blocking=True)
 
@@ -130,6 +131,62 @@ async def test_its_tools_run_as_tasks_and_ask_through_them(
         assert isinstance(task, ClientTask)
         assert text_of(await task.wait()) == text
         assert name in seen
+
+
+@pytest.mark.parametrize("name", ["existing", "sub_asks"])
+async def test_its_tools_run_by_their_names_in_a_worker(name: str, tmp_path: Path) -> None:
+    """After a restart, and elsewhere: there is no connection then that `fastmcp` could keep anything on."""
+    stores = [open_store(f"sqlite:///{tmp_path}/tasks.db") for _ in range(2)]
+    servers = [make_server(store, StoreDispatcher()) for store in stores]
+    tasks_client = TasksClient()
+    with anyio.fail_after(PATIENCE):
+        async with stores[0], stores[1], servers[0][1], anyio.create_task_group() as group:
+            group.start_soon(servers[1][1].work)
+            client = Client(low_level(servers[0][0]), extensions=[tasks_client], elicitation_callback=accept)
+            async with client:
+                task = await tasks_client.start(client, name, {})
+                assert isinstance(task, ClientTask)
+                assert text_of(await task.wait()).startswith("accept")
+            group.cancel_scope.cancel()
+    assert servers[1][2] == [name]
+
+
+async def test_no_client_sees_the_state_of_another_one() -> None:
+    """L10: `fastmcp` keeps a client's state by a key that is on its connection; both ask at once."""
+    mcp = fastmcp.FastMCP("x")
+    tasks = Tasks()
+
+    async def remember(name: str, ctx: Any) -> str:
+        session = ctx.session_id
+        await ctx.elicit("Who?", Name)
+        seen = await ctx.get_state("name")
+        await ctx.set_state("name", name)
+        return f"{seen} {ctx.session_id == session}"
+
+    remember.__annotations__["ctx"] = FastMCPContext
+    mcp.tool(remember)
+    tasks.install(mcp, tools=["remember"])
+    started, go_on, texts = [], anyio.Event(), []
+
+    async def answer(context: Any, params: Any) -> ElicitResult:
+        await go_on.wait()
+        return await accept(context, params)
+
+    async def call(name: str) -> None:
+        tasks_client = TasksClient()
+        async with Client(low_level(mcp), extensions=[tasks_client], elicitation_callback=answer) as client:
+            task = await tasks_client.start(client, "remember", {"name": name})
+            assert isinstance(task, ClientTask)
+            started.append(name)
+            if len(started) == 2:
+                go_on.set()
+            texts.append(text_of(await task.wait()))
+
+    with anyio.fail_after(PATIENCE):
+        async with tasks, anyio.create_task_group() as group:
+            group.start_soon(call, "Ada")
+            group.start_soon(call, "Bob")
+    assert texts == ["None True", "None True"]
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -82,6 +82,21 @@ async def test_a_name_that_no_tool_has_is_logged_once(caplog: pytest.LogCaptureF
     assert [text.partition(" was")[0] for text in said if "declared to run" in text] == ["The tool 'fecth'"]
 
 
+async def test_what_is_set_on_the_session_stays_there_for_the_call() -> None:
+    mcp, tasks = new_server(), new_tasks()
+
+    @mcp.tool()
+    async def note(ctx: Context) -> str:  # type: ignore[type-arg]
+        session: Any = ctx.session
+        session.noted = "x"
+        await ctx.elicit("Go on?", Name)
+        return str(session.noted)
+
+    tasks.install(mcp, tools=["note"])
+    async with tasks, connect(mcp, say) as client:
+        assert await client.text(await client.start("note")) == "x"
+
+
 async def test_what_is_not_named_stays_forbidden_and_what_is_not_advertised_is_accepted() -> None:
     mcp, tasks = new_server(), new_tasks()
     mcp.tool()(fetch)

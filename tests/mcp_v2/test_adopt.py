@@ -152,6 +152,68 @@ async def test_a_list_in_pages_says_nothing_of_tools_that_are_on_another_page(
 
 
 @pytest.mark.parametrize("mode", MODES)
+async def test_what_frameworks_keep_of_a_session_lasts_for_the_call_and_is_no_other_clients(mode: Any) -> None:
+    """L10, L14: `fastmcp` keeps the key of a client's state there, and on the session where it has no connection."""
+    mcp: MCPServer[Any] = MCPServer("existing")
+
+    @mcp.tool()
+    async def meet(name: str, ctx: Context) -> str:
+        session: Any = ctx.session
+        state: dict[str, str] = session._connection.state
+        session.noted = state["name"] = name
+        await ctx.elicit("Go on?", Name)
+        state = session._connection.state
+        return f"{session.noted} {state.get('name')} {state.get('other')} {state.setdefault('other', name)}"
+
+    tasks, texts = new_tasks(), {}
+    tasks.install(mcp, tools=["meet"])
+    go_on = anyio.Event()
+
+    async def answer(context: Any, params: Any) -> ElicitResult:
+        await go_on.wait()
+        return await accept(context, params)
+
+    async def call(name: str) -> None:
+        tasks_client = TasksClient()
+        async with Client(mcp, extensions=[tasks_client], mode=mode, elicitation_callback=answer) as client:
+            task = await start(client, tasks_client, "meet", {"name": name})
+            names.append(name)
+            if len(names) == 2:
+                go_on.set()
+            texts[name] = text_of(await task.wait())
+
+    names: list[str] = []
+    with anyio.fail_after(PATIENCE):
+        async with tasks, anyio.create_task_group() as group:
+            group.start_soon(call, "Ada")
+            group.start_soon(call, "Bob")
+    assert texts == {"Ada": "Ada Ada None Ada", "Bob": "Bob Bob None Bob"}
+
+
+async def test_a_tool_that_runs_by_its_name_has_a_session_of_its_own_to_keep_things_on() -> None:
+    mcp: MCPServer[Any] = MCPServer("existing")
+
+    @mcp.tool()
+    async def note(ctx: Context) -> str:
+        session: Any = ctx.session
+        session.noted = "x"
+        return f"{session.noted} {session._connection.state.setdefault('runs', 0)}"
+
+    store = LeasedTaskStore()
+    tasks, tasks_client = new_tasks(store=store), TasksClient()
+    tasks.install(mcp, tools=["note"])
+    with anyio.fail_after(PATIENCE):
+        async with Client(mcp, extensions=[tasks_client]) as client:
+            task = await start(client, tasks_client, "note", {})
+            assert text_of(await task.wait()) == "x 0"
+            again = await TaskInspector(store).retry(task.task_id)
+            await tasks.runtime.get(again.task_id, owner=None)
+            outcome = await tasks.runtime.result(again.task_id, owner=None)
+    assert outcome.result is not None
+    assert outcome.result["structuredContent"] == {"result": "x 0"}
+
+
+@pytest.mark.parametrize("mode", MODES)
 async def test_a_tool_that_is_not_named_stays_plain(mode: Any) -> None:
     mcp: MCPServer[Any] = MCPServer("existing")
     mcp.tool()(fetch)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from fastapi import FastAPI
+from mcp.server import MCPServer, Server
+from starlette.applications import Starlette
 from typing_extensions import assert_type
 
 from mcp_task_runtime import ServerTaskContext
@@ -40,6 +43,20 @@ async def check(task: ServerTaskContext) -> None:
     assert_type(await tasks.run(work, required=True), bytes)
     tasks.task(ttl_ms="soon")  # type: ignore[arg-type]
     tasks.task(no_such_option=1)  # type: ignore[call-arg]
+
+
+def check_servers(mcp: MCPServer[Any], low_level: Server[Any], fastmcp: FastMCP, other: FastAPI) -> None:
+    tasks.install(mcp, tools=["fetch"])
+    tasks.install(low_level, tools="all")
+    tasks.install(fastmcp)
+    tasks.install(other)  # type: ignore[arg-type]
+
+
+class FastMCP:
+    """Has what that of the package `fastmcp` has, which is not installed here."""
+
+    def http_app(self, path: str | None = None, *, json_response: bool | None = None) -> Starlette:
+        return Starlette()
 
 
 async def check_steps(task: ServerTaskContext) -> None:

@@ -30,9 +30,12 @@ _NEEDED_CAPABILITY = {
 
 
 class SessionProxy(ABC):
-    """A session for one call: what a class of one SDK line does not replace goes to the request's own session."""
+    """A session for one call: what a class of one SDK line does not replace goes to the request's own session.
 
-    __slots__ = ("_call", "_sdk_class", "_session")
+    What a tool or a framework sets on it stays on it, as long as the call.
+    """
+
+    __slots__ = ("__dict__", "_call", "_sdk_class", "_session")
 
     def __init__(self, session: Any, sdk_class: type, call: PromotedCall) -> None:
         """Make the session of a call.

@@ -6,8 +6,9 @@ progress only to a token.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from mcp.server.context import CallNext, HandlerResult
 from mcp.shared.exceptions import MCPError
@@ -17,7 +18,16 @@ from mcp_task_runtime.adapters._tool_calls import TaskCall, ToolCall
 from mcp_task_runtime.adapters.mcp_v2._requests import Context, is_modern
 from mcp_task_runtime.wire.v2025_11_25 import PROTOCOL_VERSION
 
-__all__ = ["call_fastmcp"]
+__all__ = ["FastMCPServer", "call_fastmcp"]
+
+
+class FastMCPServer(Protocol):
+    """A `FastMCP` of the package `fastmcp` 4, for type checkers: that package need not be installed."""
+
+    @property
+    def http_app(self) -> Callable[..., Any]:
+        """Make an application that serves it over HTTP."""
+        ...
 
 
 async def call_fastmcp(call: ToolCall, ctx: Context, call_next: CallNext) -> HandlerResult:

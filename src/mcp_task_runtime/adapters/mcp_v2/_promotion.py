@@ -15,12 +15,14 @@ from mcp.shared.exceptions import MCPError, NoBackChannelError
 from mcp_types import (
     REQUEST_TIMEOUT,
     ClientCapabilities,
+    InitializeRequestParams,
     LoggingMessageNotification,
     LoggingMessageNotificationParams,
     ProgressNotification,
     RequestId,
 )
 from pydantic import BaseModel
+from typing_extensions import Self
 
 from mcp_task_runtime.adapters._own_loop import HomeLoop, run_in_own_loop
 from mcp_task_runtime.adapters._session_proxy import SessionProxy
@@ -35,22 +37,6 @@ __all__ = ["PromotingSession", "call_in_own_loop", "context_by_name"]
 logger: logging.Logger = logging.getLogger(__name__)
 
 ResultT = TypeVar("ResultT", bound=BaseModel)
-
-
-class _NoConnection:
-    """In place of a session: the request is over, and its connection unknown."""
-
-    can_send_request = False
-    client_params = None
-
-    def __init__(self, client_capabilities: JSONObject) -> None:
-        self.client_capabilities = ClientCapabilities.model_validate(client_capabilities)
-
-    async def send_notification(self, *_: Any) -> None:
-        """Drop it."""
-
-    async def send_log_message(self, *_: Any) -> None:
-        """Drop it."""
 
 
 class _EndedRequest:
@@ -75,25 +61,33 @@ class _EndedRequest:
 
 _ENDED: Any = _EndedRequest()
 
-_sessions: WeakValueDictionary[tuple[str, str], ServerSession] = WeakValueDictionary()
-"""Sessions of requests that are over, by protocol revision and what the client declared."""
+_declarations: WeakValueDictionary[str, InitializeRequestParams] = WeakValueDictionary()
+"""What the clients of requests that are over have declared, by its JSON: tasks share what was declared alike."""
 
 
-def _session_after(session: ServerSession) -> ServerSession:
-    """Return a session that says of the client what that of a request does, and keeps nothing of the request.
+class _EndedSession(ServerSession):
+    """A session that is of no request: it knows what the client declared."""
 
-    All tasks of clients that declared the same share one.
-    """
-    client = session.client_params
-    declared = session.client_capabilities
-    version = session.protocol_version
-    key = (version, dump_json([as_json(client), as_json(declared)]))
-    kept = _sessions.get(key)
-    if kept is None:
-        info = None if client is None else client.client_info
-        kept = ServerSession(_ENDED, Connection.from_envelope(version, info, declared))
-        _sessions[key] = kept
-    return kept
+    def __init__(
+        self, version: str, client: InitializeRequestParams | None, declared: ClientCapabilities | None
+    ) -> None:
+        connection = Connection.from_envelope(version, None, declared)
+        connection.client_params = client
+        super().__init__(_ENDED, connection)
+
+    @classmethod
+    def after(cls, session: ServerSession) -> Self:
+        """Return one that says of the client what the session of a request does, and keeps nothing of the request.
+
+        The state of the connection stays with it, by which frameworks tell clients apart: tasks share no session.
+        """
+        client = session.client_params
+        if client is not None:
+            client = _declarations.setdefault(dump_json(as_json(client)), client)
+        ended = cls(session.protocol_version, client, session.client_capabilities)
+        # The SDK leads to it by no public name.
+        ended._connection.state = session._connection.state  # pyright: ignore[reportPrivateUsage]
+        return ended
 
 
 async def context_by_name(
@@ -104,10 +98,10 @@ async def context_by_name(
     Its request id is the task's id. It has the revision whose servers send requests, so that tools do.
     """
     task = await call.context()
-    no_session: Any = _NoConnection(call.client_capabilities)
+    declared = ClientCapabilities.model_validate(call.client_capabilities)
     meta: Any = {"progress_token": "", **task.caller.trace_context}  # the SDK reports to a token alone
     ctx: Context = ServerRequestContext(
-        session=no_session,
+        session=_EndedSession(PROTOCOL_VERSION, None, declared),
         lifespan_context=lifespan_state,
         protocol_version=PROTOCOL_VERSION,
         method="tools/call",
@@ -195,7 +189,7 @@ class PromotingSession(SessionProxy):
         return as_json(self._session.client_capabilities)
 
     def _leave_request(self) -> None:
-        self._session = _session_after(self._session)
+        self._session = _EndedSession.after(self._session)
         self._has_request = False
 
     async def report_progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:

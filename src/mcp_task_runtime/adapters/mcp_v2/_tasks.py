@@ -34,7 +34,7 @@ from mcp_task_runtime.adapters.base_tasks import BaseTasks, fastmcp_version
 from mcp_task_runtime.adapters.credentials import CallerCredentials
 from mcp_task_runtime.adapters.mcp_v2._clients_2025 import Clients2025
 from mcp_task_runtime.adapters.mcp_v2._conversions import Conversions
-from mcp_task_runtime.adapters.mcp_v2._fastmcp import call_fastmcp
+from mcp_task_runtime.adapters.mcp_v2._fastmcp import FastMCPServer, call_fastmcp
 from mcp_task_runtime.adapters.mcp_v2._input_rounds import InputRounds
 from mcp_task_runtime.adapters.mcp_v2._listen import Listeners, is_listen
 from mcp_task_runtime.adapters.mcp_v2._methods_2026 import Methods2026, outcome_of_result
@@ -124,7 +124,9 @@ class Tasks(BaseTasks[Context], Extension):
 
     # -- wiring
 
-    def install(self, server: MCPServer[Any] | Server[Any], *, tools: Iterable[str] | Literal["all"] = ()) -> None:
+    def install(
+        self, server: MCPServer[Any] | Server[Any] | FastMCPServer, *, tools: Iterable[str] | Literal["all"] = ()
+    ) -> None:
         """Add tasks to a server that exists.
 
         A low-level server must have its `tools/call` handler already. For an `MCPServer` this reaches
