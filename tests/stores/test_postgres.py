@@ -1150,6 +1150,7 @@ async def test_a_sweep_and_a_look_read_no_more_rows_where_many_tasks_wait(
     async with make() as store:
         lost = await store.create_task(NewTask(ttl_ms=None, request=TaskRequest(name="tool"), worker="w", lease_ms=0))
         await store.create_task(NewTask(ttl_ms=None, request=TaskRequest(name="tool"), worker="", lease_ms=0))
+        assert len(await store.list_lapsed(limit=10**30)) == 2
         columns = server.execute(
             "SELECT string_agg(quote_ident(column_name), ', ') FROM information_schema.columns WHERE table_schema = %s"
             " AND table_name = 'tasks' AND column_name NOT IN ('task_id', 'position', 'tool')",
@@ -1161,6 +1162,7 @@ async def test_a_sweep_and_a_look_read_no_more_rows_where_many_tasks_wait(
         )
         server.execute(f"ANALYZE {schema}.tasks")
         assert [each.task_id for each in await store.list_lost([], limit=10)] == [lost.task_id]
+        assert len(await store.wait_for_work(["tool"], limit=10_001)) == 10_001
     queries = Queries(schema, None)
     for statement in (_statements.LIST_LOST, _statements.LIST_LAPSED, _statements.WAITING):
         for names in (["another"], ["tool", "another"]):

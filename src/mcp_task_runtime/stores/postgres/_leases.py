@@ -11,7 +11,7 @@ from mcp_task_runtime.stores.postgres import _statements as statements
 from mcp_task_runtime.stores.postgres._attempt import Attempt
 from mcp_task_runtime.stores.postgres._calls import TaskCalls, changed_row
 from mcp_task_runtime.stores.postgres._database import Database
-from mcp_task_runtime.stores.postgres._pages import Pages, checked_limit
+from mcp_task_runtime.stores.postgres._pages import LARGEST_POSITION, Pages, checked_limit
 from mcp_task_runtime.stores.postgres._rows import from_text, record_of, to_stored, to_text
 
 __all__ = ["LONGEST_WORKER", "Leases"]
@@ -60,7 +60,7 @@ class Leases:
         return await self._lapsed(statements.LIST_LOST, limit, names=[to_text(name) for name in set(names)])
 
     async def _lapsed(self, statement: str, limit: int, **parameters: object) -> tuple[TaskRecord, ...]:
-        limit = checked_limit(limit)
+        limit = checked_limit(limit, LARGEST_POSITION)
 
         def read(attempt: Attempt) -> tuple[TaskRecord, ...]:
             return self._pages.first_intact(attempt, statement, limit, parameters)

@@ -70,7 +70,7 @@ class Pages:
             records = self.intact(rows)
             if len(records) >= limit or len(rows) < size:
                 return tuple(records[:limit])
-            size *= 2  # those at the head are damaged
+            size = min(2 * size, LARGEST_POSITION)  # those at the head are damaged
 
 
 def position_of(key: CursorKey, cursor: str, scope: bytes) -> int:
@@ -85,12 +85,16 @@ def position_of(key: CursorKey, cursor: str, scope: bytes) -> int:
     return position
 
 
-def checked_limit(limit: int) -> int:
+def checked_limit(limit: int, most: int = _LARGEST_PAGE) -> int:
     """Return how many tasks a page has at most.
+
+    Args:
+        limit: How many are asked for.
+        most: A page that another one follows may have fewer than that; what is not continued may not.
 
     Raises:
         ValueError: It would have none.
     """
     if limit < 1:
         raise ValueError("limit must be at least 1")
-    return min(limit, _LARGEST_PAGE)
+    return min(limit, most)

@@ -8,7 +8,7 @@ from mcp_task_runtime.core.types import TaskRecord
 from mcp_task_runtime.stores.postgres import _statements as statements
 from mcp_task_runtime.stores.postgres._attempt import Attempt, NotYet
 from mcp_task_runtime.stores.postgres._database import Database
-from mcp_task_runtime.stores.postgres._pages import Pages, checked_limit
+from mcp_task_runtime.stores.postgres._pages import LARGEST_POSITION, Pages, checked_limit
 from mcp_task_runtime.stores.postgres._rows import to_text
 
 __all__ = ["WaitingWork"]
@@ -23,7 +23,7 @@ class WaitingWork:
 
     async def wait(self, names: Collection[str], *, limit: int) -> tuple[TaskRecord, ...]:
         """Wait until tasks of these tools wait for a worker; see `TaskWork.wait_for_work`."""
-        limit = checked_limit(limit)
+        limit = checked_limit(limit, LARGEST_POSITION)
         stored = [to_text(name) for name in names]
 
         def look(attempt: Attempt) -> tuple[TaskRecord, ...] | NotYet:
