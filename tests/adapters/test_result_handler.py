@@ -23,10 +23,12 @@ from mcp_task_runtime import (
     StoreUnavailableError,
     TaskNotFoundError,
 )
-from mcp_task_runtime.adapters.result_handler import HandlerStatistics
+from mcp_task_runtime.adapters.result_handler import HandlerStatistics, TaskResultHandler
+from mcp_task_runtime.core.message_queue import TaskMessageQueue
 from mcp_task_runtime.core.questions import answer_questions
 from mcp_task_runtime.core.types import NewTask
 from mcp_task_runtime.testing.concurrency.cancellation import Trial, check_cancellation
+from mcp_task_runtime.testing.yielding import YieldingTaskMessageQueue
 from tests.adapters.scripted import (
     ACCEPT,
     DECLINE,
@@ -421,8 +423,8 @@ async def test_an_answer_that_comes_after_the_end_is_dropped() -> None:
         assert desk.mailboxes.mailboxes == 0
 
 
-async def test_a_store_that_fails_when_an_answer_comes_leaves_the_question_open() -> None:
-    """L5, L13."""
+async def test_an_answer_that_comes_in_an_outage_is_stored_after_it_and_not_asked_for_again() -> None:
+    """L5, L12."""
     async with open_desk(answers(ACCEPT), yielding=True) as desk:
         got: list[Any] = []
         answer = desk.mailboxes.answer
@@ -439,8 +441,54 @@ async def test_a_store_that_fails_when_an_answer_comes_leaves_the_question_open(
             await anyio.wait_all_tasks_blocked()
             setattr(desk.mailboxes, "answer", answer)  # noqa: B010
             assert len(await desk.open_keys()) == 1
-            async with desk.handler.delivering(desk.task_id, ScriptedSession(answers(ACCEPT))):
-                await until(lambda: bool(got))
+            while not got:  # noqa: ASYNC110 - nothing announces it
+                await anyio.sleep(0.05)
+        assert len(desk.session.requests) == 1
+
+
+class UnreachableQueue(YieldingTaskMessageQueue):
+    """A queue that cannot be reached for the first two calls of two methods."""
+
+    def __init__(self, queue: TaskMessageQueue) -> None:
+        super().__init__(queue)
+        self.outages = {"outstanding": 2, "dequeue": 2}
+
+    async def outstanding(self, task_id: str) -> tuple[QueuedMessage, ...]:
+        self._call("outstanding")
+        return await super().outstanding(task_id)
+
+    async def dequeue(self, task_id: str) -> QueuedMessage | None:
+        self._call("dequeue")
+        return await super().dequeue(task_id)
+
+    def _call(self, method: str) -> None:
+        if self.outages[method]:
+            self.outages[method] -= 1
+            raise StoreUnavailableError("down")
+
+
+async def test_a_client_that_waits_for_the_result_takes_no_outage_for_the_end_of_its_task() -> None:
+    """L12: questions and notifications come after it."""
+    async with open_desk(delivering=False, yielding=True) as desk:
+        queue = UnreachableQueue(desk.mailboxes)
+        handler = TaskResultHandler(desk.store, queue)
+        session = ScriptedSession(answers(ACCEPT))
+        outcomes: list[Outcome] = []
+
+        async def wait() -> None:
+            outcomes.append(await handler.handle(desk.task_id, session))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(wait)
+            await desk.queue.enqueue(desk.task_id, QueuedMessage.notification("notifications/message", {"data": 1}))
+            got: list[Any] = []
+            await ask_and_note(desk, got)
+            assert got[0].action == "accept"
+            while not session.notifications:  # noqa: ASYNC110 - nothing announces it
+                await anyio.sleep(0.05)
+            await desk.context.complete({"n": 1})
+        assert outcomes == [Outcome.completed({"n": 1})]
+        assert set(queue.outages.values()) == {0}
 
 
 # --- notifications ---------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from mcp_task_runtime.core.followers import TaskFollowers
 from mcp_task_runtime.core.inbox import Inbox
 from mcp_task_runtime.core.json import JSONObject, JSONValue
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
+from mcp_task_runtime.core.outlasting import outlasting
 from mcp_task_runtime.core.questions import answer_questions
 from mcp_task_runtime.core.settings import TaskSettings
 from mcp_task_runtime.core.store import TaskStore
@@ -325,7 +326,7 @@ class TaskResultHandler:
         others = [other for other in self._streams[record.task_id] if other is not stream]
         if stream.is_general and not stream.in_hand and any(not (o.is_general or o.is_broken) for o in others):
             return False  # a client that waits for the result is asked there
-        found = await self._queue.outstanding(record.task_id)
+        found = await outlasting(partial(self._queue.outstanding, record.task_id))
         questions = {question.key or "": question for question in found if not question.is_for_person}
         for key, scope in list(stream.in_hand.items()):
             if key not in questions:  # answered elsewhere, or withdrawn
@@ -354,7 +355,7 @@ class TaskResultHandler:
             with scope:
                 answer = await self._answer(record, question, stream, related=related)
                 if answer is not None:
-                    await answer_questions(self._store, self._queue, task_id, {key: answer})
+                    await outlasting(partial(answer_questions, self._store, self._queue, task_id, {key: answer}))
         except StoreError as error:
             log_loss(logger, "An answer could not be stored; its question stays open", error)
         finally:
@@ -463,8 +464,8 @@ class TaskResultHandler:
         """Send queued notifications; questions are delivered by `_take_questions`."""
         try:
             while True:
-                await self._queue.wait_for_message(task_id)
-                await self._pass_on(task_id, stream)
+                await outlasting(partial(self._queue.wait_for_message, task_id))
+                await outlasting(partial(self._pass_on, task_id, stream))
         except (TaskNotFoundError, StoreError):
             return  # the mailbox was cleared: the task has ended
 

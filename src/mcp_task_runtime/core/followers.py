@@ -21,7 +21,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
 from types import TracebackType
-from typing import Final, TypeAlias, TypeVar
+from typing import Final, TypeAlias
 
 import anyio
 import anyio.lowlevel
@@ -29,6 +29,7 @@ from typing_extensions import Self
 
 from mcp_task_runtime.core.functions import without
 from mcp_task_runtime.core.group import IsolatedGroup
+from mcp_task_runtime.core.outlasting import outlasting
 from mcp_task_runtime.core.store import TaskEndWatching, TaskStore, TaskWatching
 from mcp_task_runtime.core.store_log import log_store_error
 from mcp_task_runtime.core.transitions import is_terminal
@@ -39,8 +40,6 @@ from mcp_task_runtime.errors import StoreClosedError, StoreError, StoreUnavailab
 __all__ = ["ChangeCallback", "TaskFollower", "TaskFollowers"]
 
 logger: logging.Logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 _FIRST_RETRY_SECONDS = 0.1
 _LONGEST_RETRY_SECONDS = 5.0
@@ -489,7 +488,7 @@ class _Topic:
         """Return the task with its questions, at this revision or later; readers at once share a read."""
         record = self.record
         if record is None or record.revision < revision:
-            record = await _outlasting(partial(self._store.get_task, self.task_id))
+            record = await outlasting(partial(self._store.get_task, self.task_id))
             if record is None:
                 raise TaskNotFoundError(self.task_id)
             self.publish(record)
@@ -499,7 +498,7 @@ class _Topic:
             self._lock = anyio.Lock()
         async with self._lock:
             if self._view is None or self._view.record.revision < record.revision:
-                self._view = await _outlasting(partial(self._read_view, record))
+                self._view = await outlasting(partial(self._read_view, record))
             if self._view is None:
                 raise TaskNotFoundError(self.task_id)
             return self._view
@@ -568,17 +567,6 @@ async def _call_in_turns(calls: list[Callable[[], object]]) -> None:
         for call in calls[start : start + _BATCH]:
             call()
         await anyio.lowlevel.checkpoint()
-
-
-async def _outlasting(read: Callable[[], Awaitable[T]]) -> T:
-    """Return what a read of the store returns; an outage is waited out."""
-    delay = 0.0
-    while True:
-        try:
-            return await read()
-        except StoreUnavailableError:
-            delay = min(2 * delay, _LONGEST_RETRY_SECONDS) or _FIRST_RETRY_SECONDS
-            await anyio.sleep(delay)
 
 
 def _do_nothing() -> None:
