@@ -10,6 +10,7 @@ from typing import Any
 from mcp import types
 from mcp.server.fastmcp import FastMCP
 from mcp.server.lowlevel import Server
+from mcp.server.models import InitializationOptions
 from mcp.shared.memory import create_client_server_memory_streams
 from mcp.shared.message import SessionMessage
 
@@ -26,6 +27,7 @@ async def connect(
     capabilities: Wire | None = None,
     hello: list[Wire] | None = None,
     stateless: bool = False,
+    options: InitializationOptions | None = None,
 ) -> AsyncGenerator[RawClient, None]:
     """Connect a raw client to a server.
 
@@ -35,12 +37,13 @@ async def connect(
         capabilities: What it declares; everything unless given.
         hello: Gets what the server said of itself.
         stateless: Whether the server takes requests without a handshake.
+        options: What the server says of itself; made by the server unless given.
     """
     inner = low_level(server)
     async with create_client_server_memory_streams() as ((read, write), served):
 
         async def serve() -> None:
-            await inner.run(*served, inner.create_initialization_options(), stateless=stateless)
+            await inner.run(*served, options or inner.create_initialization_options(), stateless=stateless)
 
         async def send(message: Wire) -> None:
             await write.send(SessionMessage(types.JSONRPCMessage.model_validate(message)))

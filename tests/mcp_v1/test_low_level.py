@@ -115,6 +115,29 @@ async def test_b3_a_slow_handler_that_never_calls_run_is_a_task_all_the_same(
         assert await client.text(task_id) == "slow"
 
 
+@pytest.mark.parametrize("stateless", [False, True])
+async def test_b1_what_a_server_said_of_itself_before_install_has_tasks_too(stateless: bool) -> None:
+    tasks = quick()
+    server: Server[Any, Any] = Server("late")
+
+    @server.list_tools()  # type: ignore[no-untyped-call, untyped-decorator]
+    async def list_tools() -> list[types.Tool]:
+        return [types.Tool(name="plain", inputSchema={"type": "object"})]
+
+    @server.call_tool()  # type: ignore[untyped-decorator]
+    async def call_tool(name: str, arguments: dict[str, Any]) -> Any:
+        return text("done")
+
+    options = server.create_initialization_options()
+    tasks.install(server, tools=["plain"])
+    hello: list[Wire] = []
+    async with tasks, connect(server, hello=hello, stateless=stateless, options=options) as client:
+        declared = hello[0]["capabilities"]["tasks"]
+        assert declared["requests"] == {"tools": {"call": {}}}
+        assert ("list" in declared) is not stateless
+        assert await client.text(await client.start("plain")) == "done"
+
+
 async def test_b2_what_the_list_does_not_show_is_forbidden() -> None:
     tasks = quick()
     called = 0

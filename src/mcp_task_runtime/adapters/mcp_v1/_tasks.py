@@ -398,13 +398,10 @@ class Tasks(BaseTasks[Any]):  # a type checker with mcp 2.x does not know the cl
         await self._host.keep_open()
         # Without sessions, requestors can be told apart by their principals alone (wire rule B1).
         has_principals = auth_context_var.get() is not None or self._principal is not authenticated_principal
-        tasks = initialization_options.capabilities.tasks
-        if stateless and not has_principals and tasks is not None and tasks.list is not None:
-            capabilities = initialization_options.capabilities.model_copy(
-                update={"tasks": tasks.model_copy(update={"list": None})}
-            )
-            initialization_options = initialization_options.model_copy(update={"capabilities": capabilities})
-        connection = Connection(read_stream, is_stateless=stateless, has_list=has_principals or not stateless)
+        has_list = has_principals or not stateless
+        capabilities = _with_tasks(initialization_options.capabilities, can_list=has_list)  # made before `install`, too
+        initialization_options = initialization_options.model_copy(update={"capabilities": capabilities})
+        connection = Connection(read_stream, is_stateless=stateless, has_list=has_list)
         try:
             with connection.current():
                 await run(connection, write_stream, initialization_options, raise_exceptions, stateless)
@@ -542,7 +539,11 @@ def _tells_of(result: types.ServerResult, error: TaskRuntimeError) -> bool:
 def _get_capabilities(
     original: Callable[..., types.ServerCapabilities], *args: Any, **kwargs: Any
 ) -> types.ServerCapabilities:
-    """Return what the server has, with tasks (wire rule B1); `Server.run` takes listing away again."""
-    capabilities = original(*args, **kwargs)
-    capabilities.tasks = types.ServerTasksCapability.model_validate(wire.render_capability(can_list=True))
-    return capabilities
+    """Return what the server has, with tasks; `Server.run` takes listing away again."""
+    return _with_tasks(original(*args, **kwargs), can_list=True)
+
+
+def _with_tasks(capabilities: types.ServerCapabilities, *, can_list: bool) -> types.ServerCapabilities:
+    """Return capabilities with tasks (wire rule B1)."""
+    tasks = types.ServerTasksCapability.model_validate(wire.render_capability(can_list=can_list))
+    return capabilities.model_copy(update={"tasks": tasks})

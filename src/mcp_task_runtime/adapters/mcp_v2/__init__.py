@@ -1,6 +1,5 @@
 """Tasks for servers on `mcp` 2.x."""
 
-from mcp_task_runtime.adapters.mcp_v2._fastmcp import FastMCPServer
-from mcp_task_runtime.adapters.mcp_v2._tasks import Tasks
+from mcp_task_runtime.adapters.mcp_v2._tasks import FastMCPServer, Tasks
 
 __all__ = ["FastMCPServer", "Tasks"]

@@ -55,7 +55,7 @@ from mcp_task_runtime.errors import TaskRuntimeError
 from mcp_task_runtime.wire import v2025_11_25 as wire_2025
 from mcp_task_runtime.wire import v2026_07_28 as wire_2026
 
-__all__ = ["Tasks"]
+__all__ = ["FastMCPServer", "Tasks"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
