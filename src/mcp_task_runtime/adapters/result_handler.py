@@ -150,8 +150,8 @@ class TaskResultHandler:
         """Serve one client that waits for a task: put its questions, wait for its end, return how it ended.
 
         Every open question is sent, also one that was sent before on a connection that broke (law L5,
-        wire rule B6), but none that another stream in this process has in hand. Waits without polling.
-        Cancelled, it leaves open what is not answered.
+        wire rule B6), but none that another stream in this process has in hand. Waits without polling, and
+        through outages of the store. Cancelled, it leaves open what is not answered.
 
         Args:
             task_id: The task.
@@ -161,7 +161,7 @@ class TaskResultHandler:
 
         Raises:
             TaskNotFoundError: The task is unknown, or expires while this waits.
-            StoreError: The store failed.
+            StoreError: The store failed, or cannot be reached when this begins.
             ValueError: `session` is neither.
         """
         async with self._stream(task_id, as_task_session(session), is_alive) as stream:
@@ -308,7 +308,8 @@ class TaskResultHandler:
     def _following(self, record: TaskRecord) -> Generator[Callable[[TaskRecord], Awaitable[TaskRecord]], None, None]:
         """Yield a function that waits until a record has changed, and returns it."""
         if self._followers is None:
-            yield lambda record: self._store.wait_for_update(record.task_id, after=record.revision)
+            wait = self._store.wait_for_update
+            yield lambda record: outlasting(partial(wait, record.task_id, after=record.revision))
             return
         with self._followers.follow(record.task_id, after=record.revision) as follower:
             yield lambda record: follower.changed()
