@@ -338,6 +338,8 @@ a task that a lost worker had fetched and not begun runs elsewhere after `start_
 A dispatcher of your own with `start_grace_ms = 0` is offered every task until it takes it
     core/test_dispatch.py::test_no_burst_is_too_large_where_no_task_is_overdue
     core/test_dispatch.py::test_a_task_that_was_refused_once_is_offered_until_it_is_taken_where_none_is_overdue
+A short outage of the store at the former deadline of a task whose TTL was extended no longer ends the task
+    core/test_bounds.py::test_an_outage_at_the_former_deadline_ends_no_task_whose_ttl_was_extended
 A client that leaves while its poll takes over a task of a lost worker no longer delays the task by a lease
     core/test_leases.py::test_a_client_that_leaves_while_its_poll_claims_a_lost_task_does_not_lose_the_task
 while it waits for a slot, a worker or its next run has the status message "The task was cancelled"

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from mcp_task_runtime import (
@@ -15,7 +16,9 @@ from mcp_task_runtime import (
     Outcome,
     ProtocolError,
     ServerTaskContext,
+    StoreUnavailableError,
     TaskContext,
+    TaskRecord,
     TaskResultHandler,
     TaskSettings,
     TaskSpec,
@@ -127,6 +130,47 @@ async def test_a_task_whose_ttl_was_extended_lives_until_its_new_deadline() -> N
         assert (await world.runtime.get(record.task_id, owner="me")).task.status == "working"
         world.clock.advance(9.5)
         assert await world.until(record.task_id, "failed") == "failed"
+
+
+@pytest.mark.parametrize("outage", [1, 3, 1_000])
+async def test_an_outage_at_the_former_deadline_ends_no_task_whose_ttl_was_extended(
+    outage: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """L12, and L7 if the outage goes on: what the store does not say must not be taken for an end."""
+    monkeypatch.setattr("mcp_task_runtime.core.workers._DEADLINE_PAUSE_SECONDS", 1e-9)
+    async with open_world() as world:
+        get_task = world.memory.get_task
+        failed: list[str] = []
+        read = anyio.Event()
+
+        async def away(task_id: str) -> TaskRecord | None:
+            if len(failed) < outage:
+                failed.append(task_id)
+                raise StoreUnavailableError("down")
+            read.set()
+            return await get_task(task_id)
+
+        async def work(execution: Execution[JSON]) -> JSON:
+            assert execution.record is not None
+            context = TaskContext(task=execution.record.task, store=world.store)
+            await context.extend(100_000)
+            return await forever(execution)
+
+        record = await world.runtime.submit(owned("me"), work)
+        await anyio.wait_all_tasks_blocked()
+        world.memory.get_task = away  # type: ignore[method-assign]
+        world.clock.advance(90)
+        with anyio.fail_after(PATIENCE):
+            while len(failed) < min(outage, 10):
+                await anyio.lowlevel.checkpoint()
+            if outage > 10:
+                world.memory.get_task = get_task  # type: ignore[method-assign]
+                assert await world.until(record.task_id, "failed") == "failed"
+                return
+            await read.wait()
+        await anyio.wait_all_tasks_blocked()
+        world.memory.get_task = get_task  # type: ignore[method-assign]
+        assert (await world.runtime.get(record.task_id, owner="me")).task.status == "working"
 
 
 async def test_an_open_task_whose_end_cannot_be_written_at_its_deadline_counts_no_more() -> None:

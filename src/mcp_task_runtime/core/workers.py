@@ -31,7 +31,7 @@ from mcp_task_runtime.core.task_maker import TaskMaker
 from mcp_task_runtime.core.types import Outcome, TaskRecord, TaskSpec
 from mcp_task_runtime.core.work_queue import WorkQueue
 from mcp_task_runtime.core.worker_leases import WorkerLeases
-from mcp_task_runtime.errors import InvalidTransitionError, StoreError, TaskNotFoundError
+from mcp_task_runtime.errors import InvalidTransitionError, StoreError, StoreUnavailableError, TaskNotFoundError
 
 __all__ = ["Workers"]
 
@@ -41,6 +41,8 @@ T = TypeVar("T")
 
 _SHUT_DOWN: Final = Outcome.failed("The server was shut down before the task ended")
 _EXPIRED: Final = Outcome.failed("The task did not end within its time to live")
+_DEADLINE_READS: Final = 10
+_DEADLINE_PAUSE_SECONDS: Final = 1.0
 _NOT_OPEN: Final = "The runtime is not open: enter it with `async with`, or have the server enter its lifespan"
 
 
@@ -357,14 +359,25 @@ class Workers:
                 run.interrupt()
 
     async def _expire(self, task_id: str) -> None:
-        record = None
-        try:
-            with anyio.move_on_after(CLEANUP_SECONDS):
-                record = await self._reader.get(task_id)
-        except StoreError:
-            logger.debug("A task could not be read at its deadline", exc_info=True)
+        record = await self._read_at_deadline(task_id)
         if record is None or not self._live.extend(record):
             await self._finish_logged(task_id, _EXPIRED, audit.EXPIRED)
+
+    async def _read_at_deadline(self, task_id: str) -> TaskRecord | None:
+        """Return a task whose TTL may have been extended; an outage is waited out for about a minute at most."""
+        for _ in range(_DEADLINE_READS):
+            try:
+                with anyio.move_on_after(CLEANUP_SECONDS):
+                    return await self._reader.get(task_id)
+            except StoreUnavailableError:
+                logger.debug("A task could not be read at its deadline; trying again", exc_info=True)
+            except StoreError:
+                logger.debug("A task could not be read at its deadline", exc_info=True)
+                break
+            if not self.is_accepting:
+                break
+            await anyio.sleep(_DEADLINE_PAUSE_SECONDS)
+        return None
 
     async def _finish_logged(self, task_id: str, outcome: Outcome, reason: str | None = None) -> None:
         """End a task at once if that is possible; stop its work in any case."""
