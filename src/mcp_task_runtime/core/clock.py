@@ -8,6 +8,8 @@ from typing import Protocol, runtime_checkable
 
 import anyio
 
+from mcp_task_runtime.core.event_loop import event_loop_time
+
 __all__ = ["Clock", "SystemClock"]
 
 
@@ -39,4 +41,4 @@ class SystemClock:
         """Return a cancel scope with its deadline at `when`; see `Clock.move_on_at`."""
         if when is None:
             return anyio.CancelScope()
-        return anyio.move_on_after((when - self.now()).total_seconds())
+        return anyio.CancelScope(deadline=event_loop_time() + (when - self.now()).total_seconds())

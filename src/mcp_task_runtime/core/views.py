@@ -39,7 +39,15 @@ class TaskView:
         interval = task.poll_interval_ms if self.poll_interval_ms is None else self.poll_interval_ms
         if task.status == status and task.poll_interval_ms == interval:
             return task
-        return replace(task, status=status, poll_interval_ms=interval)
+        return Task(
+            task.task_id,
+            status,
+            task.status_message,
+            task.created_at,
+            task.last_updated_at,
+            task.ttl_ms,
+            interval,
+        )
 
 
 def as_client_sees(view: TaskView) -> TaskView:
