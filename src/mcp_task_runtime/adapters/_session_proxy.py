@@ -7,7 +7,6 @@ request is over; so the tool gets a session that asks through the task instead.
 from __future__ import annotations
 
 import inspect
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine
 from types import MethodType
@@ -18,6 +17,7 @@ from pydantic import BaseModel
 
 from mcp_task_runtime.adapters._tool_calls import PromotedCall
 from mcp_task_runtime.core.json import JSONObject
+from mcp_task_runtime.core.text import shared_text
 from mcp_task_runtime.errors import CapabilityError
 
 __all__ = ["SessionProxy"]
@@ -70,7 +70,7 @@ class SessionProxy(ABC):
             CapabilityError: The client did not declare that it can be asked this.
         """
         message = request.model_dump(by_alias=True, mode="json", exclude_none=True)
-        method = sys.intern(message["method"])  # each question that waits has it
+        method = shared_text(message["method"])  # each question that waits has it
         params = message.get("params", {})
         needed = _NEEDED_CAPABILITY.get(method)
         lacks = needed is not None and self._declared().get(needed) is None
