@@ -51,6 +51,7 @@ EXTRAS = {
     "adapters/mcp_v2*/*": {"mcp", "mcp_types", "starlette"},
     "engines/_celery_pool.py": {"asyncio", "billiard", "celery", "kombu"},
     "engines/_loop_jobs.py": {"asyncio"},  # the event loop of a worker of Celery
+    "engines/_procrastinate_jobs.py": {"procrastinate", "psycopg"},  # several statements at once, as rows of names
     "engines/_running.py": {"asyncio"},
     "operations/_signals.py": {"asyncio"},  # passes on the signals that its event loops do not handle on Windows
     "engines/celery.py": {"asyncio", "celery"},  # a worker has an event loop of its own

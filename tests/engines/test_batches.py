@@ -47,12 +47,12 @@ async def test_calls_that_come_together_are_made_in_turn_and_fail_alone() -> Non
 
     async def call(number: int) -> None:
         try:
-            await batches.call(partial(broker.call, number))
+            await batches.put(partial(broker.call, number))
         except LookupError as error:
             failed.append((number, error.args[0]))
 
     async with anyio.create_task_group() as group:
-        group.start_soon(batches.call, broker.hang)
+        group.start_soon(batches.put, broker.hang)
         await until(broker.hangs.is_set)
         for number in range(30):
             group.start_soon(call, number)
@@ -71,7 +71,7 @@ async def test_a_call_that_hangs_holds_others_until_it_is_cancelled() -> None:
 
     async def call(number: int) -> None:
         try:
-            await batches.call(partial(broker.call, number))
+            await batches.put(partial(broker.call, number))
         except TimeoutError:
             late.append(number)
 
@@ -80,7 +80,7 @@ async def test_a_call_that_hangs_holds_others_until_it_is_cancelled() -> None:
 
         async def hang() -> None:
             with hanging:
-                await batches.call(broker.hang)
+                await batches.put(broker.hang)
 
         group.start_soon(hang)
         await until(broker.hangs.is_set)
@@ -112,7 +112,7 @@ async def test_calls_and_other_work_in_threads_do_not_wait_for_each_other() -> N
 
         async def hang() -> None:
             with hanging:
-                await batches.call(broker.hang)
+                await batches.put(broker.hang)
 
         group.start_soon(hang)
         await until(broker.hangs.is_set)

@@ -1,38 +1,40 @@
-"""`ThreadBatches`: calls that block, in a thread: those that come while it is busy are made one after the other."""
+"""`Batches`: what comes while a batch is made waits for the next one; and `ThreadBatches`, of calls that block."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
 
 import anyio
 import anyio.to_thread
 
-__all__ = ["ThreadBatches"]
+__all__ = ["Batch", "Batches", "ThreadBatches"]
+
+T = TypeVar("T")
 
 
-class _Batch:
-    """Calls that one turn of the thread makes."""
+class Batch(Generic[T]):
+    """Items that are made together.
+
+    Attributes:
+        items: The items.
+        errors: The errors of the first items, `None` for one that was made. All others have the end of the batch.
+        is_abandoned: Whether the batch was cancelled, or has ended.
+        done: Set when the batch has ended.
+    """
 
     def __init__(self) -> None:
-        self.calls: list[Callable[[], object]] = []
+        self.items: list[T] = []
         self.errors: list[Exception | None] = []
         self.is_abandoned = False
         self.done = anyio.Event()
 
-    def make(self) -> None:
-        """Make the calls in turn, in the thread."""
-        for call in self.calls:
-            if self.is_abandoned:
-                return
-            try:
-                call()
-            except Exception as error:
-                self.errors.append(error)
-            else:
-                self.errors.append(None)
+    def end(self, error: Exception | None) -> None:
+        """Note how those items ended that have no end of their own."""
+        self.errors += [error] * (len(self.items) - len(self.errors))
 
     def check(self, number: int) -> None:
-        """Raise the error of a call."""
+        """Raise the error of an item."""
         if number >= len(self.errors):
             raise TimeoutError("The call was not made in time")
         error = self.errors[number]
@@ -40,46 +42,82 @@ class _Batch:
             raise error
 
 
-class ThreadBatches:
-    """Makes calls that block, without blocking the event loop. A burst of them costs one way to a thread and back."""
+class Batches(Generic[T]):
+    """Makes items one batch after the other. The first item of a batch waits for the batch before, others join it."""
 
-    def __init__(self) -> None:
-        self._next: _Batch | None = None
+    def __init__(self, make: Callable[[Batch[T]], Awaitable[None]]) -> None:
+        """Make batches.
+
+        Args:
+            make: Makes the items of a batch. What it raises is the error of all items without an end of their own.
+        """
+        self._make = make
+        self._next: Batch[T] | None = None
         self._limiter: anyio.CapacityLimiter | None = None
 
-    async def call(self, function: Callable[[], object]) -> None:
-        """Make a call; return when it was made.
+    async def put(self, item: T) -> None:
+        """Make an item; return when it was made.
 
-        Cancelled, the thread is left alone with the call that it makes, and calls that wait for it fail.
+        Cancelled, the batch is cancelled if this item is its first one. The others, where it is not known whether
+        they were made, fail then.
 
         Raises:
-            TimeoutError: Another call was cancelled, and it is not known whether this one was made.
-            Exception: What the function raises.
+            TimeoutError: The batch was cancelled, and it is not known whether this item was made.
+            Exception: The error of the item, or of its batch.
         """
         batch = self._next
         if batch is not None:
-            number = len(batch.calls)
-            batch.calls.append(function)
+            number = len(batch.items)
+            batch.items.append(item)
             await batch.done.wait()
         else:
             number = 0
-            batch = self._next = _Batch()
-            batch.calls.append(function)
+            batch = self._next = Batch()
+            batch.items.append(item)
             await self._lead(batch)
         batch.check(number)
 
-    async def _lead(self, batch: _Batch) -> None:
-        """Make the calls of a batch, which takes more until the thread is free."""
+    async def _lead(self, batch: Batch[T]) -> None:
+        """Make a batch, which takes more until the batch before has ended."""
         if self._limiter is None:
             self._limiter = anyio.CapacityLimiter(1)
         try:
             async with self._limiter:
                 self._next = None
-                # A limiter of its own: other work in threads does not delay this call, and is not delayed by it.
-                apart = anyio.CapacityLimiter(1)
-                await anyio.to_thread.run_sync(batch.make, abandon_on_cancel=True, limiter=apart)
+                await self._make(batch)
+            batch.end(None)
+        except Exception as error:
+            batch.end(error)
         finally:
             if self._next is batch:
                 self._next = None
             batch.is_abandoned = True
             batch.done.set()
+
+
+class ThreadBatches(Batches[Callable[[], object]]):
+    """Makes calls that block, without blocking the event loop. A burst of them costs one way to a thread and back.
+
+    Cancelled, the thread is left alone with the call that it makes, and calls that wait for it fail.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(_make_in_thread)
+
+
+async def _make_in_thread(batch: Batch[Callable[[], object]]) -> None:
+    # A limiter of its own: other work in threads does not delay these calls, and is not delayed by them.
+    apart = anyio.CapacityLimiter(1)
+    await anyio.to_thread.run_sync(_make_each, batch, abandon_on_cancel=True, limiter=apart)
+
+
+def _make_each(batch: Batch[Callable[[], object]]) -> None:
+    for call in batch.items:
+        if batch.is_abandoned:
+            return
+        try:
+            call()
+        except Exception as error:
+            batch.errors.append(error)
+        else:
+            batch.errors.append(None)

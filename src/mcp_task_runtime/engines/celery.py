@@ -90,11 +90,11 @@ class CeleryDispatcher:
             ignore_result=True,
             retry=False,
         )
-        await self._batches.call(send)
+        await self._batches.put(send)
 
     async def revoke(self, task_id: str) -> None:
         """Tell the workers that are there to drop the message for the first run of a task."""
-        await self._batches.call(partial(self.app.control.revoke, Dispatch.first_key(task_id)))
+        await self._batches.put(partial(self.app.control.revoke, Dispatch.first_key(task_id)))
 
     def serve(self, tasks: Worker) -> None:
         """Let the worker processes of the application run tasks of a server."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Mapping
-from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final
 
@@ -16,7 +15,7 @@ import anyio
 
 try:
     from procrastinate import App, PsycopgConnector
-    from procrastinate.exceptions import AlreadyEnqueued, ConnectorException
+    from procrastinate.exceptions import ConnectorException
     from procrastinate.jobs import Status
     from psycopg_pool import PoolTimeout
 except ImportError as _error:
@@ -24,6 +23,7 @@ except ImportError as _error:
 from typing_extensions import Self
 
 from mcp_task_runtime.core.dispatch import Dispatch, TaskExecutor
+from mcp_task_runtime.engines._procrastinate_jobs import Jobs
 from mcp_task_runtime.engines._running import run_workers
 
 __all__ = ["ProcrastinateDispatcher"]
@@ -63,7 +63,9 @@ class ProcrastinateDispatcher:
             **options: As for `procrastinate.PsycopgConnector`, which hands them to the pool.
         """
         self.start_grace_ms = start_grace_ms
-        self.app: Any = App(connector=PsycopgConnector(conninfo=url, **{"timeout": 5.0, **options}))
+        defaults = {"timeout": 5.0, "configure": _set_autocommit}
+        self.app: Any = App(connector=PsycopgConnector(conninfo=url, **{**defaults, **options}))
+        self._jobs = self.app.job_manager = Jobs(self.app.connector)
         self._queue = queue
         self._queues = dict(queues or {})
         self._opening = asyncio.Lock()
@@ -93,17 +95,15 @@ class ProcrastinateDispatcher:
         """Defer a job for the task, unless one waits for this run already."""
         await self._open()
         queue = self._queues.get(dispatch.name, self._queue)
-        with suppress(AlreadyEnqueued):
-            await self.app.configure_task(_FUNCTION, queue=queue, queueing_lock=dispatch.key).defer_async(
-                task_id=dispatch.task_id
-            )
+        job = self.app.configure_task(_FUNCTION, queue=queue, queueing_lock=dispatch.key)
+        await self._jobs.defer(job.make_new_job(task_id=dispatch.task_id))
 
     async def revoke(self, task_id: str) -> None:
         """Cancel the job that waits for the first run of a task."""
         await self._open()
-        manager = self.app.job_manager
-        for job in await manager.list_jobs_async(queueing_lock=Dispatch.first_key(task_id), status=Status.TODO.value):
-            await manager.cancel_job_by_id_async(job.id)
+        jobs = self._jobs
+        for job in await jobs.list_jobs_async(queueing_lock=Dispatch.first_key(task_id), status=Status.TODO.value):
+            await jobs.cancel_job_by_id_async(job.id)
 
     async def work(self, tasks: TaskExecutor, *, concurrency: int, names: Collection[str] | None) -> None:
         """Run tasks until cancelled; see `EngineDispatcher.work`. It goes on when the database is back.
@@ -130,19 +130,22 @@ class ProcrastinateDispatcher:
         while True:
             try:
                 await self._open()
-                await self.app.run_worker_async(queues=queues, concurrency=concurrency, install_signal_handlers=False)
-                return  # it was cancelled, and has waited for what it ran
+                async with self._jobs.worker(concurrency):  # cancelled, it waits for what it runs
+                    await self.app.run_worker_async(
+                        queues=queues, concurrency=concurrency, install_signal_handlers=False
+                    )
             except ConnectorException:  # the engine's worker does not survive it
                 logger.warning("The worker of procrastinate lost its database; it starts again", exc_info=True)
+            else:
+                logger.warning("The worker of procrastinate ended, as it does where it cannot listen; it starts again")
             await asyncio.sleep(_RETRY_SECONDS)
 
     async def _prune(self) -> None:
         """Mark the jobs of workers that were killed as failed: the engine leaves them as they are."""
         while True:
             try:
-                manager = self.app.job_manager
-                for job in await manager.get_stalled_jobs(task_name=_FUNCTION):
-                    await manager.finish_job(job, status=Status.FAILED, delete_job=False)
+                for job in await self._jobs.get_stalled_jobs(task_name=_FUNCTION):
+                    await self._jobs.finish_job(job, status=Status.FAILED, delete_job=False)
             except Exception:
                 logger.debug("Stalled jobs could not be marked", exc_info=True)
             await asyncio.sleep(_PRUNE_SECONDS)
@@ -156,3 +159,8 @@ class ProcrastinateDispatcher:
                     await self.app.close_async()  # else the engine takes the pool that failed for an open one
                     raise ConnectorException("the database does not answer") from error
                 self._is_open = True
+
+
+async def _set_autocommit(connection: Any) -> None:
+    """Have no transaction around a single statement: it would take two more."""
+    await connection.set_autocommit(True)

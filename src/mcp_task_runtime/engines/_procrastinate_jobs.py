@@ -1,0 +1,123 @@
+"""`Jobs`: the jobs of procrastinate, several in one transaction where the engine takes one each."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from procrastinate import sql
+from procrastinate.exceptions import AlreadyEnqueued, ConnectorException
+from procrastinate.jobs import Job, Status
+from procrastinate.manager import JobManager
+from procrastinate.sync_psycopg_connector import wrap_exceptions
+from psycopg.rows import dict_row
+
+from mcp_task_runtime.engines._batches import Batch, Batches
+
+__all__ = ["Jobs"]
+
+
+class Jobs(JobManager):  # type: ignore[misc]  # of untyped code
+    """In place of the engine's own manager of jobs.
+
+    A transaction for each job that is deferred, and for each that is fetched, costs more than the job: what comes at
+    one time shares one. And the engine's worker forgets a notification that comes while it fetches: the job would wait
+    until the worker polls, 5 s later.
+    """
+
+    def __init__(self, connector: Any) -> None:
+        super().__init__(connector)
+        self._batches: Batches[Any] = Batches(self._defer_batch)
+        self._slots = 1
+        self._held: set[Any] = set()
+        self._fetched: deque[Any] = deque()
+        self._wanted = 1
+        self._notices = 0
+
+    async def defer(self, job: Any) -> None:
+        """Defer a job, unless one waits that has its queueing lock."""
+        await self._batches.put(job)
+
+    @asynccontextmanager
+    async def worker(self, slots: int) -> AsyncIterator[None]:
+        """Be the manager of a worker that runs so many jobs at once, for a block.
+
+        At its end, jobs that were fetched and have not begun are deferred again, which wakes other workers at once.
+        """
+        self._slots = slots
+        try:
+            yield
+        finally:
+            rest = list(self._fetched)
+            self._fetched.clear()
+            self._held.clear()
+            if rest:
+                with suppress(ConnectorException):  # their tasks are submitted again later
+                    await self._defer(rest)
+                    for job in rest:
+                        await super().finish_job(job, status=Status.ABORTED, delete_job=True)
+
+    # -- what the engine's worker calls
+
+    async def fetch_job(self, queues: Iterable[str] | None, worker_id: int) -> Any:
+        """Return a job that was fetched, or fetch some; `None` if none waits."""
+        while not self._fetched:
+            notices = self._notices
+            self._fetched.extend(await self._fetch(queues, worker_id))
+            if not self._fetched and notices == self._notices:
+                return None
+        return self._fetched.popleft()
+
+    async def finish_job(self, job: Any, status: Any, delete_job: bool) -> None:
+        """End a job."""
+        try:
+            await super().finish_job(job, status, delete_job)
+        finally:
+            self._held.discard(job.id)
+
+    async def retry_job(self, job: Any, *args: Any, **options: Any) -> None:
+        """Let a job run again; those of tasks never do."""
+        try:
+            await super().retry_job(job, *args, **options)
+        finally:
+            self._held.discard(job.id)
+
+    async def listen_for_jobs(self, *, on_notification: Any, queues: Iterable[str] | None = None) -> None:
+        """Hear of jobs, until cancelled."""
+
+        async def notice(**news: Any) -> None:
+            self._notices += 1
+            await on_notification(**news)
+
+        await super().listen_for_jobs(on_notification=notice, queues=queues)
+
+    # -- inside
+
+    async def _defer_batch(self, batch: Batch[Any]) -> None:
+        await self._defer(batch.items)
+
+    async def _defer(self, jobs: Sequence[Any]) -> None:
+        try:
+            await self.batch_defer_jobs_async(list(jobs))
+        except AlreadyEnqueued:  # one of them, and so none was deferred
+            for job in jobs:
+                with suppress(AlreadyEnqueued):
+                    await self.defer_job_async(job)
+
+    async def _fetch(self, queues: Iterable[str] | None, worker_id: int) -> list[Any]:
+        """Fetch jobs, as many as may begin at once, and twice as many as the last time if there were enough then."""
+        count = max(1, min(self._wanted, self._slots - len(self._held)))
+        parameters = {"queues": queues, "worker_id": worker_id}
+        with wrap_exceptions():
+            async with self.connector.pool.connection() as connection:
+                cursor = connection.cursor(row_factory=dict_row)
+                await cursor.executemany(sql.queries["fetch_job"], [parameters] * count, returning=True)
+                rows = [await cursor.fetchone()]
+                while cursor.nextset():
+                    rows.append(await cursor.fetchone())
+        jobs = [Job.from_row(row) for row in rows if row["id"] is not None]
+        self._held.update(job.id for job in jobs)
+        self._wanted = 2 * count if len(jobs) == count else 1
+        return jobs
