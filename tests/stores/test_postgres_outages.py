@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 import anyio
+import anyio.lowlevel
 import psycopg
 import pytest
 from psycopg import sql
@@ -119,6 +120,9 @@ async def test_an_outage_fails_all_operations_in_time_and_logs_one_line(
         assert failed == 200
         (proxy.open if how == "close" else proxy.thaw)()
         await in_time(partial(store.get_task, "a"))
+    with anyio.fail_after(PATIENCE):
+        while len(caplog.records) < 2:  # the thread that saw the end of the outage may be about to log it
+            await anyio.lowlevel.checkpoint()
     assert len(caplog.records) == 2
 
 

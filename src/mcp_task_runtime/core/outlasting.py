@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from itertools import count
 from typing import Final, TypeVar
 
 import anyio
@@ -24,9 +23,10 @@ async def outlasting(operation: Callable[[], Awaitable[T]]) -> T:
     Args:
         operation: It may be carried out more than once: a store that cannot be reached may have done it.
     """
-    for failures in count(1):
+    failures = 0
+    while True:
         try:
             return await operation()
         except StoreUnavailableError:  # the store logs the outage
+            failures += 1
             await anyio.sleep(_PAUSE.after(failures).total_seconds())
-    raise AssertionError("numbers do not end")

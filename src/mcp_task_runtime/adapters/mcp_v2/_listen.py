@@ -10,7 +10,6 @@ import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import count
 from typing import Any, Final, cast
 
 import anyio
@@ -47,9 +46,9 @@ from mcp_task_runtime.errors import (
 )
 from mcp_task_runtime.wire import v2026_07_28 as wire_2026
 
-logger: logging.Logger = logging.getLogger(__name__)
-
 __all__ = ["MAX_TASKS_PER_STREAM", "Listeners", "is_listen"]
+
+logger: logging.Logger = logging.getLogger(__name__)
 
 MAX_TASKS_PER_STREAM: Final = 1000
 """Tasks that one stream may listen to."""
@@ -209,16 +208,17 @@ class Listeners:
 
     async def _news(self, follower: TaskFollower) -> TaskView | None:
         """Return what is new of a task; a store that fails for it costs the stream no other task (law L13)."""
-        for failures in count(1):
+        failures = 0
+        while True:
             try:
                 return await follower.news()
             except StoreClosedError:
                 raise
             except StoreError as error:
-                if failures == 1:
+                if not failures:
                     log_store_error(logger, "A task that is listened to cannot be read; trying again", error)
+                failures += 1
             await anyio.sleep(_READ_AGAIN.after(failures).total_seconds())
-        raise AssertionError("numbers do not end")
 
     async def _send(self, ctx: Context, view: TaskView, owner: str | None) -> bool:
         """Send a task; return whether it may still change."""
