@@ -37,7 +37,7 @@ from mcp_task_runtime.adapters.requestor import Requestor
 from mcp_task_runtime.adapters.task_methods import TaskMethods
 from mcp_task_runtime.core.group import IsolatedGroup
 from mcp_task_runtime.core.live_tasks import LiveTasks
-from mcp_task_runtime.core.owned_tasks import OwnedTasks
+from mcp_task_runtime.core.reader import TaskReader
 from mcp_task_runtime.core.workers import Workers
 from mcp_task_runtime.errors import METHOD_NOT_FOUND
 from mcp_task_runtime.testing import FakeClock, RecordingSession
@@ -398,7 +398,7 @@ CHECKS: tuple[Check, ...] = (
 
 class CancelChangesTheStatusOnly(TaskRuntime):
     async def cancel(self, task_id: str, *, owner: str | None) -> TaskRecord:
-        await self._owned.record(task_id, owner)
+        await self._reader.get_owned(task_id, owner)
         return await self.store.finish_task(task_id, Outcome.cancelled())
 
 
@@ -408,14 +408,14 @@ class MutatedRooms(TaskRuntime):
     workers: type[Workers] = Workers
     live_tasks: type[LiveTasks] = LiveTasks
     group: type[IsolatedGroup] = IsolatedGroup
-    owned: type[OwnedTasks] = OwnedTasks
+    reader: type[TaskReader] = TaskReader
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
         self._workers.__class__ = self.workers
         self._live.__class__ = self.live_tasks
         self._group.__class__ = self.group
-        self._owned.__class__ = self.owned
+        self._reader.__class__ = self.reader
 
 
 class CancelOnlyTellsTheWork(MutatedRooms):
@@ -551,9 +551,9 @@ class OneCancelStopsAllWork(TaskRuntime):
 
 
 class WhoeverHasTheIdMayDoAnything(MutatedRooms):
-    class owned(OwnedTasks):
-        async def record(self, task_id: str, owner: str | None) -> TaskRecord:
-            record = await self._reader.get(task_id)
+    class reader(TaskReader):
+        async def get_owned(self, task_id: str, owner: str | None) -> TaskRecord:
+            record = await self.get(task_id)
             if record is None:
                 raise TaskNotFoundError(task_id)
             return record
@@ -572,21 +572,21 @@ class WhoeverHasTheIdMayCancel(TaskRuntime):
 
 
 class WhoeverHasNoPrincipalMayRead(MutatedRooms):
-    class owned(OwnedTasks):
-        async def record(self, task_id: str, owner: str | None) -> TaskRecord:
-            record = await self._reader.get(task_id)
+    class reader(TaskReader):
+        async def get_owned(self, task_id: str, owner: str | None) -> TaskRecord:
+            record = await self.get(task_id)
             if record is None or owner not in (None, record.owner):
                 raise TaskNotFoundError(task_id)
             return record
 
 
 class AForeignTaskIsForbidden(MutatedRooms):
-    class owned(OwnedTasks):
-        async def record(self, task_id: str, owner: str | None) -> TaskRecord:
-            record = await self._reader.get(task_id)
+    class reader(TaskReader):
+        async def get_owned(self, task_id: str, owner: str | None) -> TaskRecord:
+            record = await self.get(task_id)
             if record is not None and record.owner != owner:
                 raise ProtocolError(-32602, "Not your task")
-            return await super().record(task_id, owner)
+            return await super().get_owned(task_id, owner)
 
 
 class EveryoneSeesTheList(TaskRuntime):

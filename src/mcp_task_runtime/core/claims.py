@@ -15,14 +15,13 @@ from mcp_task_runtime.core.resumption import Resumption
 from mcp_task_runtime.core.sealed import is_sealed
 from mcp_task_runtime.core.text import clean_text
 from mcp_task_runtime.core.types import TaskRecord
-from mcp_task_runtime.core.work_loop import WorkSource
 from mcp_task_runtime.core.worker_leases import WorkerLeases
 from mcp_task_runtime.core.workers import Workers
 
 __all__ = ["TaskClaims"]
 
 
-class TaskClaims(WorkSource):
+class TaskClaims:
     """The tasks that a runtime may take from a store which it shares with other processes."""
 
     def __init__(

@@ -9,19 +9,19 @@ lease: a process whose leases lapsed only because the store was away has renewed
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
 from datetime import datetime, timedelta
-from typing import Protocol
 
 import anyio
 
 from mcp_task_runtime.core.clock import Clock
+from mcp_task_runtime.core.resumption import Resumption
 from mcp_task_runtime.core.store_log import log_store_error
 from mcp_task_runtime.core.types import TaskRecord
 from mcp_task_runtime.core.worker_leases import WorkerLeases
+from mcp_task_runtime.core.workers import Workers
 from mcp_task_runtime.errors import StoreClosedError, StoreUnavailableError
 
-__all__ = ["LeaseKeeper", "LostWork"]
+__all__ = ["LeaseKeeper"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -33,51 +33,21 @@ _FEWEST_LAPSED = 100
 _MOST_LAPSED = 10_000
 
 
-class LostWork(Protocol):
-    """What happens to work with leases: the seam between leases and what runs the work."""
-
-    def running(self) -> Collection[str]:
-        """Return the ids of the tasks whose work runs here under a lease."""
-        ...
-
-    def stop(self, task_id: str) -> None:
-        """Stop the work of a task whose lease this process no longer holds; its outcome is dropped."""
-        ...
-
-    def wanted(self) -> Collection[str]:
-        """Return the tools whose tasks this process may want although no process holds them."""
-        ...
-
-    def can_resume(self, record: TaskRecord) -> bool:
-        """Return whether this process may claim a task whose lease has lapsed."""
-        ...
-
-    async def resume(self, record: TaskRecord) -> None:
-        """Run the work of a task that was claimed, by its tool's name, or end the task."""
-        ...
-
-    def runs_elsewhere(self, record: TaskRecord) -> bool:
-        """Return whether the work of a task is for another process, so that this one puts the task back."""
-        ...
-
-    async def put_back(self, record: TaskRecord) -> bool:
-        """Put back a task whose lease has lapsed, so that a worker can claim it; return whether that was due."""
-        ...
-
-
 class LeaseKeeper:
     """Heartbeat and reaper of one process."""
 
-    def __init__(self, leases: WorkerLeases, work: LostWork, clock: Clock) -> None:
+    def __init__(self, leases: WorkerLeases, workers: Workers, resumption: Resumption, clock: Clock) -> None:
         """Make the keeper of a process.
 
         Args:
             leases: The leases of this process.
-            work: The work that they are for.
+            workers: The work that they are for.
+            resumption: Runs lost work again.
             clock: The store's clock.
         """
         self._leases = leases
-        self._work = work
+        self._workers = workers
+        self._resumption = resumption
         self._clock = clock
         self._lease = timedelta(milliseconds=leases.lease_ms)
         self._healthy_since: datetime | None = None
@@ -116,8 +86,8 @@ class LeaseKeeper:
         lease = record.lease
         if lease is None or (lease.worker and (lease.expires_at > self._clock.now() or not self.may_claim)):
             return False  # one that no process holds was put back by its worker, and can be claimed at any time
-        elsewhere = self._work.runs_elsewhere(record)
-        if lease.expires_at > self._clock.now() if elsewhere else not self._work.can_resume(record):
+        elsewhere = self._resumption.runs_elsewhere(record)
+        if lease.expires_at > self._clock.now() if elsewhere else not self._resumption.can_resume(record):
             return False
         is_claimed = False
         with anyio.CancelScope(shield=True):
@@ -128,14 +98,14 @@ class LeaseKeeper:
         # Bounded: a claim that outwaits an outage in the store would be made before the worker can renew its lease.
         with self._clock.move_on_at(self._clock.now() + self._lease / _RENEWALS) as limit:
             if elsewhere:
-                return await self._work.put_back(record)
+                return await self._resumption.put_back(record)
             claimed = await self._leases.claim(record.task_id)
         if limit.cancelled_caught:
             self._healthy_since = None
             raise StoreUnavailableError("A lost task could not be claimed in time")
         if claimed is None:
             return False
-        await self._work.resume(claimed)
+        await self._resumption.start(claimed)
         return True
 
     async def _turn(self) -> None:
@@ -154,16 +124,16 @@ class LeaseKeeper:
         await self._reap(lapsed)
 
     async def _renew(self) -> None:
-        task_ids = list(self._work.running())
+        task_ids = list(self._workers.leased())
         for start in range(0, len(task_ids), _BATCH):
             batch = task_ids[start : start + _BATCH]
             held = await self._leases.renew(batch)
             for task_id in batch:
                 if task_id not in held:
-                    self._work.stop(task_id)
+                    self._workers.lose(task_id)
 
     async def _list_lost(self, limit: int) -> tuple[TaskRecord, ...]:
-        return await self._leases.list_lost(self._work.wanted(), limit)
+        return await self._leases.list_lost(self._resumption.wanted(), limit)
 
     async def _reap(self, lapsed: tuple[TaskRecord, ...]) -> None:
         limit = _FEWEST_LAPSED

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from types import TracebackType
 
+from mcp_task_runtime.core import audit
 from mcp_task_runtime.core.causes import is_stray
 from mcp_task_runtime.core.message_queue import TaskMessageQueue
 from mcp_task_runtime.core.sealed import is_sealed
@@ -12,7 +13,7 @@ from mcp_task_runtime.core.store import TaskOwners, TaskQuestions, TaskStore
 from mcp_task_runtime.core.text import clean_text
 from mcp_task_runtime.core.types import TaskRecord
 from mcp_task_runtime.core.views import TaskView, as_client_sees
-from mcp_task_runtime.errors import SealedError, StoreError, TaskRuntimeError
+from mcp_task_runtime.errors import SealedError, StoreError, TaskNotFoundError, TaskRuntimeError
 
 __all__ = ["TaskReader", "store_errors"]
 
@@ -67,49 +68,61 @@ class TaskReader:
         Raises:
             StoreError: The store failed, or the task is sealed and this process has no keys.
         """
-        if clean_text(task_id) != task_id:
-            return None
-        with store_errors():
-            record = await self._store.get_task(task_id)
+        record = await self._get(task_id)
         return None if record is None else _unsealed(record)
 
-    async def find(self, task_id: str, owner: str | None) -> TaskRecord | None:
-        """Return an owner's task, or `None`: nothing more is read of a task of another owner (law L10).
+    async def get_owned(self, task_id: str, owner: str | None) -> TaskRecord:
+        """Return an owner's task. One of another owner is an unknown one, of which nothing is read (law L10).
 
         Raises:
+            TaskNotFoundError: The task is unknown, or belongs to another owner.
             StoreError: The store failed, or the task is sealed and this process has no keys.
         """
         if self._owners is not None:
-            view = await self._find_owned(self._owners, task_id, owner)
-            record = None if view is None else view.record
-        elif clean_text(task_id) != task_id:
-            return None
+            view = await self._view_owned(self._owners, task_id, owner)
+            if view is not None:
+                return view.record
         else:
-            with store_errors():
-                record = await self._store.get_task(task_id)
-        return None if record is None or record.owner != owner else _unsealed(record)
+            record = await self._get(task_id)
+            if record is not None and record.owner == owner:
+                return _unsealed(record)
+        audit.refused(task_id, owner)
+        raise TaskNotFoundError(task_id)
 
-    async def find_view(self, task_id: str, owner: str | None) -> TaskView | None:
-        """Return an owner's task with its open questions, or `None`, as `find`.
+    async def view_owned(self, task_id: str, owner: str | None) -> TaskView:
+        """Return an owner's task with its open questions, as `get_owned`.
 
         Raises:
+            TaskNotFoundError: The task is unknown, or belongs to another owner.
             StoreError: The store failed, or the task is sealed and this process has no keys.
         """
-        if self._owners is None or self._views is None:
-            record = await self.find(task_id, owner)
-            return None if record is None else await self.view(record)
-        view = await self._find_owned(self._owners, task_id, owner)
-        if view is None or view.record.owner != owner:
-            return None
-        _unsealed(view.record)
-        return as_client_sees(view)
+        if self._owners is not None and self._views is not None:
+            view = await self._view_owned(self._owners, task_id, owner)
+            if view is not None:
+                return as_client_sees(view)
+        else:
+            view = await self.view(await self.get_owned(task_id, owner))
+            if view is not None:
+                return view
+        audit.refused(task_id, owner)
+        raise TaskNotFoundError(task_id)
 
-    @staticmethod
-    async def _find_owned(owners: TaskOwners, task_id: str, owner: str | None) -> TaskView | None:
+    async def _get(self, task_id: str) -> TaskRecord | None:
         if clean_text(task_id) != task_id:
             return None
         with store_errors():
-            return await owners.get_owned(task_id, owner=owner)
+            return await self._store.get_task(task_id)
+
+    @staticmethod
+    async def _view_owned(owners: TaskOwners, task_id: str, owner: str | None) -> TaskView | None:
+        if clean_text(task_id) != task_id:
+            return None
+        with store_errors():
+            view = await owners.get_owned(task_id, owner=owner)
+        if view is None or view.record.owner != owner:
+            return None
+        _unsealed(view.record)
+        return view
 
     async def view(self, record: TaskRecord) -> TaskView | None:
         """Return the task with its open questions, from this record or a later one; `None` when it is gone.

@@ -8,7 +8,6 @@ from typing import TypeAlias
 from mcp_task_runtime.core import audit
 from mcp_task_runtime.core.dispatch import Outbox
 from mcp_task_runtime.core.execution import Execution
-from mcp_task_runtime.core.lease_keeper import LostWork
 from mcp_task_runtime.core.sealed import is_sealed
 from mcp_task_runtime.core.types import Outcome, TaskRecord
 from mcp_task_runtime.core.work_queue import WorkQueue
@@ -22,7 +21,7 @@ NamedWork: TypeAlias = Callable[[Execution[Outcome]], Awaitable[Outcome]]
 _LOST = "The worker that ran this task was lost"
 
 
-class Resumption(LostWork):
+class Resumption:
     """The registered work of one process, and the rules for running it again."""
 
     def __init__(self, workers: Workers, outbox: Outbox | None) -> None:
@@ -53,14 +52,6 @@ class Resumption(LostWork):
     def names(self) -> Collection[str]:
         """The tools whose work is registered."""
         return self._works.keys()
-
-    def running(self) -> Collection[str]:
-        """Return the ids of the tasks whose work runs here under a lease."""
-        return self._workers.leased()
-
-    def stop(self, task_id: str) -> None:
-        """Stop work whose lease was lost and drop its outcome."""
-        self._workers.lose(task_id)
 
     def wanted(self) -> Collection[str]:
         """Return the tools whose tasks this process may want although no process holds them.
@@ -110,10 +101,6 @@ class Resumption(LostWork):
         """
         if self._workers.is_accepting and not self._workers.has(task_id) and (record := await claim(task_id)):
             await self.start(record, was_lost=False)
-
-    async def resume(self, record: TaskRecord) -> None:
-        """Run the work of a task that this process has claimed, or end the task."""
-        await self.start(record)
 
     async def start(self, record: TaskRecord, *, was_lost: bool = True) -> Execution[Outcome] | None:
         """Run the work of a task that this process has claimed, or end the task.

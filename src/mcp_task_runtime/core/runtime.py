@@ -28,7 +28,6 @@ from mcp_task_runtime.core.live_tasks import LiveTasks
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
 from mcp_task_runtime.core.observed_store import observed
 from mcp_task_runtime.core.observer import IsolatedObserver, TaskObserver
-from mcp_task_runtime.core.owned_tasks import OwnedTasks
 from mcp_task_runtime.core.polls import Polls
 from mcp_task_runtime.core.postponed import PostponedRuns
 from mcp_task_runtime.core.questions import answer_questions
@@ -48,7 +47,7 @@ from mcp_task_runtime.core.views import TaskView
 from mcp_task_runtime.core.work_loop import WorkLoop
 from mcp_task_runtime.core.work_queue import WorkQueue
 from mcp_task_runtime.core.worker_leases import WorkerLeases
-from mcp_task_runtime.core.workers import Workers
+from mcp_task_runtime.core.workers import Workers, same_outcome
 
 __all__ = ["TaskRuntime"]
 
@@ -160,9 +159,8 @@ class TaskRuntime:
         self._keeper: LeaseKeeper | None = None
         self._claims: TaskClaims | None = None
         if self._leases is not None:
-            self._keeper = LeaseKeeper(self._leases, self._resumption, clock)
+            self._keeper = LeaseKeeper(self._leases, self._workers, self._resumption, clock)
             self._claims = TaskClaims(self._reader, self._leases, self._keeper, self._workers, self._resumption)
-        self._owned = OwnedTasks(self._reader)
         self._polls = Polls(settings, clock, self._observer)
         self._stack: AsyncExitStack | None = None
         self._endings.on_end(self._note_end)
@@ -323,7 +321,7 @@ class TaskRuntime:
         named = self._resumption.find(spec.request.name)
         if named is None:
             raise LookupError("No work is registered for this name")
-        return await self._workers.submit(spec, named, _same_outcome, resource_scope)
+        return await self._workers.submit(spec, named, same_outcome, resource_scope)
 
     async def dispatch(self, spec: TaskSpec) -> TaskRecord:
         """Create a task whose work a worker process runs, and submit it; return as soon as the task exists.
@@ -430,7 +428,7 @@ class TaskRuntime:
             task_id: The task.
             owner: The principal that asks.
             rate_limited: Whether this counts as a client's poll, which is told when to come again; see
-                `core.poll_interval`.
+                `core.polls`.
 
         Raises:
             LimitExceededError: Polled more often than `TaskSettings.max_polls_per_second`.
@@ -439,17 +437,17 @@ class TaskRuntime:
         """
         if rate_limited:
             self._polls.admit(task_id, owner)
-        view = await self._owned.view(task_id, owner)
+        view = await self._reader.view_owned(task_id, owner)
         if self._keeper is not None:
             with store_errors():
                 claimed = await self._keeper.claim_if_lost(view.record)
             if claimed:
                 await self._workers.settle(task_id)
-                view = await self._owned.view(task_id, owner)
+                view = await self._reader.view_owned(task_id, owner)
         return self._polls.answered(view) if rate_limited else view
 
     def paced(self, view: TaskView) -> TaskView:
-        """Return a task as a client is to see it now: with the poll interval for its age; see `core.poll_interval`."""
+        """Return a task as a client is to see it now: with the poll interval for its age; see `core.polls`."""
         return self._polls.paced(view)
 
     async def result(self, task_id: str, *, owner: str | None) -> Outcome:
@@ -459,7 +457,7 @@ class TaskRuntime:
             TaskNotFoundError: The task is unknown, belongs to another owner, or expired meanwhile.
             StoreError: The store failed.
         """
-        record = await self._owned.record(task_id, owner)
+        record = await self._reader.get_owned(task_id, owner)
         with self.followers.follow(task_id, after=record.revision) as follower:
             while record.outcome is None:
                 record = await follower.changed()
@@ -527,7 +525,7 @@ class TaskRuntime:
             InvalidTransitionError: The task has already ended (an error only in wire rule B8).
             StoreError: As for `finish`.
         """
-        record = await self._owned.record(task_id, owner)
+        record = await self._reader.get_owned(task_id, owner)
         is_stale = says_where_work_stands(record.task.status_message)
         return await self.finish(task_id, Outcome.cancelled(status_message=CANCELLED if is_stale else None))
 
@@ -586,8 +584,3 @@ class TaskRuntime:
         if record is not None:
             self._stored.set(record)
             self.followers.feed(record)
-
-
-def _same_outcome(outcome: Any) -> Outcome:
-    assert isinstance(outcome, Outcome)
-    return outcome

@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 DEFAULT_POLL_INTERVAL_MS: Final = 500
-"""How long clients are asked to wait between polls where nothing else is said; see `core.poll_interval`."""
+"""How long clients are asked to wait between polls where nothing else is said; see `core.polls`."""
 
 COUNTED_AT_MOST: Final = 50_000
 """How many tasks a store counts one by one for `TaskCounts`, of all statuses and tools together."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Sequence
 from datetime import timedelta
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, cast
 
 import anyio
 
 from mcp_task_runtime.core.abilities import implements
+from mcp_task_runtime.core.claims import TaskClaims
 from mcp_task_runtime.core.clock import Clock
 from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.sealed import is_sealed
@@ -18,7 +19,7 @@ from mcp_task_runtime.core.store_log import log_store_error
 from mcp_task_runtime.core.types import TaskRecord
 from mcp_task_runtime.errors import StoreClosedError, StoreError
 
-__all__ = ["WorkLoop", "WorkSource"]
+__all__ = ["WorkLoop"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -35,44 +36,13 @@ _LOOKS_A_LEASE: Final = 3
 _FEWEST_LAPSED: Final = 1_000
 
 
-class WorkSource(Protocol):
-    """What a loop needs of the runtime that it is part of."""
-
-    @property
-    def is_accepting(self) -> bool:
-        """Whether new work is taken."""
-        ...
-
-    @property
-    def names(self) -> Collection[str]:
-        """The tools whose work is registered."""
-        ...
-
-    async def begin(self, record: TaskRecord) -> Execution[Any] | None:
-        """Claim a task and start its work; `None` where there is nothing to claim."""
-        ...
-
-    @property
-    def takes(self) -> bool:
-        """Whether `take` can be called: the store finds and claims tasks in one step."""
-        ...
-
-    async def take(self, names: Collection[str], limit: int) -> list[Execution[Any]]:
-        """Wait for tasks of these tools that wait for a worker, claim them and start their work."""
-        ...
-
-    async def join(self, execution: Execution[Any]) -> None:
-        """Wait until a run has ended and its outcome is written."""
-        ...
-
-
 class WorkLoop:
     """Takes waiting tasks in their order, and looks for more when the store says that there are."""
 
     def __init__(
         self,
         store: TaskLeases,
-        source: WorkSource,
+        claims: TaskClaims,
         clock: Clock,
         *,
         names: Collection[str] | None,
@@ -83,14 +53,14 @@ class WorkLoop:
 
         Args:
             store: Where the tasks wait. One with `TaskWork` wakes the loop; in another it looks three times a lease.
-            source: Runs them.
+            claims: Claims and runs them.
             clock: The store's clock.
             names: Only tasks of these tools; `None` for all whose work is registered at the time.
             concurrency: Most tasks that run at once.
             lease_ms: How long a lease lasts, in milliseconds.
         """
         self._store = store
-        self._source = source
+        self._claims = claims
         self._clock = clock
         self._names = None if names is None else frozenset(names)
         self._concurrency = concurrency
@@ -105,7 +75,7 @@ class WorkLoop:
     async def run(self) -> None:
         """Take tasks until no more work is taken, or the store is closed, or this is cancelled: what runs goes on."""
         async with anyio.create_task_group() as group:
-            while self._source.is_accepting:
+            while self._claims.is_accepting:
                 try:
                     for execution in await self._take():
                         self._running.add(execution)
@@ -125,8 +95,8 @@ class WorkLoop:
             self._left = anyio.Event()
             await self._left.wait()
         room = self._concurrency - len(self._running)
-        names = frozenset(self._source.names) if self._names is None else self._names
-        if self._source.takes:
+        names = frozenset(self._claims.names) if self._names is None else self._names
+        if self._claims.takes:
             return await self._take_at_once(names, room)
         most = room + _SPARE + 2 * self._sealed
         waiting = await self._wait(names, most)
@@ -145,7 +115,7 @@ class WorkLoop:
         """Have the store find and claim tasks in one step: workers that look at once do not want the same ones."""
         taken: list[Execution[Any]] = []
         with self._clock.move_on_at(self._clock.now() + self._pause):
-            taken = await self._source.take(names, room)
+            taken = await self._claims.take(names, room)
         self._is_failing = False
         return taken
 
@@ -156,7 +126,7 @@ class WorkLoop:
             if len(taken) == room:
                 break
             try:
-                execution = await self._source.begin(record)
+                execution = await self._claims.begin(record)
             except StoreClosedError:
                 raise
             except StoreError as error:  # the runs that were taken must be followed; the next look tells more
@@ -202,7 +172,7 @@ class WorkLoop:
 
     async def _follow(self, execution: Execution[Any]) -> None:
         try:
-            await self._source.join(execution)
+            await self._claims.join(execution)
         finally:
             self._running.discard(execution)
             self._left.set()

@@ -33,7 +33,7 @@ from mcp_task_runtime.core.work_queue import WorkQueue
 from mcp_task_runtime.core.worker_leases import WorkerLeases
 from mcp_task_runtime.errors import InvalidTransitionError, StoreError, StoreUnavailableError, TaskNotFoundError
 
-__all__ = ["Workers"]
+__all__ = ["Workers", "same_outcome"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -238,7 +238,7 @@ class Workers:
         execution: Execution[Outcome] = Execution(self, record=record)
         execution.queue = queue
         execution.is_queued = record.task.status_message == QUEUED
-        self.launch(execution, work, _same_outcome, needs_slot=needs_slot)
+        self.launch(execution, work, same_outcome, needs_slot=needs_slot)
         self._live.add(record)
         self._track(execution, record)
         if reason is not None:
@@ -633,5 +633,6 @@ class Workers:
         self._open.discard(task_id)
 
 
-def _same_outcome(outcome: Outcome) -> Outcome:
+def same_outcome(outcome: Outcome) -> Outcome:
+    """Return the outcome of work that returns one."""
     return outcome
