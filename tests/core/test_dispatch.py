@@ -720,6 +720,23 @@ async def test_work_that_may_not_run_again_is_handed_over_before_it_has_begun_an
         assert tool.runs == [(stopping.worker, 1), (other.worker, 2)]
 
 
+async def test_work_that_an_outage_stops_in_its_last_attempt_ends_its_task_although_no_worker_is_left() -> None:
+    async with open_cluster(dispatcher=StoreDispatcher()) as (cluster, (server, worker)):
+
+        async def struck(execution: Execution[Outcome]) -> Outcome:
+            raise StoreUnavailableError("away")
+
+        for process in (server, worker):
+            process.runtime.register("tool", struck, is_dispatched=True)
+        spec = replace(RERUNNABLE, request=replace(RERUNNABLE.request, max_attempts=2))
+        record = await server.runtime.dispatch(spec)
+        for attempt in (1, 2):
+            assert await worker.runtime.execute(record.task_id)
+            if attempt == 1:
+                assert lease_of(cluster, record.task_id) == ("", 1), "it waits for another worker"
+        assert (await server.runtime.result(record.task_id, owner=None)).status == "failed"
+
+
 async def test_a_task_that_was_claimed_while_its_worker_closed_runs_elsewhere() -> None:
     """L12: its work has not begun, so that it may begin, however often it may run."""
     async with open_cluster(dispatcher=StoreDispatcher()) as (cluster, (server, other)):

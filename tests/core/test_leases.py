@@ -356,6 +356,28 @@ async def test_a_reaper_looks_behind_lost_tasks_whose_tools_it_does_not_have(mon
         assert b.running == {"4"}
 
 
+async def test_a_reaper_moves_lost_tasks_of_others_out_of_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """L8: it looks through no more of them than it must, and those that have their tools find them where they wait."""
+    monkeypatch.setattr("mcp_task_runtime.core.lease_keeper._FEWEST_LAPSED", 2)
+    monkeypatch.setattr("mcp_task_runtime.core.lease_keeper._MOST_LAPSED", 20)
+    monkeypatch.setattr("mcp_task_runtime.core.lease_keeper._MOST_MOVED", 10)
+    async with open_cluster(3) as (cluster, (a, b, c)):
+        b.runtime.register("tool", forever)
+        others = [f"other {number}" for number in range(30)]
+        request = replace(RERUNNABLE.request, name="other")
+        for task_id in others:
+            await started(a, replace(RERUNNABLE, request=request, task_id=task_id))
+        await started(a, replace(RERUNNABLE, task_id="wanted"))
+        await cluster.cut(a)
+        await cluster.pass_time(4 * LEASE_SECONDS)
+        assert b.running == {"wanted"}
+        attempts = {record.lease and record.lease.attempt for record in map(cluster.store.record, others)}
+        assert attempts == {1}, "no attempt is counted"
+        c.runtime.register("other", forever)
+        await cluster.pass_time(6 * LEASE_SECONDS)  # some a turn
+        assert c.running == set(others)
+
+
 async def test_a_question_that_a_rerun_asks_again_gets_its_answer_and_an_open_one_stays_open() -> None:
     """The client is asked each question once, also when its process is lost."""
     async with open_cluster() as (cluster, (a, b)):

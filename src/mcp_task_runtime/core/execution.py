@@ -20,6 +20,7 @@ import anyio.lowlevel
 from mcp_task_runtime.core import audit
 from mcp_task_runtime.core.clock import Clock
 from mcp_task_runtime.core.resolver import Resolver
+from mcp_task_runtime.core.transitions import may_run_again
 from mcp_task_runtime.core.types import Fence, TaskRecord, TaskSpec
 from mcp_task_runtime.core.work_queue import WorkQueue
 from mcp_task_runtime.errors import InvalidTransitionError, TaskNotFoundError
@@ -308,11 +309,9 @@ class Execution(Generic[T]):
             store has no leases.
         """
         record = self.record
-        if record is None or record.lease is None or not record.request.rerunnable:
+        if record is None or not may_run_again(record):
             return False
         if self._state not in (ExecutionState.PUBLISHED, ExecutionState.DETACHED):
-            return False
-        if record.lease.used_attempts >= record.request.max_attempts:
             return False
         self._rerun_delay = delay
         return True

@@ -31,6 +31,8 @@ _RETRIES = 30
 _BATCH = 500
 _FEWEST_LAPSED = 100
 _MOST_LAPSED = 10_000
+_MOST_MOVED = 1_000
+"""Tasks that a turn moves out of its way: the next turn, and other processes, go on."""
 
 
 class LeaseKeeper:
@@ -139,10 +141,19 @@ class LeaseKeeper:
         limit = _FEWEST_LAPSED
         while True:
             claimed = [await self._claim(record) for record in lapsed]
-            if len(lapsed) < limit or any(claimed) or limit >= _MOST_LAPSED or not self.may_claim:
+            if len(lapsed) < limit or any(claimed) or not self.may_claim:
                 return
+            if limit >= _MOST_LAPSED:
+                break
             limit *= 10  # those at the head are for processes that have their tools: look behind them
             lapsed = await self._list_lost(limit)
+        await self._move(lapsed)
+
+    async def _move(self, lapsed: tuple[TaskRecord, ...]) -> None:
+        """Have lost tasks of others wait for a worker, where they hide no task: a store lists waiting tasks by tool."""
+        lost = [each for each in lapsed if each.lease is not None and each.lease.worker]
+        for record in [each for each in lost if self._resumption.is_for_others(each)][:_MOST_MOVED]:
+            await self._leases.put_back(record.task_id, 0)
 
     async def _claim(self, record: TaskRecord) -> bool:
         try:

@@ -9,6 +9,7 @@ from mcp_task_runtime.core import audit
 from mcp_task_runtime.core.dispatch import Outbox
 from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.sealed import is_sealed
+from mcp_task_runtime.core.transitions import may_run_again
 from mcp_task_runtime.core.types import Outcome, TaskRecord
 from mcp_task_runtime.core.work_queue import WorkQueue
 from mcp_task_runtime.core.workers import Workers
@@ -73,14 +74,13 @@ class Resumption:
             return False
         if not lease.used_attempts:
             return lease.expires_at <= self._workers.clock.now() and record.request.name in self._works
-        return not _may_rerun(record, lease.used_attempts + 1) or record.request.name in self._works
+        return not may_run_again(record) or record.request.name in self._works
 
     def runs_elsewhere(self, record: TaskRecord) -> bool:
         """Return whether the work of a task is for another process, and may run once more."""
         if self._outbox is None or record.lease is None or not self._outbox.has(record.request.name):
             return False
-        attempt = record.lease.used_attempts
-        return not self._workers.has(record.task_id) and (not attempt or _may_rerun(record, attempt + 1))
+        return not self._workers.has(record.task_id) and (not record.lease.used_attempts or may_run_again(record))
 
     async def put_back(self, record: TaskRecord) -> bool:
         """Put back a task whose lease has lapsed, so that a worker can claim it; return whether that was due."""
@@ -92,6 +92,13 @@ class Resumption:
         if is_lost:
             audit.lost(record, "it waits for another one", is_claimed=False)
         return True
+
+    def is_for_others(self, record: TaskRecord) -> bool:
+        """Return whether the work of a lost task may run again, and only other processes can run it."""
+        if record.lease is None or self._workers.has(record.task_id) or self.runs_elsewhere(record):
+            return False
+        is_mine = record.request.name in self._works and not is_sealed(record)
+        return not is_mine and (not record.lease.used_attempts or may_run_again(record))
 
     async def run_again(self, task_id: str, claim: Callable[[str], Awaitable[TaskRecord | None]]) -> None:
         """Claim a task whose delay has passed, and run its work again.

@@ -28,6 +28,7 @@ from mcp_task_runtime.core.run_slots import RunSlots
 from mcp_task_runtime.core.status_messages import QUEUED
 from mcp_task_runtime.core.store_log import log_loss
 from mcp_task_runtime.core.task_maker import TaskMaker
+from mcp_task_runtime.core.transitions import may_run_again
 from mcp_task_runtime.core.types import Outcome, TaskRecord, TaskSpec
 from mcp_task_runtime.core.work_queue import WorkQueue
 from mcp_task_runtime.core.worker_leases import WorkerLeases
@@ -535,7 +536,7 @@ class Workers:
 
     def _is_lost(self, execution: Execution[Any], record: TaskRecord, end: RunEnd[Any]) -> bool:
         """Return whether work counts as lost with its worker, and not as failed: it may run again (law L12)."""
-        if not record.request.rerunnable or self._leases is None or execution.is_stopped:
+        if not may_run_again(record) or self._leases is None or execution.is_stopped:
             return False
         if end.is_interrupted:  # the event loop itself ends
             return True
