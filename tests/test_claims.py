@@ -356,7 +356,7 @@ The examples with an engine start its broker, too: a Redis or PostgreSQL that is
     engines/test_examples.py::test_one_command_starts_a_broker_and_two_workers_and_stops_them
     engines/test_examples.py::test_without_a_server_the_example_says_what_to_install
 `TaskTaking` finds and claims tasks in one step
-    stores/redis/test_taking.py::test_each_task_is_taken_once_by_many_workers
+    kit/test_memory_backend.py::test_a_store_that_takes_work_keeps_the_laws
 a database file that is made can be read and written by its owner alone (mode 0600), and so can its log
     stores/test_sqlite.py::test_a_file_is_made_for_its_owner_alone_and_keeps_the_permissions_it_has
 `LeaseLostError` and `SealedError` are imported from `mcp_task_runtime`, as the other errors are

@@ -196,31 +196,6 @@ async def test_a_worker_that_waits_is_woken_and_takes_with_one_statement(make: O
         assert scope.cancelled_caught
 
 
-async def test_each_task_is_taken_once_by_many_workers(make: Open) -> None:
-    """L12."""
-    taken: list[str] = []
-    async with make() as one, make() as two:
-
-        async def work(store: PostgresTaskStore, worker: str, names: list[str]) -> None:
-            while True:
-                for record in await take(store, *names, worker=worker, limit=4):
-                    assert record.request.name in names
-                    assert record.lease is not None
-                    assert (record.lease.worker, record.lease.attempt) == (worker, 1)
-                    taken.append(record.task_id)
-                if len(taken) == 60:
-                    group.cancel_scope.cancel()
-
-        with anyio.fail_after(PATIENCE):
-            async with anyio.create_task_group() as group:
-                group.start_soon(work, one, "a", ["tool 0", "tool 1"])
-                group.start_soon(work, two, "b", ["tool 2", "tool 1"])
-                group.start_soon(work, two, "c", ["tool 2"])
-                for number in range(60):
-                    group.start_soon(created, one, f"tool {number % 3}")
-        assert len(set(taken)) == 60
-
-
 # --- two at once ---
 
 

@@ -154,6 +154,24 @@ leased_process_mutant(
 )
 
 
+class _TakesWithoutALook(Link):
+    """A process's connection: between its look and its claims another process may claim."""
+
+    async def take_work(self, names: Collection[str], *, worker: str, limit: int, **options: Any) -> Found:
+        found: Found = await self._call(self._target, "wait_for_work", names, limit=limit)
+        for record in found:
+            await self._target.claim_task(record.task_id, worker=worker, lease_ms=options["lease_ms"])
+        return tuple([await self._target.get_task(record.task_id) for record in found])
+
+
+leased_process_mutant(
+    "AProcessTakesWhatAnotherHasTaken",
+    "each_task_is_taken_by_one_of_the_workers_of_two_processes",
+    process=_TakesWithoutALook,
+    store_class=TakingTaskStore,
+)
+
+
 @store_mutant("an_end_is_told_once_and_no_other_change")
 class EachChangeIsTakenForAnEnd(TakingTaskStore):
     def watch_end(self, task_id: str, on_end: Callable[[], None]) -> Callable[[], None]:

@@ -82,34 +82,6 @@ async def test_a_worker_that_waits_is_woken(server: RedisServer, prefix: str) ->
         assert scope.cancelled_caught
 
 
-async def test_each_task_is_taken_once_by_many_workers(server: RedisServer, prefix: str) -> None:
-    """L12."""
-    taken: list[str] = []
-    async with (
-        RedisTaskStore(server.url, prefix=prefix, timeout=PATIENCE) as one,
-        RedisTaskStore(server.url, prefix=prefix, timeout=PATIENCE) as two,
-    ):
-
-        async def work(store: RedisTaskStore, worker: str, names: list[str]) -> None:
-            while True:
-                for record in await take(store, *names, worker=worker, limit=4):
-                    assert record.request.name in names
-                    assert record.lease is not None
-                    assert (record.lease.worker, record.lease.attempt) == (worker, 1)
-                    taken.append(record.task_id)
-                if len(taken) == 60:
-                    group.cancel_scope.cancel()
-
-        with anyio.fail_after(PATIENCE):
-            async with anyio.create_task_group() as group:
-                group.start_soon(work, one, "a", ["tool 0", "tool 1"])
-                group.start_soon(work, two, "b", ["tool 1", "tool 2"])
-                group.start_soon(work, two, "c", ["tool 2"])
-                for number in range(60):
-                    group.start_soon(make, one, f"tool {number % 3}")
-        assert len(set(taken)) == 60
-
-
 async def test_tasks_whose_claim_was_not_heard_of_are_claimed_once(server: RedisServer, prefix: str) -> None:
     """L6: the reply is lost; sent again, the call returns what it took, and takes nothing else."""
     async with (

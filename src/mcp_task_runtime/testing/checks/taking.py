@@ -93,6 +93,29 @@ async def each_task_is_taken_by_one_of_the_workers_that_want_it(bench: StoreBenc
 
 
 @_check("L12", "L3", needs=["taking", "work", "leases", "shared"])
+async def each_task_is_taken_by_one_of_the_workers_of_two_processes(bench: StoreBench) -> None:
+    taken: list[str] = []
+    all_taken = anyio.Event()
+
+    async def work(store: _TakingStore, worker: str, *names: str) -> None:
+        while True:
+            taken.extend(await _taken(bench, store, *names, worker=worker, limit=4))
+            if len(taken) >= 60:
+                all_taken.set()
+
+    async with bench.open_again() as opened, anyio.create_task_group() as group:
+        one, two = _taking(bench.subject), _taking(opened)
+        group.start_soon(work, one, "a", "tool 0", "tool 1")
+        group.start_soon(work, two, "b", "tool 1", "tool 2")
+        group.start_soon(work, two, "c", "tool 2")
+        for number in range(60):
+            group.start_soon(_waiting_task, one, f"tool {number % 3}")
+        await bench.within(all_taken.wait(), "workers of two processes do not take all tasks that they want")
+        group.cancel_scope.cancel()
+    require(len(set(taken)) == 60, f"workers of two processes took {taken}, and must take each task once")
+
+
+@_check("L12", "L3", needs=["taking", "work", "leases", "shared"])
 async def a_worker_takes_what_another_process_makes(bench: StoreBench) -> None:
     async with bench.open_again() as opened:
         store = _taking(opened)
