@@ -23,8 +23,9 @@ from mcp_task_runtime import (
     TaskRequest,
     task_execution,
 )
-from mcp_task_runtime.core import endings as endings_module
+from mcp_task_runtime.core import store_calls
 from mcp_task_runtime.core.abilities import queue_of
+from mcp_task_runtime.core.backoff import Backoff
 from mcp_task_runtime.core.endings import TaskEndings
 from mcp_task_runtime.core.types import Fence, NewTask
 from mcp_task_runtime.errors import LeaseLostError, StoreClosedError
@@ -41,8 +42,7 @@ NEW = NewTask(ttl_ms=60_000, request=TaskRequest(name="report"))
 
 @pytest.fixture(autouse=True)
 def _quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endings_module, "_FIRST_RETRY_SECONDS", 0.001)
-    monkeypatch.setattr(endings_module, "_LONGEST_RETRY_SECONDS", 0.002)
+    monkeypatch.setattr(store_calls, "_PAUSE", Backoff(first=0.001, longest=0.002))
 
 
 class FailingStore(InMemoryTaskStore):
@@ -177,6 +177,18 @@ async def test_an_outcome_that_waits_is_counted_and_dropped_loudly_when_its_task
     assert endings.waiting == 0
     assert [each.levelname for each in caplog.records if "was dropped" in each.message] == ["ERROR"]
     assert "expired" in caplog.text
+
+
+async def test_an_outcome_that_comes_when_its_task_has_expired_does_not_wait(caplog: pytest.LogCaptureFixture) -> None:
+    clock = FakeClock()
+    store = FailingStore(StoreUnavailableError("away"), clock=clock)
+    record = await store.create_task(NEW)
+    clock.advance(60)
+    endings = TaskEndings(store)
+    with anyio.fail_after(PATIENCE):
+        await endings.finish_eventually(record, Outcome.completed({}))
+    assert (store.attempts, endings.waiting) == (1, 0)
+    assert [each.levelname for each in caplog.records if each.name == "mcp_task_runtime.tasks"] == ["ERROR"]
 
 
 async def test_an_outcome_that_is_given_up_at_a_shutdown_is_dropped_loudly(caplog: pytest.LogCaptureFixture) -> None:

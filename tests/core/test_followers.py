@@ -22,7 +22,8 @@ from mcp_task_runtime import (
     TaskSettings,
     TaskSpec,
 )
-from mcp_task_runtime.core import followers as followers_module
+from mcp_task_runtime.core import store_calls
+from mcp_task_runtime.core.backoff import Backoff
 from mcp_task_runtime.core.followers import TaskFollowers
 from mcp_task_runtime.core.group import IsolatedGroup
 from mcp_task_runtime.core.message_queue import QueuedMessage
@@ -39,8 +40,7 @@ NEW = NewTask(ttl_ms=None)
 
 @pytest.fixture(autouse=True)
 def _quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(followers_module, "_FIRST_RETRY_SECONDS", 0.001)
-    monkeypatch.setattr(followers_module, "_LONGEST_RETRY_SECONDS", 0.002)
+    monkeypatch.setattr(store_calls, "_PAUSE", Backoff(first=0.001, longest=0.002))
 
 
 class CountingStore(InMemoryTaskStore):

@@ -23,8 +23,9 @@ from mcp_task_runtime import (
     TaskSettings,
     TaskSpec,
 )
-from mcp_task_runtime.core import followers as followers_module
-from mcp_task_runtime.core.reader import store_errors
+from mcp_task_runtime.core import store_calls
+from mcp_task_runtime.core.backoff import Backoff
+from mcp_task_runtime.core.store_calls import store_errors
 from mcp_task_runtime.core.types import NewTask, NewTaskFields, TaskRecord, TaskRequest
 from tests.core.worlds import open_world
 from tests.support.patience import PATIENCE
@@ -139,7 +140,7 @@ class Foreign(InMemoryTaskStore):
 async def test_what_a_foreign_store_raises_for_one_task_touches_no_other(
     method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(followers_module, "_FIRST_RETRY_SECONDS", 0.001)
+    monkeypatch.setattr(store_calls, "_PAUSE", Backoff(first=0.001, longest=0.002))
     store = Foreign(method, times=3)
     release = anyio.Event()
 

@@ -29,6 +29,7 @@ from mcp_task_runtime import (
     TaskSpec,
     TaskView,
 )
+from mcp_task_runtime.core.backoff import Backoff
 from mcp_task_runtime.core.dispatch import Dispatch, StoreDispatcher, TaskDispatcher
 from mcp_task_runtime.core.types import TaskFilter, TaskRequest
 from mcp_task_runtime.core.work_queue import WorkQueue
@@ -39,12 +40,11 @@ T = TypeVar("T")
 TTL_SECONDS = 120
 _FEWEST_CALLS, _MOST_CALLS = 6, 60
 """Calls of the store that a life takes in both processes, so that each is seen to be tried."""
-_PAUSES = (
-    "endings._FIRST_RETRY_SECONDS",
-    "followers._FIRST_RETRY_SECONDS",
-    "work_loop._RETRY_SECONDS",
-    "work_loop._LOST_RACE_SECONDS",
-)
+_PAUSES = {
+    "store_calls._PAUSE": Backoff(1e-9, longest=5.0),
+    "work_loop._RETRY_SECONDS": 1e-9,
+    "work_loop._LOST_RACE_SECONDS": 1e-9,
+}
 FORM = {"type": "object", "properties": {}}
 ACCEPT = {"action": "accept", "content": {}}
 PLAIN = TaskSpec(ttl_ms=TTL_SECONDS * 1000, owner="ada", request=TaskRequest(name="tool"))
@@ -356,8 +356,8 @@ async def live(life: Life, spec: TaskSpec, victim: int, number: int, *, is_writt
 async def test_one_lost_call_costs_time_alone(
     life: Life, spec: TaskSpec, is_written: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for pause in _PAUSES:
-        monkeypatch.setattr(f"mcp_task_runtime.core.{pause}", 1e-9)  # these go by the event loop's clock
+    for name, pause in _PAUSES.items():
+        monkeypatch.setattr(f"mcp_task_runtime.core.{name}", pause)  # these go by the event loop's clock
     total = 0
     for victim in range(2):
         number, calls = 0, 1

@@ -12,7 +12,7 @@ import pytest
 from typing_extensions import Unpack
 
 from mcp_task_runtime import InMemoryTaskStore
-from mcp_task_runtime.core.abilities import never_waits, time_limit
+from mcp_task_runtime.core.store_calls import never_waits, time_limit
 from mcp_task_runtime.core.types import NewTask, NewTaskFields, Outcome, TaskRecord
 
 pytestmark = pytest.mark.anyio

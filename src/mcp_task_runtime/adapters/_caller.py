@@ -7,8 +7,8 @@ from functools import lru_cache
 from typing import Final
 
 from mcp_task_runtime.core.json import JSONObject, JSONValue, dump_json
-from mcp_task_runtime.core.reader import store_errors
 from mcp_task_runtime.core.store import TaskStore
+from mcp_task_runtime.core.store_calls import store_errors
 from mcp_task_runtime.core.text import shared_text
 from mcp_task_runtime.core.types import TaskRecord
 from mcp_task_runtime.wire.trace_context import trace_context

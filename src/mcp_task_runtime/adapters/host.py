@@ -21,9 +21,9 @@ import anyio.lowlevel
 from typing_extensions import Self
 
 from mcp_task_runtime.core.event_loop import asyncio_task, start_background_task
-from mcp_task_runtime.core.questions import CLEANUP_SECONDS
 from mcp_task_runtime.core.runtime import TaskRuntime
 from mcp_task_runtime.core.store import TaskSharing
+from mcp_task_runtime.core.store_calls import CLEANUP_SECONDS
 from mcp_task_runtime.core.web_server import until_web_server_stops, web_workers
 from mcp_task_runtime.errors import StoreError
 

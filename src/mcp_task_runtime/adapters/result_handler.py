@@ -26,11 +26,10 @@ from mcp_task_runtime.core.followers import TaskFollowers
 from mcp_task_runtime.core.inbox import Inbox
 from mcp_task_runtime.core.json import JSONObject, JSONValue
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
-from mcp_task_runtime.core.outlasting import outlasting
 from mcp_task_runtime.core.questions import answer_questions
 from mcp_task_runtime.core.settings import TaskSettings
 from mcp_task_runtime.core.store import TaskStore
-from mcp_task_runtime.core.store_log import log_loss
+from mcp_task_runtime.core.store_calls import log_loss, outlasting
 from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.core.types import Outcome, TaskRecord
 from mcp_task_runtime.errors import INTERNAL_ERROR, INVALID_PARAMS, ProtocolError, StoreError, TaskNotFoundError

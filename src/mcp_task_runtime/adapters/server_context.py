@@ -29,10 +29,10 @@ from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.group import current_task
 from mcp_task_runtime.core.json import JSONObject
 from mcp_task_runtime.core.message_queue import TaskMessageQueue
-from mcp_task_runtime.core.questions import CLEANUP_SECONDS
 from mcp_task_runtime.core.runtime import TaskRuntime
 from mcp_task_runtime.core.steps import AtHome, Retries, TaskSteps
 from mcp_task_runtime.core.store import TaskStore
+from mcp_task_runtime.core.store_calls import CLEANUP_SECONDS
 from mcp_task_runtime.core.text import check_size, clean_text
 from mcp_task_runtime.core.types import Outcome, Progress, Task, TaskRecord
 from mcp_task_runtime.errors import (

@@ -10,7 +10,7 @@ from mcp_task_runtime.adapters.result_handler import TaskResultHandler
 from mcp_task_runtime.adapters.session import TaskSession
 from mcp_task_runtime.core.json import JSONObject, JSONValue
 from mcp_task_runtime.core.runtime import TaskRuntime
-from mcp_task_runtime.core.store_log import log_loss
+from mcp_task_runtime.core.store_calls import log_loss
 from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.core.types import Outcome, Progress, Task, TaskRecord
 from mcp_task_runtime.errors import StoreError, TaskNotFoundError

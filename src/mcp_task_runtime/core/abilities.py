@@ -2,29 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol, TypeGuard, TypeVar, runtime_checkable
-
-import anyio
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 from mcp_task_runtime.core.message_queue import TaskMessageQueue
 from mcp_task_runtime.core.store import TaskQuestions, TaskStore
 
-__all__ = [
-    "does_never_wait",
-    "has_questions",
-    "implements",
-    "is_queue",
-    "is_store",
-    "never_waits",
-    "queue_of",
-    "time_limit",
-]
-
-FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
-
-_NEVER_WAITS = "never_waits"
+__all__ = ["has_questions", "implements", "is_queue", "is_store", "queue_of"]
 
 
 @runtime_checkable
@@ -82,32 +65,3 @@ def _implements(value: object, protocol: Any) -> bool:
             _known.clear()
         _known.add(pair)
     return found
-
-
-def never_waits(operation: FunctionT) -> FunctionT:
-    """Mark an operation of a store that never yields to the event loop: no time limit or cancellation can end it.
-
-    A method that overrides or wraps it has no mark of its own.
-    """
-    setattr(operation, _NEVER_WAITS, operation)
-    return operation
-
-
-def does_never_wait(operation: Callable[..., Any]) -> bool:
-    """Return whether an operation of a store is marked with `never_waits`."""
-    return getattr(operation, _NEVER_WAITS, None) is getattr(operation, "__func__", operation)
-
-
-def time_limit(
-    operation: Callable[..., Any], seconds: float, *, shield: bool = False
-) -> AbstractContextManager[object]:
-    """Return a cancel scope for one call of an operation; without effect, and without its cost, if it never waits.
-
-    Args:
-        operation: The method of a store or a queue.
-        seconds: After which the scope is cancelled.
-        shield: Whether cancellations from outside wait.
-    """
-    if does_never_wait(operation):
-        return nullcontext()
-    return anyio.CancelScope(deadline=anyio.current_time() + seconds, shield=shield)

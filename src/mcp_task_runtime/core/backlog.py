@@ -7,9 +7,7 @@ from collections import Counter
 from datetime import datetime, timedelta
 from typing import Final
 
-import anyio
-
-from mcp_task_runtime.core.clock import Clock
+from mcp_task_runtime.core.clock import Clock, sleep_by
 from mcp_task_runtime.core.observer import TaskObserver, WorkWaiting
 from mcp_task_runtime.core.store import TaskSearch
 from mcp_task_runtime.core.types import TaskFilter
@@ -50,8 +48,7 @@ class Backlog:
                 return
             except Exception:  # the store's outage is reported where it matters
                 logger.debug("What waits for a worker could not be counted", exc_info=True)
-            with self._clock.move_on_at(self._clock.now() + self._pause):
-                await anyio.sleep_forever()
+            await sleep_by(self._clock, self._pause)
 
     async def _look(self) -> WorkWaiting:
         page = await self._store.search_tasks(_LIVE, newest_first=False, limit=_MOST)

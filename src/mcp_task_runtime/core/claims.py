@@ -9,10 +9,10 @@ import anyio
 
 from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.lease_keeper import LeaseKeeper
-from mcp_task_runtime.core.questions import CLEANUP_SECONDS
-from mcp_task_runtime.core.reader import TaskReader, store_errors
+from mcp_task_runtime.core.reader import TaskReader
 from mcp_task_runtime.core.resumption import Resumption
 from mcp_task_runtime.core.sealed import is_sealed
+from mcp_task_runtime.core.store_calls import CLEANUP_SECONDS, store_errors
 from mcp_task_runtime.core.text import clean_text
 from mcp_task_runtime.core.types import TaskRecord
 from mcp_task_runtime.core.worker_leases import WorkerLeases

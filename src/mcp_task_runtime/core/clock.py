@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Protocol, runtime_checkable
 
 import anyio
 
 from mcp_task_runtime.core.event_loop import event_loop_time
 
-__all__ = ["Clock", "SystemClock"]
+__all__ = ["Clock", "SystemClock", "sleep_by"]
 
 
 @runtime_checkable
@@ -42,3 +42,9 @@ class SystemClock:
         if when is None:
             return anyio.CancelScope()
         return anyio.CancelScope(deadline=event_loop_time() + (when - self.now()).total_seconds())
+
+
+async def sleep_by(clock: Clock, delay: timedelta) -> None:
+    """Wait for as long as this, by a clock."""
+    with clock.move_on_at(clock.now() + delay):
+        await anyio.sleep_forever()

@@ -17,9 +17,9 @@ from mcp_task_runtime.core.causes import UnexpectedError, sole_cause
 from mcp_task_runtime.core.endings import TaskEndings
 from mcp_task_runtime.core.json import JSONObject
 from mcp_task_runtime.core.message_queue import TaskMessageQueue
-from mcp_task_runtime.core.questions import CLEANUP_SECONDS
 from mcp_task_runtime.core.settings import TaskSettings
 from mcp_task_runtime.core.store import TaskStore
+from mcp_task_runtime.core.store_calls import CLEANUP_SECONDS
 from mcp_task_runtime.core.text import clean_text
 from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.core.types import Fence, Outcome, Progress, Task

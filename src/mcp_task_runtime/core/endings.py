@@ -14,12 +14,17 @@ from typing import TypeAlias
 import anyio
 
 from mcp_task_runtime.core import audit
-from mcp_task_runtime.core.abilities import does_never_wait, has_questions, queue_of, time_limit
+from mcp_task_runtime.core.abilities import has_questions, queue_of
 from mcp_task_runtime.core.message_queue import TaskMessageQueue
-from mcp_task_runtime.core.questions import CLEANUP_SECONDS
-from mcp_task_runtime.core.reader import store_errors
 from mcp_task_runtime.core.store import TaskStore
-from mcp_task_runtime.core.store_log import log_loss
+from mcp_task_runtime.core.store_calls import (
+    CLEANUP_SECONDS,
+    does_never_wait,
+    log_loss,
+    pause_after,
+    store_errors,
+    time_limit,
+)
 from mcp_task_runtime.core.text import check_size
 from mcp_task_runtime.core.types import Fence, Outcome, TaskRecord
 from mcp_task_runtime.errors import (
@@ -36,8 +41,6 @@ __all__ = ["EndListener", "TaskEndings"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-_FIRST_RETRY_SECONDS = 0.1
-_LONGEST_RETRY_SECONDS = 5.0
 _ATTEMPT_SECONDS = 30.0
 _UNSTORABLE = Outcome.failed("Internal error")
 _SMALL = 256
@@ -186,49 +189,51 @@ class TaskEndings:
         reason: str | None,
         unexpected: BaseException | None,
     ) -> None:
-        delay = 0.0
+        failures = 0
         try:
             while True:
                 try:
                     with time_limit(self._store.finish_task, _ATTEMPT_SECONDS):
                         await self._end(record.task_id, outcome, fence, reason, unexpected)
-                        if delay:
+                        if failures:
                             audit.written(record)
                         return
                     error: Exception = StoreUnavailableError("The store did not answer in time")
                 except (InvalidTransitionError, TaskNotFoundError, LeaseLostError):
                     raise
                 except LimitExceededError as too_large:
-                    outcome = Outcome.failed(str(too_large))
-                    reason = str(too_large) if reason is None else reason
+                    outcome, reason = Outcome.failed(str(too_large)), reason or str(too_large)
                     continue
-                except StoreClosedError:
-                    audit.dropped(record, outcome, "the store was closed")
-                    return
                 except Exception as raised:
                     error = raised
-                if isinstance(error, ValueError) and not isinstance(error, TaskRuntimeError):
-                    if outcome is _UNSTORABLE:
-                        audit.dropped(record, outcome, "the store refuses it")
-                        return
-                    outcome, unexpected = _UNSTORABLE, error
-                    reason = "the store refuses its outcome" if reason is None else reason
+                if _is_refusal(error) and outcome is not _UNSTORABLE:
+                    outcome, unexpected, reason = _UNSTORABLE, error, reason or "the store refuses its outcome"
                     continue
-                if not delay:
+                if (loss := self._loss(record, error)) is not None:
+                    audit.dropped(record, outcome, loss)
+                    return
+                if not failures:
+                    self._waiting += 1
                     audit.waits(record, error)
                     logger.debug("An outcome could not be written", exc_info=error)
-                    self._waiting += 1
-                expires_at = record.task.expires_at
-                if expires_at is not None and self._store.clock.now() >= expires_at:
-                    audit.dropped(record, outcome, "the task expired before the store returned")
-                    return
-                delay = min(2 * delay, _LONGEST_RETRY_SECONDS) or _FIRST_RETRY_SECONDS
-                await anyio.sleep(delay)
+                failures += 1
+                await pause_after(failures)
         except anyio.get_cancelled_exc_class():
             audit.dropped(record, outcome, "the runtime closed before the store returned")
             raise
         finally:
-            self._waiting -= bool(delay)
+            self._waiting -= bool(failures)
+
+    def _loss(self, record: TaskRecord, error: Exception) -> str | None:
+        """Return why an outcome that the store did not take will never be written; `None` if it may be."""
+        if isinstance(error, StoreClosedError):
+            return "the store was closed"
+        if _is_refusal(error):
+            return "the store refuses it"
+        expires_at = record.task.expires_at
+        if expires_at is not None and self._store.clock.now() >= expires_at:
+            return "the task expired before the store returned"
+        return None
 
     async def _end(
         self, task_id: str, outcome: Outcome, fence: Fence | None, reason: str | None, error: BaseException | None
@@ -253,3 +258,8 @@ class TaskEndings:
                 await self._queue.clear(task_id)
         except Exception as error:
             log_loss(logger, "The mailbox of an ended task could not be cleared", error)
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Return whether a store refuses an outcome as a value."""
+    return isinstance(error, ValueError) and not isinstance(error, TaskRuntimeError)

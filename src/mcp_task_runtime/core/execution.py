@@ -18,7 +18,7 @@ import anyio
 import anyio.lowlevel
 
 from mcp_task_runtime.core import audit
-from mcp_task_runtime.core.clock import Clock
+from mcp_task_runtime.core.clock import Clock, sleep_by
 from mcp_task_runtime.core.resolver import Resolver
 from mcp_task_runtime.core.transitions import may_run_again
 from mcp_task_runtime.core.types import Fence, TaskRecord, TaskSpec
@@ -465,9 +465,7 @@ class Execution(Generic[T]):
             await self._host.cancel_task(record)
 
     async def _promote(self, seconds: float, spec: TaskSpec) -> None:
-        clock = self._host.clock
-        with clock.move_on_at(clock.now() + timedelta(seconds=seconds)):
-            await anyio.sleep_forever()
+        await sleep_by(self._host.clock, timedelta(seconds=seconds))
         await self.begin(spec, wait_for_slot=False)
 
     def _move(self, state: ExecutionState) -> None:

@@ -29,9 +29,8 @@ from typing_extensions import Self
 
 from mcp_task_runtime.core.functions import without
 from mcp_task_runtime.core.group import IsolatedGroup
-from mcp_task_runtime.core.outlasting import outlasting
 from mcp_task_runtime.core.store import TaskEndWatching, TaskStore, TaskWatching
-from mcp_task_runtime.core.store_log import log_store_error
+from mcp_task_runtime.core.store_calls import log_store_error, outlasting, pause_after
 from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.core.types import TaskRecord
 from mcp_task_runtime.core.views import TaskView
@@ -41,8 +40,6 @@ __all__ = ["ChangeCallback", "TaskFollower", "TaskFollowers"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-_FIRST_RETRY_SECONDS = 0.1
-_LONGEST_RETRY_SECONDS = 5.0
 _BATCH: Final = 32
 """Readers that are woken before other tasks of the event loop have their turn."""
 
@@ -382,7 +379,7 @@ class _Topic:
 
     async def _look(self) -> None:
         """Read the task until there is no more news. Outages are waited out."""
-        delay = 0.0
+        failures = 0
         try:
             while self._is_stale and self._unwatch is not None:
                 self._is_stale = False
@@ -391,13 +388,13 @@ class _Topic:
                 except StoreClosedError:
                     return
                 except Exception as error:
-                    delay = await self._wait_out(error, delay)
+                    failures = await self._wait_out(error, failures)
                 except anyio.get_cancelled_exc_class():
                     if not await self._group.is_stray(anyio.CancelScope()):  # no scope but those around it counts
                         raise
-                    delay = await self._wait_out(RuntimeError(_STRAY), delay)
+                    failures = await self._wait_out(RuntimeError(_STRAY), failures)
                 else:
-                    delay = 0.0
+                    failures = 0
                     if record is None:
                         self._lose()
                     elif record.revision > self._revision:
@@ -407,16 +404,16 @@ class _Topic:
         finally:
             self._is_looking = False
 
-    async def _wait_out(self, error: Exception, delay: float) -> float:
-        """Note that a look has failed; return after a while, longer each time."""
+    async def _wait_out(self, error: Exception, failures: int) -> int:
+        """Note that a look has failed, and wait; return how many have failed in a row."""
         if isinstance(error, StoreUnavailableError):
             logger.debug("A followed task cannot be read; trying again")
         else:
-            self._fail(error, is_first=not delay)
+            self._fail(error, is_first=not failures)
         self._is_stale = True
-        delay = min(2 * delay, _LONGEST_RETRY_SECONDS) or _FIRST_RETRY_SECONDS
-        await anyio.sleep(delay)
-        return delay
+        failures += 1
+        await pause_after(failures)
+        return failures
 
     def publish(self, record: TaskRecord) -> None:
         """Tell readers and callbacks of a record, if it is news."""
@@ -505,7 +502,7 @@ class _Topic:
 
     async def _pump(self, scope: anyio.CancelScope) -> None:
         """Wait in the store for the task's changes until it has ended or is gone."""
-        delay = 0.0
+        failures = 0
         try:
             while self._is_pumped:
                 after = self._revision
@@ -521,19 +518,19 @@ class _Topic:
                 except StoreUnavailableError:
                     logger.debug("A followed task cannot be read; trying again")
                 except Exception as error:
-                    self._fail(error, is_first=not delay)
+                    self._fail(error, is_first=not failures)
                 except anyio.get_cancelled_exc_class():
                     if not await self._group.is_stray(scope):
                         raise
-                    self._fail(RuntimeError(_STRAY), is_first=not delay)
+                    self._fail(RuntimeError(_STRAY), is_first=not failures)
                 else:
-                    delay = 0.0
+                    failures = 0
                     self.publish(record)
                     if is_terminal(record.status):
                         return
                     continue
-                delay = min(2 * delay, _LONGEST_RETRY_SECONDS) or _FIRST_RETRY_SECONDS
-                await anyio.sleep(delay)
+                failures += 1
+                await pause_after(failures)
         finally:
             if self._scope is scope:
                 self._is_pumped = False

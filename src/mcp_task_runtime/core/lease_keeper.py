@@ -13,9 +13,9 @@ from datetime import datetime, timedelta
 
 import anyio
 
-from mcp_task_runtime.core.clock import Clock
+from mcp_task_runtime.core.clock import Clock, sleep_by
 from mcp_task_runtime.core.resumption import Resumption
-from mcp_task_runtime.core.store_log import log_store_error
+from mcp_task_runtime.core.store_calls import log_store_error
 from mcp_task_runtime.core.types import TaskRecord
 from mcp_task_runtime.core.worker_leases import WorkerLeases
 from mcp_task_runtime.core.workers import Workers
@@ -77,8 +77,7 @@ class LeaseKeeper:
                 if not self._is_failing:
                     self._is_failing = True
                     log_store_error(logger, "Leases could not be renewed; trying again", error)
-            with self._clock.move_on_at(self._clock.now() + pause):
-                await anyio.sleep_forever()
+            await sleep_by(self._clock, pause)
 
     async def claim_if_lost(self, record: TaskRecord) -> bool:
         """Claim a task whose worker was lost, and resume its work; return whether it was claimed.

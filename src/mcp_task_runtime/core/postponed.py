@@ -16,10 +16,9 @@ import anyio
 from mcp_task_runtime.core import audit
 from mcp_task_runtime.core.clock import Clock
 from mcp_task_runtime.core.group import IsolatedGroup
-from mcp_task_runtime.core.questions import CLEANUP_SECONDS
 from mcp_task_runtime.core.status_messages import runs_again
 from mcp_task_runtime.core.store import TaskStore
-from mcp_task_runtime.core.store_log import log_loss
+from mcp_task_runtime.core.store_calls import CLEANUP_SECONDS, log_loss
 from mcp_task_runtime.core.types import TaskRecord
 from mcp_task_runtime.core.worker_leases import WorkerLeases
 from mcp_task_runtime.errors import InvalidTransitionError, LeaseLostError, TaskNotFoundError

@@ -19,6 +19,7 @@ import anyio
 from mcp_task_runtime.core.abilities import has_questions, queue_of
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
 from mcp_task_runtime.core.store import TaskQuestions, TaskStore
+from mcp_task_runtime.core.store_calls import CLEANUP_SECONDS
 from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.core.types import Fence, TaskRecord
 from mcp_task_runtime.core.views import TaskView
@@ -31,16 +32,12 @@ from mcp_task_runtime.errors import (
 )
 
 __all__ = [
-    "CLEANUP_SECONDS",
     "answer_questions",
     "ask_question",
     "get_view",
     "sync_status",
     "withdraw_question",
 ]
-
-CLEANUP_SECONDS = 5.0
-"""Seconds that clean-up may take when it is shielded from cancellation."""
 
 
 def _own(store: TaskStore, queue: TaskMessageQueue) -> TaskQuestions | None:

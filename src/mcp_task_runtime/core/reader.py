@@ -1,46 +1,18 @@
-"""`TaskReader`: reads tasks with their questions, and turns unexpected errors of a backend into `StoreError`."""
+"""`TaskReader`: reads tasks with their questions, also for their owners."""
 
 from __future__ import annotations
 
-import logging
-from types import TracebackType
-
 from mcp_task_runtime.core import audit
-from mcp_task_runtime.core.causes import is_stray
 from mcp_task_runtime.core.message_queue import TaskMessageQueue
 from mcp_task_runtime.core.sealed import is_sealed
 from mcp_task_runtime.core.store import TaskOwners, TaskQuestions, TaskStore
+from mcp_task_runtime.core.store_calls import store_errors
 from mcp_task_runtime.core.text import clean_text
 from mcp_task_runtime.core.types import TaskRecord
 from mcp_task_runtime.core.views import TaskView, as_client_sees
-from mcp_task_runtime.errors import SealedError, StoreError, TaskNotFoundError, TaskRuntimeError
+from mcp_task_runtime.errors import SealedError, TaskNotFoundError
 
-__all__ = ["TaskReader", "store_errors"]
-
-logger: logging.Logger = logging.getLogger(__name__)
-
-
-class store_errors:  # read as a clause: with store_errors()
-    """Context manager that turns exceptions that a store must not raise into `StoreError`, without their text (L13).
-
-    Raises:
-        StoreError: The block raised an exception that is not this library's; it is the cause, and logged.
-    """
-
-    __slots__ = ()
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if error is None or isinstance(error, TaskRuntimeError | TimeoutError):  # a time limit is the caller's own
-            return
-        if not isinstance(error, Exception) and not is_stray(error):
-            return
-        logger.error("A store raised an exception that is not a StoreError", exc_info=error)
-        raise StoreError("Internal error") from error
+__all__ = ["TaskReader"]
 
 
 class TaskReader:

@@ -9,14 +9,14 @@ from typing import Any, Final
 
 import anyio
 
-from mcp_task_runtime.core.clock import Clock
+from mcp_task_runtime.core.clock import Clock, sleep_by
 from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.group import IsolatedGroup
-from mcp_task_runtime.core.questions import CLEANUP_SECONDS
 from mcp_task_runtime.core.reader import TaskReader
 from mcp_task_runtime.core.run_observer import RunObserver
 from mcp_task_runtime.core.slots import WorkSlots
 from mcp_task_runtime.core.status_messages import RUNNING
+from mcp_task_runtime.core.store_calls import CLEANUP_SECONDS
 from mcp_task_runtime.core.task_maker import TaskMaker
 from mcp_task_runtime.core.types import TaskRecord, TaskSpec
 from mcp_task_runtime.errors import (
@@ -138,8 +138,7 @@ class RunSlots:
 
     async def _say_running(self, execution: Execution[Any], record: TaskRecord) -> None:
         """Replace the status message of a task that waited, unless its work is quick, or has changed something."""
-        with self._clock.move_on_at(self._clock.now() + _QUICK):
-            await anyio.sleep_forever()
+        await sleep_by(self._clock, _QUICK)
         self._quick.pop(execution, None)  # the write is not cancelled
         try:
             with anyio.move_on_after(CLEANUP_SECONDS):

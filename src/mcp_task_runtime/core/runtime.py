@@ -31,7 +31,7 @@ from mcp_task_runtime.core.observer import IsolatedObserver, TaskObserver
 from mcp_task_runtime.core.polls import Polls
 from mcp_task_runtime.core.postponed import PostponedRuns
 from mcp_task_runtime.core.questions import answer_questions
-from mcp_task_runtime.core.reader import TaskReader, store_errors
+from mcp_task_runtime.core.reader import TaskReader
 from mcp_task_runtime.core.resumption import NamedWork, Resumption
 from mcp_task_runtime.core.run_observer import RunObserver
 from mcp_task_runtime.core.run_slots import RunSlots
@@ -40,6 +40,7 @@ from mcp_task_runtime.core.slots import WorkSlots
 from mcp_task_runtime.core.statistics import RuntimeStatistics
 from mcp_task_runtime.core.status_messages import CANCELLED, says_where_work_stands
 from mcp_task_runtime.core.store import TaskConnecting, TaskLeases, TaskSearch, TaskSharing, TaskStore
+from mcp_task_runtime.core.store_calls import store_errors
 from mcp_task_runtime.core.stored_tasks import StoredTasks
 from mcp_task_runtime.core.task_maker import TaskMaker
 from mcp_task_runtime.core.types import Outcome, TaskPage, TaskRecord, TaskSpec

@@ -21,7 +21,6 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
 from hashlib import blake2b
 from heapq import heappop, heappush
@@ -33,12 +32,13 @@ import anyio.lowlevel
 from mcp_task_runtime.core.abilities import implements
 from mcp_task_runtime.core.backoff import Backoff
 from mcp_task_runtime.core.causes import sole_cause
+from mcp_task_runtime.core.clock import sleep_by
 from mcp_task_runtime.core.functions import call_in_thread, is_async
 from mcp_task_runtime.core.group import current_task
 from mcp_task_runtime.core.json import dump_json
-from mcp_task_runtime.core.questions import CLEANUP_SECONDS
 from mcp_task_runtime.core.step_results import StepResult
 from mcp_task_runtime.core.store import TaskJournal, TaskStore
+from mcp_task_runtime.core.store_calls import CLEANUP_SECONDS
 from mcp_task_runtime.core.text import check_text
 from mcp_task_runtime.core.types import Fence
 from mcp_task_runtime.errors import LeaseLostError, StepChangedError, StepResultError, StoreUnavailableError
@@ -267,7 +267,7 @@ class TaskSteps:
                 logger.info(
                     "Step %r raised %s in attempt %d of %d", name, type(error).__name__, failures, retries.attempts
                 )
-            await at_home(partial(self._sleep, retries.backoff.after(failures)))
+            await at_home(partial(sleep_by, self._clock, retries.backoff.after(failures)))
 
     # -- the journal
 
@@ -338,11 +338,7 @@ class TaskSteps:
                 logger.debug("The store is unavailable to a step", exc_info=True)
             failures += 1
             is_shielded = False
-            await self._sleep(_OUTAGE.after(failures))
-
-    async def _sleep(self, delay: timedelta) -> None:
-        with self._clock.move_on_at(self._clock.now() + delay):
-            await anyio.sleep_forever()
+            await sleep_by(self._clock, _OUTAGE.after(failures))
 
 
 async def _here(function: Callable[[], Awaitable[Any]]) -> Any:

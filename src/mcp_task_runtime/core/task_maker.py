@@ -6,14 +6,13 @@ from dataclasses import replace
 from typing import cast
 
 from mcp_task_runtime.core import audit
-from mcp_task_runtime.core.abilities import does_never_wait, time_limit
 from mcp_task_runtime.core.json import dump_json
 from mcp_task_runtime.core.live_tasks import LiveTasks
 from mcp_task_runtime.core.observer import TaskObserver
-from mcp_task_runtime.core.reader import store_errors
 from mcp_task_runtime.core.settings import TaskSettings
 from mcp_task_runtime.core.status_messages import QUEUED
 from mcp_task_runtime.core.store import TaskJoins, TaskQuotas, TaskSealing, TaskStore
+from mcp_task_runtime.core.store_calls import does_never_wait, store_errors, time_limit
 from mcp_task_runtime.core.stored_tasks import StoredTasks
 from mcp_task_runtime.core.text import check_size, check_text
 from mcp_task_runtime.core.types import DEFAULT_POLL_INTERVAL_MS, NewTask, TaskRecord, TaskRequest, TaskSpec

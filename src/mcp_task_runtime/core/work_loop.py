@@ -11,11 +11,11 @@ import anyio
 
 from mcp_task_runtime.core.abilities import implements
 from mcp_task_runtime.core.claims import TaskClaims
-from mcp_task_runtime.core.clock import Clock
+from mcp_task_runtime.core.clock import Clock, sleep_by
 from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.sealed import is_sealed
 from mcp_task_runtime.core.store import TaskLeases, TaskWork
-from mcp_task_runtime.core.store_log import log_store_error
+from mcp_task_runtime.core.store_calls import log_store_error
 from mcp_task_runtime.core.types import TaskRecord
 from mcp_task_runtime.errors import StoreClosedError, StoreError
 
@@ -147,8 +147,7 @@ class WorkLoop:
         if not are_all and self._sealed < _MOST_SEALED:
             self._sealed = min(number, _MOST_SEALED)
             return
-        with self._clock.move_on_at(self._clock.now() + self._idle):
-            await anyio.sleep_forever()
+        await sleep_by(self._clock, self._idle)
         self._idle = min(2 * self._idle, max(self._pause, _FIRST_IDLE))
 
     async def _wait(self, names: Collection[str], most: int) -> tuple[TaskRecord, ...]:

@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from mcp_task_runtime.core.ids import new_worker_name
 from mcp_task_runtime.core.store import TaskLeases, TaskSweeping, TaskTaking
-from mcp_task_runtime.core.store_log import log_loss
+from mcp_task_runtime.core.store_calls import log_loss
 from mcp_task_runtime.core.types import TaskRecord
 
 __all__ = ["WorkerLeases"]

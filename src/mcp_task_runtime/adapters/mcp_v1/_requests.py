@@ -35,7 +35,7 @@ from mcp_task_runtime.adapters.session import TaskSession
 from mcp_task_runtime.core.causes import UnexpectedError
 from mcp_task_runtime.core.context import client_error
 from mcp_task_runtime.core.json import JSONObject, JSONValue, dump_json, to_json_value
-from mcp_task_runtime.core.store_log import log_store_error
+from mcp_task_runtime.core.store_calls import log_store_error
 from mcp_task_runtime.core.text import shared_text
 from mcp_task_runtime.errors import INTERNAL_ERROR, CapabilityError, ProtocolError, StoreError, TaskRuntimeError
 

@@ -28,11 +28,10 @@ from mcp_task_runtime.adapters.host import RuntimeHost
 from mcp_task_runtime.adapters.mcp_v2._listened import ListenedTasks
 from mcp_task_runtime.adapters.mcp_v2._requests import Context, RawMessage, as_mcp_errors, declares_tasks
 from mcp_task_runtime.core import audit
-from mcp_task_runtime.core.backoff import Backoff
 from mcp_task_runtime.core.followers import TaskFollower
 from mcp_task_runtime.core.json import JSONObject, JSONValue
 from mcp_task_runtime.core.runtime import TaskRuntime
-from mcp_task_runtime.core.store_log import log_store_error
+from mcp_task_runtime.core.store_calls import log_store_error, pause_after
 from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.core.views import TaskView
 from mcp_task_runtime.errors import (
@@ -55,8 +54,6 @@ MAX_TASKS_PER_STREAM: Final = 1000
 
 _LONGEST_ID: Final = 200
 """Characters of an id that may be one of ours."""
-
-_READ_AGAIN: Final = Backoff(first=0.1, longest=5.0)
 
 _BATCH: Final = 32
 """Tasks that are read before others have their turn."""
@@ -218,7 +215,7 @@ class Listeners:
                 if not failures:
                     log_store_error(logger, "A task that is listened to cannot be read; trying again", error)
                 failures += 1
-            await anyio.sleep(_READ_AGAIN.after(failures).total_seconds())
+            await pause_after(failures)
 
     async def _send(self, ctx: Context, view: TaskView, owner: str | None) -> bool:
         """Send a task; return whether it may still change."""

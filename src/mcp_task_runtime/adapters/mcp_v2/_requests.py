@@ -27,7 +27,7 @@ from mcp_task_runtime.adapters.sdk_session import is_open
 from mcp_task_runtime.core.causes import UnexpectedError, sole_cause
 from mcp_task_runtime.core.context import client_error
 from mcp_task_runtime.core.json import JSONObject, to_json_value
-from mcp_task_runtime.core.store_log import log_store_error
+from mcp_task_runtime.core.store_calls import log_store_error
 from mcp_task_runtime.errors import (
     INTERNAL_ERROR,
     INVALID_PARAMS,

@@ -11,11 +11,11 @@ from types import TracebackType
 
 from typing_extensions import Self, Unpack
 
-from mcp_task_runtime.core.abilities import never_waits
 from mcp_task_runtime.core.clock import Clock, SystemClock
 from mcp_task_runtime.core.deadlines import DeadlineHeap
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
 from mcp_task_runtime.core.signal import Signal
+from mcp_task_runtime.core.store_calls import never_waits
 from mcp_task_runtime.core.transitions import (
     check_fence,
     check_room,
