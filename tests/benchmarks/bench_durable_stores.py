@@ -316,7 +316,7 @@ async def bench_redis(server: RedisServer) -> None:
 def bulk_postgres(server: PostgresServer, place: Place, owners: list[str], each: int) -> None:
     columns = server.execute(
         "SELECT column_name FROM information_schema.columns"
-        " WHERE table_schema = %s AND table_name = 'tasks' AND column_name <> 'position'",
+        " WHERE table_schema = %s AND table_name = 'tasks' AND is_identity = 'NO' AND is_generated = 'NEVER'",
         [place.name],
     )
     names = [name for (name,) in columns]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import gc
+import logging
 import tracemalloc
 
 import anyio
 
-from mcp_task_runtime import Execution, InMemoryTaskStore, QueuedMessage, TaskRuntime, TaskSpec
+from mcp_task_runtime import Execution, InMemoryTaskStore, QueuedMessage, TaskRuntime, TaskSettings, TaskSpec
 from mcp_task_runtime.core.json import JSONObject
 from mcp_task_runtime.core.questions import ask_question
 from tests.benchmarks.measuring import row, seconds
@@ -58,7 +59,8 @@ async def bytes_of_one(started: str) -> float:
 
 async def answering(count: int) -> float:
     """Return the seconds it takes to answer so many waiting tasks and see them all end."""
-    async with TaskRuntime(InMemoryTaskStore()) as runtime:
+    settings = TaskSettings(max_tasks_per_owner=None)
+    async with TaskRuntime(InMemoryTaskStore(), settings=settings) as runtime:
         task_ids = await start_waiting(runtime, count)
 
         async def answer_all() -> None:
@@ -71,6 +73,7 @@ async def answering(count: int) -> float:
 
 
 async def main() -> None:
+    logging.disable(logging.CRITICAL)
     floor, task = await bytes_of_one("coroutine"), await bytes_of_one("task")
     row(
         "A task that waits on a question, in memory",
