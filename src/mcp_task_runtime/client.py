@@ -10,21 +10,9 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from mcp_task_runtime.adapters.mcp_v2_client import (
-        ClientStatistics,
-        ClientTask,
-        InvalidTaskResponseError,
-        TaskCancelledError,
-        TaskError,
-        TaskFailedError,
-        TasksClient,
-        TaskSnapshot,
-        UnknownTaskError,
-    )
-elif find_spec("mcp") is None:
+if find_spec("mcp") is None:
     raise ImportError("mcp_task_runtime.client needs the MCP SDK: pip install 'mcp-task-runtime[mcp]'")
-elif find_spec("mcp_types") is not None:
+if TYPE_CHECKING or find_spec("mcp_types") is not None:
     from mcp_task_runtime.adapters.mcp_v2_client import (
         ClientStatistics,
         ClientTask,

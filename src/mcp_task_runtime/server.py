@@ -9,11 +9,9 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from mcp_task_runtime.adapters.mcp_v2 import Tasks
-elif find_spec("mcp") is None:
+if find_spec("mcp") is None:
     raise ImportError("mcp_task_runtime.server needs the MCP SDK: pip install 'mcp-task-runtime[mcp]'")
-elif find_spec("mcp.server.mcpserver") is not None:
+if TYPE_CHECKING or find_spec("mcp.server.mcpserver") is not None:
     from mcp_task_runtime.adapters.mcp_v2 import Tasks
 else:
     from mcp_task_runtime.adapters.mcp_v1 import Tasks

@@ -6,7 +6,7 @@ import pytest
 
 from mcp_task_runtime import InMemoryTaskStore, TaskRuntime
 from mcp_task_runtime.adapters._masking import masked_text
-from mcp_task_runtime.adapters._tool_calls import EndedCall
+from mcp_task_runtime.adapters._unwinding_call import EndedCall
 
 PREFIX = "Error executing tool fetch: "
 

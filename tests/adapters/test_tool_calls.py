@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from mcp_task_runtime import Execution, InMemoryTaskStore, TaskRuntime, TaskSpec
-from mcp_task_runtime.adapters._tool_calls import submit_call
+from mcp_task_runtime.adapters._task_call import submit_call
 from mcp_task_runtime.core.types import NewTask, Outcome, TaskRecord
 from tests.support.patience import PATIENCE
 
@@ -49,7 +49,7 @@ async def test_a_call_that_is_cancelled_while_its_task_is_made_ends_it_unless_an
 
         async def call() -> None:
             spec = TaskSpec(join_key=join_key, task_id="made")
-            returned.append(await submit_call(runtime, spec, work, outcome_of=Outcome.completed, home=None))
+            returned.append(await submit_call(runtime, spec, work, outcome_of=Outcome.completed, resource_scope=None))
 
         with anyio.fail_after(PATIENCE):
             async with anyio.create_task_group() as group:

@@ -21,7 +21,7 @@ from mcp_task_runtime import (
     WorkQueue,
 )
 from mcp_task_runtime.adapters._options import TaskOptions
-from mcp_task_runtime.adapters._tool_calls import with_options
+from mcp_task_runtime.adapters._task_call import with_options
 from mcp_task_runtime.core.types import TaskRequest
 from tests.core.leased_store import SETTINGS, open_cluster
 from tests.core.worlds import NOTHING, open_world

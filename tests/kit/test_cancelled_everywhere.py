@@ -29,7 +29,9 @@ from mcp_task_runtime import (
     task_execution,
 )
 from mcp_task_runtime.adapters._options import TaskOptions
-from mcp_task_runtime.adapters._tool_calls import TaskCall, UnwindingCall, run_within_request
+from mcp_task_runtime.adapters._task_call import TaskCall
+from mcp_task_runtime.adapters._tool_calls import run_within_request
+from mcp_task_runtime.adapters._unwinding_call import UnwindingCall
 from mcp_task_runtime.adapters.host import RuntimeHost
 from mcp_task_runtime.adapters.requestor import Requestor
 from mcp_task_runtime.adapters.task_methods import TaskMethods

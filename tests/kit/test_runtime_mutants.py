@@ -29,7 +29,8 @@ from mcp_task_runtime import (
     TaskSpec,
     TaskView,
 )
-from mcp_task_runtime.adapters._tool_calls import TaskCall, UnwindingCall
+from mcp_task_runtime.adapters._task_call import TaskCall
+from mcp_task_runtime.adapters._unwinding_call import UnwindingCall
 from mcp_task_runtime.adapters.host import RuntimeHost
 from mcp_task_runtime.adapters.mcp_v2 import Tasks
 from mcp_task_runtime.adapters.mcp_v2._clients_2025 import Clients2025

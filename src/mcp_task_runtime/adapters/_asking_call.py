@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from mcp_task_runtime.adapters._options import TaskOptions
-from mcp_task_runtime.adapters._tool_calls import TaskCall
+from mcp_task_runtime.adapters._task_call import TaskCall
 from mcp_task_runtime.adapters._tool_table import DeclaredTool
 from mcp_task_runtime.adapters.notifications import CallNotifier
 from mcp_task_runtime.adapters.result_handler import TaskResultHandler

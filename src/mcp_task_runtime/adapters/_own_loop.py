@@ -7,8 +7,8 @@ import functools
 import inspect
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Final, Generic, TypeAlias, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import anyio
 import anyio.abc
@@ -16,17 +16,14 @@ import anyio.to_thread
 
 from mcp_task_runtime.adapters._tool_calls import calling
 from mcp_task_runtime.adapters.server_context import ServerTaskContext
-from mcp_task_runtime.core.backoff import Backoff
 from mcp_task_runtime.core.event_loop import call_from_any_thread, current_backend
-from mcp_task_runtime.core.steps import Retries
+from mcp_task_runtime.core.steps import AtHome, Retries
 
 __all__ = ["HomeLoop", "in_own_loop", "run_in_own_loop"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-_BACKOFF: Final = Backoff()
 
 _CallSoon: TypeAlias = Callable[[Callable[[], object]], None]
 
@@ -178,26 +175,22 @@ class _BridgedContext(ServerTaskContext):
         self._home = home
 
     def __getattribute__(self, name: str) -> Any:
-        if name.startswith("_"):
+        if name.startswith("_") or name == "step":
             return object.__getattribute__(self, name)
         value = getattr(self._inner, name)
-        if name == "step":
-            return self._step_here
         if inspect.ismethod(value) and not inspect.iscoroutinefunction(value):
             return functools.partial(self._call, value)
         return self._home.bridge_function(value)
 
-    async def _step_here(
+    async def _step(
         self,
         name: str,
         function: Callable[..., Any],
-        *args: Any,
-        attempts: int = 1,
-        retry_on: type[Exception] | Iterable[type[Exception]] = Exception,
-        backoff: Backoff | float = _BACKOFF,
-        returns: Any = None,
+        args: tuple[Any, ...],
+        retries: Retries,
+        returns: Any,
+        at_home: AtHome | None,
     ) -> Any:
-        retries = Retries.of(attempts, retry_on, backoff)
         return await self._inner._step(name, function, args, retries, returns, self._home.run)
 
     def _call(self, method: Callable[..., object], *args: Any) -> None:

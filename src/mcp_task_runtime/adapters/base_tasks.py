@@ -19,7 +19,8 @@ from mcp_task_runtime.adapters._caller import undeliverable_in
 from mcp_task_runtime.adapters._masking import MASKED
 from mcp_task_runtime.adapters._options import TaskOptions, TaskOptionsDict
 from mcp_task_runtime.adapters._own_loop import in_own_loop
-from mcp_task_runtime.adapters._tool_calls import TaskCall, ToolCall, calling, current_call, run_with_reruns
+from mcp_task_runtime.adapters._task_call import TaskCall
+from mcp_task_runtime.adapters._tool_calls import ToolCall, calling, current_call, run_with_reruns
 from mcp_task_runtime.adapters._tool_table import DeclaredTool, ToolTable
 from mcp_task_runtime.adapters.credentials import CallerCredentials, Credentials, opened
 from mcp_task_runtime.adapters.host import RuntimeHost
@@ -516,13 +517,7 @@ class BaseTasks(ABC, Generic[ContextT]):
         credentials = opened(self._credentials, record)
         handler = self._handler
         if (undeliverable := undeliverable_in(record)) is not None:
-            handler = TaskResultHandler(
-                self.runtime.store,
-                self.runtime.queue,
-                settings=self.runtime.settings,
-                undeliverable=undeliverable,
-                inbox=self._inbox,
-            )
+            handler = handler.silent(undeliverable)
         call = TaskCall(
             self.runtime,
             record.request.name,

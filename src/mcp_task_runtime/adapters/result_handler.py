@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -18,21 +18,20 @@ from typing import Any
 import anyio
 import anyio.abc
 
+from mcp_task_runtime.adapters._client_tasks import ClientTasks
 from mcp_task_runtime.adapters.sdk_session import as_task_session
 from mcp_task_runtime.adapters.session import TaskSession
 from mcp_task_runtime.core.abilities import is_queue, is_store
-from mcp_task_runtime.core.deadlines import DeadlineHeap
 from mcp_task_runtime.core.followers import TaskFollowers
 from mcp_task_runtime.core.inbox import Inbox
-from mcp_task_runtime.core.json import JSONObject, JSONValue
+from mcp_task_runtime.core.json import JSONObject
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
 from mcp_task_runtime.core.questions import answer_questions
 from mcp_task_runtime.core.settings import TaskSettings
 from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.core.store_calls import log_loss, outlasting
-from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.core.types import Outcome, TaskRecord
-from mcp_task_runtime.errors import INTERNAL_ERROR, INVALID_PARAMS, ProtocolError, StoreError, TaskNotFoundError
+from mcp_task_runtime.errors import INVALID_PARAMS, ProtocolError, StoreError, TaskNotFoundError
 from mcp_task_runtime.wire.answers import check_answer
 from mcp_task_runtime.wire.v2025_11_25 import related_task_id, with_related_task
 
@@ -41,9 +40,6 @@ __all__ = ["HandlerStatistics", "TaskResultHandler"]
 logger: logging.Logger = logging.getLogger(__name__)
 
 _USUAL_SETTINGS = TaskSettings()
-_SHORTEST_POLL_SECONDS = 0.02
-_LONGEST_POLL_SECONDS = 30.0
-_DEFAULT_POLL_SECONDS = 0.5
 _FAREWELL_SECONDS = 1.0
 _PING_SECONDS = 2.0
 _MOST_MIXED_UP = 3
@@ -132,8 +128,17 @@ class TaskResultHandler:
         self._store = store
         self._queue = queue
         self._streams: dict[str, list[_Stream]] = {}
-        self._client_tasks: dict[str, dict[str, str]] = {}
-        self._client_tasks_expiry = DeadlineHeap()
+        self._client_tasks = ClientTasks(store, queue)
+
+    def silent(self, undeliverable: str) -> TaskResultHandler:
+        """Return a handler of the same tasks for a client that no question can reach.
+
+        Args:
+            undeliverable: Why.
+        """
+        return TaskResultHandler(
+            self._store, self._queue, settings=self.settings, undeliverable=undeliverable, inbox=self.inbox
+        )
 
     def statistics(self) -> HandlerStatistics:
         """Return what the handler keeps now; the cost is linear in the tasks that have streams."""
@@ -370,7 +375,7 @@ class TaskResultHandler:
         params = with_related_task(question.params, task_id) if related else question.params
         try:
             for _ in range(_MOST_MIXED_UP):
-                result = await self._request(record, question, params, stream)
+                result = await self._client_tasks.request(record, question, params, stream.session)
                 if related_task_id(result) in (None, task_id):
                     return check_answer(question, result, max_bytes=self.settings.max_answer_bytes)
                 logger.debug("A client answered for another task than it was asked for; it is asked again")
@@ -383,82 +388,6 @@ class TaskResultHandler:
             for other in self._streams.get(task_id, ()):
                 other.wake()
             return None
-
-    async def _request(
-        self, record: TaskRecord, question: QueuedMessage, params: JSONObject, stream: _Stream
-    ) -> JSONObject:
-        """Send a question; where the client answers with a task of its own, follow that (wire rule B12)."""
-        if "task" not in params:
-            return await stream.session.send_request(question.method, params)
-        key = question.key or ""
-        client_task_id = self._client_tasks.get(record.task_id, {}).get(key)
-        if client_task_id is not None:  # it was asked before, on a stream that broke
-            try:
-                task = await stream.session.send_request("tasks/get", {"taskId": client_task_id})
-            except ProtocolError:
-                logger.debug("The client no longer has its task; it is asked again")
-            else:
-                return await self._follow(record, key, {**task, "taskId": client_task_id}, stream)
-        result = await stream.session.send_request(question.method, params)
-        created = result.get("task")
-        if not isinstance(created, dict):
-            return result  # it answered at once
-        if not isinstance(created.get("taskId"), str):
-            raise ProtocolError(INTERNAL_ERROR, "The client's task has no taskId")
-        return await self._follow(record, key, created, stream)
-
-    async def _follow(self, record: TaskRecord, key: str, task: JSONObject, stream: _Stream) -> JSONObject:
-        """Poll a client's task at its own interval until it ends, and fetch what it ended with."""
-        session = stream.session
-        reference = {"taskId": task["taskId"]}
-        self._remember(record, key, task["taskId"])
-        try:
-            while task.get("status") not in ("completed", "failed", "input_required"):
-                if task.get("status") == "cancelled":
-                    raise ProtocolError(INTERNAL_ERROR, "The client cancelled its task")
-                await anyio.sleep(_poll_seconds(task.get("pollInterval")))
-                task = await session.send_request("tasks/get", reference)
-            result = await session.send_request("tasks/result", reference)
-        except anyio.get_cancelled_exc_class():
-            with anyio.move_on_after(_FAREWELL_SECONDS, shield=True):
-                with suppress(Exception):  # at best: otherwise the TTL of the client's task ends it
-                    if await self._is_given_up(record.task_id, key):
-                        self._forget(record.task_id, key)
-                        await session.send_request("tasks/cancel", reference)
-            raise
-        except ProtocolError:
-            self._forget(record.task_id, key)
-            raise
-        self._forget(record.task_id, key)
-        answer = {name: value for name, value in result.items() if name != "_meta"}  # which names the client's task
-        if task.get("status") == "failed" and not answer:
-            reason = task.get("statusMessage", "no reason given")
-            raise ProtocolError(INTERNAL_ERROR, f"The client's task failed: {reason}")
-        return answer
-
-    async def _is_given_up(self, task_id: str, key: str) -> bool:
-        """Whether the question is closed; otherwise only this stream has ended."""
-        record = await self._store.get_task(task_id)
-        if record is None or is_terminal(record.status):
-            return True
-        return all(question.key != key for question in await self._queue.outstanding(task_id))
-
-    def _remember(self, record: TaskRecord, key: str, client_task_id: str) -> None:
-        """Keep the id of a client's task for the next stream, but not longer than our task lives (law L8)."""
-        now = self._store.clock.now()
-        while (expired := self._client_tasks_expiry.pop_due(now)) is not None:
-            self._client_tasks.pop(expired, None)
-        if record.task.expires_at is not None:
-            self._client_tasks.setdefault(record.task_id, {})[key] = client_task_id
-            self._client_tasks_expiry.set(record.task_id, record.task.expires_at)
-
-    def _forget(self, task_id: str, key: str) -> None:
-        kept = self._client_tasks.get(task_id)
-        if kept is not None:
-            kept.pop(key, None)
-            if not kept:
-                del self._client_tasks[task_id]
-                self._client_tasks_expiry.discard(task_id)
 
     async def _pass_on_notifications(self, task_id: str, stream: _Stream) -> None:
         """Send queued notifications; questions are delivered by `_take_questions`."""
@@ -495,10 +424,3 @@ def _break(stream: _Stream) -> None:
     for scope in stream.in_hand.values():
         scope.cancel()
     stream.in_hand.clear()
-
-
-def _poll_seconds(poll_interval_ms: JSONValue) -> float:
-    if not isinstance(poll_interval_ms, int | float):
-        return _DEFAULT_POLL_SECONDS
-    # Bounds first: JSON knows integers that no float holds.
-    return min(max(1000 * _SHORTEST_POLL_SECONDS, poll_interval_ms), 1000 * _LONGEST_POLL_SECONDS) / 1000

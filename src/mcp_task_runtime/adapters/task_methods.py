@@ -14,18 +14,17 @@ from typing import Final, Protocol
 
 from mcp_task_runtime.adapters._caller import caller_of
 from mcp_task_runtime.adapters._options import TaskOptions
-from mcp_task_runtime.adapters._tool_calls import (
+from mcp_task_runtime.adapters._task_call import (
     BEGIN_SECONDS,
-    Convert,
     TaskCall,
-    UnwindingCall,
-    calling,
     cancelled_with_caller,
     enter_for_good,
     submit_call,
     with_options,
 )
+from mcp_task_runtime.adapters._tool_calls import calling
 from mcp_task_runtime.adapters._tool_table import DeclaredTool
+from mcp_task_runtime.adapters._unwinding_call import Convert, UnwindingCall
 from mcp_task_runtime.adapters.host import RuntimeHost
 from mcp_task_runtime.adapters.notifications import StartSoon
 from mcp_task_runtime.adapters.requestor import Requestor
@@ -100,7 +99,7 @@ class TaskMethods:
         *,
         undeliverable: str | None,
         declared: DeclaredTool | None = None,
-        home: Hashable = None,
+        resource_scope: Hashable = None,
         protocol_version: object = None,
         seal: Callable[[TaskSpec], TaskSpec] | None = None,
         convert: Convert[JSONObject] | None = None,
@@ -117,7 +116,7 @@ class TaskMethods:
             connection: What of the client's connection outlives the call.
             undeliverable: As for `TaskResultHandler`.
             declared: How the tool runs as a task; `None` where the tool itself says so, with `Tasks.run`.
-            home: As for `TaskRuntime.run`.
+            resource_scope: As for `TaskRuntime.run`.
             protocol_version: The protocol revision of the call.
             seal: Adds what is kept of the caller's credentials.
             convert: Makes the tool's result of what its work ends with: the work goes on without its request.
@@ -145,10 +144,10 @@ class TaskMethods:
             runtime=self._runtime,
             spec=spec,
             job=job,
-            handler=self._handler if undeliverable is None else self._silent_handler(undeliverable),
+            handler=self._handler if undeliverable is None else self._handler.silent(undeliverable),
             connect=announce,
             around=around,
-            home=home,
+            resource_scope=resource_scope,
         )
         if convert is not None and declared is not None:
             record = await call.unwind(self._unwinding(self._runtime, spec.request.name), declared.options, convert)
@@ -181,16 +180,6 @@ class TaskMethods:
             client_capabilities_json=(
                 shared_text(dump_json(connection.client_capabilities)) if declared_json is None else declared_json
             ),
-        )
-
-    def _silent_handler(self, undeliverable: str) -> TaskResultHandler:
-        """Return a handler for a task whose client cannot be asked."""
-        return TaskResultHandler(
-            self._runtime.store,
-            self._runtime.queue,
-            settings=self._runtime.settings,
-            undeliverable=undeliverable,
-            inbox=self._handler.inbox,
         )
 
     async def _dispatch(
@@ -302,7 +291,7 @@ class _AugmentedCall:
     handler: TaskResultHandler
     connect: Callable[[TaskRecord], TaskStreamSession]
     around: Callable[[TaskCall | UnwindingCall], AbstractContextManager[object]]
-    home: Hashable
+    resource_scope: Hashable
 
     async def unwind(self, call: UnwindingCall, options: TaskOptions, convert: Convert[JSONObject]) -> TaskRecord:
         """Run the tool until its work begins, and submit the work as that of the task."""
@@ -314,7 +303,7 @@ class _AugmentedCall:
                 with_options(self.spec, options),
                 perform if ended is None else ended,
                 outcome_of=_COMPLETED,
-                home=self.home,
+                resource_scope=self.resource_scope,
             )
 
     async def _begin(self, call: UnwindingCall) -> Callable[[Execution[JSONObject]], Awaitable[JSONObject]] | None:
@@ -347,7 +336,7 @@ class _AugmentedCall:
         made = await self.runtime.run(
             partial(self._work, declared, calls),
             outcome_of=_COMPLETED,
-            resource_scope=self.home,
+            resource_scope=self.resource_scope,
             begin_after=(BEGIN_SECONDS, self.spec) if declared is None else None,
         )
         assert isinstance(made, TaskRecord)

@@ -15,7 +15,8 @@ from pydantic import BaseModel
 
 from mcp_task_runtime.adapters._own_loop import HomeLoop, run_in_own_loop
 from mcp_task_runtime.adapters._session_proxy import SessionProxy
-from mcp_task_runtime.adapters._tool_calls import PromotedCall, TaskCall
+from mcp_task_runtime.adapters._task_call import TaskCall
+from mcp_task_runtime.adapters._tool_calls import PromotedCall
 from mcp_task_runtime.adapters.mcp_v1._requests import (
     Context,
     KeptRequest,

@@ -29,15 +29,9 @@ from mcp.server.models import InitializationOptions
 from mcp.shared.exceptions import McpError, UrlElicitationRequiredError
 
 from mcp_task_runtime.adapters._masking import masked_text
-from mcp_task_runtime.adapters._tool_calls import (
-    EndedCall,
-    NoteFailure,
-    PlainCall,
-    TaskCall,
-    ToolCall,
-    UnwindingCall,
-    calling,
-)
+from mcp_task_runtime.adapters._task_call import TaskCall
+from mcp_task_runtime.adapters._tool_calls import PlainCall, ToolCall, calling
+from mcp_task_runtime.adapters._unwinding_call import EndedCall, NoteFailure, UnwindingCall
 from mcp_task_runtime.adapters.base_tasks import BaseTasks, fastmcp_version
 from mcp_task_runtime.adapters.credentials import CallerCredentials
 from mcp_task_runtime.adapters.mcp_v1._connection import Connection, has_list, is_about_lost_connection, serving

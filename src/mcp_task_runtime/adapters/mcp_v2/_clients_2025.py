@@ -17,8 +17,10 @@ from mcp.server.mcpserver import authenticated_principal
 from mcp.shared.exceptions import MCPError
 from mcp_types.methods import serialize_server_result
 
-from mcp_task_runtime.adapters._tool_calls import NoteFailure, TaskCall, UnwindingCall, calling
+from mcp_task_runtime.adapters._task_call import TaskCall
+from mcp_task_runtime.adapters._tool_calls import calling
 from mcp_task_runtime.adapters._tool_table import ToolTable
+from mcp_task_runtime.adapters._unwinding_call import NoteFailure, UnwindingCall
 from mcp_task_runtime.adapters.base_tasks import to_call_result
 from mcp_task_runtime.adapters.host import RuntimeHost
 from mcp_task_runtime.adapters.mcp_v2._conversions import Conversions
@@ -166,7 +168,7 @@ class Clients2025:
             ConnectionSession(ctx),
             undeliverable=undeliverable,
             declared=self._tools.get(name),
-            home=id(ctx.lifespan_context),
+            resource_scope=id(ctx.lifespan_context),
             protocol_version=ctx.protocol_version,
             seal=lambda spec: self._seal(spec, ctx),
             convert=None if self._conversions.get(name) is None else partial(self._converted, ctx.protocol_version),

@@ -13,7 +13,8 @@ from mcp.server.mcpserver.tools import Tool
 from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, InputRequiredResult, TextContent
 
-from mcp_task_runtime.adapters._tool_calls import EndedCall, NoteFailure, calling
+from mcp_task_runtime.adapters._tool_calls import calling
+from mcp_task_runtime.adapters._unwinding_call import EndedCall, NoteFailure
 from mcp_task_runtime.core.json import JSONObject
 from mcp_task_runtime.core.runtime import TaskRuntime
 from mcp_task_runtime.core.types import TaskRequest

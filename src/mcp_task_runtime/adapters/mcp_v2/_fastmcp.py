@@ -14,7 +14,8 @@ from mcp.server.context import CallNext, HandlerResult
 from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, TextContent
 
-from mcp_task_runtime.adapters._tool_calls import TaskCall, ToolCall
+from mcp_task_runtime.adapters._task_call import TaskCall
+from mcp_task_runtime.adapters._tool_calls import ToolCall
 from mcp_task_runtime.adapters.mcp_v2._requests import Context, is_modern
 from mcp_task_runtime.wire.v2025_11_25 import PROTOCOL_VERSION
 

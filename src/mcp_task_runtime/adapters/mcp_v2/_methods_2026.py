@@ -26,16 +26,16 @@ from pydantic import BaseModel
 
 from mcp_task_runtime.adapters._caller import caller_of, implicit_owner
 from mcp_task_runtime.adapters._options import TaskOptions
-from mcp_task_runtime.adapters._tool_calls import (
+from mcp_task_runtime.adapters._task_call import (
     TaskCall,
-    UnwindingCall,
-    calling,
     cancelled_with_caller,
     enter_for_good,
     submit_call,
     with_options,
 )
+from mcp_task_runtime.adapters._tool_calls import calling
 from mcp_task_runtime.adapters._tool_table import DeclaredTool, ToolTable
+from mcp_task_runtime.adapters._unwinding_call import UnwindingCall
 from mcp_task_runtime.adapters.base_tasks import to_call_result
 from mcp_task_runtime.adapters.mcp_v2._conversions import Conversions
 from mcp_task_runtime.adapters.mcp_v2._promotion import PromotingSession
@@ -258,7 +258,7 @@ class Methods2026:
                 with_options(self.new_task(params, ctx), options),
                 work,
                 outcome_of=outcome_of_result,
-                home=id(ctx.lifespan_context),
+                resource_scope=id(ctx.lifespan_context),
             )
         return wire.render_handle(record)
 

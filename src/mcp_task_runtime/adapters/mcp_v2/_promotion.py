@@ -26,7 +26,8 @@ from typing_extensions import Self
 
 from mcp_task_runtime.adapters._own_loop import HomeLoop, run_in_own_loop
 from mcp_task_runtime.adapters._session_proxy import SessionProxy
-from mcp_task_runtime.adapters._tool_calls import PromotedCall, TaskCall
+from mcp_task_runtime.adapters._task_call import TaskCall
+from mcp_task_runtime.adapters._tool_calls import PromotedCall
 from mcp_task_runtime.adapters.mcp_v2._requests import Context, KeptRequest, as_json, as_mcp_errors, is_modern
 from mcp_task_runtime.adapters.notifications import CallNotifier
 from mcp_task_runtime.core.json import JSONObject, dump_json

@@ -29,7 +29,8 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import INTERNAL_ERROR, CallToolRequestParams, CallToolResult, ListToolsResult, TextContent
 
 from mcp_task_runtime.adapters._masking import masked_text
-from mcp_task_runtime.adapters._tool_calls import PlainCall, TaskCall, ToolCall, calling, current_call
+from mcp_task_runtime.adapters._task_call import TaskCall
+from mcp_task_runtime.adapters._tool_calls import PlainCall, ToolCall, calling, current_call
 from mcp_task_runtime.adapters.base_tasks import BaseTasks, fastmcp_version
 from mcp_task_runtime.adapters.credentials import CallerCredentials
 from mcp_task_runtime.adapters.mcp_v2._clients_2025 import Clients2025
