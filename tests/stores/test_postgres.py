@@ -544,7 +544,7 @@ async def test_what_version_0_2_0_stored_is_swept_while_a_process_of_that_versio
     assert versions == [(1,), (2,), (3,)]
 
 
-@pytest.mark.parametrize("how", ["another role", "read-only"])
+@pytest.mark.parametrize("how", ["another role", "read-only", "during a backup"])
 async def test_who_may_change_no_index_of_version_0_2_0_goes_on_with_it(
     make: Open, server: PostgresServer, schema: str, clock: FakeClock, caplog: pytest.LogCaptureFixture, how: str
 ) -> None:
@@ -552,15 +552,19 @@ async def test_who_may_change_no_index_of_version_0_2_0_goes_on_with_it(
         lost = await store.create_task(NewTask(ttl_ms=None, worker="w", lease_ms=0))
     role = f"role_{schema}"
     server.execute(
-        f"DROP INDEX {schema}.tasks_held; CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA {schema} TO {role};"
+        f"DROP INDEX {schema}.tasks_held; CREATE INDEX tasks_by_lease ON {schema}.tasks (lease_expires_at);"
+        f" CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA {schema} TO {role};"
         f" GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role}"
     )
     try:
-        url = make_conninfo(server.url, user=role)
+        url = make_conninfo(server.url, user=role) if how == "another role" else server.url
         if how == "read-only":
             url = make_conninfo(server.url, options="-c default_transaction_read_only=on")
-        async with PostgresTaskStore(url, clock=clock, schema=schema) as store:
-            assert await store.list_lost([], limit=10) == (lost,)
+        with psycopg.connect(server.url) as backup:
+            if how == "during a backup":
+                backup.execute(f"LOCK TABLE {schema}.tasks IN ACCESS SHARE MODE".encode())
+            async with PostgresTaskStore(url, clock=clock, schema=schema, timeout=PATIENCE) as store:
+                assert await store.list_lost([], limit=10) == (lost,)
         assert [record.levelname for record in caplog.records] == ["WARNING"]
         async with make() as store:
             assert await store.list_lost([], limit=10) == (lost,)
@@ -737,13 +741,16 @@ async def test_calls_that_join_do_so_whatever_the_default_isolation_of_the_datab
                 assert connection.execute("SHOW transaction_isolation").fetchone() == ("repeatable read",)
 
 
-async def test_a_pool_that_was_handed_in_may_be_of_any_kind_and_stays_open(server: PostgresServer, schema: str) -> None:
+@pytest.mark.parametrize("more", [{}, {"autocommit": True, "prepare_threshold": 0}], ids=["plain", "always prepared"])
+async def test_a_pool_that_was_handed_in_may_be_of_any_kind_and_stays_open(
+    server: PostgresServer, schema: str, more: dict[str, Any]
+) -> None:
     with ConnectionPool(
         server.url,
         min_size=1,
         max_size=2,
         open=True,
-        kwargs={"row_factory": dict_row, "options": "-c timezone=Asia/Tokyo"},
+        kwargs={"row_factory": dict_row, "options": "-c timezone=Asia/Tokyo", **more},
     ) as pool:
         async with PostgresTaskStore(pool, schema=schema) as store:
             created = await store.create_task(NewTask(ttl_ms=60_000, owner="ada"))

@@ -148,7 +148,7 @@ class Listener:
         connection = self._connect()
         try:
             statements = [sql.SQL("LISTEN {}").format(sql.Identifier(channel)) for channel in self._channels]
-            connection.execute(sql.SQL("; ").join(statements))
+            connection.execute(sql.SQL("; ").join(statements), prepare=False)  # several cannot be prepared as one
         except BaseException:
             connection.close()
             raise

@@ -28,6 +28,14 @@ logger: logging.Logger = logging.getLogger("mcp_task_runtime.stores.postgres")
 
 _OLDEST_SERVER: Final = 14_00_00
 
+_CANNOT_INDEX: Final = (
+    psycopg.errors.InsufficientPrivilege,
+    psycopg.errors.ReadOnlySqlTransaction,
+    psycopg.errors.LockNotAvailable,
+    psycopg.errors.QueryCanceled,
+)
+"""Why the indexes stay as they are: all works without the new one, and a sweep takes longer."""
+
 
 def migrate(
     connection: Connection[Any], schema: str, query: Callable[[str], bytes], parameters: dict[str, Any]
@@ -60,8 +68,10 @@ def migrate(
             try:
                 with connection.transaction():
                     migration.apply()
-            except (psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction):
-                logger.warning("The index of lost tasks is missing until the owner of the tables opens the store")
+            except _CANNOT_INDEX as error:
+                logger.warning(
+                    "The index of lost tasks cannot be made now; a store that is opened later makes it: %s", error
+                )
         return migration.secret()
     finally:
         if not connection.closed:
@@ -106,12 +116,16 @@ class _Migration:
             self._make_schema()
         for number, statements in list(enumerate(MIGRATIONS, 1))[version:]:
             try:
-                self._cursor.execute(self._query(statements))
+                self._execute_each(statements)
             except psycopg.errors.DuplicateTable as error:
                 raise StoreError(f"The schema {self._schema!r} has tables of another application") from error
             self._cursor.execute(self._query(MIGRATED), {"version": number, **self._parameters})
         if not self.has_indexes():
-            self._cursor.execute(self._query(REINDEX))
+            self._execute_each(REINDEX)
+
+    def _execute_each(self, statements: str) -> None:
+        """Execute several statements, which no connection may prepare as one."""
+        self._cursor.execute(self._query(statements), prepare=False)
 
     def has_indexes(self) -> bool:
         """Return whether the indexes are those of this version of the library."""

@@ -207,10 +207,14 @@ MIGRATIONS: Final = (
 """The statements that lead from each version to the next; the first from an empty schema to version 1."""
 
 REINDEX: Final = """
+    SET LOCAL lock_timeout = '1s';
     DROP INDEX IF EXISTS {tasks_by_lease};
     CREATE INDEX tasks_held ON {tasks} (lease_expires_at, position) WHERE lease_worker <> '';
 """
-"""The statements that give a schema of the latest version the indexes of this version of the library."""
+"""The statements that give a schema of the latest version the indexes of this version of the library.
+
+While they wait for a transaction that reads the tasks, such as a backup, all others wait for them: not for long.
+"""
 HAS_INDEXES: Final = "SELECT FROM pg_indexes WHERE schemaname = %s AND indexname = 'tasks_held'"
 
 MAKE_MIGRATIONS: Final = (
