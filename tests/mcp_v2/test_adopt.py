@@ -190,6 +190,30 @@ async def test_what_frameworks_keep_of_a_session_lasts_for_the_call_and_is_no_ot
     assert texts == {"Ada": "Ada Ada None Ada", "Bob": "Bob Bob None Bob"}
 
 
+async def test_the_connection_of_a_tool_whose_request_is_over_has_all_that_the_sdks_has() -> None:
+    mcp: MCPServer[Any] = MCPServer("existing")
+    said: list[bool] = []
+
+    @mcp.tool()
+    async def look(ctx: Context) -> None:
+        session: Any = ctx.session
+        before = session._connection
+        await ctx.elicit("Go on?", Name)
+        after = session._connection
+        said.append(after is not before and {*vars(after)} <= {*vars(before)})
+        await after.initialized.wait()
+        after.exit_stack.callback(said.append, True)
+        await after.exit_stack.aclose()
+        said.append(hasattr(after, "other"))
+
+    tasks, tasks_client = new_tasks(), TasksClient()
+    tasks.install(mcp, tools=["look"])
+    with anyio.fail_after(PATIENCE):
+        async with Client(mcp, extensions=[tasks_client], elicitation_callback=accept) as client:
+            await (await start(client, tasks_client, "look", {})).wait()
+    assert said == [True, True, False]
+
+
 async def test_a_tool_that_runs_by_its_name_has_a_session_of_its_own_to_keep_things_on() -> None:
     mcp: MCPServer[Any] = MCPServer("existing")
 

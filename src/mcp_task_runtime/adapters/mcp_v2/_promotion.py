@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
+import anyio
 from mcp.server.connection import Connection
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.session import ServerSession
@@ -66,13 +68,34 @@ _declarations: WeakValueDictionary[str, InitializeRequestParams] = WeakValueDict
 """What the clients of requests that are over have declared, by its JSON: tasks share what was declared alike."""
 
 
+class _EndedConnection(Connection):
+    """A connection without a request. Each task may have one, so what few tools look at is made for those that do."""
+
+    @classmethod
+    def of(cls, version: str, declared: ClientCapabilities | None) -> Connection:
+        """Return the connection of a client that declared these capabilities."""
+        connection = cls.from_envelope(version, None, declared)
+        del connection.exit_stack, connection.initialized
+        return connection
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "exit_stack":
+            self.exit_stack = AsyncExitStack()
+        elif name == "initialized":
+            self.initialized = anyio.Event()
+            self.initialized.set()
+        else:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(self, name)
+
+
 class _EndedSession(ServerSession):
     """A session that is of no request: it knows what the client declared."""
 
     def __init__(
         self, version: str, client: InitializeRequestParams | None, declared: ClientCapabilities | None
     ) -> None:
-        connection = Connection.from_envelope(version, None, declared)
+        connection = _EndedConnection.of(version, declared)
         connection.client_params = client
         super().__init__(_ENDED, connection)
 
