@@ -285,7 +285,7 @@ async def test_a_broker_gets_what_it_did_not_take_as_soon_as_it_is_back(
     """L12: in seconds, long before the tasks are overdue, and each of them once."""
     if fault == "cancels" and anyio_backend_name == "trio":
         pytest.skip("only trio itself can raise its Cancelled")
-    monkeypatch.setattr("mcp_task_runtime.core.dispatch.SUBMIT_SECONDS", 0.01 if fault == "hangs" else 1_000)
+    monkeypatch.setattr("mcp_task_runtime.core.outbox.SUBMIT_SECONDS", 0.01 if fault == "hangs" else 1_000)
     broker = Broker()
     broker.fault = fault
     async with open_cluster(dispatcher=broker) as (cluster, (server, other)):
@@ -419,7 +419,7 @@ class SlowBroker(Broker):
 
 async def test_a_broker_gets_a_burst_of_tasks_a_few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its time for each task does not pass while it is given others."""
-    monkeypatch.setattr("mcp_task_runtime.core.dispatch.SUBMIT_SECONDS", 1_000)
+    monkeypatch.setattr("mcp_task_runtime.core.outbox.SUBMIT_SECONDS", 1_000)
     broker = SlowBroker()
     async with open_cluster(dispatcher=broker) as (cluster, (server, other)):
         Tool().register(server, other)
@@ -435,8 +435,8 @@ async def test_a_broker_gets_a_burst_of_tasks_a_few_at_once(monkeypatch: pytest.
 
 async def test_tasks_that_wait_for_a_broker_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """L16: one more waits like one that was not taken; beyond that bound it is submitted when its wait is overdue."""
-    monkeypatch.setattr("mcp_task_runtime.core.dispatch.SUBMIT_SECONDS", 1_000)
-    monkeypatch.setattr("mcp_task_runtime.core.dispatch._MOST_WAITING", 2)
+    monkeypatch.setattr("mcp_task_runtime.core.outbox.SUBMIT_SECONDS", 1_000)
+    monkeypatch.setattr("mcp_task_runtime.core.outbox._MOST_WAITING", 2)
     monkeypatch.setattr("mcp_task_runtime.core.undelivered._MOST", 1)
     broker = SlowBroker()
     async with open_cluster(dispatcher=broker) as (cluster, (server, other)):
@@ -464,8 +464,8 @@ class ForgetfulTimer(SlowBroker):
 
 async def test_no_burst_is_too_large_where_no_task_is_overdue(monkeypatch: pytest.MonkeyPatch) -> None:
     """L12."""
-    monkeypatch.setattr("mcp_task_runtime.core.dispatch.SUBMIT_SECONDS", 1_000)
-    monkeypatch.setattr("mcp_task_runtime.core.dispatch._MOST_WAITING", 2)
+    monkeypatch.setattr("mcp_task_runtime.core.outbox.SUBMIT_SECONDS", 1_000)
+    monkeypatch.setattr("mcp_task_runtime.core.outbox._MOST_WAITING", 2)
     monkeypatch.setattr("mcp_task_runtime.core.undelivered._MOST", 1)
     broker = ForgetfulTimer()
     broker.gate = anyio.Event()
@@ -515,7 +515,7 @@ async def test_a_task_that_ends_while_it_is_offered_is_offered_no_more(
     offers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """L8: whether it is offered for the first time, or again."""
-    monkeypatch.setattr("mcp_task_runtime.core.dispatch.SUBMIT_SECONDS", 1_000)
+    monkeypatch.setattr("mcp_task_runtime.core.outbox.SUBMIT_SECONDS", 1_000)
     broker = SlowBroker()
     async with open_cluster(dispatcher=broker) as (cluster, (server, other)):
         Tool().register(server, other)
@@ -602,7 +602,7 @@ async def test_a_task_is_put_back_where_none_is_overdue_although_the_store_faile
 
 async def test_work_of_a_lost_worker_is_put_back_while_the_broker_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     """L12: what is overdue is submitted again, and the sweep does not wait for it."""
-    monkeypatch.setattr("mcp_task_runtime.core.dispatch.SUBMIT_SECONDS", 1_000)
+    monkeypatch.setattr("mcp_task_runtime.core.outbox.SUBMIT_SECONDS", 1_000)
     broker = SlowBroker()
     async with open_cluster(dispatcher=broker) as (cluster, (server, lost)):
         tool = Tool()

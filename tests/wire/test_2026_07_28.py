@@ -217,24 +217,6 @@ def test_c8_c9_an_acknowledgement_says_nothing_else() -> None:
     assert wire.acknowledge() == {"resultType": "complete"}
 
 
-@pytest.mark.parametrize(
-    ("capabilities", "declared"),
-    [
-        ({}, False),
-        ({"extensions": {}}, False),
-        ({"extensions": None}, False),
-        ({"extensions": ["io.modelcontextprotocol/tasks"]}, False),
-        ({"extensions": {"io.modelcontextprotocol/other": {}}}, False),
-        ({"tasks": {"requests": {}}}, False),
-        ({"extensions": {"io.modelcontextprotocol/tasks": {}}}, True),
-        ({"extensions": {"io.modelcontextprotocol/tasks": {"more": 1}}}, True),
-        ({"extensions": {"io.modelcontextprotocol/tasks": None}}, True),
-    ],
-)
-def test_c1_only_the_extension_declares_tasks(capabilities: dict[str, Any], declared: bool) -> None:
-    assert wire.declares_tasks(capabilities) is declared
-
-
 def test_c2_a_missing_capability_names_what_is_required() -> None:
     error = wire.missing_capability()
     assert error.code == -32021

@@ -271,7 +271,7 @@ class ClientQuestions:
     async def _offer_page(self, digest: str, params_json: str, until: datetime) -> None:
         """Ask the client to have its user open the page for a question; declining that declines the question.
 
-        What goes wrong here is no harm: the question still waits for the operators.
+        A failure is only logged: the question still waits for the operators.
         """
         assert self._handler is not None
         assert self._handler.inbox is not None

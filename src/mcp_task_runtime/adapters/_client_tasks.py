@@ -94,7 +94,7 @@ class ClientTasks:
             result = await session.send_request("tasks/result", reference)
         except anyio.get_cancelled_exc_class():
             with anyio.move_on_after(_CANCEL_SECONDS, shield=True):
-                with suppress(Exception):  # at best: otherwise the TTL of the client's task ends it
+                with suppress(Exception):  # otherwise the TTL of the client's task ends it
                     if await self._is_closed(record.task_id, key):
                         self._forget(record.task_id, key)
                         await session.send_request("tasks/cancel", reference)

@@ -1,4 +1,4 @@
-"""Work in a thread with an event loop of its own: it may block that loop for as long as it likes."""
+"""Work in a thread with an event loop of its own, which it may block."""
 
 from __future__ import annotations
 

@@ -182,7 +182,7 @@ class TaskCall(ToolCall):
 
 
 async def _let_handle_go() -> None:
-    """Wait until the handle has left the event loop, and the thread that writes it has had a moment."""
+    """Wait until the handle has left the event loop, and a little longer for the thread that writes it."""
     await anyio.sleep(_HANDLE_SECONDS)
     for _ in range(_HANDLE_STEPS):  # on a slow machine the moment is over before the event loop is done with it
         await anyio.lowlevel.checkpoint()

@@ -1,7 +1,7 @@
 """A tool call whose request ends before its work begins, so that the work keeps nothing of the request.
 
 `UnwindingCall` takes the work out of the call, and what passes the SDK's tool layer then reaches no client. The result
-that the SDK would have made of the work is made at its end (`Convert`), maybe by an `EndedCall`.
+that the SDK would have made of the work is made at its end (`Convert`), perhaps by an `EndedCall`.
 """
 
 from __future__ import annotations

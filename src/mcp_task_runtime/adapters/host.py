@@ -59,10 +59,10 @@ class _Opening:
 
 
 class RuntimeHost:
-    """Holds a runtime open. Enter it as often and from wherever you like."""
+    """Holds a runtime open. It can be entered any number of times, from any task."""
 
     def __init__(self, runtime: TaskRuntime) -> None:
-        """Make a host for a runtime, which must be opened in no other way then."""
+        """Make a host for a runtime, which nothing else may open."""
         self._runtime = runtime
         self._opening: _Opening | None = None
         self._failure = ""  # why it could not be opened, which is logged once
@@ -74,7 +74,7 @@ class RuntimeHost:
         return self
 
     async def keep_open(self) -> None:
-        """Open the runtime, unless it is open, until the event loop ends or the last holder lets go.
+        """Open the runtime, unless it is open, until the event loop ends or the last holder leaves.
 
         For servers without a lifespan of their own: the first use opens the runtime, and no connection's
         end closes it.
@@ -100,7 +100,7 @@ class RuntimeHost:
 
     @contextmanager
     def until_stopped(self) -> Generator[anyio.CancelScope, None, None]:
-        """A block that is left early, as if its scope were cancelled, when the server is to stop.
+        """Context manager for a block that ends early, as if its scope were cancelled, when the server is to stop.
 
         For what the server would wait for, and what may never end. By then the runtime has
         drained: all that follow a task have seen its end.
@@ -163,7 +163,7 @@ class RuntimeHost:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Let go; the last holder waits until the runtime has drained and closed."""
+        """Release the runtime; its last holder waits until it has drained and closed."""
         opening = self._opening
         if opening is None or not self._release(opening):
             return

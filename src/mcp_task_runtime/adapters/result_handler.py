@@ -1,8 +1,8 @@
 """`TaskResultHandler`: brings a task's questions to its client and the answers back.
 
-A client that waits for a task in this process is a *stream* of it. Each open question is in the hands of at most
-one stream at a time. It is free again when that stream ends or turns out to be dead, and goes to the
-next one that is there or comes (law L5, wire rule B6).
+A client that waits for a task in this process is a *stream* of it. Each open question is held by at most one
+stream at a time. When that stream ends or turns out to be dead, the question goes to the next one that is there or
+comes (law L5, wire rule B6).
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ logger: logging.Logger = logging.getLogger(__name__)
 _USUAL_SETTINGS = TaskSettings()
 _FAREWELL_SECONDS = 1.0
 _PING_SECONDS = 2.0
-_MOST_MIXED_UP = 3
-"""How often a client may answer one question for another task than it was asked for."""
+_MOST_WRONG_TASKS = 3
+"""How often a client may answer one question with the id of another task."""
 _RECHECK = timedelta(seconds=5)
-"""How often a stream asks whether another one, which has a question in hand, is still alive."""
+"""How often a stream asks whether another one, which holds a question, is still alive."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +66,7 @@ class HandlerStatistics:
 class _Stream:
     """One client that waits for a task in this process."""
 
-    __slots__ = ("group", "in_hand", "is_alive", "is_broken", "is_general", "sending", "session", "wait", "woken")
+    __slots__ = ("group", "held", "is_alive", "is_broken", "is_general", "sending", "session", "wait", "woken")
 
     def __init__(
         self, session: TaskSession, is_alive: Callable[[], Awaitable[bool]] | None, *, is_general: bool = False
@@ -76,7 +76,7 @@ class _Stream:
         self.is_general = is_general
         self.is_broken = False
         self.sending = anyio.Lock()
-        self.in_hand: dict[str, anyio.CancelScope] = {}
+        self.held: dict[str, anyio.CancelScope] = {}
         self.group: anyio.abc.TaskGroup | None = None
         self.wait: anyio.CancelScope | None = None
         self.woken = False
@@ -154,14 +154,14 @@ class TaskResultHandler:
         """Serve one client that waits for a task: put its questions, wait for its end, return how it ended.
 
         Every open question is sent, also one that was sent before on a connection that broke (law L5,
-        wire rule B6), but none that another stream in this process has in hand. Waits without polling, and
+        wire rule B6), but none that another stream in this process holds. Waits without polling, and
         through outages of the store. Cancelled, it leaves open what is not answered.
 
         Args:
             task_id: The task.
             session: Where its questions go: a `TaskSession`, or a `ServerSession` of `mcp` 1.x or 2.x.
-            is_alive: Whether the client still reads this stream; for transports whose streams end without
-                a word. Asked only when another stream could take over.
+            is_alive: Returns whether the client still reads this stream, for transports whose streams end
+                unnoticed. Called only when another stream could take over.
 
         Raises:
             TaskNotFoundError: The task is unknown, or expires while this waits.
@@ -319,34 +319,34 @@ class TaskResultHandler:
             yield lambda record: follower.changed()
 
     async def _take_questions(self, record: TaskRecord, stream: _Stream, *, related: bool) -> bool:
-        """Send the open questions that no stream has in hand; cancel the sending of those that are closed.
+        """Send the open questions that no stream holds; cancel the sending of those that are closed.
 
         Returns:
-            Whether to look again after a while: another stream has a question in hand and may be dead.
+            Whether to look again after a while: another stream holds a question and may be dead.
         """
         if stream.is_broken or not stream.session.can_send_request:
             return False
-        if record.status != "input_required" and not stream.in_hand:
+        if record.status != "input_required" and not stream.held:
             return False
         others = [other for other in self._streams[record.task_id] if other is not stream]
-        if stream.is_general and not stream.in_hand and any(not (o.is_general or o.is_broken) for o in others):
+        if stream.is_general and not stream.held and any(not (o.is_general or o.is_broken) for o in others):
             return False  # a client that waits for the result is asked there
         found = await outlasting(partial(self._queue.outstanding, record.task_id))
         questions = {question.key or "": question for question in found if not question.is_for_person}
-        for key, scope in list(stream.in_hand.items()):
+        for key, scope in list(stream.held.items()):
             if key not in questions:  # answered elsewhere, or withdrawn
                 scope.cancel()
         recheck = False
         for key, question in questions.items():
-            holder = next((other for other in others if key in other.in_hand), None)
+            holder = next((other for other in others if key in other.held), None)
             if holder is not None and holder.is_alive is not None:
                 if await holder.is_alive():
                     recheck = True
                 else:
                     _break(holder)
                     holder = None
-            if holder is None and not any(key in each.in_hand for each in self._streams[record.task_id]):
-                scope = stream.in_hand[key] = anyio.CancelScope()
+            if holder is None and not any(key in each.held for each in self._streams[record.task_id]):
+                scope = stream.held[key] = anyio.CancelScope()
                 assert stream.group is not None
                 stream.group.start_soon(partial(self._put, record, question, stream, scope, related=related))
         return recheck
@@ -364,8 +364,8 @@ class TaskResultHandler:
         except StoreError as error:
             log_loss(logger, "An answer could not be stored; its question stays open", error)
         finally:
-            if stream.in_hand.get(key) is scope:
-                del stream.in_hand[key]
+            if stream.held.get(key) is scope:
+                del stream.held[key]
 
     async def _answer(
         self, record: TaskRecord, question: QueuedMessage, stream: _Stream, *, related: bool
@@ -374,7 +374,7 @@ class TaskResultHandler:
         task_id = record.task_id
         params = with_related_task(question.params, task_id) if related else question.params
         try:
-            for _ in range(_MOST_MIXED_UP):
+            for _ in range(_MOST_WRONG_TASKS):
                 result = await self._client_tasks.request(record, question, params, stream.session)
                 if related_task_id(result) in (None, task_id):
                     return check_answer(question, result, max_bytes=self.settings.max_answer_bytes)
@@ -419,8 +419,8 @@ async def _answers_ping(session: TaskSession) -> bool:
 
 
 def _break(stream: _Stream) -> None:
-    """Take everything out of the hands of a stream that cannot deliver."""
+    """Release the questions of a stream that cannot deliver them."""
     stream.is_broken = True
-    for scope in stream.in_hand.values():
+    for scope in stream.held.values():
         scope.cancel()
-    stream.in_hand.clear()
+    stream.held.clear()

@@ -25,8 +25,8 @@ from mcp_task_runtime.adapters.session import TaskSession
 from mcp_task_runtime.core.abilities import implements, is_queue
 from mcp_task_runtime.core.backoff import Backoff
 from mcp_task_runtime.core.context import TaskContext
+from mcp_task_runtime.core.event_loop import current_task
 from mcp_task_runtime.core.execution import Execution
-from mcp_task_runtime.core.group import current_task
 from mcp_task_runtime.core.json import JSONObject
 from mcp_task_runtime.core.message_queue import TaskMessageQueue
 from mcp_task_runtime.core.runtime import TaskRuntime

@@ -94,7 +94,7 @@ class TaskStreamSession:
         raise RuntimeError("Requests to the client go through the task's questions")
 
     async def notify_status(self, task: Task, outcome: Outcome | None) -> None:
-        """Send the whole task; the work that says so waits for a client that does not read, for a moment."""
+        """Send the whole task. The work waits half a second at most for a client that does not read."""
         if self._statuses is None:
             self._statuses = LatestSender(self._connection, self._start_soon)
         await self._send_status(wire_2025.render_task(task, outcome))

@@ -41,9 +41,9 @@ changes.
 `execution` is one run of work as a state table, `run_end` says what its end makes of the task; `workers` run it in
 a `group` that nothing breaks, and `open_tasks` are those whose work does not run here. `live_tasks`, `stored_tasks`,
 `slots`, `run_slots`, `work_queue` and `rate_limit` bound it. `worker_leases`, `lease_keeper`, `resumption` and
-`postponed` look after work that runs again; `dispatch` has tasks run elsewhere, `claims` takes those that no process
-runs, and `work_loop` looks for them. `observer` hears of all that, through `run_observer`,
-`observed_store` and `backlog`, and `change_hook` tells a callback.
+`postponed` look after work that runs again; `dispatch` and `outbox` have tasks run elsewhere, `claims` takes those that
+no process runs, and `work_loop` looks for them. `observer` hears of all that, through `run_observer`, `observed_store`
+and `backlog`, and `change_hook` tells a callback.
 
 `runtime` puts these together. `context` is what the work sees of its task; `steps` records results of parts of the work
 for its reruns.

@@ -3,7 +3,7 @@
 `mcp_task_runtime.tasks` is for operators. Each task that ends without a result has one line, by the process that ended
 it: at ERROR with the traceback where its work raised an unexpected exception, otherwise at WARNING. The line names the
 tool, the full id, which `mcp-tasks show` takes, and the reason; never the owner, and no text of clients or of work. An
-id stands at WARNING and ERROR alone: where no principal is known, it admits to its task (law L10).
+id is logged at WARNING and ERROR alone: where no principal is known, it gives access to its task (law L10).
 
 - INFO: work was handed over to other processes; an outcome that had waited was written.
 - WARNING: a task failed on purpose (an error code, an error result), expired, was cancelled, interrupted or shut down,

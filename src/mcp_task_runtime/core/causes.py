@@ -67,7 +67,7 @@ def _is_stray(error: BaseException, *, is_alone: bool) -> bool:
     if isinstance(error, KeyboardInterrupt | SystemExit):
         return False
     if isinstance(error, GeneratorExit):
-        return not is_alone  # alone it closes this coroutine, maybe where no event loop runs
+        return not is_alone  # alone it closes this coroutine, perhaps where no event loop runs
     if isinstance(error, anyio.get_cancelled_exc_class()):
         return is_alone and isinstance(error, asyncio.CancelledError) and not _is_cancelled()
     return True

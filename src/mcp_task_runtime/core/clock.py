@@ -22,7 +22,7 @@ class Clock(Protocol):
         ...
 
     def move_on_at(self, when: datetime | None) -> AbstractContextManager[anyio.CancelScope]:
-        """Return a cancel scope that is cancelled when the clock reaches `when`; `None` is never.
+        """Return a cancel scope that is cancelled when the clock reaches `when`; `None` means never.
 
         After the block, `scope.cancelled_caught` says whether the time ran out. A `when` in the past
         cancels at the first checkpoint inside.

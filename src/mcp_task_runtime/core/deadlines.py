@@ -8,7 +8,7 @@ from datetime import datetime
 __all__ = ["DeadlineHeap"]
 
 _SMALL = 64
-"""So many leftovers are not worth clearing."""
+"""Leftovers that are not worth clearing."""
 
 
 class DeadlineHeap:
@@ -29,7 +29,7 @@ class DeadlineHeap:
         return len(self._due)
 
     def set(self, name: str, due: datetime | None) -> None:
-        """Set when a name is due; `None` forgets it."""
+        """Set when a name is due; `None` removes it."""
         if due is None:
             self.discard(name)
             return
@@ -41,7 +41,7 @@ class DeadlineHeap:
                 self._compact()
 
     def discard(self, name: str) -> None:
-        """Forget a name, if it is known."""
+        """Remove a name, if it is known."""
         if self._due.pop(name, None) is not None and len(self._heap) > 2 * len(self._due) + _SMALL:
             self._compact()
 
@@ -64,7 +64,7 @@ class DeadlineHeap:
         return None
 
     def is_due(self, now: datetime) -> bool:
-        """Whether `pop_due` may have something to return: a quick look, which a leftover can fool."""
+        """Return whether `pop_due` may have something to return: a quick look, which a leftover can fool."""
         return bool(self._heap) and self._heap[0][0] <= now
 
     def pop_due(self, now: datetime) -> str | None:

@@ -147,7 +147,7 @@ class TaskEndings:
             fence: As for `finish`.
             reason: As for `finish`.
             error: As for `finish`.
-            waiting: Entered for as long as the store is waited for: a shield, maybe.
+            waiting: Makes the context manager in which the store is waited for, such as a shield.
         """
         try:
             if self._ends_at_once:  # it needs no time limit and no shield

@@ -1,4 +1,4 @@
-"""What anyio has no function for, or a costly one, on whichever event loop runs.
+"""What anyio has no function for, or a costly one, on each event loop.
 
 A task that no task group owns, a call without a task, which task runs, and the time of the loop. What is opened on
 first use and shared by all callers has no task group of its own to live in, and must not live in that of the first
@@ -25,6 +25,7 @@ __all__ = [
     "call_from_any_thread",
     "call_later",
     "current_backend",
+    "current_task",
     "event_loop_time",
     "start_background_task",
 ]
@@ -38,6 +39,17 @@ def asyncio_task() -> asyncio.Task[object] | None:
     try:
         return asyncio.current_task()
     except RuntimeError:
+        return None
+
+
+def current_task() -> int | None:
+    """Return a number for the event loop's task that runs here, or `None` where no event loop runs."""
+    task = asyncio_task()
+    if task is not None:
+        return id(task)
+    try:
+        return anyio.get_current_task().id
+    except RuntimeError:  # no event loop runs here
         return None
 
 
@@ -65,7 +77,7 @@ def call_later(seconds: float, function: Callable[[], object]) -> Callable[[], N
     On asyncio this costs a tenth of a task that sleeps.
 
     Returns:
-        What prevents the call. After it the function is not called, however late it comes.
+        A function that prevents the call, at any time before it.
     """
     try:
         loop = asyncio.get_running_loop()

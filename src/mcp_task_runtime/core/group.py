@@ -14,9 +14,7 @@ import anyio.abc
 import anyio.lowlevel
 from typing_extensions import Self
 
-from mcp_task_runtime.core.event_loop import asyncio_task
-
-__all__ = ["IsolatedGroup", "current_task"]
+__all__ = ["IsolatedGroup"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -194,14 +192,3 @@ def _plain_asyncio_loop() -> asyncio.AbstractEventLoop | None:
     except RuntimeError:
         return None
     return loop if loop.get_task_factory() is None else None
-
-
-def current_task() -> int | None:
-    """Return a number for the event loop's task that runs here, or `None` where no event loop runs."""
-    task = asyncio_task()
-    if task is not None:
-        return id(task)
-    try:
-        return anyio.get_current_task().id
-    except RuntimeError:  # no event loop runs here
-        return None

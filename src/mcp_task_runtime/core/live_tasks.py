@@ -54,7 +54,7 @@ class LiveTasks:
 
     @property
     def next_deadline(self) -> datetime | None:
-        """When the watch of deadlines wakes next; maybe for a task that has ended since."""
+        """When the watch of deadlines wakes next, perhaps for a task that has ended since."""
         return self._watched_until
 
     def reserve(self, owner: str | None) -> None:

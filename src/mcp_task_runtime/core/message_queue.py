@@ -62,7 +62,7 @@ class QueuedMessage:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back for a request: a result, an error, or nothing because the asker gave up.
+    """What ended the wait for a request: a result, an error, or nothing because the asker gave up.
 
     Attributes:
         type: Which of the three.
@@ -84,7 +84,7 @@ class Answer:
 
     @classmethod
     def withdrawn(cls) -> Answer:
-        """Return what closes a question whose asker no longer wants to know."""
+        """Return the answer that closes a question whose asker has given up."""
         return cls("withdrawn")
 
     def unwrap(self) -> JSONObject:
@@ -130,11 +130,11 @@ class TaskMessageQueue(Protocol):
         ...
 
     async def is_empty(self, task_id: str) -> bool:
-        """Whether no message is queued."""
+        """Return whether no message is queued."""
         ...
 
     async def clear(self, task_id: str) -> None:
-        """Forget everything of a task: messages, questions, answers, keys. Releases all waiters (L5).
+        """Drop everything of a task: messages, questions, answers, keys. Releases all waiters (L5).
 
         The code that ends a task calls this afterwards; nothing else tells a queue that the task has ended.
         """

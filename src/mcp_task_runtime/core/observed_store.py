@@ -154,7 +154,7 @@ class _OpenQuestions:
             self._add(task_id, message, None)
 
     def updated(self, record: TaskRecord, task_id: str, **changes: Any) -> None:
-        """Note that write."""
+        """Note the write that sets the status."""
         task = self._tasks.get(task_id)
         if task is None or task.record is not None or changes.get("status") != "input_required":
             return
@@ -164,12 +164,12 @@ class _OpenQuestions:
         self._observer.observe(TaskChange.of(record))
 
     def answered(self, taken: frozenset[str], task_id: str, answers: Mapping[str, Answer], **_: Any) -> None:
-        """Note that questions were withdrawn; who waits for the others notes their answers."""
+        """Note that questions were withdrawn; the answers of others are noted where they are waited for."""
         for key in taken:
             self.answered_one(True, task_id, key, answers[key])
 
     def answered_one(self, is_taken: bool, task_id: str, key: str, answer: Answer, **_: Any) -> None:
-        """Note that a question was withdrawn; who waits for an answer notes it."""
+        """Note that a question was withdrawn; an answer is noted where it is waited for."""
         task = self._tasks.get(task_id)
         if is_taken and answer.type == "withdrawn" and task is not None:
             self._resume_if_done(task_id, task)

@@ -248,7 +248,7 @@ Observation: TypeAlias = (
 class TaskObserver(Protocol):
     """Hears what a runtime does. Both methods are called on the event loop, and must return at once.
 
-    What they raise is logged, and hurts no task (law L13). For what takes time, such as a request to another server,
+    What they raise is logged, and affects no task (law L13). For what takes time, such as a request to another server,
     there is `on_change`.
     """
 

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import TypeAlias
 
 from mcp_task_runtime.core import audit
-from mcp_task_runtime.core.dispatch import Outbox
 from mcp_task_runtime.core.execution import Execution
+from mcp_task_runtime.core.outbox import Outbox
 from mcp_task_runtime.core.sealed import is_sealed
 from mcp_task_runtime.core.transitions import may_run_again
 from mcp_task_runtime.core.types import Outcome, TaskRecord

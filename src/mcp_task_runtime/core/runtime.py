@@ -17,7 +17,7 @@ from mcp_task_runtime.core.abilities import implements, is_queue, is_store, queu
 from mcp_task_runtime.core.backlog import Backlog
 from mcp_task_runtime.core.change_hook import ChangeCallback, ChangeHook
 from mcp_task_runtime.core.claims import TaskClaims
-from mcp_task_runtime.core.dispatch import Outbox, TaskDispatcher
+from mcp_task_runtime.core.dispatch import TaskDispatcher
 from mcp_task_runtime.core.endings import TaskEndings
 from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.followers import TaskFollowers
@@ -28,6 +28,7 @@ from mcp_task_runtime.core.live_tasks import LiveTasks
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
 from mcp_task_runtime.core.observed_store import observed
 from mcp_task_runtime.core.observer import IsolatedObserver, TaskObserver
+from mcp_task_runtime.core.outbox import Outbox
 from mcp_task_runtime.core.polls import Polls
 from mcp_task_runtime.core.postponed import PostponedRuns
 from mcp_task_runtime.core.questions import answer_questions

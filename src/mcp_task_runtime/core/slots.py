@@ -1,6 +1,6 @@
 """`WorkSlots`: how many pieces of work run at once: of this process (`TaskSettings.max_running`), and of a `WorkQueue`.
 
-Work that waits gets a slot by its owner's turn: an owner with a thousand tasks holds up another one by one task each.
+Owners take turns: however many tasks of one owner wait, one of them at most gets a slot before that of another owner.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class WorkSlots:
         return sum(self._admitted.values())
 
     def reset(self) -> None:
-        """Release everything: a runtime opens, maybe on another event loop."""
+        """Release everything: a runtime opens, perhaps on another event loop."""
         self._all = None if self._total is None else Slots(self._total)
         self._slots.clear()
         self._admitted.clear()

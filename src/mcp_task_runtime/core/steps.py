@@ -33,8 +33,8 @@ from mcp_task_runtime.core.abilities import implements
 from mcp_task_runtime.core.backoff import Backoff
 from mcp_task_runtime.core.causes import sole_cause
 from mcp_task_runtime.core.clock import sleep_by
+from mcp_task_runtime.core.event_loop import current_task
 from mcp_task_runtime.core.functions import call_in_thread, is_async
-from mcp_task_runtime.core.group import current_task
 from mcp_task_runtime.core.json import dump_json
 from mcp_task_runtime.core.step_results import StepResult
 from mcp_task_runtime.core.store import TaskJournal, TaskStore
@@ -159,7 +159,7 @@ class TaskSteps:
             store: Where it is kept.
             fence: Returns what the writes of the run carry; `None` where it holds no lease.
             may_rerun: Whether the work may run again.
-            root: The event loop's task that the work runs in, by `core.group.current_task`; `None` where there is none.
+            root: The event loop's task that the work runs in, as `current_task` returns it; `None` where there is none.
             digest_key: Keys the digests of arguments; see `TaskRequest.digest_key`.
         """
         self._task_id = task_id

@@ -553,11 +553,11 @@ class TaskSharing(Protocol):
 
 @runtime_checkable
 class TaskSealing(Protocol):
-    """Ability of a store that seals its values: who reads the backend cannot read them. See `stores.sealed`."""
+    """Ability of a store that seals its values: a reader of the backend cannot read them. See `stores.sealed`."""
 
     @property
     def is_sealed(self) -> bool:
-        """Whether values are sealed. Digests of them that are stored in plain, as names, are keyed then."""
+        """Whether values are sealed. Then digests of them that are stored in plain, as names, are keyed."""
         ...
 
 
@@ -575,7 +575,7 @@ class TaskWatching(Protocol):
         """Call a function on this event loop soon after each change of a task, until the function returned is called.
 
         The first call comes at once if the task is newer than `after`, is gone, or if the store does not know. A
-        deletion is a change; the end of the TTL is none. No call is lost, also where the store was away.
+        deletion is a change; the end of the TTL is none. No call is lost, not even in an outage.
 
         Args:
             task_id: The task.
@@ -601,7 +601,7 @@ class TaskEndWatching(Protocol):
         """Call a function on this event loop, once, soon after a task has ended or was deleted.
 
         At once, before this returns, if the store knows that already. The end of the TTL is none. No end is missed,
-        also where the store was away.
+        not even in an outage.
 
         Args:
             task_id: A task that this store object has made, or was the last to claim.

@@ -70,7 +70,7 @@ class WorkLoop:
         self._is_failing = False
         self._sealed = 0
         self._idle = _FIRST_IDLE
-        self._has_complained = False
+        self._has_warned = False
 
     async def run(self) -> None:
         """Take tasks until no more work is taken, or the store is closed, or this is cancelled: what runs goes on."""
@@ -141,8 +141,8 @@ class WorkLoop:
 
         A wait in the store would return them at once.
         """
-        if not self._has_complained:
-            self._has_complained = True
+        if not self._has_warned:
+            self._has_warned = True
             logger.warning("Waiting tasks are left to others: they are sealed, and this worker has no seal key")
         if not are_all and self._sealed < _MOST_SEALED:
             self._sealed = min(number, _MOST_SEALED)

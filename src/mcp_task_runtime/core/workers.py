@@ -12,13 +12,13 @@ import anyio
 
 from mcp_task_runtime.core import audit
 from mcp_task_runtime.core.clock import Clock
-from mcp_task_runtime.core.dispatch import Outbox
 from mcp_task_runtime.core.endings import TaskEndings
 from mcp_task_runtime.core.execution import Execution, ExecutionState
 from mcp_task_runtime.core.followers import TaskFollowers
 from mcp_task_runtime.core.group import IsolatedGroup
 from mcp_task_runtime.core.live_tasks import LiveTasks
 from mcp_task_runtime.core.open_tasks import OpenTasks
+from mcp_task_runtime.core.outbox import Outbox
 from mcp_task_runtime.core.postponed import PostponedRuns
 from mcp_task_runtime.core.reader import TaskReader
 from mcp_task_runtime.core.run_end import INTERRUPTED, RunEnd

@@ -19,7 +19,6 @@ __all__ = [
     "NOTIFICATION",
     "PROTOCOL_VERSION",
     "acknowledge",
-    "declares_tasks",
     "log_levels",
     "missing_capability",
     "parse_related_task_ids",
@@ -38,12 +37,6 @@ _LOG_LEVELS: Final = ("debug", "info", "notice", "warning", "error", "critical",
 _RELATED_META_KEY: Final = "io.modelcontextprotocol/relatedTaskIds"
 _MOST_RELATED: Final = 100
 _LONGEST_ID: Final = 256
-
-
-def declares_tasks(capabilities: Mapping[str, JSONValue]) -> bool:
-    """Whether a client that declared these capabilities takes task handles (C1, C2)."""
-    extensions = capabilities.get("extensions")
-    return isinstance(extensions, Mapping) and EXTENSION_ID in extensions
 
 
 def log_levels(meta: JSONValue) -> Sequence[str]:

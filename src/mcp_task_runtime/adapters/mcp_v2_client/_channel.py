@@ -17,7 +17,7 @@ from typing_extensions import Self
 from mcp_task_runtime.adapters.mcp_v2_client._client_task import ClientTask
 from mcp_task_runtime.adapters.mcp_v2_client._errors import ERRORS, InvalidTaskResponseError
 from mcp_task_runtime.adapters.mcp_v2_client._sessions import Sessions
-from mcp_task_runtime.core.group import current_task
+from mcp_task_runtime.core.event_loop import current_task
 
 __all__ = ["Channel", "Handle", "Started", "arriving", "starting"]
 
