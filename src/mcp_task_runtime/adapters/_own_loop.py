@@ -37,7 +37,7 @@ async def run_in_own_loop(work: Callable[[HomeLoop], Awaitable[T]]) -> T:
     """Run a coroutine function in a thread with an event loop of its own, and wait for it.
 
     What belongs to this event loop is used there through the `HomeLoop` that the function gets. The context variables
-    are those of the caller; `Tasks.run` works in the server's event loop alone. Cancelled, it cancels the function at
+    are those of the caller; `Tasks.run` works only in the server's event loop. Cancelled, it cancels the function at
     its next `await`, and does not wait for that: Python cannot stop a thread.
     """
     end: _End[T] = _End()

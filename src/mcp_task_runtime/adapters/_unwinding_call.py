@@ -116,7 +116,7 @@ class UnwindingCall(ToolCall):
         end: Callable[[], Any]
         try:
             running = work(context)
-            del work, context, connect  # they are the work's alone
+            del work, context, connect  # only the work holds them then
             end = partial(_same, await running)
             await handler.flush(record.task_id)
         except Exception as error:

@@ -94,37 +94,36 @@ class BaseTasks(ABC, Generic[ContextT]):
         """Make the tasks of one server.
 
         Args:
-            store: Where tasks are kept; in memory when `None`. It stays yours to close.
+            store: Where tasks are kept; in memory when `None`. It is not closed.
             queue: Where questions are kept; the store's own when `None`.
             settings: Limits and defaults.
             promote_after: Seconds after which any tool call becomes a task, if its client takes tasks; `None` for
                 never. Such a call becomes a task at once when its tool asks the client. A client of protocol
                 2025-11-25 decides itself: it sees that any tool may be called as a task. On `mcp` 1.x, where all
                 clients do, the number has no other effect.
-            principal: Returns the principal that makes a request: its tasks belong to that principal, and are
-                hidden from all others (law L10). `None` from it means that the caller is unknown: a task's id is its
-                secret then, and on `mcp` 1.x the task belongs to the session, if there is one. `None` in its place
-                takes the principal from the SDK's authentication. With a function of your own, a response that another
-                principal posts answers no question on `mcp` 1.x. `mcp` 2.x does not show who posts an answer: there,
-                tasks do not ask clients of protocol 2025-11-25 over HTTP, and their asking methods raise
-                `CapabilityError`. Where the SDK's authentication opened the session too, it checks that itself, and
-                they are asked.
+            principal: Returns the principal that makes a request. A task belongs to the principal of its call, and is
+                hidden from all others (law L10). If it returns `None`, the caller is unknown: the task's id is its
+                secret then, and on `mcp` 1.x the task belongs to the session, if there is one. When `principal` itself
+                is `None`, the SDK's authentication names the principal. With a function of your own, a question is
+                answered on `mcp` 1.x only by the principal that was asked. `mcp` 2.x does not show who posts an answer:
+                there, tasks do not ask clients of protocol 2025-11-25 over HTTP, and their asking methods raise
+                `CapabilityError`, unless the SDK's authentication opened the session, and so checks that itself.
             mask_errors: Whether clients read "internal error" instead of the text of an exception that the work of a
                 tool raises, other than the errors that are meant for them. By default they read what the SDK shows
                 of a plain call. Of an adopted tool, they do not read the text of a `ToolError` either on `mcp` 1.x and
-                2.0, which do not say what they have made results of; on a low-level server of 1.x, no error that is a
-                text alone.
-            observer: Hears what happens to tasks, such as `mcp_task_runtime.operations.telemetry.Telemetry`.
+                2.0, which do not show the exception behind a result; on a low-level server of 1.x, no error that is
+                only a text.
+            observer: Is told what happens to tasks, such as `mcp_task_runtime.operations.telemetry.Telemetry`.
             on_change: Called with a `TaskChange` for each new status that this process gives a task: in the order of
                 the changes, each at most once. A coroutine function, or a function, which runs in a thread. See
                 `mcp_task_runtime.core.change_hook`.
             dispatcher: Has worker processes run the tools that were declared by name: `StoreDispatcher()` for those
                 that call `work`, or one of `mcp_task_runtime.engines`. `None`: their work runs here.
             inbox: Seconds that a form of a task (`elicit`) waits for a person where its client cannot be asked: at the
-                page of `mcp-tasks web`, or by `mcp-tasks answer`. To the client the task works meanwhile, and its
-                answers do not count. Then the question is withdrawn, and asking raises `QuestionTimeoutError`. `None`
-                for no inbox: asking raises `CapabilityError`. With an `Inbox` that has the address of the dashboard, a
-                client that can have its user open addresses gets that of a page for this question alone.
+                page of `mcp-tasks web`, or for `mcp-tasks answer`. Meanwhile the client sees the task as `working`, and
+                cannot answer. After that time the question is withdrawn, and asking raises `QuestionTimeoutError`.
+                `None` for no inbox: asking raises `CapabilityError`. With an `Inbox` that has the address of the
+                dashboard, a client that can have its user open addresses gets that of a page for this one question.
             credentials: What is kept of a caller's access token and headers, sealed, for work that runs in a worker or
                 runs again. `None`: nothing, and there `get_access_token()` returns `None`.
             seal: Keys that seal what clients and tools put into the store; the first one seals, every one opens. See
@@ -399,16 +398,16 @@ class BaseTasks(ABC, Generic[ContextT]):
             raise ValueError("join needs a store that implements TaskJoins, as all bundled stores do")
 
     def adopt(self, name: str, *, advertise: bool = True, **options: Unpack[TaskOptionsDict]) -> None:
-        """Let a tool that exists run as a task, without touching its code.
+        """Have an existing tool run as a task, without a change of its code.
 
-        The tool is found by its name when it is called, so that it may be registered before or after this. Its own
+        The tool is found by its name when it is called, so it may be registered before or after this. Its own
         context asks and reports through the task. A call becomes a task before the tool runs, so wrong arguments end
         the task; with `promote_after` a quick call stays an ordinary one.
 
         Args:
             name: The tool's name, as `tools/list` shows it.
-            advertise: Whether clients of protocol 2025-11-25 see that it may be called as a task. If not, such a call
-                is accepted all the same: there are clients that drop every tool that shows it.
+            advertise: Whether clients of protocol 2025-11-25 see that it may be called as a task. A call as a task is
+                accepted in any case: some clients drop every tool that shows it.
             **options: How its calls become tasks; see `TaskOptions`.
 
         Raises:
@@ -437,7 +436,7 @@ class BaseTasks(ABC, Generic[ContextT]):
         On a high-level server of `mcp` 2.x, a tool that was not declared and has succeeded without calling this counts
         as a plain tool, whose calls become no tasks. Where a later call of it calls this, that one runs the work within
         the request, where it cannot ask, or raises with `required`; the calls after it become tasks. So declare a tool
-        that calls this in some of its calls alone.
+        that calls this only in some of its calls.
 
         Args:
             work: What to run; it gets the task's context.
@@ -501,12 +500,12 @@ class BaseTasks(ABC, Generic[ContextT]):
             raise self._deliberate_errors[0](MASKED) from error
 
     def _blocks(self, name: str) -> bool:
-        """Whether the server's handler runs a tool in a thread, which knows nothing of that."""
+        """Return whether the server's handler runs an adopted tool in a thread."""
         declared = self._tools.get(name)
         return declared is not None and declared.blocks
 
     def _is_masked(self, name: str) -> bool:
-        """Return whether `mask_errors` holds for a tool that knows nothing of it."""
+        """Return whether the results of a tool are masked here: an adopted one does not do it itself."""
         declared = self._tools.get(name)
         return self._mask_errors and declared is not None and declared.is_adopted
 

@@ -122,7 +122,7 @@ def opened(credentials: Credentials | None, record: TaskRecord) -> CallerCredent
 
 
 def refusal(reason: str) -> ProtocolError:
-    """Return the error that ends a task whose credentials cannot be opened; the reason is for the log alone."""
+    """Return the error that ends a task whose credentials cannot be opened; the reason is only logged."""
     logger.error("The credentials of a task cannot be opened: %s", reason)
     return ProtocolError(INTERNAL_ERROR, _UNREADABLE)
 

@@ -46,7 +46,7 @@ class ConnectionScopes:
         """Return the scope of a connection.
 
         Args:
-            anchor: An object that belongs to this connection alone, and lives as long.
+            anchor: An object that belongs to this connection only, and lives as long.
         """
         key = id(anchor)
         scope = self._scopes.get(key)
@@ -59,8 +59,8 @@ class ConnectionScopes:
 def http_manager(request: object) -> Any:
     """Return the SDK's manager of Streamable HTTP sessions that a request came through, or `None`.
 
-    Its public `stateless` and `json_response` are told to no handler otherwise. It stands behind the
-    endpoint that Starlette noted: under middleware, or as the owner of a method.
+    Nothing else shows a handler its public `stateless` and `json_response`. It is behind the endpoint that
+    Starlette noted: under middleware, or as the owner of a method.
     """
     scope = getattr(request, "scope", None)
     if not isinstance(scope, Mapping):

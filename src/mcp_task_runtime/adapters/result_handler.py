@@ -50,7 +50,7 @@ _RECHECK = timedelta(seconds=5)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HandlerStatistics:
-    """A snapshot of `TaskResultHandler.statistics`. Everything is about this process alone.
+    """A snapshot of `TaskResultHandler.statistics`. It is about this process only.
 
     Attributes:
         streams: Streams of clients that wait for tasks.

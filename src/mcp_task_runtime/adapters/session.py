@@ -40,9 +40,9 @@ class TaskSession(Protocol):
 
 
 class DetachedSession:
-    """The `TaskSession` of work whose request is over: its client is reached through the task alone.
+    """The `TaskSession` of work whose request is over: its client is only reached through the task.
 
-    It is a `TaskNotifier`, too, that tells nothing: the client sees the task when it polls, or is pushed it.
+    It is also a `TaskNotifier` that does nothing: the client sees the task when it polls, or by a push.
     """
 
     __slots__ = ("_capabilities_json",)

@@ -263,7 +263,7 @@ class TaskMethods:
         return wire_2025.render_page(page)
 
     async def _as_its_client_sees(self, record: TaskRecord, requestor: Requestor) -> TaskRecord:
-        """Return a listed task as `tasks/get` shows it: it works while it waits for a person alone."""
+        """Return a listed task as `tasks/get` shows it: it is `working` while it waits only for a person."""
         if record.status != "input_required":
             return record
         try:

@@ -22,7 +22,7 @@ class ToolFunction:
     `ServerTaskContext` may be imported under `TYPE_CHECKING`; other names in annotations may not.
 
     Attributes:
-        name: The name it goes by.
+        name: The tool's name.
 
     Raises:
         TypeError: More than one parameter is a `ServerTaskContext`; or one is something made of it, or is
@@ -35,7 +35,7 @@ class ToolFunction:
 
         Args:
             function: The function, or a partial, or any callable object.
-            name: The name it goes by; its own when `None`.
+            name: The tool's name; the function's own when `None`.
         """
         self._function = function
         self._is_async = is_async(function)
@@ -111,7 +111,7 @@ def _hints(code: Callable[..., Any], name: str) -> dict[str, Any]:
         return get_type_hints(code, include_extras=True)
     except NameError:
         pass
-    try:  # where it is imported under TYPE_CHECKING alone
+    try:  # where it is imported only under TYPE_CHECKING
         return get_type_hints(code, localns={"ServerTaskContext": ServerTaskContext}, include_extras=True)
     except NameError as error:
         raise TypeError(

@@ -1,9 +1,9 @@
 """`TaskDispatcher`: carries the work of tasks to other processes.
 
-The store is the truth: it has the task, its state, questions, outcome and lease. A dispatcher is a messenger, and
-carries the task's id alone. What it does not take is offered to it again until it does. What it loses costs time and no
-task: a task that no worker has started after `TaskDispatcher.start_grace_ms` is submitted again, by any process of the
-server.
+The store is the truth: it has the task, its state, questions, outcome and lease. A dispatcher is a messenger: it
+carries the task's id and nothing else. What it does not take is offered to it again until it does. What it loses costs
+time, not a task: a task that no worker has started after `TaskDispatcher.start_grace_ms` is submitted again, by any
+process of the server.
 """
 
 from __future__ import annotations

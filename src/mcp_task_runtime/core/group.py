@@ -155,7 +155,7 @@ class IsolatedGroup:
         try:
             with scope:
                 running = function()
-                del function  # what it holds may be needed at the beginning alone
+                del function  # what it holds may be needed only at the beginning
                 await running
         except KeyboardInterrupt:
             raise

@@ -24,11 +24,11 @@ class Inbox:
     Attributes:
         seconds: How long a question waits for a person.
         url: Address of the dashboard, such as `https://ops.example/tasks`. Then a client that can have its user open
-            addresses (elicitation by URL) gets that of a page for the question alone, where anyone who has the address
-            may answer, until the question is answered, withdrawn, or `seconds` have passed. `None`: only operators
-            answer.
-        secret: What proves such an address, at least 16 characters; `dashboard(..., inbox_secret=)` has the same.
-            Needed with `url`.
+            addresses (elicitation by URL) gets the address of a page for this one question. Anyone who has it may
+            answer there, until the question is answered or withdrawn, or `seconds` have passed.
+            `None`: only operators answer.
+        secret: Signs these addresses, at least 16 characters; give `dashboard(..., inbox_secret=)` the same one.
+            Required with `url`.
     """
 
     seconds: float
@@ -83,7 +83,7 @@ def check_secret(secret: str) -> None:
 
 
 def page_token(secret: str, handle: str, key: str, until: int) -> str:
-    """Return what proves the address of a question's page: it covers all that the address names."""
+    """Return the signature of the address of a question's page: it covers all that the address names."""
     text = f"mcp-tasks question\0{len(handle)}\0{handle}\0{key}\0{until}"
     return hmac.new(secret.encode("utf-8", "surrogatepass"), text.encode("utf-8", "surrogatepass"), sha256).hexdigest()
 

@@ -64,5 +64,5 @@ def dump_json(value: object) -> str:
 
 
 def load_json(text: str) -> JSONValue:
-    """Parse JSON text into new values that belong to the caller alone."""
+    """Parse JSON text into new values that only the caller has."""
     return from_json(text)

@@ -90,7 +90,7 @@ def _replaying(
     async def call(task_id: str, question: QueuedMessage, **kwargs: Any) -> TaskRecord | None:
         record = await ask(task_id, question, **kwargs)
         if record is None:
-            with suppress(Exception):  # it is for the observer alone
+            with suppress(Exception):  # only the observer needs it
                 questions.replayed(await store.get_view(task_id), question)
         return record
 

@@ -25,8 +25,8 @@ class TaskSettings:
         retention_ms: Shortest time for which an outcome can be fetched after the end, in milliseconds. Default: 600,000
             (ten minutes).
         poll_interval_ms: How long clients are asked to wait between polls, in milliseconds, unless the tool says it.
-            `None`: 500 in the answer to the call; after a poll, a number between 20 and 5,000 that grows with the age
-            of the task. Default: `None`.
+            `None`: 500 in the answer to the call; in the answer to a poll, 20 to 5,000 by the age of the task.
+            Default: `None`.
         shutdown_grace: Seconds that running work has to end when the runtime closes. Most clients kill a
             stdio server two seconds after they closed its input. Default: 1.0.
         lease_ms: How long a process that runs a task may be silent before it counts as lost, in milliseconds; for

@@ -1,4 +1,4 @@
-"""`WorkSlots`: how many pieces of work run at once: of this process (`TaskSettings.max_running`), and of a `WorkQueue`.
+"""`WorkSlots`: how much work runs at once, in this process (`TaskSettings.max_running`) and of a `WorkQueue`.
 
 Owners take turns: however many tasks of one owner wait, one of them at most gets a slot before that of another owner.
 """

@@ -10,7 +10,7 @@ __all__ = ["RuntimeStatistics"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuntimeStatistics:
-    """A snapshot of `TaskRuntime.statistics`. Everything is about this process alone.
+    """A snapshot of `TaskRuntime.statistics`. It is about this process only.
 
     Attributes:
         calls: Work that runs, ordinary calls included.

@@ -6,12 +6,12 @@ often the run has asked for these; so steps that run side by side find their res
 
 Steps that the work itself takes one after the other, in the event loop's task that its context was made in, are
 recorded with their position. A rerun that takes another one at that position gets `StepChangedError` before the step
-runs. Steps of child tasks, of threads, and within other steps come in any order; their keys alone count. So do the
-keys alone of what follows a step that raised or was cancelled, or a question that raised: that is not recorded, may
-end differently in a rerun, and the work may take another way then. A step that raised counts as not asked for.
+runs. Steps of child tasks, of threads, and within other steps come in any order, and are found only by their keys.
+So is what follows a step that raised or was cancelled, or a question that raised: an end of this kind is not recorded
+and may differ in a rerun, where the work may then take another path. A step that raised counts as not taken.
 
 Results are recorded where a rerun can find them: in a store with `TaskJournal`, for a run that holds a lease of a task
-that may rerun. Elsewhere steps run all the same, with the same rules for arguments and results, and are not recorded.
+that may rerun. Elsewhere steps run by the same rules for arguments and results, and are not recorded.
 """
 
 from __future__ import annotations

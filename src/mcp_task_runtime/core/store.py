@@ -58,7 +58,7 @@ class TaskStore(Protocol):
     These members are all that a store must have. For every method:
 
     - **Atomic.** It happens in full or not at all, for every observer, also when it is cancelled at any
-      of its awaits (L6). Which changes are allowed is decided by `core.transitions` alone.
+      of its awaits (L6). `core.transitions` decides which changes are allowed.
     - **Snapshots.** What it returns is frozen; what it was given may be changed afterwards without
       effect (L4).
     - **Time.** A task past `Task.expires_at` by `clock` does not exist any more: not for reading,
@@ -130,7 +130,7 @@ class TaskStore(Protocol):
         lease goes (L12).
 
         A store with `TaskQuestions` drops the task's mailbox in the same write, which releases every asker (L5).
-        With another one, `TaskMessageQueue.clear` must follow; `core.endings` sees to it.
+        With another one, `TaskMessageQueue.clear` must follow; `core.endings` calls it.
 
         Args:
             task_id: Identifier that `create_task` returned.
@@ -286,7 +286,7 @@ class TaskSweeping(Protocol):
 
 @runtime_checkable
 class TaskWork(Protocol):
-    """Ability of a store with `TaskLeases` that wakes workers; with another one they look again and again."""
+    """Ability of a store with `TaskLeases` that wakes workers; without it they poll."""
 
     async def wait_for_work(self, names: Collection[str], *, limit: int) -> tuple[TaskRecord, ...]:
         """Wait until tasks of these tools wait for a worker; return them, the longest waiting first.
@@ -543,7 +543,7 @@ class TaskSearch(Protocol):
 
 @runtime_checkable
 class TaskSharing(Protocol):
-    """Ability of a store to say that one runtime alone uses it; without it, a store counts as shared."""
+    """Ability of a store to say that only one runtime uses it; without it, a store counts as shared."""
 
     @property
     def is_shared(self) -> bool:

@@ -242,8 +242,8 @@ class Lease:
         expires_at: When the worker counts as lost; of a lease that no process holds, when the wait for a worker
             is overdue.
         attempt: 1 for the first run of the work, one more for each rerun; 0 before the first run.
-        handovers: How many runs were handed over to another process before their lease lapsed, as a worker does that
-            stops in good order.
+        handovers: How many runs were handed over to another process before their lease lapsed, as a worker does when
+            it shuts down.
     """
 
     worker: str
@@ -406,7 +406,7 @@ class TaskSpec:
         request: The request the task is made for.
         client_capabilities_json: What the client declared, as JSON text.
         task_id: Its identifier, by `new_task_id`; a new one when `None`.
-        queue: Where its work waits for a slot; `None` for those of all work alone.
+        queue: Where its work waits for a slot, besides those of all work; `None` for no queue.
         join_key: Names the call and its owner: a task that was made with the same key may take the place of this one
             (`TaskJoins`). `None`: none does.
     """
