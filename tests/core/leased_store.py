@@ -55,6 +55,7 @@ class Link:
         calls: Every call that was made, by name.
         before: Called with a call's name before it is made, and may raise.
         after: Called with a call's name when it has been made, and may raise: its answer is lost.
+        unheard: The answer of the last call, if it was lost.
     """
 
     def __init__(self, store: InMemoryTaskStore, *, name: str = "") -> None:
@@ -64,6 +65,7 @@ class Link:
         self.calls: list[str] = []
         self.before: Callable[[str], Any] | None = None
         self.after: Callable[[str], Any] | None = None
+        self.unheard: Any = None
         self._target: Any = store
         self.clock: Clock = store.clock
         self.message_queue: Any = _LinkedQueue(self, store.message_queue)
@@ -74,11 +76,12 @@ class Link:
         self._check(name)
         if self.before is not None:
             await self.before(name)
-        result = await getattr(target, name)(*args, **kwargs)
+        result = self.unheard = await getattr(target, name)(*args, **kwargs)
         if name.startswith("wait_"):
             self._check(name)
         if self.after is not None:
             await self.after(name)
+        self.unheard = None
         await anyio.lowlevel.cancel_shielded_checkpoint()
         return result
 
@@ -152,14 +155,26 @@ _forward(_LinkedQueue, "answer", "wait_for_answer")
 
 
 class TakingLink(Link):
-    """One to a store that finds and claims tasks for a worker in one step. What is taken reaches its caller."""
+    """One to a store that finds and claims tasks for a worker in one step. What is taken reaches its caller.
+
+    The next call has what a call without an answer has taken, as with the bundled stores.
+    """
+
+    _taken: Any = None
 
     def watch_end(self, task_id: str, on_end: Callable[[], None]) -> Callable[[], None]:
         stop: Callable[[], None] = self._target.watch_end(task_id, on_end)
         return stop
 
     async def take_work(self, *args: Any, **kwargs: Any) -> Any:
-        return await self._call(self._target, "take_work", *args, **kwargs)
+        taken, self._taken = self._taken, None
+        if taken is not None:
+            return taken
+        try:
+            return await self._call(self._target, "take_work", *args, **kwargs)
+        except StoreUnavailableError:
+            self._taken = self.unheard
+            raise
 
     async def take_task(self, *args: Any, **kwargs: Any) -> Any:
         return await self._call(self._target, "take_task", *args, **kwargs)

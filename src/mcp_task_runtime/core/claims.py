@@ -84,12 +84,12 @@ class TaskClaims:
         Raises:
             StoreError: The store failed.
         """
-        if not self._may_claim(record):
+        if record.lease is None or not self._may_claim(record):
             return None
         execution = None
         with anyio.CancelScope(shield=True):
             with store_errors():
-                claimed = await self._leases.claim(record.task_id)
+                claimed = await self._leases.claim(record.task_id, attempt=record.lease.attempt)
             if claimed is not None:
                 execution = await self._resumption.start(claimed)
         return execution

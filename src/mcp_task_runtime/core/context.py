@@ -19,7 +19,7 @@ from mcp_task_runtime.core.json import JSONObject
 from mcp_task_runtime.core.message_queue import TaskMessageQueue
 from mcp_task_runtime.core.settings import TaskSettings
 from mcp_task_runtime.core.store import TaskStore
-from mcp_task_runtime.core.store_calls import CLEANUP_SECONDS
+from mcp_task_runtime.core.store_calls import CLEANUP_SECONDS, outlasting
 from mcp_task_runtime.core.text import clean_text
 from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.core.types import Fence, Outcome, Progress, Task
@@ -155,7 +155,7 @@ class TaskContext:
         Raises:
             TaskNotFoundError: The task has expired or was deleted.
         """
-        record = await self._store.get_task(self.task_id)
+        record = await outlasting(partial(self._store.get_task, self.task_id))
         if record is None:
             raise TaskNotFoundError(self.task_id)
         self._task = record.task
@@ -205,10 +205,8 @@ class TaskContext:
         # A store that knows no leases need not know the argument.
         fence = self._fence_now()
         fenced: dict[str, Any] = {} if fence is None else {"fence": fence}
-        record = await self._store.update_task(
-            self.task_id, status_message=status_message, progress=progress, ttl_ms=ttl_ms, **fenced
-        )
-        self._task = record.task
+        update = partial(self._store.update_task, status_message=status_message, progress=progress, ttl_ms=ttl_ms)
+        self._task = (await outlasting(partial(update, self.task_id, **fenced))).task
 
     async def complete(self, result: object) -> None:
         """End the task as `completed` with this result, in one atomic step (law L2).

@@ -19,8 +19,8 @@ import anyio.lowlevel
 
 from mcp_task_runtime.core import audit
 from mcp_task_runtime.core.clock import Clock, sleep_by
+from mcp_task_runtime.core.reruns import may_run_again
 from mcp_task_runtime.core.resolver import Resolver
-from mcp_task_runtime.core.transitions import may_run_again
 from mcp_task_runtime.core.types import Fence, TaskRecord, TaskSpec
 from mcp_task_runtime.core.work_queue import WorkQueue
 from mcp_task_runtime.errors import InvalidTransitionError, TaskNotFoundError

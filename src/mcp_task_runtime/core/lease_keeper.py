@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 import anyio
 
 from mcp_task_runtime.core.clock import Clock, sleep_by
+from mcp_task_runtime.core.doubtful_claims import DoubtfulClaims
 from mcp_task_runtime.core.resumption import Resumption
 from mcp_task_runtime.core.store_calls import log_store_error
 from mcp_task_runtime.core.types import TaskRecord
@@ -38,18 +39,22 @@ _MOST_MOVED = 1_000
 class LeaseKeeper:
     """Heartbeat and reaper of one process."""
 
-    def __init__(self, leases: WorkerLeases, workers: Workers, resumption: Resumption, clock: Clock) -> None:
+    def __init__(
+        self, leases: WorkerLeases, workers: Workers, resumption: Resumption, doubtful: DoubtfulClaims, clock: Clock
+    ) -> None:
         """Make the keeper of a process.
 
         Args:
             leases: The leases of this process.
             workers: The work that they are for.
             resumption: Runs lost work again.
+            doubtful: Claims without an answer.
             clock: The store's clock.
         """
         self._leases = leases
         self._workers = workers
         self._resumption = resumption
+        self._doubtful = doubtful
         self._clock = clock
         self._lease = timedelta(milliseconds=leases.lease_ms)
         self._healthy_since: datetime | None = None
@@ -96,11 +101,12 @@ class LeaseKeeper:
         return is_claimed
 
     async def _claim_lost(self, record: TaskRecord, *, elsewhere: bool) -> bool:
+        attempt = 0 if record.lease is None else record.lease.attempt
         # Bounded: a claim that outwaits an outage in the store would be made before the worker can renew its lease.
         with self._clock.move_on_at(self._clock.now() + self._lease / _RENEWALS) as limit:
             if elsewhere:
                 return await self._resumption.put_back(record)
-            claimed = await self._leases.claim(record.task_id)
+            claimed = await self._leases.claim(record.task_id, attempt=attempt)
         if limit.cancelled_caught:
             self._healthy_since = None
             raise StoreUnavailableError("A lost task could not be claimed in time")
@@ -112,6 +118,7 @@ class LeaseKeeper:
     async def _turn(self) -> None:
         began = self._clock.now()
         await self._renew()
+        await self._doubtful.settle()
         lapsed = await self._list_lost(_FEWEST_LAPSED)  # also without a claim: it shows that the store works
         before, self._last_turn = self._last_turn or began, self._clock.now()
         # Counted to the end of the turn: a store may wait out its own outage in a call that then succeeds.

@@ -39,7 +39,7 @@ class PostponedRuns:
         store: TaskStore,
         group: IsolatedGroup,
         leases: WorkerLeases,
-        run: Callable[[str], Awaitable[None]],
+        run: Callable[[str, int], Awaitable[None]],
     ) -> None:
         """Make an empty set.
 
@@ -47,7 +47,7 @@ class PostponedRuns:
             store: Where the tasks are kept.
             group: Runs the delays.
             leases: The leases of this process.
-            run: Claims a task and runs its work again.
+            run: Claims a task, whose last attempt it gets too, and runs its work again.
         """
         self._store = store
         self._clock: Clock = store.clock
@@ -90,7 +90,7 @@ class PostponedRuns:
                 self.discard(task_id)
         if is_waiting and not scope.cancel_called:
             audit.postponed(record, delay, error)
-            self._group.start(partial(self._wait, task_id, until), scope)
+            self._group.start(partial(self._wait, task_id, record.lease.attempt, until), scope)
         return is_waiting
 
     async def _write(self, record: TaskRecord, message: str, delay: timedelta) -> bool:
@@ -118,11 +118,11 @@ class PostponedRuns:
         for task_id in self.task_ids:
             self.discard(task_id)
 
-    async def _wait(self, task_id: str, until: datetime) -> None:
+    async def _wait(self, task_id: str, attempt: int, until: datetime) -> None:
         with self._clock.move_on_at(until + _MARGIN):
             await anyio.sleep_forever()
         del self._waiting[task_id]
         try:
-            await self._run(task_id)
+            await self._run(task_id, attempt)
         except Exception as error:
             log_loss(logger, "A task could not be claimed to run again; it waits for its lease to be seen", error)

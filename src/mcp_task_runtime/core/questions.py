@@ -12,6 +12,7 @@ each time, so of two calls that overlap the later one sees both changes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import cast
 
 import anyio
@@ -19,7 +20,7 @@ import anyio
 from mcp_task_runtime.core.abilities import has_questions, queue_of
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
 from mcp_task_runtime.core.store import TaskQuestions, TaskStore
-from mcp_task_runtime.core.store_calls import CLEANUP_SECONDS
+from mcp_task_runtime.core.store_calls import CLEANUP_SECONDS, outlasting, pause_after
 from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.core.types import Fence, TaskRecord
 from mcp_task_runtime.core.views import TaskView
@@ -130,7 +131,7 @@ async def ask_question(
     fence: Fence | None = None,
     ends_at_deadline: bool = False,
 ) -> Answer | None:
-    """Put a question to the task's client and wait for its answer.
+    """Put a question to the task's client and wait for its answer, also through outages of the store.
 
     Cancelled while waiting, it withdraws the question and sets the status, unless `fence` names a run that has lost
     the task's lease: the question belongs to the run that has it.
@@ -161,6 +162,7 @@ async def ask_question(
         raise ValueError("question must be a request")
     own = _own(store, queue)
     settled = False  # whether there is nothing to withdraw
+    failures = 0
     try:
         record = await _put(store, queue, own, task_id, question, replays=replays, fence=fence)
         if record is None:
@@ -180,13 +182,17 @@ async def ask_question(
                     with store.clock.move_on_at(expires_at):
                         answer = await waiting
                         settled = True
+                failures = 0
             except TaskNotFoundError:
                 dropped = True
+            except StoreUnavailableError:
+                failures += 1
+                await pause_after(failures)
             if settled:
                 if own is None:
-                    await _resume(store, queue, task_id, fence)
+                    await outlasting(partial(_resume, store, queue, task_id, fence))
                 return answer
-            found = await store.get_task(task_id)
+            found = await outlasting(partial(store.get_task, task_id))
             if found is None:
                 raise TaskNotFoundError(task_id)
             record = found
@@ -199,8 +205,7 @@ async def ask_question(
     finally:
         if not settled and not stays_open():
             with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
-                if fence is None or await _holds_lease(store, task_id, fence):
-                    await withdraw_question(store, queue, task_id, key)
+                await outlasting(partial(_give_up, store, queue, task_id, key, fence))
 
 
 async def _put(
@@ -214,17 +219,28 @@ async def _put(
     fence: Fence | None,
 ) -> TaskRecord | None:
     """Ask; return the task afterwards, or `None` if the key was used before and nothing replays."""
+    may_be_asked = replays
     if own is not None:
-        record = await own.ask(task_id, question, fence=fence)
-        if record is not None or not replays:
+        ask = partial(own.ask, task_id, question, fence=fence)
+        try:
+            record = await ask()
+        except StoreUnavailableError:
+            may_be_asked = True
+            record = await outlasting(ask)
+        if record is not None or not may_be_asked:
             return record
-        record = await store.get_task(task_id)
+        record = await outlasting(partial(store.get_task, task_id))
     else:
-        is_new = await queue.enqueue(task_id, question)
-        if not is_new and not replays:
+        enqueue = partial(queue.enqueue, task_id, question)
+        try:
+            is_new = await enqueue()
+        except StoreUnavailableError:
+            may_be_asked = True
+            is_new = await outlasting(enqueue)
+        if not is_new and not may_be_asked:
             return None
         try:
-            record = await sync_status(store, queue, task_id, fence=fence)
+            record = await outlasting(partial(sync_status, store, queue, task_id, fence=fence))
         except LeaseLostError:
             if is_new:
                 with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
@@ -233,6 +249,12 @@ async def _put(
     if record is None:
         raise TaskNotFoundError(task_id)
     return record
+
+
+async def _give_up(store: TaskStore, queue: TaskMessageQueue, task_id: str, key: str, fence: Fence | None) -> None:
+    """Withdraw a question, unless it is another run's."""
+    if fence is None or await _holds_lease(store, task_id, fence):
+        await withdraw_question(store, queue, task_id, key)
 
 
 async def _holds_lease(store: TaskStore, task_id: str, fence: Fence) -> bool:

@@ -1,4 +1,4 @@
-"""`Rerun`: when the work of a task runs again."""
+"""`Rerun`: when the work of a task runs again, and whether it may."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 
 from mcp_task_runtime.core.backoff import Backoff
 from mcp_task_runtime.core.causes import sole_cause
+from mcp_task_runtime.core.types import TaskRecord
 
-__all__ = ["Rerun"]
+__all__ = ["Rerun", "may_run_again"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +52,10 @@ class Rerun:
         if not isinstance(error, kinds) and not isinstance(sole_cause(error), kinds):
             return None
         return Backoff.of(self.backoff).after(attempt).total_seconds()
+
+
+def may_run_again(record: TaskRecord) -> bool:
+    """Return whether the work of a task may run once more, after the run that holds its lease or held it (law L12)."""
+    if record.lease is None or not record.request.rerunnable:
+        return False
+    return record.lease.used_attempts < record.request.max_attempts

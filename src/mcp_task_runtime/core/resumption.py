@@ -8,10 +8,11 @@ from typing import TypeAlias
 from mcp_task_runtime.core import audit
 from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.outbox import Outbox
+from mcp_task_runtime.core.reruns import may_run_again
 from mcp_task_runtime.core.sealed import is_sealed
-from mcp_task_runtime.core.transitions import may_run_again
 from mcp_task_runtime.core.types import Outcome, TaskRecord
 from mcp_task_runtime.core.work_queue import WorkQueue
+from mcp_task_runtime.core.worker_leases import WorkerLeases
 from mcp_task_runtime.core.workers import Workers
 
 __all__ = ["NamedWork", "Resumption"]
@@ -100,13 +101,21 @@ class Resumption:
         is_mine = record.request.name in self._works and not is_sealed(record)
         return not is_mine and (not record.lease.used_attempts or may_run_again(record))
 
-    async def run_again(self, task_id: str, claim: Callable[[str], Awaitable[TaskRecord | None]]) -> None:
+    async def run_again(self, leases: WorkerLeases, task_id: str, attempt: int) -> None:
         """Claim a task whose delay has passed, and run its work again.
+
+        Args:
+            leases: The leases of this process.
+            task_id: The task.
+            attempt: Its last one.
 
         Raises:
             StoreError: The store failed.
         """
-        if self._workers.is_accepting and not self._workers.has(task_id) and (record := await claim(task_id)):
+        if not self._workers.is_accepting or self._workers.has(task_id):
+            return
+        record = await leases.claim(task_id, attempt=attempt)
+        if record is not None:
             await self.start(record, was_lost=False)
 
     async def start(self, record: TaskRecord, *, was_lost: bool = True) -> Execution[Outcome] | None:

@@ -18,6 +18,7 @@ from mcp_task_runtime.core.backlog import Backlog
 from mcp_task_runtime.core.change_hook import ChangeCallback, ChangeHook
 from mcp_task_runtime.core.claims import TaskClaims
 from mcp_task_runtime.core.dispatch import TaskDispatcher
+from mcp_task_runtime.core.doubtful_claims import DoubtfulClaims
 from mcp_task_runtime.core.endings import TaskEndings
 from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.followers import TaskFollowers
@@ -50,6 +51,7 @@ from mcp_task_runtime.core.work_loop import WorkLoop
 from mcp_task_runtime.core.work_queue import WorkQueue
 from mcp_task_runtime.core.worker_leases import WorkerLeases
 from mcp_task_runtime.core.workers import Workers, same_outcome
+from mcp_task_runtime.errors import StoreError
 
 __all__ = ["TaskRuntime"]
 
@@ -156,12 +158,13 @@ class TaskRuntime:
             self._backlog = Backlog(store, clock, self._observer, lease_ms=settings.lease_ms)
         self._resumption = Resumption(self._workers, self._outbox)
         if leases is not None:
-            run_again = partial(self._resumption.run_again, claim=leases.claim)
+            run_again = partial(self._resumption.run_again, leases)
             self._workers.postpone_with(PostponedRuns(store, self._group, leases, run_again))
         self._keeper: LeaseKeeper | None = None
         self._claims: TaskClaims | None = None
         if self._leases is not None:
-            self._keeper = LeaseKeeper(self._leases, self._workers, self._resumption, clock)
+            doubtful = DoubtfulClaims(self._reader, self._leases, self._workers, self._resumption, clock)
+            self._keeper = LeaseKeeper(self._leases, self._workers, self._resumption, doubtful, clock)
             self._claims = TaskClaims(self._reader, self._leases, self._keeper, self._workers, self._resumption)
         self._polls = Polls(settings, clock, self._observer)
         self._stack: AsyncExitStack | None = None
@@ -441,9 +444,13 @@ class TaskRuntime:
             self._polls.admit(task_id, owner)
         view = await self._reader.view_owned(task_id, owner)
         if self._keeper is not None:
-            with store_errors():
-                claimed = await self._keeper.claim_if_lost(view.record)
-            if claimed:
+            is_claimed = False
+            try:
+                with store_errors():
+                    is_claimed = await self._keeper.claim_if_lost(view.record)
+            except StoreError:  # the reaper tries again; this has read what it was asked for
+                logger.debug("A lost task could not be claimed when it was read", exc_info=True)
+            if is_claimed:
                 await self._workers.settle(task_id)
                 view = await self._reader.view_owned(task_id, owner)
         return self._polls.answered(view) if rate_limited else view

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import cast
 
+import anyio
+
 from mcp_task_runtime.core import audit
+from mcp_task_runtime.core.ids import new_task_id
 from mcp_task_runtime.core.json import dump_json
 from mcp_task_runtime.core.live_tasks import LiveTasks
 from mcp_task_runtime.core.observer import TaskObserver
@@ -15,13 +18,17 @@ from mcp_task_runtime.core.store import TaskJoins, TaskQuotas, TaskSealing, Task
 from mcp_task_runtime.core.store_calls import does_never_wait, store_errors, time_limit
 from mcp_task_runtime.core.stored_tasks import StoredTasks
 from mcp_task_runtime.core.text import check_size, check_text
-from mcp_task_runtime.core.types import DEFAULT_POLL_INTERVAL_MS, NewTask, TaskRecord, TaskRequest, TaskSpec
+from mcp_task_runtime.core.types import DEFAULT_POLL_INTERVAL_MS, Fence, NewTask, TaskRecord, TaskRequest, TaskSpec
 from mcp_task_runtime.core.worker_leases import WorkerLeases
 from mcp_task_runtime.errors import LimitExceededError, StoreUnavailableError
 
 __all__ = ["TaskMaker"]
 
 _CREATE_SECONDS = 60.0
+_MOST_UNANSWERED = 1_000
+"""Calls without an answer that are known when they come again."""
+_MOST_TRIES = 10
+"""Tasks that may have been made for each of them."""
 
 
 class TaskMaker:
@@ -61,6 +68,7 @@ class TaskMaker:
         self._max_live = settings.max_tasks_per_owner if is_shared and self._has_quotas else None
         self._creates_at_once = does_never_wait(store.create_task)
         self._is_sealed = isinstance(store, TaskSealing) and store.is_sealed
+        self._unanswered: dict[str, list[str]] = {}
 
     async def make(
         self, spec: TaskSpec, *, waits_ms: int | None = None, is_queued: bool = False, shield: bool = False
@@ -158,7 +166,25 @@ class TaskMaker:
         if join_key is None:
             return await self._store.create_task(new), True
         store = cast(TaskJoins, self._store)
-        return await store.join_task(new, key=join_key, ended_ms=self._settings.join_ended_ms)
+        task_id = new_task_id() if new.task_id is None else new.task_id
+        new = replace(new, task_id=task_id)
+        try:
+            record, is_new = await store.join_task(new, key=join_key, ended_ms=self._settings.join_ended_ms)
+        except (StoreUnavailableError, anyio.get_cancelled_exc_class()):
+            self._note_unanswered(join_key, task_id)
+            raise
+        unanswered = self._unanswered.pop(join_key, ())
+        return record, is_new or (record.task_id in unanswered and _is_as_made(record, new))
+
+    def _note_unanswered(self, join_key: str, task_id: str) -> None:
+        """Note a task that the store may have made for a call without an answer: nothing runs it.
+
+        The same call, repeated, has it as a new one instead of joining it.
+        """
+        if join_key not in self._unanswered and len(self._unanswered) >= _MOST_UNANSWERED:
+            del self._unanswered[next(iter(self._unanswered))]
+        self._unanswered.setdefault(join_key, []).append(task_id)
+        del self._unanswered[join_key][:-_MOST_TRIES]
 
     def forget(self, record: TaskRecord) -> None:
         """Stop counting a task as stored: it was deleted."""
@@ -188,3 +214,10 @@ class TaskMaker:
         if context:
             request = replace(request, caller_json=dump_json({**request.caller, **context}))
         return request.with_digest_key() if self._is_sealed else request
+
+
+def _is_as_made(record: TaskRecord, new: NewTask) -> bool:
+    """Return whether no work of a task that was made like this has begun: its first lease is as it was made."""
+    if record.lease is None or new.worker is None:
+        return record.lease is None and new.worker is None and record.outcome is None
+    return record.lease.fence == Fence(new.worker, 1 if new.worker else 0)

@@ -41,7 +41,6 @@ __all__ = [
     "is_terminal",
     "lapsed_lease",
     "may_join",
-    "may_run_again",
     "update_record",
 ]
 
@@ -226,13 +225,6 @@ def may_join(record: TaskRecord, *, now: datetime, ended_ms: int) -> bool:
     if is_expired(task, now) or task.status == "cancelled":
         return False
     return not is_terminal(task.status) or now < task.last_updated_at + ended_ms * _MILLISECOND
-
-
-def may_run_again(record: TaskRecord) -> bool:
-    """Return whether the work of a task may run once more, after the run that holds its lease or held it (law L12)."""
-    if record.lease is None or not record.request.rerunnable:
-        return False
-    return record.lease.used_attempts < record.request.max_attempts
 
 
 def _replace_task(

@@ -17,8 +17,17 @@ __all__ = ["WorkerLeases"]
 logger: logging.Logger = logging.getLogger(__name__)
 
 
+_MOST_DOUBTFUL = 1_000
+"""Claims without an answer, and releases that failed, that are kept; more than one for each task in an outage."""
+
+
 class WorkerLeases:
-    """What a process does with leases of its own."""
+    """What a process does with leases of its own.
+
+    Attributes:
+        doubtful: The tasks of claims that the store has not answered, and may have carried out: with the attempt of
+            the lease before, `None` where that was held by no process. See `DoubtfulClaims`.
+    """
 
     def __init__(self, store: TaskLeases, lease_ms: int) -> None:
         """Make the leases of this process.
@@ -32,6 +41,8 @@ class WorkerLeases:
         self._store = store
         self._sweeping = store if isinstance(store, TaskSweeping) else None
         self._taking = store if isinstance(store, TaskTaking) else None
+        self.doubtful: dict[str, int | None] = {}
+        self._unreleased: set[str] = set()
 
     @property
     def worker(self) -> str:
@@ -51,9 +62,25 @@ class WorkerLeases:
             return await self._sweeping.list_lost(names, limit=limit)
         return await self._store.list_lapsed(limit=limit)
 
-    async def claim(self, task_id: str) -> TaskRecord | None:
-        """Claim a task for this process; see `TaskLeases.claim_task`."""
-        return await self._store.claim_task(task_id, worker=self.worker, lease_ms=self.lease_ms)
+    async def claim(self, task_id: str, *, attempt: int) -> TaskRecord | None:
+        """Claim a task for this process; see `TaskLeases.claim_task`.
+
+        Args:
+            task_id: The task.
+            attempt: `Lease.attempt` as it was read before.
+        """
+        try:
+            claimed = await self._store.claim_task(task_id, worker=self.worker, lease_ms=self.lease_ms)
+        except BaseException:
+            self._doubt(task_id, attempt)
+            raise
+        if claimed is not None:
+            self.doubtful.pop(task_id, None)
+        return claimed
+
+    def _doubt(self, task_id: str, attempt: int | None) -> None:
+        if task_id in self.doubtful or len(self.doubtful) < _MOST_DOUBTFUL:
+            self.doubtful[task_id] = attempt
 
     @property
     def takes(self) -> bool:
@@ -69,7 +96,16 @@ class WorkerLeases:
         """Claim a task that waits for a worker; `None` also where the store cannot tell. See `TaskTaking.take_task`."""
         if self._taking is None:
             return None
-        return await self._taking.take_task(task_id, names, worker=self.worker, lease_ms=self.lease_ms)
+        try:
+            taken = await self._taking.take_task(task_id, names, worker=self.worker, lease_ms=self.lease_ms)
+        except BaseException:
+            if task_id not in self._unreleased:  # otherwise its lease may be that of the run before
+                self._doubt(task_id, None)
+            raise
+        if taken is not None:
+            self.doubtful.pop(task_id, None)
+            self._unreleased.discard(task_id)
+        return taken
 
     async def put_back(self, task_id: str, grace_ms: int) -> TaskRecord | None:
         """Put a task back whose lease has lapsed, or whose wait for a worker is overdue; see `TaskLeases.claim_task`.
@@ -99,6 +135,8 @@ class WorkerLeases:
             return await self.put_back(task_id, grace_ms)
         except Exception as error:
             log_loss(logger, "A lease could not be released; it will lapse", error)
+            if len(self._unreleased) < _MOST_DOUBTFUL:
+                self._unreleased.add(task_id)
             return None
 
     async def postpone(self, task_id: str, delay: timedelta) -> None:

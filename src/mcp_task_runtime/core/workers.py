@@ -21,13 +21,13 @@ from mcp_task_runtime.core.open_tasks import OpenTasks
 from mcp_task_runtime.core.outbox import Outbox
 from mcp_task_runtime.core.postponed import PostponedRuns
 from mcp_task_runtime.core.reader import TaskReader
+from mcp_task_runtime.core.reruns import may_run_again
 from mcp_task_runtime.core.run_end import INTERRUPTED, RunEnd
 from mcp_task_runtime.core.run_observer import RunObserver
 from mcp_task_runtime.core.run_slots import RunSlots
 from mcp_task_runtime.core.status_messages import QUEUED
 from mcp_task_runtime.core.store_calls import CLEANUP_SECONDS, log_loss
 from mcp_task_runtime.core.task_maker import TaskMaker
-from mcp_task_runtime.core.transitions import may_run_again
 from mcp_task_runtime.core.types import Outcome, TaskRecord, TaskSpec
 from mcp_task_runtime.core.work_queue import WorkQueue
 from mcp_task_runtime.core.worker_leases import WorkerLeases
