@@ -83,3 +83,19 @@ async def test_a_proxy_with_any_number_of_names_is_served() -> None:
         return {"tools": [tool(name, "optional") for name in names]}
 
     assert [await tools.support_of(name, page) for name in (names[0], names[-1])] == ["optional", "optional"]
+
+
+def test_a_plain_tool_is_none_once_it_is_declared_or_has_run_a_task() -> None:
+    tools = table()
+    for name in ("declared", "runs", "other"):
+        tools.note_success(name)
+        assert tools.is_plain(name)
+    tools.declare("declared", DeclaredTool(TaskOptions()))
+    tools.note_run("runs")
+    for name in ("declared", "runs"):
+        tools.note_success(name)
+        assert not tools.is_plain(name)
+    assert tools.is_plain("other")
+    tools.declare_rest(DeclaredTool(TaskOptions()))
+    tools.note_success("other")
+    assert not tools.is_plain("other")

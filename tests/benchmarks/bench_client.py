@@ -188,16 +188,18 @@ async def main() -> None:
     minimal, minimal_tasks = minimal_server(Consent)
     async with (
         Client(bare_server()) as bare,
+        Client(bare_server(), extensions=[TasksClient()], elicitation_callback=accept) as declaring,
         Client(task_server(), extensions=[tasks_client], elicitation_callback=accept) as client,
         Client(task_server()) as without_tasks,
         Client(minimal, extensions=[MinimalClient(minimal_tasks)], elicitation_callback=accept) as least,
         Client(task_server(), extensions=[MinimalClient(minimal_tasks)]) as takes_handles,
     ):
-        for each in (bare, client, without_tasks, least, takes_handles):
+        for each in (bare, declaring, client, without_tasks, least, takes_handles):
             await each.list_tools()
         cost = await processor_seconds(
             {
                 "bare": (200, lambda: bare.call_tool("plain")),
+                "declaring": (200, lambda: declaring.call_tool("plain")),
                 "plain": (200, lambda: client.call_tool("plain")),
                 "optional": (200, lambda: without_tasks.call_tool("quick")),
                 "handle": (100, lambda: tasks_client.start(client, "quick")),
@@ -213,6 +215,7 @@ async def main() -> None:
         )
         for name, what, bound in (
             ("plain", "A plain tool, for a client that declared tasks", "≤ 1.1"),
+            ("declaring", "The floor of that: the bare server, for the same client", ""),
             ("optional", "A task tool, for a client that declared none", "≤ 1.15"),
             ("handle", "The handle of a task", "≤ 1.6"),
             ("handle alone", "The same, as the SDK's session returns it, without `TasksClient`", ""),

@@ -81,10 +81,12 @@ class ToolTable:
     def declare(self, name: str, tool: DeclaredTool) -> None:
         """Note that a tool runs as a task; a later declaration of the same name replaces an earlier one."""
         self._tools[name] = tool
+        self._quiet.discard(name)
 
     def declare_rest(self, tool: DeclaredTool) -> None:
         """Note that all tools run as tasks that are not declared by their name."""
         self._rest = tool
+        self._quiet.clear()
 
     def get(self, name: str) -> DeclaredTool | None:
         """Return what was declared of a tool, or `None` for nothing."""
@@ -107,7 +109,7 @@ class ToolTable:
 
     def is_plain(self, name: str) -> bool:
         """Return whether a tool was not declared, and its calls succeed without calling `Tasks.run`."""
-        return name in self._quiet and self.get(name) is None
+        return name in self._quiet
 
     def has(self, name: str) -> bool:
         """Return whether a tool was declared by its name."""

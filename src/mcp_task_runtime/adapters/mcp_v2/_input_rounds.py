@@ -160,8 +160,8 @@ class InputRounds:
     def state_of(self, params: CallToolRequestParams) -> str | None:
         """Return the state of a request that repeats a call which was asked here; `None` for any other request."""
         carried = self._carried()
-        state = (carried.received if carried is not None else "") or params.request_state or ""
-        return state if state.startswith(_STATE_PREFIX) else None
+        state = params.request_state if carried is None else carried.received or params.request_state
+        return state if state is not None and state.startswith(_STATE_PREFIX) else None
 
     def takes(self, ctx: Context) -> bool:
         """Whether the client that makes this request can be asked by multi-round-trip input now."""

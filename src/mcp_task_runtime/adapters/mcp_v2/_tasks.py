@@ -273,10 +273,12 @@ class Tasks(BaseTasks[Context], Extension):
         if ctx.method == "tools/list":
             call_next = partial(self._list_tools, call_next)
         if ctx.request_id is None or is_modern(ctx):
+            if ctx.method == "tools/call":  # a call is noted where it is served
+                return await call_next(ctx)
             if is_listen(ctx):
                 return await self._listeners.serve(self._principal(ctx), ctx, call_next)
-            # A call is noted where it is served. No other request is part of one: a tool may make it in this process.
-            if ctx.method == "tools/call" or current_call(self.runtime) is None:
+            # No other request is part of a call: a tool may make it in this process.
+            if current_call(self.runtime) is None:
                 return await call_next(ctx)
             with calling(None):
                 return await call_next(ctx)
