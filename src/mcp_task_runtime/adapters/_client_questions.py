@@ -6,7 +6,7 @@ import logging
 from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import datetime, timedelta
 from hashlib import blake2b
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import anyio
 import anyio.lowlevel
@@ -19,6 +19,7 @@ from mcp_task_runtime.core.inbox import question_of_page
 from mcp_task_runtime.core.json import JSONObject, JSONValue, dump_json, load_json
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessageQueue
 from mcp_task_runtime.core.questions import answer_questions, ask_question, get_view
+from mcp_task_runtime.core.settings import LONGEST_SECONDS
 from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.core.text import check_size, check_text
 from mcp_task_runtime.core.transitions import is_terminal
@@ -32,11 +33,9 @@ from mcp_task_runtime.errors import (
     TaskNotFoundError,
 )
 
-__all__ = ["LONGEST_SECONDS", "ClientQuestions"]
+__all__ = ["ClientQuestions"]
 
 logger: logging.Logger = logging.getLogger(__name__)
-
-LONGEST_SECONDS: Final = 100 * 365 * 24 * 60 * 60
 
 
 class ClientQuestions:

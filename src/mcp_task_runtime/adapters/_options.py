@@ -9,12 +9,12 @@ from typing_extensions import TypedDict
 
 from mcp_task_runtime.core.json import JSONObject
 from mcp_task_runtime.core.reruns import Rerun
+from mcp_task_runtime.core.settings import check_duration
 from mcp_task_runtime.core.work_queue import WorkQueue
 
-__all__ = ["DEFAULT_OPTIONS", "TaskOptions", "TaskOptionsDict", "check_duration"]
+__all__ = ["DEFAULT_OPTIONS", "TaskOptions", "TaskOptionsDict"]
 
 _USUAL_RERUN = Rerun()
-_LONGEST_SECONDS = 100 * 365 * 24 * 60 * 60
 
 
 class TaskOptionsDict(TypedDict, total=False):
@@ -89,7 +89,8 @@ class TaskOptions:
             raise ValueError("ttl_ms must be at least 1")
         if self.poll_interval_ms is not None and self.poll_interval_ms < 1:
             raise ValueError("poll_interval_ms must be at least 1")
-        check_duration("promote_after", self.promote_after)
+        if self.promote_after is not None:
+            check_duration("promote_after", self.promote_after)
         if not isinstance(self.rerunnable, bool | Rerun):
             raise ValueError("rerunnable must be True, False or a Rerun")
         if self.queue is not None and not isinstance(self.queue, WorkQueue):
@@ -105,16 +106,6 @@ class TaskOptions:
         if isinstance(self.rerunnable, Rerun):
             return self.rerunnable
         return _USUAL_RERUN if self.rerunnable else None
-
-
-def check_duration(name: str, seconds: float | None) -> None:
-    """Check a number of seconds.
-
-    Raises:
-        ValueError: It is out of range; the message has the name.
-    """
-    if seconds is not None and not 0 <= seconds <= _LONGEST_SECONDS:  # false for NaN, too
-        raise ValueError(f"{name} must not be negative, nor above a hundred years")
 
 
 DEFAULT_OPTIONS = TaskOptions()

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from typing_extensions import Self
 
 from mcp_task_runtime.adapters._caller import TaskCaller, caller_in, related_tasks_of
-from mcp_task_runtime.adapters._client_questions import LONGEST_SECONDS, ClientQuestions
+from mcp_task_runtime.adapters._client_questions import ClientQuestions
 from mcp_task_runtime.adapters.answers import CreateMessageResult, Elicitation, ElicitResult
 from mcp_task_runtime.adapters.forms import form_params, read_answer, read_elicitation
 from mcp_task_runtime.adapters.notifications import NotifyingSession, StatusNotifier, TaskNotifier
@@ -30,6 +30,7 @@ from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.json import JSONObject
 from mcp_task_runtime.core.message_queue import TaskMessageQueue
 from mcp_task_runtime.core.runtime import TaskRuntime
+from mcp_task_runtime.core.settings import check_duration
 from mcp_task_runtime.core.steps import AtHome, Retries, TaskSteps
 from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.core.store_calls import CLEANUP_SECONDS
@@ -230,8 +231,7 @@ class ServerTaskContext:
         Raises:
             ValueError: `after` is negative, or above a hundred years.
         """
-        if not 0 <= after <= LONGEST_SECONDS:  # false for NaN, too
-            raise ValueError("after must not be negative, nor above a hundred years, in seconds")
+        check_duration("after", after)
         return self._execution is not None and self._execution.run_again(timedelta(seconds=after))
 
     def detach(self) -> None:

@@ -10,11 +10,11 @@ from urllib.parse import urlencode, urlsplit
 
 from mcp_task_runtime.core.ids import handle_of
 from mcp_task_runtime.core.message_queue import QueuedMessage
+from mcp_task_runtime.core.settings import check_duration
 
 __all__ = ["Inbox", "check_secret", "is_page_token", "page_token", "question_of_page"]
 
 _SHORTEST_SECRET = 16
-_LONGEST_SECONDS = 100 * 365 * 24 * 60 * 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +36,7 @@ class Inbox:
     secret: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seconds <= _LONGEST_SECONDS:  # false for NaN, too
-            raise ValueError("inbox must not be negative, nor above a hundred years")
+        check_duration("inbox", self.seconds)
         if (self.url is None) is not (self.secret is None):
             raise ValueError("url and secret of an inbox belong together")
         if self.secret is not None:

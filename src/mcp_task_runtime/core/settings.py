@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
-__all__ = ["TaskSettings"]
+__all__ = ["LONGEST_SECONDS", "TaskSettings", "check_duration"]
 
-_SECOND = 1_000
-_DAY = 24 * 60 * 60 * _SECOND
-_LONGEST = 100 * 365 * _DAY
-"""Longest supported duration."""
+LONGEST_SECONDS: Final = 100 * 365 * 24 * 60 * 60
+"""Longest supported duration: a hundred years."""
+
+_SECOND: Final = 1_000
+_DAY: Final = 24 * 60 * 60 * _SECOND
+_LONGEST: Final = LONGEST_SECONDS * _SECOND
+
+
+def check_duration(name: str, seconds: float) -> None:
+    """Check a number of seconds.
+
+    Raises:
+        ValueError: It is out of range; the message has the name.
+    """
+    if not 0 <= seconds <= LONGEST_SECONDS:  # false for NaN, too
+        raise ValueError(f"{name} must not be negative, nor above a hundred years, in seconds")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,8 +107,7 @@ class TaskSettings:
             raise ValueError("retention_ms must be between 0 and 100 years")
         if self.poll_interval_ms is not None and self.poll_interval_ms < 1:
             raise ValueError("poll_interval_ms must be at least 1")
-        if not 0 <= self.shutdown_grace <= _LONGEST / _SECOND:  # false for NaN, too
-            raise ValueError("shutdown_grace must be between 0 and 100 years")
+        check_duration("shutdown_grace", self.shutdown_grace)
         if self.lease_ms < 1:
             raise ValueError("lease_ms must be at least 1")
         if self.max_tasks_per_owner is not None and self.max_tasks_per_owner < 1:
