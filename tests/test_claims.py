@@ -382,8 +382,8 @@ the kit checks them where a store declares `taking` or `ends`
     kit/test_memory_backend.py::test_a_store_that_takes_work_keeps_the_laws
 No thread of the worker waits for a task
     engines/test_loop_jobs.py::test_each_job_runs_once_with_the_variables_of_the_loop
-the server sends what waits in one thread
-    engines/test_batches.py::test_calls_that_come_together_are_made_in_turn_and_fail_alone
+The server sends what comes together from one thread, and with Kombu 5.7 and Redis in one round trip
+    engines/test_celery_dispatcher.py::test_messages_that_come_together_are_sent_together
 events and `inspect` show it as before
     engines/test_engines.py::test_celery_shows_what_runs_in_its_worker
 Redis: a task that runs in a worker costs a third of the processor time

@@ -10,7 +10,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from mcp_task_runtime.engines._batches import ThreadBatches
+from mcp_task_runtime.engines._batches import Batch, ThreadBatches
 from tests.support.patience import PATIENCE
 
 pytestmark = pytest.mark.anyio
@@ -35,6 +35,19 @@ class Broker:
         assert self.goes_on.wait(PATIENCE)
 
 
+def make_each(batch: Batch[Callable[[], object]]) -> None:
+    """Make the calls of a batch in turn, as long as the batch is waited for."""
+    for call in batch.items:
+        if batch.is_abandoned:
+            return
+        try:
+            call()
+        except Exception as error:
+            batch.errors.append(error)
+        else:
+            batch.errors.append(None)
+
+
 async def until(is_so: Callable[[], bool]) -> None:
     with anyio.fail_after(PATIENCE):
         while not is_so():  # noqa: ASYNC110 - a thread does it
@@ -42,7 +55,7 @@ async def until(is_so: Callable[[], bool]) -> None:
 
 
 async def test_calls_that_come_together_are_made_in_turn_and_fail_alone() -> None:
-    broker, batches = Broker(), ThreadBatches()
+    broker, batches = Broker(), ThreadBatches(make_each)
     failed: list[tuple[int, int]] = []
 
     async def call(number: int) -> None:
@@ -66,7 +79,7 @@ async def test_calls_that_come_together_are_made_in_turn_and_fail_alone() -> Non
 
 
 async def test_a_call_that_hangs_holds_others_until_it_is_cancelled() -> None:
-    broker, batches = Broker(), ThreadBatches()
+    broker, batches = Broker(), ThreadBatches(make_each)
     late: list[int] = []
 
     async def call(number: int) -> None:
@@ -105,7 +118,7 @@ async def test_a_call_that_hangs_holds_others_until_it_is_cancelled() -> None:
 
 
 async def test_calls_and_other_work_in_threads_do_not_wait_for_each_other() -> None:
-    broker, batches, others = Broker(), ThreadBatches(), anyio.to_thread.current_default_thread_limiter()
+    broker, batches, others = Broker(), ThreadBatches(make_each), anyio.to_thread.current_default_thread_limiter()
     free = others.available_tokens
     async with anyio.create_task_group() as group:
         hanging = anyio.CancelScope()

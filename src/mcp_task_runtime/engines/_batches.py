@@ -1,4 +1,4 @@
-"""`Batches`: what comes while a batch is made waits for the next one; and `ThreadBatches`, of calls that block."""
+"""`Batches`: what comes while a batch is made waits for the next one; and `ThreadBatches`, made by code that blocks."""
 
 from __future__ import annotations
 
@@ -95,29 +95,23 @@ class Batches(Generic[T]):
             batch.done.set()
 
 
-class ThreadBatches(Batches[Callable[[], object]]):
-    """Makes calls that block, without blocking the event loop. A burst of them costs one way to a thread and back.
+class ThreadBatches(Batches[T]):
+    """Makes batches by a function that blocks, without blocking the event loop.
 
-    Cancelled, the thread is left alone with the call that it makes, and calls that wait for it fail.
+    Cancelled, the thread is left alone with the batch that it makes, and the items of that batch fail.
     """
 
-    def __init__(self) -> None:
-        super().__init__(_make_in_thread)
+    def __init__(self, make: Callable[[Batch[T]], None]) -> None:
+        """Make batches.
 
+        Args:
+            make: Makes the items of a batch; called in a thread. What it raises is the error of all items without an
+                end of their own.
+        """
+        super().__init__(self._make_in_thread)
+        self._make_blocking = make
 
-async def _make_in_thread(batch: Batch[Callable[[], object]]) -> None:
-    # A limiter of its own: other work in threads does not delay these calls, and is not delayed by them.
-    apart = anyio.CapacityLimiter(1)
-    await anyio.to_thread.run_sync(_make_each, batch, abandon_on_cancel=True, limiter=apart)
-
-
-def _make_each(batch: Batch[Callable[[], object]]) -> None:
-    for call in batch.items:
-        if batch.is_abandoned:
-            return
-        try:
-            call()
-        except Exception as error:
-            batch.errors.append(error)
-        else:
-            batch.errors.append(None)
+    async def _make_in_thread(self, batch: Batch[T]) -> None:
+        # A limiter of its own: other work in threads does not delay these calls, and is not delayed by them.
+        apart = anyio.CapacityLimiter(1)
+        await anyio.to_thread.run_sync(self._make_blocking, batch, abandon_on_cancel=True, limiter=apart)

@@ -18,9 +18,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager, ExitStack
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack, nullcontext
 from contextvars import copy_context
-from functools import partial
 from typing import Any, Protocol
 
 try:
@@ -30,7 +29,7 @@ except ImportError as _error:
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from mcp_task_runtime.core.dispatch import Dispatch, TaskExecutor
-from mcp_task_runtime.engines._batches import ThreadBatches
+from mcp_task_runtime.engines._batches import Batch, ThreadBatches
 from mcp_task_runtime.engines._celery_pool import FUNCTION, Runner, pool_class
 
 __all__ = ["CeleryDispatcher"]
@@ -74,27 +73,52 @@ class CeleryDispatcher:
         self.app: Any = app
         self._queue = queue
         self._queues = dict(queues or {})
-        self._batches = ThreadBatches()
+        self._submits = ThreadBatches(self._send)
+        self._revokes = ThreadBatches(self._broadcast)
 
     async def submit(self, dispatch: Dispatch) -> None:
         """Send a message for the task, in a thread that is left alone when it takes too long."""
-        send = partial(
-            self.app.send_task,
+        await self._submits.put(dispatch)
+
+    async def revoke(self, task_id: str) -> None:
+        """Tell the workers that are there to drop the message for the first run of a task."""
+        await self._revokes.put(Dispatch.first_key(task_id))
+
+    def _send(self, batch: Batch[Dispatch]) -> None:
+        """Send messages, in one round trip where the transport can."""
+        errors: list[Exception | None] = []
+        with self.app.producer_or_acquire() as producer, _sending_together(producer, len(batch.items)):
+            declared: set[str] = set()
+            for dispatch in batch.items:
+                if batch.is_abandoned:  # what was not sent is dropped
+                    raise TimeoutError("The messages were not sent in time")
+                queue = self._queues.get(dispatch.name, self._queue)
+                try:
+                    self._send_one(dispatch, queue, producer, is_declared=queue in declared)
+                except Exception as error:
+                    errors.append(error)
+                else:
+                    declared.add(queue)
+                    errors.append(None)
+        batch.errors += errors  # not before: all of them may have waited for the end of the block
+
+    def _send_one(self, dispatch: Dispatch, queue: str, producer: Any, *, is_declared: bool) -> None:
+        self.app.send_task(
             FUNCTION,
             args=[dispatch.task_id],
             argsrepr=repr((dispatch.task_id,)),  # which it would make with more effort
             kwargsrepr="{}",
             task_id=dispatch.key,
-            queue=self._queues.get(dispatch.name, self._queue),
+            queue=queue,
             expires=dispatch.not_after,
             ignore_result=True,
             retry=False,
+            producer=producer,
+            declare=[] if is_declared else None,  # what is missing
         )
-        await self._batches.put(send)
 
-    async def revoke(self, task_id: str) -> None:
-        """Tell the workers that are there to drop the message for the first run of a task."""
-        await self._batches.put(partial(self.app.control.revoke, Dispatch.first_key(task_id)))
+    def _broadcast(self, batch: Batch[str]) -> None:
+        self.app.control.revoke(batch.items)
 
     def serve(self, tasks: Worker) -> None:
         """Let the worker processes of the application run tasks of a server."""
@@ -147,3 +171,14 @@ class _WorkerProcess:
 
 def _run_by_the_pool(task_id: str) -> None:
     """In place of what the pool does with a message."""
+
+
+def _sending_together(producer: Any, count: int) -> AbstractContextManager[object]:
+    """Have a producer send so many messages at the end of a block, and none if the block raises, where it can.
+
+    Without this, and with a producer of an older version of Kombu or a broker other than Redis, each is sent at once.
+    """
+    if count == 1 or not hasattr(producer, "batch"):
+        return nullcontext()
+    together: AbstractContextManager[object] = producer.batch()
+    return together
