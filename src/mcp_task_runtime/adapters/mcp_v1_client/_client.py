@@ -258,7 +258,6 @@ class TasksClient:
                 task_id,
                 on_update=self._on_update,
                 read_timeout_seconds=read_timeout_seconds,
-                answers_block=True,
             )
             self._tasks[session, task_id] = task
         return task

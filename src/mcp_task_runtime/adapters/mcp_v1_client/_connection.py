@@ -45,9 +45,11 @@ class Connection:
         session: The SDK's session.
         limits: Seconds that requests may take.
         errors: The classes of the errors that are raised.
+        blocks_while_asking: The session of `mcp` 1.x handles nothing else while a callback of its user runs.
     """
 
     errors: ErrorTypes = ERRORS
+    blocks_while_asking = True
 
     def __init__(self, session: ClientSession, limits: Limits) -> None:
         self.session = session

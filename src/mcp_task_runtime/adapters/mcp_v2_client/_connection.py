@@ -55,9 +55,11 @@ class Connection:
         session: The SDK's session.
         limits: Seconds that requests may take.
         errors: The classes of the errors that are raised.
+        blocks_while_asking: The session of `mcp` 2.x handles messages while a callback of its user runs.
     """
 
     errors: ErrorTypes = ERRORS
+    blocks_while_asking = False
 
     def __init__(self, session: ClientSession, limits: Limits, request_limit: TimeLimit) -> None:
         self.session = session

@@ -68,6 +68,11 @@ class TaskConnection(Protocol[ResultT_co]):
         """Seconds that requests may take."""
         ...
 
+    @property
+    def blocks_while_asking(self) -> bool:
+        """Whether the session handles nothing else while a callback of its user runs, so that looks wait for it."""
+        ...
+
     async def request(
         self, method: str, params: JSONObject, *, task_id: str, is_limited: bool, read_timeout_seconds: float | None
     ) -> JSONObject:

@@ -27,8 +27,8 @@ from mcp_task_runtime.adapters.task_client.errors import (
     is_passing,
     retry_after_ms,
 )
-from mcp_task_runtime.adapters.task_client.polling import Pushes, Watch
-from mcp_task_runtime.adapters.task_client.remote_task import OnUpdate, RemoteTask, TaskConnection
+from mcp_task_runtime.adapters.task_client.polling import Watch
+from mcp_task_runtime.adapters.task_client.remote_task import RemoteTask, TaskConnection
 from mcp_task_runtime.adapters.task_client.snapshots import (
     Milliseconds,
     TaskFields,
@@ -65,28 +65,9 @@ def parse_result(connection: TaskConnection[ResultT], raw: JSONObject, task_id: 
 
 
 class Task2025(RemoteTask[ResultT]):
-    """A task of the `tasks` capability: its questions come while its result is awaited.
+    """A task of the `tasks` capability: its questions come while its result is awaited."""
 
-    Args:
-        answers_block: Whether the session handles nothing else while a callback of its user runs, as that of
-            `mcp` 1.x does: looks then take as long as the user.
-    """
-
-    def __init__(
-        self,
-        connection: TaskConnection[ResultT],
-        task_id: str,
-        *,
-        pushes: Pushes | None = None,
-        on_update: OnUpdate | None = None,
-        read_timeout_seconds: float | None = None,
-        answers_block: bool = False,
-    ) -> None:
-        super().__init__(
-            connection, task_id, pushes=pushes, on_update=on_update, read_timeout_seconds=read_timeout_seconds
-        )
-        self._answers_block = answers_block
-        self.open_streams: int = 0
+    _open_streams = 0
 
     def take_handle(self, raw: JSONObject) -> None:
         """Keep the handle that a call was answered with (B3).
@@ -98,7 +79,7 @@ class Task2025(RemoteTask[ResultT]):
 
     async def get(self) -> TaskSnapshot:
         """Ask the server how the task stands (B4)."""
-        is_limited = not (self._answers_block and self.open_streams)
+        is_limited = not (self._open_streams and self.connection.blocks_while_asking)
         return self._parse(await self.request("tasks/get", is_limited=is_limited), "tasks/get")
 
     async def update(self, answers: Mapping[str, JSONObject]) -> None:
@@ -128,12 +109,12 @@ class Task2025(RemoteTask[ResultT]):
             BaseTaskError: The task's own error, or that of the request.
         """
         if not has_ended:
-            self.open_streams += 1
+            self._open_streams += 1
         try:
             raw = await self.request("tasks/result", is_limited=has_ended)
         finally:
             if not has_ended:
-                self.open_streams -= 1
+                self._open_streams -= 1
         if related_task_id(raw) not in (None, self.task_id):
             raise self.invalid("tasks/result: another task than the one asked for")
         if raw.keys() <= {"_meta"}:
