@@ -18,7 +18,7 @@ from psycopg import sql
 
 from mcp_task_runtime.core import clock as clock_module
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
-from mcp_task_runtime.core.types import Fence, NewTask, Outcome, TaskRecord
+from mcp_task_runtime.core.types import Fence, NewTask, Outcome, TaskRecord, TaskRequest
 from mcp_task_runtime.errors import StoreUnavailableError, TaskExistsError, TaskNotFoundError
 from mcp_task_runtime.stores.postgres import PostgresTaskStore
 from mcp_task_runtime.testing import FakeClock
@@ -281,6 +281,55 @@ async def test_a_task_that_a_worker_claims_before_its_maker_hears_of_it_is_no_ot
         again = store.create_task(NewTask(ttl_ms=None, task_id="a"))
         with pytest.raises(TaskExistsError):
             await again
+
+
+@pytest.mark.parametrize("how", ["claim", "take"])
+async def test_a_claim_whose_reply_is_lost_and_whose_task_was_changed_since_is_not_said_to_have_failed(
+    how: str, make: Open, proxy: Proxy, postgres: PostgresServer, schema: str
+) -> None:
+    """L12: the worker looks for what such a call may have claimed; the task is its own, and no other one runs it."""
+    async with make(timeout=PATIENCE) as store, PostgresTaskStore(postgres.url, schema=schema) as elsewhere:
+        new = NewTask(ttl_ms=None, task_id="a", worker="", lease_ms=0, request=TaskRequest(name="tool"))
+        made = await store.create_task(new)
+        raised: list[StoreUnavailableError] = []
+
+        async def claim() -> None:
+            call = store.claim_task if how == "claim" else partial(store.take_task, names=["tool"])
+            with pytest.raises(StoreUnavailableError) as found:
+                await call("a", worker="w", lease_ms=60_000)
+            raised.append(found.value)
+
+        with anyio.fail_after(PATIENCE):
+            async with anyio.create_task_group() as group:
+                proxy.freeze()
+                proxy.lose_reply()
+                group.start_soon(claim)
+                await elsewhere.wait_for_update("a", after=made.revision)
+                changed = await elsewhere.update_task("a", status_message="changed")
+                proxy.thaw()
+        assert proxy.has_lost_reply
+        assert len(raised) == 1
+        assert changed.lease is not None
+        assert changed.lease.fence == Fence("w", 1)
+        assert await elsewhere.get_task("a") == changed
+        assert await store.claim_task("a", worker="w", lease_ms=60_000) is None
+
+
+@pytest.mark.parametrize("lapse", [False, True])
+async def test_a_lease_whose_release_has_no_reply_is_released_once(lapse: bool, make: Open, proxy: Proxy) -> None:
+    async with make(timeout=PATIENCE) as store:
+        await store.create_task(NewTask(ttl_ms=None, task_id="a", worker="w", lease_ms=60_000))
+        await store.create_task(NewTask(ttl_ms=None, task_id="lapsed", worker="w", lease_ms=0))
+        proxy.lose_reply()
+        with anyio.fail_after(PATIENCE):
+            await store.drop_leases("w", ["a", "lapsed"], lapse=lapse)
+        assert proxy.has_lost_reply
+        for task_id in ("a", "lapsed"):
+            events = [event.kind for event in await store.get_history(task_id)]
+            assert events == ["created", "released"]
+        record = await store.get_task("a")
+        assert record is not None
+        assert (record.lease is not None and record.lease.handovers) == lapse
 
 
 async def test_answers_whose_reply_is_lost_are_taken_once(make: Open, proxy: Proxy) -> None:

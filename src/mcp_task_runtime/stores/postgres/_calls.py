@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mcp_task_runtime.core.types import TaskRecord
-from mcp_task_runtime.errors import TaskNotFoundError
+from mcp_task_runtime.errors import StoreUnavailableError, TaskNotFoundError
 from mcp_task_runtime.stores.postgres import _statements as statements
 from mcp_task_runtime.stores.postgres._attempt import Attempt
 from mcp_task_runtime.stores.postgres._database import Database
@@ -15,7 +15,7 @@ from mcp_task_runtime.stores.postgres._errors import RetryError
 from mcp_task_runtime.stores.postgres._rows import decode_nothing, record_of, to_text
 from mcp_task_runtime.stores.postgres._watchers import Look
 
-__all__ = ["TaskCalls", "changed_row", "live_record", "read_record"]
+__all__ = ["TaskCalls", "changed_row", "claimed_record", "live_record", "read_record"]
 
 
 class TaskCalls:
@@ -88,6 +88,23 @@ def changed_row(attempt: Attempt, statement: str, parameters: dict[str, Any]) ->
     if row is None:
         row = attempt.fetch(statement, parameters)
     return attempt.fetch(statements.BY_OPERATION, parameters) if row is None else row
+
+
+def claimed_record(attempt: Attempt, statement: str, parameters: dict[str, Any]) -> TaskRecord | None:
+    """Run a statement that claims a task for a worker, unless an earlier attempt did; return the task.
+
+    Raises:
+        StoreUnavailableError: An earlier attempt may have claimed it, and it was changed since: the worker holds it.
+    """
+    row = changed_row(attempt, statement, parameters)
+    if row is not None:
+        return record_of(row)
+    if attempt.is_repeated and parameters["worker"]:
+        row = attempt.fetch(statements.GET, parameters)
+        held = None if row is None else record_of(row).lease
+        if held is not None and to_text(held.worker) == parameters["worker"]:
+            raise StoreUnavailableError("It is not known whether the task was claimed")
+    return None
 
 
 def read_record(task_id: str, attempt: Attempt) -> TaskRecord | None:

@@ -9,10 +9,10 @@ from mcp_task_runtime.core.types import TaskRecord
 from mcp_task_runtime.stores._storable import check_duration
 from mcp_task_runtime.stores.postgres import _statements as statements
 from mcp_task_runtime.stores.postgres._attempt import Attempt
-from mcp_task_runtime.stores.postgres._calls import TaskCalls, changed_row
+from mcp_task_runtime.stores.postgres._calls import TaskCalls, claimed_record
 from mcp_task_runtime.stores.postgres._database import Database
 from mcp_task_runtime.stores.postgres._pages import LARGEST_POSITION, Pages, checked_limit
-from mcp_task_runtime.stores.postgres._rows import from_text, record_of, to_stored, to_text
+from mcp_task_runtime.stores.postgres._rows import from_text, to_stored, to_text
 
 __all__ = ["LONGEST_WORKER", "Leases"]
 
@@ -49,7 +49,11 @@ class Leases:
             "lapse": lapse,
             "event": to_text(worker[:LONGEST_WORKER]),
         }
-        await self._database.write(lambda attempt: attempt.execute(statements.DROP_LEASES, parameters))
+
+        def drop(attempt: Attempt) -> None:
+            attempt.execute(statements.DROP_LEASES, {**parameters, "is_repeated": attempt.is_repeated})
+
+        await self._database.write(drop)
 
     async def lapsed(self, *, limit: int) -> tuple[TaskRecord, ...]:
         """Return live tasks whose lease has lapsed; see `TaskLeases.list_lapsed`."""
@@ -80,8 +84,7 @@ class Leases:
         }
 
         def claim(attempt: Attempt) -> TaskRecord | None:
-            row = changed_row(attempt, statements.CLAIM, parameters)
-            return None if row is None else record_of(row)
+            return claimed_record(attempt, statements.CLAIM, parameters)
 
         mark = self._database.ends_mark
         claimed = await self._database.change(stored, claim)

@@ -314,9 +314,11 @@ DROP_LEASES: Final = (
         events = """
     + _with_event("'released ' || %(event)s::text || '#' || lease_attempt::text")
     + """
-    WHERE task_id = ANY(%(task_ids)s) AND (lease_worker || '') = %(worker)s AND """
+    WHERE task_id = ANY(%(task_ids)s) AND (lease_worker || '') = %(worker)s
+        AND NOT (%(is_repeated)s AND lease_expires_at <= {now}) AND """
     + ALIVE
 )
+"""Repeated, it leaves what has lapsed: the attempt before did that, and wrote its event."""
 
 _BY_LAPSE: Final = "lease_expires_at, position LIMIT %(limit)s"
 _FIRST_LAPSED: Final = f" ORDER BY {_BY_LAPSE}"

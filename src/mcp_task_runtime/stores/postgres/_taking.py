@@ -13,11 +13,11 @@ from mcp_task_runtime.core.types import TaskRecord
 from mcp_task_runtime.stores._storable import check_duration
 from mcp_task_runtime.stores.postgres import _statements as statements
 from mcp_task_runtime.stores.postgres._attempt import Attempt, NotYet
-from mcp_task_runtime.stores.postgres._calls import TaskCalls, changed_row
+from mcp_task_runtime.stores.postgres._calls import TaskCalls, claimed_record
 from mcp_task_runtime.stores.postgres._database import Database
 from mcp_task_runtime.stores.postgres._leases import LONGEST_WORKER
 from mcp_task_runtime.stores.postgres._pages import Pages, checked_limit
-from mcp_task_runtime.stores.postgres._rows import COLUMNS, record_of, to_stored, to_text
+from mcp_task_runtime.stores.postgres._rows import COLUMNS, to_stored, to_text
 
 __all__ = ["Taking"]
 
@@ -82,8 +82,7 @@ class Taking:
         parameters = {**_parameters(names, worker, lease_ms, with_sealed), "task_id": stored, **self._calls.marks()}
 
         def take(attempt: Attempt) -> TaskRecord | None:
-            row = changed_row(attempt, statements.TAKE, parameters)
-            return None if row is None else record_of(row)
+            return claimed_record(attempt, statements.TAKE, parameters)
 
         mark = self._database.ends_mark
         taken: TaskRecord | None = None
