@@ -345,9 +345,7 @@ async def workers(place: Place, folder: Path, count: int, *, bare: bool) -> Asyn
             stack.callback(process.kill)
             logs.append((process, log))
         for process, log in logs:
-            while not any(
-                each in log.read_text() for each in ("Working bare", "Starting worker", "Working for", " ready.")
-            ):
+            while not any(each in log.read_text() for each in ("Working bare", "Working for", " ready.")):
                 assert process.returncode is None, log.read_text()
                 await anyio.sleep(0.05)
         yield

@@ -35,7 +35,7 @@ WORKERS = {
         *("--concurrency", "20", "-Q", "mcp-tasks,slow", "--without-mingle", "--without-gossip", "-l", "INFO"),
     ],
 }
-SAYS = {"docket": "Starting worker", "procrastinate": "Starting worker", "celery": " ready."}
+SAYS = {"docket": "Working for", "procrastinate": "Working for", "celery": " ready."}
 
 
 @pytest.fixture
@@ -131,6 +131,10 @@ class Site:
                     if process.returncode is None:
                         process.kill()
 
+    def log_lines(self) -> list[str]:
+        """Return what the workers logged."""
+        return [line for log in self.folder.glob("worker-*.log") for line in _text(str(log)).splitlines()]
+
     def runs(self) -> list[tuple[str, int, int]]:
         """Return tool, number and process of each run."""
         path = self.folder / "runs"
@@ -218,6 +222,11 @@ async def test_a_worker_that_is_terminated_gives_its_work_to_another_one(broker:
             await site.until_runs(*started, times=2)
             (tmp_path / "gate").touch()
             await site.end(started)
+        if broker.engine != "celery":  # whose log is that of its own command
+            (task_id,) = started.values()
+            said = [line for line in site.log_lines() if " INFO " in line]
+            assert said
+            assert [line for line in said if task_id in line] == []
 
 
 async def test_a_cancelled_task_is_taken_out_of_the_engine(broker: Broker, tmp_path: Path) -> None:

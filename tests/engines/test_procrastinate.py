@@ -26,6 +26,7 @@ from psycopg.conninfo import make_conninfo
 from psycopg_pool import AsyncConnectionPool
 
 from mcp_task_runtime import Dispatch
+from mcp_task_runtime.engines import procrastinate
 from mcp_task_runtime.engines.procrastinate import ProcrastinateDispatcher
 from tests.stores import postgres_server
 from tests.support.patience import PATIENCE
@@ -293,6 +294,36 @@ async def test_what_a_worker_has_fetched_and_not_begun_when_it_stops_waits_for_t
     async with site.working(work, 8):
         await work.until_begun(8)
     assert work.begun == dict.fromkeys(names(8), 1)
+
+
+async def test_what_to_run_is_said_once_where_the_tables_are_missing(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.read("DROP SCHEMA {} CASCADE")
+    site.read("CREATE SCHEMA {}")
+    monkeypatch.setattr(procrastinate, "_RETRY_SECONDS", 0.0)
+    site.worker.app.worker_defaults["fetch_job_polling_interval"] = 0.05  # a job may come before it listens
+    starts = asyncio.Semaphore(0)
+    run_worker = site.worker.app.run_worker_async
+
+    async def run(**options: Any) -> None:
+        starts.release()
+        await run_worker(**options)
+
+    monkeypatch.setattr(site.worker.app, "run_worker_async", run)
+    with pytest.raises(ConnectorException, match=r"run 'procrastinate schema --apply'") as raised:
+        await site.server.submit(Dispatch("task-0", "tool", 1, None))
+    assert raised.value.__suppress_context__
+    work = Work()
+    async with site.working(work, 1):
+        for _ in range(3):
+            await starts.acquire()
+        (record,) = [each for each in caplog.records if each.name == procrastinate.__name__]
+        assert "run 'procrastinate schema --apply'" in record.getMessage()
+        assert record.exc_info is None
+        await site.server.app.schema_manager.apply_schema_async()
+        await site.submit("task-0")
+        await work.until_begun(1)
 
 
 async def test_a_worker_that_cannot_listen_for_a_while_goes_on(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -215,7 +215,7 @@ class Site:
         serve = [sys.executable, "-m", "tests.faults.program"]
         listens = re.compile(r"running on (http://\S+)")
         self.servers = [Member(serve, listens, environment, folder, f"server-{n}") for n in range(2)]
-        works = re.compile(r"(Starting worker|Working for| ready\.)")
+        works = re.compile(r"(Working for| ready\.)")
         self.workers = [
             Member(worker_command(setup.engine), works, environment, folder, f"worker-{n}") for n in range(workers)
         ]

@@ -20,8 +20,9 @@ and as soon as the broker takes another one. A task that no worker has started a
 again; one that was started is claimed, and a second message finds nothing to do. An engine's own retries never come: a
 tool that fails has an outcome. For work that may run again write `rerunnable=True`.
 
-The log of an engine is its own: at INFO that of procrastinate names the task of each job by its identifier. Where tasks
-have no owner that is a secret; `logging.getLogger("procrastinate").setLevel(logging.WARNING)` keeps it out.
+At INFO an engine's log names tasks by their identifiers, which are secrets where tasks have no owner. `mcp-tasks
+worker` shows only warnings of docket and procrastinate; in a program of your own that is
+`logging.getLogger("docket").setLevel(logging.WARNING)`, and for the command of Celery `-l WARNING`.
 
 In a worker, `ctx.request_context.lifespan_context` is the state of the worker's own lifespan, and `task.caller` tells
 who called; see `Credentials` for tokens and headers.

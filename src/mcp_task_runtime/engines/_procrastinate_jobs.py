@@ -5,18 +5,29 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, Final
 
 from procrastinate import sql
 from procrastinate.exceptions import AlreadyEnqueued, ConnectorException
 from procrastinate.jobs import Job, Status
 from procrastinate.manager import JobManager
 from procrastinate.sync_psycopg_connector import wrap_exceptions
+from psycopg.errors import UndefinedFunction, UndefinedObject, UndefinedTable
 from psycopg.rows import dict_row
 
 from mcp_task_runtime.engines._batches import Batch, Batches
 
-__all__ = ["Jobs"]
+__all__ = ["NO_TABLES", "Jobs", "lacks_tables"]
+
+NO_TABLES: Final = (
+    "The database has no tables of procrastinate, or those of another version: run 'procrastinate schema --apply', or "
+    "await dispatcher.app.schema_manager.apply_schema_async()"
+)
+
+
+def lacks_tables(error: ConnectorException) -> bool:
+    """Return whether an error says that the database lacks something of the engine."""
+    return isinstance(error.__cause__, UndefinedTable | UndefinedFunction | UndefinedObject)
 
 
 class Jobs(JobManager):  # type: ignore[misc]  # of untyped code
@@ -105,6 +116,10 @@ class Jobs(JobManager):  # type: ignore[misc]  # of untyped code
             for job in jobs:
                 with suppress(AlreadyEnqueued):
                     await self.defer_job_async(job)
+        except ConnectorException as error:
+            if lacks_tables(error):
+                raise ConnectorException(NO_TABLES) from None
+            raise
 
     async def _fetch(self, queues: Iterable[str] | None, worker_id: int) -> list[Any]:
         """Fetch jobs, as many as may begin at once, and twice as many as the last time if there were enough then."""

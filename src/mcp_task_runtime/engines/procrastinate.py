@@ -23,7 +23,7 @@ except ImportError as _error:
 from typing_extensions import Self
 
 from mcp_task_runtime.core.dispatch import Dispatch, TaskExecutor
-from mcp_task_runtime.engines._procrastinate_jobs import Jobs
+from mcp_task_runtime.engines._procrastinate_jobs import NO_TABLES, Jobs, lacks_tables
 from mcp_task_runtime.engines._running import run_workers
 
 __all__ = ["ProcrastinateDispatcher"]
@@ -127,6 +127,7 @@ class ProcrastinateDispatcher:
                 await self.aclose()  # a pool that connects does not end with its event loop
 
     async def _work_again(self, queues: list[str], concurrency: int) -> None:
+        is_told = False
         while True:
             try:
                 await self._open()
@@ -134,8 +135,12 @@ class ProcrastinateDispatcher:
                     await self.app.run_worker_async(
                         queues=queues, concurrency=concurrency, install_signal_handlers=False
                     )
-            except ConnectorException:  # the engine's worker does not survive it
-                logger.warning("The worker of procrastinate lost its database; it starts again", exc_info=True)
+            except ConnectorException as error:  # the engine's worker does not survive it
+                if not lacks_tables(error):
+                    logger.warning("The worker of procrastinate lost its database; it starts again", exc_info=True)
+                elif not is_told:
+                    is_told = True
+                    logger.error("%s. The worker starts when they are there", NO_TABLES)
             else:
                 logger.warning("The worker of procrastinate ended, as it does where it cannot listen; it starts again")
             await asyncio.sleep(_RETRY_SECONDS)

@@ -67,6 +67,9 @@ _MASK: Final = "•••"
 _LOOK_SECONDS: Final = 1.0
 """How often `watch` looks for new tasks: a store tells of changes of one task, not of all."""
 
+_LOGS_WITH_IDS: Final = ("docket", "procrastinate")
+"""Loggers of engines that name tasks by their identifiers at INFO: secrets, where tasks have no owner."""
+
 _PAGES_LOOKED_AT: Final = 5
 """Pages that `list` looks at where few tasks match."""
 
@@ -402,6 +405,8 @@ def worker(path: str, concurrency: int, tools: str | None, loop: str) -> None:
     if find_spec(loop) is None:
         raise click.UsageError(f"--loop {loop} needs: pip install 'anyio[{loop}]'")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for name in _LOGS_WITH_IDS:  # before the module of the server is imported, which may want them
+        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         tasks = load_worker(path)
         anyio.run(partial(run_worker, tasks, concurrency=concurrency, tools=names), backend=loop)
