@@ -1247,7 +1247,8 @@ async def test_a_read_only_file_can_be_read_and_says_why_it_cannot_be_written() 
                 await store.create_task(NewTask(ttl_ms=None))
             assert isinstance(caught.value.__cause__, sqlite3.OperationalError)
             assert str(caught.value) in (
-                f"The database file {path} {why}" for why in ("is read-only", "cannot be opened")
+                f"The database file {path} {why}"
+                for why in ("is read-only", "cannot be opened: it may not be read and written")
             )
         await store.finish_task(created.task_id, DONE)
         assert await store.get_result(created.task_id) == DONE

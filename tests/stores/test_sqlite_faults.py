@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sqlite3
+import subprocess
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
 from datetime import datetime, timedelta, timezone
 from functools import partial
@@ -183,12 +185,13 @@ async def test_a_file_that_cannot_be_opened_fails_at_the_start_in_one_line_that_
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "folder").mkdir()
-    for path in (tmp_path / "missing" / "tasks.db", tmp_path / "folder"):
+    missing = tmp_path / "missing"
+    for path, why in ((missing / "tasks.db", f"there is no folder {missing}"), (tmp_path / "folder", "it is a folder")):
         with caplog.at_level(logging.DEBUG, LOGGER), anyio.fail_after(PATIENCE / 2):  # well before the timeout
             with pytest.raises(StoreUnavailableError, match="cannot be opened") as caught:
                 async with SQLiteTaskStore(path, timeout=PATIENCE):
                     pytest.fail("it was opened")
-        assert str(caught.value).splitlines() == [f"The database file {path} cannot be opened"]
+        assert str(caught.value).splitlines() == [f"The database file {path} cannot be opened: {why}"]
     assert not caplog.records
 
 
@@ -203,7 +206,8 @@ async def test_an_outage_is_one_line_in_the_log_however_many_calls_there_are(
                 for number in range(20):
                     group.start_soon(expect_unavailable, store.get_task if number % 2 else store.delete_task)
     await store.aclose()
-    assert caplog.messages == [f"The database file {path} cannot be opened; trying again"]
+    why = f"there is no folder {path.parent}"
+    assert caplog.messages == [f"The database file {path} cannot be opened: {why}; trying again"]
 
 
 async def expect_unavailable(operation: Callable[[str], Awaitable[Any]]) -> None:
@@ -245,6 +249,79 @@ async def test_a_folder_that_may_not_be_read_is_an_outage_and_no_more() -> None:
                     os.seteuid(0)
                 os.chmod(path.parent, 0o755)
             assert (await store.update_task("a")).revision == 2
+
+
+# --- a disk that is full, or read-only ----------------------------------------------------------------
+
+
+class Disk:
+    """A disk of one megabyte."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "tasks.db"
+        self._folder = folder
+
+    def mount(self, options: str) -> None:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", self._folder], check=True, capture_output=True)
+
+    def unmount(self) -> None:
+        subprocess.run(["umount", "--lazy", self._folder], check=True, capture_output=True)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    disk = Disk(folder)
+    try:
+        disk.mount("size=1m")
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no disk can be mounted here: {error}")
+    try:
+        yield disk
+    finally:
+        disk.unmount()
+
+
+async def test_a_full_disk_is_said_and_what_was_acknowledged_stays(disk: Disk) -> None:
+    big = Outcome.completed({"text": "x" * 100_000})
+    ended: list[str] = []
+
+    async def fill(store: SQLiteTaskStore) -> None:
+        for number in range(20):
+            task_id = (await store.create_task(NewTask(ttl_ms=None, task_id=f"task-{number}"))).task_id
+            await store.finish_task(task_id, big)
+            ended.append(task_id)
+
+    async with SQLiteTaskStore(disk.path, timeout=0.1) as store:
+        with pytest.raises(StoreUnavailableError) as caught:
+            await fill(store)
+        assert str(caught.value) == f"The database file {disk.path} cannot grow, the disk is full"
+        disk.mount("remount,size=8m")
+        await store.create_task(NewTask(ttl_ms=None, task_id="after"))
+    async with SQLiteTaskStore(disk.path) as store:
+        assert ended
+        for task_id in ended:
+            assert await store.get_result(task_id) == big
+        assert await store.get_task("after") is not None
+
+
+async def test_what_is_on_a_disk_that_is_read_only_is_read(disk: Disk, path: Path) -> None:
+    async with SQLiteTaskStore(path) as store:
+        await store.create_task(NewTask(ttl_ms=None, task_id="a"))
+        for each in path.parent.glob("tasks.db*"):  # as a process that was killed leaves them
+            shutil.copy(each, disk.path.parent)
+    disk.mount("remount,ro")
+    async with SQLiteTaskStore(disk.path, timeout=0.1) as store:
+        for use in (store.update_task, store.delete_task):
+            with pytest.raises(StoreUnavailableError) as caught:
+                await use("a")
+            assert str(caught.value) == f"The database file {disk.path} is read-only"
+        assert await store.get_task("a") is not None
+    another = disk.path.with_name("another.db")
+    with pytest.raises(StoreUnavailableError) as caught:
+        await SQLiteTaskStore(another).__aenter__()
+    assert str(caught.value) == f"The database file {another} cannot be opened: {another.parent} may not be written"
 
 
 # --- whose time counts --------------------------------------------------------------------------------

@@ -33,9 +33,9 @@ _LOCKED: Final = "stayed locked by another process"
 _UNAVAILABLE: Final = {
     "database or disk is full": "cannot grow, the disk is full",
     "attempt to write a readonly database": "is read-only",
-    "unable to open database file": "cannot be opened",
     "disk i/o error": "cannot be read or written, the disk failed",
 }
+_CANNOT_OPEN: Final = "unable to open database file"
 _UNUSABLE: Final = {
     "file is not a database": "is not a SQLite database",
     "database disk image is malformed": "is damaged",
@@ -133,6 +133,8 @@ class DatabaseFile:
         translated: StoreError
         if is_locked(error):
             translated = StoreUnavailableError(f"{self} {_LOCKED}")
+        elif text == _CANNOT_OPEN:
+            translated = StoreUnavailableError(f"{self} cannot be opened{_obstacle(self.path)}")
         elif text in _UNAVAILABLE:
             translated = StoreUnavailableError(f"{self} {_UNAVAILABLE[text]}")
         else:
@@ -180,3 +182,22 @@ class DatabaseFile:
 
     def __str__(self) -> str:
         return f"The database file {self.path}"
+
+
+def _obstacle(path: str) -> str:
+    """Return why a file cannot be opened, behind a colon, as far as a look at it tells.
+
+    It is not opened for that: to close it again would release the locks that SQLite has of it in this process.
+    """
+    folder = os.path.dirname(path)
+    if os.path.isdir(path):
+        return ": it is a folder"
+    if os.path.exists(path):
+        return "" if _may(path, os.R_OK | os.W_OK) else ": it may not be read and written"
+    if not os.path.isdir(folder):
+        return f": there is no folder {folder}"
+    return "" if _may(folder, os.W_OK | os.X_OK) else f": {folder} may not be written"
+
+
+def _may(path: str, mode: int) -> bool:
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
