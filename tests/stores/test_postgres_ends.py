@@ -228,43 +228,6 @@ def test_what_is_watched_when_listening_begins_is_looked_at() -> None:
     assert stale(watchers) == {"b": True, "d": True, "e": True}
 
 
-def test_what_was_made_before_listening_is_looked_at_when_its_watch_begins() -> None:
-    """L3: its end may have been told before."""
-    watchers, heard, watch = watches()
-    early = watchers.ends_mark
-    watchers.listening()
-    watchers.made("early", early)
-    watchers.made("late", watchers.ends_mark)
-    watch("early")
-    watch("late")
-    assert stale(watchers) == {"early": True}
-    before = watchers.ends_mark
-    watchers.made("forgotten", before)
-    watchers.deaf()
-    watchers.made("deaf", watchers.ends_mark)
-    watch("deaf")
-    watchers.listening()
-    watchers.made("between", before)
-    stale(watchers)
-    for task_id in ("forgotten", "between"):
-        watch(task_id)
-    watchers.ended("other")
-    assert stale(watchers) == {"forgotten": True, "between": True}
-    assert not heard
-
-
-def test_the_end_of_a_task_with_the_same_name_that_was_made_before_does_not_count() -> None:
-    watchers, heard, watch = watches()
-    watchers.listening()
-    watchers.ended("a")
-    watchers.made("a", watchers.ends_mark)
-    watch("a")
-    assert not heard
-    assert not stale(watchers)
-    watchers.ended("a")
-    assert heard == ["a"]
-
-
 def test_a_task_whose_end_is_in_doubt_is_looked_at_when_its_watch_begins() -> None:
     watchers, _, watch = watches()
     watchers.listening()
@@ -272,25 +235,6 @@ def test_a_task_whose_end_is_in_doubt_is_looked_at_when_its_watch_begins() -> No
     watchers.doubt("a", 1.0)
     watch("a")
     assert stale(watchers) == {"a": True}
-
-
-def test_many_ends_that_nothing_waits_for_are_forgotten_and_cost_a_look() -> None:
-    """L8, L3."""
-    watchers, heard, watch = watches()
-    watchers.listening()
-    mark = watchers.ends_mark
-    for number in range(1_001):
-        watchers.ended(str(number))
-    for task_id in ("0", "1000", "none"):
-        watchers.made(task_id, mark)
-        watch(task_id)
-    assert heard == ["1000"]
-    assert stale(watchers) == {"0": True, "none": True}
-    for number in range(1_001):
-        watchers.made(f"made {number}", watchers.ends_mark)
-    watch("made 0")
-    watch("made 1000")
-    assert stale(watchers) == {"made 0": True}
 
 
 def test_a_look_tells_of_ends_alone() -> None:

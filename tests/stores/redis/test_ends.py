@@ -149,50 +149,30 @@ async def test_a_subscription_that_begins_looks_at_all_tasks() -> None:
     for tag in (b"a", b"b"):
         watch(tag)
     watch(b"c")()
+    assert await unsure(ends) == set(), "the subscription will look at all"
     ends.begin()
     assert await unsure(ends) == {b"a", b"b"}
-    ends.heard(b"a")
+    ends.ended(b"a")
     assert heard == [b"a"]
+    ends.made(b"d", ends.mark)
     watch(b"d")
     assert await unsure(ends) == set(), "it is told of the end of what was made since"
+    watch(b"e")
+    assert await unsure(ends) == {b"e"}, "it was made elsewhere"
     ends.end()
     ends.begin()
-    assert await unsure(ends) == {b"b", b"d"}
+    assert await unsure(ends) == {b"b", b"d", b"e"}
 
 
-async def test_what_was_made_before_a_subscription_is_looked_at_when_its_watch_begins() -> None:
-    """L3: its end may have been told before."""
+async def test_a_task_whose_end_is_in_doubt_is_looked_at_when_its_watch_begins() -> None:
+    """L3: this object may have ended it, and is not told so."""
     ends, _, watch = watches()
-    watch(b"any")
-    since = ends.subscription
     ends.begin()
-    await unsure(ends)
-    ends.made(b"early", since)
-    ends.made(b"late", ends.subscription)
-    watch(b"early")
-    watch(b"late")
-    assert await unsure(ends) == {b"early"}
-    since = ends.subscription
-    ends.end()
-    ends.begin()
-    await unsure(ends)
-    ends.made(b"between", since)
-    watch(b"between")
-    assert await unsure(ends) == {b"between"}
-
-
-async def test_many_ends_that_nothing_waits_for_are_forgotten_and_cost_a_look() -> None:
-    """L8, L3."""
-    ends, heard, watch = watches()
-    watch(b"any")
-    ends.begin()
-    await unsure(ends)
-    for number in range(1_001):
-        ends.published(b"%d" % number)
-    watch(b"7")
-    assert await unsure(ends) == {b"7"}
-    watch(b"1000")
-    assert heard == [b"1000"]
+    ends.made(b"a", ends.mark)
+    ends.doubt([b"a"])
+    assert await unsure(ends) == set()
+    watch(b"a")
+    assert await unsure(ends) == {b"a"}
 
 
 # --- what it is for

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeAlias
 from mcp_task_runtime.core.functions import without
 from mcp_task_runtime.core.signal import Signal
 from mcp_task_runtime.core.types import TaskRecord
-from mcp_task_runtime.stores.postgres._recent_ends import RecentEnds
+from mcp_task_runtime.stores._recent_ends import RecentEnds
 
 __all__ = ["Look", "Watcher", "Watchers"]
 
@@ -115,7 +115,7 @@ class Watchers:
         self._by_task: dict[str, tuple[_AnyWatcher, ...]] = {}
         self._stale: dict[str, None] = {}
         self._doubtful: dict[str, float] = {}
-        self._ends = RecentEnds()
+        self._ends = RecentEnds[str]()
         self.stirred = Signal()
 
     def __len__(self) -> int:

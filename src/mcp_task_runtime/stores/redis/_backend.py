@@ -337,24 +337,24 @@ class Backend:
         return self._open_here().signals.watch_end(tag, on_end)
 
     @property
-    def subscription(self) -> int | None:
-        """The subscription that tells of ends now; see `EndWatches.made`."""
-        return None if self._opening is None else self._opening.ends.subscription
+    def ends_mark(self) -> int:
+        """What `note_made` takes, read before a task is made or claimed."""
+        return 0 if self._opening is None else self._opening.ends.mark
 
-    def note_made(self, tag: bytes, since: int | None) -> None:
+    def note_made(self, tag: bytes, mark: int) -> None:
         """Note that this object has made or claimed a task; see `EndWatches.made`."""
         if self._opening is not None:
-            self._opening.ends.made(tag, since)
+            self._opening.ends.made(tag, mark)
 
     def note_end(self, tag: bytes) -> None:
         """Tell those that watch a task that this object has ended it: it is not told so on its channel."""
         if self._opening is not None:
-            self._opening.ends.heard(tag)
+            self._opening.ends.ended(tag)
 
-    def look_for_end(self, tag: bytes) -> None:
+    def doubt_end(self, tag: bytes) -> None:
         """Look whether a watched task has ended: this object does not know whether it did that."""
         if self._opening is not None:
-            self._opening.ends.look_at([tag])
+            self._opening.ends.doubt([tag])
 
     async def _look_for_ends(self, ends: EndWatches) -> None:
         """Look at watched tasks of which an end may have been missed, many at a time, until cancelled."""
@@ -364,13 +364,13 @@ class Backend:
                 batch = tags[start : start + _BATCH]
                 try:
                     for tag in await self.look_again(partial(self._ended, batch)):
-                        ends.heard(tag)
+                        ends.ended(tag)
                 except StoreClosedError:
                     return
                 except Exception:
                     logger.exception("Watched tasks could not be read; they are read again")
                     await anyio.sleep(_LONGEST_RETRY_SECONDS)
-                    ends.look_at(batch)
+                    ends.doubt(batch)
 
     async def _ended(self, tags: Sequence[bytes]) -> list[bytes]:
         """Return those of these tasks that have ended, or are gone."""

@@ -60,7 +60,7 @@ class TaskCalls:
         try:
             return await self.change(task_id, script, *arguments, again=again, missing=missing)
         except BaseException:
-            self._backend.look_for_end(self._keys.tag(task_id))
+            self._backend.doubt_end(self._keys.tag(task_id))
             raise
 
     def exists(self, tag: bytes, reply: list[Any]) -> bool:

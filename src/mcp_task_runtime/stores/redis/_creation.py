@@ -42,9 +42,9 @@ class Creation:
         tag, mark = self._keys.tag(task_id), self._backend.new_operation()
         if self._backend.is_cluster and new.max_live is not None:  # the index is in another slot
             check_room(await self.count_live(new.owner), new.max_live)
-        since = self._backend.subscription
+        ends_mark = self._backend.ends_mark
         (reply,) = await self._backend.send(self._call(draft, new, tag, mark))
-        self._backend.note_made(tag, since)
+        self._backend.note_made(tag, ends_mark)
         if reply[0] == b"schema":
             raise schema_error(reply[1])
         if reply[0] == b"full":

@@ -1,4 +1,4 @@
-"""`EndWatches`: who is told of the ends of tasks, on one channel of the store object.
+"""`EndWatches`: functions that are called for the ends of tasks, on one channel of the store object.
 
 The operations that created and last claimed a task stand in its record, and name the store objects that sent them.
 Scripts that end a task publish its tag on the channels of these. So nothing is subscribed to, and nothing read, for a
@@ -8,14 +8,11 @@ task alone; only when the subscription begins all watched tasks are looked at.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final
 
 from mcp_task_runtime.core.signal import Signal
+from mcp_task_runtime.stores._recent_ends import RecentEnds
 
 __all__ = ["EndWatches"]
-
-_MOST_KEPT: Final = 1_000
-"""Tasks without a watch of which something is remembered: it may begin later than the task ends."""
 
 
 class _EndWatch:
@@ -28,7 +25,7 @@ class _EndWatch:
 
 
 class EndWatches:
-    """The watches of one event loop. A look at tasks is asked for with `unsure`, and what it found said with `heard`.
+    """The watches of one event loop. A look at tasks is asked for with `unsure`; what it found ended is `ended`.
 
     Attributes:
         channel: The channel of this store object.
@@ -44,13 +41,9 @@ class EndWatches:
         self.channel = channel
         self.is_needed: bool = False
         self._watches: dict[bytes, tuple[_EndWatch, ...]] = {}
-        self._heard: dict[bytes, None] = {}
-        self._doubtful: dict[bytes, None] = {}
+        self._recent = RecentEnds[bytes]()
         self._unsure: set[bytes] = set()
         self._news = Signal()
-        self._subscriptions = 0
-        self._is_active = False
-        self._looks_at_all = False
 
     def __len__(self) -> int:
         return len(self._watches)
@@ -61,15 +54,14 @@ class EndWatches:
     def watch(self, tag: bytes, on_end: Callable[[], None]) -> Callable[[], None]:
         """Call a function when a task has ended, or at once if it has, until the function returned is called."""
         self.is_needed = True
-        if tag in self._heard:
-            del self._heard[tag]
+        has_ended = self._recent.find(tag)
+        if has_ended:
             on_end()
             return _do_nothing
         watch = _EndWatch(on_end)
         self._watches[tag] = (*self._watches.get(tag, ()), watch)
-        if self._looks_at_all or tag in self._doubtful:
-            self._doubtful.pop(tag, None)
-            self.look_at([tag])
+        if has_ended is None and self._recent.is_listening:  # a subscription that begins looks at all
+            self._look_at([tag])
 
         def unwatch() -> None:
             left = tuple(each for each in self._watches.get(tag, ()) if each is not watch)
@@ -81,52 +73,41 @@ class EndWatches:
         return unwatch
 
     @property
-    def subscription(self) -> int | None:
-        """The number of the subscription that lasts; `None` without one."""
-        return self._subscriptions if self._is_active else None
+    def mark(self) -> int:
+        """What `made` takes, read before a task is made or claimed."""
+        return self._recent.mark
 
-    def made(self, tag: bytes, since: int | None) -> None:
-        """Note that this object has made or claimed a task, whose watch may follow.
+    def made(self, tag: bytes, mark: int) -> None:
+        """Note that this object has made or claimed a task: its end may be watched soon.
 
         Args:
             tag: The task.
-            since: The `subscription` before that. If it is another one now, an end may have been missed.
+            mark: `mark` before that.
         """
-        if self.is_needed and (since is None or since != self.subscription):
-            self._keep(self._doubtful, tag)
+        self._recent.made(tag, mark)
 
-    def _keep(self, tags: dict[bytes, None], tag: bytes) -> None:
-        if len(tags) >= _MOST_KEPT:
-            tags.clear()
-            self._looks_at_all = True  # from now on at each task whose watch begins
-        tags[tag] = None
-
-    def heard(self, tag: bytes) -> None:
+    def ended(self, tag: bytes) -> None:
         """Call those that watch a task that has ended."""
+        self._recent.ended(tag)
         for watch in self._watches.pop(tag, ()):
             watch.on_end()
 
-    def published(self, tag: bytes) -> None:
-        """Take an event of the channel, also of a task that is not watched yet."""
-        if tag in self._watches:
-            self.heard(tag)
-            return
-        self._keep(self._heard, tag)
-
     def begin(self) -> None:
         """Look at all tasks: the subscription has begun, and what was published before was missed."""
-        self._is_active = True
-        self._subscriptions += 1
-        self._heard.clear()
-        self.look_at(self._watches)
+        self._recent.begin()
+        self._look_at(self._watches)
 
     def end(self) -> None:
         """Note that the subscription has ended."""
-        self._is_active = False
-        self._heard.clear()
+        self._recent.stop()
 
-    def look_at(self, tags: Iterable[bytes]) -> None:
-        """Have these tasks looked at."""
+    def doubt(self, tags: Iterable[bytes]) -> None:
+        """Have tasks looked at that may have ended without notice, now or when their watch begins."""
+        for tag in tags:
+            self._recent.forget(tag)
+        self._look_at(tags)
+
+    def _look_at(self, tags: Iterable[bytes]) -> None:
         self._unsure.update(tags)
         if self._unsure:
             self._news.set()

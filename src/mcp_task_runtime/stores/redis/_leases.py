@@ -92,13 +92,13 @@ class Leases:
         """
         _storable.check_text("worker", worker)
         _storable.check_duration("lease_ms", lease_ms)
-        since = self._backend.subscription
+        ends_mark = self._backend.ends_mark
         tag, (reply, *rest) = await self._calls.change(
             *(task_id, "claim", pack(worker), lease_ms, event_text(worker)), *(waits or ()), missing=b"absent"
         )
         if reply != b"ok":
             return None
-        self._backend.note_made(tag, since)
+        self._backend.note_made(tag, ends_mark)
         record = loaded(rest[0])
         if worker:
             await self._work.leave_to_worker(record, int(rest[1]) if len(rest) > 1 else 0)

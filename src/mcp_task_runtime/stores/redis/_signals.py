@@ -246,7 +246,7 @@ class Signals:
                 await anyio.sleep(self.look_again_after / _SLICES)
                 for watcher in watchers[number::_SLICES]:
                     watcher.wake()
-                self._ends.look_at(ends[number::_SLICES])
+                self._ends.doubt(ends[number::_SLICES])
 
     async def run(self, connect: Callable[[], Awaitable[BaseConnection]]) -> None:
         """Receive until cancelled, on a new connection whenever the last one is lost."""
@@ -275,7 +275,7 @@ class Signals:
         if kind == b"message":
             event = _bytes(content)
             if channel == self._ends.channel:
-                self._ends.published(event)
+                self._ends.ended(event)
                 return
             news = self._active.get(channel)
             if news is not None and event in b"tx":

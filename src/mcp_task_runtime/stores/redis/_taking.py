@@ -69,7 +69,7 @@ class Taking:
         if not names:
             return ()
         operation = self._backend.new_operation()
-        since = self._backend.subscription
+        ends_mark = self._backend.ends_mark
         waiting = [self._keys.waiting(self._keys.name_tag(name)) for name in names]
         take = script_call(
             *("take", (self._keys.leases, self._keys.taken(operation), *waiting)),
@@ -83,7 +83,7 @@ class Taking:
         broken: list[Any] = [(tag, tag, 0, values) for tag, values in damaged]
         await self._pages.entries(int(now), broken, are_marked=False)  # they are reported
         for tag, *_ in found:
-            self._backend.note_made(tag, since)
+            self._backend.note_made(tag, ends_mark)
         entries = await self._pages.entries(int(now), found, are_marked=False)
         return tuple([entry.record for entry in entries if entry.record is not None])
 
