@@ -591,6 +591,48 @@ async def test_a_protocol_error_that_no_transport_can_send_is_the_same_in_a_plai
         assert await client.error("tools/call", {"name": "read", "arguments": {}}) == expected
 
 
+NO_VALUE: Wire = {"text": "\ud800"}
+
+
+@pytest.mark.parametrize(
+    ("params", "name"),
+    [({"arguments": {"x": NO_VALUE}}, "arguments"), ({"_meta": {"progressToken": "\ud800"}}, "progressToken")],
+    ids=["arguments", "progress token"],
+)
+async def test_a_call_with_values_that_no_store_takes_is_refused(params: Wire, name: str) -> None:
+    mcp: FastMCP[Any] = FastMCP("files")
+    tasks = quick()
+    tasks.install(mcp)
+
+    @tasks.tool()
+    async def echo(x: Any = None) -> str:
+        return str(x)
+
+    async with tasks, connect(mcp) as client:
+        error = await client.error("tools/call", {"name": "echo", "arguments": {}, "task": {}, **params})
+        assert error["code"] == -32602
+        assert error["message"].startswith(f"Invalid {name}: ")
+        assert (await client.result("tasks/list"))["tasks"] == [], "no task was made"
+
+
+async def test_each_task_of_a_client_that_declares_what_no_store_takes_is_refused() -> None:
+    mcp: FastMCP[Any] = FastMCP("files")
+    tasks = quick()
+    tasks.install(mcp)
+
+    @tasks.tool()
+    async def echo() -> str:
+        return "echo"
+
+    async with tasks, connect(mcp, capabilities={"experimental": {"x": NO_VALUE}}) as client:
+        for _ in range(2):
+            error = await client.error("tools/call", {"name": "echo", "arguments": {}, "task": {}})
+            assert error["code"] == -32602
+            assert error["message"].startswith("Invalid capabilities: ")
+        result = await client.result("tools/call", {"name": "echo", "arguments": {}})
+        assert result["content"][0]["text"] == "echo", "a plain call needs no store"
+
+
 @pytest.mark.parametrize("name", [name for name in vars(SDKTaskContext) if not name.startswith("_")] + ["__init__"])
 def test_what_the_sdks_context_has_is_here_by_the_same_name_or_in_the_table(name: str) -> None:
     table = mcp_v1.__doc__ or ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -43,8 +44,8 @@ from mcp_task_runtime.client import (
 from mcp_task_runtime.core.types import NewTask
 from mcp_task_runtime.errors import CapabilityError, ProtocolError, TaskNotFoundError
 from mcp_task_runtime.testing.clock import FakeClock
-from tests.mcp_v2.in_process import memory_client
-from tests.mcp_v2.raw_client import EXTENSION_ID
+from tests.mcp_v2.in_process import memory_client, served_over_http
+from tests.mcp_v2.raw_client import DECLARED, EXTENSION_ID, http_client
 from tests.support.patience import IS_LONG, PATIENCE
 
 if sys.version_info < (3, 11):
@@ -503,6 +504,33 @@ async def test_a_protocol_error_that_no_transport_can_send_is_the_same_in_a_plai
     expected = (-32050, "No report-\ufffd.txt") if data is None else (-32603, "Internal error")
     for error in (caught.value, inline.value):
         assert (error.code, error.message, error.data) == (*expected, None)
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+@pytest.mark.parametrize("options", [{}, {"promote_after": 0.0}], ids=["at once", "promoted"])
+async def test_a_call_with_arguments_that_no_store_takes_is_refused(options: dict[str, Any], mode: Any) -> None:
+    async def echo(task: ServerTaskContext, x: Any = None) -> str:
+        return str(x)
+
+    mcp, _ = server_with(echo, **options)
+    tasks = TasksClient()
+    async with connected(mcp, tasks, mode=mode) as client:
+        with pytest.raises(MCPError, match=r"^Invalid arguments: text must be Unicode") as refused:
+            await tasks.start(client, "echo", {"x": "\ud800"})
+        assert refused.value.code == -32602
+        assert text_of(await client.call_tool("echo", {"x": "a"})) == "a", "the next call is served"
+
+
+async def test_a_call_whose_client_declares_what_no_store_takes_is_refused() -> None:
+    async def echo(task: ServerTaskContext) -> str:
+        return "echo"
+
+    with served_over_http(lambda: server_with(echo)[0]) as url:
+        async with http_client(url) as client:
+            deep = json.loads("[" * 220 + "]" * 220)
+            error = (await client.call("echo", capabilities={**DECLARED, "experimental": {"x": {"y": deep}}})).error
+            assert error["code"] == -32602
+            assert error["message"].startswith("Invalid capabilities: ")
 
 
 async def test_l16_without_authentication_clients_of_2026_share_one_limit() -> None:

@@ -34,7 +34,7 @@ from mcp_task_runtime.adapters.task_stream import TaskStreamSession
 from mcp_task_runtime.core import audit
 from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.inbox import Inbox
-from mcp_task_runtime.core.json import JSONObject, JSONValue, dump_json
+from mcp_task_runtime.core.json import JSONObject, JSONValue
 from mcp_task_runtime.core.runtime import TaskRuntime
 from mcp_task_runtime.core.text import shared_text
 from mcp_task_runtime.core.types import Outcome, TaskRecord, TaskRequest, TaskSpec
@@ -45,6 +45,7 @@ from mcp_task_runtime.errors import (
     TaskNotFoundError,
 )
 from mcp_task_runtime.wire import v2025_11_25 as wire_2025
+from mcp_task_runtime.wire.client_values import client_json, parse_progress_token
 
 __all__ = ["TaskMethods"]
 
@@ -125,7 +126,7 @@ class TaskMethods:
             tell_soon: Starts what tells the client of the task; in the background of the host when `None`.
 
         Raises:
-            ProtocolError: `task` is malformed.
+            ProtocolError: `task` is malformed, or the call has values that no store takes.
             StoreError: The task could not be created.
         """
         spec = self._spec(params, requestor, connection, protocol_version, undeliverable, declared_json)
@@ -167,18 +168,19 @@ class TaskMethods:
     ) -> TaskSpec:
         """Return what the task of a call is made with; see `call`."""
         meta: JSONValue = params.get("_meta")
-        token = meta.get("progressToken") if isinstance(meta, Mapping) else None
         return TaskSpec(
             owner=requestor.owner,
             ttl_ms=wire_2025.parse_ttl(params.get("task")),
             request=TaskRequest(
                 name=str(params.get("name", "")),
-                arguments_json=dump_json(arguments) if (arguments := params.get("arguments")) else "{}",
-                progress_token=token if isinstance(token, str | int) else None,
+                arguments_json=client_json("arguments", arguments) if (arguments := params.get("arguments")) else "{}",
+                progress_token=parse_progress_token(meta),
                 caller_json=caller_of(meta, protocol_version, undeliverable),
             ),
             client_capabilities_json=(
-                shared_text(dump_json(connection.client_capabilities)) if declared_json is None else declared_json
+                shared_text(client_json("capabilities", connection.client_capabilities))
+                if declared_json is None
+                else declared_json
             ),
         )
 

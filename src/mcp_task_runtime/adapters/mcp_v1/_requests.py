@@ -34,10 +34,11 @@ from mcp_task_runtime.adapters.requestor import JSON_RESPONSES, NO_SESSION, http
 from mcp_task_runtime.adapters.session import TaskSession
 from mcp_task_runtime.core.causes import UnexpectedError
 from mcp_task_runtime.core.context import client_error
-from mcp_task_runtime.core.json import JSONObject, JSONValue, dump_json, to_json_value
+from mcp_task_runtime.core.json import JSONObject, JSONValue, to_json_value
 from mcp_task_runtime.core.store_calls import log_store_error
 from mcp_task_runtime.core.text import shared_text
 from mcp_task_runtime.errors import INTERNAL_ERROR, CapabilityError, ProtocolError, StoreError, TaskRuntimeError
+from mcp_task_runtime.wire.client_values import client_json
 
 __all__ = [
     "ConnectionSession",
@@ -332,11 +333,15 @@ class SharedSession(ConnectionSession):
 
     @property
     def declared_json(self) -> str:
-        """What the client declared, as JSON text."""
+        """What the client declared, as JSON text.
+
+        Raises:
+            ProtocolError: It has values that no store takes.
+        """
         params = self.session.client_params
         if params is not self._params:
+            self._declared_json = shared_text(client_json("capabilities", self.declared()))
             self._params = params
-            self._declared_json = shared_text(dump_json(self.declared()))
         return self._declared_json
 
     def shared_experimental(self, own: Any) -> Any:

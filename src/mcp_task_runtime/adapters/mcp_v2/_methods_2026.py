@@ -50,13 +50,14 @@ from mcp_task_runtime.adapters.result_handler import TaskResultHandler
 from mcp_task_runtime.adapters.server_context import ServerTaskContext
 from mcp_task_runtime.adapters.session import DetachedSession
 from mcp_task_runtime.core.execution import Execution
-from mcp_task_runtime.core.json import JSONObject, dump_json
+from mcp_task_runtime.core.json import JSONObject
 from mcp_task_runtime.core.runtime import TaskRuntime
 from mcp_task_runtime.core.text import shared_text
 from mcp_task_runtime.core.types import Outcome, TaskRecord, TaskRequest, TaskSpec
 from mcp_task_runtime.errors import InvalidTransitionError, ProtocolError
 from mcp_task_runtime.wire import v2026_07_28 as wire
 from mcp_task_runtime.wire.answers import check_answer
+from mcp_task_runtime.wire.client_values import client_json
 
 __all__ = ["Methods2026", "answer_through_task", "outcome_of_result"]
 
@@ -197,6 +198,9 @@ class Methods2026:
             params: The call.
             ctx: Its request.
             is_implicit: Whether the client takes no tasks, and knows of none.
+
+        Raises:
+            ProtocolError: The call has values that no store takes.
         """
         principal = self._principal(ctx)
         spec = TaskSpec(
@@ -204,10 +208,10 @@ class Methods2026:
             ttl_ms=self._runtime.settings.input_ttl_ms if is_implicit else None,
             request=TaskRequest(
                 name=params.name,
-                arguments_json=dump_json(params.arguments) if params.arguments else "{}",
+                arguments_json=client_json("arguments", params.arguments) if params.arguments else "{}",
                 caller_json=caller_of((ctx.params or {}).get("_meta"), ctx.protocol_version),
             ),
-            client_capabilities_json=shared_text(dump_json(ctx.session.client_capabilities or {})),
+            client_capabilities_json=shared_text(client_json("capabilities", ctx.session.client_capabilities or {})),
         )
         return self._seal(spec, ctx)
 
