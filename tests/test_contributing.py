@@ -105,7 +105,8 @@ def test_the_suites_that_run_when_they_are_named_are_those_of_the_page() -> None
 def test_the_steps_of_the_gate_are_those_of_the_page() -> None:
     gate = GATE.read_text()
     assert "set -euo pipefail" in gate
-    steps = [title.split()[0].lower() for title in re.findall(r'^step "(.*?)"', gate, re.MULTILINE)]
+    titles = re.findall(r'^step "(.*?)"', gate, re.MULTILINE)
+    steps = list(dict.fromkeys(title.split()[0].lower() for title in titles))
     assert steps == ["environments", "browser", "lint", "types", "examples", "package", "tests"]
     table = CONTRIBUTING.read_text().split("| step | minutes |")[1].split("\n\n")[0].lower()
     positions = [table.index(step) for step in steps if step != "browser"]
