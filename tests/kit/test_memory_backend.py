@@ -255,18 +255,18 @@ class Observed(Kept):
 
     def kept(self, clock: FakeClock, location: str) -> AbstractAsyncContextManager[TaskStore]:
         store = self._stores.setdefault(location, TakingTaskStore(clock=clock))
-        return nullcontext(observed(store, None, IsolatedObserver())[0])
+        return nullcontext(observed(store, store.message_queue, IsolatedObserver())[0])
 
     @asynccontextmanager
     async def closed(self, clock: FakeClock, location: str) -> AsyncIterator[TaskStore]:
         async with TakingTaskStore(clock=clock) as store:
-            yield observed(store, None, IsolatedObserver())[0]
+            yield observed(store, store.message_queue, IsolatedObserver())[0]
 
     @asynccontextmanager
     async def backend_of(self, clock: FakeClock, location: str) -> AsyncIterator[TaskBackend]:
         async with InMemoryTaskStore(clock=clock) as store:
-            seen, queue = observed(store, None, IsolatedObserver())
-            yield TaskBackend(seen, cast(TaskMessageQueue, queue))
+            seen, queue = observed(store, store.message_queue, IsolatedObserver())
+            yield TaskBackend(seen, queue)
 
 
 async def test_a_store_that_is_observed_keeps_every_law() -> None:

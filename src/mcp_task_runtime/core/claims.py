@@ -133,7 +133,7 @@ class TaskClaims:
             return await self._resumption.start(record)
         with anyio.move_on_after(CLEANUP_SECONDS):
             await self._workers.leave(record.task_id)
-        await self._workers.give_back(record)
+        await self._workers.hand_over(record)
         return None
 
     async def join(self, execution: Execution[Any]) -> None:

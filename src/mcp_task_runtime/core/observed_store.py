@@ -39,8 +39,8 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 
 def observed(
-    store: TaskStore, queue: TaskMessageQueue | None, observer: IsolatedObserver
-) -> tuple[TaskStore, TaskMessageQueue | None]:
+    store: TaskStore, queue: TaskMessageQueue, observer: IsolatedObserver
+) -> tuple[TaskStore, TaskMessageQueue]:
     """Return a store and a queue that report to an observer; they have every public member that the given ones have.
 
     Reported are calls, questions, and each status that a task of this process gets. New tasks are left to the caller,
@@ -48,26 +48,25 @@ def observed(
 
     Args:
         store: Where tasks are kept.
-        queue: Where questions are kept; the store's own when `None`.
+        queue: Where questions are kept.
         observer: Hears of it.
     """
     questions = _OpenQuestions(observer, store.clock)
     observer.add(questions)
-    own = queue_of(store)
-    own_seen = None if own is None else _observed_queue(own, questions, observer)
+    seen_queue = _observed_queue(queue, questions, observer)
+    members: dict[str, object] = {}
+    if (own := queue_of(store)) is not None:
+        members["message_queue"] = seen_queue if own is queue else _observed_queue(own, questions, observer)
     after: dict[str, Callable[..., None]] = {
         "answer_all": questions.answered,
         "ask": questions.asked,
         "finish_task": questions.finished,
         "update_task": questions.updated,
     }
-    members: dict[str, object] = {} if own_seen is None else {"message_queue": own_seen}
     seen = _mirror(store, observer, after, members)
     if has_questions(store):
         seen.ask = _replaying(seen.ask, cast(TaskQuestions, store), questions)
-    if queue is None or queue is own:
-        return cast(TaskStore, seen), own_seen
-    return cast(TaskStore, seen), _observed_queue(queue, questions, observer)
+    return cast(TaskStore, seen), seen_queue
 
 
 def _observed_queue(queue: TaskMessageQueue, questions: _OpenQuestions, observer: TaskObserver) -> TaskMessageQueue:

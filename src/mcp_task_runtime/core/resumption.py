@@ -130,14 +130,12 @@ class Resumption:
         """
         work = self._works.get(record.request.name)
         attempt = 1 if record.lease is None else record.lease.used_attempts
-        is_ours = work is not None or not _may_rerun(record, attempt)
-        if not self._workers.is_accepting or not is_ours:
-            await self._workers.give_back(record)
+        is_rerun = record.request.rerunnable and attempt <= record.request.max_attempts
+        if not self._workers.is_accepting or (work is None and is_rerun):
+            await self._workers.hand_over(record)
             return None
-        if attempt == 1 and work is not None:
-            return self._workers.resume(record, work, queue=self._queues.get(record.request.name))
-        if work is not None and _may_rerun(record, attempt):
-            if was_lost:
+        if work is not None and (attempt == 1 or is_rerun):
+            if was_lost and attempt > 1:
                 audit.lost(record, "it runs again")
             return self._workers.resume(record, work, queue=self._queues.get(record.request.name))
         lost = f"its worker was lost in attempt {attempt - 1}"
@@ -149,7 +147,3 @@ class Resumption:
             return Outcome.failed(message)
 
         return self._workers.resume(record, fail, reason=lost, needs_slot=False)
-
-
-def _may_rerun(record: TaskRecord, attempt: int) -> bool:
-    return record.request.rerunnable and attempt <= record.request.max_attempts

@@ -101,61 +101,32 @@ class TaskRuntime:
             ValueError: No queue was given and the store has none, or an argument has the wrong type, or there is a
                 dispatcher and no other process shares the store.
         """
-        if not is_store(store):
-            raise ValueError("store must be a TaskStore; open_store(url) makes one of a URL")
-        if settings is not None and not isinstance(settings, TaskSettings):
-            raise ValueError("settings must be TaskSettings")
-        own_queue = queue_of(store)
-        queue = own_queue if queue is None else queue
-        if queue is None:
-            raise ValueError("queue is required with a store that has no message_queue of its own")
-        if not is_queue(queue):
-            raise ValueError("queue must be a TaskMessageQueue")
-        settings = TaskSettings() if settings is None else settings
+        store, queue = _checked(store, queue, settings)
         self._hook = None if on_change is None else ChangeHook(on_change)
-        hears = [each for each in (observer, self._hook) if each is not None]
-        self._observer = IsolatedObserver(*hears) if hears else None
+        observers = [each for each in (observer, self._hook) if each is not None]
+        self._observer = IsolatedObserver(*observers) if observers else None
         if self._observer is not None:
             store, queue = observed(store, queue, self._observer)
-            own_queue = queue_of(store)
-            assert queue is not None
         self.store: TaskStore = store
         self.queue: TaskMessageQueue = queue
-        self.settings: TaskSettings = settings
-        clock = store.clock
+        self.settings: TaskSettings = TaskSettings() if settings is None else settings
         self._group = IsolatedGroup()
-        self._reader = TaskReader(store, queue, is_own_queue=queue is own_queue)
+        self._reader = TaskReader(store, queue, is_own_queue=queue is queue_of(store))
         self.followers: TaskFollowers = TaskFollowers(store, self._group, self._reader.view)
-        self._endings = TaskEndings(store, queue, max_bytes=settings.max_payload_bytes)
-        self._live = LiveTasks(clock, settings.max_tasks_per_owner)
+        self._endings = TaskEndings(store, queue, max_bytes=self.settings.max_payload_bytes)
+        self._live = LiveTasks(store.clock, self.settings.max_tasks_per_owner)
         self._stored = StoredTasks(
-            clock, max_tasks=settings.max_stored_tasks_per_owner, max_bytes=settings.max_stored_bytes_per_owner
+            store.clock,
+            max_tasks=self.settings.max_stored_tasks_per_owner,
+            max_bytes=self.settings.max_stored_bytes_per_owner,
         )
-        self._slots = WorkSlots(settings.max_running)
+        self._slots = WorkSlots(self.settings.max_running)
+        self._polls = Polls(self.settings, store.clock, self._observer)
         is_shared = not isinstance(store, TaskSharing) or store.is_shared
-        leases = WorkerLeases(store, settings.lease_ms) if isinstance(store, TaskLeases) else None
-        self._leases = leases if is_shared else None  # a store that this runtime alone uses shows no lost process
+        leases = WorkerLeases(store, self.settings.lease_ms) if isinstance(store, TaskLeases) else None
+        self._leases = leases if is_shared else None  # a store that only this runtime uses shows no lost process
         self._outbox = self._outbox_of(dispatcher)
-        maker = TaskMaker(store, settings, self._live, self._stored, leases, self._observer, is_shared=is_shared)
-        run_observer = None if self._observer is None else RunObserver(self._observer, clock)
-        self._workers = Workers(
-            clock=clock,
-            group=self._group,
-            reader=self._reader,
-            maker=maker,
-            endings=self._endings,
-            followers=self.followers,
-            live=self._live,
-            slots=RunSlots(clock, self._slots, maker, self._reader, self._group, run_observer),
-            leases=self._leases,
-            outbox=self._outbox,
-            is_shared=is_shared,
-            observer=run_observer,
-        )
-        self._backlog: Backlog | None = None
-        if observer is not None and self._outbox is not None and isinstance(store, TaskSearch):
-            assert self._observer is not None
-            self._backlog = Backlog(store, clock, self._observer, lease_ms=settings.lease_ms)
+        self._workers = self._make_workers(leases, is_shared=is_shared)
         self._resumption = Resumption(self._workers, self._outbox)
         if leases is not None:
             run_again = partial(self._resumption.run_again, leases)
@@ -163,12 +134,36 @@ class TaskRuntime:
         self._keeper: LeaseKeeper | None = None
         self._claims: TaskClaims | None = None
         if self._leases is not None:
-            doubtful = DoubtfulClaims(self._reader, self._leases, self._workers, self._resumption, clock)
-            self._keeper = LeaseKeeper(self._leases, self._workers, self._resumption, doubtful, clock)
+            doubtful = DoubtfulClaims(self._reader, self._leases, self._workers, self._resumption, store.clock)
+            self._keeper = LeaseKeeper(self._leases, self._workers, self._resumption, doubtful, store.clock)
             self._claims = TaskClaims(self._reader, self._leases, self._keeper, self._workers, self._resumption)
-        self._polls = Polls(settings, clock, self._observer)
+        self._backlog = None if observer is None else self._backlog_of(store)
         self._stack: AsyncExitStack | None = None
         self._endings.on_end(self._note_end)
+
+    def _make_workers(self, leases: WorkerLeases | None, *, is_shared: bool) -> Workers:
+        store, clock = self.store, self.store.clock
+        maker = TaskMaker(store, self.settings, self._live, self._stored, leases, self._observer, is_shared=is_shared)
+        observer = None if self._observer is None else RunObserver(self._observer, clock)
+        return Workers(
+            clock=clock,
+            group=self._group,
+            reader=self._reader,
+            maker=maker,
+            endings=self._endings,
+            followers=self.followers,
+            live=self._live,
+            slots=RunSlots(clock, self._slots, maker, self._reader, self._group, observer),
+            leases=self._leases,
+            outbox=self._outbox,
+            is_shared=is_shared,
+            observer=observer,
+        )
+
+    def _backlog_of(self, store: TaskStore) -> Backlog | None:
+        if self._observer is None or self._outbox is None or not isinstance(store, TaskSearch):
+            return None
+        return Backlog(store, self.store.clock, self._observer, lease_ms=self.settings.lease_ms)
 
     def _outbox_of(self, dispatcher: TaskDispatcher | None) -> Outbox | None:
         if dispatcher is None:
@@ -593,3 +588,23 @@ class TaskRuntime:
         if record is not None:
             self._stored.set(record)
             self.followers.feed(record)
+
+
+def _checked(
+    store: TaskStore, queue: TaskMessageQueue | None, settings: TaskSettings | None
+) -> tuple[TaskStore, TaskMessageQueue]:
+    """Return the arguments of a runtime, with the queue that it uses.
+
+    Raises:
+        ValueError: One has the wrong type, or there is no queue.
+    """
+    if not is_store(store):
+        raise ValueError("store must be a TaskStore; open_store(url) makes one of a URL")
+    if settings is not None and not isinstance(settings, TaskSettings):
+        raise ValueError("settings must be TaskSettings")
+    queue = queue_of(store) if queue is None else queue
+    if queue is None:
+        raise ValueError("queue is required with a store that has no message_queue of its own")
+    if not is_queue(queue):
+        raise ValueError("queue must be a TaskMessageQueue")
+    return store, queue

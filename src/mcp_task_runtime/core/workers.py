@@ -133,10 +133,6 @@ class Workers:
             if run.state is not ExecutionState.FINISHED_OWN and task_id not in postponed
         ]
 
-    def runs(self, resource_scope: Hashable | None = None) -> list[Execution[Any]]:
-        """Return the runs that use these resources; `None` for all."""
-        return [run for run in self._runs if resource_scope is None or run.resource_scope == resource_scope]
-
     @property
     def postponed(self) -> int:
         """Number of tasks whose work runs again after a delay."""
@@ -270,8 +266,8 @@ class Workers:
         """End a task whose deadline has come, unless its TTL was extended."""
         self._group.start(partial(self._expire, task_id), anyio.CancelScope())
 
-    async def give_back(self, record: TaskRecord) -> None:
-        """Let another process run the work of a task."""
+    async def hand_over(self, record: TaskRecord) -> None:
+        """Let another process run the work of a task that this one has claimed."""
         if self._leases is not None:
             audit.handed_over(record, "it does not run here")
             await self._release(record)
@@ -311,7 +307,7 @@ class Workers:
         if not self.is_accepting and self._leases is None and self._postponed is not None:
             for task_id in self._postponed.task_ids:  # no other process will run them
                 await self._finish_logged(task_id, _SHUT_DOWN, "the server was shut down")
-        runs = self.runs(resource_scope)
+        runs = [run for run in self._runs if resource_scope is None or run.resource_scope == resource_scope]
         if not runs:
             return
         try:
@@ -334,8 +330,7 @@ class Workers:
 
     async def _wait(self, runs: Iterable[Execution[Any]]) -> None:
         for run in runs:
-            if run in self._runs:
-                await run.wait_closed()
+            await self.join(run)
 
     async def _interrupt(self, runs: Iterable[Execution[Any]]) -> None:
         """Stop work that a shutdown did not wait for: hand it over, or end its task."""
