@@ -74,6 +74,8 @@ class Named:
     def accept(self) -> str:
         if self._name == "unacceptable":
             raise ConnectionError
+        if self._name == "thread ends":
+            raise SystemExit
         self._engine.accepted.append(self._name)
         return self._name
 
@@ -165,6 +167,19 @@ def test_a_job_that_fails_in_any_way_ends_alone() -> None:
         "unacceptable": ConnectionError,
         "cancelled": RuntimeError,
     }
+
+
+def test_a_thread_of_the_engine_that_ends_while_it_accepts_a_job_leaves_room_for_others() -> None:
+    with running_loop() as loop:
+        gates = Gates(loop)
+        engine = Engine(loop, gates.execute, limit=1)
+        with pytest.raises(SystemExit):
+            engine.put("thread ends")
+        engine.put("a")
+        gates.open("a")
+        engine.until_ended("a")
+        assert engine.ended == {"a": None}
+        engine.jobs.join()  # it waits for none that has not begun
 
 
 def test_a_closed_set_of_jobs_waits_for_what_runs_and_begins_no_more() -> None:

@@ -203,6 +203,24 @@ async def test_a_worker_that_is_terminated_gives_its_work_to_another_one_at_once
                 assert (await site.client.until(each, "completed", "failed"))["status"] == "completed"
 
 
+@pytest.mark.parametrize("loop", ["asyncio", "trio"])
+@pytest.mark.parametrize("tool", ["block", "hold"])
+async def test_a_worker_that_is_terminated_ends_although_its_work_blocks_a_thread(
+    tool: str, loop: str, tmp_path: Path
+) -> None:
+    async with a_site(tmp_path) as site:
+        async with site.worker("--loop", loop) as worker:
+            task_id = await site.client.start(tool, {"n": 1})
+            await site.until_runs((tool, 1))
+            worker.process.terminate()
+            assert await worker.process.wait() == 0
+        async with site.worker() as other:
+            await site.until_runs((tool, 1), by=other)
+            other.process.terminate()
+            other.process.kill()
+        assert (await site.client.get(task_id))["status"] == "working"
+
+
 @pytest.mark.parametrize(
     ("path", "message"),
     [

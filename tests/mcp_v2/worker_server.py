@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.to_thread
 from mcp.server import MCPServer
 from pydantic import BaseModel
 
@@ -33,6 +35,12 @@ async def until_open() -> None:
         await anyio.sleep(0.02)
 
 
+def block_thread() -> int:
+    """Keep a thread as long as the process lives."""
+    threading.Event().wait()
+    return 0
+
+
 def make(folder: Path = FOLDER) -> tuple[MCPServer[Any], Tasks]:
     """Return the server, and its tasks in a database of that folder."""
     mcp: MCPServer[Any] = MCPServer("workers")
@@ -56,6 +64,16 @@ def make(folder: Path = FOLDER) -> tuple[MCPServer[Any], Tasks]:
         log("once", n)
         await until_open()
         return n
+
+    @tasks.tool(rerunnable=True)
+    def block(n: int) -> int:
+        log("block", n)
+        return block_thread()
+
+    @tasks.tool(rerunnable=True)
+    async def hold(n: int, task: ServerTaskContext) -> int:
+        log("hold", n)
+        return await anyio.to_thread.run_sync(block_thread)
 
     return mcp, tasks
 

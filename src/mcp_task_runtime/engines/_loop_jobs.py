@@ -114,6 +114,9 @@ class LoopJobs:
                 self._hand_over(job, job.accept())
             except Exception as error:
                 self._end(job, error)
+            except BaseException:  # the engine's thread is to end: the job has not begun, and is delivered again
+                self._running -= 1
+                raise
 
     def _hand_over(self, job: Job, task_id: str) -> None:
         self._starting.append((job, task_id))

@@ -7,17 +7,21 @@ import logging
 import os
 import sys
 from collections.abc import Awaitable, Callable, Collection
-from typing import Any, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 import anyio
 import anyio.abc
 
 from mcp_task_runtime.core.runtime import TaskRuntime
+from mcp_task_runtime.operations._leaving import leave_now, leave_soon
 from mcp_task_runtime.operations._signals import stop_signals
 
 __all__ = ["load_worker", "run_worker"]
 
 logger: logging.Logger = logging.getLogger(__name__)
+
+_BLOCKED_SECONDS: Final = 10.0
+"""How long after its grace period work may take to stop; the ends of other work are written long before."""
 
 
 class Worker(Protocol):
@@ -67,6 +71,9 @@ def load_worker(path: str) -> Worker:
 async def run_worker(worker: Worker, *, concurrency: int, tools: Collection[str] | None) -> None:
     """Work until SIGTERM or SIGINT; then take no more, and give what runs its grace period. A second one ends it now.
 
+    A thread cannot be stopped. Work that blocks one is handed over, or fails, all the same; the process does not wait
+    for it longer than 10 seconds, and ends within 5 seconds when this returns.
+
     Raises:
         LookupError: A tool is unknown, or there is none.
         RuntimeError: The Tasks cannot be a worker's.
@@ -75,7 +82,7 @@ async def run_worker(worker: Worker, *, concurrency: int, tools: Collection[str]
     failure: Exception | None = None
     async with anyio.create_task_group() as group:
         with anyio.CancelScope() as scope:
-            await group.start(_stop_on_signal, scope)
+            await group.start(_stop_on_signal, worker, scope, group)
             logger.info("Working for %s, %d at once", _listed(tools), concurrency)
             try:
                 await worker.work(concurrency=concurrency, tools=tools)
@@ -86,13 +93,20 @@ async def run_worker(worker: Worker, *, concurrency: int, tools: Collection[str]
     if failure is not None:
         raise failure
     logger.info("Stopped working")
+    leave_soon()
 
 
 def _listed(tools: Collection[str] | None) -> str:
     return "all tools" if tools is None else ", ".join(sorted(tools))
 
 
-async def _stop_on_signal(scope: anyio.CancelScope, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+async def _stop_on_signal(
+    worker: Worker,
+    scope: anyio.CancelScope,
+    group: anyio.abc.TaskGroup,
+    *,
+    task_status: anyio.abc.TaskStatus[None],
+) -> None:
     with stop_signals() as signals:
         task_status.started()
         async for number in signals:
@@ -100,6 +114,14 @@ async def _stop_on_signal(scope: anyio.CancelScope, *, task_status: anyio.abc.Ta
                 os._exit(128 + number)
             logger.info("Stopping: work that runs may end within its grace period")
             scope.cancel()
+            group.start_soon(_leave_if_blocked, worker.runtime)
+
+
+async def _leave_if_blocked(runtime: TaskRuntime) -> None:
+    """End the process if work has not ended long after it was stopped: it waits for a thread, and does not let go."""
+    await anyio.sleep(runtime.settings.shutdown_grace + _BLOCKED_SECONDS)
+    if runtime.statistics().calls:
+        leave_now()
 
 
 async def _close(store: object) -> None:
