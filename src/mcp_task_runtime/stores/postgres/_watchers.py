@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from mcp_task_runtime.core.functions import without
 from mcp_task_runtime.core.signal import Signal
@@ -26,15 +26,18 @@ class Look(NamedTuple):
     has_ended: bool
 
 
-class EndWatcher:
-    """A function that is called once, for the end of one task, unless this is called before."""
+class _Watch:
+    """What is called for one task, until this is called.
 
-    __slots__ = ("_on_end", "_watchers", "task_id")
+    Attributes:
+        task_id: The task, in its stored form.
+    """
 
-    def __init__(self, watchers: Watchers, task_id: str, on_end: Callable[[], None]) -> None:
+    __slots__ = ("_watchers", "task_id")
+
+    def __init__(self, watchers: Watchers, task_id: str) -> None:
         self.task_id = task_id
         self._watchers: Watchers | None = watchers
-        self._on_end = on_end
 
     def __call__(self) -> None:
         """Call the function no more."""
@@ -43,43 +46,51 @@ class EndWatcher:
             watchers.discard(self)
 
     def tell(self, record: TaskRecord | None) -> None:
-        """Do nothing: not every change is an end."""
+        """Take a change: the task as it is now, or `None` where it has to be looked at."""
 
     def end(self) -> None:
-        """Call the function: the task has ended or is gone."""
+        """Take the end: the task has ended or is gone."""
+
+    def look(self, found: Look | None) -> None:
+        """Take what a look has found of the task."""
+
+
+class EndWatcher(_Watch):
+    """A function that is called once, for the end of one task, unless this is called before."""
+
+    __slots__ = ("_on_end",)
+
+    def __init__(self, watchers: Watchers, task_id: str, on_end: Callable[[], None]) -> None:
+        super().__init__(watchers, task_id)
+        self._on_end = on_end
+
+    def end(self) -> None:
+        """Call the function."""
         if self._watchers is not None:
             self()
             self._on_end()
 
     def look(self, found: Look | None) -> None:
-        """Take what a look has found of the task."""
+        """Call the function if the task has ended or is gone."""
         if found is None or found.has_ended:
             self.end()
 
 
-class Watcher:
-    """A function that is called for changes of one task, until this is called.
+class Watcher(_Watch):
+    """A function that is called for changes of one task, its end among them, until this is called.
 
     Attributes:
-        task_id: The task, in its stored form.
         revision: The newest revision that the function is known to have heard of.
     """
 
-    __slots__ = ("_on_change", "_watchers", "revision", "task_id")
+    __slots__ = ("_on_change", "revision")
 
     def __init__(
         self, watchers: Watchers, task_id: str, on_change: Callable[[TaskRecord | None], None], revision: int
     ) -> None:
-        self.task_id = task_id
+        super().__init__(watchers, task_id)
         self.revision = revision
-        self._watchers: Watchers | None = watchers
         self._on_change = on_change
-
-    def __call__(self) -> None:
-        """Call the function no more."""
-        watchers, self._watchers = self._watchers, None
-        if watchers is not None:
-            watchers.discard(self)
 
     def tell(self, record: TaskRecord | None) -> None:
         """Call the function with the task as it is now, or with `None`: it has to look."""
@@ -89,19 +100,13 @@ class Watcher:
             self.revision = record.revision
         self._on_change(record)
 
-    def end(self) -> None:
-        """Do nothing: an end is told as a change, too."""
-
     def look(self, found: Look | None) -> None:
-        """Take what a look has found of the task."""
+        """Call the function if it has not heard of what was found."""
         if found is None:
             self.tell(None)
         elif found.revision > self.revision:
             self.revision = found.revision
             self.tell(None)
-
-
-_AnyWatcher: TypeAlias = Watcher | EndWatcher
 
 
 class Watchers:
@@ -112,7 +117,7 @@ class Watchers:
     """
 
     def __init__(self) -> None:
-        self._by_task: dict[str, tuple[_AnyWatcher, ...]] = {}
+        self._by_task: dict[str, tuple[_Watch, ...]] = {}
         self._stale: dict[str, None] = {}
         self._doubtful: dict[str, float] = {}
         self._ends = RecentEnds[str]()
@@ -140,7 +145,7 @@ class Watchers:
             self.mark([task_id])
         return watcher
 
-    def discard(self, watcher: _AnyWatcher) -> None:
+    def discard(self, watcher: _Watch) -> None:
         """Call a function no more."""
         others = without(self._by_task[watcher.task_id], watcher)
         if others:

@@ -8,20 +8,13 @@ task alone; only when the subscription begins all watched tasks are looked at.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
+from mcp_task_runtime.core.functions import without
 from mcp_task_runtime.core.signal import Signal
 from mcp_task_runtime.stores._recent_ends import RecentEnds
 
 __all__ = ["EndWatches"]
-
-
-class _EndWatch:
-    """A function that is called when a task has ended."""
-
-    __slots__ = ("on_end",)
-
-    def __init__(self, on_end: Callable[[], None]) -> None:
-        self.on_end = on_end
 
 
 class EndWatches:
@@ -40,7 +33,7 @@ class EndWatches:
         """
         self.channel = channel
         self.is_needed: bool = False
-        self._watches: dict[bytes, tuple[_EndWatch, ...]] = {}
+        self._watches: dict[bytes, tuple[Callable[[], None], ...]] = {}
         self._recent = RecentEnds[bytes]()
         self._unsure: set[bytes] = set()
         self._news = Signal()
@@ -58,13 +51,13 @@ class EndWatches:
         if has_ended:
             on_end()
             return _do_nothing
-        watch = _EndWatch(on_end)
+        watch = partial(on_end)  # equal to no other
         self._watches[tag] = (*self._watches.get(tag, ()), watch)
         if has_ended is None and self._recent.is_listening:  # a subscription that begins looks at all
             self._look_at([tag])
 
         def unwatch() -> None:
-            left = tuple(each for each in self._watches.get(tag, ()) if each is not watch)
+            left = without(self._watches.get(tag, ()), watch)
             if left:
                 self._watches[tag] = left
             else:
@@ -90,7 +83,7 @@ class EndWatches:
         """Call those that watch a task that has ended."""
         self._recent.ended(tag)
         for watch in self._watches.pop(tag, ()):
-            watch.on_end()
+            watch()
 
     def begin(self) -> None:
         """Look at all tasks: the subscription has begun, and what was published before was missed."""
