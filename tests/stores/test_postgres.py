@@ -1300,12 +1300,12 @@ async def test_what_is_too_long_for_an_index_is_refused_or_unknown(make: Open) -
 
 
 async def test_a_forged_cursor_of_any_size_is_refused(make: Open) -> None:
-    from mcp_task_runtime.stores._cursor import encode_cursor
+    from mcp_task_runtime.stores._cursor import encode_cursor, owner_scope
 
     async with make() as store:
         for position in (-1, 2**63, 10**400):
             with pytest.raises(InvalidCursorError):
-                await store.list_tasks(owner="ada", cursor=encode_cursor(position, "ada"))
+                await store.list_tasks(owner="ada", cursor=encode_cursor(b"%d" % position, owner_scope("ada")))
 
 
 async def test_a_queue_stands_alone(server: PostgresServer, schema: str) -> None:

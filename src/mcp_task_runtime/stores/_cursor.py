@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import binascii
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from hashlib import blake2b
 from hmac import compare_digest
@@ -16,35 +15,29 @@ __all__ = ["CursorKey", "decode_cursor", "encode_cursor", "owner_scope", "search
 _TAG_BYTES = 12
 
 
-def _tag(position: bytes, owner: str | None) -> bytes:
-    return blake2b(position, digest_size=_TAG_BYTES, key=blake2b(owner_scope(owner), digest_size=32).digest()).digest()
+def encode_cursor(place: bytes, scope: bytes) -> str:
+    """Return the cursor for a place in the list that `scope` names.
 
-
-def encode_cursor(position: int, owner: str | None) -> str:
-    """Return the cursor for a position in one owner's list.
-
-    The tag keeps garbage, and cursors of other owners, from being accepted (wire rule B9). It is no
-    secret: a forged cursor shows nothing but another position in the forger's own list.
+    The tag keeps garbage, and cursors of other lists, from being accepted (wire rule B9). It is no secret: a forged
+    cursor shows nothing but another place in the same list.
     """
-    raw = str(position).encode()
-    return urlsafe_b64encode(_tag(raw, owner) + raw).decode()
+    key = blake2b(scope, digest_size=32).digest()
+    return urlsafe_b64encode(blake2b(place, digest_size=_TAG_BYTES, key=key).digest() + place).decode()
 
 
-def decode_cursor(cursor: str, owner: str | None) -> int:
-    """Return the position a cursor stands for.
+def decode_cursor(cursor: str, scope: bytes) -> bytes:
+    """Return the place that a cursor stands for.
 
     Raises:
-        InvalidCursorError: The cursor was not made by `encode_cursor` for this owner.
+        InvalidCursorError: The cursor was not made by `encode_cursor` for this list.
     """
     try:
-        data = urlsafe_b64decode(cursor.encode("ascii"))
-        tag, raw = data[:_TAG_BYTES], data[_TAG_BYTES:]
-        position = int(raw)
-    except (ValueError, binascii.Error):
+        place = urlsafe_b64decode(cursor.encode("ascii"))[_TAG_BYTES:]
+    except ValueError:
         raise InvalidCursorError from None
-    if not compare_digest(tag, _tag(raw, owner)) or encode_cursor(position, owner) != cursor:
+    if not compare_digest(encode_cursor(place, scope).encode(), cursor.encode()):
         raise InvalidCursorError
-    return position
+    return place
 
 
 class CursorKey:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from heapq import merge
 from itertools import takewhile
 from math import isqrt
 from typing import Final
 
-from mcp_task_runtime.core.text import ascii_lower
-from mcp_task_runtime.core.types import LOOKED_AT_MOST, TaskCounts, TaskFilter, TaskRecord, TaskStatus
+from mcp_task_runtime.core.types import LOOKED_AT_MOST, TaskCounts, TaskFilter, TaskStatus
+from mcp_task_runtime.stores._matching import matcher, shifted
 from mcp_task_runtime.stores.memory._index import Group, IdIndex, Index, Indexed, Owned
 
 __all__ = ["Search"]
@@ -76,7 +76,7 @@ class Search:
         self, wanted: TaskFilter, position: int | None, *, newest_first: bool, limit: int
     ) -> tuple[list[Indexed], int | None]:
         """Return up to `limit` entries that match behind a position, in order, and where the next page begins."""
-        matches = _matcher(wanted)
+        matches = matcher(wanted)
         found: list[Indexed] = []
         last: int | None = None
         for number, entry in enumerate(self._candidates(wanted, position, newest_first), 1):
@@ -153,24 +153,17 @@ def _within(index: Index, wanted: TaskFilter, start: int, newest_first: bool) ->
     """Return the entries of an index behind a position, but for those that were created too early or too late."""
     first, last = wanted.created_after, wanted.created_before
     if newest_first and last is not None:
-        start = min(start, index.position_at(_shifted(last, _SLACK)) + 1)
+        start = min(start, index.position_at(shifted(last, _SLACK)) + 1)
     elif not newest_first and first is not None:
-        start = max(start, index.position_at(_shifted(first, -_SLACK)))
+        start = max(start, index.position_at(shifted(first, -_SLACK)))
     walk = index.walk(start, newest_first=newest_first)
     if newest_first and first is not None:
-        earliest = _shifted(first, -_SLACK)
+        earliest = shifted(first, -_SLACK)
         return takewhile(lambda entry: entry.record.task.created_at >= earliest, walk)
     if not newest_first and last is not None:
-        latest = _shifted(last, _SLACK)
+        latest = shifted(last, _SLACK)
         return takewhile(lambda entry: entry.record.task.created_at < latest, walk)
     return walk
-
-
-def _shifted(time: datetime, by: timedelta) -> datetime:
-    try:
-        return time + by
-    except OverflowError:
-        return time
 
 
 def _join(groups: dict[tuple[TaskStatus, str], Group], key: tuple[TaskStatus, str], entry: Indexed) -> Group:
@@ -185,22 +178,3 @@ def _part(groups: dict[tuple[TaskStatus, str], Group], group: Group) -> None:
     group.discard()
     if not group.live:
         del groups[group.key]
-
-
-def _matcher(wanted: TaskFilter) -> Callable[[TaskRecord], bool]:
-    text = None if wanted.text is None else ascii_lower(wanted.text)
-
-    def matches(record: TaskRecord) -> bool:
-        task = record.task
-        return (
-            (wanted.statuses is None or task.status in wanted.statuses)
-            and (wanted.names is None or record.request.name in wanted.names)
-            and (wanted.owners is None or record.owner in wanted.owners)
-            and (wanted.id_prefix is None or task.task_id.startswith(wanted.id_prefix))
-            and (wanted.created_after is None or task.created_at >= wanted.created_after)
-            and (wanted.created_before is None or task.created_at < wanted.created_before)
-            and (not wanted.errors_only or (record.outcome is not None and record.outcome.is_error))
-            and (text is None or (task.status_message is not None and text in ascii_lower(task.status_message)))
-        )
-
-    return matches

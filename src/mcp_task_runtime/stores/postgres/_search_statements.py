@@ -8,11 +8,12 @@ costs the same with a million tasks, and may end before it is full.
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final
 
 from mcp_task_runtime.core.transitions import TRANSITIONS
 from mcp_task_runtime.core.types import COUNTED_AT_MOST, LOOKED_AT_MOST, TaskFilter
+from mcp_task_runtime.stores._matching import shifted
 from mcp_task_runtime.stores.postgres._rows import to_text
 from mcp_task_runtime.stores.postgres._schema import NAME_LENGTH
 from mcp_task_runtime.stores.postgres._statements import ALIVE, COLUMNS
@@ -256,13 +257,6 @@ def _bounds(wanted: TaskFilter, parameters: dict[str, Any]) -> list[str]:
         ("<", "first_before", wanted.created_before, _SLACK),
     ):
         if time is not None:
-            parameters[name] = _shifted(time, slack)
+            parameters[name] = shifted(time, slack)
             found.append(f"position {sign} " + _POSITION_AT.format(time=f"%({name})s::timestamptz"))
     return found
-
-
-def _shifted(time: datetime, by: timedelta) -> datetime:
-    try:
-        return time + by
-    except OverflowError:
-        return time

@@ -9,12 +9,13 @@ from typing import Any, Final
 
 from mcp_task_runtime.core.transitions import is_expired
 from mcp_task_runtime.core.types import TaskRecord
-from mcp_task_runtime.errors import StoreError
+from mcp_task_runtime.errors import InvalidCursorError, StoreError
+from mcp_task_runtime.stores._cursor import decode_cursor
 from mcp_task_runtime.stores.redis._backend import Backend
 from mcp_task_runtime.stores.redis._connections import Call, script_call
 from mcp_task_runtime.stores.redis._form import FIELDS, from_micros, load_record
 
-__all__ = ["SET_ASIDE_MICROS", "Entry", "Pages"]
+__all__ = ["SET_ASIDE_MICROS", "Entry", "Pages", "place_of"]
 
 logger: logging.Logger = logging.getLogger("mcp_task_runtime.stores.redis")
 
@@ -131,3 +132,16 @@ class Pages:
 
 def _mark_of(values: Any) -> Any:
     return values[_MARK]
+
+
+def place_of(cursor: str, scope: bytes) -> tuple[int, bytes]:
+    """Return the score and the member that a cursor stands for; that of a list has no member.
+
+    Raises:
+        InvalidCursorError: The cursor was not made for this list.
+    """
+    place, _, member = decode_cursor(cursor, scope).partition(b" ")
+    try:
+        return int(place), member
+    except ValueError:
+        raise InvalidCursorError from None

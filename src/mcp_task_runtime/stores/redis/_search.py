@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import binascii
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from datetime import datetime
-from hashlib import blake2b
 from typing import Any, Final
 
+from mcp_task_runtime.core.text import ascii_lower
 from mcp_task_runtime.core.types import LOOKED_AT_MOST, TaskCounts, TaskFilter, TaskPage, TaskRecord, TaskStatus
-from mcp_task_runtime.errors import InvalidCursorError, StoreError
-from mcp_task_runtime.stores._cursor import search_scope
+from mcp_task_runtime.errors import StoreError
+from mcp_task_runtime.stores._cursor import encode_cursor, search_scope
+from mcp_task_runtime.stores._matching import matcher
 from mcp_task_runtime.stores.redis._backend import Backend
 from mcp_task_runtime.stores.redis._connections import Call
 from mcp_task_runtime.stores.redis._form import from_micros, to_micros
-from mcp_task_runtime.stores.redis._pages import Entry, Pages
+from mcp_task_runtime.stores.redis._pages import Entry, Pages, place_of
 
 __all__ = ["Search"]
 
@@ -26,8 +25,6 @@ _FEWEST: Final = 50
 
 _MOST: Final = 1_000
 """Most entries that are read at once, unless the page is longer."""
-
-_TAG_BYTES: Final = 12
 
 
 class Search:
@@ -42,28 +39,29 @@ class Search:
         """Return a page of the tasks that match; see `TaskSearch.search_tasks`."""
         if limit < 1:
             raise ValueError("limit must be at least 1")
-        scope = blake2b(search_scope(wanted, newest_first=newest_first), digest_size=32).digest()
-        behind = None if cursor is None else _decode(cursor, scope)
+        scope = search_scope(wanted, newest_first=newest_first)
+        behind = None if cursor is None else place_of(cursor, scope)
         if _is_empty(wanted):
             return TaskPage(())
+        matches = matcher(wanted)
         found: list[tuple[Entry, TaskRecord]] = []
         looked = 0
         most = max(limit + 1, _FEWEST)
         while True:
             page, behind = await self._page(wanted, newest_first, behind, most)
             live = [(entry, entry.record) for entry in page if entry.is_live and entry.record is not None]
-            found += [
-                (entry, record) for entry, record in live if self._is_of(entry, record) and _matches(record, wanted)
-            ]
+            found += [(entry, record) for entry, record in live if self._is_of(entry, record) and matches(record)]
             looked += most
             if len(found) > limit or behind is None or looked >= LOOKED_AT_MOST:
                 break
             most = max(limit + 1, min(2 * most, _MOST))  # the filter leaves out many
         records = tuple(record for _, record in found[:limit])
         if len(found) <= limit:
-            return TaskPage(records, None if behind is None else _encode(*behind, scope))
-        last = found[limit - 1][0]
-        return TaskPage(records, _encode(last.place, last.member, scope))
+            next_place = behind
+        else:
+            last = found[limit - 1][0]
+            next_place = last.place, last.member
+        return TaskPage(records, None if next_place is None else encode_cursor(b"%d %b" % next_place, scope))
 
     def _is_of(self, entry: Entry, record: TaskRecord) -> bool:
         """Return whether an entry is this task's, not that of an earlier one with the same identifier."""
@@ -85,7 +83,7 @@ class Search:
             (wanted.id_prefix or "").encode("utf-8", "surrogatepass")[:128],
             *self._pages.record_ends,
             1 if wanted.errors_only else 0,
-            _lower(wanted.text or "").encode("utf-8", "surrogatepass"),
+            ascii_lower(wanted.text or "").encode("utf-8", "surrogatepass"),
         )
         (reply,) = await self._backend.send(self._backend.call_search("search", *arguments))
         page: list[tuple[bytes, Any, Any]] = reply[1]
@@ -124,42 +122,3 @@ class Search:
 def _is_empty(wanted: TaskFilter) -> bool:
     """Whether nothing can match."""
     return any(some is not None and not some for some in (wanted.statuses, wanted.names, wanted.owners))
-
-
-def _matches(record: TaskRecord, wanted: TaskFilter) -> bool:
-    task = record.task
-    return (
-        (wanted.statuses is None or task.status in wanted.statuses)
-        and (wanted.names is None or record.request.name in wanted.names)
-        and (wanted.owners is None or record.owner in wanted.owners)
-        and (wanted.id_prefix is None or task.task_id.startswith(wanted.id_prefix))
-        and (not wanted.errors_only or (record.outcome is not None and record.outcome.is_error))
-        and (wanted.text is None or _lower(wanted.text) in _lower(task.status_message or ""))
-        and (wanted.created_after is None or task.created_at >= wanted.created_after)
-        and (wanted.created_before is None or task.created_at < wanted.created_before)
-    )
-
-
-def _lower(text: str) -> str:
-    """Return text with its ASCII letters in lower case, and no others."""
-    return text.translate(_LOWER)
-
-
-_LOWER: Final = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
-
-
-def _encode(place: int, member: bytes, scope: bytes) -> str:
-    raw = b"%d " % place + member
-    return urlsafe_b64encode(blake2b(raw, digest_size=_TAG_BYTES, key=scope).digest() + raw).decode()
-
-
-def _decode(cursor: str, scope: bytes) -> tuple[int, bytes]:
-    try:
-        raw = urlsafe_b64decode(cursor.encode("ascii"))[_TAG_BYTES:]
-        number, _, member = raw.partition(b" ")
-        place = int(number)
-    except (ValueError, binascii.Error):
-        raise InvalidCursorError from None
-    if _encode(place, member, scope) != cursor:
-        raise InvalidCursorError
-    return place, member

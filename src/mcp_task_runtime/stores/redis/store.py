@@ -51,7 +51,7 @@ from mcp_task_runtime.errors import (
     TaskNotFoundError,
 )
 from mcp_task_runtime.stores import _storable
-from mcp_task_runtime.stores._cursor import decode_cursor, encode_cursor
+from mcp_task_runtime.stores._cursor import encode_cursor, owner_scope
 from mcp_task_runtime.stores._opened import Opened
 from mcp_task_runtime.stores.redis._backend import Backend, Source
 from mcp_task_runtime.stores.redis._calls import TaskCalls, fencing, loaded, optional
@@ -74,7 +74,7 @@ from mcp_task_runtime.stores.redis._form import (
     to_micros,
 )
 from mcp_task_runtime.stores.redis._leases import Leases
-from mcp_task_runtime.stores.redis._pages import Entry, Pages
+from mcp_task_runtime.stores.redis._pages import Entry, Pages, place_of
 from mcp_task_runtime.stores.redis._scripts import FOLLOWS, LIVE, UPDATES
 from mcp_task_runtime.stores.redis._search import Search
 from mcp_task_runtime.stores.redis._statistics import RedisStatistics
@@ -292,7 +292,8 @@ class RedisTaskStore(Opened):
         """Return a page of one owner's tasks; see `TaskStore.list_tasks`. Damaged tasks are left out."""
         if limit < 1:
             raise ValueError("limit must be at least 1")
-        place = 0 if cursor is None else decode_cursor(cursor, owner)
+        scope = owner_scope(owner)
+        place = 0 if cursor is None else place_of(cursor, scope)[0]
         index = self._keys.of_owner(owner)[0]
         found: list[Entry] = []
         while True:
@@ -306,7 +307,8 @@ class RedisTaskStore(Opened):
                 break
             place = page[-1].place
         records = tuple(entry.record for entry in found[:limit] if entry.record is not None)
-        return TaskPage(records, encode_cursor(found[limit - 1].place, owner) if len(found) > limit else None)
+        next_cursor = encode_cursor(b"%d" % found[limit - 1].place, scope) if len(found) > limit else None
+        return TaskPage(records, next_cursor)
 
     async def delete_task(self, task_id: str) -> bool:
         """Delete the task; see `TaskStore.delete_task`."""
