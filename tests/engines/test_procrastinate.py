@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import psycopg
 import pytest
 
 if importlib.util.find_spec("procrastinate") is None:
@@ -107,19 +108,25 @@ async def test_it_connects_when_the_database_is_back_that_was_down_at_first(monk
 
 
 class HeldPool(AsyncConnectionPool[Any]):
-    """Holds what the worker has read, where the test says so."""
+    """Holds what the worker has read, or fails in a task of the event loop, where the test says so."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.holds = False
         self.held, self.goes_on = asyncio.Semaphore(0), asyncio.Semaphore(0)
+        self.fails_in = ""
+        self.failed = asyncio.Queue[str]()
 
     @asynccontextmanager
     async def connection(self, *args: Any) -> AsyncIterator[Any]:
+        task = asyncio.current_task()
+        name = "" if task is None else task.get_name()  # as the engine names it
+        if name and name == self.fails_in:
+            self.failed.put_nowait(name)
+            raise psycopg.OperationalError
         async with super().connection(*args) as connection:
             yield connection
-            task = asyncio.current_task()
-            if self.holds and task is not None and task.get_name() == "worker loop":  # as the engine names it
+            if self.holds and name == "worker loop":
                 self.held.release()
                 await self.goes_on.acquire()
 
@@ -341,3 +348,47 @@ async def test_a_worker_that_cannot_listen_for_a_while_goes_on(site: Site, monke
             await failed.wait()
             await site.submit("task-0")
             await work.until_begun(1)
+
+
+@pytest.mark.parametrize("where", ["worker loop", "update_heartbeats", "listener"])
+async def test_a_worker_that_loses_its_database_goes_on_beside_the_tasks_that_it_runs(
+    site: Site, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """L12, L13: one of them may wait for days, and the engine's worker would not start again before."""
+    site.worker.app.worker_defaults.update(fetch_job_polling_interval=0.05, update_heartbeat_interval=0.05)
+    is_lost = asyncio.Event()
+
+    async def listen(**_: Any) -> None:
+        await is_lost.wait()
+        site.pool.failed.put_nowait("listener")
+        raise ConnectorException
+
+    monkeypatch.setattr(site.worker.app.connector, "listen_notify", listen)
+    work = Work()
+    async with site.working(work, 4):
+        await site.submit("task-0")
+        await work.until_begun(1)
+        if where == "listener":
+            is_lost.set()
+        else:
+            site.pool.fails_in = where
+        for _ in range(2):
+            assert await site.pool.failed.get() == where
+        site.pool.fails_in = ""
+        await site.submit("task-1")
+        await work.until_begun(2)
+    assert site.jobs() == {"succeeded": 2}
+
+
+async def test_a_worker_that_others_took_for_lost_goes_on(site: Site) -> None:
+    """L12: its database was away for longer than a heartbeat may be."""
+    site.worker.app.worker_defaults["fetch_job_polling_interval"] = 0.05
+    work = Work()
+    async with site.working(work, 4):
+        await site.submit("task-0")
+        await work.until_begun(1)
+        site.read("DELETE FROM {}.procrastinate_workers")
+        await site.submit("task-1")
+        await work.until_begun(2)
+    assert site.jobs() == {"succeeded": 2}
+    assert site.read("SELECT id FROM {}.procrastinate_workers") == []

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
+import anyio
 from procrastinate import sql
 from procrastinate.exceptions import AlreadyEnqueued, ConnectorException
 from procrastinate.jobs import Job, Status
 from procrastinate.manager import JobManager
 from procrastinate.sync_psycopg_connector import wrap_exceptions
-from psycopg.errors import UndefinedFunction, UndefinedObject, UndefinedTable
+from psycopg.errors import ForeignKeyViolation, UndefinedFunction, UndefinedObject, UndefinedTable
 from psycopg.rows import dict_row
 
 from mcp_task_runtime.engines._batches import Batch, Batches
 
 __all__ = ["NO_TABLES", "Jobs", "lacks_tables"]
+
+logger: logging.Logger = logging.getLogger("mcp_task_runtime.engines.procrastinate")
+
+_RETRY_SECONDS: Final = 1.0
 
 NO_TABLES: Final = (
     "The database has no tables of procrastinate, or those of another version: run 'procrastinate schema --apply', or "
@@ -35,7 +41,8 @@ class Jobs(JobManager):  # type: ignore[misc]  # of untyped code
 
     A transaction for each job that is deferred, and for each that is fetched, costs more than the job: what comes at
     one time shares one. And the engine's worker forgets a notification that comes while it fetches: the job would wait
-    until the worker polls, 5 s later.
+    until the worker polls, 5 s later. Where a call of that worker fails because the database is down, it would end, and
+    wait for all that it runs before it could start again: here it polls until the database is back.
     """
 
     def __init__(self, connector: Any) -> None:
@@ -46,6 +53,8 @@ class Jobs(JobManager):  # type: ignore[misc]  # of untyped code
         self._fetched: deque[Any] = deque()
         self._wanted = 1
         self._notices = 0
+        self._numbers: dict[int, int] = {}
+        self._is_failing = False
 
     async def defer(self, job: Any) -> None:
         """Defer a job, unless one waits that has its queueing lock."""
@@ -72,11 +81,25 @@ class Jobs(JobManager):  # type: ignore[misc]  # of untyped code
 
     # -- what the engine's worker calls
 
+    async def unregister_worker(self, worker_id: int) -> None:
+        """Remove a worker from the database."""
+        await super().unregister_worker(self._numbers.pop(worker_id, worker_id))
+
+    async def update_heartbeat(self, worker_id: int) -> None:
+        """Note that a worker is alive, if the database answers."""
+        with suppress(ConnectorException):
+            await super().update_heartbeat(self._numbers.get(worker_id, worker_id))
+
     async def fetch_job(self, queues: Iterable[str] | None, worker_id: int) -> Any:
-        """Return a job that was fetched, or fetch some; `None` if none waits."""
+        """Return a job that was fetched, or fetch some; `None` if none waits, or the database does not answer."""
         while not self._fetched:
             notices = self._notices
-            self._fetched.extend(await self._fetch(queues, worker_id))
+            try:
+                self._fetched.extend(await self._fetch(queues, self._numbers.get(worker_id, worker_id)))
+            except ConnectorException as error:
+                await self._note_failure(error, worker_id)
+                return None
+            self._is_failing = False
             if not self._fetched and notices == self._notices:
                 return None
         return self._fetched.popleft()
@@ -96,13 +119,16 @@ class Jobs(JobManager):  # type: ignore[misc]  # of untyped code
             self._held.discard(job.id)
 
     async def listen_for_jobs(self, *, on_notification: Any, queues: Iterable[str] | None = None) -> None:
-        """Hear of jobs, until cancelled."""
+        """Hear of jobs, until cancelled. Those that come while the database does not answer are polled for."""
 
         async def notice(**news: Any) -> None:
             self._notices += 1
             await on_notification(**news)
 
-        await super().listen_for_jobs(on_notification=notice, queues=queues)
+        while True:
+            with suppress(ConnectorException):
+                await super().listen_for_jobs(on_notification=notice, queues=queues)
+            await anyio.sleep(_RETRY_SECONDS)
 
     # -- inside
 
@@ -120,6 +146,15 @@ class Jobs(JobManager):  # type: ignore[misc]  # of untyped code
             if lacks_tables(error):
                 raise ConnectorException(NO_TABLES) from None
             raise
+
+    async def _note_failure(self, error: ConnectorException, worker_id: int) -> None:
+        """Log an outage once; register a worker again, under another number, if others took it for lost meanwhile."""
+        if isinstance(error.__cause__, ForeignKeyViolation):
+            with suppress(ConnectorException):
+                self._numbers[worker_id] = await self.register_worker()
+        elif not self._is_failing:
+            self._is_failing = True
+            logger.warning("The worker of procrastinate cannot fetch jobs; it tries again", exc_info=error)
 
     async def _fetch(self, queues: Iterable[str] | None, worker_id: int) -> list[Any]:
         """Fetch jobs, as many as may begin at once, and twice as many as the last time if there were enough then."""

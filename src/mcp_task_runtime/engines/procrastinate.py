@@ -142,7 +142,7 @@ class ProcrastinateDispatcher:
                     is_told = True
                     logger.error("%s. The worker starts when they are there", NO_TABLES)
             else:
-                logger.warning("The worker of procrastinate ended, as it does where it cannot listen; it starts again")
+                logger.warning("The worker of procrastinate ended; it starts again")
             await asyncio.sleep(_RETRY_SECONDS)
 
     async def _prune(self) -> None:
