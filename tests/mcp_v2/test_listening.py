@@ -70,11 +70,11 @@ class World:
         self._ends[number].set()
         await settled()
 
-    def watch(self, task_id: str) -> Watch:
+    def watch(self, task_id: str, handle: TaskSnapshot | None = None) -> Watch:
         async def get() -> TaskSnapshot:
             return state(task_id, poll_ms=self.poll_ms)
 
-        return Watch(task_id, get, self.settings, self.hub)
+        return Watch(task_id, get, self.settings, self.hub, handle=handle)
 
     async def follow(self, *task_ids: str) -> list[Watch]:
         """Follow tasks that come together."""
@@ -273,10 +273,13 @@ class Crowd:
 
     async def __aenter__(self) -> Self:
         self._group = await anyio.create_task_group().__aenter__()
+        await self.wait_for_all()
+        return self
+
+    async def wait_for_all(self) -> None:
         for watch in self.watches:
             self._group.start_soon(self._wait, watch)
         await settled()
-        return self
 
     async def __aexit__(self, *raised: Any) -> None:
         self._group.cancel_scope.cancel()
@@ -325,6 +328,25 @@ async def test_many_tasks_that_come_at_once_share_a_stream_instead_of_a_look_eac
         assert crowd.looks == 8
         async with Crowd(world, "d") as crowd:
             assert crowd.looks == 1
+
+
+async def test_a_stream_that_shows_what_the_handle_said_wakes_no_caller_that_has_not_looked() -> None:
+    async with hub_of() as world:
+        async with Crowd(world, *names("a", 20)):
+            await show(world)
+        async with Crowd(world) as crowd:
+            crowd.watches = [world.watch(task_id, handle=state(task_id, poll_ms=500)) for task_id in names("b", 20)]
+            await crowd.wait_for_all()
+            await show(world)
+            assert crowd.looks == len(crowd.shown) == 8
+            not_looked_at = set(names("b", 20)) - set(crowd.shown)
+            for task_id in not_looked_at:
+                world.hub.push(state(task_id, "input_required"))
+            await anyio.wait_all_tasks_blocked()
+            assert {crowd.shown[task_id] for task_id in not_looked_at} == {"input_required"}
+        assert crowd.looks == 8
+        async with Crowd(world, *names("c", 20)) as crowd:
+            assert crowd.looks == 8, "the server has shown the tasks at the start of the stream"
 
 
 @pytest.mark.parametrize("how", ["ends", "breaks", "is silent"])

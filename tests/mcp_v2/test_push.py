@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
 import sys
 from collections.abc import AsyncGenerator, Callable, Generator
@@ -1092,7 +1093,7 @@ async def test_c11_a_client_polls_on_where_the_server_does_not_push(how: str) ->
         assert nothing_left(tasks_client)
 
 
-async def test_c11_pushes_of_nonsense_and_of_other_tasks_change_nothing() -> None:
+async def test_c11_pushes_of_nonsense_and_of_other_tasks_change_nothing(caplog: pytest.LogCaptureFixture) -> None:
     """Wire rule C14: what is malformed says only that there is something to see; what is so, `tasks/get` says."""
     scripted = ScriptedServer(*[working(str(n)) for n in range(5)], completed("in the end"))
 
@@ -1117,6 +1118,9 @@ async def test_c11_pushes_of_nonsense_and_of_other_tasks_change_nothing() -> Non
         with anyio.fail_after(PATIENCE):
             assert text_of(await client.call_tool("work")) == "in the end"
     assert nothing_left(tasks_client)
+    assert {"A server pushed a change that names no task"} == {
+        record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING
+    }
 
 
 async def test_c11_a_push_during_a_look_makes_the_client_look_again() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -11,15 +12,17 @@ import anyio
 import mcp_types as types
 from mcp.client import ClaimContext, ClientSession
 from mcp_types import CallToolResult
-from pydantic import BaseModel, ConfigDict, Field, StrictStr, model_validator
-from typing_extensions import Self
+from pydantic import ConfigDict
 
 from mcp_task_runtime.adapters.mcp_v2_client._client_task import ClientTask
 from mcp_task_runtime.adapters.mcp_v2_client._errors import ERRORS, InvalidTaskResponseError
 from mcp_task_runtime.adapters.mcp_v2_client._sessions import Sessions
 from mcp_task_runtime.core.event_loop import current_task
+from mcp_task_runtime.core.json import JSONObject
 
-__all__ = ["Channel", "Handle", "Started", "arriving", "starting"]
+__all__ = ["Arriving", "Channel", "Handle", "Started", "starting"]
+
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 class Handle(types.Result):
@@ -30,29 +33,21 @@ class Handle(types.Result):
     result_type: Literal["task"] = "task"
 
 
-class Pushed(BaseModel):
-    """A pushed change, as it came but for the id."""
-
-    model_config = ConfigDict(extra="allow")
-
-    task_id: StrictStr = Field(alias="taskId")
-
-
-def arriving(take: Callable[[Pushed], None]) -> type[Pushed]:
-    """Return a model that hands over each notification as soon as the SDK validates it, which must not raise.
+class Arriving:
+    """Stands for the model of a notification: hands over the params as soon as the SDK validates them.
 
     The SDK validates a notification when it arrives, and then queues it: the queue gives one to its handler in
     each turn of the event loop, and drops the oldest of more than 256. A hundred tasks that end at about the
     same time would be seen late, or not.
     """
 
-    class Arriving(Pushed):
-        @model_validator(mode="after")
-        def _arrive(self) -> Self:
-            take(self)
-            return self
+    def __init__(self, take: Callable[[JSONObject], None]) -> None:
+        """Make a model; `take` must not raise."""
+        self._take = take
 
-    return Arriving
+    def model_validate(self, params: JSONObject) -> None:
+        """Hand over the params, and leave nothing to be queued."""
+        self._take(params)
 
 
 class Channel:
@@ -90,16 +85,23 @@ class Channel:
             raise
         raise Started(ClientTask(task, session, tool_name=context.tool_name))
 
-    def take_push(self, pushed: Pushed) -> None:
+    def take_push(self, params: JSONObject) -> None:
         """Take a change of a task of 2026-07-28."""
         session = None if self._session is None else self._session()
-        self._sessions.push(session, pushed.task_id, {**(pushed.model_extra or {}), "taskId": pushed.task_id})
+        self._push(session, params)
 
-    def take_status(self, pushed: Pushed) -> None:
+    def take_status(self, params: JSONObject) -> None:
         """Take a change of a task of 2025-11-25, which holds no result: it makes a look due."""
-        self._sessions.push(None, pushed.task_id, {})
+        self._push(None, params)
 
-    async def ignore(self, pushed: Pushed) -> None:
+    def _push(self, session: ClientSession | None, params: JSONObject) -> None:
+        task_id = params.get("taskId")
+        if isinstance(task_id, str):
+            self._sessions.push(session, task_id, params)
+        else:
+            logger.warning("A server pushed a change that names no task")
+
+    async def ignore(self, _: object) -> None:
         """Do nothing: the change was taken when it arrived."""
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import mcp_types as types
 from mcp.client import Client, ClientExtension, NotificationBinding, ResultClaim
@@ -24,7 +24,7 @@ from mcp_types import CallToolResult
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
-from mcp_task_runtime.adapters.mcp_v2_client._channel import Channel, Handle, Started, arriving, starting
+from mcp_task_runtime.adapters.mcp_v2_client._channel import Arriving, Channel, Handle, Started, starting
 from mcp_task_runtime.adapters.mcp_v2_client._client_task import ClientTask
 from mcp_task_runtime.adapters.mcp_v2_client._errors import ERRORS, TaskError
 from mcp_task_runtime.adapters.mcp_v2_client._sessions import Sessions
@@ -131,9 +131,10 @@ class TasksClient(ClientExtension):
     def notifications(self) -> Sequence[NotificationBinding[Any]]:
         """Return the bindings for pushed changes; the SDK calls this once for each client, after `claims`."""
         channel, self._channel = self._channel or Channel(self._sessions), None
+        takes = ((NOTIFICATION, channel.take_push), (STATUS_NOTIFICATION, channel.take_status))
         return tuple(
-            NotificationBinding(method=method, params_type=arriving(take), handler=channel.ignore)
-            for method, take in ((NOTIFICATION, channel.take_push), (STATUS_NOTIFICATION, channel.take_status))
+            NotificationBinding(method=method, params_type=cast(Any, Arriving(take)), handler=channel.ignore)
+            for method, take in takes
         )
 
     async def start(

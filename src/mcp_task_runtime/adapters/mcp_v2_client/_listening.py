@@ -153,7 +153,7 @@ class ListenHub:
 
     def _learn(self, stream: _Stream, first: TaskSnapshot, *, is_repeated: bool) -> None:
         """Note what the first state that a stream showed of a task says of the server."""
-        if is_repeated:  # it had not changed since it was looked at
+        if is_repeated:  # it had not changed since it was looked at, or made
             self._shows_at_once = True
         elif self._shows_at_once is None and is_terminal(first.status):
             stream.ended += 1  # short tasks have often ended before their stream is open

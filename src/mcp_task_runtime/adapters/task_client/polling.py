@@ -103,13 +103,29 @@ class Watch:
     """Looks at one task, for one caller at a time. Call `close` at the end."""
 
     def __init__(
-        self, task_id: str, get: Callable[[], Awaitable[TaskSnapshot]], settings: PollSettings, pushes: Pushes | None
+        self,
+        task_id: str,
+        get: Callable[[], Awaitable[TaskSnapshot]],
+        settings: PollSettings,
+        pushes: Pushes | None,
+        *,
+        handle: TaskSnapshot | None = None,
     ) -> None:
+        """Make a watch that has not looked yet.
+
+        Args:
+            task_id: The task.
+            get: Looks at it.
+            settings: How often it is looked at.
+            pushes: Has its changes pushed, if they are wanted.
+            handle: What its call was answered with, if the caller knows it: a push of the same state is no news.
+        """
         self.task_id = task_id
         self.begun: int = 0
         self._get = get
         self._settings = settings
         self._pushes = pushes
+        self._handle = handle
         self._seen: TaskSnapshot | None = None
         self._pushed: TaskSnapshot | None = None
         self._is_pushed = False
@@ -144,7 +160,8 @@ class Watch:
             self._is_pushed = True
             self._due = max(self._due, event_loop_time() + self._settings.pushed_interval_ms / 1000)
         latest = self._pushed or self._seen
-        if latest is not None and _is_repeated(snapshot, latest):
+        known = latest or self._handle
+        if known is not None and _is_repeated(snapshot, known):
             return True
         if latest is None or _is_later(snapshot, latest):
             self._pushed = snapshot

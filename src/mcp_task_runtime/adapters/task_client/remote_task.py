@@ -164,7 +164,8 @@ class RemoteTask(ABC, Generic[ResultT]):
 
     def watch(self) -> Watch:
         """Return a watch of the task."""
-        return Watch(self.task_id, self.get, self.connection.limits.polling, self._pushes)
+        polling = self.connection.limits.polling
+        return Watch(self.task_id, self.get, polling, self._pushes, handle=self.handle)
 
     async def result(self) -> ResultT:
         """Follow the task to its end, together with all others who do.
