@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import gc
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Annotated, Any
 
@@ -413,6 +414,33 @@ async def test_ending_the_task_releases_every_open_question(end: str) -> None:
             await (desk.context.complete({"n": 1}) if end == "complete" else desk.context.fail("x"))
         assert released == [await desk.status()] * len(ASKS)
         assert desk.mailboxes.mailboxes == 0
+
+
+@pytest.mark.parametrize("method", ["elicit", "elicit_as_task", "create_message", "create_message_as_task"])
+async def test_while_a_question_waits_its_text_is_all_that_is_kept_of_it(method: str) -> None:
+    """A prompt may have megabytes, and its answer may take days."""
+    asks: dict[str, Callable[[ServerTaskContext], Coroutine[Any, Any, Any]]] = {
+        "elicit": lambda task: task.elicit(unique(), FORM),
+        "elicit_as_task": lambda task: task.elicit_as_task(unique(), FORM),
+        "create_message": lambda task: task.create_message([said(unique())], max_tokens=5),
+        "create_message_as_task": lambda task: task.create_message_as_task([said(unique())], max_tokens=5),
+    }
+
+    def unique() -> str:
+        return f"{method} {desk.task_id}"
+
+    def said(text: str) -> JSON:
+        return {"role": "user", "content": {"type": "text", "text": text}}
+
+    async with open_desk(delivering=False) as desk, anyio.create_task_group() as group:
+        group.start_soon(asks[method], desk.context)
+        await desk.until_asked()
+        gc.collect()
+        forms = [each.get("message") for each in gc.get_objects() if type(each) is dict]
+        prompts = [each.get("content") for each in gc.get_objects() if type(each) is dict]
+        texts = [*forms, *(each.get("text") for each in prompts if type(each) is dict)]
+        assert unique() not in [each for each in texts if type(each) is str]
+        group.cancel_scope.cancel()
 
 
 async def test_asking_after_the_end_raises_and_leaves_nothing() -> None:

@@ -578,7 +578,9 @@ class ServerTaskContext:
             tool_choice=tool_choice,
         )
         self._questions.require_handler("create_message")
-        return read_answer(CreateMessageResult, await self.ask("sampling/createMessage", params, timeout=timeout))
+        asking = self.ask("sampling/createMessage", params, timeout=timeout)
+        del messages, tools, params  # the answer may take days
+        return read_answer(CreateMessageResult, await asking)
 
     @overload
     async def elicit_as_task(
@@ -613,7 +615,9 @@ class ServerTaskContext:
         self._questions.require_client_tasks("elicitation", "elicitation", "create")
         self._questions.require_handler("elicit_as_task")
         params = {**form_params(message, requested_schema), "task": {"ttl": ttl}}
-        return read_elicitation(await self.ask("elicitation/create", params, timeout=timeout), requested_schema)
+        asking = self.ask("elicitation/create", params, timeout=timeout)
+        del params  # the answer may take days
+        return read_elicitation(await asking, requested_schema)
 
     async def create_message_as_task(
         self,
@@ -656,8 +660,9 @@ class ServerTaskContext:
             tool_choice=tool_choice,
         )
         self._questions.require_handler("create_message_as_task")
-        answer = await self.ask("sampling/createMessage", {**params, "task": {"ttl": ttl}}, timeout=timeout)
-        return read_answer(CreateMessageResult, answer)
+        asking = self.ask("sampling/createMessage", {**params, "task": {"ttl": ttl}}, timeout=timeout)
+        del messages, tools, params  # the answer may take days
+        return read_answer(CreateMessageResult, await asking)
 
     async def ask(self, method: str, params: JSONObject, *, timeout: float | None = None) -> JSONObject:
         """Put any request to the client, such as `roots/list`, and return its result.
