@@ -35,8 +35,8 @@ The rooms. `types` and `views` hold frozen values; `transitions` is the only cod
 `store`, `message_queue` and `clock` are the interfaces of a backend; `abilities` finds out what one can do, `mirror`
 and `observed_store` stand in for one, `sealed` tells sealed values from plain ones, `reader` reads tasks, also for
 their owners, and `polls` says how often; `store_calls` has what holds for each call of a store. `questions` asks and
-answers. `task_maker` makes tasks, `endings` is the only code that ends one, `followers` the only code that waits for
-changes.
+answers. `task_maker` makes tasks, `endings` is the only code that ends one, `followers` and
+`followed_task` the only code that waits for changes.
 
 `execution` is one run of work as a state table, `run_end` says what its end makes of the task; `workers` run it in
 a `group` that nothing breaks, and `open_tasks` are those whose work does not run here. `live_tasks`, `stored_tasks`,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from mcp_task_runtime.core.followed_task import do_nothing
 from mcp_task_runtime.core.followers import TaskFollowers
 from mcp_task_runtime.core.types import TaskRecord
 
@@ -34,7 +35,7 @@ class OpenTasks:
     def watch(self, record: TaskRecord) -> None:
         """Watch a task from this record on."""
         task_id = record.task_id
-        self._unwatch[task_id] = _do_nothing  # a task that has ended is discarded at once
+        self._unwatch[task_id] = do_nothing  # a task that has ended is discarded at once
         unwatch = self._followers.watch_end(task_id, partial(self._on_end, task_id), after=record.revision)
         if task_id in self._unwatch:
             self._unwatch[task_id] = unwatch
@@ -56,7 +57,3 @@ class OpenTasks:
         """End all watches: the runtime closes."""
         for task_id in list(self._unwatch):
             self.discard(task_id)
-
-
-def _do_nothing() -> None:
-    pass
