@@ -20,8 +20,8 @@ the work raised.
   client may refuse.
 - `QuestionTimeoutError`: no answer came within `timeout=`. The question is withdrawn; ask again or go on without.
 - `StepResultError`: what a step takes or returns is not JSON. Return plain values or a pydantic model.
-- `StepChangedError`: a rerun takes other steps than the run before. Make steps depend on arguments and the results of
-  steps alone; after a change of code start the task afresh.
+- `StepChangedError`: a rerun takes other steps than the run before. Make steps depend only on arguments and the
+  results of steps; after a change of code, start the task again.
 - `StoreUnavailableError`: the backend did not answer within the store's `timeout`. Retry; `mcp-tasks doctor` shows
   more.
 - `StoreClosedError`: the store is used outside of its `async with`, or after it. Keep it open as long as the server.

@@ -60,7 +60,7 @@ class ServerTaskContext:
 
     Say how the work goes (`update_status`, `report_progress`), ask the client (`elicit`, `create_message`
     and their relatives), look whether to stop (`is_cancelled`). Questions go through the task's message
-    queue: the client answers them when it can, maybe on another connection or another server
+    queue: the client answers them when it can, perhaps on another connection or another server
     process. While at least one is open the task is `input_required` (law L5).
 
     Every asking method takes a `timeout` in seconds, and raises, in addition to what it names:
@@ -183,7 +183,7 @@ class ServerTaskContext:
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: object, handler: object) -> JSONObject:
-        """Refuse to be an argument that clients pass: a tool with such a parameter was made without these tasks.
+        """Refuse to be an argument that clients pass: a tool with this parameter was made without these Tasks.
 
         Raises:
             TypeError: Always.
@@ -331,8 +331,8 @@ class ServerTaskContext:
         """Run a function as a step and record its result; a rerun gets the recorded result instead (law L12).
 
         The step runs at least once, its result is recorded exactly once, in a store that several processes can use and
-        for a task that is `rerunnable`. Elsewhere the function runs all the same, and nothing is recorded. The first
-        run, too, gets the result as it comes back from JSON. Steps that run side by side find their results by name
+        for a task that is `rerunnable`. Elsewhere the function runs, and nothing is recorded. In the first
+        run, too, the result is what its JSON restores. Steps that run side by side find their results by name
         and arguments; those that the work takes one after the other must come in the same order in a rerun.
 
         Args:

@@ -3,7 +3,7 @@
 The runtime has one when its store implements `TaskLeases` (law L12).
 
 After a failed call, a gap between two turns or its start, a keeper claims nothing until the store has worked for a full
-lease: a process whose leases lapsed only because the store was away has renewed them by then.
+lease: a process whose leases lapsed only because the store was unavailable has renewed them by then.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ class PostponedRuns:
     async def postpone(self, record: TaskRecord, delay: timedelta, error: BaseException | None) -> bool:
         """Let a task wait whose run has ended; return whether it does: not if it has ended, or was lost.
 
-        A store that fails costs precision alone: the lease lapses, and the task is claimed then.
+        A store that fails only costs precision: the lease lapses, and the task is claimed then.
 
         Args:
             record: The task.

@@ -3,7 +3,7 @@
 With a store that has `TaskQuestions`, used with its own queue, asking and answering are one write each: the
 question or the answers, and the status.
 
-A store and a queue of different makers are two objects, maybe two processes apart, so status and questions
+A store and a queue of different makers are two objects, perhaps in two processes, so status and questions
 cannot change in one step. Then the code that changes the set of open questions calls `sync_status` afterwards, which
 derives the status from the queue and writes it only if the task has not changed since it was read. It writes
 each time, so of two calls that overlap the later one sees both changes.
@@ -87,7 +87,7 @@ async def get_view(store: TaskStore, queue: TaskMessageQueue, task_id: str) -> T
 async def answer_questions(
     store: TaskStore, queue: TaskMessageQueue, task_id: str, answers: Mapping[str, Answer]
 ) -> frozenset[str]:
-    """Give questions their answers and set the status. The first answer to each wins (law L5).
+    """Answer questions and set the status. The first answer to each wins (law L5).
 
     Cancelled, all of it happened or, with a store that has `TaskQuestions`, nothing of it.
 

@@ -45,7 +45,7 @@ class TaskMaker:
         *,
         is_shared: bool,
     ) -> None:
-        """Make the maker.
+        """Make the maker of a runtime's tasks.
 
         Args:
             store: Where the tasks are kept.
@@ -53,7 +53,7 @@ class TaskMaker:
             live: Counts the live tasks; the new one is added.
             stored: Counts the stored tasks; the new one is added.
             leases: The leases of this process, if the store has leases.
-            observer: Knows the trace that a task belongs to.
+            observer: Returns the trace that a task belongs to.
             is_shared: Whether other processes use the store; if not, only tasks that may rerun have leases, which
                 count their attempts.
         """
@@ -119,7 +119,7 @@ class TaskMaker:
     async def join(self, spec: TaskSpec, *, shield: bool = False) -> TaskRecord | None:
         """Return the task that a call joins, or `None`; no task is created.
 
-        Only a store with `TaskQuotas` can be asked for that alone; with others a call joins none here.
+        Only a store with `TaskQuotas` can join without creating a task; with others a call joins none here.
 
         Args:
             spec: What a task would have been made with.

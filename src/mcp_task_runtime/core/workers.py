@@ -462,7 +462,7 @@ class Workers:
                     self._observer.started(execution, execution.record)
             execution.has_begun = True
             running = work(execution)
-            del work  # what it holds may be needed at the beginning alone
+            del work  # what it holds may be needed only at the beginning
             end.value = await running
         except anyio.get_cancelled_exc_class() as error:
             if await self._group.is_stray(execution.scope):

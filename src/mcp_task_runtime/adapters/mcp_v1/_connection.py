@@ -1,6 +1,6 @@
-"""Connections on `mcp` 1.x, and the faults of the SDK's own that are mended here.
+"""Connections on `mcp` 1.x, with workarounds for faults of the SDK.
 
-Each mend names the versions that need it; with the last of them it can go.
+Each workaround names the versions that need it; with the last of them it can go.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ _ENDS_REQUESTS: Final = tuple(map(int, version("mcp").split(".")[:2])) >= (1, 27
 """Whether the SDK itself ends the requests of a connection that ends."""
 
 _PAUSE_SECONDS: Final = 1.0
-"""How long a connection may take to settle before something goes on without that."""
+"""How long to wait for a connection to be idle, before going on regardless."""
 
 _ID_BITS: Final = 48
-"""Request ids start at a random number of so many bits: JSON readers everywhere hold it exactly."""
+"""Request ids start at a random number of so many bits: every JSON parser holds it exactly."""
 
 
 class Connection:
-    """A connection's incoming messages. Its end ends the requests that still wait.
+    """A connection's incoming messages. When it ends, it ends the requests that still wait.
 
-    `mcp` before 1.27 lets them wait without end, and stumbles over requests to the client that are open then.
+    `mcp` before 1.27 lets them wait without end, and fails on requests to the client that are open then.
     """
 
     def __init__(self, stream: Any, *, is_stateless: bool = False, has_list: bool = True) -> None:

@@ -29,7 +29,7 @@ class Conversions:
     """
 
     def __init__(self, mcp: FastMCP[Any], server: Server[Any, Any], handler: Any) -> None:
-        """Know no tools.
+        """Make it without tools.
 
         Args:
             mcp: The server.

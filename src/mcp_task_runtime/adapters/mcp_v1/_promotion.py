@@ -91,7 +91,7 @@ class _TaskSession(SessionProxy):
         message: str | None = None,
         related_request_id: str | None = None,
     ) -> None:
-        """Report progress of the task, for whichever token: the task has its own."""
+        """Report progress of the task, for any token: the task has its own."""
         with as_mcp_errors():
             await (await self._call.context()).report_progress(progress, total, message)
 

@@ -118,7 +118,7 @@ def _user(ctx: Context) -> AuthenticatedUser | None:
 
 
 def authenticated_principal(ctx: Context) -> str | None:
-    """Return the text that the adapter for `mcp` 2.x has for this principal, too."""
+    """Return the principal of a request, in the same text as the adapter for `mcp` 2.x."""
     user = _user(ctx)
     if user is None:
         return None
@@ -159,7 +159,7 @@ def protocol_version(ctx: Context) -> object:
 
 
 class as_caller:  # read as a verb: with as_caller(ctx)
-    """Context manager that lets `get_access_token()` tell of this request's caller, also in background work."""
+    """Context manager in which `get_access_token()` returns the token of this request, also in background work."""
 
     __slots__ = ("_token", "_user")
 
@@ -167,7 +167,7 @@ class as_caller:  # read as a verb: with as_caller(ctx)
         self._user = _user(ctx)
 
     def __enter__(self) -> None:
-        # A variable that is not set costs the tasks nothing that keep this context.
+        # Not set where it has the value already: a variable takes memory in each task that keeps this context.
         self._token = None if self._user is auth_context_var.get() else auth_context_var.set(self._user)
 
     def __exit__(self, *_: object) -> None:
@@ -202,7 +202,7 @@ def undeliverable(ctx: Context) -> str | None:
 
 
 def liveness(ctx: Context) -> Callable[[], Awaitable[bool]] | None:
-    """Return what says whether the client still reads this request's stream.
+    """Return a function that says whether the client still reads this request's stream.
 
     Over Streamable HTTP a stream may end while the connection lives, and the handler does not learn of it.
     """

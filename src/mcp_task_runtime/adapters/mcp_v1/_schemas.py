@@ -47,7 +47,7 @@ class CompiledSchema:
         self._plain_fields = _plain_fields(schema)
 
     def takes(self, value: Any) -> bool:
-        """Return whether a value is valid. Where this cannot be said, it is not: the SDK says why."""
+        """Return whether a value is valid; `False` also where that cannot be decided, for the SDK to say why."""
         if _is_plain(self._plain_fields, value):
             return True
         try:
@@ -146,7 +146,7 @@ class ToolHandler:
 
 
 class _Request:
-    """What the SDK's own handler reads of a request, which it holds until the tool returns: maybe for days."""
+    """What the SDK's own handler reads of a request, which it holds until the tool returns, perhaps for days."""
 
     __slots__ = ("arguments", "name")
 

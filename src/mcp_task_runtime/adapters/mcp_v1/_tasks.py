@@ -179,7 +179,7 @@ class Tasks(BaseTasks[Any]):  # a type checker with mcp 2.x does not know the cl
         handlers[types.GetTaskPayloadRequest] = self._serve_result
         handlers[types.ListTasksRequest] = self._serve_list
         handlers[types.CancelTaskRequest] = self._serve_cancel
-        # Public methods, replaced on this instance: no other seam of this SDK line tells us of these.
+        # Public methods, replaced on this instance: this SDK line has no other hook for these.
         setattr(low_level, "get_capabilities", functools.partial(_get_capabilities, low_level.get_capabilities))  # noqa: B010
         setattr(low_level, "run", functools.partial(self._run_connection, low_level.run))  # noqa: B010
         if self._mcp is not None:
@@ -237,7 +237,7 @@ class Tasks(BaseTasks[Any]):  # a type checker with mcp 2.x does not know the cl
     async def _converted(self, request: TaskRequest, end: Callable[[], Any], note: NoteFailure) -> JSONObject:
         """Return what the SDK makes of the end of a tool's work.
 
-        What is more than a conversion takes a call of the tool whose work has ended before.
+        Where a conversion is not enough, the SDK calls the tool once more, with the end of its work (`EndedCall`).
         """
         assert self._conversions is not None
         name = request.name
@@ -390,7 +390,7 @@ class Tasks(BaseTasks[Any]):  # a type checker with mcp 2.x does not know the cl
     ) -> None:
         """Run one connection, as `Server.run` does; called by the SDK."""
         await self._host.keep_open()
-        # Without sessions, requestors can be told apart by their principals alone (wire rule B1).
+        # Without sessions, only their principals tell requestors apart (wire rule B1).
         has_principals = auth_context_var.get() is not None or self._principal is not authenticated_principal
         has_list = has_principals or not stateless
         capabilities = _with_tasks(initialization_options.capabilities, can_list=has_list)  # made before `install`, too
@@ -533,7 +533,7 @@ def _tells_of(result: types.ServerResult, error: TaskRuntimeError) -> bool:
 def _get_capabilities(
     original: Callable[..., types.ServerCapabilities], *args: Any, **kwargs: Any
 ) -> types.ServerCapabilities:
-    """Return what the server has, with tasks; `Server.run` takes listing away again."""
+    """Return the server's capabilities, with tasks; `_run_connection` removes listing where it is not offered."""
     return _with_tasks(original(*args, **kwargs), can_list=True)
 
 

@@ -54,7 +54,7 @@ __all__ = ["Clients2025"]
 logger: logging.Logger = logging.getLogger(__name__)
 
 _PROTOCOL_VERSIONS = frozenset({wire.PROTOCOL_VERSION, "2025-06-18"})
-"""The revision with tasks, and the one before: `mcp` 1.23.0 has tasks, and cannot say the later one's name."""
+"""The revision with tasks, and the one before: `mcp` 1.23.0 has tasks, and does not know the later one's name."""
 
 _SESSION_HEADER = "mcp-session-id"
 
@@ -83,7 +83,7 @@ class Clients2025:
         self._scopes = ConnectionScopes()
 
     async def middleware(self, ctx: Context, call_next: CallNext) -> HandlerResult:
-        """Serve what such a client requests; pass on everything else that it does."""
+        """Serve the requests of these clients that concern tasks, and pass on the others."""
         if ctx.method == "initialize":
             return await self._initialize(ctx, call_next)
         if not _is_initialized(ctx):
@@ -201,7 +201,7 @@ class Clients2025:
             return Requestor(None)
         session_id = _header(ctx, _SESSION_HEADER)
         if session_id is not None:
-            # The id admits to the session: it is kept nowhere as it is.
+            # The id gives access to the session: only its digest is kept.
             return Requestor(f"session:{hashlib.sha256(session_id.encode()).hexdigest()}")
         # The session is a new object for each request, but these params are the connection's own.
         return Requestor(self._scopes.of(ctx.session.client_params))
@@ -227,7 +227,7 @@ def _is_initialized(ctx: Context) -> bool:
 
 
 def _liveness(ctx: Context) -> Callable[[], Awaitable[bool]] | None:
-    """Return what says whether the client still reads this request's stream.
+    """Return a function that says whether the client still reads this request's stream.
 
     Over Streamable HTTP a stream may end while the connection lives, and the handler does not learn of it.
     """

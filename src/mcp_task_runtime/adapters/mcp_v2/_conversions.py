@@ -30,7 +30,7 @@ class Conversions:
     """The tools whose results can be made apart from their calls: those that were made with `Tasks.tool`."""
 
     def __init__(self, runtime: TaskRuntime) -> None:
-        """Know no tools."""
+        """Make it without tools."""
         self._runtime = runtime
         self._tools: dict[str, Tool] = {}
         self._unclear: set[str] = set()

@@ -4,7 +4,7 @@ A stream is one `subscriptions/listen` request. It lives in a background task, s
 that opened it, and it stops with the last follower of its tasks. Tasks that are followed at about the same
 time share a stream. When no further stream may be opened, the one with the fewest tasks is replaced by one
 for its tasks and the new ones: a server shows each task at the start of a stream, so nothing is missed.
-Where many tasks come at once, and the server was seen to do so, they share a stream instead of a look each.
+Where many tasks come at once, and the server is known to do so, they share a stream instead of a look each.
 """
 
 from __future__ import annotations
