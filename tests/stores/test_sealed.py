@@ -398,7 +398,7 @@ async def test_a_task_whose_key_is_missing_fails_alone() -> None:
         assert shown[own[0]] == await ours.get_task(own[0])
         seen: list[TaskRecord | None] = []
         for task_id in (foreign[0], own[0]):
-            ours.watch_task(task_id, seen.append, after=0)()  # type: ignore[attr-defined]
+            ours.watch_task(task_id, seen.append, after=0)()
         assert seen == [None, await ours.get_task(own[0])]
         (cancelled,) = [await ours.finish_task(foreign[0], Outcome.cancelled())]
         assert (cancelled.status, cancelled.task.status_message) == ("cancelled", HIDDEN), "an operator can end it"

@@ -6,6 +6,9 @@ from typing import Any, Protocol, cast
 
 from mcp_task_runtime.core.message_queue import QueuedMessage
 from mcp_task_runtime.core.store import (
+    TaskConnecting,
+    TaskDiagnosis,
+    TaskEndWatching,
     TaskJoins,
     TaskJournal,
     TaskLeases,
@@ -14,12 +17,25 @@ from mcp_task_runtime.core.store import (
     TaskQuotas,
     TaskSearch,
     TaskStore,
+    TaskSweeping,
+    TaskTaking,
+    TaskWatching,
     TaskWork,
 )
-from mcp_task_runtime.core.types import Fence, NewTask, TaskRecord
+from mcp_task_runtime.core.types import Fence, NewTask, TaskRecord, TaskRequest
 from mcp_task_runtime.testing.checks.bench import require
 
-__all__ = ["AbleStore", "able", "fence_of", "leased_task", "question", "require_unchanged"]
+__all__ = [
+    "AbleStore",
+    "able",
+    "claimed_task",
+    "fence_of",
+    "lapsed_tasks",
+    "leased_task",
+    "question",
+    "require_unchanged",
+    "waiting_task",
+]
 
 
 class AbleStore(
@@ -32,6 +48,12 @@ class AbleStore(
     TaskQuotas,
     TaskSearch,
     TaskWork,
+    TaskSweeping,
+    TaskTaking,
+    TaskWatching,
+    TaskEndWatching,
+    TaskConnecting,
+    TaskDiagnosis,
     Protocol,
 ):
     """A store with every ability; a check uses those that it needs."""
@@ -52,6 +74,28 @@ async def leased_task(
 ) -> TaskRecord:
     """Return a new task whose lease a worker holds."""
     return await store.create_task(NewTask(**{"ttl_ms": None, **options}, worker=worker, lease_ms=lease_ms))
+
+
+async def waiting_task(
+    store: TaskStore, name: str = "tool", worker: str = "", lease_ms: int = 0, arguments_json: str = "{}"
+) -> TaskRecord:
+    """Return a new task of a tool, which waits for a worker unless one holds its lease."""
+    request = TaskRequest(name=name, arguments_json=arguments_json)
+    return await store.create_task(NewTask(ttl_ms=None, request=request, worker=worker, lease_ms=lease_ms))
+
+
+async def lapsed_tasks(store: TaskLeases, **options: Any) -> list[str]:
+    """Return the ids of the tasks whose lease has lapsed."""
+    return [record.task_id for record in await store.list_lapsed(**options)]
+
+
+async def claimed_task(store: AbleStore, task_id: str, worker: str = "two", lease_ms: int = 10_000) -> TaskRecord:
+    """Claim a task that must be to be had, for a worker."""
+    claimed = await store.claim_task(task_id, worker=worker, lease_ms=lease_ms)
+    if claimed is None:
+        raise AssertionError("a live task whose lease has lapsed, or that waits for a worker, cannot be claimed")
+    require(await store.get_task(task_id) == claimed, "claim_task returned what it did not store")
+    return claimed
 
 
 def fence_of(record: TaskRecord | None) -> Fence:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Final, Protocol, cast
+from typing import Final
 
 from mcp_task_runtime.core.store import TaskConnecting, TaskStore
 from mcp_task_runtime.core.types import NewTask
@@ -19,17 +19,9 @@ CONNECTING_CHECKS: Final[list[Check[TaskStore]]] = []
 _check = checks_into(CONNECTING_CHECKS)
 
 
-class _ConnectingStore(TaskStore, TaskConnecting, Protocol):
-    """A store that connects to something."""
-
-
-def _connecting(store: TaskStore) -> _ConnectingStore:
-    return cast(_ConnectingStore, able(store, TaskConnecting))
-
-
 @_check("L12", "L3", needs=["connecting"])
 async def connecting_again_closes_nothing_that_is_in_use(bench: StoreBench) -> None:
-    store = _connecting(bench.subject)
+    store = able(bench.subject, TaskConnecting)
     await bench.within(store.connect(), "connect does not return")
     created = await store.create_task(NewTask(ttl_ms=None))
     wait = partial(store.wait_for_update, created.task_id, after=created.revision)
@@ -45,5 +37,5 @@ async def connecting_again_closes_nothing_that_is_in_use(bench: StoreBench) -> N
 @_check("L13", needs=["connecting"])
 async def a_closed_store_cannot_be_connected(bench: StoreBench) -> None:
     async with bench.open_again() as opened:
-        store = _connecting(opened)
+        store = able(opened, TaskConnecting)
     await require_raises(StoreError, store.connect(), "connecting a closed store")

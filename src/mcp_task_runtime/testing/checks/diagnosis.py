@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, cast
+from typing import Final
 
 from mcp_task_runtime.core.store import TaskDiagnosis, TaskStore
 from mcp_task_runtime.core.types import Finding, NewTask
@@ -22,7 +22,7 @@ _check = checks_into(DIAGNOSIS_CHECKS)
 async def a_diagnosis_says_something_of_each_subject_once(bench: StoreBench) -> None:
     store = bench.subject
     created = await store.create_task(NewTask(ttl_ms=None))
-    findings = await cast(TaskDiagnosis, able(store, TaskDiagnosis)).diagnose()
+    findings = await able(store, TaskDiagnosis).diagnose()
     require(isinstance(findings, tuple), f"diagnose returned a {type(findings).__name__} and not a tuple")
     require(findings, "diagnose returned nothing")
     for finding in findings:
@@ -38,7 +38,7 @@ async def a_diagnosis_says_something_of_each_subject_once(bench: StoreBench) -> 
 @_check("L13", needs=["diagnosis"])
 async def a_closed_store_cannot_be_diagnosed(bench: StoreBench) -> None:
     async with bench.open_again() as opened:
-        store = cast(TaskDiagnosis, able(opened, TaskDiagnosis))
+        store = able(opened, TaskDiagnosis)
         await store.diagnose()
     try:
         await store.diagnose()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, cast
+from typing import Final
 
 import anyio
 
@@ -28,7 +28,7 @@ class _Watch:
         self.calls = 0
         self._bench = bench
         self._called = anyio.Event()
-        self.stop = cast(TaskEndWatching, able(bench.subject, TaskEndWatching)).watch_end(task_id, self._call)
+        self.stop = able(bench.subject, TaskEndWatching).watch_end(task_id, self._call)
 
     def _call(self) -> None:
         self.calls += 1
@@ -95,7 +95,7 @@ async def an_end_before_its_watch_is_told(bench: StoreBench) -> None:
 @_check("L3", needs=["ends"])
 async def no_end_is_watched_in_a_closed_store(bench: StoreBench) -> None:
     async with bench.open_again() as opened:
-        store = cast(TaskEndWatching, able(opened, TaskEndWatching))
+        store = able(opened, TaskEndWatching)
     try:
         store.watch_end("any", lambda: None)
     except StoreClosedError:

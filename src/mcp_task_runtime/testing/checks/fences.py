@@ -9,7 +9,14 @@ from typing import Any, Final
 from mcp_task_runtime.core.store import TaskLeases, TaskStore
 from mcp_task_runtime.core.types import Fence, TaskRecord
 from mcp_task_runtime.errors import InvalidTransitionError, LeaseLostError, RevisionConflictError, TaskNotFoundError
-from mcp_task_runtime.testing.checks.abilities import AbleStore, able, fence_of, leased_task, require_unchanged
+from mcp_task_runtime.testing.checks.abilities import (
+    AbleStore,
+    able,
+    claimed_task,
+    fence_of,
+    leased_task,
+    require_unchanged,
+)
 from mcp_task_runtime.testing.checks.bench import Check, checks_into, require, require_raises
 from mcp_task_runtime.testing.checks.store_bench import OUTCOMES, StoreBench, read_task
 from mcp_task_runtime.testing.concurrency.interleaving import Race, check_interleavings
@@ -35,13 +42,6 @@ async def _require_refused(store: AbleStore, record: TaskRecord, fence: Fence, w
         await require_unchanged(store, record, f"{name} of a run {why}")
 
 
-async def _claim(store: AbleStore, task_id: str, worker: str, lease_ms: int = 10_000) -> TaskRecord:
-    claimed = await store.claim_task(task_id, worker=worker, lease_ms=lease_ms)
-    if claimed is None:
-        raise AssertionError("a live task whose lease has lapsed cannot be claimed")
-    return claimed
-
-
 @_check("L12", needs=_NEEDS)
 async def a_run_that_holds_the_lease_writes(bench: StoreBench) -> None:
     store = able(bench.subject, TaskLeases)
@@ -65,7 +65,7 @@ async def a_run_that_lost_its_lease_changes_nothing(bench: StoreBench) -> None:
     lost = [fence_of(created)]
     for worker in ("two", "one", "one"):  # the same worker in a later run is another run
         bench.clock.advance(10)
-        claimed = await _claim(store, created.task_id, worker)
+        claimed = await claimed_task(store, created.task_id, worker)
         wait = partial(store.wait_for_update, created.task_id, after=claimed.revision)
         async with bench.waiting(wait) as (waiter,):
             for fence in lost:

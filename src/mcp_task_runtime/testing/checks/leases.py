@@ -6,10 +6,17 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from mcp_task_runtime.core.store import TaskLeases, TaskStore
-from mcp_task_runtime.core.types import Lease, NewTask, TaskRecord
+from mcp_task_runtime.core.types import Lease, TaskRecord
+from mcp_task_runtime.testing.checks.abilities import (
+    able,
+    claimed_task,
+    lapsed_tasks,
+    leased_task,
+    require_unchanged,
+)
 from mcp_task_runtime.testing.checks.bench import Check, checks_into, require, require_raises
 from mcp_task_runtime.testing.checks.store_bench import OUTCOMES, StoreBench, read_task
 from mcp_task_runtime.testing.concurrency.cancellation import Trial, check_cancellation
@@ -22,45 +29,14 @@ LEASE_CHECKS: Final[list[Check[TaskStore]]] = []
 
 _check = checks_into(LEASE_CHECKS)
 
-_METHODS: Final = ("renew_leases", "drop_leases", "list_lapsed", "claim_task")
-
-
-class _LeasedStore(TaskStore, TaskLeases, Protocol): ...
-
-
-def _leased(store: Any) -> _LeasedStore:
-    missing = [name for name in _METHODS if not callable(getattr(store, name, None))]
-    require(not missing, f"a store that is said to have leases has no {' and no '.join(missing)}")
-    leased: _LeasedStore = store
-    return leased
-
-
-async def _make(store: TaskStore, worker: str | None = "one", *, lease_ms: int = 10_000, **options: Any) -> TaskRecord:
-    return await store.create_task(NewTask(**{"ttl_ms": None, **options}, worker=worker, lease_ms=lease_ms))
-
-
-async def _lapsed(store: TaskLeases, **options: Any) -> list[str]:
-    return [record.task_id for record in await store.list_lapsed(**options)]
-
-
-async def _claim(store: TaskLeases, task_id: str, worker: str = "two") -> TaskRecord:
-    claimed = await store.claim_task(task_id, worker=worker, lease_ms=10_000)
-    if claimed is None:
-        raise AssertionError("a live task whose lease has lapsed cannot be claimed")
-    return claimed
-
-
-async def _require_unchanged(store: TaskStore, record: TaskRecord, by: str) -> None:
-    require(await read_task(store, record.task_id) == record, f"{by} changed the task")
-
 
 # --- made, renewed, dropped ---------------------------------------------------------------------------
 
 
 @_check("L12", needs=["leases"])
 async def a_lease_is_made_with_the_task_and_kept_by_its_updates(bench: StoreBench) -> None:
-    store = _leased(bench.subject)
-    created, unleased = await _make(store), await _make(store, None)
+    store = able(bench.subject, TaskLeases)
+    created, unleased = await leased_task(store), await leased_task(store, None)
     lease = Lease("one", bench.clock.now() + timedelta(seconds=10))
     require(created.lease == lease, f"create_task made the lease {created.lease} and not {lease}")
     require(unleased.lease is None, "a task that was made without a worker has a lease")
@@ -70,15 +46,15 @@ async def a_lease_is_made_with_the_task_and_kept_by_its_updates(bench: StoreBenc
         require(changed.lease == lease, "an update changed the task's lease")
         require((await read_task(store, created.task_id)).lease == lease, "an update changed the stored lease")
     bench.clock.advance(9)
-    require(await _lapsed(store) == [created.task_id], "what has lapsed is not the one task with a lease")
+    require(await lapsed_tasks(store) == [created.task_id], "what has lapsed is not the one task with a lease")
 
 
 @_check("L12", needs=["leases"])
 async def a_worker_renews_the_leases_that_it_holds_and_no_others(bench: StoreBench) -> None:
-    store = _leased(bench.subject)
-    mine = [await _make(store), await _make(store, lease_ms=1), await _make(store, lease_ms=900_000)]
-    others = [await _make(store, "two"), await _make(store, None)]
-    gone = [await _make(store), await _make(store), await _make(store, ttl_ms=1_000)]
+    store = able(bench.subject, TaskLeases)
+    mine = [await leased_task(store), await leased_task(store, lease_ms=1), await leased_task(store, lease_ms=900_000)]
+    others = [await leased_task(store, "two"), await leased_task(store, None)]
+    gone = [await leased_task(store), await leased_task(store), await leased_task(store, ttl_ms=1_000)]
     await store.finish_task(gone[0].task_id, OUTCOMES[0])
     await store.delete_task(gone[1].task_id)
     bench.clock.advance(1)
@@ -96,34 +72,34 @@ async def a_worker_renews_the_leases_that_it_holds_and_no_others(bench: StoreBen
         require(read.lease == renewed.lease, f"renew_leases made the lease {read.lease} and not {renewed.lease}")
         require(read == renewed, "renew_leases changed more of the task than its lease: its revision, or its times")
     for record in others:
-        await _require_unchanged(store, record, "renewing a lease that the worker does not hold")
+        await require_unchanged(store, record, "renewing a lease that the worker does not hold")
     require(await store.renew_leases("one", [], lease_ms=5) == frozenset(), "renewing no leases renewed some")
     bench.clock.advance(19.999)
-    require(mine[1].task_id not in await _lapsed(store), "a lease that was renewed lapsed before its new time")
+    require(mine[1].task_id not in await lapsed_tasks(store), "a lease that was renewed lapsed before its new time")
     bench.clock.advance(0.001)
     require(
-        {record.task_id for record in mine} <= set(await _lapsed(store)),
+        {record.task_id for record in mine} <= set(await lapsed_tasks(store)),
         "a lease that was renewed, be it for less time than it had, did not lapse at its new time",
     )
 
 
 @_check("L12", needs=["leases"])
 async def a_worker_drops_the_leases_that_it_holds_and_no_others(bench: StoreBench) -> None:
-    store = _leased(bench.subject)
+    store = able(bench.subject, TaskLeases)
     for lapse in (True, False):
-        lapsed, live = await _make(store, lease_ms=1_000), await _make(store)
-        others = [await _make(store, "two"), await _make(store, None)]
-        ended, deleted = await _make(store), await _make(store)
+        lapsed, live = await leased_task(store, lease_ms=1_000), await leased_task(store)
+        others = [await leased_task(store, "two"), await leased_task(store, None)]
+        ended, deleted = await leased_task(store), await leased_task(store)
         ended = await store.finish_task(ended.task_id, OUTCOMES[0])
         await store.delete_task(deleted.task_id)
         bench.clock.advance(2)
         everything = [record.task_id for record in (live, lapsed, *others, ended, deleted)] + ["unknown"]
         await store.drop_leases("one", [], lapse=lapse)
         for record in (live, lapsed):
-            await _require_unchanged(store, record, "dropping no leases")
+            await require_unchanged(store, record, "dropping no leases")
         await store.drop_leases("one", everything, lapse=lapse)
         for record in (*others, ended):
-            await _require_unchanged(store, record, f"dropping a lease (lapse={lapse}) that the worker does not hold")
+            await require_unchanged(store, record, f"dropping a lease (lapse={lapse}) that the worker does not hold")
         for record in (live, lapsed):
             before = record.lease
             if before is None:
@@ -139,13 +115,13 @@ async def a_worker_drops_the_leases_that_it_holds_and_no_others(bench: StoreBenc
             )
         if lapse:
             order = [lapsed.task_id, live.task_id]
-            require(await _lapsed(store) == order, "what was dropped for others to claim is not listed as lapsed")
+            require(await lapsed_tasks(store) == order, "what was dropped for others to claim is not listed as lapsed")
             for task_id in order:
-                require((await _claim(store, task_id)).revision == 2, "a claim did not add one to the revision")
+                require((await claimed_task(store, task_id)).revision == 2, "a claim did not add one to the revision")
         else:
             held = await store.renew_leases("one", [live.task_id, lapsed.task_id], lease_ms=10_000)
             require(held == frozenset(), "a worker renewed a lease that it had dropped")
-            require(await _lapsed(store) == [], "a lease that was dropped for good counts as lapsed")
+            require(await lapsed_tasks(store) == [], "a lease that was dropped for good counts as lapsed")
         for record in (lapsed, live, *others):
             await store.delete_task(record.task_id)
 
@@ -155,33 +131,33 @@ async def a_worker_drops_the_leases_that_it_holds_and_no_others(bench: StoreBenc
 
 @_check("L12", "L7", needs=["leases"])
 async def a_lease_lapses_at_its_time_by_the_injected_clock(bench: StoreBench) -> None:
-    store = _leased(bench.subject)
-    created = await _make(store)
+    store = able(bench.subject, TaskLeases)
+    created = await leased_task(store)
     bench.clock.advance(9.999)
-    require(await _lapsed(store) == [], "a lease counts as lapsed before its time")
+    require(await lapsed_tasks(store) == [], "a lease counts as lapsed before its time")
     early = await store.claim_task(created.task_id, worker="two", lease_ms=10_000)
     require(early is None, "a lease was claimed before it had lapsed")
-    await _require_unchanged(store, created, "a claim of a lease that has not lapsed")
+    await require_unchanged(store, created, "a claim of a lease that has not lapsed")
     bench.clock.advance(0.001)
-    require(await _lapsed(store) == [created.task_id], "a lease does not count as lapsed at its time")
+    require(await lapsed_tasks(store) == [created.task_id], "a lease does not count as lapsed at its time")
     claimed = await store.claim_task(created.task_id, worker="two", lease_ms=10_000)
     require(claimed is not None, "a lease cannot be claimed at the time at which it lapses")
     bench.clock.advance(9.999)
-    require(await _lapsed(store) == [], "the lease of a claimed task counts as lapsed before its time")
+    require(await lapsed_tasks(store) == [], "the lease of a claimed task counts as lapsed before its time")
     bench.clock.advance(0.001)
-    require(await _lapsed(store) == [created.task_id], "the lease of a claimed task does not lapse at its time")
+    require(await lapsed_tasks(store) == [created.task_id], "the lease of a claimed task does not lapse at its time")
 
 
 @_check("L12", needs=["leases"])
 async def lapsed_leases_are_listed_longest_lapsed_first(bench: StoreBench) -> None:
-    store = _leased(bench.subject)
+    store = able(bench.subject, TaskLeases)
     lapses = (3, 1, 5, 2, 4, 60)
-    made = {seconds: await _make(store, f"worker {seconds}", lease_ms=1_000 * seconds) for seconds in lapses}
+    made = {seconds: await leased_task(store, f"worker {seconds}", lease_ms=1_000 * seconds) for seconds in lapses}
     await store.update_task(made[5].task_id, status="input_required", status_message="asks")
     bench.clock.advance(10)
     ids = [made[seconds].task_id for seconds in range(1, 6)]
     for limit in (1, 2, 4, 5, 6, 100):
-        listed = await _lapsed(store, limit=limit)
+        listed = await lapsed_tasks(store, limit=limit)
         require(
             listed == ids[:limit],
             f"of 5 lapsed leases list_lapsed(limit={limit}) shows {[ids.index(i) + 1 for i in listed if i in ids]} by"
@@ -198,9 +174,9 @@ async def lapsed_leases_are_listed_longest_lapsed_first(bench: StoreBench) -> No
 
 @_check("L12", needs=["leases"])
 async def a_claim_takes_a_lost_task_over_as_it_is(bench: StoreBench) -> None:
-    store = _leased(bench.subject)
+    store = able(bench.subject, TaskLeases)
     for status in ("working", "input_required"):
-        created = await _make(store, owner="ada", ttl_ms=900_000, retention_ms=7)
+        created = await leased_task(store, owner="ada", ttl_ms=900_000, retention_ms=7)
         before = await store.update_task(created.task_id, status=status, status_message="so far")
         for attempt, worker in ((2, "two"), (3, "two"), (4, "three")):
             bench.clock.advance(50)
@@ -219,7 +195,7 @@ async def a_claim_takes_a_lost_task_over_as_it_is(bench: StoreBench) -> None:
             expected = replace(before, task=task, revision=before.revision + 1, lease=lease)
             require(claimed == expected, f"claim_task made {claimed} and not {expected}")
             require(await read_task(store, created.task_id) == claimed, "claim_task returned what it did not store")
-            require(await _lapsed(store) == [], "a task that was claimed still counts as lost")
+            require(await lapsed_tasks(store) == [], "a task that was claimed still counts as lost")
             held = await store.renew_leases(worker, [created.task_id], lease_ms=30_000)
             require(held == {created.task_id}, "who claimed a task cannot renew its lease")
             read = await read_task(store, created.task_id)
@@ -233,12 +209,12 @@ async def a_claim_takes_a_lost_task_over_as_it_is(bench: StoreBench) -> None:
 
 @_check("L12", "L3", needs=["leases"])
 async def a_claim_wakes_whoever_waits_for_a_change(bench: StoreBench) -> None:
-    store = _leased(bench.subject)
-    created = await _make(store)
+    store = able(bench.subject, TaskLeases)
+    created = await leased_task(store)
     wait = partial(store.wait_for_update, created.task_id, after=created.revision)
     async with bench.waiting(wait, wait) as waiters:
         bench.clock.advance(10)
-        claimed = await _claim(store, created.task_id)
+        claimed = await claimed_task(store, created.task_id)
         for waiter in waiters:
             woken = await bench.within(waiter.wait(), "a waiter was not woken by a claim")
             require(woken == claimed, "a waiter was woken by a claim and given another state than the one stored")
@@ -246,10 +222,18 @@ async def a_claim_wakes_whoever_waits_for_a_change(bench: StoreBench) -> None:
 
 @_check("L12", "L7", needs=["leases"])
 async def there_is_nothing_to_claim_but_a_live_task_whose_lease_has_lapsed(bench: StoreBench) -> None:
-    store = _leased(bench.subject)
-    unleased, live, dropped = await _make(store, None), await _make(store, lease_ms=90_000), await _make(store)
+    store = able(bench.subject, TaskLeases)
+    unleased, live, dropped = (
+        await leased_task(store, None),
+        await leased_task(store, lease_ms=90_000),
+        await leased_task(store),
+    )
     await store.drop_leases("one", [dropped.task_id], lapse=False)
-    ended, deleted, expired = await _make(store), await _make(store), await _make(store, ttl_ms=15_000)
+    ended, deleted, expired = (
+        await leased_task(store),
+        await leased_task(store),
+        await leased_task(store, ttl_ms=15_000),
+    )
     await store.finish_task(ended.task_id, OUTCOMES[0])
     await store.delete_task(deleted.task_id)
     bench.clock.advance(15)
@@ -271,33 +255,33 @@ async def there_is_nothing_to_claim_but_a_live_task_whose_lease_has_lapsed(bench
 
 @_check("L12", "L2", needs=["leases"])
 async def of_many_that_claim_a_task_exactly_one_gets_it(bench: StoreBench) -> None:
-    store = _leased(bench.subject)
+    store = able(bench.subject, TaskLeases)
     for _ in range(3):
-        created = await _make(store)
+        created = await leased_task(store)
         bench.clock.advance(10)
         racers = [partial(store.claim_task, created.task_id, worker=f"{n}", lease_ms=10_000) for n in range(8)]
         endings = await bench.race(*racers)
         won = [ending for ending in endings if isinstance(ending, TaskRecord)]
         require(len(won) == 1, f"{len(won)} of 8 concurrent callers of claim_task got the task, not one")
         require(endings.count(None) == 7, "a caller of claim_task that came late did not get None")
-        await _require_unchanged(store, won[0], "a claim that came late")
+        await require_unchanged(store, won[0], "a claim that came late")
         await store.delete_task(created.task_id)
 
 
 @_check("L12", needs=["leases"])
 async def a_late_worker_does_not_get_a_claimed_task_back(bench: StoreBench) -> None:
-    store = _leased(bench.subject)
-    created = await _make(store)
+    store = able(bench.subject, TaskLeases)
+    created = await leased_task(store)
     bench.clock.advance(10)
-    claimed = await _claim(store, created.task_id)
+    claimed = await claimed_task(store, created.task_id)
     for late in (1, 20):  # while the new lease lasts, and after it has lapsed, too
         bench.clock.advance(late)
         held = await store.renew_leases("one", [created.task_id], lease_ms=90_000)
         require(held == frozenset(), "a worker renewed the lease of a task that another one had claimed")
-        await _require_unchanged(store, claimed, "renewing a lease that was lost")
+        await require_unchanged(store, claimed, "renewing a lease that was lost")
         for lapse in (True, False):
             await store.drop_leases("one", [created.task_id], lapse=lapse)
-            await _require_unchanged(store, claimed, f"dropping a lease (lapse={lapse}) that was lost")
+            await require_unchanged(store, claimed, f"dropping a lease (lapse={lapse}) that was lost")
 
 
 # --- ended and gone -----------------------------------------------------------------------------------
@@ -305,51 +289,51 @@ async def a_late_worker_does_not_get_a_claimed_task_back(bench: StoreBench) -> N
 
 @_check("L12", needs=["leases"])
 async def an_ended_task_has_no_lease(bench: StoreBench) -> None:
-    store = _leased(bench.subject)
+    store = able(bench.subject, TaskLeases)
     for outcome in OUTCOMES:
         for wait in (0, 10):  # while the lease lasts, and after it has lapsed
-            created = await _make(store)
+            created = await leased_task(store)
             bench.clock.advance(wait)
             ended = await store.finish_task(created.task_id, outcome)
             require(ended.lease is None, f"a task that is {ended.status!r} has a lease")
-            await _require_unchanged(store, ended, "something that finish_task did not return")
+            await require_unchanged(store, ended, "something that finish_task did not return")
             bench.clock.advance(10)
-            require(await _lapsed(store) == [], "a task that has ended counts as lost")
+            require(await lapsed_tasks(store) == [], "a task that has ended counts as lost")
 
 
 @_check("L12", "L7", needs=["leases"])
 async def a_lease_goes_with_its_task(bench: StoreBench) -> None:
-    store = _leased(bench.subject)
+    store = able(bench.subject, TaskLeases)
     ids = ("deleted", "expired")
     for first, second in ((5_000, 90_000), (90_000, 5_000)):
-        await _make(store, task_id="deleted", lease_ms=first)
-        await _make(store, task_id="expired", lease_ms=first, ttl_ms=10_000)
+        await leased_task(store, task_id="deleted", lease_ms=first)
+        await leased_task(store, task_id="expired", lease_ms=first, ttl_ms=10_000)
         bench.clock.advance(10)  # the lease lapses before the task goes, or would have after it
         await store.delete_task("deleted")
-        require(await _lapsed(store) == [], "a task that is gone, deleted or expired, counts as lost")
+        require(await lapsed_tasks(store) == [], "a task that is gone, deleted or expired, counts as lost")
         held = await store.renew_leases("one", ids, lease_ms=10_000)
         require(held == frozenset(), "a worker renewed the lease of a task that is gone")
         for lapse in (True, False):
             await store.drop_leases("one", ids, lapse=lapse)
         for task_id in ids:
             require(await store.get_task(task_id) is None, "renewing or dropping leases brought a task back")
-            again = await _make(store, "two", task_id=task_id, lease_ms=second)
+            again = await leased_task(store, "two", task_id=task_id, lease_ms=second)
             lease = Lease("two", bench.clock.now() + timedelta(milliseconds=second))
             require(again.lease == lease, f"a new task with the identifier of one that is gone has {again.lease}")
         held = await store.renew_leases("one", ids, lease_ms=10_000)
         require(held == frozenset(), "a worker renewed the lease of a new task by the identifier of an old one")
         bench.clock.advance(second / 1_000 - 0.001)
-        require(await _lapsed(store) == [], "a new task has the lease of the one that had its identifier before")
+        require(await lapsed_tasks(store) == [], "a new task has the lease of the one that had its identifier before")
         bench.clock.advance(0.001)
         require(
-            sorted(await _lapsed(store)) == sorted(ids),
+            sorted(await lapsed_tasks(store)) == sorted(ids),
             "the lease of a new task by an old identifier does not lapse at its time",
         )
         for task_id in ids:
             await store.delete_task(task_id)
-            await _make(store, None, task_id=task_id)
+            await leased_task(store, None, task_id=task_id)
         bench.clock.advance(90)
-        require(await _lapsed(store) == [], "a new task without a lease has that of an old one")
+        require(await lapsed_tasks(store) == [], "a new task without a lease has that of an old one")
         for task_id in ids:
             await store.delete_task(task_id)
 
@@ -369,7 +353,7 @@ async def _view(store: TaskStore, bench: StoreBench, task_id: str) -> tuple[Any,
 
 @_check("L12", "L6", needs=["leases"])
 async def a_cancelled_change_of_a_lease_happened_in_full_or_not_at_all(bench: StoreBench) -> None:
-    store = _leased(bench.subject)
+    store = able(bench.subject, TaskLeases)
     changes: dict[str, Callable[[str], Awaitable[Any]]] = {
         "claim_task": lambda task_id: store.claim_task(task_id, worker="two", lease_ms=20_000),
         "renew_leases": lambda task_id: store.renew_leases("one", [task_id], lease_ms=20_000),
@@ -380,7 +364,7 @@ async def a_cancelled_change_of_a_lease_happened_in_full_or_not_at_all(bench: St
     for name, change in changes.items():
 
         async def setup(change: Callable[[str], Awaitable[Any]] = change, name: str = name) -> Trial:
-            created = await _make(store, lease_ms=10_000)
+            created = await leased_task(store, lease_ms=10_000)
             if name != "drop_leases (lapse=True)":
                 bench.clock.advance(10)
             return Trial(
@@ -393,7 +377,7 @@ async def a_cancelled_change_of_a_lease_happened_in_full_or_not_at_all(bench: St
             await check_cancellation(setup, patience=bench.patience)
         except AssertionError as error:
             raise AssertionError(f"of {name}: {error}") from error
-    created = await _make(store)
+    created = await leased_task(store)
     bench.clock.advance(10)
     claim = store.claim_task(created.task_id, worker="two", lease_ms=10_000)
     require(
@@ -404,10 +388,10 @@ async def a_cancelled_change_of_a_lease_happened_in_full_or_not_at_all(bench: St
 
 @_check("L12", "L2", "L6", needs=["leases"])
 async def changes_that_overlap_a_claim_have_the_effect_of_some_sequence(bench: StoreBench) -> None:
-    store = _leased(bench.subject)
+    store = able(bench.subject, TaskLeases)
 
     async def setup(*kinds: str) -> Race:
-        task_id = (await _make(store, lease_ms=10_000)).task_id
+        task_id = (await leased_task(store, lease_ms=10_000)).task_id
         bench.clock.advance(10)
 
         async def claim(worker: str) -> bool:
@@ -454,12 +438,12 @@ async def changes_that_overlap_a_claim_have_the_effect_of_some_sequence(bench: S
 
 @_check("L12", "L8", needs=["leases"])
 async def no_operation_on_leases_costs_more_when_there_are_many_tasks(bench: StoreBench) -> None:
-    store = _leased(bench.subject)
+    store = able(bench.subject, TaskLeases)
     rounds = 8
 
     async def measure() -> dict[str, int]:
-        held = [(await _make(store, lease_ms=500_000)).task_id for _ in range(rounds)]
-        lost = [(await _make(store, lease_ms=1)).task_id for _ in range(rounds)]
+        held = [(await leased_task(store, lease_ms=500_000)).task_id for _ in range(rounds)]
+        lost = [(await leased_task(store, lease_ms=1)).task_id for _ in range(rounds)]
         bench.clock.advance(1)
 
         async def claim() -> None:
@@ -475,7 +459,7 @@ async def no_operation_on_leases_costs_more_when_there_are_many_tasks(bench: Sto
 
     async def populate(count: int) -> None:
         for number in range(count):
-            await _make(store, f"worker {number % 3}", lease_ms=1 if number % 2 else 700_000 + number)
+            await leased_task(store, f"worker {number % 3}", lease_ms=1 if number % 2 else 700_000 + number)
 
     await populate(16)
     few = await measure()
@@ -490,10 +474,10 @@ async def no_operation_on_leases_costs_more_when_there_are_many_tasks(bench: Sto
 
 @_check("L12", "L8", needs=["leases"])
 async def nothing_is_kept_of_leases_that_are_gone(bench: StoreBench) -> None:
-    store = _leased(bench.subject)
+    store = able(bench.subject, TaskLeases)
 
     async def live_and_die(number: int) -> None:
-        task_id = (await _make(store, f"worker {number}", lease_ms=1_000, ttl_ms=2_000)).task_id
+        task_id = (await leased_task(store, f"worker {number}", lease_ms=1_000, ttl_ms=2_000)).task_id
         await store.renew_leases(f"worker {number}", [task_id], lease_ms=1_000)
         bench.clock.advance(1)
         if number % 2:
@@ -517,18 +501,22 @@ async def nothing_is_kept_of_leases_that_are_gone(bench: StoreBench) -> None:
 @_check("L12", needs=["leases", "durable"])
 async def a_reopened_store_has_every_lease_as_it_was(bench: StoreBench) -> None:
     async with bench.open_again() as opened:
-        first = _leased(opened)
-        held, lost, dropped = await _make(first, lease_ms=60_000), await _make(first), await _make(first)
+        first = able(opened, TaskLeases)
+        held, lost, dropped = (
+            await leased_task(first, lease_ms=60_000),
+            await leased_task(first),
+            await leased_task(first),
+        )
         await first.drop_leases("one", [dropped.task_id], lapse=False)
         bench.clock.advance(10)
-        lost = await _claim(first, lost.task_id)
+        lost = await claimed_task(first, lost.task_id)
     bench.clock.advance(10)
     async with bench.open_again() as opened:
-        second = _leased(opened)
+        second = able(opened, TaskLeases)
         for record in (held, lost, replace(dropped, lease=None)):
             read = await read_task(second, record.task_id)
             require(read.lease == record.lease, f"after reopening a lease is {read.lease} and was {record.lease}")
-        require(await _lapsed(second) == [lost.task_id], "after reopening a lease does not lapse at its time")
+        require(await lapsed_tasks(second) == [lost.task_id], "after reopening a lease does not lapse at its time")
         again = await second.claim_task(lost.task_id, worker="three", lease_ms=10_000)
         require(
             again is not None and again.lease is not None and again.lease.attempt == 3,
@@ -542,20 +530,20 @@ async def a_reopened_store_has_every_lease_as_it_was(bench: StoreBench) -> None:
 
 @_check("L12", "L3", needs=["leases", "shared"])
 async def a_lost_worker_is_noticed_by_another_process(bench: StoreBench) -> None:
-    store = _leased(bench.subject)
+    store = able(bench.subject, TaskLeases)
     async with bench.open_again() as opened:
-        other = _leased(opened)
+        other = able(opened, TaskLeases)
         for _ in range(3):
-            task_id = (await _make(store)).task_id
-            require(await _lapsed(other) == [], "a process counts a lease as lapsed that another one holds")
+            task_id = (await leased_task(store)).task_id
+            require(await lapsed_tasks(other) == [], "a process counts a lease as lapsed that another one holds")
             bench.clock.advance(9)
             await store.renew_leases("one", [task_id], lease_ms=10_000)
             bench.clock.advance(9)
-            require(await _lapsed(other) == [], "a process does not see that another one renewed its lease")
+            require(await lapsed_tasks(other) == [], "a process does not see that another one renewed its lease")
             early = await other.claim_task(task_id, worker="two", lease_ms=10_000)
             require(early is None, "a process took over a task whose lease another one had renewed")
             bench.clock.advance(1)
-            require(await _lapsed(other) == [task_id], "a process does not see that another one is lost")
+            require(await lapsed_tasks(other) == [task_id], "a process does not see that another one is lost")
             wait = partial(store.wait_for_update, task_id, after=1)
             async with bench.waiting(wait, wait) as waiters:
                 racers = [

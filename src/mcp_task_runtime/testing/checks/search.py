@@ -16,7 +16,7 @@ from mcp_task_runtime.core.types import NewTask, Outcome, TaskFilter, TaskRecord
 from mcp_task_runtime.errors import InvalidCursorError, InvalidTransitionError
 from mcp_task_runtime.testing.checks.abilities import able, leased_task, question
 from mcp_task_runtime.testing.checks.bench import Check, checks_into, require, require_raises
-from mcp_task_runtime.testing.checks.store_bench import OUTCOMES, StoreBench, read_task
+from mcp_task_runtime.testing.checks.store_bench import OUTCOMES, StoreBench, read_task, walk_pages
 from mcp_task_runtime.testing.concurrency.cancellation import Trial, check_cancellation
 from mcp_task_runtime.testing.concurrency.cost import count_work
 
@@ -34,17 +34,7 @@ async def _make(store: TaskStore, name: str = "tool", **options: Any) -> TaskRec
 
 async def _walk(store: TaskSearch, wanted: TaskFilter, *, newest_first: bool = True, limit: int = 50) -> list[str]:
     """Return the ids of all pages of a search."""
-    ids: list[str] = []
-    cursor = None
-    while True:
-        page = await store.search_tasks(wanted, newest_first=newest_first, cursor=cursor, limit=limit)
-        require(len(page.records) <= limit, f"a page of {limit} has {len(page.records)} tasks")
-        ids += [record.task_id for record in page.records]
-        cursor = page.next_cursor
-        if cursor is None:
-            return ids
-        require(page.records, "a page that is not the last one is empty")
-        require(len(ids) < 10_000, "walking the pages does not end")
+    return await walk_pages(partial(store.search_tasks, wanted, newest_first=newest_first), limit)
 
 
 # --- pages --------------------------------------------------------------------------------------------

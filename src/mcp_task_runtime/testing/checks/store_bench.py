@@ -8,7 +8,7 @@ from typing import Any, Final, TypeAlias
 
 from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.core.transitions import TERMINAL_STATUSES
-from mcp_task_runtime.core.types import NewTask, Outcome, TaskRecord
+from mcp_task_runtime.core.types import NewTask, Outcome, TaskPage, TaskRecord
 from mcp_task_runtime.errors import TaskNotFoundError
 from mcp_task_runtime.testing.checks.bench import Bench, require, require_raises
 
@@ -20,6 +20,7 @@ __all__ = [
     "require_gone",
     "require_whole",
     "view_task",
+    "walk_pages",
 ]
 
 StoreBench: TypeAlias = Bench[TaskStore]
@@ -80,3 +81,18 @@ async def require_gone(store: TaskStore, task_id: str, why: str) -> None:
     for name, operation in missing.items():
         await require_raises(TaskNotFoundError, operation(), f"{name} on a task that {why}")
     require(await store.delete_task(task_id) is False, f"delete_task found a task that {why}")
+
+
+async def walk_pages(read: Callable[..., Awaitable[TaskPage]], limit: int) -> list[str]:
+    """Return the ids of all pages that a function reads, which takes a cursor and a limit."""
+    ids: list[str] = []
+    cursor: str | None = None
+    while True:
+        page = await read(cursor=cursor, limit=limit)
+        require(len(page.records) <= limit, f"a page of at most {limit} tasks has {len(page.records)}")
+        ids += [record.task_id for record in page.records]
+        cursor = page.next_cursor
+        if cursor is None:
+            return ids
+        require(page.records, "a page that is not the last one is empty")
+        require(len(ids) < 10_000, "walking the pages does not end")

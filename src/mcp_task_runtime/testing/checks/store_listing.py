@@ -9,7 +9,7 @@ from mcp_task_runtime.core.store import TaskStore
 from mcp_task_runtime.core.types import NewTask
 from mcp_task_runtime.errors import InvalidCursorError
 from mcp_task_runtime.testing.checks.bench import Check, checks_into, require, require_raises
-from mcp_task_runtime.testing.checks.store_bench import OUTCOMES, StoreBench, read_task
+from mcp_task_runtime.testing.checks.store_bench import OUTCOMES, StoreBench, read_task, walk_pages
 from mcp_task_runtime.testing.concurrency.cost import count_work
 
 __all__ = ["STORE_LISTING_CHECKS"]
@@ -20,17 +20,7 @@ _check = checks_into(STORE_LISTING_CHECKS)
 
 
 async def _walk(store: TaskStore, owner: str | None, limit: int) -> list[str]:
-    ids: list[str] = []
-    cursor: str | None = None
-    while True:
-        page = await store.list_tasks(owner=owner, cursor=cursor, limit=limit)
-        require(len(page.records) <= limit, f"a page of at most {limit} tasks has {len(page.records)}")
-        ids += [record.task_id for record in page.records]
-        cursor = page.next_cursor
-        if cursor is None:
-            return ids
-        require(page.records, "a page that is not the last one is empty")
-        require(len(ids) < 10_000, "walking the pages does not end")
+    return await walk_pages(partial(store.list_tasks, owner=owner), limit)
 
 
 @_check("L8", needs=["listing"])

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from functools import partial
-from typing import Final, Protocol, cast
+from typing import Final
 
 from mcp_task_runtime.core.store import TaskLeases, TaskStore, TaskSweeping
-from mcp_task_runtime.core.types import NewTask, Outcome, TaskRecord, TaskRequest
-from mcp_task_runtime.testing.checks.abilities import AbleStore, able
+from mcp_task_runtime.core.types import Outcome
+from mcp_task_runtime.testing.checks.abilities import AbleStore, able, waiting_task
 from mcp_task_runtime.testing.checks.bench import Check, checks_into, require, require_raises
 from mcp_task_runtime.testing.checks.store_bench import StoreBench, read_task
 from mcp_task_runtime.testing.concurrency.cost import count_work
@@ -22,36 +22,26 @@ _check = checks_into(SWEEPING_CHECKS)
 _LEASE_MS: Final = 60_000
 
 
-class _SweepingStore(AbleStore, TaskSweeping, Protocol):
-    """A store that finds the tasks of lost workers."""
+def _sweeping(store: TaskStore) -> AbleStore:
+    return able(store, TaskLeases, TaskSweeping)
 
 
-def _sweeping(store: TaskStore) -> _SweepingStore:
-    return cast(_SweepingStore, able(store, TaskLeases, TaskSweeping))
-
-
-async def _make(store: _SweepingStore, name: str, worker: str = "", lease_ms: int = 0) -> TaskRecord:
-    return await store.create_task(
-        NewTask(ttl_ms=None, request=TaskRequest(name=name), worker=worker, lease_ms=lease_ms)
-    )
-
-
-async def _lost(store: _SweepingStore, *names: str, limit: int = 100) -> list[str]:
+async def _lost(store: AbleStore, *names: str, limit: int = 100) -> list[str]:
     return [record.task_id for record in await store.list_lost(names, limit=limit)]
 
 
 @_check("L12", needs=["sweeping", "leases"])
 async def lost_tasks_and_the_waiting_ones_of_some_tools_are_listed(bench: StoreBench) -> None:
     store = _sweeping(bench.subject)
-    theirs = await _make(store, "theirs")
+    theirs = await waiting_task(store, "theirs")
     bench.clock.advance(1)
-    handed_over = await _make(store, "ours")
+    handed_over = await waiting_task(store, "ours")
     bench.clock.advance(1)
-    lost = await _make(store, "theirs", worker="lost")
+    lost = await waiting_task(store, "theirs", worker="lost")
     bench.clock.advance(1)
-    late = await _make(store, "ours", worker="late")
-    await _make(store, "ours", worker="busy", lease_ms=_LEASE_MS)
-    await _make(store, "ours", lease_ms=_LEASE_MS)
+    late = await waiting_task(store, "ours", worker="late")
+    await waiting_task(store, "ours", worker="busy", lease_ms=_LEASE_MS)
+    await waiting_task(store, "ours", lease_ms=_LEASE_MS)
     bench.clock.advance(1)
     for names, wanted in (
         ((), [lost, late]),
@@ -75,7 +65,7 @@ async def lost_tasks_and_the_waiting_ones_of_some_tools_are_listed(bench: StoreB
 @_check("L12", needs=["sweeping", "leases"])
 async def a_task_is_lost_from_the_time_at_which_its_worker_is(bench: StoreBench) -> None:
     store = _sweeping(bench.subject)
-    task_id = (await _make(store, "tool")).task_id
+    task_id = (await waiting_task(store, "tool")).task_id
 
     async def expect(wanted: Collection[str], when: str) -> None:
         found = await _lost(store)
@@ -107,7 +97,7 @@ async def a_task_is_lost_from_the_time_at_which_its_worker_is(bench: StoreBench)
 @_check("L8", "L12", needs=["sweeping", "leases"])
 async def tasks_that_wait_for_a_worker_cost_a_sweep_nothing(bench: StoreBench) -> None:
     store = _sweeping(bench.subject)
-    lost = [(await _make(store, "tool", worker="lost")).task_id for _ in range(4)]
+    lost = [(await waiting_task(store, "tool", worker="lost")).task_id for _ in range(4)]
 
     async def sweep() -> None:
         found = await _lost(store, "another")
@@ -115,7 +105,7 @@ async def tasks_that_wait_for_a_worker_cost_a_sweep_nothing(bench: StoreBench) -
 
     async def populate(count: int) -> None:
         for number in range(count):
-            await _make(store, f"tool {number % 3}")
+            await waiting_task(store, f"tool {number % 3}")
 
     await populate(12)
     await sweep()  # what is prepared once does not count
@@ -133,7 +123,7 @@ async def a_task_that_another_process_lost_is_listed(bench: StoreBench) -> None:
     store = _sweeping(bench.subject)
     async with bench.open_again() as opened:
         other = _sweeping(opened)
-        task_id = (await _make(store, "tool")).task_id
+        task_id = (await waiting_task(store, "tool")).task_id
         require(await _lost(other) == [], "a process counts a task as lost that another one made, and that waits")
         require(await _lost(other, "tool") == [task_id], "a process does not see what another one handed over")
         for side, third in ((store, other), (other, store)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final
 
 import anyio
 
@@ -11,7 +11,7 @@ from mcp_task_runtime.core.sealed import SEALED_JSON
 from mcp_task_runtime.core.store import TaskLeases, TaskStore, TaskTaking, TaskWork
 from mcp_task_runtime.core.types import NewTask, Outcome, TaskRecord, TaskRequest
 from mcp_task_runtime.errors import StoreClosedError
-from mcp_task_runtime.testing.checks.abilities import AbleStore, able
+from mcp_task_runtime.testing.checks.abilities import AbleStore, able, waiting_task
 from mcp_task_runtime.testing.checks.bench import Check, checks_into, require, require_raises, start
 from mcp_task_runtime.testing.checks.store_bench import StoreBench
 from mcp_task_runtime.testing.concurrency.cancellation import Trial, check_cancellation
@@ -26,30 +26,19 @@ _check = checks_into(TAKING_CHECKS)
 _LEASE_MS: Final = 60_000
 
 
-class _TakingStore(AbleStore, TaskTaking, Protocol):
-    """A store that finds and claims in one step."""
-
-
-def _taking(store: TaskStore) -> _TakingStore:
-    return cast(_TakingStore, able(store, TaskLeases, TaskWork, TaskTaking))
-
-
-async def _waiting_task(
-    store: TaskStore, name: str = "tool", worker: str = "", lease_ms: int = 0, arguments_json: str = "{}"
-) -> TaskRecord:
-    request = TaskRequest(name=name, arguments_json=arguments_json)
-    return await store.create_task(NewTask(ttl_ms=None, request=request, worker=worker, lease_ms=lease_ms))
+def _taking(store: TaskStore) -> AbleStore:
+    return able(store, TaskLeases, TaskWork, TaskTaking)
 
 
 async def _take(
-    store: _TakingStore, *names: str, worker: str = "w", limit: int = 10, with_sealed: bool = False
+    store: AbleStore, *names: str, worker: str = "w", limit: int = 10, with_sealed: bool = False
 ) -> tuple[TaskRecord, ...]:
     return await store.take_work(
         names or ("tool",), worker=worker, lease_ms=_LEASE_MS, limit=limit, with_sealed=with_sealed
     )
 
 
-async def _taken(bench: StoreBench, store: _TakingStore, *names: str, **options: Any) -> list[str]:
+async def _taken(bench: StoreBench, store: AbleStore, *names: str, **options: Any) -> list[str]:
     """Return the ids of the tasks that a worker takes, each of which it must have claimed."""
     records = await bench.within(_take(store, *names, **options), "take_work takes no task, and one waits")
     for record in records:
@@ -57,7 +46,7 @@ async def _taken(bench: StoreBench, store: _TakingStore, *names: str, **options:
     return [record.task_id for record in records]
 
 
-async def _require_claimed(store: _TakingStore, record: TaskRecord | None, worker: str) -> None:
+async def _require_claimed(store: AbleStore, record: TaskRecord | None, worker: str) -> None:
     if record is None or record.lease is None:
         raise AssertionError(f"a worker took {record}, which has no lease")
     require(record.lease.worker == worker, f"{worker!r} took a task, and {record.lease.worker!r} holds its lease")
@@ -70,10 +59,10 @@ async def tasks_are_taken_in_their_order(bench: StoreBench) -> None:
     store = _taking(bench.subject)
     waiting: list[str] = []
     for _ in range(3):
-        waiting.append((await _waiting_task(store)).task_id)
+        waiting.append((await waiting_task(store)).task_id)
         bench.clock.advance(1)
-    await _waiting_task(store, lease_ms=_LEASE_MS)  # an engine carries it
-    await _waiting_task(store, worker="another", lease_ms=_LEASE_MS)
+    await waiting_task(store, lease_ms=_LEASE_MS)  # an engine carries it
+    await waiting_task(store, worker="another", lease_ms=_LEASE_MS)
     taken = await _taken(bench, store, limit=2)
     require(taken == waiting[:2], f"a worker took {taken} and must take {waiting[:2]}, the longest waiting")
     taken = await _taken(bench, store)
@@ -84,7 +73,7 @@ async def tasks_are_taken_in_their_order(bench: StoreBench) -> None:
 @_check("L12", needs=["taking", "work", "leases"])
 async def each_task_is_taken_by_one_of_the_workers_that_want_it(bench: StoreBench) -> None:
     store = _taking(bench.subject)
-    waiting = {(await _waiting_task(store)).task_id for _ in range(6)}
+    waiting = {(await waiting_task(store)).task_id for _ in range(6)}
     race: list[Any] = await bench.race(*(partial(_take, store, worker=f"w{number}", limit=2) for number in range(3)))
     taken = [record.task_id for records in race for record in records]
     while len(taken) < len(waiting):  # a worker may get less than its limit where another was faster
@@ -97,7 +86,7 @@ async def each_task_is_taken_by_one_of_the_workers_of_two_processes(bench: Store
     taken: list[str] = []
     all_taken = anyio.Event()
 
-    async def work(store: _TakingStore, worker: str, *names: str) -> None:
+    async def work(store: AbleStore, worker: str, *names: str) -> None:
         while True:
             taken.extend(await _taken(bench, store, *names, worker=worker, limit=4))
             if len(taken) >= 60:
@@ -109,7 +98,7 @@ async def each_task_is_taken_by_one_of_the_workers_of_two_processes(bench: Store
         group.start_soon(work, two, "b", "tool 1", "tool 2")
         group.start_soon(work, two, "c", "tool 2")
         for number in range(60):
-            group.start_soon(_waiting_task, one, f"tool {number % 3}")
+            group.start_soon(waiting_task, one, f"tool {number % 3}")
         await bench.within(all_taken.wait(), "workers of two processes do not take all tasks that they want")
         group.cancel_scope.cancel()
     require(len(set(taken)) == 60, f"workers of two processes took {taken}, and must take each task once")
@@ -121,8 +110,8 @@ async def a_worker_takes_what_another_process_makes(bench: StoreBench) -> None:
         store = _taking(opened)
         async with bench.waiting(partial(_take, store)) as (waiter,):
             require(not waiter.done(), "a worker took something, and nothing waits for it")
-            await _waiting_task(bench.subject, "another tool")
-            made = await _waiting_task(bench.subject)
+            await waiting_task(bench.subject, "another tool")
+            made = await waiting_task(bench.subject)
             records: Any = await bench.within(waiter.wait(), "a worker does not take what another process made")
         require([each.task_id for each in records] == [made.task_id], f"a worker took {records} and not {made}")
         await _require_claimed(store, records[0], "w")
@@ -131,10 +120,10 @@ async def a_worker_takes_what_another_process_makes(bench: StoreBench) -> None:
 @_check("L13", needs=["taking", "work", "leases"])
 async def a_worker_takes_its_own_tools_alone(bench: StoreBench) -> None:
     store = _taking(bench.subject)
-    sealed = await _waiting_task(store, arguments_json=SEALED_JSON + '"}')
-    await _waiting_task(store, "theirs")
+    sealed = await waiting_task(store, arguments_json=SEALED_JSON + '"}')
+    await waiting_task(store, "theirs")
     bench.clock.advance(1)
-    ours = await _waiting_task(store)
+    ours = await waiting_task(store)
     taken = await _taken(bench, store, "tool", "unknown")
     require(taken == [ours.task_id], f"behind tasks of others and sealed ones a worker took {taken}")
     taken = await _taken(bench, store, "tool", with_sealed=True)
@@ -148,7 +137,7 @@ async def a_worker_that_was_cancelled_has_taken_nothing(bench: StoreBench) -> No
         pass
     with anyio.move_on_after(0):
         await _take(store, worker="cancelled")
-    made = await _waiting_task(store)
+    made = await waiting_task(store)
     taken = await _taken(bench, store)
     require(taken == [made.task_id], "a task went with a worker that was cancelled")
 
@@ -208,11 +197,11 @@ async def a_worker_that_takes_is_woken_when_the_store_is_closed(bench: StoreBenc
 @_check("L12", "L13", needs=["taking", "work", "leases"])
 async def a_task_is_taken_by_its_id_while_it_waits(bench: StoreBench) -> None:
     store = _taking(bench.subject)
-    ended = await _waiting_task(store)
+    ended = await waiting_task(store)
     await store.finish_task(ended.task_id, Outcome.cancelled())
-    held = await _waiting_task(store, worker="another", lease_ms=_LEASE_MS)
-    sealed = await _waiting_task(store, arguments_json=SEALED_JSON + '"}')
-    carried = await _waiting_task(store, lease_ms=_LEASE_MS)
+    held = await waiting_task(store, worker="another", lease_ms=_LEASE_MS)
+    sealed = await waiting_task(store, arguments_json=SEALED_JSON + '"}')
+    carried = await waiting_task(store, lease_ms=_LEASE_MS)
 
     async def take(task_id: str, name: str = "tool", with_sealed: bool = False) -> TaskRecord | None:
         return await store.take_task(task_id, [name], worker="w", lease_ms=_LEASE_MS, with_sealed=with_sealed)

@@ -9,7 +9,13 @@ from typing import Final
 
 from mcp_task_runtime.core.store import TaskLeases, TaskStore
 from mcp_task_runtime.core.types import Lease, TaskRecord
-from mcp_task_runtime.testing.checks.abilities import AbleStore, able, leased_task, require_unchanged
+from mcp_task_runtime.testing.checks.abilities import (
+    able,
+    claimed_task,
+    lapsed_tasks,
+    leased_task,
+    require_unchanged,
+)
 from mcp_task_runtime.testing.checks.bench import Check, checks_into, require
 from mcp_task_runtime.testing.checks.store_bench import OUTCOMES, StoreBench, read_task
 
@@ -18,18 +24,6 @@ __all__ = ["UNHELD_LEASE_CHECKS"]
 UNHELD_LEASE_CHECKS: Final[list[Check[TaskStore]]] = []
 
 _check = checks_into(UNHELD_LEASE_CHECKS)
-
-
-async def _lapsed(store: TaskLeases) -> list[str]:
-    return [record.task_id for record in await store.list_lapsed()]
-
-
-async def _claimed(store: AbleStore, task_id: str, worker: str, lease_ms: int = 10_000) -> TaskRecord:
-    claimed = await store.claim_task(task_id, worker=worker, lease_ms=lease_ms)
-    if claimed is None:
-        raise AssertionError("a task that waits for a worker cannot be claimed")
-    require(await read_task(store, task_id) == claimed, "claim_task returned what it did not store")
-    return claimed
 
 
 @_check("L12", needs=["leases"])
@@ -41,7 +35,7 @@ async def work_that_waits_for_a_worker_can_be_claimed_at_any_time(bench: StoreBe
         require(created.lease == lease, f"create_task made the lease {created.lease} and not {lease}")
         require(await read_task(store, created.task_id) == created, "create_task returned what it did not store")
         bench.clock.advance(wait)
-        claimed = await _claimed(store, created.task_id, "one")
+        claimed = await claimed_task(store, created.task_id, "one")
         held = Lease("one", bench.clock.now() + timedelta(seconds=10), 1)
         require(claimed.lease == held, f"the first claim made the lease {claimed.lease} and not {held}")
         require(claimed.revision == created.revision + 1, "a claim did not add one to the revision")
@@ -55,9 +49,9 @@ async def work_that_no_worker_started_in_time_is_listed(bench: StoreBench) -> No
     store = able(bench.subject, TaskLeases)
     created = await leased_task(store, "")
     bench.clock.advance(9.999)
-    require(await _lapsed(store) == [], "a task that waits for a worker is overdue before its time")
+    require(await lapsed_tasks(store) == [], "a task that waits for a worker is overdue before its time")
     bench.clock.advance(0.001)
-    require(await _lapsed(store) == [created.task_id], "a task that waits for a worker too long is not listed")
+    require(await lapsed_tasks(store) == [created.task_id], "a task that waits for a worker too long is not listed")
 
 
 @_check("L12", needs=["leases"])
@@ -70,7 +64,7 @@ async def a_lost_task_can_be_put_back_to_wait_for_a_worker(bench: StoreBench) ->
         require(early is None, "a task that a worker holds was put back")
         await require_unchanged(store, before, "putting back a task that a worker holds")
         bench.clock.advance(10)
-        put_back = await _claimed(store, created.task_id, "", 5_000)
+        put_back = await claimed_task(store, created.task_id, "", 5_000)
         lease = Lease("", bench.clock.now() + timedelta(seconds=5), 1)
         expected = replace(
             before,
@@ -79,14 +73,14 @@ async def a_lost_task_can_be_put_back_to_wait_for_a_worker(bench: StoreBench) ->
             task=replace(before.task, last_updated_at=bench.clock.now()),
         )
         require(put_back == expected, f"putting a lost task back made {put_back} and not {expected}")
-        require(await _lapsed(store) == [], "a task that was put back still counts as lost")
+        require(await lapsed_tasks(store) == [], "a task that was put back still counts as lost")
         twice = await store.claim_task(created.task_id, worker="", lease_ms=5_000)
         require(twice is None, "a task that waits for a worker and is not overdue was put back once more")
         bench.clock.advance(5)
-        require(await _lapsed(store) == [created.task_id], "a task that was put back is not listed when overdue")
-        overdue = await _claimed(store, created.task_id, "", 5_000)
+        require(await lapsed_tasks(store) == [created.task_id], "a task that was put back is not listed when overdue")
+        overdue = await claimed_task(store, created.task_id, "", 5_000)
         require(overdue.lease is not None and overdue.lease.attempt == 1, "putting a task back counted an attempt")
-        claimed = await _claimed(store, created.task_id, "two")
+        claimed = await claimed_task(store, created.task_id, "two")
         require(claimed.lease is not None and claimed.lease.attempt == 2, "the claim after it counts no attempt")
         await store.finish_task(created.task_id, OUTCOMES[0])
 
@@ -97,7 +91,7 @@ async def runs_that_are_handed_over_are_counted_apart_from_the_attempts(bench: S
     created = await leased_task(store, "")
     for number in (1, 2):
         worker = f"worker {number}"
-        claimed = await _claimed(store, created.task_id, worker)
+        claimed = await claimed_task(store, created.task_id, worker)
         held = Lease(worker, bench.clock.now() + timedelta(seconds=10), number, number - 1)
         require(claimed.lease == held, f"a claim after {number - 1} hand-overs made the lease {claimed.lease}")
         await store.renew_leases(worker, [created.task_id], lease_ms=5_000)
@@ -106,13 +100,13 @@ async def runs_that_are_handed_over_are_counted_apart_from_the_attempts(bench: S
         lapsed = Lease(worker, bench.clock.now(), number, number)
         read = await read_task(store, created.task_id)
         require(read.lease == lapsed, f"hand-over {number} made the lease {read.lease} and not {lapsed}")
-        put_back = await _claimed(store, created.task_id, "", 5_000)
+        put_back = await claimed_task(store, created.task_id, "", 5_000)
         waits = Lease("", bench.clock.now() + timedelta(seconds=5), number, number)
         require(put_back.lease == waits, f"a task that was handed over waits with the lease {put_back.lease}")
-    await _claimed(store, created.task_id, "lost", 1_000)
+    await claimed_task(store, created.task_id, "lost", 1_000)
     bench.clock.advance(1)
     await store.drop_leases("lost", [created.task_id], lapse=True)
-    again = await _claimed(store, created.task_id, "last")
+    again = await claimed_task(store, created.task_id, "last")
     lease = Lease("last", bench.clock.now() + timedelta(seconds=10), 4, 2)
     require(again.lease == lease, f"after two hand-overs and a lost run the lease is {again.lease} and not {lease}")
     await store.drop_leases("last", [created.task_id], lapse=False)
@@ -154,5 +148,5 @@ async def a_reopened_store_has_the_work_that_waits(bench: StoreBench) -> None:
     async with bench.open_again() as opened:
         second = able(opened, TaskLeases)
         require(await read_task(second, created.task_id) == created, "after reopening a waiting task is another one")
-        claimed = await _claimed(second, created.task_id, "one")
+        claimed = await claimed_task(second, created.task_id, "one")
         require(claimed.lease is not None and claimed.lease.attempt == 1, "after reopening the attempts are wrong")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, cast
+from typing import Final
 
 import anyio
 
@@ -21,10 +21,6 @@ WATCHING_CHECKS: Final[list[Check[TaskStore]]] = []
 _check = checks_into(WATCHING_CHECKS)
 
 
-def _watching(store: TaskStore) -> TaskWatching:
-    return cast(TaskWatching, able(store, TaskWatching))
-
-
 class _Watch:
     """A watch of one task, and what it was called with."""
 
@@ -32,7 +28,7 @@ class _Watch:
         self.seen: list[TaskRecord | None] = []
         self._bench = bench
         self._called = anyio.Event()
-        self.stop = _watching(store).watch_task(task_id, self._call, after=after)
+        self.stop = able(store, TaskWatching).watch_task(task_id, self._call, after=after)
 
     def _call(self, record: TaskRecord | None) -> None:
         self.seen.append(record)
@@ -115,7 +111,7 @@ async def a_watch_is_called_for_its_task_until_it_is_stopped(bench: StoreBench) 
 @_check("L3", needs=["watching"])
 async def a_closed_store_is_not_watched(bench: StoreBench) -> None:
     async with bench.open_again() as opened:
-        store = _watching(opened)
+        store = able(opened, TaskWatching)
     try:
         store.watch_task("any", lambda record: None, after=0)
     except StoreClosedError:

@@ -8,9 +8,9 @@ from typing import Any, Final
 import anyio
 
 from mcp_task_runtime.core.store import TaskLeases, TaskStore, TaskWork
-from mcp_task_runtime.core.types import NewTask, Outcome, TaskRecord, TaskRequest
+from mcp_task_runtime.core.types import Outcome, TaskRecord
 from mcp_task_runtime.errors import StoreClosedError
-from mcp_task_runtime.testing.checks.abilities import AbleStore, able
+from mcp_task_runtime.testing.checks.abilities import AbleStore, able, waiting_task
 from mcp_task_runtime.testing.checks.bench import Check, checks_into, require, require_raises, start
 from mcp_task_runtime.testing.checks.store_bench import StoreBench
 from mcp_task_runtime.testing.concurrency.cost import count_work
@@ -27,11 +27,6 @@ def _able(store: TaskStore) -> AbleStore:
     return able(store, TaskLeases, TaskWork)
 
 
-async def _waiting_task(store: AbleStore, name: str = "tool", worker: str = "", lease_ms: int = 0) -> TaskRecord:
-    request = TaskRequest(name=name)
-    return await store.create_task(NewTask(ttl_ms=None, request=request, worker=worker, lease_ms=lease_ms))
-
-
 async def _found(bench: StoreBench, store: AbleStore, *names: str, limit: int = 10) -> list[str]:
     found = await bench.within(store.wait_for_work(names, limit=limit), "wait_for_work does not show a task that waits")
     require(isinstance(found, tuple), f"wait_for_work returned a {type(found).__name__} and not a tuple")
@@ -41,11 +36,11 @@ async def _found(bench: StoreBench, store: AbleStore, *names: str, limit: int = 
 @_check("L12", "L3", needs=["work", "leases"])
 async def tasks_that_wait_are_shown_in_their_order(bench: StoreBench) -> None:
     store = _able(bench.subject)
-    first = await _waiting_task(store)
+    first = await waiting_task(store)
     bench.clock.advance(1)
-    second = await _waiting_task(store)
-    await _waiting_task(store, lease_ms=60_000)  # an engine carries it
-    await _waiting_task(store, worker="lost")
+    second = await waiting_task(store)
+    await waiting_task(store, lease_ms=60_000)  # an engine carries it
+    await waiting_task(store, worker="lost")
     bench.clock.advance(1)
     found = await _found(bench, store, "tool")
     require(found == [first.task_id, second.task_id], f"workers see {found} and must see what waits, in its order")
@@ -54,7 +49,7 @@ async def tasks_that_wait_are_shown_in_their_order(bench: StoreBench) -> None:
     require(record == first, f"workers see {record}, and the task is {first}")
     await store.claim_task(first.task_id, worker="w", lease_ms=60_000)
     require(await _found(bench, store, "tool") == [second.task_id], "workers see a task that one of them has claimed")
-    third = await _waiting_task(store)
+    third = await waiting_task(store)
     await store.finish_task(second.task_id, Outcome.cancelled())
     require(await _found(bench, store, "tool") == [third.task_id], "workers see a task that has ended")
     await require_raises(ValueError, store.wait_for_work(["tool"], limit=0), "waiting for work with a limit of 0")
@@ -64,9 +59,9 @@ async def tasks_that_wait_are_shown_in_their_order(bench: StoreBench) -> None:
 async def a_worker_finds_its_tools_behind_those_of_others(bench: StoreBench) -> None:
     store = _able(bench.subject)
     for _ in range(20):
-        await _waiting_task(store, "theirs")
+        await waiting_task(store, "theirs")
     bench.clock.advance(1)
-    ours = await _waiting_task(store, "ours")
+    ours = await waiting_task(store, "ours")
     found = await _found(bench, store, "ours", "unknown", limit=2)
     require(found == [ours.task_id], f"behind tasks of other tools a worker sees {found}")
 
@@ -74,7 +69,7 @@ async def a_worker_finds_its_tools_behind_those_of_others(bench: StoreBench) -> 
 @_check("L8", needs=["work", "leases"])
 async def a_worker_looks_at_its_own_tools_alone(bench: StoreBench) -> None:
     store = _able(bench.subject)
-    ours = [(await _waiting_task(store, "ours")).task_id for _ in range(4)]
+    ours = [(await waiting_task(store, "ours")).task_id for _ in range(4)]
 
     async def look() -> None:
         found = await _found(bench, store, "ours", "unknown", limit=8)
@@ -82,7 +77,7 @@ async def a_worker_looks_at_its_own_tools_alone(bench: StoreBench) -> None:
 
     async def fill(count: int) -> None:
         for _ in range(count):
-            await _waiting_task(store, "theirs")
+            await waiting_task(store, "theirs")
         bench.clock.advance(1)
 
     await fill(16)
@@ -109,11 +104,11 @@ async def a_worker_is_woken_by_another_process(bench: StoreBench) -> None:
 
 async def _require_woken(bench: StoreBench, store: AbleStore, other: AbleStore) -> None:
     """Require that workers of both stores are woken by a new task, and by one that is put back."""
-    held = await _waiting_task(store, worker="here", lease_ms=60_000)
+    held = await waiting_task(store, worker="here", lease_ms=60_000)
 
     async def make() -> TaskRecord:
-        await _waiting_task(store, "another tool")
-        return await _waiting_task(store)
+        await waiting_task(store, "another tool")
+        return await waiting_task(store)
 
     async def put_back() -> TaskRecord:
         await store.drop_leases("here", [held.task_id], lapse=True)
@@ -138,7 +133,7 @@ async def a_worker_that_gives_up_takes_no_task_with_it(bench: StoreBench) -> Non
     async with bench.waiting(partial(store.wait_for_work, ["tool"], limit=1)) as (waiter,):
         with anyio.move_on_after(0):
             await store.wait_for_work(["tool"], limit=1)
-        record = await _waiting_task(store)
+        record = await waiting_task(store)
         found: Any = await bench.within(waiter.wait(), "a worker is not woken after another has given up")
         require([each.task_id for each in found] == [record.task_id], "a worker was woken for another task")
     require(await _found(bench, store, "tool") == [record.task_id], "a task went with a worker that only looked at it")
