@@ -31,22 +31,29 @@ store and queue; `mcp_task_runtime.testing` checks them for yours.
 Import law: `core` imports nothing of this library but `errors`, and from outside anyio and pydantic. `stores` and
 `wire` import `core`; `adapters` import those. No circle of modules. No object touches another object's private names.
 
-The rooms. `types` and `views` hold frozen values; `transitions` is the only code that makes and changes records.
-`store`, `message_queue` and `clock` are the interfaces of a backend; `abilities` finds out what one can do, `mirror`
-and `observed_store` stand in for one, `sealed` tells sealed values from plain ones, `reader` reads tasks, also for
-their owners, and `polls` says how often; `store_calls` has what holds for each call of a store. `questions` asks and
-answers. `task_maker` makes tasks, `endings` is the only code that ends one, `followers` and
-`followed_task` the only code that waits for changes.
+The rooms:
 
-`execution` is one run of work as a state table, `run_end` says what its end makes of the task; `workers` run it in
-a `group` that nothing breaks, and `open_tasks` are those whose work does not run here. `live_tasks`, `stored_tasks`,
-`slots`, `run_slots`, `work_queue` and `rate_limit` bound it. `worker_leases`, `lease_keeper`, `resumption` and
-`postponed` look after work that runs again; `dispatch` and `outbox` have tasks run elsewhere, `claims` takes those that
-no process runs, and `work_loop` looks for them. `observer` hears of all that, through `run_observer`, `observed_store`
-and `backlog`, and `change_hook` tells a callback.
+- Values: `types`, `views`, `settings`, `work_queue`, `backoff`, `reruns` and `inbox` are frozen; `json`, `text` and
+  `ids` make and check what they hold. `transitions` is the only code that makes and changes records.
+- Backends: `store`, `message_queue` and `clock` are their interfaces. `abilities` finds out what one can do,
+  `store_calls` has what holds for each call of a store, `mirror` and `observed_store` stand in for one, and `sealed`
+  tells sealed values from plain ones.
+- Tasks: `task_maker` makes them, `endings` is the only code that ends one, `reader` reads them, also for their owners,
+  and `followers` with `followed_task` is the only code that waits for their changes. `questions` asks and answers,
+  `polls` says how often a client may look. `live_tasks`, `stored_tasks` and `rate_limit` bound what an owner has.
+- Runs: `execution` is one run of work as a state table, `run_end` says what its end makes of the task. `workers` runs
+  them in a `group` that nothing breaks, `slots` and `run_slots` say when, and `open_tasks` are those whose work does
+  not run here. `context` is what the work sees of its task; `steps` and `step_results` record parts of it for its
+  reruns.
+- Leases: `worker_leases` are those of this process, which `lease_keeper` renews. `resumption` runs work by its tool's
+  name: what was lost, what `postponed` has delayed, and what `doubtful_claims` finds claimed.
+- Other processes: `dispatch` is the interface of an engine, to which `outbox` gives tasks, and `undelivered` again what
+  it did not take. `claims` takes those that no process runs, and `work_loop` looks for them.
+- Operators: `observer` hears of all that, through `run_observer`, `observed_store` and `backlog`, and `change_hook`
+  tells a callback. `audit` and `status_messages` have the texts, `statistics` the numbers, `laws` the laws.
+- Tools: `event_loop`, `signal`, `resolver`, `deadlines`, `functions`, `causes`, `web_server`.
 
-`runtime` puts these together. `context` is what the work sees of its task; `steps` records results of parts of the work
-for its reruns.
+`runtime` puts these together.
 
 To add a field to a task: add it to `types.TaskRecord` (and `NewTask`), set it in `transitions`, and extend the record
 codec of the stores, which must still read rows without it. To add an ability of a store: add a protocol to `store`,
