@@ -275,6 +275,32 @@ async def test_a_job_that_comes_while_a_worker_looks_in_vain_begins_at_once(
         await work.until_begun(1)
 
 
+async def test_a_job_that_comes_before_a_worker_listens_begins_as_soon_as_it_does(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = asyncio.Event()
+    connector = site.worker.app.connector
+    listen_notify = connector.listen_notify
+
+    async def listen(**options: Any) -> None:
+        await gate.wait()
+        await listen_notify(**options)
+
+    monkeypatch.setattr(connector, "listen_notify", listen)
+    work = Work()
+    site.pool.holds = True
+    async with site.working(work, 3):
+        await site.pool.held.acquire()  # it has found nothing
+        await site.submit("task-0")
+        site.pool.holds = False
+        site.pool.goes_on.release()
+        for _ in range(100):  # turns of the event loop
+            await asyncio.sleep(0)
+        assert not work.begun
+        gate.set()
+        await work.until_begun(1)
+
+
 async def test_what_a_worker_has_fetched_and_not_begun_when_it_stops_waits_for_the_next_one(site: Site) -> None:
     await site.submit(*names(8))
     work = Work()

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any, Final
 
 import anyio
 from procrastinate import sql
 from procrastinate.exceptions import AlreadyEnqueued, ConnectorException
 from procrastinate.jobs import Job, Status
-from procrastinate.manager import JobManager
+from procrastinate.manager import JobManager, get_channel_for_queues
 from procrastinate.sync_psycopg_connector import wrap_exceptions
 from psycopg.errors import ForeignKeyViolation, UndefinedFunction, UndefinedObject, UndefinedTable
 from psycopg.rows import dict_row
@@ -29,6 +31,9 @@ NO_TABLES: Final = (
     "The database has no tables of procrastinate, or those of another version: run 'procrastinate schema --apply', or "
     "await dispatcher.app.schema_manager.apply_schema_async()"
 )
+
+
+_ANY_JOB: Final = '{"type": "job_inserted", "job_id": 0}'
 
 
 def lacks_tables(error: ConnectorException) -> bool:
@@ -119,16 +124,19 @@ class Jobs(JobManager):  # type: ignore[misc]  # of untyped code
             self._held.discard(job.id)
 
     async def listen_for_jobs(self, *, on_notification: Any, queues: Iterable[str] | None = None) -> None:
-        """Hear of jobs, until cancelled. Those that come while the database does not answer are polled for."""
+        """Hear of jobs, until cancelled: those of before, or of an outage, are looked for."""
 
-        async def notice(**news: Any) -> None:
+        async def notice(*, channel: str, payload: str) -> None:
             self._notices += 1
-            await on_notification(**news)
+            await on_notification(channel=channel, notification=json.loads(payload))
 
-        while True:
-            with suppress(ConnectorException):
-                await super().listen_for_jobs(on_notification=notice, queues=queues)
-            await anyio.sleep(_RETRY_SECONDS)
+        async with anyio.create_task_group() as group:
+            look = partial(group.start_soon, partial(notice, channel="", payload=_ANY_JOB))
+            channels = _Channels(get_channel_for_queues(queues=queues), look)
+            while True:
+                with suppress(ConnectorException):
+                    await self.connector.listen_notify(on_notification=notice, channels=channels)
+                await anyio.sleep(_RETRY_SECONDS)
 
     # -- inside
 
@@ -171,3 +179,15 @@ class Jobs(JobManager):  # type: ignore[misc]  # of untyped code
         self._held.update(job.id for job in jobs)
         self._wanted = 2 * count if len(jobs) == count else 1
         return jobs
+
+
+class _Channels:
+    """The channels that a connection listens to, one after the other; and what is done when it listens to all."""
+
+    def __init__(self, names: Iterable[str], when_listening: Callable[[], object]) -> None:
+        self._names = tuple(names)
+        self._when_listening = when_listening
+
+    def __iter__(self) -> Iterator[str]:  # again with each new connection
+        yield from self._names
+        self._when_listening()
