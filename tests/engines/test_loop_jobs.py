@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
@@ -55,6 +56,11 @@ class Engine:
         context.run(PLACE.set, "the loop's")
         self.jobs = LoopJobs(loop, context, execute, limit=limit, on_end=lambda: self._news.put(None))
 
+    @property
+    def calls(self) -> int:
+        """How often it was called to settle, and has not heard of it."""
+        return self._news.qsize()
+
     def put(self, *names: str) -> None:
         for name in names:
             self.jobs.put(Named(self, name))
@@ -64,6 +70,31 @@ class Engine:
         while not set(names) <= self.ended.keys():
             self._news.get(timeout=PATIENCE)
             self.jobs.settle()
+
+
+class StoppedClock(asyncio.SelectorEventLoop):
+    """An event loop whose time passes when the test says so."""
+
+    now = 0.0
+
+    def time(self) -> float:
+        return self.now
+
+    def go_on(self) -> None:
+        """Run what can run."""
+
+        async def turns() -> None:
+            for _ in range(10):
+                await asyncio.sleep(0)
+
+        self.run_until_complete(turns())
+
+
+@pytest.fixture
+def stopped_clock() -> Iterator[StoppedClock]:
+    loop = StoppedClock()
+    yield loop
+    loop.close()
 
 
 class Named:
@@ -79,7 +110,8 @@ class Named:
         self._engine.accepted.append(self._name)
         return self._name
 
-    def end(self, error: Exception | None) -> None:
+    def end(self, error: Exception | None, ended_at: float) -> None:
+        assert ended_at <= time.monotonic()
         assert self._name not in self._engine.ended
         self._engine.ended[self._name] = error
         if self._name == "unheard":
@@ -214,3 +246,71 @@ def test_what_ran_on_an_event_loop_that_has_ended_is_not_waited_for(first: str) 
         assert isinstance(engine.ended["late"], RuntimeError)
         engine.jobs.join()
     assert "a" not in engine.ended or isinstance(engine.ended["a"], RuntimeError)
+
+
+def test_an_engine_hears_of_an_end_with_its_next_job_or_soon(stopped_clock: StoppedClock) -> None:
+    ran: list[str] = []
+
+    async def execute(name: str) -> None:
+        ran.append(name)
+
+    engine = Engine(stopped_clock, execute, limit=3)
+    engine.put("a")
+    stopped_clock.go_on()
+    assert (ran, engine.calls, engine.ended) == (["a"], 0, {})
+    engine.put("b")
+    assert engine.ended == {"a": None}
+    stopped_clock.go_on()
+    assert (ran, engine.calls) == (["a", "b"], 0)
+    stopped_clock.now = 1.0
+    stopped_clock.go_on()
+    assert engine.calls == 1
+    engine.until_ended("b")
+    engine.put("c")
+    stopped_clock.go_on()
+    engine.jobs.settle()
+    stopped_clock.now = 2.0
+    stopped_clock.go_on()
+    assert (engine.calls, list(engine.ended)) == (0, ["a", "b", "c"])  # there was nothing more to hear of
+
+
+def test_an_engine_hears_of_an_end_at_once_when_another_job_waits(stopped_clock: StoppedClock) -> None:
+    async def execute(name: str) -> None:
+        pass
+
+    engine = Engine(stopped_clock, execute, limit=1)
+    engine.put("a", "b")
+    stopped_clock.go_on()
+    assert engine.calls == 1
+    engine.until_ended("a")
+    stopped_clock.go_on()
+    assert (engine.accepted, engine.calls) == (["a", "b"], 0)
+
+
+def test_a_job_that_comes_while_the_last_place_becomes_free_begins(stopped_clock: StoppedClock) -> None:
+    async def execute(name: str) -> None:
+        pass
+
+    engine = Engine(stopped_clock, execute, limit=1)
+    engine.put("a")
+    stopped_clock.go_on()  # it has ended, and the engine has not heard of it
+    engine.put("b")
+    assert engine.accepted == ["a", "b"]
+
+
+def test_an_end_that_the_engine_has_not_heard_of_is_not_waited_for(
+    stopped_clock: StoppedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def execute(name: str) -> None:
+        pass
+
+    monkeypatch.setattr("mcp_task_runtime.engines._loop_jobs._LOOK_SECONDS", 10 * PATIENCE)
+    engine = Engine(stopped_clock, execute, limit=2)
+    engine.put("a")
+    stopped_clock.go_on()
+    assert engine.ended == {}
+    joining = threading.Thread(target=engine.jobs.join, daemon=True)
+    joining.start()
+    joining.join(PATIENCE)
+    assert not joining.is_alive()
+    assert engine.ended == {"a": None}

@@ -147,9 +147,9 @@ class _Message:
         (task_id,) = body[0]
         return str(task_id)
 
-    def end(self, error: Exception | None) -> None:
+    def end(self, error: Exception | None, ended_at: float) -> None:
         """Report the end as Celery's own tasks do: whether it failed, what it returned, and its duration."""
-        runtime = monotonic() - self._began_at
+        runtime = ended_at - self._began_at
         if error is None:
             self._on_ended((False, repr(None), runtime))
             return

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from contextvars import Context
 from threading import Event, Lock
+from time import monotonic
 from typing import Final, Protocol
 
 __all__ = ["Job", "LoopJobs"]
@@ -16,6 +17,8 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 _GATHER_SECONDS: Final = 0.02
 """How long after jobs have begun the next ones begin while others run, all at once: one after the other costs twice."""
+_SETTLE_SECONDS: Final = 0.05
+"""How long after the end of a job the engine may hear of it, with other ends or with the next job, if none waits."""
 _LOOK_SECONDS: Final = 1.0
 """How often the last jobs are waited for before a look whether the event loop is there still."""
 
@@ -27,8 +30,8 @@ class Job(Protocol):
         """Tell the engine that the job begins; return the identifier of its task. If this raises, it does not begin."""
         ...
 
-    def end(self, error: Exception | None) -> None:
-        """Tell the engine that the job has ended, and with which error, if any."""
+    def end(self, error: Exception | None, ended_at: float) -> None:
+        """Tell the engine that the job has ended, with which error, if any, and when, as `time.monotonic` says it."""
         ...
 
 
@@ -67,8 +70,9 @@ class LoopJobs:
         self._running = 0
         self._starting: deque[tuple[Job, str]] = deque()
         self._is_starting = False
-        self._ended: deque[tuple[Job, Exception | None]] = deque()
+        self._ended: deque[tuple[Job, Exception | None, float]] = deque()
         self._is_settling = False
+        self._will_settle = False
         self._last_ended = Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._started_at = float("-inf")
@@ -78,16 +82,14 @@ class LoopJobs:
     def put(self, job: Job) -> None:
         """Run a job as soon as fewer than `limit` run."""
         with self._lock:
-            self._waiting.append(job)
-            self._begin_waiting()
+            self._waiting.append(job)  # first, so that a job which ends meanwhile sees it or is seen
+            self._settle()
 
     def settle(self) -> None:
         """Tell the engine of the jobs that have ended, and begin others in their place."""
         with self._lock:
             self._is_settling = False
-            while self._ended:
-                self._end(*self._ended.popleft())
-            self._begin_waiting()
+            self._settle()
 
     def drop_waiting(self) -> None:
         """Forget the jobs that wait: the engine delivers them again."""
@@ -101,10 +103,16 @@ class LoopJobs:
     def join(self) -> None:
         """Begin no more jobs, and wait until those that run have ended, or their event loop."""
         self.close()
+        self.settle()  # what has ended before it was closed
         while self._running and not self._loop.is_closed():
             self._last_ended.wait(_LOOK_SECONDS)
             self._last_ended.clear()
             self.settle()
+
+    def _settle(self) -> None:
+        while self._ended:
+            self._end(*self._ended.popleft())
+        self._begin_waiting()
 
     def _begin_waiting(self) -> None:
         while self._waiting and self._running < self._limit and not self._is_closed:
@@ -113,7 +121,7 @@ class LoopJobs:
             try:
                 self._hand_over(job, job.accept())
             except Exception as error:
-                self._end(job, error)
+                self._end(job, error, monotonic())
             except BaseException:  # the engine's thread is to end: the job has not begun, and is delivered again
                 self._running -= 1
                 raise
@@ -131,10 +139,10 @@ class LoopJobs:
             self._starting.clear()
             raise
 
-    def _end(self, job: Job, error: Exception | None) -> None:
+    def _end(self, job: Job, error: Exception | None, ended_at: float) -> None:
         self._running -= 1
         try:
-            job.end(error)
+            job.end(error, ended_at)
         except Exception:
             logger.exception("The end of a job could not be reported to its engine")
 
@@ -164,9 +172,25 @@ class LoopJobs:
         except Exception as raised:
             error = raised
         finally:
-            self._ended.append((job, error))
+            self._ended.append((job, error, monotonic()))
             if self._is_closed:
                 self._last_ended.set()
-            if not self._is_settling:
-                self._is_settling = True
-                self._on_end()
+            self._call_to_settle()
+
+    def _call_to_settle(self) -> None:
+        """Have the engine settle: at once if jobs wait for a place, otherwise soon, for it is work to call it."""
+        if self._waiting or self._is_closed or self._loop.is_closed():
+            self._have_settled()
+        elif not self._will_settle:
+            self._will_settle = True
+            self._loop.call_later(_SETTLE_SECONDS, self._settle_late)
+
+    def _settle_late(self) -> None:
+        self._will_settle = False
+        if self._ended:
+            self._have_settled()
+
+    def _have_settled(self) -> None:
+        if not self._is_settling:
+            self._is_settling = True
+            self._on_end()
