@@ -569,6 +569,32 @@ async def test_an_offer_that_is_cancelled_loses_nothing(anyio_backend_name: str)
     assert offered == ["a", "a", "b"]
 
 
+async def test_what_is_dropped_while_another_one_is_offered_is_not_offered() -> None:
+    offered: list[str] = []
+
+    async def offer(value: str) -> bool:
+        offered.append(value)
+        if value == "a":
+            undelivered.discard("b")  # its task has ended
+            undelivered.add("c", "c again")  # a later run of its task
+        return True
+
+    undelivered = Undelivered(FakeClock(), offer)
+    for value in "abcd":
+        undelivered.add(value, value)
+    undelivered.note_success()
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as group:
+            group.start_soon(undelivered.run)
+            while "d" not in offered:
+                await anyio.lowlevel.checkpoint()
+            undelivered.note_success()
+            while "c again" not in offered:
+                await anyio.lowlevel.checkpoint()
+            group.cancel_scope.cancel()
+    assert offered == ["a", "d", "c again"]
+
+
 @pytest.mark.parametrize("is_written", [True, False])
 async def test_a_task_is_put_back_where_none_is_overdue_although_the_store_failed(is_written: bool) -> None:
     """L12: whether it was put back before the answer was lost, or not."""
@@ -894,9 +920,10 @@ async def test_a_worker_finds_its_tool_in_a_plain_store_behind_those_of_others()
         tool.gate.set()
         tool.register(worker)
         await make_waiting(cluster, "other", 1_001)
+        await cluster.pass_time(1)  # what waits longest comes first
+        record = await worker.runtime.dispatch(SPEC)
         async with working(worker):
-            record = await worker.runtime.dispatch(SPEC)
-            await cluster.pass_time(2 * TURN_SECONDS)
+            await cluster.settle()  # no time passes: it is not the sweep that finds it
             assert cluster.store.record(record.task_id).status == "completed"
 
 

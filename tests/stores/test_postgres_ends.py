@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import aclosing, suppress
 from functools import partial
 from typing import Any
 
@@ -15,8 +16,8 @@ from psycopg import sql
 from mcp_task_runtime import StoreDispatcher, TaskRuntime, TaskSettings, TaskSpec
 from mcp_task_runtime.core.store import TaskEndWatching
 from mcp_task_runtime.core.types import NewTask, Outcome, TaskRecord, TaskRequest
-from mcp_task_runtime.errors import InvalidTransitionError, StoreClosedError
-from mcp_task_runtime.stores.postgres import PostgresTaskStore
+from mcp_task_runtime.errors import InvalidTransitionError, StoreClosedError, StoreUnavailableError
+from mcp_task_runtime.stores.postgres import PostgresTaskStore, _watching
 from mcp_task_runtime.stores.postgres._watchers import Look, Watchers
 from tests.stores.postgres_server import PostgresServer
 from tests.support.patience import PATIENCE
@@ -159,6 +160,33 @@ async def test_a_process_that_watches_the_ends_of_tasks_may_watch_all_changes_to
         await other.finish_task(task, DONE)
         await until(lambda: bool(ends))
         stop()
+
+
+async def test_an_end_that_happens_after_its_call_has_failed_is_told(
+    make: Open, postgres: PostgresServer, schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """L3: to the process that made it nothing is sent."""
+    monkeypatch.setattr(_watching, "_DOUBT_SECONDS", 0.01)
+    blocked = sql.SQL("SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE {}")
+    async with make() as other, aclosing(PostgresTaskStore(postgres.url, schema=schema, timeout=1.0)) as store:
+        await until_listening(store)
+        record: TaskRecord | None = None
+        while record is None:
+            with suppress(StoreUnavailableError):  # the machine may be slow
+                record = await store.create_task(NewTask(ttl_ms=None))
+        ended = anyio.Event()
+        store.watch_end(record.task_id, ended.set)
+        with psycopg.connect(postgres.url) as holding:
+            rows = sql.SQL("SELECT FROM {} FOR UPDATE").format(sql.Identifier(schema, "tasks"))
+            holding.execute(rows)
+            with anyio.fail_after(PATIENCE):
+                while not postgres.execute_often(blocked.format(sql.Literal(f"%{schema}%"))):
+                    with suppress(StoreUnavailableError):
+                        await store.finish_task(record.task_id, DONE)
+            assert not ended.is_set()
+        with anyio.fail_after(PATIENCE):
+            await ended.wait()
+        assert (await other.get_task(record.task_id)) != record
 
 
 async def test_an_end_is_told_once_whatever_follows(make: Open) -> None:

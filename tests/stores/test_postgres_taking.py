@@ -196,6 +196,27 @@ async def test_a_worker_that_waits_is_woken_and_takes_with_one_statement(make: O
         assert scope.cancelled_caught
 
 
+@pytest.mark.parametrize("how", ["at once", "by its id"])
+async def test_who_waits_in_the_process_of_the_worker_hears_that_a_task_was_taken(make: Open, how: str) -> None:
+    """L3: nothing is sent to the process that takes it."""
+    async with make() as store, anyio.create_task_group() as group:
+        task = await created(store)
+        seen: list[TaskRecord] = []
+
+        async def wait() -> None:
+            seen.append(await store.wait_for_update(task, after=1))
+
+        group.start_soon(wait)
+        await until_waiting(store)
+        taken: TaskRecord | None
+        if how == "at once":
+            (taken,) = await take(store)
+        else:
+            taken = await store.take_task(task, ["tool"], worker="w", lease_ms=60_000)
+        await until(lambda: bool(seen))
+        assert seen == [taken]
+
+
 # --- two at once ---
 
 
