@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -32,7 +32,7 @@ from mcp_task_runtime.errors import (
     TaskNotFoundError,
 )
 
-__all__ = ["TaskContext", "client_error", "outcome_of_exception", "task_execution"]
+__all__ = ["TaskContext", "client_error", "extended_ttl", "outcome_of_exception", "task_execution"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -65,6 +65,27 @@ def client_error(error: ProtocolError | CapabilityError) -> JSONObject:
     if unexpected is error:
         logger.error("An error that has no JSON form reaches the client as an internal error", exc_info=error)
     return outcome.error or {}
+
+
+def extended_ttl(task: Task, ttl_ms: int, *, now: datetime, settings: TaskSettings | None) -> int | None:
+    """Return the TTL of a task that is to live for at least `ttl_ms` milliseconds from now; `None` to leave it.
+
+    Args:
+        task: The task.
+        ttl_ms: Milliseconds from now.
+        now: The time.
+        settings: Bounds of the TTL; `None` for none.
+
+    Raises:
+        InvalidTransitionError: The task has ended.
+    """
+    if is_terminal(task.status):
+        raise InvalidTransitionError(task.task_id, current=task.status, requested="working")
+    if task.ttl_ms is None:
+        return None
+    wanted = (now - task.created_at) // timedelta(milliseconds=1) + ttl_ms
+    longest = wanted if settings is None else settings.clamp_ttl(wanted)
+    return longest if longest is not None and longest > task.ttl_ms else None
 
 
 class TaskContext:
@@ -187,16 +208,9 @@ class TaskContext:
             TaskNotFoundError: The task has expired or was deleted.
             LeaseLostError: Another run of the work holds the task's lease.
         """
-        task = await self.refresh()
-        if is_terminal(task.status):
-            raise InvalidTransitionError(task.task_id, current=task.status, requested="working")
-        if task.ttl_ms is None:
-            return task
-        lived_ms = (self._store.clock.now() - task.created_at) // timedelta(milliseconds=1)
-        wanted = lived_ms + ttl_ms
-        longest = wanted if settings is None else settings.clamp_ttl(wanted)
-        if longest is not None and longest > task.ttl_ms:
-            await self._update(ttl_ms=longest)
+        longer = extended_ttl(await self.refresh(), ttl_ms, now=self._store.clock.now(), settings=settings)
+        if longer is not None:
+            await self._update(ttl_ms=longer)
         return self._task
 
     async def _update(

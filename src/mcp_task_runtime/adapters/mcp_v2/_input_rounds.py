@@ -54,7 +54,7 @@ from mcp_task_runtime.adapters.mcp_v2._requests import (
 )
 from mcp_task_runtime.adapters.notifications import CallNotifier
 from mcp_task_runtime.adapters.result_handler import TaskResultHandler
-from mcp_task_runtime.core.context import TaskContext
+from mcp_task_runtime.core.context import extended_ttl
 from mcp_task_runtime.core.execution import Execution
 from mcp_task_runtime.core.followers import TaskFollower
 from mcp_task_runtime.core.ids import new_task_id
@@ -300,10 +300,14 @@ class InputRounds:
 
     async def _extend(self, record: TaskRecord) -> None:
         """Let a live task live for `input_ttl_ms` from now; it may have ended, or the store may be unavailable."""
-        settings = self._runtime.settings
-        context = TaskContext(task=record.task, store=self._runtime.store, queue=self._runtime.queue)
-        with suppress(InvalidTransitionError, StoreUnavailableError):
-            await context.extend(settings.input_ttl_ms, settings=settings)
+        store, settings, task_id = self._runtime.store, self._runtime.settings, record.task_id
+        with suppress(InvalidTransitionError, StoreUnavailableError):  # an outage is not waited out: the client waits
+            current = await store.get_task(task_id)
+            if current is None:
+                raise TaskNotFoundError(task_id)
+            ttl_ms = extended_ttl(current.task, settings.input_ttl_ms, now=store.clock.now(), settings=settings)
+            if ttl_ms is not None:
+                await store.update_task(task_id, ttl_ms=ttl_ms)
 
     def _owner(self, ctx: Context) -> str:
         return implicit_owner(self._principal(ctx))
