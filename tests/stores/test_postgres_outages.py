@@ -347,17 +347,21 @@ async def test_answers_whose_reply_is_lost_are_taken_once(make: Open, proxy: Pro
         assert await store.answer_all("a", {"k": YES}) == frozenset()
 
 
+@pytest.mark.parametrize("what", ["a change", "the end of a lease that has lapsed"])
 async def test_a_change_whose_connection_is_cut_while_the_server_works_on_it_happens_once(
-    make: Open, postgres: PostgresServer, schema: str
+    make: Open, postgres: PostgresServer, schema: str, what: str
 ) -> None:
     async with make() as store:
-        await store.create_task(NewTask(ttl_ms=None, task_id="a"))
+        await store.create_task(NewTask(ttl_ms=None, task_id="a", worker="w", lease_ms=0))
+        change: Callable[[], Awaitable[object]] = partial(store.update_task, "a", status_message="on")
+        if what != "a change":
+            change = partial(store.drop_leases, "w", ["a"], lapse=False)
         lock = sql.SQL("SELECT FROM {}.tasks FOR UPDATE").format(sql.Identifier(schema))
         with psycopg.connect(postgres.url) as connection:
             connection.execute(lock)
             with anyio.fail_after(PATIENCE):
                 async with anyio.create_task_group() as group:
-                    group.start_soon(partial(store.update_task, "a", status_message="on"))
+                    group.start_soon(change)
                     blocked = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
                     while not postgres.execute(blocked):  # noqa: ASYNC110 - another process
                         await anyio.sleep(0.02)
@@ -365,7 +369,10 @@ async def test_a_change_whose_connection_is_cut_while_the_server_works_on_it_hap
                     connection.rollback()
         record = await store.get_task("a")
         assert record is not None
-        assert (record.revision, record.task.status_message) == (2, "on")
+        if what == "a change":
+            assert (record.revision, record.task.status_message) == (2, "on")
+        else:
+            assert record.lease is None
 
 
 async def test_a_message_whose_removal_may_have_happened_is_not_removed_twice(make: Open, proxy: Proxy) -> None:

@@ -51,7 +51,7 @@ class Leases:
         }
 
         def drop(attempt: Attempt) -> None:
-            attempt.execute(statements.DROP_LEASES, {**parameters, "is_repeated": attempt.is_repeated})
+            attempt.execute(statements.DROP_LEASES, {**parameters, "is_repeated": attempt.is_repeated and lapse})
 
         await self._database.write(drop)
 

@@ -318,7 +318,7 @@ DROP_LEASES: Final = (
         AND NOT (%(is_repeated)s AND lease_expires_at <= {now}) AND """
     + ALIVE
 )
-"""Repeated, it leaves what has lapsed: the attempt before did that, and wrote its event."""
+"""Repeated to let leases lapse, it leaves what has lapsed: the attempt before did that, and wrote its event."""
 
 _BY_LAPSE: Final = "lease_expires_at, position LIMIT %(limit)s"
 _FIRST_LAPSED: Final = f" ORDER BY {_BY_LAPSE}"
