@@ -330,8 +330,10 @@ a worker finds the tasks of its own tools at the same cost however many wait for
 Tasks that an earlier version stored are found, too
     stores/redis/test_work.py::test_what_an_earlier_version_stored_is_found
 calls that come together share one stream instead of a `tasks/get` each
-    mcp_v2/test_request_counts.py::test_calls_that_come_together_share_one_stream_and_need_hardly_a_look
-an answer to a question of a task whose changes are pushed is followed by no `tasks/get`, unless nothing is pushed soon
+    mcp_v2/test_request_counts.py::test_calls_that_come_together_share_one_stream_and_need_no_look
+so does a call where the last three tasks were still at work when they were first looked at
+    mcp_v2/test_listening.py::test_a_task_is_not_looked_at_where_the_last_ones_were_at_work_when_they_were
+An answer to a question of a task whose changes are pushed is followed by no `tasks/get`, unless nothing is pushed soon
     adapters/test_watch.py::test_what_this_side_led_to_is_pushed_soon_or_looked_at
 a task that a lost worker had fetched and not begun runs elsewhere after `start_grace_ms`
     engines/test_engines.py::test_what_a_lost_worker_of_docket_had_fetched_is_delivered_again

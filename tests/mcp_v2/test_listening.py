@@ -41,8 +41,11 @@ class World:
         open: Those of the streams that are open, by number.
     """
 
-    def __init__(self, poll_ms: int = HOUR_MS, settings: PollSettings | None = None, **options: Any) -> None:
+    def __init__(
+        self, poll_ms: int = HOUR_MS, settings: PollSettings | None = None, looks_show: Any = "working", **options: Any
+    ) -> None:
         self.poll_ms = poll_ms
+        self.looks_show = looks_show
         self.settings = settings or PollSettings()
         self.opened: list[list[str]] = []
         self.opened_at: list[float] = []
@@ -72,7 +75,7 @@ class World:
 
     def watch(self, task_id: str, handle: TaskSnapshot | None = None) -> Watch:
         async def get() -> TaskSnapshot:
-            return state(task_id, poll_ms=self.poll_ms)
+            return state(task_id, self.looks_show, poll_ms=self.poll_ms)
 
         return Watch(task_id, get, self.settings, self.hub, handle=handle)
 
@@ -308,12 +311,12 @@ async def show(world: World) -> None:
     """Have the server show all tasks of its streams."""
     for task_ids in world.open.values():
         for task_id in task_ids:
-            world.hub.push(state(task_id))
+            world.hub.push(state(task_id, world.looks_show))
     await anyio.wait_all_tasks_blocked()
 
 
 async def test_many_tasks_that_come_at_once_share_a_stream_instead_of_a_look_each() -> None:
-    async with hub_of() as world:
+    async with hub_of(looks_show="input_required") as world:
         async with Crowd(world, *names("a", 20)) as crowd:
             assert crowd.looks == 20, "whether the server shows tasks at the start of a stream is not known"
             await show(world)
@@ -331,28 +334,71 @@ async def test_many_tasks_that_come_at_once_share_a_stream_instead_of_a_look_eac
 
 
 async def test_a_stream_that_shows_what_the_handle_said_wakes_no_caller_that_has_not_looked() -> None:
-    async with hub_of() as world:
+    async with hub_of(looks_show="input_required") as world:
         async with Crowd(world, *names("a", 20)):
             await show(world)
         async with Crowd(world) as crowd:
-            crowd.watches = [world.watch(task_id, handle=state(task_id, poll_ms=500)) for task_id in names("b", 20)]
+            crowd.watches = [
+                world.watch(task_id, handle=state(task_id, "input_required", poll_ms=500)) for task_id in names("b", 20)
+            ]
             await crowd.wait_for_all()
             await show(world)
             assert crowd.looks == len(crowd.shown) == 8
             not_looked_at = set(names("b", 20)) - set(crowd.shown)
             for task_id in not_looked_at:
-                world.hub.push(state(task_id, "input_required"))
+                world.hub.push(state(task_id))
             await anyio.wait_all_tasks_blocked()
-            assert {crowd.shown[task_id] for task_id in not_looked_at} == {"input_required"}
+            assert {crowd.shown[task_id] for task_id in not_looked_at} == {"working"}
         assert crowd.looks == 8
         async with Crowd(world, *names("c", 20)) as crowd:
             assert crowd.looks == 8, "the server has shown the tasks at the start of the stream"
 
 
+async def test_a_task_is_not_looked_at_where_the_last_ones_were_at_work_when_they_were() -> None:
+    async with hub_of() as world:
+        for number in range(3):
+            async with Crowd(world, f"a{number}") as crowd:
+                assert crowd.looks == 1
+                await show(world)
+        for number in range(3):
+            async with Crowd(world, f"b{number}") as crowd:
+                assert (crowd.looks, crowd.shown) == (0, {}), "the stream is about to show it"
+                await show(world)
+                assert crowd.shown == {f"b{number}": "working"}
+        assert world.opened[-3:] == [["b0"], ["b1"], ["b2"]]
+
+
+@pytest.mark.parametrize("how", ["looked at", "shown"])
+async def test_tasks_are_looked_at_again_after_one_that_was_not_at_work(how: str) -> None:
+    async with hub_of() as world:
+        for number in range(2 if how == "looked at" else 3):
+            async with Crowd(world, f"a{number}"):
+                await show(world)
+        world.looks_show = "input_required"
+        async with Crowd(world, "b") as crowd:
+            assert crowd.looks == (1 if how == "looked at" else 0)
+            await show(world)
+            assert crowd.shown == {"b": "input_required"}
+        world.looks_show = "working"
+        for number in range(3):
+            async with Crowd(world, f"c{number}") as crowd:
+                assert crowd.looks == 1
+                await show(world)
+        async with Crowd(world, "d") as crowd:
+            assert crowd.looks == 0
+
+
+async def test_a_server_that_shows_no_task_is_not_taken_to_do_so_for_one_that_is_at_work() -> None:
+    async with hub_of() as world:
+        for number in range(5):
+            async with Crowd(world, f"a{number}") as crowd:
+                assert crowd.looks == 1
+
+
 @pytest.mark.parametrize("how", ["ends", "breaks", "is silent"])
 async def test_tasks_that_a_stream_does_not_show_are_looked_at_and_others_at_once(how: str) -> None:
     settings = PollSettings((1, HOUR_MS), pushed_interval_ms=1 if how == "is silent" else HOUR_MS)
-    async with hub_of(settings=settings) as world:
+    async with hub_of(settings=settings, looks_show="input_required") as world:
         async with Crowd(world, *names("a", 20)):
             await show(world)
         async with Crowd(world, *names("b", 20)) as crowd:
@@ -385,7 +431,7 @@ async def show_ends(world: World) -> None:
 
 
 async def test_a_server_of_short_tasks_is_taken_to_show_them() -> None:
-    async with hub_of() as world:
+    async with hub_of(looks_show="input_required") as world:
         for looks in (20, 8):
             async with Crowd(world, *names("a", 20)) as crowd:
                 assert crowd.looks == looks
@@ -409,7 +455,7 @@ async def test_a_server_that_did_not_show_its_short_tasks_is_not_taken_to_do_so_
 
 
 async def test_callers_that_gave_up_before_their_stream_showed_anything_say_nothing_of_the_server() -> None:
-    async with hub_of() as world:
+    async with hub_of(looks_show="input_required") as world:
         async with Crowd(world, *names("a", 20)):
             await show(world)
         for letter in "bc":

@@ -4,7 +4,8 @@ A stream is one `subscriptions/listen` request. It lives in a background task, s
 that opened it, and it stops with the last follower of its tasks. Tasks that are followed at about the same
 time share a stream. When no further stream may be opened, the one with the fewest tasks is replaced by one
 for its tasks and the new ones: a server shows each task at the start of a stream, so nothing is missed.
-Where many tasks come at once, and the server is known to do so, they share a stream instead of a look each.
+Where many tasks come at once, and the server is known to do so, they share a stream instead of a look each. So does
+each task where the last ones were all at work when they were looked at: a stream was opened for them anyway.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ _GATHER_SECONDS: Final = 0.002
 
 _MANY: Final = 8
 """Tasks that are looked at for the first time, or gathered, from which on one stream costs less than more looks."""
+
+_USUAL: Final = 3
+"""Tasks in a row that were at work when they were first looked at, from which on the next one is taken to be."""
 
 _REFUSALS: Final = frozenset({METHOD_NOT_FOUND, MISSING_REQUIRED_CLIENT_CAPABILITY})
 """Errors of a server that pushes nothing on this connection, however often it is asked."""
@@ -76,6 +80,7 @@ class ListenHub:
         self._not_pushed: set[str] = set()  # tasks whose stream ended without showing them
         self._looking: set[Watch] = set()  # those that look for the first time
         self._joined: set[str] = set()  # tasks that were not looked at, and that their stream has not shown yet
+        self._at_work = 0  # tasks that were at work when they were first looked at, since one that was not
         self._is_refused = False  # the server said that it does not push
         self._shows_at_once: bool | None = None  # whether the server shows tasks at the start of a stream, if known
 
@@ -113,7 +118,7 @@ class ListenHub:
         watch.expect()
 
     def join(self, watch: Watch) -> bool:
-        """Follow a watch that has not looked, if a stream shows its task soon all the same; return whether one does."""
+        """Follow a watch that has not looked, if a stream for its task costs less; return whether one shows it soon."""
         if not self._shows_without_look(watch.task_id):
             self._looking.add(watch)
             return False
@@ -144,7 +149,10 @@ class ListenHub:
         is_first = stream is not None and snapshot.task_id not in stream.shown
         if stream is not None:
             stream.shown[snapshot.task_id] = snapshot
-        self._joined.discard(snapshot.task_id)
+        if snapshot.task_id in self._joined:
+            self._joined.discard(snapshot.task_id)
+            if snapshot.status != "working":
+                self._at_work = 0
         is_repeated = False
         for watch in self._watches.get(snapshot.task_id, ()):
             is_repeated |= watch.push(snapshot)
@@ -171,13 +179,17 @@ class ListenHub:
     def _shows_without_look(self, task_id: str) -> bool:
         """Return whether a stream that is about to be opened will show a task that was not looked at."""
         gathered = 0 if self._gathering is None else len(self._gathering.task_ids)
-        if gathered + len(self._looking) < _MANY or not self._shows_at_once or self._is_refused:
+        if gathered + len(self._looking) < _MANY and self._at_work < _USUAL:
+            return False
+        if not self._shows_at_once or self._is_refused:
             return False
         return task_id not in self._streams and task_id not in self._not_pushed and self._has_room()
 
     def _end_look(self, watch: Watch) -> None:
         """Note that a watch has looked, and that it had to although its task was expected to be shown."""
-        self._looking.discard(watch)
+        if watch in self._looking:
+            self._looking.discard(watch)
+            self._at_work = self._at_work + 1 if watch.is_working else 0
         if watch.begun and watch.task_id in self._joined:
             self._joined.discard(watch.task_id)
             self._shows_at_once = False

@@ -1,10 +1,9 @@
 """`Watch`: when to look at a task again, and which pushed state makes a look needless.
 
 This is the only place that decides when to look. The first look is at once and costs nothing else, unless a
-stream that is about to be opened for other tasks will show this one too. After that a watch subscribes to pushes,
-if there are any, and looks as often as the server suggests. A pushed state that is newer than what was seen counts
-like a look; anything else that is pushed only makes the next look due, and looks that come early for that reason
-are limited in number.
+stream will show the task at less cost. After that a watch subscribes to pushes, if there are any, and looks as often
+as the server suggests. A pushed state that is newer than what was seen counts like a look; anything else that is
+pushed only makes the next look due, and looks that come early for that reason are limited in number.
 """
 
 from __future__ import annotations
@@ -91,7 +90,7 @@ class Pushes(Protocol):
         ...
 
     def join(self, watch: Watch) -> bool:
-        """Follow the watch, which has not looked, if that shows its task soon at no cost; return whether it does."""
+        """Follow the watch, which has not looked, if that shows its task soon at less cost; return whether it does."""
         ...
 
     def unfollow(self, watch: Watch) -> None:
@@ -134,6 +133,11 @@ class Watch:
         self._is_woken = False
         self._early = -math.inf  # the next early look may be at this time
         self._changed: Signal | None = None
+
+    @property
+    def is_working(self) -> bool:
+        """Whether the task was at work when it was last seen."""
+        return self._seen is not None and self._seen.status == "working"
 
     def close(self) -> None:
         """Stop having changes pushed."""
