@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -16,8 +15,7 @@ import pytest
 from psycopg import sql
 
 from mcp_task_runtime.core.sealed import SEALED_JSON
-from mcp_task_runtime.core.store import TaskTaking
-from mcp_task_runtime.core.types import Lease, NewTask, Outcome, TaskRecord, TaskRequest
+from mcp_task_runtime.core.types import NewTask, Outcome, TaskRecord, TaskRequest
 from mcp_task_runtime.errors import StoreClosedError, StoreUnavailableError
 from mcp_task_runtime.stores.postgres import PostgresTaskStore, _database
 from mcp_task_runtime.testing.clock import FakeClock
@@ -149,33 +147,6 @@ async def until_waiting(store: PostgresTaskStore) -> None:
         await until(lambda: store.statistics().free_slots == 10)
 
 
-async def test_what_has_waited_longest_is_claimed_first(make: Open) -> None:
-    clock = FakeClock()
-    async with make(clock=clock) as store:
-        assert isinstance(store, TaskTaking)
-        waiting = []
-        for number in range(9):
-            waiting.append(await created(store, f"tool {number % 3}", ttl_ms=600_000))
-            clock.advance(1)
-        await created(store, "tool 0", worker="held")
-        names = [f"tool {number}" for number in (3, 2, 1, 0)]
-        first = await take(store, *names, "tool 0", limit=5)
-        assert ids(first) == waiting[:5]
-        for record in first:
-            assert record == await store.get_task(record.task_id)
-            assert record.lease == Lease("w", clock.now() + timedelta(minutes=1), 1)
-            assert record.revision == 2
-            history = await store.get_history(record.task_id)
-            assert [(event.kind, event.text) for event in history] == [("created", None), ("claimed", "w#1")]
-            assert record.task.last_updated_at == history[-1].at == clock.now()
-        assert ids(await take(store, *names)) == waiting[5:]
-        clock.advance(61)
-        lapsed = [record.task_id for record in await store.list_lapsed()]
-        assert set(waiting) <= set(lapsed), "a worker that is lost leaves its tasks to others"
-        assert first[0].lease is not None
-        assert (await store.finish_task(waiting[0], DONE, fence=first[0].lease.fence)).outcome == DONE
-
-
 async def test_a_worker_that_waits_is_woken_and_takes_with_one_statement(make: Open) -> None:
     """L3, L8."""
     async with make() as store, make() as other, anyio.create_task_group() as group:
@@ -191,9 +162,6 @@ async def test_a_worker_that_waits_is_woken_and_takes_with_one_statement(make: O
         await worker.ended()
         assert worker.taken == [task]
         assert (store.statistics().writes, store.statistics().reads) == (before.writes + 1, before.reads)
-        with anyio.move_on_after(0.05) as scope:
-            await store.take_work([], worker="w", lease_ms=1, limit=1)
-        assert scope.cancelled_caught
 
 
 @pytest.mark.parametrize("how", ["at once", "by its id"])

@@ -87,6 +87,18 @@ class WhatAnotherHasTakenIsTakenAgain(TakingTaskStore):
         return found
 
 
+@store_mutant("what_is_taken_is_claimed")
+class WhatIsTakenIsHeldForLong(TakingTaskStore):
+    async def take_work(self, names: Collection[str], *, lease_ms: int, **options: Any) -> Found:
+        return await super().take_work(names, lease_ms=10 * lease_ms, **options)
+
+
+@store_mutant("a_worker_takes_its_own_tools_alone")
+class AWorkerWithoutToolsTakesNothingAtOnce(TakingTaskStore):
+    async def take_work(self, names: Collection[str], **options: Any) -> Found:
+        return await super().take_work(names, **options) if names else ()
+
+
 @store_mutant("a_worker_takes_its_own_tools_alone")
 class SealedTasksAreTaken(TakingTaskStore):
     async def take_work(self, names: Collection[str], **options: Any) -> Found:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -11,8 +10,7 @@ import anyio
 import pytest
 
 from mcp_task_runtime.core.sealed import SEALED_JSON
-from mcp_task_runtime.core.store import TaskTaking
-from mcp_task_runtime.core.types import Lease, NewTask, TaskRecord, TaskRequest
+from mcp_task_runtime.core.types import NewTask, TaskRecord, TaskRequest
 from mcp_task_runtime.errors import StoreClosedError
 from mcp_task_runtime.stores.redis import RedisTaskStore
 from mcp_task_runtime.testing.clock import FakeClock
@@ -37,49 +35,15 @@ def ids(records: tuple[TaskRecord, ...]) -> list[str]:
     return [record.task_id for record in records]
 
 
-async def test_what_has_waited_longest_is_claimed_first(server: RedisServer, prefix: str, clock: FakeClock) -> None:
+async def test_what_is_taken_is_in_no_index_of_waiting_tasks_and_expires(
+    server: RedisServer, prefix: str, clock: FakeClock
+) -> None:
     async with RedisTaskStore(server.url, clock=clock, prefix=prefix) as store:
-        assert isinstance(store, TaskTaking)
-        made = []
-        for number in range(9):
-            made.append(await make(store, f"tool {number % 3}", ttl_ms=600_000))
-            clock.advance(1)
-        await make(store, "tool 0", worker="held")
-        names = [f"tool {number}" for number in range(4)]
-        first = await take(store, *names, "tool 0", limit=5)
-        assert ids(first) == made[:5]
-        for record in first:
-            assert record == await store.get_task(record.task_id)
-            assert record.lease == Lease("w", clock.now() + timedelta(minutes=1), 1)
-            assert record.revision == 2
-            history = await store.get_history(record.task_id)
-            assert [(event.kind, event.text) for event in history] == [("created", None), ("claimed", "w#1")]
-            assert record.task.last_updated_at == history[-1].at == clock.now()
-        assert ids(await take(store, *names)) == made[5:]
+        made = [await make(store, f"tool {number % 3}", ttl_ms=600_000) for number in range(9)]
+        assert len(await take(store, "tool 0", "tool 1", "tool 2")) == 9
         assert not server.keys(f"{prefix}:{{leases:}}:waiting:")
-        clock.advance(61)
-        lapsed = [record.task_id for record in await store.list_lapsed()]
-        assert set(made) <= set(lapsed), "a worker that is lost leaves its tasks to others"
         for key in (f"{prefix}:{{{made[0]}}}:events", f"{prefix}:{{{made[0]}}}:task"):
             assert server.client.pttl(key) > 0
-        assert first[0].lease is not None
-        assert (await store.finish_task(made[0], DONE, fence=first[0].lease.fence)).outcome == DONE
-
-
-async def test_a_worker_that_waits_is_woken(server: RedisServer, prefix: str) -> None:
-    """L3."""
-    async with (
-        RedisTaskStore(server.url, prefix=prefix, timeout=PATIENCE) as store,
-        RedisTaskStore(server.url, prefix=prefix, timeout=PATIENCE) as other,
-    ):
-        async with waiting(partial(take, store, "tool", "other")) as (taken,):
-            await eventually(lambda: store.statistics().waiters == 1)
-            await make(other, "unwanted")
-            task = await make(other)
-            assert ids(await taken.wait()) == [task]
-        with anyio.move_on_after(0.05) as scope:
-            await store.take_work([], worker="w", lease_ms=1, limit=1)
-        assert scope.cancelled_caught
 
 
 async def test_tasks_whose_claim_was_not_heard_of_are_claimed_once(server: RedisServer, prefix: str) -> None:

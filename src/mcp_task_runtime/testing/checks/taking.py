@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from functools import partial
 from typing import Any, Final
 
@@ -9,9 +10,9 @@ import anyio
 
 from mcp_task_runtime.core.sealed import SEALED_JSON
 from mcp_task_runtime.core.store import TaskLeases, TaskStore, TaskTaking, TaskWork
-from mcp_task_runtime.core.types import NewTask, Outcome, TaskRecord, TaskRequest
+from mcp_task_runtime.core.types import Lease, NewTask, Outcome, TaskRecord, TaskRequest
 from mcp_task_runtime.errors import StoreClosedError
-from mcp_task_runtime.testing.checks.abilities import AbleStore, able, waiting_task
+from mcp_task_runtime.testing.checks.abilities import AbleStore, able, fence_of, lapsed_tasks, waiting_task
 from mcp_task_runtime.testing.checks.bench import Check, checks_into, require, require_raises, start
 from mcp_task_runtime.testing.checks.store_bench import StoreBench
 from mcp_task_runtime.testing.concurrency.cancellation import Trial, check_cancellation
@@ -58,16 +59,42 @@ async def _require_claimed(store: AbleStore, record: TaskRecord | None, worker: 
 async def tasks_are_taken_in_their_order(bench: StoreBench) -> None:
     store = _taking(bench.subject)
     waiting: list[str] = []
-    for _ in range(3):
-        waiting.append((await waiting_task(store)).task_id)
+    for number in range(6):
+        waiting.append((await waiting_task(store, f"tool {number % 3}")).task_id)
         bench.clock.advance(1)
-    await waiting_task(store, lease_ms=_LEASE_MS)  # an engine carries it
-    await waiting_task(store, worker="another", lease_ms=_LEASE_MS)
-    taken = await _taken(bench, store, limit=2)
-    require(taken == waiting[:2], f"a worker took {taken} and must take {waiting[:2]}, the longest waiting")
-    taken = await _taken(bench, store)
-    require(taken == waiting[2:], f"a worker took {taken}, and only {waiting[2:]} waited")
+    await waiting_task(store, "tool 0", lease_ms=_LEASE_MS)  # an engine carries it
+    await waiting_task(store, "tool 0", worker="another", lease_ms=_LEASE_MS)
+    tools = ("tool 2", "tool 1", "tool 0", "tool 1", "unknown")
+    taken = await _taken(bench, store, *tools, limit=4)
+    require(taken == waiting[:4], f"a worker took {taken} and must take {waiting[:4]}, the longest waiting")
+    taken = await _taken(bench, store, *tools)
+    require(taken == waiting[4:], f"a worker took {taken}, and only {waiting[4:]} waited")
     await require_raises(ValueError, _take(store, limit=0), "taking work with a limit of 0")
+
+
+@_check("L12", needs=["taking", "work", "leases", "search"])
+async def what_is_taken_is_claimed(bench: StoreBench) -> None:
+    store = _taking(bench.subject)
+    waiting = [await waiting_task(store) for _ in range(2)]
+    bench.clock.advance(1)
+    first = await store.take_task(waiting[0].task_id, ["tool"], worker="w", lease_ms=_LEASE_MS)
+    (second,) = await bench.within(_take(store), "take_work takes no task, and one waits")
+    for how, record in (("by its id", first), ("that waits", second)):
+        await _require_claimed(store, record, "w")
+        assert record is not None
+        now = bench.clock.now()
+        lease = Lease("w", now + timedelta(milliseconds=_LEASE_MS), 1)
+        require(record.lease == lease, f"taking a task {how} made the lease {record.lease} and not {lease}")
+        require(record.revision == 2, f"a new task taken {how} is at revision {record.revision} and not 2")
+        events = [(event.kind, event.at) for event in await store.get_history(record.task_id)]
+        require(
+            events == [("created", record.task.created_at), ("claimed", now)],
+            f"the history of a task taken {how} is {events}",
+        )
+    bench.clock.advance(_LEASE_MS / 1_000 + 1)
+    lapsed = await lapsed_tasks(store)
+    require(sorted(lapsed) == sorted(each.task_id for each in waiting), f"a worker was lost, and {lapsed} lapsed")
+    await store.finish_task(waiting[0].task_id, Outcome.completed({}), fence=fence_of(first))
 
 
 @_check("L12", needs=["taking", "work", "leases"])
@@ -128,6 +155,8 @@ async def a_worker_takes_its_own_tools_alone(bench: StoreBench) -> None:
     require(taken == [ours.task_id], f"behind tasks of others and sealed ones a worker took {taken}")
     taken = await _taken(bench, store, "tool", with_sealed=True)
     require(taken == [sealed.task_id], f"a worker that opens sealed tasks took {taken}")
+    async with bench.waiting(partial(store.take_work, [], worker="w", lease_ms=_LEASE_MS, limit=1)) as (waiter,):
+        require(not waiter.done(), "a worker without tools does not wait")
 
 
 @_check("L6", "L3", needs=["taking", "work", "leases"])
