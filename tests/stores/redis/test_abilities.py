@@ -16,6 +16,7 @@ import pytest
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
 from mcp_task_runtime.core.types import Fence, Lease, NewTask, Outcome, TaskEvent, TaskFilter, TaskRecord, TaskRequest
 from mcp_task_runtime.errors import InvalidCursorError, InvalidTransitionError, LeaseLostError, TaskNotFoundError
+from mcp_task_runtime.stores._cursor import encode_cursor, owner_scope
 from mcp_task_runtime.stores.redis import RedisTaskStore
 from mcp_task_runtime.testing.clock import FakeClock
 from tests.stores.redis.parts import DONE, QUESTION, YES, waiting
@@ -320,6 +321,13 @@ async def test_an_unknown_task_costs_what_a_foreign_one_does(server: RedisServer
             if await measure_all() and number > 10:
                 return
     raise AssertionError(f"they differ, however often they are measured: {commands}, {calls}")
+
+
+async def test_a_forged_cursor_of_any_size_is_refused(server: RedisServer, prefix: str) -> None:
+    async with RedisTaskStore(server.url, prefix=prefix) as store:
+        for place in (b"", b"x", b"%d" % 10**400, b"9" * 5_000):
+            with pytest.raises(InvalidCursorError):
+                await store.list_tasks(owner="ada", cursor=encode_cursor(place, owner_scope("ada")))
 
 
 async def test_a_cursor_shows_nothing_of_other_owners(server: RedisServer, prefix: str, clock: FakeClock) -> None:

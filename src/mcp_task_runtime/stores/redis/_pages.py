@@ -25,6 +25,7 @@ SET_ASIDE_MICROS: Final = 60_000_000
 _FIELDS: Final = tuple(name.encode() for name in FIELDS)
 _MARK: Final = FIELDS.index("mark")
 _MOST_REPORTED: Final = 1_000
+_LARGEST_SCORE: Final = 2**63
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +143,9 @@ def place_of(cursor: str, scope: bytes) -> tuple[int, bytes]:
     """
     place, _, member = decode_cursor(cursor, scope).partition(b" ")
     try:
-        return int(place), member
+        score = int(place)
     except ValueError:
         raise InvalidCursorError from None
+    if abs(score) > _LARGEST_SCORE:
+        raise InvalidCursorError
+    return score, member

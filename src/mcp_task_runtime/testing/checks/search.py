@@ -79,6 +79,7 @@ async def a_search_shows_each_task_that_matches_once_in_order(bench: StoreBench)
         TaskFilter(created_after=third, names=frozenset({"index"})),
         TaskFilter(created_before=start),
         TaskFilter(text="asks 1"),
+        TaskFilter(text=""),
         TaskFilter(statuses=frozenset({"working"}), names=frozenset({"index"}), owners=frozenset({"ada", "bob"})),
         TaskFilter(statuses=frozenset({"input_required"}), id_prefix="b-", created_after=third, text="ASKS"),
     ):
@@ -95,7 +96,7 @@ async def a_search_shows_each_task_that_matches_once_in_order(bench: StoreBench)
 
 
 def _matches(record: TaskRecord, wanted: TaskFilter) -> bool:
-    task, message = record.task, (record.task.status_message or "").lower()
+    task, message = record.task, record.task.status_message
     return (
         (wanted.statuses is None or task.status in wanted.statuses)
         and (wanted.names is None or record.request.name in wanted.names)
@@ -103,7 +104,7 @@ def _matches(record: TaskRecord, wanted: TaskFilter) -> bool:
         and (wanted.id_prefix is None or task.task_id.startswith(wanted.id_prefix))
         and (wanted.created_after is None or task.created_at >= wanted.created_after)
         and (wanted.created_before is None or task.created_at < wanted.created_before)
-        and (wanted.text is None or wanted.text.lower() in message)
+        and (wanted.text is None or (message is not None and wanted.text.lower() in message.lower()))
     )
 
 
