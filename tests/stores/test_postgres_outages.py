@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import aclosing, suppress
 from datetime import datetime, timedelta, timezone, tzinfo
 from functools import partial
@@ -353,7 +353,7 @@ async def test_a_change_whose_connection_is_cut_while_the_server_works_on_it_hap
 ) -> None:
     async with make() as store:
         await store.create_task(NewTask(ttl_ms=None, task_id="a", worker="w", lease_ms=0))
-        change: Callable[[], Awaitable[object]] = partial(store.update_task, "a", status_message="on")
+        change: Callable[[], Coroutine[Any, Any, object]] = partial(store.update_task, "a", status_message="on")
         if what != "a change":
             change = partial(store.drop_leases, "w", ["a"], lapse=False)
         lock = sql.SQL("SELECT FROM {}.tasks FOR UPDATE").format(sql.Identifier(schema))
