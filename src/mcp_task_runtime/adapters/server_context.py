@@ -247,7 +247,7 @@ class ServerTaskContext:
         self._execution.detach()
 
     async def update_status(self, message: str, *, notify: bool = True) -> None:
-        """Set the status message.
+        """Set the status message. An outage of the store is waited out.
 
         A client that does not read its notifications holds this up by half a second at most, and once.
 
@@ -269,6 +269,8 @@ class ServerTaskContext:
 
     async def report_progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
         """Report progress: as the status message, and to the caller's progress token if it gave one.
+
+        An outage of the store is waited out.
 
         Args:
             progress: How far the work is; more each time.
@@ -391,7 +393,7 @@ class ServerTaskContext:
         return self._steps
 
     async def extend(self, ttl_ms: int) -> Task:
-        """Let the task live for at least so long from now.
+        """Let the task live for at least so long from now. An outage of the store is waited out.
 
         Never makes it live shorter, and not longer than `TaskSettings.max_ttl_ms` allows. The time to live counts
         from the creation of the task; what the client sees of it changes with its next look.

@@ -171,7 +171,7 @@ class TaskContext:
         self._is_cancelled = True
 
     async def refresh(self) -> Task:
-        """Read the task from the store and return it.
+        """Read the task from the store and return it; an outage is waited out.
 
         Raises:
             TaskNotFoundError: The task has expired or was deleted.
@@ -183,7 +183,7 @@ class TaskContext:
         return self._task
 
     async def update_status(self, message: str, *, progress: Progress | None = None) -> None:
-        """Set the status message, and how far the work is.
+        """Set the status message, and how far the work is; an outage of the store is waited out.
 
         Args:
             message: Text for people to read; U+FFFD replaces what is not Unicode in it.
@@ -197,7 +197,7 @@ class TaskContext:
         await self._update(status_message=clean_text(message), progress=progress)
 
     async def extend(self, ttl_ms: int, *, settings: TaskSettings | None = None) -> Task:
-        """Let the task live for at least `ttl_ms` milliseconds from now, and return it.
+        """Let the task live for at least `ttl_ms` milliseconds from now, and return it; an outage is waited out.
 
         Args:
             ttl_ms: Milliseconds from now; the task never lives shorter than before.
