@@ -7,17 +7,19 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from mcp_task_runtime import Execution, Outcome, ServerTaskContext, TaskRecord, TaskSpec
+from mcp_task_runtime.core.dispatch import StoreDispatcher
 from mcp_task_runtime.core.json import dump_json
 from mcp_task_runtime.core.message_queue import QueuedMessage
 from mcp_task_runtime.core.questions import ask_question
 from mcp_task_runtime.core.types import Fence, NewTask, TaskRequest
-from mcp_task_runtime.errors import InvalidTransitionError, LeaseLostError, QuestionTimeoutError
+from mcp_task_runtime.errors import InvalidTransitionError, LeaseLostError, QuestionTimeoutError, StoreUnavailableError
 from mcp_task_runtime.stores.memory import InMemoryTaskMessageQueue, InMemoryTaskStore
 from mcp_task_runtime.testing.clock import FakeClock
-from tests.core.leased_store import LEASE_SECONDS, Cluster, Process, open_cluster
+from tests.core.leased_store import LEASE_SECONDS, TURN_SECONDS, Cluster, Process, open_cluster
 from tests.support.patience import PATIENCE
 
 pytestmark = pytest.mark.anyio
@@ -235,3 +237,51 @@ async def test_a_question_under_a_runtime_waits_without_a_timer_and_is_released_
         assert all(isinstance(error, InvalidTransitionError | anyio.get_cancelled_exc_class()) for error in released)
         assert cluster.store.record(first).status == "failed"
         assert timers_each <= 1, "the watch of a shared store's task has one; the question has none"
+
+
+async def test_the_answer_to_a_renewal_of_an_earlier_run_stops_no_later_run_of_the_task_here() -> None:
+    """L12: it was put back and claimed by the same process, while the answer was on its way."""
+    async with open_cluster(1, dispatcher=StoreDispatcher()) as (cluster, (worker,)):
+        is_put_back, has_begun_again, gate = anyio.Event(), anyio.Event(), anyio.Event()
+        attempts: list[int] = []
+        renewals = 0
+
+        async def work(execution: Execution[Any]) -> Outcome:
+            assert execution.record is not None
+            assert execution.record.lease is not None
+            attempts.append(execution.record.lease.attempt)
+            await gate.wait()
+            if len(attempts) == 1:
+                raise StoreUnavailableError("away")
+            has_begun_again.set()
+            await anyio.sleep_forever()
+            raise AssertionError
+
+        async def before(call: str) -> None:
+            nonlocal renewals
+            if call == "renew_leases":
+                renewals += 1
+                if renewals == 1:  # that of all leases; the next one is of the work that gives its lease up
+                    gate.set()
+                    await is_put_back.wait()
+
+        async def after(call: str) -> None:
+            if call == "claim_task":
+                is_put_back.set()
+            if call == "renew_leases" and renewals == 2 and not has_begun_again.is_set() and is_put_back.is_set():
+                await has_begun_again.wait()
+
+        worker.runtime.register("tool", work, is_dispatched=True)
+        record = await worker.runtime.dispatch(RERUNNABLE)
+        async with anyio.create_task_group() as group:
+            group.start_soon(worker.runtime.work)
+            while attempts != [1]:
+                await anyio.lowlevel.checkpoint()
+            worker.link.before, worker.link.after = before, after
+            await cluster.pass_time(TURN_SECONDS)
+            await has_begun_again.wait()
+            await cluster.settle()
+            assert attempts == [1, 2]
+            assert worker.running == {record.task_id}
+            group.cancel_scope.cancel()
+        worker.link.before = worker.link.after = None

@@ -132,13 +132,14 @@ class LeaseKeeper:
         await self._reap(lapsed)
 
     async def _renew(self) -> None:
-        task_ids = list(self._workers.leased())
+        runs = self._workers.leased()
+        task_ids = list(runs)
         for start in range(0, len(task_ids), _BATCH):
             batch = task_ids[start : start + _BATCH]
             held = await self._leases.renew(batch)
             for task_id in batch:
                 if task_id not in held:
-                    self._workers.lose(task_id)
+                    runs[task_id].lose()  # this run of the task: another one may have begun meanwhile
 
     async def _list_lost(self, limit: int) -> tuple[TaskRecord, ...]:
         return await self._leases.list_lost(self._resumption.wanted(), limit)

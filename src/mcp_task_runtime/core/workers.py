@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Collection, Container, Hashable, Iterable
+from collections.abc import Awaitable, Callable, Container, Hashable, Iterable, Mapping
 from datetime import timedelta
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -124,14 +124,14 @@ class Workers:
         """Return whether a task's work runs here."""
         return task_id in self._running
 
-    def leased(self) -> Collection[str]:
-        """Return the ids of the tasks whose leases must be renewed."""
+    def leased(self) -> Mapping[str, Execution[Any]]:
+        """Return the runs whose leases must be renewed, by the ids of their tasks."""
         postponed: Container[str] = () if self._postponed is None else self._postponed
-        return [
-            task_id
+        return {
+            task_id: run
             for task_id, run in self._running.items()
             if run.state is not ExecutionState.FINISHED_OWN and task_id not in postponed
-        ]
+        }
 
     @property
     def postponed(self) -> int:
@@ -248,12 +248,6 @@ class Workers:
         run = self._running.get(task_id)
         if run is not None:
             run.stop()
-
-    def lose(self, task_id: str) -> None:
-        """Stop work whose lease was lost and drop its outcome."""
-        run = self._running.get(task_id)
-        if run is not None:
-            run.lose()
 
     async def leave(self, task_id: str) -> None:
         """Stop work whose lease was lost, drop its outcome, and wait until it is over."""
