@@ -63,6 +63,9 @@ Validation, structured content and errors stay the SDK's own
     mcp_v2/test_server.py::test_a_low_level_server_runs_work_as_a_task
 Servers of the package `fastmcp` 4 install with the same line
     fastmcp/test_fastmcp.py::test_its_tools_run_as_tasks_and_ask_through_them
+a new tool there is `@mcp.tool` above `@tasks.task()`
+    fastmcp/test_fastmcp.py::test_its_tools_run_as_tasks_and_ask_through_them
+    fastmcp/test_fastmcp.py::test_tool_says_how_a_new_tool_is_made_here
 Name them; their code stays. Their `ctx.elicit`, `ctx.report_progress` and sampling go through the task
     mcp_v2/test_adopt.py::test_its_own_context_asks_and_reports_through_the_task
     mcp_v1/test_adopt.py::test_its_own_context_asks_and_reports_through_the_task
@@ -95,7 +98,12 @@ The docstring of `mcp_task_runtime.adapters.mcp_v1` has every name and change
 One that takes no tasks waits for the result, and is asked as its protocol allows
     mcp_v2/test_input_rounds.py::test_every_kind_of_tool_asks_in_rounds_and_side_by_side
     mcp_v2/test_server.py::test_a_legacy_client_is_asked_within_its_call
-These were driven against a server of each SDK line
+one of 2025-11-25 cannot be asked over HTTP that is stateless or answers with JSON
+    mcp_v1/test_http.py::test_it_holds_without_sessions_that
+    mcp_v1/test_http.py::test_it_holds_with_json_that
+    mcp_v2/test_legacy_http.py::test_it_holds_without_sessions_that
+    mcp_v2/test_legacy_http.py::test_it_holds_with_json_that
+These were driven against both SDK lines
     clients/test_clients.py::test_every_cell_works_or_names_the_limit_of_the_client
     clients/test_clients.py::test_the_readme_has_a_row_for_each_client
 | client | plain call | as a task | question, plain | question in a task | sampling | cancel | progress |
@@ -201,13 +209,13 @@ An outage is waited out for `?timeout=10` seconds
     stores/test_sqlite_engine.py::test_an_outage_is_waited_out_and_others_go_on_meanwhile
     stores/redis/test_trouble.py::test_a_server_that_is_away_for_a_moment_is_waited_for
     stores/test_postgres_outages.py::test_a_server_that_is_away_for_a_moment_is_waited_out_and_the_log_says_so_once
-Two servers on one database need a file, `?prefix=` or `?schema=` each
+Two servers on one database need a file, `?prefix=` (Redis) or `?schema=` (PostgreSQL) each
     mcp_v2/test_mounted.py::test_two_servers_in_one_application_keep_apart_with_a_store_each
     mcp_v2/test_mounted.py::test_two_servers_on_one_store_are_to_its_tasks_like_two_processes_of_one_server
     stores/test_url.py::test_known_parameters_are_taken
 Several processes need a shared store: with `Tasks()` each has tasks of its own
     adapters/test_host.py::test_several_processes_that_keep_tasks_in_memory_are_warned_of_once
-runs two behind one port
+runs two
     mcp_v2/test_mounted.py::test_the_starlette_example_runs_with_two_workers_on_one_store
 the server runs no work itself; any number of workers do, woken by the store
     core/test_dispatch.py::test_a_dispatched_task_waits_for_a_worker_and_runs_there

@@ -112,6 +112,12 @@ def text_of(result: Any) -> str:
     return result.content[0].text
 
 
+def test_tool_says_how_a_new_tool_is_made_here() -> None:
+    _, tasks, _ = make_server()
+    with pytest.raises(RuntimeError, match=r"otherwise write @mcp\.tool\(\) above @tasks\.task\(\)"):
+        tasks.tool()
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
     ("name", "arguments", "text"),

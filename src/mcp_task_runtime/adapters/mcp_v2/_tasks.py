@@ -333,7 +333,9 @@ class Tasks(BaseTasks[Context], Extension):
 
     def _require_high_level(self) -> None:
         if self._mcp is None:
-            raise RuntimeError("tool() needs install(mcp); without it write @mcp.tool() above @tasks.task()")
+            raise RuntimeError(
+                "tool() needs install(mcp) with an MCPServer; otherwise write @mcp.tool() above @tasks.task()"
+            )
 
     def _add_tool(self, tool: ToolFunction, body: Callable[..., Any], **sdk_options: Any) -> None:
         assert self._mcp is not None
