@@ -11,6 +11,7 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+import httpx
 import pytest
 from mcp import ClientSession, types
 from mcp.server.fastmcp import Context, FastMCP
@@ -22,6 +23,7 @@ from pydantic import BaseModel, Field
 from mcp_task_runtime import ServerTaskContext
 from mcp_task_runtime.adapters.mcp_v1 import Tasks
 from tests.support.low_level import low_level
+from tests.support.noted_connections import NotedConnections
 from tests.support.patience import PATIENCE
 
 pytestmark = pytest.mark.anyio
@@ -312,3 +314,47 @@ async def test_a_task_has_the_result_of_a_plain_call_whatever_its_work_returns()
             of_call = await client.call_tool(name, {})
             assert of_task.model_copy(update={"meta": None}) == of_call, name
             assert of_task.isError == (function is not_a_text)
+
+
+@pytest.mark.parametrize("tool", ["declared", "adopted"])
+async def test_a_task_over_http_keeps_what_its_request_says_and_not_its_connection(tool: str) -> None:
+    gate = anyio.Event()
+    mcp: FastMCP[Any] = FastMCP("existing", json_response=True)
+    tasks = Tasks()
+    tasks.install(mcp, tools=["adopted"])
+
+    async def said() -> str:
+        await gate.wait()
+        request: Any = mcp.get_context().request_context.request
+        return f"{request.headers['x-user']} {(await request.json())['method']}"
+
+    @tasks.tool("declared")
+    async def declared(task: ServerTaskContext) -> str:
+        return await said()
+
+    @mcp.tool("adopted")
+    async def adopted() -> str:
+        return await said()
+
+    app = NotedConnections(mcp.streamable_http_app())
+    headers = {"accept": "application/json, text/event-stream", "x-user": "ada"}
+    client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:8000", headers=headers)
+
+    async def request(method: str, params: Any, request_id: int | None) -> Any:
+        message = {"jsonrpc": "2.0", "method": method, "params": params}
+        response = await client.post("/mcp", json=message if request_id is None else {**message, "id": request_id})
+        if "mcp-session-id" in response.headers:
+            client.headers["mcp-session-id"] = response.headers["mcp-session-id"]
+        return None if request_id is None else response.json()["result"]
+
+    hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "raw", "version": "1"}}
+    with anyio.fail_after(PATIENCE):
+        async with mcp.session_manager.run(), client:
+            await request("initialize", hello, 1)
+            await request("notifications/initialized", {}, None)
+            made = await request("tools/call", {"name": tool, "arguments": {}, "task": {"ttl": 60_000}}, 2)
+            await request("ping", {}, 3)
+            await app.until_gone(2)
+            gate.set()
+            result = await request("tasks/result", {"taskId": made["task"]["taskId"]}, 4)
+    assert result["content"][0]["text"] == "ada tools/call"

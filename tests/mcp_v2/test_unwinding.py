@@ -34,7 +34,8 @@ from mcp_task_runtime.client import TasksClient
 from mcp_task_runtime.core.types import NewTask, NewTaskFields, TaskRecord
 from mcp_task_runtime.server import Tasks
 from tests.mcp_v2.in_process import memory_client
-from tests.mcp_v2.raw_client import RawClient, accept
+from tests.mcp_v2.raw_client import RawClient, accept, http_client
+from tests.support.noted_connections import NotedConnections
 from tests.support.patience import PATIENCE
 
 pytestmark = pytest.mark.anyio
@@ -192,6 +193,32 @@ async def test_the_sdks_own_context_asks_and_reports_through_the_task() -> None:
             await client.update(task_id, {key: accept(name="Ada")})
             task = await client.until(task_id, "completed")
             assert task["result"]["content"][0]["text"] == "accept 1/2"
+
+
+@pytest.mark.parametrize("tool", ["asks", "adopted"])
+async def test_work_over_http_keeps_what_its_request_says_and_not_its_connection(tool: str) -> None:
+    async def asks(ctx: Context) -> str:
+        await ctx.elicit("Sure?", Name)
+        request: Any = ctx.request_context.request
+        return f"{request.headers['x-user']} {(await request.json())['method']}"
+
+    mcp, tasks = server_with(asks)
+    mcp.tool("adopted")(asks)
+    tasks.adopt("adopted")
+    app = NotedConnections(mcp.streamable_http_app(stateless_http=True, json_response=True))
+    with anyio.fail_after(PATIENCE):
+        async with (
+            mcp.session_manager.run(),
+            tasks,
+            http_client("http://127.0.0.1:8000/mcp", app=app, headers={"x-user": "ada"}) as client,
+        ):
+            task_id = await client.start(tool)
+            await until_asked(client, task_id)
+            await app.until_gone(0)
+            (key,) = await client.asked(task_id)
+            await client.update(task_id, {key: accept(name="Ada")})
+            task = await client.until(task_id, "completed")
+    assert task["result"]["content"][0]["text"] == "ada tools/call"
 
 
 async def test_work_that_asks_through_the_sdks_context_keeps_no_session_of_its_request() -> None:

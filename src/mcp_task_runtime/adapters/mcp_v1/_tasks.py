@@ -27,7 +27,9 @@ from mcp.server.fastmcp.tools import Tool
 from mcp.server.lowlevel import Server
 from mcp.server.models import InitializationOptions
 from mcp.shared.exceptions import McpError, UrlElicitationRequiredError
+from starlette.requests import Request
 
+from mcp_task_runtime.adapters._ended_request import without_connection
 from mcp_task_runtime.adapters._masking import masked_text
 from mcp_task_runtime.adapters._task_call import TaskCall
 from mcp_task_runtime.adapters._tool_calls import PlainCall, ToolCall, calling
@@ -203,6 +205,7 @@ class Tasks(BaseTasks[Any]):  # a type checker with mcp 2.x does not know the cl
                 raise wire.task_forbidden(name)
 
             connection = shared_session(ctx, self._host.start_soon)
+            kept = replace(ctx, request=await without_connection(ctx.request, Request))
             created = await self._methods.call(
                 params_of(request.params),
                 functools.partial(self._job, request),
@@ -213,7 +216,7 @@ class Tasks(BaseTasks[Any]):  # a type checker with mcp 2.x does not know the cl
                 protocol_version=protocol_version(ctx),
                 seal=None if self._credentials is None else functools.partial(self._sealed, ctx=ctx),
                 convert=self._convert if name in self._own_tools else None,
-                around=functools.partial(within_call, ctx, connection),
+                around=functools.partial(within_call, kept, connection),
                 declared_json=connection.declared_json,
                 tell_soon=connection.tell_soon,
             )

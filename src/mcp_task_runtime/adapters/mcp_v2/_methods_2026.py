@@ -23,8 +23,10 @@ from mcp_types import (
     RequestParams,
 )
 from pydantic import BaseModel
+from starlette.requests import Request
 
 from mcp_task_runtime.adapters._caller import caller_of, implicit_owner
+from mcp_task_runtime.adapters._ended_request import without_connection
 from mcp_task_runtime.adapters._options import TaskOptions
 from mcp_task_runtime.adapters._task_call import (
     TaskCall,
@@ -183,6 +185,8 @@ class Methods2026:
             await call.start()
         session: Any = PromotingSession(ctx, call)
         ctx.session = session
+        if call.is_task:
+            ctx.request = await without_connection(ctx.request, Request)
         enter_for_good(calling(call))
         try:
             return await answer_through_task(params, call, ctx, call_next)
@@ -239,7 +243,7 @@ class Methods2026:
         call = (_UnwindingCall if tool is None else _ReturningCall)(self._runtime, name)
         if tool is not None and tool.context_kwarg is not None:
             session: Any = PromotingSession(ctx, call)
-            ctx = replace(ctx, session=session)
+            ctx = replace(ctx, session=session, request=await without_connection(ctx.request, Request))
         with calling(call):
             try:
                 result = await call_next(ctx)
