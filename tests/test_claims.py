@@ -396,6 +396,10 @@ The server sends what comes together from one thread, and with Kombu 5.7 and Red
     engines/test_celery_dispatcher.py::test_messages_that_come_together_are_sent_together
 events and `inspect` show it as before
     engines/test_engines.py::test_celery_shows_what_runs_in_its_worker
+up to 50 ms after its end
+    engines/test_loop_jobs.py::test_an_engine_hears_of_an_end_with_its_next_job_or_soon
+The server adds tasks that come together to their docket in one round trip
+    engines/test_docket_dispatcher.py::test_tasks_that_come_together_are_added_in_one_round_trip
 Redis: a task that runs in a worker costs a third of the processor time
     core/test_taking.py::test_a_task_costs_a_worker_two_calls_and_its_server_one
     stores/redis/test_ends.py::test_a_dispatched_task_costs_its_server_one_round_trip_and_its_worker_few
