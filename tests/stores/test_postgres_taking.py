@@ -392,34 +392,6 @@ async def test_rows_that_are_damaged_hurt_no_other_task(
         assert store.statistics().writes == before + 1, "what was set aside costs nothing more"
 
 
-async def test_a_task_is_taken_by_its_identifier_if_it_waits(make: Open) -> None:
-    clock = FakeClock()
-    async with make(clock=clock) as store:
-
-        async def taken(task: str, *names: str) -> bool:
-            found = await store.take_task(task, names or ["tool"], worker="w", lease_ms=1_000)
-            assert found is None or found == await store.get_task(task)
-            return found is not None
-
-        request = TaskRequest(name="tool")
-        carried = await store.create_task(NewTask(ttl_ms=None, request=request, worker="", lease_ms=60_000))
-        assert not await taken(carried.task_id, "other", "too")
-        assert not await taken(carried.task_id, "a tool")
-        assert await taken(carried.task_id, "other", "tool"), "an engine brings it before it is overdue"
-        assert not await taken(carried.task_id), "a worker has it"
-        clock.advance(2)
-        assert not await taken(carried.task_id), "its worker was lost: it does not wait"
-        assert not await taken("unknown")
-        assert not await taken("unspeakable \0 \ud800")
-        assert await taken(await created(store, "a tool"), "a tool")
-        ended = await created(store)
-        await store.finish_task(ended, DONE)
-        assert not await taken(ended)
-        expired = await created(store, ttl_ms=1)
-        clock.advance(1)
-        assert not await taken(expired)
-
-
 async def test_arguments_that_make_no_sense_are_refused(make: Open) -> None:
     async with make() as store, anyio.create_task_group() as group:
         task = await created(store)
@@ -429,6 +401,7 @@ async def test_arguments_that_make_no_sense_are_refused(make: Open) -> None:
                 await take(store, **options)
         with pytest.raises(ValueError, match="worker"):
             await store.take_task(task, ["tool"], worker="", lease_ms=1)
+        assert await store.take_task("unspeakable \0 \ud800", ["tool"], worker="w", lease_ms=1) is None
         ends: list[Exception] = []
 
         async def wait() -> None:

@@ -147,6 +147,17 @@ class ATaskOfAnotherToolIsTaken(TakingTaskStore):
         return await super().take_task(task_id, [*names, "tool"], **options)
 
 
+@store_mutant("a_task_is_taken_by_its_id_while_it_waits")
+class ALostTaskIsTaken(TakingTaskStore):
+    async def take_task(
+        self, task_id: str, names: Collection[str], *, worker: str, lease_ms: int, **options: Any
+    ) -> TaskRecord | None:
+        record = await self.get_task(task_id)
+        if record is not None and record.lease is not None and record.lease.worker:
+            return await self.claim_task(task_id, worker=worker, lease_ms=lease_ms)
+        return await super().take_task(task_id, names, worker=worker, lease_ms=lease_ms, **options)
+
+
 class _TakesNothing(Link):
     """A process's connection."""
 

@@ -14,7 +14,7 @@ from mcp_task_runtime.core.types import NewTask, TaskRecord, TaskRequest
 from mcp_task_runtime.errors import StoreClosedError
 from mcp_task_runtime.stores.redis import RedisTaskStore
 from mcp_task_runtime.testing.clock import FakeClock
-from tests.stores.redis.parts import DONE, eventually, waiting
+from tests.stores.redis.parts import eventually, waiting
 from tests.stores.redis.test_work import make, waiting_set
 from tests.stores.redis_server import RedisServer, keeping_server, losing
 from tests.support.patience import PATIENCE
@@ -143,34 +143,6 @@ async def test_entries_that_are_wrong_hurt_no_other_task(
         assert len([each for each in caplog.records if each.levelno == logging.ERROR]) == 3
         clock.advance(5)
         assert ids(await take(store)) == [later]
-
-
-async def test_a_task_is_taken_by_its_identifier_if_it_waits(
-    server: RedisServer, prefix: str, clock: FakeClock
-) -> None:
-    async with RedisTaskStore(server.url, clock=clock, prefix=prefix) as store:
-
-        async def taken(task: str, *names: str) -> bool:
-            found = await store.take_task(task, names or ["tool"], worker="w", lease_ms=1_000)
-            assert found is None or found == await store.get_task(task)
-            return found is not None
-
-        request = TaskRequest(name="tool")
-        carried = await store.create_task(NewTask(ttl_ms=None, request=request, worker="", lease_ms=60_000))
-        assert not await taken(carried.task_id, "other", "too")
-        assert not await taken(carried.task_id, "a tool")
-        assert await taken(carried.task_id, "other", "tool"), "an engine brings it before it is overdue"
-        assert not await taken(carried.task_id), "a worker has it"
-        clock.advance(2)
-        assert not await taken(carried.task_id), "its worker was lost: it does not wait"
-        assert not await taken("unknown")
-        assert await taken(await make(store, "a tool"), "a tool")
-        ended = await make(store)
-        await store.finish_task(ended, DONE)
-        assert not await taken(ended)
-        expired = await make(store, ttl_ms=1)
-        clock.advance(1)
-        assert not await taken(expired)
 
 
 async def test_arguments_that_make_no_sense_are_refused(server: RedisServer, prefix: str) -> None:

@@ -231,12 +231,19 @@ async def a_task_is_taken_by_its_id_while_it_waits(bench: StoreBench) -> None:
     held = await waiting_task(store, worker="another", lease_ms=_LEASE_MS)
     sealed = await waiting_task(store, arguments_json=SEALED_JSON + '"}')
     carried = await waiting_task(store, lease_ms=_LEASE_MS)
+    lost = await waiting_task(store, worker="another", lease_ms=1_000)
+    request = TaskRequest(name="tool")
+    expired = await store.create_task(NewTask(ttl_ms=1_000, request=request, worker="", lease_ms=0))
+    bench.clock.advance(2)
 
     async def take(task_id: str, name: str = "tool", with_sealed: bool = False) -> TaskRecord | None:
-        return await store.take_task(task_id, [name], worker="w", lease_ms=_LEASE_MS, with_sealed=with_sealed)
+        names = ["unknown", name]
+        return await store.take_task(task_id, names, worker="w", lease_ms=_LEASE_MS, with_sealed=with_sealed)
 
     for task_id, name, what in (
         ("unknown", "tool", "a task that is unknown"),
+        (expired.task_id, "tool", "a task that has expired"),
+        (lost.task_id, "tool", "a task whose worker was lost, and which does not wait"),
         (ended.task_id, "tool", "a task that has ended"),
         (held.task_id, "tool", "a task that another worker holds"),
         (sealed.task_id, "tool", "a sealed task, which it cannot open"),
