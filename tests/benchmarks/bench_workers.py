@@ -187,8 +187,8 @@ class BareDocket:
     """Bare jobs of docket.
 
     A worker that has as much as it may run sleeps for its `minimum_check_interval`. With the 250 ms of the engine the
-    rate would be that of the sleep: one worker makes 65 jobs a second, and four that are never full make twenty times as
-    many. So the worker has the setting of ours.
+    rate would be that of the sleep: one worker makes 65 jobs a second, and four that are never full make twenty times
+    as many. So the worker has the setting of ours.
     """
 
     def __init__(self, place: Place) -> None:
