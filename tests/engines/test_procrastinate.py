@@ -406,14 +406,28 @@ async def test_a_worker_that_loses_its_database_goes_on_beside_the_tasks_that_it
     assert site.jobs() == {"succeeded": 2}
 
 
-async def test_a_worker_that_others_took_for_lost_goes_on(site: Site) -> None:
+async def test_a_worker_that_others_took_for_lost_goes_on(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """L12: its database was away for longer than a heartbeat may be."""
     site.worker.app.worker_defaults["fetch_job_polling_interval"] = 0.05
+    monkeypatch.setattr(procrastinate, "_PRUNE_SECONDS", 0.01)
+    get_stalled_jobs = site.worker.app.job_manager.get_stalled_jobs
+    looks = 0
+
+    async def look(**options: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        return await get_stalled_jobs(**options)
+
+    monkeypatch.setattr(site.worker.app.job_manager, "get_stalled_jobs", look)
     work = Work()
     async with site.working(work, 4):
         await site.submit("task-0")
         await work.until_begun(1)
         site.read("DELETE FROM {}.procrastinate_workers")
+        before = looks
+        while looks < before + 3:  # noqa: ASYNC110 - one of them has begun after that, and ended
+            await asyncio.sleep(0.01)
+        assert site.jobs() == {"doing": 1}
         await site.submit("task-1")
         await work.until_begun(2)
     assert site.jobs() == {"succeeded": 2}

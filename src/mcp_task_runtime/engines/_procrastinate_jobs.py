@@ -84,6 +84,12 @@ class Jobs(JobManager):  # type: ignore[misc]  # of untyped code
                     for job in rest:
                         await super().finish_job(job, status=Status.ABORTED, delete_job=True)
 
+    async def fail_stalled(self, task_name: str) -> None:
+        """Mark the jobs of workers that were killed as failed; not those of this one, which others took for killed."""
+        for job in await self.get_stalled_jobs(task_name=task_name):
+            if job.id not in self._held:
+                await self.finish_job_by_id_async(job.id, status=Status.FAILED, delete_job=False)
+
     # -- what the engine's worker calls
 
     async def unregister_worker(self, worker_id: int) -> None:

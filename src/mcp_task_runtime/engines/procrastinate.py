@@ -149,8 +149,7 @@ class ProcrastinateDispatcher:
         """Mark the jobs of workers that were killed as failed: the engine leaves them as they are."""
         while True:
             try:
-                for job in await self._jobs.get_stalled_jobs(task_name=_FUNCTION):
-                    await self._jobs.finish_job(job, status=Status.FAILED, delete_job=False)
+                await self._jobs.fail_stalled(_FUNCTION)
             except Exception:
                 logger.debug("Stalled jobs could not be marked", exc_info=True)
             await asyncio.sleep(_PRUNE_SECONDS)
