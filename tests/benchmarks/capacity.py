@@ -70,7 +70,7 @@ class Costs:
 
 
 def polls_of(life: float) -> float:
-    """Return how often a client polls a task that lives for so many seconds; see `core.poll_interval`."""
+    """Return how often a client polls a task that lives for so many seconds; see `core.polls`."""
     age, polls = 0.0, 1
     while age < life:
         age += min(max(min(age / 10, 0.5), age / 100, 0.02), 5.0)

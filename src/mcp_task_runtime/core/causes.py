@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import anyio
 
 from mcp_task_runtime.errors import InvalidTransitionError, ProtocolError, StoreUnavailableError, TaskNotFoundError
 
-__all__ = ["UnexpectedError", "is_store_outage", "is_stray", "says_ended", "sole_cause"]
+__all__ = ["UnexpectedError", "exception_classes", "is_store_outage", "is_stray", "says_ended", "sole_cause"]
 
 
 class UnexpectedError(ProtocolError):
@@ -24,6 +25,18 @@ def sole_cause(error: BaseException) -> BaseException:
         seen.add(id(error))
         error = inner[0]
     return error
+
+
+def exception_classes(name: str, kinds: type[Exception] | Iterable[type[Exception]]) -> tuple[type[Exception], ...]:
+    """Return the classes of exceptions that an argument names.
+
+    Raises:
+        ValueError: One is something else; the message has the name of the argument.
+    """
+    found: tuple[Any, ...] = (kinds,) if isinstance(kinds, type) else tuple(kinds)
+    if not all(isinstance(kind, type) and issubclass(kind, Exception) for kind in found):
+        raise ValueError(f"{name} must be classes of Exception")
+    return found
 
 
 def says_ended(error: BaseException) -> bool:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 from mcp_task_runtime.core.backoff import Backoff
-from mcp_task_runtime.core.causes import sole_cause
+from mcp_task_runtime.core.causes import exception_classes, sole_cause
 from mcp_task_runtime.core.types import TaskRecord
 
 __all__ = ["Rerun", "may_run_again"]
@@ -35,10 +34,7 @@ class Rerun:
     def __post_init__(self) -> None:
         if self.max_attempts < 1:
             raise ValueError("max_attempts must be at least 1")
-        kinds: tuple[Any, ...] = (self.on,) if isinstance(self.on, type) else tuple(self.on)
-        if not all(isinstance(kind, type) and issubclass(kind, Exception) for kind in kinds):
-            raise ValueError("on must be classes of Exception")
-        object.__setattr__(self, "on", kinds)
+        object.__setattr__(self, "on", exception_classes("on", self.on))
         object.__setattr__(self, "backoff", Backoff.of(self.backoff))
 
     def delay(self, error: Exception, attempt: int) -> float | None:

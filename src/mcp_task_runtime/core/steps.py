@@ -31,7 +31,7 @@ import anyio.lowlevel
 
 from mcp_task_runtime.core.abilities import implements
 from mcp_task_runtime.core.backoff import Backoff
-from mcp_task_runtime.core.causes import sole_cause
+from mcp_task_runtime.core.causes import exception_classes, sole_cause
 from mcp_task_runtime.core.clock import sleep_by
 from mcp_task_runtime.core.event_loop import current_task
 from mcp_task_runtime.core.functions import call_in_thread, is_async
@@ -81,10 +81,7 @@ class Retries:
         """
         if attempts < 1:
             raise ValueError("attempts must be at least 1")
-        kinds: tuple[Any, ...] = (retry_on,) if isinstance(retry_on, type) else tuple(retry_on)
-        if not all(isinstance(kind, type) and issubclass(kind, Exception) for kind in kinds):
-            raise ValueError("retry_on must be classes of Exception")
-        return cls(attempts, kinds, Backoff.of(backoff))
+        return cls(attempts, exception_classes("retry_on", retry_on), Backoff.of(backoff))
 
     def allows(self, error: Exception, failures: int) -> bool:
         """Return whether a step that has raised this many times is run again."""
