@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import anyio
 import anyio.to_thread
 
-__all__ = ["call_in_thread", "code_of", "is_async", "without"]
+__all__ = ["call_in_thread", "code_of", "do_nothing", "is_async", "without"]
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
@@ -43,3 +43,7 @@ def without(functions: tuple[FunctionT, ...], function: FunctionT) -> tuple[Func
         return functions
     index = functions.index(function)
     return functions[:index] + functions[index + 1 :]
+
+
+def do_nothing() -> None:
+    """Do nothing: what stops a watch that is over already."""

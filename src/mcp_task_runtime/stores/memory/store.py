@@ -13,6 +13,7 @@ from typing_extensions import Self, Unpack
 
 from mcp_task_runtime.core.clock import Clock, SystemClock
 from mcp_task_runtime.core.deadlines import DeadlineHeap
+from mcp_task_runtime.core.functions import do_nothing
 from mcp_task_runtime.core.message_queue import Answer, QueuedMessage
 from mcp_task_runtime.core.signal import Signal
 from mcp_task_runtime.core.store_calls import never_waits
@@ -306,7 +307,7 @@ class InMemoryTaskStore:
         entry = self._entries.get(task_id)
         if entry is None:
             on_change(None)
-            return _do_nothing
+            return do_nothing
         unwatch = entry.watch(on_change)
         if entry.record.revision > after:
             on_change(entry.record)
@@ -539,7 +540,3 @@ def _check_limit(limit: int) -> None:
 
 def _run_of(lease: Lease) -> str:
     return f"{lease.worker}#{lease.attempt}"
-
-
-def _do_nothing() -> None:
-    pass

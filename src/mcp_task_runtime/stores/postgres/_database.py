@@ -32,6 +32,7 @@ from psycopg.rows import tuple_row
 from psycopg_pool import ConnectionPool
 
 from mcp_task_runtime.core.clock import Clock
+from mcp_task_runtime.core.functions import do_nothing
 from mcp_task_runtime.core.types import TaskRecord
 from mcp_task_runtime.errors import (
     StoreClosedError,
@@ -312,7 +313,7 @@ class Database:
         state = self._state
         watcher = state.signals.watchers.add_end(task_id, on_end)
         state.watching.begin(look)
-        return _do_nothing if watcher is None else watcher
+        return do_nothing if watcher is None else watcher
 
     @property
     def ends_mark(self) -> int:
@@ -533,7 +534,3 @@ class Database:
         row = Cursor(connection, row_factory=tuple_row).execute(SERVER_TIME).fetchone()
         assert row is not None
         clock.observe(row[0], sent=sent, received=clock.monotonic())
-
-
-def _do_nothing() -> None:
-    pass

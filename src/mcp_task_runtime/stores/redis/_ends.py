@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
-from mcp_task_runtime.core.functions import without
+from mcp_task_runtime.core.functions import do_nothing, without
 from mcp_task_runtime.core.signal import Signal
 from mcp_task_runtime.stores._recent_ends import RecentEnds
 
@@ -50,7 +50,7 @@ class EndWatches:
         has_ended = self._recent.find(tag)
         if has_ended:
             on_end()
-            return _do_nothing
+            return do_nothing
         watch = partial(on_end)  # equal to no other
         self._watches[tag] = (*self._watches.get(tag, ()), watch)
         if has_ended is None and self._recent.is_listening:  # a subscription that begins looks at all
@@ -112,7 +112,3 @@ class EndWatches:
         tags = [tag for tag in self._unsure if tag in self._watches]
         self._unsure.clear()
         return tags
-
-
-def _do_nothing() -> None:
-    pass
