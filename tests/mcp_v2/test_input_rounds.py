@@ -663,6 +663,40 @@ async def test_a_store_that_is_unavailable_while_the_questions_are_read_ends_no_
         assert text(message) == "Hello, Ada"
 
 
+class SlowStore(UnextendableStore):
+    """A store whose first read of a task with its questions has no answer, and that lets no task live longer."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.has_begun = anyio.Event()
+
+    async def get_view(self, task_id: str) -> TaskView | None:
+        if not self.has_begun.is_set():
+            self.has_begun.set()
+            await anyio.sleep_forever()
+        return await super().get_view(task_id)
+
+
+async def test_questions_whose_read_takes_long_are_asked_when_they_are_read() -> None:
+    """L3: nothing more happens to the task, which waits for its answer."""
+    async with open_world(SlowStore, input_ttl_ms=60_000) as world:
+        store = world.tasks.runtime.store
+        assert isinstance(store, SlowStore)
+        rounds: list[tuple[Wire, str]] = []
+
+        async def ask() -> None:
+            rounds.append(await world.asked("greet"))
+
+        with anyio.fail_after(PATIENCE):
+            async with anyio.create_task_group() as group:
+                group.start_soon(ask)
+                await store.has_begun.wait()
+                world.clock.advance(21)
+        ((questions, state),) = rounds
+        message = await world.retry("greet", state, {key: accept(name="Ada") for key in questions})
+        assert text(message) == "Hello, Ada"
+
+
 async def test_the_time_for_a_client_to_return_is_a_setting() -> None:
     async with open_world(input_ttl_ms=5_000) as world:
 
