@@ -474,6 +474,32 @@ async def test_a_lease_that_was_not_released_is_not_taken_for_what_a_claim_witho
         assert attempts == [1]
 
 
+async def test_a_task_that_waits_to_run_again_here_does_not_begin_early_because_a_claim_has_no_answer() -> None:
+    """An engine delivered it once more; its delay would be cut short."""
+    async with open_cluster(dispatcher=StoreDispatcher(), takes=True) as (cluster, (server, worker)):
+        attempts: list[int] = []
+
+        async def work(execution: Execution[Outcome]) -> Outcome:
+            assert execution.record is not None
+            assert execution.record.lease is not None
+            attempts.append(execution.record.lease.attempt)
+            execution.run_again(timedelta(seconds=3 * LEASE_SECONDS))
+            raise ValueError
+
+        for process in (server, worker):
+            process.runtime.register("tool", work, is_dispatched=True)
+        record = await server.runtime.dispatch(replace(RERUNNABLE, ttl_ms=None))
+        assert await worker.runtime.execute(record.task_id)
+        worker.link.fails = {"take_task"}
+        with pytest.raises(StoreUnavailableError):
+            await worker.runtime.execute(record.task_id)
+        worker.link.fails = set()
+        await cluster.pass_time(2 * LEASE_SECONDS)
+        assert attempts == [1]
+        await cluster.pass_time(LEASE_SECONDS + 1)
+        assert attempts == [1, 2]
+
+
 @pytest.mark.parametrize("rerunnable", [False, True])
 async def test_a_task_is_shown_although_its_lost_worker_cannot_be_replaced_now(rerunnable: bool) -> None:
     async with open_cluster(1) as (cluster, (process,)):

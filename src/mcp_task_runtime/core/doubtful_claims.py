@@ -61,7 +61,7 @@ class DoubtfulClaims:
     async def _settle(self, task_id: str, attempt: int | None) -> bool:
         """Run the work of a task, if it was claimed; return whether nothing more can come of the claim."""
         record = await self._reader.get(task_id)
-        if record is None or record.lease is None or self._workers.has(task_id):
+        if record is None or record.lease is None or self._workers.has(task_id) or self._workers.runs_later(task_id):
             return True
         lease = record.lease
         if lease.worker != self._leases.worker or attempt not in (None, lease.attempt - 1):

@@ -124,6 +124,10 @@ class Workers:
         """Return whether a task's work runs here."""
         return task_id in self._running
 
+    def runs_later(self, task_id: str) -> bool:
+        """Return whether a task's work runs here again after a delay."""
+        return self._postponed is not None and task_id in self._postponed
+
     def leased(self) -> Mapping[str, Execution[Any]]:
         """Return the runs whose leases must be renewed, by the ids of their tasks."""
         postponed: Container[str] = () if self._postponed is None else self._postponed
