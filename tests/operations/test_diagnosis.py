@@ -12,6 +12,7 @@ from mcp_task_runtime.testing.clock import FakeClock
 pytestmark = pytest.mark.anyio
 
 
+@pytest.mark.parametrize("is_lost_first", [False, True])
 @pytest.mark.parametrize(
     ("lost", "waiting", "said"),
     [
@@ -21,12 +22,12 @@ pytestmark = pytest.mark.anyio
         (250, 2, [("leases", "warning", "at least 200 tasks of"), ("waiting work", "warning", "2 tasks wait")]),
     ],
 )
-async def test_lost_workers_are_reported_however_many_tasks_have_waited_longer(
-    lost: int, waiting: int, said: list[tuple[str, str, str]]
+async def test_lost_workers_and_waiting_tasks_are_reported_whichever_have_waited_longer(
+    lost: int, waiting: int, said: list[tuple[str, str, str]], is_lost_first: bool
 ) -> None:
     clock = FakeClock()
     async with InMemoryTaskStore(clock=clock) as store:
-        for worker, number in (("", waiting), ("lost", lost)):
+        for worker, number in sorted([("", waiting), ("lost", lost)], reverse=is_lost_first):
             for _ in range(number):
                 await store.create_task(NewTask(ttl_ms=None, worker=worker, lease_ms=0))
             clock.advance(1)
