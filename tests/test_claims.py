@@ -173,7 +173,7 @@ the work runs again when its process is lost, or raises what is named
     mcp_v2/test_reruns.py::test_a_tool_that_raises_what_its_policy_names_runs_again
 the tool blocks: run it in a thread with an event loop of its own
     mcp_v2/test_adopt.py::test_one_that_blocks_runs_in_a_thread_and_its_context_reaches_the_client_from_there
-the same call of the same owner returns the task of the first one, while it is live or has just ended
+the same call of the same principal or session returns the task of the first one, while it is live or has just ended
     mcp_v2/test_joining.py::test_a_repeated_call_joins
     core/test_joining.py::test_how_long_an_ended_task_is_joined_is_a_setting
 work waits there by its owner's turn; several tools may share one

@@ -183,6 +183,13 @@ async def test_cancel_ends_tasks_by_id_and_says_which_it_could_not(url: str, sto
     assert (record.status, record.task.status_message) == ("cancelled", "Cancelled by an operator")
 
 
+async def test_cancel_says_once_what_it_has_done(url: str, store: BundledTaskStore) -> None:
+    await some_tasks(store)
+    with open_command(url, "cancel", "aaa") as process, anyio.fail_after(PATIENCE):
+        out, err = await anyio.to_thread.run_sync(process.communicate, abandon_on_cancel=True)
+    assert (out, err) == ("aaa-build cancelled\n", "")
+
+
 async def test_cancelling_many_asks_first(url: str, store: BundledTaskStore) -> None:
     await some_tasks(store)
     refused = await mcp_tasks(url, "cancel", "--tool", "build", stdin="n\n")

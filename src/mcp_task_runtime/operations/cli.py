@@ -70,6 +70,9 @@ _LOOK_SECONDS: Final = 1.0
 _LOGS_WITH_IDS: Final = ("docket", "procrastinate")
 """Loggers of engines that name tasks by their identifiers at INFO: secrets, where tasks have no owner."""
 
+_NOT_LOGGED: Final = logging.NullHandler()
+"""Keeps what a command says from being logged to standard error as well, as Python does where there is no handler."""
+
 _PAGES_LOOKED_AT: Final = 5
 """Pages that `list` looks at where few tasks match."""
 
@@ -196,6 +199,7 @@ async def cancel(
     inspector: TaskInspector, task_ids: tuple[str, ...], yes: bool, as_json: bool, **filters: Any
 ) -> int | None:
     """Cancel tasks by ID, or all live ones that match."""
+    logging.getLogger("mcp_task_runtime.tasks").addHandler(_NOT_LOGGED)
     chosen = await _chosen(inspector, task_ids, filters, ended=False)
     if not (yes or task_ids or not chosen):
         click.confirm(f"Cancel {len(chosen)} task(s)?", abort=True, err=True)
