@@ -14,7 +14,7 @@ __all__ = ["leave_now", "leave_soon"]
 logger: logging.Logger = logging.getLogger(__name__)
 
 _SECONDS: Final = 5.0
-"""How long threads may go on that Python would wait for; whoever stops a process kills it half a minute later."""
+"""How long threads may go on that Python would wait for: supervisors often kill a process 30 s after they stop it."""
 
 
 def leave_soon() -> None:
