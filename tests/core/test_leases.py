@@ -378,6 +378,73 @@ async def test_a_reaper_moves_lost_tasks_of_others_out_of_its_way(monkeypatch: p
         assert c.running == set(others)
 
 
+async def test_a_lost_task_that_a_process_moves_stays_with_the_one_that_claims_it_before_an_outage(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """L12: a call that waits for the store's return would be made before that process can renew its lease."""
+    monkeypatch.setattr("mcp_task_runtime.core.lease_keeper._FEWEST_LAPSED", 1)
+    monkeypatch.setattr("mcp_task_runtime.core.lease_keeper._MOST_LAPSED", 1)
+    async with open_cluster() as (cluster, (mover, claimant)):
+        claimant.runtime.register("tool", forever)
+        await cluster.pass_time(1)
+        task_id = await lost_task(cluster, RERUNNABLE)
+        is_moving, is_back = anyio.Event(), anyio.Event()
+
+        async def hold(call: str) -> None:
+            if call == "claim_task":
+                is_moving.set()
+                await is_back.wait()
+
+        async def wait(call: str) -> None:
+            if call == "list_lost" and cluster.clock.now() >= lapses_at:
+                await is_moving.wait()
+
+        lease = cluster.store.record(task_id).lease
+        assert lease is not None
+        lapses_at = lease.expires_at
+        mover.link.before = hold
+        claimant.link.before = wait
+        await cluster.pass_time_until_taken(task_id, claimant)
+        for process in (mover, claimant):
+            process.link.is_cut = True
+        await cluster.pass_time(2 * LEASE_SECONDS)
+        for process in (mover, claimant):
+            process.link.is_cut = False
+        is_back.set()
+        await cluster.settle()
+        await cluster.pass_time(LEASE_SECONDS)
+        lease = cluster.store.record(task_id).lease
+        assert lease is not None
+        assert (lease.worker, lease.attempt) == (claimant.worker, 2)
+        assert claimant.running == {task_id}
+
+
+async def test_lost_tasks_are_moved_for_no_longer_than_leases_may_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """L12: a slow store needs more time for all of them than the lease of what runs here lasts."""
+    monkeypatch.setattr("mcp_task_runtime.core.lease_keeper._FEWEST_LAPSED", 40)
+    monkeypatch.setattr("mcp_task_runtime.core.lease_keeper._MOST_LAPSED", 40)
+    async with open_cluster() as (cluster, (a, b)):
+        b.runtime.register("tool", forever)
+        others = [f"other {number}" for number in range(40)]
+        for task_id in others:
+            await started(a, replace(RERUNNABLE, request=replace(RERUNNABLE.request, name="other"), task_id=task_id))
+        await started(b, replace(RERUNNABLE, task_id="mine"))
+        await cluster.cut(a)
+        leases: list[Any] = []
+
+        async def slow(call: str) -> None:
+            if call == "claim_task":
+                cluster.clock.advance(1)
+                lease = cluster.store.record("mine").lease
+                assert lease is not None
+                leases.append(lease.expires_at > cluster.clock.now())
+
+        b.link.before = slow
+        await cluster.pass_time(4 * LEASE_SECONDS)
+        assert leases
+        assert all(leases)
+
+
 async def test_a_question_that_a_rerun_asks_again_gets_its_answer_and_an_open_one_stays_open() -> None:
     """The client is asked each question once, also when its process is lost."""
     async with open_cluster() as (cluster, (a, b)):

@@ -500,6 +500,77 @@ async def test_a_task_that_waits_to_run_again_here_does_not_begin_early_because_
         assert attempts == [1, 2]
 
 
+@pytest.mark.parametrize("takes", [False, True])
+async def test_work_runs_once_when_the_answer_of_another_claim_comes_late(takes: bool) -> None:
+    """The first claim was not made, and the second one was: nothing else may begin its work."""
+    call = "take_task" if takes else "claim_task"
+    async with open_cluster(dispatcher=StoreDispatcher(), takes=takes) as (cluster, (server, worker)):
+        attempts: list[int] = []
+        may_answer = anyio.Event()
+
+        async def work(execution: Execution[Outcome]) -> Outcome:
+            assert execution.record is not None
+            assert execution.record.lease is not None
+            attempts.append(execution.record.lease.attempt)
+            return Outcome.completed({})
+
+        async def hold(name: str) -> None:
+            if name == call:
+                await may_answer.wait()
+
+        for process in (server, worker):
+            process.runtime.register("tool", work, is_dispatched=True)
+        record = await server.runtime.dispatch(replace(PLAIN, ttl_ms=None))
+        worker.link.fails = {call}
+        with pytest.raises(StoreUnavailableError):
+            await worker.runtime.execute(record.task_id)
+        worker.link.fails = set()
+        worker.link.after = hold
+        async with anyio.create_task_group() as group:
+            group.start_soon(worker.runtime.execute, record.task_id)
+            await cluster.settle()
+            lease = cluster.store.record(record.task_id).lease
+            assert lease is not None
+            assert lease.worker == worker.worker
+            await cluster.pass_time(TURN_SECONDS)
+            may_answer.set()
+        await cluster.pass_time(2 * LEASE_SECONDS)
+        assert attempts == [1]
+        assert cluster.store.record(record.task_id).status == "completed"
+
+
+async def test_claims_without_an_answer_are_looked_for_no_longer_than_leases_may_wait() -> None:
+    """A slow store needs more time for all of them than the lease of what runs here lasts."""
+    async with open_cluster(dispatcher=StoreDispatcher()) as (cluster, (server, worker)):
+        held: list[bool] = []
+
+        async def work(execution: Execution[Outcome]) -> Outcome:
+            await anyio.sleep_forever()
+            raise AssertionError
+
+        async def slow(call: str) -> None:
+            if call == "get_task":
+                cluster.clock.advance(1)
+                lease = cluster.store.record(mine.task_id).lease
+                assert lease is not None
+                held.append(lease.expires_at > cluster.clock.now())
+
+        for process in (server, worker):
+            process.runtime.register("tool", work, is_dispatched=True)
+        spec = replace(PLAIN, ttl_ms=None, owner=None)
+        mine = await worker.runtime.submit(spec)
+        worker.link.fails = {"claim_task"}
+        for _ in range(20):
+            record = await server.runtime.dispatch(spec)
+            with pytest.raises(StoreUnavailableError):
+                await worker.runtime.execute(record.task_id)
+        worker.link.fails = set()
+        worker.link.before = slow
+        await cluster.pass_time(4 * LEASE_SECONDS)
+        assert len(held) >= 20, "the last of them are looked for, too"
+        assert all(held)
+
+
 @pytest.mark.parametrize("rerunnable", [False, True])
 async def test_a_task_is_shown_although_its_lost_worker_cannot_be_replaced_now(rerunnable: bool) -> None:
     async with open_cluster(1) as (cluster, (process,)):

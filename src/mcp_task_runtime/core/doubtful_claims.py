@@ -6,12 +6,12 @@ would lapse, and work that may not run again would fail although it has not begu
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from mcp_task_runtime.core.clock import Clock
 from mcp_task_runtime.core.reader import TaskReader
 from mcp_task_runtime.core.resumption import Resumption
-from mcp_task_runtime.core.worker_leases import WorkerLeases
+from mcp_task_runtime.core.worker_leases import DoubtfulClaim, WorkerLeases
 from mcp_task_runtime.core.workers import Workers
 from mcp_task_runtime.errors import StoreClosedError, StoreError, StoreUnavailableError
 
@@ -39,34 +39,41 @@ class DoubtfulClaims:
         self._resumption = resumption
         self._clock = clock
         self._lease = timedelta(milliseconds=leases.lease_ms)
-        self._until: dict[str, datetime] = {}
 
     async def settle(self) -> None:
-        """Look once; each claim is looked for until a lease has passed since the store was seen to answer.
+        """Look once, for a sixth of a lease at most: new claims first.
+
+        Each one is looked for until a lease has passed since the store was seen to answer.
 
         Raises:
             StoreUnavailableError: The store failed; what is left is looked for the next time.
         """
-        for task_id, attempt in list(self._leases.doubtful.items()):
+        until = self._clock.now() + self._lease / 6  # the leases of what runs here are to be renewed meanwhile
+        for task_id, claim in sorted(self._leases.doubtful.items(), key=lambda item: item[1].until is not None):
+            if self._clock.now() > until:
+                return
             try:
-                is_settled = await self._settle(task_id, attempt)
+                is_settled = await self._settle(task_id, claim)
             except (StoreUnavailableError, StoreClosedError):
                 raise
             except StoreError:  # this one's values cannot be read
                 is_settled = True
             if is_settled:
-                self._leases.doubtful.pop(task_id, None)
-                self._until.pop(task_id, None)
+                self._leases.settle(task_id, claim)
 
-    async def _settle(self, task_id: str, attempt: int | None) -> bool:
+    async def _settle(self, task_id: str, claim: DoubtfulClaim) -> bool:
         """Run the work of a task, if it was claimed; return whether nothing more can come of the claim."""
         record = await self._reader.get(task_id)
         if record is None or record.lease is None or self._workers.has(task_id) or self._workers.runs_later(task_id):
             return True
         lease = record.lease
-        if lease.worker != self._leases.worker or attempt not in (None, lease.attempt - 1):
+        if lease.worker != self._leases.worker or claim.attempt not in (None, lease.attempt - 1):
             now = self._clock.now()
-            return now >= self._until.setdefault(task_id, now + self._lease)  # it may be carried out yet
-        if task_id in await self._leases.renew([task_id]) and not self._workers.has(task_id):
+            claim.until = claim.until or now + self._lease
+            return now >= claim.until  # it may be carried out yet
+        is_held = task_id in await self._leases.renew([task_id])
+        if not self._leases.may_settle(task_id, claim):
+            return False  # another call may bring it: its work would run twice
+        if is_held and not self._workers.has(task_id):
             await self._resumption.start(record)
         return True

@@ -9,6 +9,8 @@ lease: a process whose leases lapsed only because the store was unavailable has 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 
 import anyio
@@ -102,18 +104,23 @@ class LeaseKeeper:
 
     async def _claim_lost(self, record: TaskRecord, *, elsewhere: bool) -> bool:
         attempt = 0 if record.lease is None else record.lease.attempt
-        # Bounded: a claim that outwaits an outage in the store would be made before the worker can renew its lease.
-        with self._clock.move_on_at(self._clock.now() + self._lease / _RENEWALS) as limit:
+        with self._in_time():
             if elsewhere:
                 return await self._resumption.put_back(record)
             claimed = await self._leases.claim(record.task_id, attempt=attempt)
-        if limit.cancelled_caught:
-            self._healthy_since = None
-            raise StoreUnavailableError("A lost task could not be claimed in time")
         if claimed is None:
             return False
         await self._resumption.start(claimed)
         return True
+
+    @contextmanager
+    def _in_time(self) -> Iterator[None]:
+        """Bound claims: one that outwaits an outage in the store would be made before the worker renews its lease."""
+        with self._clock.move_on_at(self._clock.now() + self._lease / _RENEWALS) as limit:
+            yield
+        if limit.cancelled_caught:
+            self._healthy_since = None
+            raise StoreUnavailableError("Lost tasks could not be claimed in time")
 
     async def _turn(self) -> None:
         began = self._clock.now()
@@ -159,8 +166,12 @@ class LeaseKeeper:
     async def _move(self, lapsed: tuple[TaskRecord, ...]) -> None:
         """Have lost tasks of others wait for a worker, where they hide no task: a store lists waiting tasks by tool."""
         lost = [each for each in lapsed if each.lease is not None and each.lease.worker]
+        until = self._clock.now() + self._lease / _RENEWALS / 2  # leases are to be renewed
         for record in [each for each in lost if self._resumption.is_for_others(each)][:_MOST_MOVED]:
-            await self._leases.put_back(record.task_id, 0)
+            if self._clock.now() > until:
+                return
+            with self._in_time():
+                await self._leases.put_back(record.task_id, 0)
 
     async def _claim(self, record: TaskRecord) -> bool:
         try:

@@ -4,30 +4,42 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection
-from datetime import timedelta
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from types import MappingProxyType
 
 from mcp_task_runtime.core.ids import new_worker_name
 from mcp_task_runtime.core.store import TaskLeases, TaskSweeping, TaskTaking
 from mcp_task_runtime.core.store_calls import log_loss
 from mcp_task_runtime.core.types import TaskRecord
 
-__all__ = ["WorkerLeases"]
+__all__ = ["DoubtfulClaim", "WorkerLeases"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
 
 _MOST_DOUBTFUL = 1_000
-"""Claims without an answer, and releases that failed, that are kept; more than one for each task in an outage."""
+"""Claims without an answer, and releases that failed, that are kept."""
+
+
+@dataclass(slots=True, eq=False)
+class DoubtfulClaim:
+    """A claim that the store has not answered, and may have carried out.
+
+    Attributes:
+        attempt: The attempt of the lease before; `None` where that was held by no process.
+        until: When it is too late for it to be carried out; `None` while that is unknown.
+    """
+
+    attempt: int | None
+    until: datetime | None = None
 
 
 class WorkerLeases:
-    """What a process does with leases of its own.
-
-    Attributes:
-        doubtful: The tasks of claims that the store has not answered, and may have carried out: with the attempt of
-            the lease before, `None` where that was held by no process. See `DoubtfulClaims`.
-    """
+    """What a process does with leases of its own."""
 
     def __init__(self, store: TaskLeases, lease_ms: int) -> None:
         """Make the leases of this process.
@@ -41,8 +53,9 @@ class WorkerLeases:
         self._store = store
         self._sweeping = store if isinstance(store, TaskSweeping) else None
         self._taking = store if isinstance(store, TaskTaking) else None
-        self.doubtful: dict[str, int | None] = {}
-        self._unreleased: set[str] = set()
+        self._doubtful: dict[str, DoubtfulClaim] = {}
+        self._claiming: Counter[str] = Counter()  # calls on their way, which may bring what an earlier one claimed
+        self._unreleased: dict[str, None] = {}
 
     @property
     def worker(self) -> str:
@@ -69,18 +82,40 @@ class WorkerLeases:
             task_id: The task.
             attempt: `Lease.attempt` as it was read before.
         """
-        try:
+        with self._claims(task_id, attempt):
             claimed = await self._store.claim_task(task_id, worker=self.worker, lease_ms=self.lease_ms)
-        except BaseException:
-            self._doubt(task_id, attempt)
-            raise
         if claimed is not None:
-            self.doubtful.pop(task_id, None)
+            self._doubtful.pop(task_id, None)
         return claimed
 
-    def _doubt(self, task_id: str, attempt: int | None) -> None:
-        if task_id in self.doubtful or len(self.doubtful) < _MOST_DOUBTFUL:
-            self.doubtful[task_id] = attempt
+    @property
+    def doubtful(self) -> Mapping[str, DoubtfulClaim]:
+        """The claims that the store has not answered, by their tasks; see `DoubtfulClaims`."""
+        return MappingProxyType(self._doubtful)
+
+    def may_settle(self, task_id: str, claim: DoubtfulClaim) -> bool:
+        """Return whether a claim is still in doubt, and no call is on its way that may bring the same task."""
+        return self._doubtful.get(task_id) is claim and task_id not in self._claiming
+
+    def settle(self, task_id: str, claim: DoubtfulClaim) -> None:
+        """Note that nothing more can come of a claim."""
+        if self._doubtful.get(task_id) is claim:
+            del self._doubtful[task_id]
+
+    @contextmanager
+    def _claims(self, task_id: str, attempt: int | None, *, is_noted: bool = True) -> Iterator[None]:
+        """Have a call claim a task; note the claim if the call fails."""
+        self._claiming[task_id] += 1
+        try:
+            yield
+        except BaseException:
+            if is_noted and (task_id in self._doubtful or len(self._doubtful) < _MOST_DOUBTFUL):
+                self._doubtful[task_id] = DoubtfulClaim(attempt)
+            raise
+        finally:
+            self._claiming[task_id] -= 1
+            if not self._claiming[task_id]:
+                del self._claiming[task_id]
 
     @property
     def takes(self) -> bool:
@@ -90,21 +125,22 @@ class WorkerLeases:
     async def take_work(self, names: Collection[str], limit: int) -> tuple[TaskRecord, ...]:
         """Wait for tasks that wait for a worker, and claim them for this process; see `TaskTaking.take_work`."""
         assert self._taking is not None
-        return await self._taking.take_work(names, worker=self.worker, lease_ms=self.lease_ms, limit=limit)
+        taken = await self._taking.take_work(names, worker=self.worker, lease_ms=self.lease_ms, limit=limit)
+        for record in taken:
+            self._doubtful.pop(record.task_id, None)
+            self._unreleased.pop(record.task_id, None)
+        return taken
 
     async def take_task(self, task_id: str, names: Collection[str]) -> TaskRecord | None:
         """Claim a task that waits for a worker; `None` also where the store cannot tell. See `TaskTaking.take_task`."""
         if self._taking is None:
             return None
-        try:
+        is_noted = task_id not in self._unreleased  # otherwise its lease may be that of the run before
+        with self._claims(task_id, None, is_noted=is_noted):
             taken = await self._taking.take_task(task_id, names, worker=self.worker, lease_ms=self.lease_ms)
-        except BaseException:
-            if task_id not in self._unreleased:  # otherwise its lease may be that of the run before
-                self._doubt(task_id, None)
-            raise
         if taken is not None:
-            self.doubtful.pop(task_id, None)
-            self._unreleased.discard(task_id)
+            self._doubtful.pop(task_id, None)
+            self._unreleased.pop(task_id, None)
         return taken
 
     async def put_back(self, task_id: str, grace_ms: int) -> TaskRecord | None:
@@ -133,10 +169,11 @@ class WorkerLeases:
             else:
                 await self._store.drop_leases(self.worker, [task_id], lapse=True)
             return await self.put_back(task_id, grace_ms)
-        except Exception as error:
+        except BaseException as error:
+            self._note_unreleased(task_id)
+            if not isinstance(error, Exception):
+                raise
             log_loss(logger, "A lease could not be released; it will lapse", error)
-            if len(self._unreleased) < _MOST_DOUBTFUL:
-                self._unreleased.add(task_id)
             return None
 
     async def postpone(self, task_id: str, delay: timedelta) -> None:
@@ -148,5 +185,13 @@ class WorkerLeases:
         """Remove a task's lease: something outside ends the task. A failure is logged."""
         try:
             await self._store.drop_leases(self.worker, [task_id], lapse=False)
-        except Exception as error:
+        except BaseException as error:
+            self._note_unreleased(task_id)
+            if not isinstance(error, Exception):
+                raise
             log_loss(logger, "A lease could not be removed; it will lapse", error)
+
+    def _note_unreleased(self, task_id: str) -> None:
+        self._unreleased[task_id] = None
+        if len(self._unreleased) > _MOST_DOUBTFUL:
+            del self._unreleased[next(iter(self._unreleased))]  # the oldest one, which has lapsed
