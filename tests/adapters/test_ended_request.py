@@ -7,10 +7,12 @@ import weakref
 from collections.abc import MutableMapping
 from typing import Any
 
+import anyio
 import pytest
 from starlette.requests import ClientDisconnect, Request
 
 from mcp_task_runtime.adapters._ended_request import without_connection
+from tests.support.patience import PATIENCE
 
 pytestmark = pytest.mark.anyio
 
@@ -77,3 +79,17 @@ async def test_a_request_whose_body_cannot_be_read_stays_as_it_is() -> None:
         request = Request(SCOPE, connection.receive)
         await before(request)
         assert await without_connection(request, Request) is request
+
+
+async def test_a_request_whose_body_was_read_elsewhere_stays_as_it_is() -> None:
+    """The next that its connection brings is its end, which a call does not wait for."""
+
+    async def receive() -> MutableMapping[str, Any]:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    request = Request(SCOPE, receive)
+    kept: Request | None = None
+    with anyio.move_on_after(PATIENCE):
+        kept = await without_connection(request, Request)
+    assert kept is request

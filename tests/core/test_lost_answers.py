@@ -365,6 +365,28 @@ async def test_one_lost_call_costs_time_alone(
     assert _FEWEST_CALLS <= total <= _MOST_CALLS
 
 
+async def test_a_call_that_names_its_task_joins_the_run_that_it_began_before_a_call_without_an_answer() -> None:
+    async with open_cluster(1) as (_, (process,)):
+        runs: list[str] = []
+
+        async def work(execution: Execution[Outcome]) -> Outcome:
+            assert execution.record is not None
+            runs.append(execution.record.task_id)
+            await anyio.sleep_forever()
+            raise AssertionError
+
+        process.runtime.register("tool", work)
+        spec = replace(PLAIN, join_key="call", task_id="mine")
+        await process.runtime.submit(spec)
+        process.link.fails = {"join_task"}
+        with pytest.raises(StoreUnavailableError):
+            await process.runtime.submit(spec)
+        process.link.fails = set()
+        assert (await process.runtime.submit(spec)).task_id == "mine"
+        await anyio.wait_all_tasks_blocked()
+        assert runs == ["mine"]
+
+
 # --- claims without an answer -------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from mcp_task_runtime import ProtocolError
-from mcp_task_runtime.core.json import MAX_DEPTH
+from mcp_task_runtime.core.json import MAX_DEPTH, MAX_DIGITS
 from mcp_task_runtime.wire.client_values import client_json, parse_progress_token
 
 
@@ -18,11 +18,14 @@ from mcp_task_runtime.wire.client_values import client_json, parse_progress_toke
         {"\ud800": 1},
         {"x": json.loads("[" * MAX_DEPTH + "1" + "]" * MAX_DEPTH)},
         {"x": json.loads("[" * 600 + "]" * 600)},
+        {"x": 10**MAX_DIGITS},
     ],
-    ids=["text", "name", "deep", "very deep"],
+    ids=["text", "name", "deep", "very deep", "long"],
 )
 def test_a_value_that_no_store_takes_is_refused_by_its_name(value: object) -> None:
-    with pytest.raises(ProtocolError, match=r"^Invalid arguments: text must be Unicode, and .* 200 levels") as refused:
+    with pytest.raises(
+        ProtocolError, match=r"^Invalid arguments: text must be Unicode, lists .* 200 levels deep, .* 4300 digits"
+    ) as refused:
         client_json("arguments", value)
     assert refused.value.code == -32602
 

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeAlias
 from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 
-__all__ = ["MAX_DEPTH", "JSONObject", "JSONValue", "dump_json", "load_json", "to_json_value"]
+__all__ = ["MAX_DEPTH", "MAX_DIGITS", "JSONObject", "JSONValue", "dump_json", "load_json", "to_json_value"]
 
 JSONValue: TypeAlias = Any
 """Anything JSON can say: `None`, `bool`, `int`, `float`, `str`, and lists and objects of them."""
@@ -22,7 +22,7 @@ JSONObject: TypeAlias = dict[str, Any]
 MAX_DEPTH: Final = 200
 """Nested lists and objects that a JSON text may have: the limit of pydantic's parser."""
 
-_MAX_DIGITS: Final = 4_300
+MAX_DIGITS: Final = 4_300
 """Digits that an integer may have: the limit of pydantic's parser, and Python's default."""
 
 
@@ -52,13 +52,13 @@ def dump_json(value: object) -> str:
             text = to_json(value, inf_nan_mode="null").decode()
     except RecursionError as error:
         raise ValueError("The value is nested too deeply for JSON") from error
-    if len(text) > _MAX_DIGITS or text.count("[") + text.count("{") > MAX_DEPTH:  # it may be too deep, or too long
+    if len(text) > MAX_DIGITS or text.count("[") + text.count("{") > MAX_DEPTH:  # it may be too deep, or too long
         try:
             from_json(text)
         except ValueError as error:
             raise ValueError(
                 f"The value could not be read back: it is nested more than {MAX_DEPTH} levels, "
-                f"or has a number of more than {_MAX_DIGITS} digits"
+                f"or has a number of more than {MAX_DIGITS} digits"
             ) from error
     return text
 

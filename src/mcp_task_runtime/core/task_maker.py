@@ -173,8 +173,8 @@ class TaskMaker:
         except (StoreUnavailableError, anyio.get_cancelled_exc_class()):
             self._note_unanswered(join_key, task_id)
             raise
-        unanswered = self._unanswered.pop(join_key, ())
-        return record, is_new or (record.task_id in unanswered and _is_as_made(record, new))
+        is_unanswered = record.task_id in self._unanswered.pop(join_key, ()) and record.task_id not in self._live
+        return record, is_new or (is_unanswered and _is_as_made(record, new))
 
     def _note_unanswered(self, join_key: str, task_id: str) -> None:
         """Note a task that the store may have made for a call without an answer: nothing runs it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from mcp_task_runtime.core.json import MAX_DEPTH, JSONValue, dump_json
+from mcp_task_runtime.core.json import MAX_DEPTH, MAX_DIGITS, JSONValue, dump_json
 from mcp_task_runtime.errors import INVALID_PARAMS, ProtocolError
 
 __all__ = ["client_json", "parse_progress_token"]
@@ -26,7 +26,8 @@ def client_json(name: str, value: object) -> str:
     try:
         return dump_json(value)
     except ValueError:
-        reason = f"text must be Unicode, and lists and objects nested at most {MAX_DEPTH} levels deep"
+        nested = f"lists and objects nested at most {MAX_DEPTH} levels deep"
+        reason = f"text must be Unicode, {nested}, and numbers have at most {MAX_DIGITS} digits"
         raise ProtocolError(INVALID_PARAMS, f"Invalid {name}: {reason}") from None
 
 
