@@ -118,6 +118,46 @@ async def test_a_user_who_does_not_want_to_declines() -> None:
         assert await text_of(client, task_id) == "decline None"
 
 
+async def test_an_address_is_offered_through_an_outage_of_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    office = Office(inbox=PAGE)
+    get_view = office.store.get_view
+    failures = 0
+
+    async def fail_once(*args: Any, **kwargs: Any) -> Any:
+        nonlocal failures
+        failures += 1
+        if failures == 1:
+            raise StoreUnavailableError("The connection was lost")
+        return await get_view(*args, **kwargs)
+
+    monkeypatch.setattr(office.store, "get_view", fail_once)
+    async with memory_client(office.mcp) as client:
+        task_id = await client.start("asks", capabilities=OPENS_PAGES)
+        await address_of(client, task_id)
+        assert failures > 0
+
+
+async def test_a_user_declines_through_an_outage_of_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    office = Office(inbox=PAGE)
+    async with memory_client(office.mcp) as client:
+        task_id = await client.start("asks", capabilities=OPENS_PAGES)
+        key, _ = await address_of(client, task_id)
+        outstanding = office.store.message_queue.outstanding
+        is_lost = False
+
+        async def fail_once(*args: Any) -> Any:
+            nonlocal is_lost
+            if not is_lost:
+                is_lost = True
+                raise StoreUnavailableError("The connection was lost")
+            return await outstanding(*args)
+
+        monkeypatch.setattr(office.store.message_queue, "outstanding", fail_once)
+        await client.update(task_id, {key: {"action": "decline"}})
+        assert await text_of(client, task_id) == "decline None"
+        assert is_lost
+
+
 async def test_only_an_address_of_the_server_shows_the_question_and_only_its_page_answers() -> None:
     office = Office(inbox=PAGE)
     browser = Browser(office)

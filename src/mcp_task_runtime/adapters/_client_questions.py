@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import datetime, timedelta
+from functools import partial
 from hashlib import blake2b
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from mcp_task_runtime.core.message_queue import Answer, QueuedMessage, TaskMessa
 from mcp_task_runtime.core.questions import answer_questions, ask_question, get_view
 from mcp_task_runtime.core.settings import LONGEST_SECONDS
 from mcp_task_runtime.core.store import TaskStore
+from mcp_task_runtime.core.store_calls import outlasting
 from mcp_task_runtime.core.text import check_size, check_text
 from mcp_task_runtime.core.transitions import is_terminal
 from mcp_task_runtime.errors import (
@@ -290,11 +292,7 @@ class ClientQuestions:
             answer = await self._put_until_answered("elicitation/create", dump_json(params), named=named)
             if answer.get("action") != "decline":
                 return
-            open_questions = tuple(await self._queue.outstanding(self._task_id))
-            question = question_of_page(open_questions, digest)
-            if question is not None and question.key is not None:
-                answers = {question.key: Answer.result({"action": "decline"})}
-                await answer_questions(self._store, self._queue, self._task_id, answers)
+            await outlasting(partial(self._decline, digest))
         except Exception:
             logger.debug("The page for a question could not be offered to the client", exc_info=True)
 
@@ -305,12 +303,19 @@ class ClientQuestions:
             TaskNotFoundError: The task has ended before, or is gone.
         """
         while True:
-            view = await get_view(self._store, self._queue, self._task_id)
+            view = await outlasting(partial(get_view, self._store, self._queue, self._task_id))
             if view is None or is_terminal(view.record.status):
                 raise TaskNotFoundError(self._task_id)
             if question_of_page(view.questions, digest) is not None:
                 return
-            await self._store.wait_for_update(self._task_id, after=view.record.revision)
+            await outlasting(partial(self._store.wait_for_update, self._task_id, after=view.record.revision))
+
+    async def _decline(self, digest: str) -> None:
+        """Decline the question that a page shows, if it is open."""
+        question = question_of_page(tuple(await self._queue.outstanding(self._task_id)), digest)
+        if question is not None and question.key is not None:
+            answers = {question.key: Answer.result({"action": "decline"})}
+            await answer_questions(self._store, self._queue, self._task_id, answers)
 
     def _has_general_stream(self) -> bool:
         return isinstance(self._session, SDKSession) and self._session.can_send_request
