@@ -561,6 +561,45 @@ async def test_work_runs_once_when_the_answer_of_another_claim_comes_late(takes:
         assert cluster.store.record(record.task_id).status == "completed"
 
 
+async def test_a_run_that_began_for_a_claim_without_an_answer_goes_on_when_a_worker_takes_its_task() -> None:
+    """The claim was not made, and the answer of the call that took the task comes late."""
+    async with open_cluster(dispatcher=StoreDispatcher(), takes=True) as (cluster, (server, worker)):
+        attempts: list[int] = []
+        may_answer, may_end = anyio.Event(), anyio.Event()
+
+        async def work(execution: Execution[Outcome]) -> Outcome:
+            assert execution.record is not None
+            assert execution.record.lease is not None
+            attempts.append(execution.record.lease.attempt)
+            await may_end.wait()
+            return Outcome.completed({})
+
+        async def hold(name: str) -> None:
+            if name == "take_work":
+                await may_answer.wait()
+
+        for process in (server, worker):
+            process.runtime.register("tool", work, is_dispatched=True)
+        record = await server.runtime.dispatch(replace(PLAIN, ttl_ms=None))
+        worker.link.fails = {"take_task"}
+        with pytest.raises(StoreUnavailableError):
+            await worker.runtime.execute(record.task_id)
+        worker.link.fails = set()
+        worker.link.after = hold
+        await cluster.pass_time(2)
+        async with anyio.create_task_group() as group:
+            group.start_soon(worker.runtime.work)
+            await cluster.settle()
+            await cluster.pass_time(TURN_SECONDS - 2)
+            may_answer.set()
+            await cluster.pass_time(TURN_SECONDS)
+            may_end.set()
+            await cluster.pass_time(1)
+            group.cancel_scope.cancel()
+        assert attempts == [1]
+        assert cluster.store.record(record.task_id).status == "completed"
+
+
 async def test_claims_without_an_answer_are_looked_for_no_longer_than_leases_may_wait() -> None:
     """A slow store needs more time for all of them than the lease of what runs here lasts."""
     async with open_cluster(dispatcher=StoreDispatcher()) as (cluster, (server, worker)):

@@ -131,6 +131,8 @@ class TaskClaims:
         """
         if not self._workers.has(record.task_id):
             return await self._resumption.start(record)
+        if (run := self._workers.run_of(record)) is not None:
+            return run  # it began while this claim was on its way; see `DoubtfulClaims`
         with anyio.move_on_after(CLEANUP_SECONDS):
             await self._workers.leave(record.task_id)
         await self._workers.hand_over(record)

@@ -124,6 +124,11 @@ class Workers:
         """Return whether a task's work runs here."""
         return task_id in self._running
 
+    def run_of(self, record: TaskRecord) -> Execution[Any] | None:
+        """Return the run here that holds the lease in a record of its task, or `None`."""
+        run = self._running.get(record.task_id)
+        return run if run is not None and record.lease is not None and run.fence == record.lease.fence else None
+
     def runs_later(self, task_id: str) -> bool:
         """Return whether a task's work runs here again after a delay."""
         return self._postponed is not None and task_id in self._postponed
