@@ -933,7 +933,7 @@ it runs `tests/core`, `tests/wire`, `tests/adapters` and `tests/stores/test_sqli
     test_contributing.py::test_what_runs_without_servers_imports_nothing_of_them
 It runs a whole suite in several processes; `-n 0` runs it in one, for a debugger
     test_contributing.py::test_a_suite_runs_in_several_processes_unless_told_otherwise
-Some suites run only when they are named
+Some suites run when they are named
     test_contributing.py::test_the_suites_that_run_when_they_are_named_are_those_of_the_page
 `.ci/run` is the gate. It runs one step after the other, and stops at the first that fails
     test_contributing.py::test_the_steps_of_the_gate_are_those_of_the_page
