@@ -14,6 +14,8 @@ import pytest
 pytest.importorskip("celery", reason="the engine is not installed")
 
 from celery import Celery
+from kombu.connection import ConnectionPool
+from kombu.transport.memory import Channel
 
 from mcp_task_runtime.core.dispatch import Dispatch
 from mcp_task_runtime.engines.celery import CeleryDispatcher
@@ -170,6 +172,26 @@ async def test_a_batch_that_is_lost_at_its_end_fails_all_its_messages() -> None:
     app.producer.is_down = False
     await submits.submit("later")
     assert submits.ends["later"] is None
+
+
+async def test_a_lost_connection_is_tried_once_for_a_batch_and_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[object] = []
+    replaced: list[object] = []
+
+    def put(*args: object, **options: object) -> None:
+        tried.append(args)
+        raise ConnectionResetError
+
+    replace = ConnectionPool.replace
+    monkeypatch.setattr(Channel, "_put", put)
+    monkeypatch.setattr(ConnectionPool, "replace", lambda *args: (replaced.append(args), replace(*args)))
+    submits = Submits(CeleryDispatcher(Celery("reports", broker="memory://")))
+    async with anyio.create_task_group() as group:
+        for number in range(8):
+            group.start_soon(submits.submit, f"task {number}")
+    assert set(submits.ends.values()) == {ConnectionResetError}
+    assert len(submits.ends) == 8
+    assert len(tried) == len(replaced) < 8
 
 
 async def test_what_a_cancelled_batch_has_not_sent_is_dropped() -> None:

@@ -24,6 +24,7 @@ from typing import Any, Protocol
 
 try:
     from celery import signals
+    from kombu.exceptions import OperationalError
 except ImportError as _error:
     raise ImportError("CeleryDispatcher needs: pip install 'mcp-task-runtime[celery]'") from _error
 from anyio.from_thread import BlockingPortal, start_blocking_portal
@@ -95,6 +96,8 @@ class CeleryDispatcher:
                 queue = self._queues.get(dispatch.name, self._queue)
                 try:
                     self._send_one(dispatch, queue, producer, is_declared=queue in declared)
+                except (OSError, OperationalError):  # the pool replaces the connection; the others would fail as well
+                    raise
                 except Exception as error:
                     errors.append(error)
                 else:
