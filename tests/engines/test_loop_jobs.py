@@ -278,13 +278,24 @@ def test_an_engine_hears_of_an_end_at_once_when_another_job_waits(stopped_clock:
     async def execute(name: str) -> None:
         pass
 
-    engine = Engine(stopped_clock, execute, limit=1)
-    engine.put("a", "b")
+    engine = Engine(stopped_clock, execute, limit=2)
+    engine.put("a", "b", "c")
     stopped_clock.go_on()
     assert engine.calls == 1
-    engine.until_ended("a")
+    engine.until_ended("a", "b")
     stopped_clock.go_on()
-    assert (engine.accepted, engine.calls) == (["a", "b"], 0)
+    assert (engine.accepted, engine.calls) == (["a", "b", "c"], 0)
+
+
+def test_an_engine_hears_of_an_end_at_once_when_no_place_was_free(stopped_clock: StoppedClock) -> None:
+    async def execute(name: str) -> None:
+        pass
+
+    engine = Engine(stopped_clock, execute, limit=2)
+    engine.put("a", "b")  # an engine that acknowledges at the end has no more, until it hears of one
+    stopped_clock.go_on()
+    assert engine.calls == 1
+    engine.until_ended("a", "b")
 
 
 def test_a_job_that_comes_while_the_last_place_becomes_free_begins(stopped_clock: StoppedClock) -> None:

@@ -178,8 +178,12 @@ class LoopJobs:
             self._call_to_settle()
 
     def _call_to_settle(self) -> None:
-        """Have the engine settle: at once if jobs wait for a place, otherwise soon, for it is work to call it."""
-        if self._waiting or self._is_closed or self._loop.is_closed():
+        """Have the engine settle: at once if jobs may wait for a place, otherwise soon, for it is work to call it.
+
+        With no place free, an engine that acknowledges jobs at their end may hold others back until it hears of one.
+        """
+        is_full = self._running >= self._limit
+        if self._waiting or is_full or self._is_closed or self._loop.is_closed():
             self._have_settled()
         elif not self._will_settle:
             self._will_settle = True
