@@ -73,9 +73,10 @@ class Place:
 
 # Name -> the engine of tasks, that of bare jobs, and the server of both and of the store.
 SETUPS = {
-    "plain workers, Redis": ("", "docket", "redis"),
+    "plain workers, Redis": ("", "docket that pauses for 30 ms", "redis"),
     "plain workers, PostgreSQL": ("", "procrastinate", "postgres"),
     "docket, Redis": ("docket", "docket", "redis"),
+    "docket, Redis, beside workers with the pause of ours": ("docket", "docket that pauses for 30 ms", "redis"),
     "procrastinate, PostgreSQL": ("procrastinate", "procrastinate", "postgres"),
     "Celery, Redis": ("celery", "celery", "redis"),
 }
@@ -187,8 +188,8 @@ class BareDocket:
     """Bare jobs of docket.
 
     A worker that has as much as it may run sleeps for its `minimum_check_interval`. With the 250 ms of the engine the
-    rate would be that of the sleep: one worker makes 65 jobs a second, and four that are never full make twenty times
-    as many. So the worker has the setting of ours.
+    rate is that of the sleep: one worker makes 65 jobs a second, and four that are never full make twenty times as
+    many. So there is a rival with the setting of our workers, too.
     """
 
     def __init__(self, place: Place) -> None:
@@ -204,13 +205,14 @@ class BareDocket:
         from mcp_task_runtime.engines.docket import FULL_PAUSE
 
         reporter = Reporter(self._place.reports)
+        settings = {} if self._place.rival == "docket" else {"minimum_check_interval": FULL_PAUSE}
 
         async def job(n: int) -> None:
             reporter.say("began", n)
 
         async with self._docket as docket:
             docket.register(job)
-            async with Worker(docket, concurrency=CONCURRENCY, minimum_check_interval=FULL_PAUSE) as worker:
+            async with Worker(docket, concurrency=CONCURRENCY, **settings) as worker:
                 await worker.run_forever()
 
     async def __aenter__(self) -> BareDocket:
@@ -310,6 +312,7 @@ class BareCelery:
 
 BARE: dict[str, Callable[[Place], Any]] = {
     "docket": BareDocket,
+    "docket that pauses for 30 ms": BareDocket,
     "procrastinate": BareProcrastinate,
     "celery": BareCelery,
 }
