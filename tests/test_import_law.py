@@ -54,7 +54,7 @@ EXTRAS = {
     "engines/_procrastinate_jobs.py": {"procrastinate", "psycopg"},  # several statements at once, as rows of names
     "engines/_running.py": {"asyncio"},
     "operations/_signals.py": {"asyncio"},  # passes on the signals that its event loops do not handle on Windows
-    "engines/celery.py": {"asyncio", "celery"},  # a worker has an event loop of its own
+    "engines/celery.py": {"asyncio", "celery", "kombu"},  # a worker has an event loop of its own
     "engines/docket.py": {"asyncio", "docket"},  # the engine runs on nothing else
     "engines/procrastinate.py": {"asyncio", "procrastinate", "psycopg_pool"},  # the engine's own pool
     "operations/_asking.py": {"click"},

@@ -76,7 +76,7 @@ SETUPS = {
     "plain workers, Redis": ("", "docket that pauses for 30 ms", "redis"),
     "plain workers, PostgreSQL": ("", "procrastinate", "postgres"),
     "docket, Redis": ("docket", "docket", "redis"),
-    "docket, Redis, beside workers with the pause of ours": ("docket", "docket that pauses for 30 ms", "redis"),
+    "docket, Redis, next to bare workers with our pause": ("docket", "docket that pauses for 30 ms", "redis"),
     "procrastinate, PostgreSQL": ("procrastinate", "procrastinate", "postgres"),
     "Celery, Redis": ("celery", "celery", "redis"),
 }
