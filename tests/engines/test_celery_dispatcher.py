@@ -183,8 +183,13 @@ async def test_a_lost_connection_is_tried_once_for_a_batch_and_replaced(monkeypa
         raise ConnectionResetError
 
     replace = ConnectionPool.replace
+
+    def note_and_replace(*args: object) -> object:
+        replaced.append(args)
+        return replace(*args)
+
     monkeypatch.setattr(Channel, "_put", put)
-    monkeypatch.setattr(ConnectionPool, "replace", lambda *args: (replaced.append(args), replace(*args)))
+    monkeypatch.setattr(ConnectionPool, "replace", note_and_replace)
     submits = Submits(CeleryDispatcher(Celery("reports", broker="memory://")))
     async with anyio.create_task_group() as group:
         for number in range(8):
