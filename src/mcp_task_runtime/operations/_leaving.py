@@ -25,7 +25,7 @@ def leave_soon() -> None:
 
 
 def leave_now() -> NoReturn:
-    """End this process with status 0, whatever runs in it."""
+    """End this process with status 0 at once, even if threads still run in it."""
     logger.warning("Exiting although work that was stopped still runs in a thread")
     with suppress(Exception):
         logging.shutdown()
